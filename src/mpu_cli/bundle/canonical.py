@@ -1,0 +1,74 @@
+"""The one YAML text that a manifest or a secret record may be.
+
+Sorted keys, double-quoted strings, no anchors, tags or comments. Reading parses the text, dumps what it found, and
+refuses anything that is not the same bytes; so every byte of a file is covered by the digest or HMAC over its content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import yaml
+
+from mpu_cli.errors import MpuError
+
+MAX_BYTES = 16 << 20
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every string and never writes anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses aliases before they can grow."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+
+def dump(content: dict[str, Any]) -> bytes:
+    """The canonical text of a map of maps, lists, strings, integers, floats, booleans and null."""
+    text = yaml.dump(
+        content, Dumper=_Dumper, sort_keys=True, default_flow_style=False, allow_unicode=False, width=2**31, line_break="\n"
+    )
+    return text.encode("ascii")
+
+
+def parse(data: bytes, where: object, error: type[MpuError]) -> dict[str, Any]:
+    """Parse a canonical text.
+
+    Raises:
+        error: too large, not YAML, not a map, or not byte for byte the canonical form of its content.
+    """
+    if len(data) > MAX_BYTES:
+        raise error(f"{where}: {len(data)} bytes, more than a manifest may have")
+    try:
+        content = yaml.load(data.decode("ascii"), Loader=_Loader)  # noqa: S506 - a SafeLoader, only stricter
+        same = isinstance(content, dict) and dump(content) == data
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError) as problem:
+        raise error(f"{where}: not a valid manifest", _HINT) from problem
+    if not same:
+        raise error(f"{where}: not in canonical form: it was edited or damaged", _HINT)
+    return content
+
+
+_HINT = "ask for the files again; manifests are not meant to be edited by hand"
+
+
+def digest(content: dict[str, Any]) -> str:
+    """SHA-256 of the canonical text of the content without its own `digest` and `hmac`."""
+    return hashlib.sha256(unsigned(content)).hexdigest()
+
+
+def unsigned(content: dict[str, Any]) -> bytes:
+    """What `digest` and `hmac` are computed over."""
+    return dump({key: value for key, value in content.items() if key not in {"digest", "hmac"}})

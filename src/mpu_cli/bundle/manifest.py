@@ -1,0 +1,174 @@
+"""The two public manifests: what a handoff and an update say about themselves (docs/bundle-format.md).
+
+Neither holds anything that helps the other side: no α, node, κ, σ, seed, round number, path, name or time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mpu_cli.bundle import canonical
+from mpu_cli.bundle.schema import COPY_NAME, FILE_NAME, HEX_128, HEX_256, Reader
+from mpu_cli.errors import BadBundleError
+
+FORMAT = 1
+MANIFEST = "mpu.yaml"
+SIGNATURE = "mpu.yaml.sig"
+"""Reserved: the one file that may stand beside the manifest without being listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A listed file."""
+
+    sha256: str
+    bytes: int
+
+
+Files = Mapping[str, FileEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedCopy:
+    """One copy of a handoff."""
+
+    name: str
+    files: Files
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the canonical list of the copy's files: what an update says it is `of`."""
+        return canonical.digest(_files(self.files))
+
+
+@dataclass(frozen=True, slots=True)
+class HandoffManifest:
+    """`mpu.yaml` of a handoff."""
+
+    id: str
+    dtype: str
+    frozen: tuple[str, ...]
+    copies: tuple[PublishedCopy, ...]
+
+    def content(self) -> dict[str, Any]:
+        """The manifest as plain data, without its digest."""
+        return {
+            "kind": "handoff",
+            "format": FORMAT,
+            "id": self.id,
+            "dtype": self.dtype,
+            "frozen": list(self.frozen),
+            "copies": [{"name": copy.name, "files": _files(copy.files)} for copy in self.copies],
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form."""
+        return canonical.digest(self.content())
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateCopy:
+    """The change of one copy: `of` is the published copy's digest."""
+
+    name: str
+    of: str
+    payload: str
+    files: Files
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateManifest:
+    """`mpu.yaml` of an update."""
+
+    handoff_id: str
+    handoff_digest: str
+    copies: tuple[UpdateCopy, ...]
+
+    def content(self) -> dict[str, Any]:
+        """The manifest as plain data, without its digest."""
+        return {
+            "kind": "update",
+            "format": FORMAT,
+            "handoff": {"id": self.handoff_id, "digest": self.handoff_digest},
+            "copies": [
+                {"name": copy.name, "of": copy.of, "payload": copy.payload, "files": _files(copy.files)}
+                for copy in self.copies
+            ],
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form."""
+        return canonical.digest(self.content())
+
+
+def encode(manifest: HandoffManifest | UpdateManifest) -> bytes:
+    """The bytes of `mpu.yaml`."""
+    return canonical.dump({**manifest.content(), "digest": manifest.digest})
+
+
+def decode(data: bytes, where: object) -> HandoffManifest | UpdateManifest:
+    """Parse and check the bytes of `mpu.yaml`.
+
+    Raises:
+        BadBundleError: not canonical, an unknown or ill-formed field, a wrong digest, or a newer format.
+    """
+    content = canonical.parse(data, where, BadBundleError)
+    reader = Reader(content, where, BadBundleError)
+    kind = reader.text("kind", choices=("handoff", "update"))
+    if reader.natural("format") != FORMAT:
+        raise BadBundleError(f"{where}: format {content['format']}, this mpu reads format {FORMAT}", "update mpu")
+    if reader.text("digest", HEX_256) != canonical.digest(content):
+        raise BadBundleError(f"{where}: the manifest does not match its own digest: it was altered or damaged")
+    manifest = _handoff(reader) if kind == "handoff" else _update(reader)
+    reader.done()
+    names = [copy.name for copy in manifest.copies]
+    if not names or len(set(names)) != len(names):
+        raise BadBundleError(f"{where}: lists no copies, or one twice")
+    return manifest
+
+
+def _handoff(reader: Reader) -> HandoffManifest:
+    copies = []
+    for item in reader.maps("copies"):
+        copies.append(PublishedCopy(item.text("name", COPY_NAME), _read_files(item)))
+        item.done()
+    return HandoffManifest(
+        id=reader.text("id", HEX_128),
+        dtype=reader.text("dtype", choices=("float32", "bfloat16", "float16")),
+        frozen=reader.texts("frozen"),
+        copies=tuple(copies),
+    )
+
+
+def _update(reader: Reader) -> UpdateManifest:
+    copies = []
+    for item in reader.maps("copies"):
+        name, of = item.text("name", COPY_NAME), item.text("of", HEX_256)
+        copies.append(UpdateCopy(name, of, item.text("payload", choices=("delta",)), _read_files(item)))
+        item.done()
+    handoff = Reader(reader.take("handoff"), "mpu.yaml: handoff", BadBundleError)
+    id_, digest = handoff.text("id", HEX_128), handoff.text("digest", HEX_256)
+    handoff.done()
+    return UpdateManifest(id_, digest, tuple(copies))
+
+
+def _read_files(reader: Reader) -> Files:
+    def entry(item: Reader) -> FileEntry:
+        result = FileEntry(item.text("sha256", HEX_256), item.natural("bytes"))
+        item.done()
+        return result
+
+    return reader.entries("files", FILE_NAME, entry)
+
+
+def _files(files: Files) -> dict[str, Any]:
+    return {name: {"sha256": entry.sha256, "bytes": entry.bytes} for name, entry in files.items()}
+
+
+def listed(written: Mapping[str, tuple[str, int]]) -> dict[str, FileEntry]:
+    """Entries from the digests and sizes that writers return."""
+    return {name: FileEntry(*entry) for name, entry in written.items()}

@@ -1,0 +1,82 @@
+"""Reading bundles from disk through the ordered checks. Never imports torch."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateManifest
+from mpu_cli.bundle.trusted import TrustedBundle
+from mpu_cli.checkpoint.digest import file_digest
+from mpu_cli.errors import BadBundleError
+
+_MAX_FILES = 100_000
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a directory claims to be a handoff or an update."""
+    return (path / MANIFEST).exists()
+
+
+def read_bundle(path: Path) -> HandoffManifest | UpdateManifest:
+    """Verify a whole bundle: manifest, listing, and the digest of every file.
+
+    Raises:
+        BadBundleError: anything is missing, added, altered, or not a plain file.
+    """
+    trusted = TrustedBundle(path)
+    manifest = trusted.read_manifest(_manifest_bytes(path))
+    trusted.check_listing(_listing(path))
+    for copy in manifest.copies:
+        for name in copy.files:
+            trusted.check_file(copy.name, name, file_digest(path / copy.name / name))
+    return trusted.finish()
+
+
+def read_handoff(path: Path) -> HandoffManifest:
+    """Verify a bundle that must be a handoff."""
+    manifest = read_bundle(path)
+    if not isinstance(manifest, HandoffManifest):
+        raise BadBundleError(f"{path}: is an update, expected a handoff")
+    return manifest
+
+
+def read_update(path: Path) -> UpdateManifest:
+    """Verify a bundle that must be an update."""
+    manifest = read_bundle(path)
+    if not isinstance(manifest, UpdateManifest):
+        raise BadBundleError(f"{path}: is a handoff, expected an update", "give the directory that the client sent back")
+    return manifest
+
+
+def _manifest_bytes(path: Path) -> bytes:
+    if not path.is_dir():
+        raise BadBundleError(f"{path}: no such directory")
+    manifest = path / MANIFEST
+    if manifest.is_symlink() or not manifest.is_file():
+        raise BadBundleError(f"{path}: holds no {MANIFEST}; it is neither a handoff nor an update")
+    return manifest.read_bytes()
+
+
+def _listing(path: Path) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {"": {}}
+    count = 0
+    for item in sorted(path.iterdir()):
+        mode = item.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            found[item.name] = {}
+            for inner in sorted(item.iterdir()):
+                found[item.name][inner.name] = _plain_size(inner)
+                count += 1
+                if count > _MAX_FILES:
+                    raise BadBundleError(f"{path}: more than {_MAX_FILES} files")
+        else:
+            found[""][item.name] = _plain_size(item)
+    return found
+
+
+def _plain_size(path: Path) -> int:
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        raise BadBundleError(f"{path}: is not a plain file; bundles hold no links and no folders inside copies")
+    return status.st_size

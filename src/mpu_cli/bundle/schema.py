@@ -1,0 +1,99 @@
+"""Checking parsed content field by field: every key known, every value of its type and form."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from mpu_cli.errors import MpuError
+
+HEX_128 = re.compile(r"[0-9a-f]{32}")
+HEX_256 = re.compile(r"[0-9a-f]{64}")
+COPY_NAME = re.compile(r"copy-[1-9][0-9]{0,3}")
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
+"""Plain names only: no separator, so no path can leave the directory; no leading dot."""
+
+
+class Reader:
+    """Reads one map strictly; every error names the file and the field."""
+
+    def __init__(self, content: Any, where: object, error: type[MpuError]) -> None:
+        self._where, self._error = where, error
+        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+            raise error(f"{where}: expected a map")
+        self._content = content
+        self._seen: set[str] = set()
+
+    def take(self, key: str) -> Any:
+        """The value of a key that must be there."""
+        if key not in self._content:
+            raise self.wrong(key, "is missing")
+        self._seen.add(key)
+        return self._content[key]
+
+    def text(self, key: str, form: re.Pattern[str] | None = None, choices: tuple[str, ...] = ()) -> str:
+        """A string, of a given form or among given choices."""
+        value = self.take(key)
+        if not isinstance(value, str) or (form and not form.fullmatch(value)) or (choices and value not in choices):
+            raise self.wrong(key, "has an unexpected value")
+        return value
+
+    def natural(self, key: str) -> int:
+        """An integer ≥ 0."""
+        value = self.take(key)
+        if type(value) is not int or value < 0:
+            raise self.wrong(key, "is not a natural number")
+        return value
+
+    def number(self, key: str) -> float:
+        """A finite number."""
+        value = self.take(key)
+        if type(value) not in {int, float} or value != value or value in {float("inf"), float("-inf")}:
+            raise self.wrong(key, "is not a finite number")
+        return float(value)
+
+    def optional_text(self, key: str, form: re.Pattern[str] | None = None) -> str | None:
+        """A string or null."""
+        return None if self._content.get(key, 0) is None and not self._seen.add(key) else self.text(key, form)
+
+    def texts(self, key: str, form: re.Pattern[str] | None = None) -> tuple[str, ...]:
+        """A list of strings."""
+        value = self.take(key)
+        if not isinstance(value, list) or not all(isinstance(item, str) and (not form or form.fullmatch(item)) for item in value):
+            raise self.wrong(key, "is not a list of strings")
+        return tuple(value)
+
+    def numbers(self, key: str) -> dict[str, float]:
+        """A map of finite numbers."""
+        inner = Reader(self.take(key), f"{self._where}: {key}", self._error)
+        result = {name: inner.number(name) for name in inner._content}
+        inner.done()
+        return result
+
+    def maps(self, key: str) -> list[Reader]:
+        """A list of maps."""
+        value = self.take(key)
+        if not isinstance(value, list):
+            raise self.wrong(key, "is not a list")
+        return [Reader(item, f"{self._where}: {key}", self._error) for item in value]
+
+    def entries(self, key: str, form: re.Pattern[str], make: Callable[[Reader], Any]) -> dict[str, Any]:
+        """A map of maps, whose keys have a form; each value is read by `make`."""
+        inner = Reader(self.take(key), f"{self._where}: {key}", self._error)
+        result = {}
+        for name in inner._content:
+            if not form.fullmatch(name):
+                raise inner.wrong(name, "is not an allowed name")
+            result[name] = make(Reader(inner.take(name), f"{self._where}: {key}: {name}", self._error))
+        return result
+
+    def done(self) -> None:
+        """Refuse keys that nobody asked for."""
+        unknown = sorted(set(self._content) - self._seen)
+        if unknown:
+            raise self.wrong(unknown[0], "is not a known field")
+
+    def wrong(self, key: str, why: str) -> MpuError:
+        """The error for a field, ready to be raised."""
+        return self._error(f"{self._where}: field {key!r} {why}", "it was made by a newer mpu, or edited")

@@ -1,0 +1,122 @@
+"""The tensors inside a verified bundle: key sets, shapes, dtypes, finite values. Never imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+
+from mpu_cli.bundle.manifest import HandoffManifest, UpdateManifest
+from mpu_cli.checkpoint.header import TensorInfo, read_header
+from mpu_cli.checkpoint.model import Checkpoint, blocks, open_checkpoint, read_json
+from mpu_cli.errors import BadBundleError, BadModelError, GateError
+
+DELTA_STEM = "delta"
+_EXPONENTS = {"F32": ("<u4", 0x7F80_0000), "BF16": ("<u2", 0x7F80)}
+
+
+def open_copies(path: Path, manifest: HandoffManifest) -> dict[str, Checkpoint]:
+    """Open every copy of a verified handoff and check that they are the same model in other numbers.
+
+    Raises:
+        BadBundleError: a copy is not a readable model, has another dtype than the manifest says, or other tensors
+            than the first copy.
+    """
+    stored = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}[manifest.dtype]
+    copies: dict[str, Checkpoint] = {}
+    for copy in manifest.copies:
+        try:
+            checkpoint = open_checkpoint(path / copy.name)
+        except BadModelError as error:
+            raise BadBundleError(error.message, error.hint) from error
+        if checkpoint.config.get("dtype") != manifest.dtype:
+            raise BadBundleError(f"{path / copy.name}/config.json: dtype differs from the manifest's {manifest.dtype}")
+        for info in checkpoint.tensors.values():
+            if info.dtype != stored:
+                raise BadBundleError(f"{path / copy.name}: tensor {info.name} is {info.dtype}, expected {stored}")
+        first = next(iter(copies.values()), checkpoint)
+        if shapes(first.tensors) != shapes(checkpoint.tensors):
+            raise BadBundleError(f"{path / copy.name}: its tensors differ from those of {manifest.copies[0].name}")
+        copies[copy.name] = checkpoint
+    return copies
+
+
+def shapes(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
+    """Shapes by tensor name."""
+    return {name: info.shape for name, info in tensors.items()}
+
+
+def is_frozen(name: str, frozen: Collection[str]) -> bool:
+    """Whether a tensor is named by the manifest's `frozen` list (names or glob patterns)."""
+    return any(fnmatchcase(name, pattern) for pattern in frozen)
+
+
+def open_delta(path: Path) -> dict[str, TensorInfo]:
+    """The tensors of one copy of an update (one file, or shards with an index).
+
+    Raises:
+        BadBundleError: malformed files, or an index that disagrees with its shards.
+    """
+    try:
+        if (path / f"{DELTA_STEM}.safetensors").exists():
+            return read_header(path / f"{DELTA_STEM}.safetensors")[0]
+        index = path / f"{DELTA_STEM}.safetensors.index.json"
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise BadBundleError(f"{index}: weight_map is not a map")
+        tensors: dict[str, TensorInfo] = {}
+        for shard in sorted(path.glob(f"{DELTA_STEM}-*.safetensors")):
+            for name, info in read_header(shard)[0].items():
+                if weight_map.get(name) != shard.name:
+                    raise BadBundleError(f"{index}: disagrees with {shard.name} about tensor {name}")
+                tensors[name] = info
+        if set(tensors) != set(weight_map):
+            raise BadBundleError(f"{index}: names a tensor that no shard holds")
+        return tensors
+    except BadModelError as error:
+        raise BadBundleError(error.message, error.hint) from error
+
+
+def check_delta(
+    where: Path, delta: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]], frozen: Collection[str]
+) -> None:
+    """The change of one copy fits the model that was handed out.
+
+    Raises:
+        GateError: a foreign tensor, another shape or dtype, a change in a frozen tensor.
+    """
+    for name, info in sorted(delta.items()):
+        if name not in expected:
+            raise GateError(f"{where}: tensor {name} does not exist in the model that was handed out")
+        if info.shape != expected[name]:
+            raise GateError(f"{where}: tensor {name} has shape {list(info.shape)}, expected {list(expected[name])}")
+        if info.dtype not in _EXPONENTS:
+            raise GateError(f"{where}: tensor {name} is {info.dtype}; an update is float32 or bfloat16")
+        if is_frozen(name, frozen):
+            raise GateError(
+                f"{where}: tensor {name} changed although the handoff freezes it",
+                "train with these tensors frozen; mpu unlearn does so by itself",
+            )
+
+
+def check_finite(where: Path, delta: Mapping[str, TensorInfo]) -> None:
+    """Every entry of a delta is a number.
+
+    Raises:
+        GateError: a NaN or an infinity; the tensor is named.
+    """
+    for name, info in sorted(delta.items()):
+        dtype, mask = _EXPONENTS[info.dtype]
+        for block in blocks(info):
+            if bool(((np.frombuffer(block, dtype=dtype) & mask) == mask).any()):
+                raise GateError(f"{where}: tensor {name} holds NaN or infinity", "lower the learning rate, train again")
+
+
+def check_update_tensors(path: Path, manifest: UpdateManifest) -> None:
+    """What can be checked of an update's tensors without the handoff: headers, dtypes, finite values."""
+    for copy in manifest.copies:
+        delta = open_delta(path / copy.name)
+        check_delta(path / copy.name, delta, shapes(delta), ())
+        check_finite(path / copy.name, delta)

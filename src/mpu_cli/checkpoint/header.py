@@ -1,0 +1,149 @@
+"""The safetensors header, read and written without torch.
+
+File layout (safetensors specification): eight little-endian bytes N, N bytes of JSON padded with spaces to a multiple
+of eight, then the tensors' bytes without gaps. Whatever is read may come from the other party, so every rule of the
+specification is checked before a byte of it is believed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from mpu_cli.errors import BadModelError
+
+BYTES_PER_ELEMENT: Mapping[str, int] = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+FLOAT_DTYPES = frozenset({"F32", "F16", "BF16"})
+"""The dtypes mpu computes with; their torch names are in checkpoint/dtypes.py."""
+
+_MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+_HASH_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor on disk: its dtype (safetensors' name), shape, file, and first byte in that file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+
+    @property
+    def elements(self) -> int:
+        """Number of entries (1 for a scalar)."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size on disk in bytes."""
+        return self.elements * BYTES_PER_ELEMENT[self.dtype]
+
+
+def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Return the tensors of a safetensors file by name, and its metadata.
+
+    Raises:
+        BadModelError: the file is absent, truncated, has gaps or overlaps, or breaks the specification otherwise.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            prefix = file.read(8)
+            if len(prefix) < 8:
+                raise _malformed(path, "it is shorter than a safetensors header")
+            (length,) = struct.unpack("<Q", prefix)
+            if length > _MAX_HEADER_BYTES or length + 8 > size:
+                raise _malformed(path, f"its header claims {length} bytes of a file of {size}")
+            raw = file.read(length)
+    except OSError as error:
+        raise BadModelError(f"{path}: {error.strerror}", "check the path and its permissions") from error
+    return _parse(path, raw, size)
+
+
+def _parse(path: Path, raw: bytes, size: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_refuse_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise _malformed(path, f"its header is not valid JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise _malformed(path, "its header is not a JSON object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _malformed(path, "its __metadata__ is not a map of strings")
+    data_start = 8 + len(raw)
+    spans: list[tuple[int, int, str]] = []
+    tensors: dict[str, TensorInfo] = {}
+    for name, entry in header.items():
+        info, begin, end = _entry(path, name, entry, data_start)
+        if end - begin != info.nbytes:
+            raise _malformed(path, f"tensor {name} of shape {list(info.shape)} claims {end - begin} bytes")
+        tensors[name] = info
+        spans.append((begin, end, name))
+    expected = 0
+    for begin, end, name in sorted(spans):
+        if begin != expected:
+            raise _malformed(path, f"there is a gap or an overlap before tensor {name}")
+        expected = end
+    if data_start + expected != size:
+        raise _malformed(path, f"it holds {size} bytes where its header needs {data_start + expected}")
+    return tensors, metadata
+
+
+def _entry(path: Path, name: str, entry: object, data_start: int) -> tuple[TensorInfo, int, int]:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise _malformed(path, f"tensor {name} is not described by dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if dtype not in BYTES_PER_ELEMENT:
+        raise _malformed(path, f"tensor {name} has the unknown dtype {dtype!r}")
+    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
+        raise _malformed(path, f"tensor {name} has a malformed shape or data_offsets")
+    begin, end = offsets
+    return TensorInfo(name, dtype, tuple(shape), path, data_start + begin), begin, end
+
+
+def _naturals(value: object) -> bool:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 62 for item in value)
+
+
+def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return result
+
+
+def _malformed(path: Path, why: str) -> BadModelError:
+    return BadModelError(f"{path}: not a valid safetensors file: {why}", "copy the file again; it may be truncated")
+
+
+def file_order(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:
+    """Sort as safetensors' own writer does: wide dtypes first, then by name."""
+    return sorted(tensors, key=lambda info: (-BYTES_PER_ELEMENT[info.dtype], _dtype_rank(info.dtype), info.name))
+
+
+def _dtype_rank(dtype: str) -> int:
+    # safetensors sorts by its enum, whose order within one width is fixed (tensor.rs, enum Dtype, descending).
+    order = ["U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16", "F8_E4M3", "F8_E5M2", "I8", "U8"]
+    return order.index(dtype) if dtype in order else len(order)
+
+
+def encode_header(tensors: list[TensorInfo], metadata: Mapping[str, str]) -> bytes:
+    """Return the first bytes of a file that will hold these tensors, in this order."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for info in tensors:
+        header[info.name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [offset, offset + info.nbytes]}
+        offset += info.nbytes
+    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    raw += b" " * (-len(raw) % 8)
+    return struct.pack("<Q", len(raw)) + raw

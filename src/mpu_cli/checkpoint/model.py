@@ -1,0 +1,169 @@
+"""A Hugging Face model directory on disk: what tensors it has, and their bytes, a block at a time.
+
+Nothing is loaded: opening a checkpoint reads JSON and safetensors headers only, and never imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mpu_cli.checkpoint.header import TensorInfo, file_order, read_header
+from mpu_cli.errors import BadModelError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+READ_BLOCK = 4 << 20
+"""Bytes read at once where a tensor is copied or hashed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model directory: `config` is config.json, `tensors` are the on-disk tensors by name."""
+
+    path: Path
+    config: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+
+    @property
+    def dtype(self) -> str:
+        """The dtype (safetensors' name) that holds most bytes."""
+        sizes: dict[str, int] = {}
+        for info in self.tensors.values():
+            sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
+        return max(sizes, key=lambda dtype: (sizes[dtype], dtype))
+
+    @property
+    def elements(self) -> int:
+        """Number of parameters on disk."""
+        return sum(info.elements for info in self.tensors.values())
+
+    def in_file_order(self) -> list[TensorInfo]:
+        """All tensors in the order in which a single safetensors file stores them."""
+        return file_order(self.tensors.values())
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a model directory for reading.
+
+    Raises:
+        BadModelError: no config.json, no safetensors (pickles are named as such), an index that names an absent
+            shard or disagrees with the shards, remote code, a quantised checkpoint, or a head that claims to be tied
+            and is not.
+    """
+    if not path.is_dir():
+        raise BadModelError(f"{path}: no such model directory", "give a directory with config.json and safetensors")
+    config = _read_config(path)
+    tensors = _drop_redundant_head(path, config, _read_tensors(path))
+    if not tensors:
+        raise BadModelError(f"{path}: the checkpoint holds no tensors")
+    return Checkpoint(path, config, tensors)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON object from a file of a model directory, or raise BadModelError naming it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadModelError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadModelError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise BadModelError(f"{path}: expected a JSON object")
+    return value
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not (path / "config.json").exists():
+        raise BadModelError(f"{path}: no config.json", "give a Hugging Face model directory")
+    config = read_json(path / "config.json")
+    if config.get("auto_map"):
+        raise BadModelError(
+            f"{path}/config.json: the model needs remote code (auto_map)",
+            "convert it to an architecture that transformers has built in; mpu never runs code from a checkpoint",
+        )
+    if config.get("quantization_config"):
+        raise BadModelError(
+            f"{path}/config.json: the checkpoint is quantised",
+            "dequantise first: model.dequantize() in transformers, then save_pretrained",
+        )
+    return config
+
+
+def _read_tensors(path: Path) -> dict[str, TensorInfo]:
+    single, index = path / SINGLE_FILE, path / INDEX_FILE
+    if single.exists() and index.exists():
+        raise BadModelError(
+            f"{path}: both {SINGLE_FILE} and {INDEX_FILE} are there", "remove the one left over from an older save"
+        )
+    if single.exists():
+        return read_header(single)[0]
+    if not index.exists():
+        pickles = sorted(item.name for item in path.iterdir() if item.suffix in {".bin", ".pt", ".pth", ".ckpt"})
+        if pickles:
+            raise BadModelError(
+                f"{path}: only pickled weights ({pickles[0]}); pickles can run code and are never read",
+                "convert to safetensors: load once in transformers and save_pretrained",
+            )
+        raise BadModelError(f"{path}: neither {SINGLE_FILE} nor {INDEX_FILE}")
+    return _read_shards(path, index)
+
+
+def _read_shards(path: Path, index: Path) -> dict[str, TensorInfo]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(value, str) for value in weight_map.values()):
+        raise BadModelError(f"{index}: weight_map is not a map of tensor names to file names")
+    tensors: dict[str, TensorInfo] = {}
+    for shard in sorted(set(weight_map.values())):
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise BadModelError(f"{index}: names the shard {shard!r}, which is not a plain safetensors file name")
+        if not (path / shard).exists():
+            raise BadModelError(f"{index}: names the shard {shard}, which is absent", "copy the missing shard")
+        for name, info in read_header(path / shard)[0].items():
+            if weight_map.get(name) != shard:
+                raise BadModelError(f"{index}: says nothing or something else of tensor {name} found in {shard}")
+            tensors[name] = info
+    missing = sorted(set(weight_map) - set(tensors))
+    if missing:
+        raise BadModelError(f"{index}: names tensor {missing[0]}, which no shard holds")
+    return tensors
+
+
+def _drop_redundant_head(path: Path, config: dict[str, Any], tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    # transformers writes a tied head once; other programs write it twice. Kept as a second tensor it would be
+    # perturbed apart from the embedding, and transformers silently unties heads that differ.
+    if not config.get("tie_word_embeddings") or "lm_head.weight" not in tensors:
+        return tensors
+    head = tensors["lm_head.weight"]
+    twins = [
+        info
+        for name, info in tensors.items()
+        if name.endswith((".embed_tokens.weight", ".wte.weight", ".embed_in.weight")) and info.shape == head.shape
+    ]
+    if len(twins) != 1:
+        return tensors
+    same_dtype = twins[0].dtype == head.dtype
+    if not same_dtype or any(a != b for a, b in zip(blocks(head), blocks(twins[0]), strict=True)):
+        raise BadModelError(
+            f"{path}: config.json ties lm_head to {twins[0].name}, but the two differ on disk",
+            "set tie_word_embeddings to false in config.json, or remove lm_head.weight",
+        )
+    return {name: info for name, info in tensors.items() if name != "lm_head.weight"}
+
+
+def blocks(info: TensorInfo, size: int = READ_BLOCK) -> Iterator[bytes]:
+    """Yield a tensor's bytes in blocks of `size` bytes (the last one shorter)."""
+    with info.file.open("rb") as file:
+        left = info.nbytes
+        offset = info.start
+        while left:
+            block = os.pread(file.fileno(), min(size, left), offset)
+            if not block:
+                raise BadModelError(f"{info.file}: ends inside tensor {info.name}", "copy the file again")
+            yield block
+            left -= len(block)
+            offset += len(block)

@@ -1,0 +1,132 @@
+"""Directories that appear whole or not at all.
+
+Everything is written to a hidden sibling of the target and renamed into place at the end. A run that dies leaves only
+that sibling, which the next run of the same command removes.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mpu_cli.errors import BusyError, OutputError
+
+_SUFFIX = ".mpu-partial"
+
+
+class Staging:
+    """A directory under construction: fill `path`, then `commit()`; leaving the context without it removes all."""
+
+    def __init__(self, target: Path, *, force: bool = False, private: bool = False) -> None:
+        """Prepare to write `target`; `private` makes the directory readable by its owner only.
+
+        Raises:
+            OutputError: the target exists and is not empty (unless `force`), or its parent cannot be made.
+            BusyError: another process is writing the same target.
+        """
+        self.target = Path(os.path.abspath(target))
+        self.path = self.target.with_name(f".{self.target.name}{_SUFFIX}")
+        self._force = force
+        self._mode = 0o700 if private else 0o755
+        self._made_parents: list[Path] = []
+        self._lock: int | None = None
+        self._committed = False
+
+    def __enter__(self) -> Staging:
+        refuse_existing(self.target, force=self._force)
+        with disk_errors(self.target):
+            self._make_parents()
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(self._lock)
+                self._lock = None
+                raise BusyError(f"{self.target}: another mpu process is writing it", "wait for it to end") from error
+            _empty(self.path)
+        return self
+
+    def commit(self) -> None:
+        """Flush everything to disk and rename it into place."""
+        with disk_errors(self.target):
+            flush_tree(self.path)
+            self.path.chmod(self._mode)
+            old = self.target.with_name(f".{self.target.name}.mpu-replaced")
+            if self._force and self.target.is_dir() and any(self.target.iterdir()):
+                shutil.rmtree(old, ignore_errors=True)
+                self.target.rename(old)
+            self.path.rename(self.target)
+            self._committed = True
+            flush(self.target.parent)
+            shutil.rmtree(old, ignore_errors=True)
+
+    def __exit__(self, *_: object) -> None:
+        if not self._committed and self._lock is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            for parent in reversed(self._made_parents):
+                try:
+                    parent.rmdir()
+                except OSError:
+                    break
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def _make_parents(self) -> None:
+        missing = []
+        parent = self.target.parent
+        while not parent.exists():
+            missing.append(parent)
+            parent = parent.parent
+        for directory in reversed(missing):
+            directory.mkdir(mode=0o755)
+            self._made_parents.append(directory)
+
+
+def refuse_existing(target: Path, *, force: bool = False) -> None:
+    """Raise OutputError if `target` is a file or a non-empty directory that may not be replaced."""
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise OutputError(f"{target}: exists and is not a directory", "choose another path")
+    if target.is_dir() and any(target.iterdir()) and not force:
+        raise OutputError(f"{target}: exists and is not empty", "choose another path, or give --force to replace it")
+
+
+@contextmanager
+def disk_errors(target: Path) -> Iterator[None]:
+    """Turn the operating system's errors while writing `target` into one readable line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OutputError(f"{target}: the disk is full; nothing was kept", "free some space, run again") from error
+        raise OutputError(f"{error.filename or target}: {error.strerror}", "check the path and its permissions") from error
+
+
+def flush(path: Path) -> None:
+    """Force a file or a directory entry to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def flush_tree(path: Path) -> None:
+    """Force every file and directory below `path` to disk."""
+    for root, _, files in os.walk(path, topdown=False):
+        for name in files:
+            flush(Path(root, name))
+        flush(Path(root))
+
+
+def _empty(path: Path) -> None:
+    for item in path.iterdir():
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item)
+        else:
+            item.unlink()

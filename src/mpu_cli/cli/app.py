@@ -1,0 +1,122 @@
+"""`mpu`: the table of commands, and the one place that turns errors into messages and exit codes.
+
+UI contract: results go to stdout; progress, warnings and errors go to stderr with the prefix `mpu:`, lower case, no full
+stop, the remedy on a line of its own. With --json stdout holds one JSON object and nothing else, errors included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pkgutil
+import signal
+import sys
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from mpu_cli import __version__
+from mpu_cli.cli import commands
+from mpu_cli.cli.config import ConfigCommand
+from mpu_cli.errors import MpuError
+
+INTERNAL_ERROR = 70
+INTERRUPTED = 130
+
+
+class LazyGroup(TyperGroup):
+    """Commands are the files of `cli/commands/`, imported when named."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = dict.fromkeys(module.name for module in pkgutil.iter_modules(commands.__path__))  # type: ignore[assignment]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import one command; None if there is none of this name."""
+        if cmd_name not in self.commands:
+            return None
+        function = getattr(import_module(f"{commands.__name__}.{cmd_name}"), cmd_name)
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(name=cmd_name, cls=ConfigCommand)(function)
+        return typer.main.get_command(single)
+
+
+app = typer.Typer(
+    name="mpu",
+    cls=LazyGroup,
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes; warnings and errors stay.")] = False,
+) -> None:
+    """Unlearning between two parties that may not show each other their weights or their data.
+
+    A model owner publishes perturbed copies (perturb), a data owner unlearns on each of them (unlearn or any other
+    trainer, then diff), and the owner combines the changes (aggregate). Exit codes: 0 done, 1 a check said no, 2 usage,
+    3 bad input, 130 interrupted.
+    """
+    if version:
+        typer.echo(f"mpu {__version__}")
+        raise typer.Exit
+    context.obj = {"verbose": verbose, "quiet": quiet}
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; return its exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    as_json = "--json" in arguments
+    try:
+        code = typer.main.get_command(app).main(args=arguments, prog_name="mpu", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except MpuError as error:
+        _debug()
+        return _fail(type(error).__name__.removesuffix("Error"), error.message, error.hint, error.exit_code, as_json)
+    except typer.TyperException as error:
+        message = error.format_message()
+        return _fail("Usage", message[:1].lower() + message[1:].rstrip("."), "see: mpu --help", 2, as_json) if message else 2
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("Interrupted", "interrupted; nothing half-written was kept", None, INTERRUPTED, as_json)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        _debug()
+        message = f"internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return _fail("Internal", message, "please report it; MPU_DEBUG=1 shows where", INTERNAL_ERROR, as_json)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _debug() -> None:
+    if os.environ.get("MPU_DEBUG") == "1":
+        raise  # noqa: PLE0704 - re-raises the error being handled
+
+
+def _fail(kind: str, message: str, hint: str | None, code: int, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"error": {"kind": kind, "message": message, "hint": hint, "exit_code": code}}))
+    else:
+        print(f"mpu: {message}", file=sys.stderr)
+        if hint:
+            print(f"mpu: {hint}", file=sys.stderr)
+    return code
+
+
+def main() -> None:
+    """Console entry point."""
+    sys.exit(run(sys.argv[1:]))

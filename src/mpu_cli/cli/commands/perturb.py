@@ -1,0 +1,189 @@
+"""`mpu perturb`: publish perturbed copies of a model (server)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import RenderableType
+
+from mpu_cli.cli.options import Config, DryRun, Force, Json, ShardSize, choice, numbers
+from mpu_cli.cli.output import Output, facts, share, size, table
+from mpu_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from mpu_cli.server.perturb import PerturbResult
+    from mpu_cli.server.settings import PerturbSettings
+
+
+def perturb(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Model directory, org/name[@revision] or hf://org/name[@revision].")],
+    handoff: Annotated[Path, typer.Option("--handoff", help="Directory to write for the client.")],
+    secret: Annotated[Path | None, typer.Option("--secret", help="The lineage's secret directory; made at first use.")] = None,
+    base: Annotated[str | None, typer.Option(help="The public model that MODEL was fine-tuned from.")] = None,
+    copies: Annotated[int | None, typer.Option("--copies", "-m", help="How many copies. [default: 3]")] = None,
+    kappa: Annotated[
+        float | None, typer.Option(help="Noise, as a share of the task vector (of the weights without a base). [default: 0.1]")
+    ] = None,
+    denoising: Annotated[str | None, typer.Option(help="harmonic or extrapolation. [default: harmonic]")] = None,
+    alphas: Annotated[str | None, typer.Option(help="Noise scale of each copy, in copy order: 1,1.5,2.")] = None,
+    nodes: Annotated[str | None, typer.Option(help="Node of each copy on the noise line, in copy order: 1,-1.")] = None,
+    offset: Annotated[
+        float | None, typer.Option(help="Secret offset in the noise's unit, frozen at the lineage's first perturb. [default: 0]")
+    ] = None,
+    split: Annotated[bool, typer.Option("--split", help="One handoff per copy, each for another holder.")] = False,
+    reparam: Annotated[str | None, typer.Option(help="signed-permutation, rotation or none. [default: signed-permutation]")] = None,
+    noise_relative_to: Annotated[str | None, typer.Option(help="task-vector or weights.")] = None,
+    scope: Annotated[str, typer.Option(help="layers, or all: embeddings, head and final norm get noise too.")] = "layers",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    max_shard_size: ShardSize = "50GB",
+    check: Annotated[str, typer.Option(help="Prove function preservation on sample, all or none of the layers.")] = "sample",
+    probe: Annotated[Path | None, typer.Option(help="Rows (JSON or JSONL): report what each copy loses on them.")] = None,
+    client: Annotated[str, typer.Option(help="Who gets this handoff; kept in the secret only.")] = "",
+    preset: Annotated[str | None, typer.Option(help="paper: rotation, harmonic, kappa 0.01, two copies.")] = None,
+    fork: Annotated[bool, typer.Option("--fork", help="Work on a model that a newer accepted one has replaced.")] = False,
+    new_lineage: Annotated[Path | None, typer.Option(help="Begin another lineage, with its own secret directory.")] = None,
+    reissue: Annotated[str | None, typer.Option(help="Write a lost handoff again, bit for bit, by its id.")] = None,
+    dry_run: DryRun = False,
+    force: Force = False,
+    json: Json = False,
+    config: Config = None,
+) -> None:
+    """Publish perturbed copies of a model, and keep the secret that takes their updates back.
+
+    \b
+    server: mpu perturb MODEL --base BASE --handoff to-client --secret server
+    client: mpu unlearn to-client --forget forget.jsonl --out to-server
+    server: mpu aggregate to-server --secret server --model MODEL --out model-next
+    """
+    if (secret is None) == (new_lineage is None):
+        raise UsageError("give --secret DIR, or --new-lineage DIR to begin another lineage (one of the two)")
+    output = Output(context, as_json=json)
+    directory = secret or new_lineage
+    assert directory is not None
+    settings = _settings(
+        preset, copies, kappa, denoising, reparam,
+        alphas=numbers("--alphas", alphas), nodes=numbers("--nodes", nodes), offset=offset, split=split,
+        noise_relative_to=noise_relative_to and choice("--noise-relative-to", noise_relative_to, ("task-vector", "weights")),
+        scope=choice("--scope", scope, ("layers", "all")),
+        dtype=choice("--dtype", dtype, ("auto", "float32", "bfloat16", "float16")),
+        shard_size=max_shard_size, check=choice("--check", check, ("sample", "all", "none")), client=client, fork=fork,
+    )  # fmt: skip
+    from mpu_cli.checkpoint.locate import locate
+
+    source = locate(model)
+    if dry_run:
+        from mpu_cli.server.estimate import estimate_perturb
+
+        needs = estimate_perturb(source.path, settings)
+        output.result(needs, facts({key.replace("_", " "): size(value) if "bytes" in key else str(value) for key, value in needs.items()}))
+        return
+    if reissue is not None:
+        from mpu_cli.server.reissue import reissue as write_again
+
+        record = write_again(source, handoff, directory, reissue, force=force)
+        output.result({"handoff": str(handoff), "id": record.id, "digest": record.digest}, f"handoff {record.id} written again, bit for bit: {handoff}")
+        return
+    from mpu_cli.server.perturb import perturb as run
+
+    with output.progress() as progress:
+        result = run(
+            source, locate(base) if base else None, handoff, directory, settings,
+            new_lineage=new_lineage is not None, probe=_probe(probe), force=force, progress=progress,
+        )  # fmt: skip
+    for warning in result.warnings:
+        output.warn(warning)
+    if result.test_secret:
+        output.warn("this secret was prepared by a test (origin: test): it hides nothing")
+    output.result(_data(result, handoff, directory), *_body(result, handoff, directory, model))
+
+
+def _settings(
+    preset: str | None, copies: int | None, kappa: float | None, denoising: str | None, reparam: str | None,
+    *, shard_size: str, **rest: Any,
+) -> PerturbSettings:  # fmt: skip
+    from mpu_cli.checkpoint.writer import parse_size
+    from mpu_cli.server.settings import PAPER, PerturbSettings
+
+    if preset is not None:
+        choice("--preset", preset, ("paper",))
+    given = {"copies": copies, "kappa": kappa, "denoising": denoising, "reparam": reparam}
+    values = {**(PAPER if preset else {}), **{key: value for key, value in given.items() if value is not None}}
+    if "denoising" in values:
+        choice("--denoising", values["denoising"], ("harmonic", "extrapolation"))
+    if "reparam" in values:
+        choice("--reparam", values["reparam"], ("signed-permutation", "rotation", "none"))
+    return PerturbSettings(**values, max_shard_bytes=parse_size(shard_size), **rest)
+
+
+def _probe(path: Path | None) -> Any:
+    if path is None:
+        return None
+    from mpu_cli.evaluation.probe import copy_losses
+
+    return lambda model, copies: copy_losses(path, model, copies)
+
+
+def _data(result: PerturbResult, handoff: Path, secret: Path) -> dict[str, Any]:
+    first = result.handoffs[0]
+    return {
+        "handoffs": [{"path": record.target, "id": record.id, "digest": record.digest, "holder": record.holder} for record in result.handoffs],
+        "handoff": str(handoff), "secret": str(secret), "new_lineage": result.new_lineage,
+        "model": first.model, "copies": first.size, "dtype": first.dtype, "denoising": first.denoising,
+        "kappa": first.kappa, "offset": first.offset, "relative_to": result.relative_to,
+        "transforms": list(first.transforms), "sigma": dict(first.sigma), "realised": dict(first.realised),
+        "exposure": dict(first.exposure), "checks": len(result.checks), "probe": dict(result.probe),
+        "advice": list(result.advice), "warnings": list(result.warnings),
+    }  # fmt: skip
+
+
+def _body(result: PerturbResult, handoff: Path, secret: Path, model: str) -> list[RenderableType]:
+    first = result.handoffs[0]
+    unit = "of the task vector" if result.relative_to == "task-vector" else "of the weights"
+    realised = first.realised
+    noise = [f"asked {first.kappa:g} {unit}"]
+    if "noise" in realised:
+        noise.append(f"realised × {realised['noise']:.4f}")
+    noise.append(f"{realised['changed']:.2%} of entries changed" if realised["changed"] else "none")
+    exposed = first.exposure
+    told = {
+        "copies": f"{first.size}, {first.dtype}, {first.denoising}",
+        "noise": ", ".join(noise),
+        "cancels to": f"{share(realised['residual'])} of the weights",
+        "recoverable": f"{realised['recoverable']:.2%} of entries, by rounding a copy to the model's own number grid",
+        "checked": _checked(result),
+    }
+    body: list[RenderableType] = [facts(told)]
+    left = f"left unknown, {unit}"
+    body.append(
+        table(
+            "exposure", left,
+            rows=[
+                ("to a holder of one copy (the best-known one)", share(exposed["one_copy"])),
+                ("to a holder of all copies of this handoff", share(exposed["all_copies"])),
+            ],
+        )  # fmt: skip
+    )
+    body.append(f"error of a smooth update: order {exposed['order']:.0f} in the noise")
+    if result.probe:
+        rows = [(name, f"{loss:.4f}") for name, loss in result.probe.items()]
+        body.append(table("probe", "loss, nats per token", rows=rows))
+    body.extend(f"note: {line}" for line in result.advice)
+    body.append("")
+    for record in result.handoffs:
+        body.append(f"send  {record.target}  to {record.holder}" + (" (public: nothing in it undoes the noise)" if len(result.handoffs) == 1 else ""))
+    body.append(f"keep  {secret}  (secret; back it up, never send it)")
+    many = len(result.handoffs) > 1
+    body.append(f"next  on the client's side: mpu unlearn {handoff.name}{'/holder-1' if many else ''} --forget forget.jsonl --out to-server")
+    body.append(f"then  mpu aggregate {'to-server-1 … ' if many else ''}to-server --secret {secret} --model {model} --out model-next")
+    return body
+
+
+def _checked(result: PerturbResult) -> str:
+    if not result.checks:
+        return "nothing (no reparameterization, or --check none)"
+    worst = max(check.difference / check.rounding for check in result.checks)
+    layers = len({check.layer for check in result.checks})
+    return f"{layers} layers × {result.handoffs[0].size} copies keep the function, at most {worst:.1f}× their own rounding (limit 20×)"

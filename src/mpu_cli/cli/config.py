@@ -1,0 +1,67 @@
+"""`--config FILE.yaml`: options by their long names; flags win, an unknown key is an error that names the nearest."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from typer.core import TyperCommand
+
+from mpu_cli.errors import UsageError
+
+
+class ConfigCommand(TyperCommand):
+    """A command whose defaults may come from a file."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Read the file named by --config before the arguments are parsed, so that flags win over it."""
+        path = _config_path(args)
+        if path is not None:
+            extra["default_map"] = self._defaults(path)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def _defaults(self, path: Path) -> dict[str, Any]:
+        names = {}
+        for parameter in self.params:
+            for option in [*parameter.opts, *parameter.secondary_opts, f"--{parameter.name}"]:
+                if option.startswith("--") and option not in {"--config", "--help"}:
+                    names[option.removeprefix("--")] = parameter.name
+        defaults = {}
+        for key, value in _read(path).items():
+            if key not in names:
+                nearest = difflib.get_close_matches(str(key), sorted(names), n=1)
+                raise UsageError(f"{path}: unknown option {key!r}", f"did you mean {nearest[0]!r}?" if nearest else None)
+            # Lists are written with commas on the command line, unless the option itself may be repeated.
+            repeated = next(item for item in self.params if item.name == names[key]).multiple
+            defaults[names[key]] = ",".join(map(str, value)) if isinstance(value, list) and not repeated else value
+        return defaults
+
+
+def _config_path(args: list[str]) -> Path | None:
+    for position, argument in enumerate(args):
+        if argument == "--":
+            break
+        if argument == "--config" and position + 1 < len(args):
+            return Path(args[position + 1])
+        if argument.startswith("--config="):
+            return Path(argument.removeprefix("--config="))
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise UsageError(f"--config {path}{line}: not valid YAML") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(f"--config {path}: expected a map of option names to values")
+    return content

@@ -1,0 +1,40 @@
+"""Options that several commands share, and the parsing of values that typer does not know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mpu_cli.errors import UsageError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="A YAML file with options by their long names; flags win.", metavar="FILE")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace a target that exists (never a secret directory).")]
+ShardSize = Annotated[str, typer.Option("--max-shard-size", help="Largest file, for instance 5GB.", metavar="SIZE")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be written (files, disk, memory) and stop.")]
+
+
+def numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
+    """Parse `1,1.5,2`."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{flag} {text}: expected numbers with commas between them, as 1,1.5,2") from error
+
+
+def choice(flag: str, value: str, known: tuple[str, ...]) -> str:
+    """Check a value against a list, naming the nearest."""
+    import difflib
+
+    if value not in known:
+        nearest = difflib.get_close_matches(value, known, n=1)
+        raise UsageError(
+            f"{flag} {value}: expected one of {', '.join(known)}", f"did you mean {nearest[0]}?" if nearest else None
+        )
+    return value

@@ -1,0 +1,92 @@
+"""How every command speaks: one result on stdout, everything else on stderr (the contract is in app.py)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+ProgressCallback = Callable[[str, int, int], None]
+
+
+class Output:
+    """The voice of one command."""
+
+    def __init__(self, context: typer.Context, *, as_json: bool) -> None:
+        settings = (context.find_root().obj or {}) if context else {}
+        self.quiet: bool = settings.get("quiet", False)
+        self.verbose: bool = settings.get("verbose", False)
+        self.as_json = as_json
+        self._out = Console(file=sys.stdout, soft_wrap=True, highlight=False)
+        self._err = Console(file=sys.stderr, soft_wrap=True, highlight=False)
+
+    def result(self, data: Mapping[str, Any], *body: RenderableType) -> None:
+        """The command's result: `data` as JSON, or `body` for a reader."""
+        if self.as_json:
+            print(json.dumps(data, ensure_ascii=False))
+            return
+        for part in body:
+            self._out.print(part, markup=False) if isinstance(part, str) else self._out.print(part)
+
+    def warn(self, text: str) -> None:
+        """Something the reader must not miss."""
+        self._err.print(f"mpu: warning: {text}", markup=False)
+
+    def note(self, text: str) -> None:
+        """Something worth knowing."""
+        if not self.quiet:
+            self._err.print(f"mpu: {text}", markup=False)
+
+    @contextmanager
+    def progress(self) -> Iterator[ProgressCallback]:
+        """A live bar on a terminal, nothing elsewhere; the callback takes (what, done, total)."""
+        silent = self.quiet or not sys.stderr.isatty()
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
+        with Progress(*columns, console=self._err, disable=silent, transient=True) as bar:
+            task = bar.add_task("", total=None)
+
+            def show(what: str, done: int, total: int) -> None:
+                bar.update(task, description=what, completed=done, total=total)
+
+            yield show
+
+
+def table(*columns: str, rows: list[tuple[str, ...]], title: str | None = None) -> Table:
+    """A plain table; numbers are already text."""
+    result = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        result.add_column(column, overflow="fold")
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+def facts(pairs: Mapping[str, str]) -> Table:
+    """Name and value, one pair a line."""
+    result = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    result.add_column(style="bold")
+    result.add_column(overflow="fold")
+    for name, value in pairs.items():
+        result.add_row(name, value)
+    return result
+
+
+def size(number: float) -> str:
+    """Bytes as a short text, decimal units as the Hub shows them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(number) < 1000 or unit == "GB":
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    raise AssertionError("unreachable")
+
+
+def share(number: float) -> str:
+    """A ratio with three digits that mean something, also when it is tiny."""
+    return f"{number:.3g}"

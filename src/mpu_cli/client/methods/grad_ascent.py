@@ -1,0 +1,23 @@
+"""GradAscent: raise the loss on the forget set, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from mpu_cli.client.methods import method
+from mpu_cli.training.logprobs import token_mean_nll
+
+
+@method(
+    name="GradAscent",
+    paper="https://arxiv.org/abs/2210.01504",
+    formula="-gamma * mean over forget tokens of -log p(y_t | y_<t)",
+)
+def loss(model: Any, batch: Any, *, gamma: float = 1.0) -> Tensor:
+    """−γ · token mean of ℓ_t, a scalar in nats per token (Jang et al. 2210.01504, equation 1).
+
+    Unbounded below: it does not stop by itself, and the model collapses if it runs on.
+    """
+    return -gamma * token_mean_nll(model, batch["forget"])

@@ -1,0 +1,62 @@
+"""What must be the same for every copy: the method, its parameters, the training settings and the data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mpu_cli.client.methods import Value
+from mpu_cli.errors import BadDataError
+from mpu_cli.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A recipe for one handoff. It stays with the client: neither it nor its fingerprint belongs into an update."""
+
+    method: str
+    parameters: tuple[tuple[str, Value], ...]
+    """(name, value), sorted by name, defaults included, so that a changed default changes the fingerprint."""
+    settings: TrainingSettings
+    forget_digest: str
+    """SHA-256 of the forget file's bytes, in hex."""
+    retain_digest: str | None
+    """The same of the retain file, or None without one."""
+
+    @classmethod
+    def of_files(
+        cls,
+        method: str,
+        parameters: Mapping[str, Value],
+        settings: TrainingSettings,
+        forget: Path,
+        retain: Path | None,
+    ) -> Recipe:
+        """The recipe that trains on these files.
+
+        Raises:
+            BadDataError: a file cannot be read.
+        """
+        retain_digest = None if retain is None else _file_digest(retain)
+        return cls(method, tuple(sorted(parameters.items())), settings, _file_digest(forget), retain_digest)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, as they go into the fingerprint."""
+        return {**asdict(self), "parameters": dict(self.parameters)}
+
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the canonical JSON (sorted keys, no white space, ASCII)."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadDataError(f"{path}: cannot be read ({error.strerror})", "check the path and permissions") from None

@@ -1,0 +1,75 @@
+"""Batches of encoded rows, and the order in which forget and retain rows meet.
+
+The order is part of the protocol: what differs between copies for other reasons than their noise is not cancelled when
+the server aggregates (design, section 1), so every copy must see the same rows at the same step.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpu_cli.data.templates import IGNORED, Encoded
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The id to fill short rows with: the pad token, else end-of-sequence, else 0.
+
+    Any id does, since padding is neither attended to nor labelled; it only has to be in the vocabulary.
+    """
+    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if candidate is not None:
+            return int(candidate)
+    return 0
+
+
+def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
+    """Pad rows at the right to the longest one.
+
+    Returns:
+        `input_ids` (B, T), `attention_mask` (B, T; 1 = a real token) and `labels` (B, T; -100 = does not count), int64.
+    """
+    length = max(len(row.input_ids) for row in rows)
+    input_ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
+    labels = torch.full((len(rows), length), IGNORED, dtype=torch.long)
+    attention_mask = torch.zeros((len(rows), length), dtype=torch.long)
+    for i, row in enumerate(rows):
+        end = len(row.input_ids)
+        input_ids[i, :end] = torch.tensor(row.input_ids, dtype=torch.long)
+        labels[i, :end] = torch.tensor(row.labels, dtype=torch.long)
+        attention_mask[i, :end] = 1
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+def epoch_pairs(seed: int, epoch: int, n_forget: int, n_retain: int) -> list[tuple[int, int | None]]:
+    """The (forget index, retain index) pairs of one epoch, in order; the retain index is None without a retain set.
+
+    An epoch is one pass over the forget set in a fresh order. The retain set is walked through on its own, epoch after
+    epoch, reshuffled at each of its passes, so no retain row is seen twice before all have been seen once. Depends on
+    nothing but the arguments: no global generator is read or moved, and the result is the same on every machine.
+    """
+    forget = _shuffled(n_forget, f"forget/{seed}/{epoch}")
+    if not n_retain:
+        return [(index, None) for index in forget]
+    pairs: list[tuple[int, int | None]] = []
+    current, order = -1, []
+    for offset, index in enumerate(forget):
+        retain_pass, place = divmod(epoch * n_forget + offset, n_retain)
+        if retain_pass != current:
+            current, order = retain_pass, _shuffled(n_retain, f"retain/{seed}/{retain_pass}")
+        pairs.append((index, order[place]))
+    return pairs
+
+
+def _shuffled(count: int, stream: str) -> list[int]:
+    # Python promises that random() of a seeded generator never changes, but not shuffle(); so Fisher–Yates is our own.
+    generator = random.Random(stream)
+    order = list(range(count))
+    for last in range(count - 1, 0, -1):
+        other = int(generator.random() * (last + 1))
+        order[last], order[other] = order[other], order[last]
+    return order

@@ -1,0 +1,145 @@
+"""Rows to token ids, with the loss on the answer only.
+
+With a chat template (the tokenizer's own) a pair is a user and an assistant turn. Without one, the plain template is
+
+    prompt + separator + answer + end-of-sequence token
+
+where the separator is one newline, or nothing where the prompt ends or the answer begins with white space already. A
+chat without a chat template becomes its earlier turns joined by newlines, then its last answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mpu_cli.errors import BadDataError
+
+if TYPE_CHECKING:
+    from mpu_cli.data.rows import Row
+
+IGNORED = -100
+"""The label of a token that does not count, as in torch's and transformers' losses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One row as token ids, both of length T. A label is the token's own id, or `IGNORED`; nothing is shifted yet."""
+
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+
+    @property
+    def prompt_length(self) -> int:
+        """How many tokens come before the first labelled one: `input_ids[:prompt_length]` is what to generate from."""
+        return next((i for i, label in enumerate(self.labels) if label != IGNORED), len(self.labels))
+
+
+def encode(row: Row, tokenizer: Any, max_length: int) -> Encoded:
+    """Encode one row as at most `max_length` tokens, cut at the right; only answer tokens keep their label.
+
+    The prompt's tokens are a true prefix of the result: what a model is later asked to continue is what it was trained
+    to continue. The answer's end-of-turn (or end-of-sequence) token is labelled too. A beginning-of-sequence token is
+    there if the tokenizer (or its chat template) puts one, and never twice. For a chat only the last turn is labelled;
+    for plain text every token is, and nothing is appended.
+
+    Raises:
+        BadDataError: nothing labelled is left within `max_length`, or the chat template refuses the row.
+    """
+    if row.text is not None:
+        ids = _without_double_lead(tokenizer, tokenizer(row.text)["input_ids"])
+        encoded = Encoded(tuple(ids[:max_length]), tuple(ids[:max_length]))
+    else:
+        prompt, whole = _chat_ids(row, tokenizer) if tokenizer.chat_template else _plain_ids(row, tokenizer)
+        labels = [IGNORED] * len(prompt) + whole[len(prompt) :]
+        encoded = Encoded(tuple(whole[:max_length]), tuple(labels[:max_length]))
+    # Nothing predicts the very first token, so a label there alone is no label.
+    if all(label == IGNORED for label in encoded.labels[1:]):
+        raise BadDataError(
+            f"{row.where}: no answer token is left within {max_length} tokens",
+            "raise --max-length, or shorten the prompt",
+        )
+    return encoded
+
+
+def _turns(row: Row) -> list[dict[str, str]]:
+    if row.messages:
+        return [{"role": turn.role, "content": turn.content} for turn in row.messages]
+    return [{"role": "user", "content": row.prompt or ""}, {"role": "assistant", "content": row.answer or ""}]
+
+
+def _plain_ids(row: Row, tokenizer: Any) -> tuple[list[int], list[int]]:
+    turns = [turn["content"] for turn in _turns(row)]
+    prompt, answer = "\n".join(turns[:-1]), turns[-1]
+    if prompt and not prompt[-1].isspace() and not answer[0].isspace():
+        prompt += "\n"
+    lead = _lead(tokenizer)
+    prompt_ids, whole = _split(tokenizer, prompt, answer)
+    if whole[: len(lead)] != lead:
+        prompt_ids, whole = lead + prompt_ids, lead + whole
+    end = tokenizer.eos_token_id
+    if end is not None and whole[-1] != end:
+        whole = [*whole, end]
+    return prompt_ids, whole
+
+
+def _chat_ids(row: Row, tokenizer: Any) -> tuple[list[int], list[int]]:
+    turns = _turns(row)
+    prompt = _render(row, tokenizer, turns[:-1], add_generation_prompt=True)
+    whole = _render(row, tokenizer, turns, add_generation_prompt=False)
+    if not whole.startswith(prompt):
+        # Some templates open a turn to be generated otherwise than a finished one; then the answer marks the place.
+        answer = turns[-1]["content"].strip()
+        at = whole.rfind(answer)
+        if at < 0:
+            raise BadDataError(
+                f"{row.where}: the tokenizer's chat template alters the answer", "remove the row, or the chat template"
+            )
+        prompt = whole[:at]
+    # Templates often put a newline after the end-of-turn token; a model is never asked to say it.
+    trimmed = whole.rstrip()
+    marks = [*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()]
+    if len(trimmed) > len(prompt) and any(trimmed.endswith(mark) for mark in marks if mark):
+        whole = trimmed
+    return _split(tokenizer, prompt, whole[len(prompt) :])
+
+
+def _render(row: Row, tokenizer: Any, turns: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except (TemplateError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadDataError(
+            f"{row.where}: the tokenizer's chat template refuses this row ({reason})",
+            "check the roles and their order; some templates want user and assistant in turn",
+        ) from None
+    return str(rendered)
+
+
+def _split(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+    """Token ids of the prompt and of prompt + answer, no special tokens added, the first a prefix of the second."""
+    prompt_ids = _bare(tokenizer, prompt)
+    whole = _bare(tokenizer, prompt + answer)
+    if whole[: len(prompt_ids)] != prompt_ids or len(whole) == len(prompt_ids):
+        # A token spans the boundary. Generation starts from the prompt's own tokens, so those win.
+        whole = prompt_ids + _bare(tokenizer, answer)
+    return prompt_ids, whole
+
+
+def _bare(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+
+def _lead(tokenizer: Any) -> list[int]:
+    """The special tokens that this tokenizer puts before a text (often one, or none)."""
+    bare = _bare(tokenizer, "a")
+    full = list(tokenizer("a")["input_ids"])
+    starts = (i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare)
+    return full[: next(starts, 0)]
+
+
+def _without_double_lead(tokenizer: Any, ids: list[int]) -> list[int]:
+    lead = _lead(tokenizer)
+    return ids[len(lead) :] if lead and ids[: 2 * len(lead)] == lead + lead else list(ids)

@@ -1,0 +1,100 @@
+"""All of the server's secrets from one 256-bit master: HKDF-SHA256 → AES-256-CTR → integers and normals.
+
+torch's CPU generator is never used here: it keeps 32 bits of its seed, which can be searched in minutes.
+Integers (permutations, signs, angles) are bit-identical on every machine. Normals go through floating-point log, sin
+and cos, whose last bit differs between processors; nothing but their distribution is ever needed again.
+"""
+
+from __future__ import annotations
+
+import json
+from math import pi
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+NORMAL_BLOCK = 65_536
+"""Normals are addressed in blocks of this many: part of the format, a change would change every secret."""
+
+_BYTES_PER_NORMAL = 4
+_AES_BLOCK = 16
+
+
+def derive_key(master: bytes, purpose: str, *context: str | int) -> bytes:
+    """A 256-bit key for one purpose and context (RFC 5869; the context is encoded without ambiguity as JSON)."""
+    info = json.dumps(["mpu", 1, purpose, *context], separators=(",", ":")).encode()
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(master)
+
+
+def _keystream(key: bytes, start: int, length: int) -> bytes:
+    # The counter block is the position in units of AES blocks: any part of the stream can be read on its own.
+    counter = (start // _AES_BLOCK).to_bytes(_AES_BLOCK, "big")
+    encryptor = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
+    skip = start % _AES_BLOCK
+    return encryptor.update(bytes(skip + length))[skip:]
+
+
+def normals(key: bytes, start: int, stop: int) -> torch.Tensor:
+    """Standard normals number start..stop of a key's stream, float32, shape (stop − start,).
+
+    Box and Muller (1958) on 24-bit uniforms: |z| ≤ 5.77. Reading the same numbers in other pieces gives the same values.
+    """
+    parts = []
+    for block in range(start // NORMAL_BLOCK, -(-stop // NORMAL_BLOCK)):
+        first = block * NORMAL_BLOCK
+        parts.append(_normal_block(key, block)[max(start - first, 0) : stop - first])
+    return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else torch.empty(0)
+
+
+def _normal_block(key: bytes, block: int) -> torch.Tensor:
+    size = NORMAL_BLOCK * _BYTES_PER_NORMAL
+    words = np.frombuffer(_keystream(key, block * size, size), dtype="<u4")
+    # (0, 1]: the logarithm never sees zero.
+    uniform = torch.from_numpy(((words >> 8) + 1).astype(np.float32)).mul_(2.0**-24)
+    radius, angle = uniform[: NORMAL_BLOCK // 2], uniform[NORMAL_BLOCK // 2 :]
+    radius = radius.log().mul_(-2.0).sqrt_()
+    angle = angle.mul_(2.0 * pi)
+    return torch.cat([radius * angle.cos(), radius * angle.sin()])
+
+
+class IntegerStream:
+    """Unbiased integers from one key, read front to back."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._position = 0
+
+    def words(self, count: int) -> npt.NDArray[np.uint64]:
+        """The next `count` uniform 64-bit words."""
+        raw = _keystream(self._key, self._position, 8 * count)
+        self._position += 8 * count
+        return np.frombuffer(raw, dtype="<u8")
+
+    def below(self, bound: int, count: int) -> npt.NDArray[np.int64]:
+        """`count` integers uniform in 0 … bound − 1 (words in the incomplete last interval are drawn again)."""
+        limit = (1 << 64) - (1 << 64) % bound
+        words = self.words(count)
+        while limit < 1 << 64 and bool((rejected := words >= np.uint64(limit)).any()):
+            words = np.where(rejected, self.words(count), words)
+        return (words % np.uint64(bound)).astype(np.int64)
+
+    def permutation(self, size: int) -> npt.NDArray[np.int64]:
+        """A uniform permutation of 0 … size − 1 (Fisher and Yates; numpy promises no stable stream of its own)."""
+        order = list(range(size))
+        words = [int(word) for word in self.words(max(size - 1, 0))]
+        for last, drawn in zip(range(size - 1, 0, -1), words, strict=True):
+            bound = last + 1
+            word = drawn
+            while word >= (1 << 64) - (1 << 64) % bound:
+                word = int(self.words(1)[0])
+            other = word % bound
+            order[last], order[other] = order[other], order[last]
+        return np.array(order, dtype=np.int64)
+
+    def signs(self, count: int) -> npt.NDArray[np.int64]:
+        """`count` uniform signs ±1."""
+        return 1 - 2 * self.below(2, count)

@@ -1,0 +1,152 @@
+"""The server's records: one per handoff, one per model of the lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mpu_cli.bundle.schema import COPY_NAME, HEX_128, HEX_256, Reader
+from mpu_cli.server.secret import FORMAT
+
+DENOISINGS = ("harmonic", "extrapolation")
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRecord:
+    """One published copy: `position` is its place in the draw (from 0), `coefficient` its α or node."""
+
+    name: str
+    digest: str
+    position: int
+    coefficient: float
+
+    @classmethod
+    def read(cls, reader: Reader) -> CopyRecord:
+        """Read one entry of a handoff record."""
+        record = cls(
+            reader.text("name", COPY_NAME),
+            reader.text("digest", HEX_256),
+            reader.natural("position"),
+            reader.number("coefficient"),
+        )
+        reader.done()
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class HandoffRecord:
+    """What the server must remember of one handoff."""
+
+    id: str
+    digest: str
+    sequence: int
+    """Order of all records of the lineage."""
+    state: str
+    """`prepared` until the handoff has been renamed into place, then `issued`."""
+    target: str
+    """Where it was written; only used to clean up after a crash."""
+    holder: str
+    model: str
+    draw: str
+    """Names the noise: the handoffs of one split share it."""
+    size: int
+    """Copies in the whole draw."""
+    copies: tuple[CopyRecord, ...]
+    denoising: str
+    kappa: float
+    offset: float
+    relative_to: str
+    sigma: Mapping[str, float]
+    """σ by group, weight units."""
+    transforms: tuple[str, ...]
+    scope: str
+    dtype: str
+    source_dtype: str
+    shard_bytes: int
+    realised: Mapping[str, float]
+    exposure: Mapping[str, float]
+
+    def content(self) -> dict[str, Any]:
+        """The record as plain data, without its HMAC."""
+        return {"kind": "handoff-record", "format": FORMAT, **_plain(self)}
+
+    @classmethod
+    def read(cls, reader: Reader) -> HandoffRecord:
+        """Read a record whose HMAC has been checked."""
+        record = cls(
+            id=reader.text("id", HEX_128),
+            digest=reader.text("digest", HEX_256),
+            sequence=reader.natural("sequence"),
+            state=reader.text("state", choices=("prepared", "issued")),
+            target=reader.text("target"),
+            holder=reader.text("holder"),
+            model=reader.text("model", HEX_256),
+            draw=reader.text("draw", HEX_128),
+            size=reader.natural("size"),
+            copies=tuple(CopyRecord.read(item) for item in reader.maps("copies")),
+            denoising=reader.text("denoising", choices=DENOISINGS),
+            kappa=reader.number("kappa"),
+            offset=reader.number("offset"),
+            relative_to=reader.text("relative_to", choices=("task-vector", "weights")),
+            sigma=reader.numbers("sigma"),
+            transforms=reader.texts("transforms"),
+            scope=reader.text("scope", choices=("layers", "all")),
+            dtype=reader.text("dtype", choices=("float32", "bfloat16", "float16")),
+            source_dtype=reader.text("source_dtype"),
+            shard_bytes=reader.natural("shard_bytes"),
+            realised=reader.numbers("realised"),
+            exposure=reader.numbers("exposure"),
+        )
+        reader.done()
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """One model of the lineage; the root has no parent."""
+
+    digest: str
+    sequence: int
+    state: str
+    """`prepared` until the model has been renamed into place, then `committed`."""
+    parent: str | None
+    updates: tuple[str, ...]
+    """Digests of the updates in it."""
+    handoffs: tuple[str, ...]
+    """Ids of the handoffs that those updates answer."""
+    server_lr: float
+    source: str | None
+    """Hub id and commit, if it came from the Hub."""
+
+    def content(self) -> dict[str, Any]:
+        """The record as plain data, without its HMAC."""
+        return {"kind": "model-record", "format": FORMAT, **_plain(self)}
+
+    @classmethod
+    def read(cls, reader: Reader) -> ModelRecord:
+        """Read a record whose HMAC has been checked."""
+        record = cls(
+            digest=reader.text("digest", HEX_256),
+            sequence=reader.natural("sequence"),
+            state=reader.text("state", choices=("prepared", "committed")),
+            parent=reader.optional_text("parent", HEX_256),
+            updates=reader.texts("updates", HEX_256),
+            handoffs=reader.texts("handoffs", HEX_128),
+            server_lr=reader.number("server_lr"),
+            source=reader.optional_text("source"),
+        )
+        reader.done()
+        return record
+
+
+def _plain(record: HandoffRecord | ModelRecord | CopyRecord) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, tuple):
+            value = [_plain(item) if isinstance(item, CopyRecord) else item for item in value]
+        elif isinstance(value, Mapping):
+            value = dict(value)
+        result[field.name] = value
+    return result

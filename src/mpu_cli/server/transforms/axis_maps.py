@@ -1,0 +1,88 @@
+"""The two linear maps that every transform is made of, each acting along one axis of one tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from mpu_cli.architectures.layout import Index, Slot
+
+
+class AxisMap(Protocol):
+    """An orthogonal map along one axis."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether applying the map and its inverse returns the same bits in any dtype."""
+        ...
+
+    def apply(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a new tensor."""
+        ...
+
+    def inverse(self) -> AxisMap:
+        """The map that undoes this one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SignedPermutation:
+    """new[i] = sign[i] · old[source[i]] along `axis`."""
+
+    axis: int
+    source: Index
+    sign: Index
+    exact: bool = True
+
+    @classmethod
+    def on_slot(cls, slot: Slot, source: Index, sign: Index) -> SignedPermutation:
+        """Lift a signed permutation of a slot's positions (flat numbers, in `index`'s shape) to the whole axis."""
+        flat = slot.index.ravel()
+        full_source, full_sign = np.arange(slot.size), np.ones(slot.size, dtype=np.int64)
+        full_source[flat] = flat[source.ravel()]
+        full_sign[flat] = np.broadcast_to(sign, slot.index.shape).ravel()
+        return cls(slot.axis, full_source, full_sign)
+
+    def apply(self, tensor: torch.Tensor) -> torch.Tensor:
+        moved = tensor.index_select(self.axis, torch.from_numpy(self.source))
+        if bool((self.sign < 0).any()):
+            shape = [1] * tensor.dim()
+            shape[self.axis] = -1
+            moved *= torch.from_numpy(self.sign).to(tensor.dtype).view(shape)
+        return moved
+
+    def inverse(self) -> SignedPermutation:
+        back = np.argsort(self.source)
+        return SignedPermutation(self.axis, back, self.sign[back])
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneRotation:
+    """(a, b) → (cos·a − sin·b, sin·a + cos·b) for pairs of positions along `axis`."""
+
+    axis: int
+    first: Index
+    second: Index
+    angle: np.ndarray
+    """Radians, one per pair, float64."""
+    exact: bool = False
+
+    def apply(self, tensor: torch.Tensor) -> torch.Tensor:
+        shape = [1] * tensor.dim()
+        shape[self.axis] = -1
+        cos = torch.from_numpy(np.cos(self.angle)).view(shape)
+        sin = torch.from_numpy(np.sin(self.angle)).view(shape)
+        first, second = torch.from_numpy(self.first), torch.from_numpy(self.second)
+        # float64 inside: a float32 rotation there and back would add its own rounding to every entry.
+        a = tensor.index_select(self.axis, first).double()
+        b = tensor.index_select(self.axis, second).double()
+        turned = tensor.clone()
+        turned.index_copy_(self.axis, first, (cos * a - sin * b).to(tensor.dtype))
+        turned.index_copy_(self.axis, second, (sin * a + cos * b).to(tensor.dtype))
+        return turned
+
+    def inverse(self) -> PlaneRotation:
+        return PlaneRotation(self.axis, self.first, self.second, -self.angle)

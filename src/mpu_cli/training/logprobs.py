@@ -1,0 +1,83 @@
+"""Negative log-likelihoods (NLL, in nats) of labelled tokens: what every unlearning loss is made of.
+
+For a row, ℓ_t = −log p(y_t | y_<t) and NLL = Σ_t ℓ_t over its labelled tokens. Logits at position t predict token
+t + 1, so labels are shifted by one here, and only here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mpu_cli.data.batches import collate
+from mpu_cli.data.templates import IGNORED, Encoded
+
+
+def token_nll(logits: Tensor, labels: Tensor) -> Tensor:
+    """ℓ_t of every predicted position, (B, T − 1), in nats; 0 where the label does not count.
+
+    Args:
+        logits: (B, T, V); half precision is raised to float32 first.
+        labels: (B, T), not shifted, -100 = does not count.
+    """
+    predictions = logits[:, :-1]
+    if predictions.dtype in (torch.float16, torch.bfloat16):
+        predictions = predictions.float()
+    targets = labels[:, 1:]
+    losses = functional.cross_entropy(
+        predictions.reshape(-1, predictions.shape[-1]), targets.reshape(-1), reduction="none", ignore_index=IGNORED
+    )
+    return losses.view(targets.shape)
+
+
+def token_counts(labels: Tensor) -> Tensor:
+    """How many tokens of each row count, (B,) int64, from labels (B, T); the first token is never predicted."""
+    return (labels[:, 1:] != IGNORED).sum(dim=1)
+
+
+def batch_nll(model: Any, rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """One forward pass: the rows' NLL sums (B,) in nats, with gradient, and their token counts (B,).
+
+    Args:
+        model: a causal language model of transformers.
+        rows: `input_ids`, `attention_mask`, `labels`, each (B, T), as `data.batches.collate` makes them.
+    """
+    output = model(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"], use_cache=False)
+    return token_nll(output.logits, rows["labels"]).sum(dim=1), token_counts(rows["labels"])
+
+
+def token_mean_nll(model: Any, rows: Mapping[str, Tensor]) -> Tensor:
+    """The mean NLL over all labelled tokens of the batch, a scalar in nats per token, with gradient.
+
+    This is what the field calls the NLL retain loss; its negative is gradient ascent.
+    """
+    nll, tokens = batch_nll(model, rows)
+    return nll.sum() / tokens.sum()
+
+
+@torch.no_grad()
+def answer_nll(model: Any, encoded_rows: Sequence[Encoded], batch_size: int, pad_id: int) -> list[tuple[float, int]]:
+    """NLL sum in nats and token count of every row, in the given order, in evaluation mode and without gradient.
+
+    `exp(−nll_sum / n_tokens)` is the answer probability of TOFU (Maini et al. 2401.06121, section 2.2.2). The model's
+    training mode is put back afterwards. Rows go through sorted by length, so that little is padded.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    results: list[tuple[float, int]] = [(0.0, 0)] * len(encoded_rows)
+    order = sorted(range(len(encoded_rows)), key=lambda i: len(encoded_rows[i].input_ids))
+    try:
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            rows = collate([encoded_rows[i] for i in places], pad_id)
+            nll, tokens = batch_nll(model, {name: value.to(device) for name, value in rows.items()})
+            for place, nll_sum, n_tokens in zip(places, nll.tolist(), tokens.tolist(), strict=True):
+                results[place] = (float(nll_sum), int(n_tokens))
+    finally:
+        model.train(was_training)
+    return results

@@ -1,0 +1,81 @@
+"""A recipe's fingerprint: the same for the same recipe, another for any other."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpu_cli.client.recipe import Recipe
+from mpu_cli.errors import BadDataError
+from mpu_cli.training.settings import TrainingSettings
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """A recipe over two files."""
+    (tmp_path / "forget.jsonl").write_text('{"text": "a"}')
+    (tmp_path / "retain.jsonl").write_text('{"text": "b"}')
+    parameters = {"gamma": 1.0, "alpha": 0.5, "retain_loss": "NLL"}
+    return Recipe.of_files(
+        "GradDiff", parameters, TrainingSettings(), tmp_path / "forget.jsonl", tmp_path / "retain.jsonl"
+    )
+
+
+def test_fingerprint_depends_on_everything(recipe: Recipe) -> None:
+    """Every field of the recipe and of its settings changes the fingerprint."""
+    changed: dict[str, Any] = {
+        "epochs": 6,
+        "learning_rate": 2e-5,
+        "batch_size": 9,
+        "gradient_accumulation": 2,
+        "optimizer": "adafactor",
+        "weight_decay": 0.1,
+        "max_grad_norm": 0.5,
+        "precision": "bfloat16",
+        "device": "cpu",
+        "seed": 1,
+        "max_length": 100,
+        "max_steps": 3,
+        "keep_dropout": True,
+    }
+    assert set(changed) == {field.name for field in fields(TrainingSettings)}
+    others = [replace(recipe, settings=replace(recipe.settings, **{name: value})) for name, value in changed.items()]
+    others += [
+        replace(recipe, method="NPO"),
+        replace(recipe, parameters=recipe.parameters[1:]),
+        replace(recipe, forget_digest="0" * 64),
+        replace(recipe, retain_digest=None),
+    ]
+    prints = {each.fingerprint() for each in [recipe, *others]}
+    assert len(prints) == len(others) + 1
+    assert all(len(each) == 64 for each in prints)
+
+
+def test_fingerprint_is_of_content(recipe: Recipe, tmp_path: Path) -> None:
+    """The order of parameters and the files' names and places do not matter; their bytes do."""
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    (other / "f.jsonl").write_text('{"text": "a"}')
+    (other / "r.jsonl").write_text('{"text": "b"}')
+    parameters = {"retain_loss": "NLL", "alpha": 0.5, "gamma": 1.0}
+    again = Recipe.of_files("GradDiff", parameters, TrainingSettings(), other / "f.jsonl", other / "r.jsonl")
+    assert again == recipe
+    assert again.fingerprint() == recipe.fingerprint()
+    (other / "r.jsonl").write_text('{"text": "b"}\n')
+    changed = Recipe.of_files("GradDiff", parameters, TrainingSettings(), other / "f.jsonl", other / "r.jsonl")
+    assert changed.fingerprint() != recipe.fingerprint()
+
+
+def test_fingerprint_is_pinned() -> None:
+    """The fingerprint is stored on disk between runs, so it must not change by accident."""
+    recipe = Recipe("GradAscent", (("gamma", 1.0),), TrainingSettings(), "0" * 64, None)
+    assert recipe.fingerprint() == "0af235dfd884188ff24f04166e51c0cbef827daaaf42083985b555c9592b07c5"
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    """A file that is not there is bad data, named."""
+    with pytest.raises(BadDataError, match=r"nothing\.jsonl"):
+        Recipe.of_files("GradAscent", {}, TrainingSettings(), tmp_path / "nothing.jsonl", None)

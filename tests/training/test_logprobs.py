@@ -1,0 +1,88 @@
+"""Negative log-likelihoods against a plain numpy computation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import make_model
+
+from mpu_cli.data.batches import collate
+from mpu_cli.data.templates import IGNORED, Encoded
+from mpu_cli.training.logprobs import answer_nll, batch_nll, token_counts, token_mean_nll, token_nll
+
+
+def row(seed: int, length: int, prompt: int) -> Encoded:
+    """Random tokens, the first `prompt` of them unlabelled."""
+    ids = tuple(torch.randint(5, 320, (length,), generator=torch.Generator().manual_seed(seed)).tolist())
+    return Encoded(ids, (IGNORED,) * prompt + ids[prompt:])
+
+
+ROWS = [row(1, 9, 4), row(2, 5, 1), row(3, 12, 11), row(4, 7, 0)]
+
+
+def plain_nll(model: Any, encoded: Encoded) -> list[float]:
+    """ℓ_t of one row alone, from its logits, in numpy and float64."""
+    with torch.no_grad():
+        logits = model(torch.tensor([encoded.input_ids])).logits[0].double().numpy()
+    losses = []
+    for position in range(1, len(encoded.labels)):
+        if encoded.labels[position] != IGNORED:
+            row_logits = logits[position - 1]
+            peak = row_logits.max()
+            losses.append(float(peak + np.log(np.exp(row_logits - peak).sum()) - row_logits[encoded.labels[position]]))
+    return losses
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_answer_nll_is_the_sum_over_each_row_alone(family: str) -> None:
+    """Padding, batching and sorting by length change nothing; sums and counts come back in the given order."""
+    model = make_model(family)
+    found = answer_nll(model, ROWS, batch_size=3, pad_id=0)
+    for (nll, tokens), encoded in zip(found, ROWS, strict=True):
+        expected = plain_nll(model, encoded)
+        assert tokens == len(expected)
+        assert nll == pytest.approx(sum(expected), rel=1e-6)
+        assert 0 < math.exp(-nll / tokens) < 1
+
+
+def test_answer_nll_restores_the_mode_and_uses_no_dropout() -> None:
+    """A model in training mode with dropout is measured without it and comes back in training mode."""
+    model = make_model(attention_dropout=0.5).train()
+    assert answer_nll(model, ROWS, 2, 0) == answer_nll(model, ROWS, 2, 0)
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_token_nll_is_shifted_and_masked() -> None:
+    """Logits at t are compared with the label at t + 1; comparing with t instead gives something else."""
+    logits = torch.randn(2, 6, 11, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[IGNORED, IGNORED, 3, 4, 5, IGNORED], [1, 2, 3, IGNORED, IGNORED, IGNORED]])
+    losses = token_nll(logits, labels)
+    assert losses.shape == (2, 5)
+    probabilities = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(-1, keepdims=True)
+    assert losses[0, 1].item() == pytest.approx(-np.log(probabilities[0, 1, 3]), rel=1e-5)
+    assert losses[0, 1].item() != pytest.approx(-np.log(probabilities[0, 2, 3]), rel=1e-2)
+    assert losses[labels[:, 1:] == IGNORED].eq(0).all()
+    assert token_counts(labels).tolist() == [3, 2]
+
+
+def test_half_precision_logits_are_raised() -> None:
+    """bfloat16 logits are summed in float32; float64 ones stay float64."""
+    logits = torch.randn(1, 4, 8)
+    labels = torch.tensor([[1, 2, 3, 4]])
+    assert token_nll(logits.bfloat16(), labels).dtype == torch.float32
+    assert token_nll(logits.double(), labels).dtype == torch.float64
+
+
+def test_token_mean_is_over_the_batch() -> None:
+    """The mean is over all labelled tokens of the batch, not the mean of the rows' means."""
+    model = make_model()
+    batch = collate(ROWS, pad_id=0)
+    nll, tokens = batch_nll(model, batch)
+    every = [value for encoded in ROWS for value in plain_nll(model, encoded)]
+    assert token_mean_nll(model, batch).item() == pytest.approx(np.mean(every), rel=1e-6)
+    assert (nll / tokens).mean().item() != pytest.approx(np.mean(every), rel=1e-3)

@@ -1,0 +1,44 @@
+"""Settings are checked once, and the messages name the flags."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from mpu_cli.errors import UsageError
+from mpu_cli.training.settings import TrainingSettings
+
+BAD = [
+    ("epochs", 0, "--epochs"),
+    ("epochs", 1.5, "--epochs"),
+    ("epochs", True, "--epochs"),
+    ("batch_size", 0, "--batch-size"),
+    ("gradient_accumulation", -1, "--gradient-accumulation"),
+    ("learning_rate", 0.0, "--learning-rate"),
+    ("learning_rate", float("nan"), "--learning-rate"),
+    ("learning_rate", "fast", "--learning-rate"),
+    ("weight_decay", -0.1, "--weight-decay"),
+    ("max_grad_norm", float("inf"), "--max-grad-norm"),
+    ("precision", "float16", "--precision"),
+    ("device", "gpu", "--device"),
+    ("seed", -1, "--seed"),
+    ("seed", 2**32, "--seed"),
+    ("max_length", 1, "--max-length"),
+    ("max_steps", 0, "--max-steps"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "flag"), BAD)
+def test_out_of_range(name: str, value: Any, flag: str) -> None:
+    """Each value outside its range is a usage error that names the flag and the value."""
+    with pytest.raises(UsageError, match=f"{flag} must be .*{re.escape(repr(value))}") as caught:
+        TrainingSettings(**{name: value})
+    assert caught.value.exit_code == 2
+
+
+def test_defaults_are_valid() -> None:
+    """The defaults pass, and zero switches weight decay and clipping off."""
+    settings = TrainingSettings(weight_decay=0, max_grad_norm=0, max_steps=1)
+    assert (settings.weight_decay, settings.max_grad_norm, TrainingSettings().max_grad_norm) == (0, 0, 1.0)

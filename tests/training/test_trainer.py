@@ -1,0 +1,293 @@
+"""The training loop: order, accumulation, determinism, silence and refusals."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import make_model
+
+from mpu_cli.data.batches import collate, epoch_pairs
+from mpu_cli.data.templates import IGNORED, Encoded
+from mpu_cli.errors import CheckFailedError, UsageError
+from mpu_cli.training import optimizers
+from mpu_cli.training.logprobs import answer_nll, token_mean_nll
+from mpu_cli.training.settings import TrainingSettings
+from mpu_cli.training.trainer import TrainingReport, UnlearningTrainer, train
+
+SETTINGS = TrainingSettings(epochs=2, learning_rate=1e-3, batch_size=4, device="cpu", seed=3)
+
+
+def rows(count: int, first: int, length: int = 8) -> list[Encoded]:
+    """Rows of equal length whose first token tells which row it is."""
+    made = []
+    for i in range(count):
+        body = torch.randint(200, 320, (length - 1,), generator=torch.Generator().manual_seed(first + i)).tolist()
+        ids = (first + i, *body)
+        made.append(Encoded(ids, (IGNORED,) * 3 + ids[3:]))
+    return made
+
+
+FORGET, RETAIN = rows(8, 10), rows(5, 100)
+
+
+def descent(model: Any, batch: Any) -> torch.Tensor:
+    """The plain token-mean NLL of the forget rows, plus that of the retain rows if there are any."""
+    loss = token_mean_nll(model, batch["forget"])
+    return loss + token_mean_nll(model, batch["retain"]) if "retain" in batch else loss
+
+
+def run(model: Any = None, settings: TrainingSettings = SETTINGS, **changes: Any) -> tuple[Any, TrainingReport]:
+    """Train a tiny model and return it with the report."""
+    model = make_model() if model is None else model
+    arguments = {"loss": descent, "needs": frozenset({"retain"}), "forget": FORGET, "retain": RETAIN, "pad_id": 0}
+    return model, train(model=model, settings=settings, **{**arguments, **changes})
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    """A copy of all weights."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def distance(one: Any, other: Any) -> float:
+    """Largest difference between two models' weights."""
+    ours, theirs = weights(one), weights(other)
+    return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
+
+
+def recorder(seen: list[tuple[int, int | None]]) -> Callable[[Any, Any], torch.Tensor]:
+    """A loss that notes which rows it was given."""
+
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        forget = [int(i) - 10 for i in batch["forget"]["input_ids"][:, 0]]
+        retain = (
+            [int(i) - 100 for i in batch["retain"]["input_ids"][:, 0]] if "retain" in batch else [None] * len(forget)
+        )
+        seen.extend(zip(forget, retain, strict=True))
+        return descent(model, batch)
+
+    return loss
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_every_copy_sees_the_same_rows_at_the_same_step(family: str) -> None:
+    """The rows of every epoch are those of epoch_pairs, whatever the model; so the epoch does reach the sampler."""
+    seen: list[tuple[int, int | None]] = []
+    run(make_model(family), replace(SETTINGS, epochs=3, batch_size=3), loss=recorder(seen))
+    expected = [pair for epoch in range(3) for pair in epoch_pairs(3, epoch, 8, 5)]
+    assert seen == expected
+    assert seen[:8] != seen[8:16]
+
+
+def test_same_seed_same_bits() -> None:
+    """Two runs give bit-identical weights, even from another state of the global generators; another seed does not."""
+    first, report = run()
+    torch.manual_seed(99)
+    second, again = run()
+    assert distance(first, second) == 0
+    assert (report.first_loss, report.last_loss) == (again.first_loss, again.last_loss)
+    assert distance(first, run(settings=replace(SETTINGS, seed=4))[0]) > 0
+
+
+@pytest.fixture
+def plain_descent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the optimizer by gradient descent, which unlike AdamW and Adafactor shows the gradient's scale."""
+    spec = optimizers.OptimizerSpec("sgd", "test", True, lambda groups, rate: torch.optim.SGD(groups, lr=rate))
+    monkeypatch.setattr(optimizers, "get", lambda name: spec)
+
+
+ACCUMULATED = replace(SETTINGS, batch_size=4, gradient_accumulation=2, max_grad_norm=0.0, learning_rate=0.05)
+
+
+@pytest.mark.usefixtures("plain_descent")
+def test_accumulation_equals_a_larger_batch() -> None:
+    """Batch 4 with 2 accumulated is batch 8, in weights and in reported loss, for rows of equal length."""
+    small, report = run(settings=ACCUMULATED, needs=frozenset())
+    large, expected = run(settings=replace(ACCUMULATED, batch_size=8, gradient_accumulation=1), needs=frozenset())
+    assert report.steps == expected.steps == 2
+    assert report.first_loss == pytest.approx(expected.first_loss, rel=1e-6)
+    assert distance(small, large) <= 1e-7 < 1e-3 < distance(small, make_model())
+
+
+@pytest.mark.usefixtures("plain_descent")
+def test_accumulation_would_be_wrong_if_the_loss_were_called_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: with Trainer's division switched off, the same comparison fails."""
+    large, _ = run(settings=replace(ACCUMULATED, batch_size=8, gradient_accumulation=1), needs=frozenset())
+    monkeypatch.setattr(UnlearningTrainer, "loss_is_scaled_for_ga", True)
+    small, _ = run(settings=ACCUMULATED, needs=frozenset())
+    assert distance(small, large) > 1e-3
+
+
+@pytest.mark.usefixtures("plain_descent")
+def test_a_step_is_the_gradient_of_the_loss() -> None:
+    """One step of gradient descent through Trainer equals one made by hand, so nothing else touches the gradient."""
+    model, _ = run(settings=replace(ACCUMULATED, batch_size=8, gradient_accumulation=1, max_steps=1), needs=frozenset())
+    expected = make_model()
+    token_mean_nll(expected, collate(FORGET, 0)).backward()
+    with torch.no_grad():
+        for parameter in expected.parameters():
+            parameter -= 0.05 * parameter.grad
+    assert distance(model, expected) <= 1e-6
+
+
+def test_uneven_last_batch_and_steps() -> None:
+    """8 rows at batch 3 and 2 accumulated make 2 steps an epoch; max_steps cuts, and never adds epochs."""
+    settings = replace(SETTINGS, batch_size=3, gradient_accumulation=2)
+    calls: list[tuple[int, int]] = []
+    _, report = run(settings=settings, on_step=lambda step, total, loss: calls.append((step, total)))
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert report.steps == 4
+    assert run(settings=replace(settings, max_steps=3))[1].steps == 3
+    assert run(settings=replace(settings, max_steps=300))[1].steps == 4
+
+
+def test_losses_are_reported() -> None:
+    """The callback gets the loss of each step before its update, and it falls while training descends."""
+    losses: list[float] = []
+    start = answer_nll(make_model(), FORGET, 8, 0)
+    mean = sum(nll for nll, _ in start) / sum(tokens for _, tokens in start)
+    _, report = run(
+        settings=replace(SETTINGS, batch_size=8, epochs=4),
+        needs=frozenset(),
+        on_step=lambda step, total, loss: losses.append(loss),
+    )
+    assert losses[0] == report.first_loss == pytest.approx(mean, rel=1e-6)
+    assert losses[-1] == report.last_loss < losses[0]
+    assert report.seconds > 0
+
+
+def test_reference_is_the_model_before_the_first_step() -> None:
+    """The reference NLLs are those of the model as it came in, row by row, in every epoch, though it has moved."""
+    expected = answer_nll(make_model(), FORGET, 4, 0)
+    checked = 0
+
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        nonlocal checked
+        for first, nll in zip(batch["forget"]["input_ids"][:, 0], batch["reference"]["forget_nll"], strict=True):
+            assert nll.item() == pytest.approx(expected[int(first) - 10][0], rel=1e-6)
+            checked += 1
+        return descent(model, batch)
+
+    model, _ = run(loss=loss, needs=frozenset({"reference"}))
+    assert checked == 16
+    assert answer_nll(model, FORGET[:1], 1, 0)[0][0] != pytest.approx(expected[0][0], rel=1e-3)
+
+
+def test_only_what_is_needed_is_in_the_batch() -> None:
+    """Retain rows and reference are in the batch if the loss needs them, and else not."""
+    keys: list[set[str]] = []
+
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        keys.append(set(batch))
+        return token_mean_nll(model, batch["forget"])
+
+    one_step = replace(SETTINGS, max_steps=1)
+    for needs in ((), ("retain",), ("reference",), ("retain", "reference")):
+        run(settings=one_step, loss=loss, needs=frozenset(needs))
+        assert keys.pop() == {"forget", *needs}
+    with pytest.raises(ValueError, match="needs retain rows"):
+        run(retain=None)
+
+
+@pytest.mark.parametrize("name", optimizers.names())
+def test_frozen_parameters_do_not_move(name: str) -> None:
+    """What does not require a gradient keeps its bits under every optimizer, weight decay included; the rest moves."""
+    model = make_model()
+    model.model.embed_tokens.weight.requires_grad_(False)
+    before = weights(model)
+    run(model, replace(SETTINGS, optimizer=name, weight_decay=0.1))
+    moved = {key for key, value in weights(model).items() if not torch.equal(value, before[key])}
+    assert moved == set(before) - {"model.embed_tokens.weight"}
+
+
+def test_weight_decay_spares_norms_and_biases() -> None:
+    """With a gradient of zero only matrices shrink."""
+    model = make_model()
+    before = weights(model)
+
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        return 0.0 * descent(model, batch)
+
+    run(model, replace(SETTINGS, weight_decay=0.1), loss=loss)
+    for name, value in weights(model).items():
+        assert torch.equal(value, before[name]) == (value.dim() == 1)
+
+
+def test_bfloat16_is_autocast_over_float32() -> None:
+    """Weights stay float32, the run differs a little from float32's, and forward() comes back unwrapped."""
+    exact, full = run()
+    model, half = run(settings=replace(SETTINGS, precision="bfloat16"))
+    assert all(value.dtype == torch.float32 for value in weights(model).values())
+    assert half.last_loss != full.last_loss
+    assert half.last_loss == pytest.approx(full.last_loss, rel=0.02)
+    ids = torch.tensor([FORGET[0].input_ids])
+    twin = make_model()
+    twin.load_state_dict(weights(model))
+    assert torch.equal(model(ids).logits, twin(ids).logits)
+    assert distance(run()[0], exact) == 0
+
+
+def test_environment_does_not_change_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate's environment variable does not override the settings."""
+    exact, _ = run()
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert distance(run()[0], exact) == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_loss_that_is_not_finite(value: float) -> None:
+    """The run stops at the step at which the loss is not a number, and says what to do."""
+    calls = 0
+
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return descent(model, batch) * (value if calls == 3 else 1.0)
+
+    with pytest.raises(CheckFailedError, match="step 3: the loss is") as caught:
+        run(loss=loss)
+    assert "--learning-rate" in str(caught.value.hint)
+    assert caught.value.exit_code == 1
+
+
+def test_gradient_that_is_not_finite() -> None:
+    """A NaN that only the last step's gradient has, which no later loss would show, is found in the weights."""
+
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        value = descent(model, batch)
+        return value + (0.0 * value).sqrt()
+
+    with pytest.raises(CheckFailedError, match="after step 1: .* is NaN or infinite"):
+        run(settings=replace(SETTINGS, max_steps=1), loss=loss)
+
+
+def test_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking for a GPU on a machine without one is a usage error."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="--device cuda"):
+        run(settings=replace(SETTINGS, device="cuda"))
+
+
+def test_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    """Nothing is printed or warned of, no file is left, and the model's configuration and mode are as they were."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    model = make_model()
+    before = model.config.to_dict()
+    environment = dict(os.environ)
+    capfd.readouterr()
+    run(model)
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list
+    assert list(tmp_path.iterdir()) == []
+    assert model.config.to_dict() == before
+    assert not model.training
+    assert dict(os.environ) == environment

@@ -142,7 +142,7 @@ def test_gradient_is_that_of_the_formula(name: str) -> None:
                 for weight, origin, d in zip(weights, start, direction, strict=True):
                     weight.copy_(origin + step * d)
             ends.append(FORMULAS[name](plain_rows(model, FORGET), plain_rows(model, RETAIN), before, values))
-        assert slope == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
+        assert slope == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6, abs=5e-7)
 
 
 @pytest.mark.parametrize("name", methods.names())
@@ -220,7 +220,7 @@ def test_unknown_method() -> None:
     with pytest.raises(UsageError, match="--method graddif: unknown") as caught:
         methods.get("graddif")
     assert caught.value.hint == "did you mean GradDiff?"
-    with pytest.raises(UsageError, match="--method ../npo"):
+    with pytest.raises(UsageError, match=r"--method \.\./npo"):
         methods.get("../npo")
 
 

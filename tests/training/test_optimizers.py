@@ -15,7 +15,10 @@ from mpu_cli.training import optimizers
 
 def test_names_need_no_torch() -> None:
     """Listing them imports nothing heavy."""
-    code = "import sys; from mpu_cli.training import optimizers; print(optimizers.names()); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from mpu_cli.training import optimizers; print(optimizers.names());"
+        "assert 'torch' not in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "adafactor" in done.stdout and "adamw" in done.stdout
 

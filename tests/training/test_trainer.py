@@ -262,7 +262,7 @@ def test_gradient_that_is_not_finite() -> None:
         value = descent(model, batch)
         return value + (0.0 * value).sqrt()
 
-    with pytest.raises(CheckFailedError, match="after step 1: .* is NaN or infinite"):
+    with pytest.raises(CheckFailedError, match=r"after step 1: .* is NaN or infinite"):
         run(settings=replace(SETTINGS, max_steps=1), loss=loss)
 
 

@@ -6,14 +6,15 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 ProgressCallback = Callable[[str, int, int], None]
+StepCallback = Callable[[str, int, int, float], None]
 
 
 class Output:
@@ -24,8 +25,8 @@ class Output:
         self.quiet: bool = settings.get("quiet", False)
         self.verbose: bool = settings.get("verbose", False)
         self.as_json = as_json
-        self._out = Console(file=sys.stdout, soft_wrap=True, highlight=False)
-        self._err = Console(file=sys.stderr, soft_wrap=True, highlight=False)
+        self._out = _console(sys.stdout)
+        self._err = _console(sys.stderr)
 
     def result(self, data: Mapping[str, Any], *body: RenderableType) -> None:
         """The command's result: `data` as JSON, or `body` for a reader."""
@@ -56,6 +57,36 @@ class Output:
                 bar.update(task, description=what, completed=done, total=total)
 
             yield show
+
+    @contextmanager
+    def training(self) -> Iterator[StepCallback]:
+        """Like `progress`, for training: copy, step, loss, steps per second, time left."""
+        silent = self.quiet or not sys.stderr.isatty()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._err, disable=silent) as bar:
+            tasks: dict[str, Any] = {}
+
+            def show(copy: str, step: int, total: int, loss: float) -> None:
+                if copy not in tasks:
+                    tasks[copy] = bar.add_task(copy, total=total, loss=loss, speed="")
+                speed = bar.tasks[tasks[copy]].speed
+                bar.update(tasks[copy], completed=step, loss=loss, speed=f"{speed:.2f} steps/s" if speed else "")
+                if self.verbose and silent:
+                    self.note(f"{copy}: step {step} of {total}, loss {loss:.4f}")
+
+            yield show
+
+
+def _console(file: TextIO) -> Console:
+    # Where nobody's terminal sets a width, lines are not broken: scripts read them.
+    return Console(file=file, soft_wrap=True, highlight=False, width=None if file.isatty() else 200)
 
 
 def table(*columns: str, rows: list[tuple[str, ...]], title: str | None = None) -> Table:

@@ -7,11 +7,12 @@ the server aggregates (design, section 1), so every copy must see the same rows 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, Sampler
 
 from mpu_cli.data.templates import IGNORED, Encoded
 
@@ -63,6 +64,58 @@ def epoch_pairs(seed: int, epoch: int, n_forget: int, n_retain: int) -> list[tup
             current, order = retain_pass, _shuffled(n_retain, f"retain/{seed}/{retain_pass}")
         pairs.append((index, order[place]))
     return pairs
+
+
+class PairedRows(Dataset[tuple[int, int | None]]):
+    """Forget and retain rows as one dataset: its index is a (forget, retain) pair, and so is an item.
+
+    `batch` looks the rows of a list of pairs up: `{"forget": rows, "retain": rows, "reference": {"forget_nll": (B,)}}`,
+    forget and retain padded on their own, the last two only if they were given.
+    """
+
+    def __init__(
+        self, forget: Sequence[Encoded], retain: Sequence[Encoded] | None, forget_nll: list[float] | None, pad_id: int
+    ) -> None:
+        """`forget_nll` is the reference NLL of each forget row, in nats."""
+        self._forget, self._retain, self._forget_nll, self._pad_id = forget, retain, forget_nll, pad_id
+        self.n_forget, self.n_retain = len(forget), len(retain or ())
+
+    def __len__(self) -> int:
+        """An epoch is one pass over the forget rows."""
+        return self.n_forget
+
+    def __getitem__(self, pair: tuple[int, int | None]) -> tuple[int, int | None]:
+        """The pair itself."""
+        return pair
+
+    def batch(self, pairs: Sequence[tuple[int, int | None]]) -> dict[str, dict[str, Tensor]]:
+        """The rows of these pairs."""
+        batch = {"forget": collate([self._forget[i] for i, _ in pairs], self._pad_id)}
+        if self._retain is not None:
+            batch["retain"] = collate([self._retain[j] for _, j in pairs if j is not None], self._pad_id)
+        if self._forget_nll is not None:
+            batch["reference"] = {"forget_nll": torch.tensor([self._forget_nll[i] for i, _ in pairs])}
+        return batch
+
+
+class PairSampler(Sampler[tuple[int, int | None]]):
+    """Yields `epoch_pairs` of the epoch that was set last."""
+
+    def __init__(self, seed: int, n_forget: int, n_retain: int) -> None:
+        """Starts at epoch 0."""
+        self._seed, self._n_forget, self._n_retain, self._epoch = seed, n_forget, n_retain, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate's data loader before each pass."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        """Pairs in an epoch."""
+        return self._n_forget
+
+    def __iter__(self) -> Iterator[tuple[int, int | None]]:
+        """The epoch's pairs in order."""
+        return iter(epoch_pairs(self._seed, self._epoch, self._n_forget, self._n_retain))
 
 
 def _shuffled(count: int, stream: str) -> list[int]:

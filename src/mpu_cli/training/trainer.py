@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from mpu_cli.data.batches import collate, epoch_pairs
+from mpu_cli.data.batches import PairedRows, PairSampler
 from mpu_cli.data.templates import Encoded
 from mpu_cli.errors import CheckFailedError, UsageError
 from mpu_cli.training import optimizers
@@ -92,7 +92,7 @@ def train(
         half = settings.precision == "bfloat16"
         with torch.autocast(device, dtype=torch.bfloat16) if half else nullcontext():
             forget_nll = [nll for nll, _ in answer_nll(model, forget, settings.batch_size, pad_id)]
-    pairs = _Pairs(forget, retain if "retain" in needs else None, forget_nll, pad_id)
+    pairs = PairedRows(forget, retain if "retain" in needs else None, forget_nll, pad_id)
     use_cache = model.config.use_cache
     try:
         # Trainer insists on a directory although nothing is ever saved to it.
@@ -122,7 +122,7 @@ class UnlearningTrainer(Trainer):
         self,
         model: Any,
         loss: LossFunction,
-        pairs: _Pairs,
+        pairs: PairedRows,
         settings: TrainingSettings,
         arguments: TrainingArguments,
         on_step: OnStep | None,
@@ -173,7 +173,7 @@ class UnlearningTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int | None]]:
         # Trainer's one hook for an order of one's own.
-        return _PairSampler(self._settings.seed, self._pairs.n_forget, self._pairs.n_retain)
+        return PairSampler(self._settings.seed, self._pairs.n_forget, self._pairs.n_retain)
 
     def end_step(self) -> None:
         """Close the books of one optimizer step and tell the caller."""
@@ -189,45 +189,6 @@ class _StepEnd(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer.end_step()
-
-
-class _Pairs(Dataset[tuple[int, int | None]]):
-    """A dataset whose index is a (forget, retain) pair: an item is the pair itself, `batch` looks the rows up."""
-
-    def __init__(
-        self, forget: Sequence[Encoded], retain: Sequence[Encoded] | None, forget_nll: list[float] | None, pad_id: int
-    ) -> None:
-        self._forget, self._retain, self._forget_nll, self._pad_id = forget, retain, forget_nll, pad_id
-        self.n_forget, self.n_retain = len(forget), len(retain or ())
-
-    def __len__(self) -> int:
-        return self.n_forget
-
-    def __getitem__(self, pair: tuple[int, int | None]) -> tuple[int, int | None]:
-        return pair
-
-    def batch(self, pairs: Sequence[tuple[int, int | None]]) -> dict[str, dict[str, Tensor]]:
-        batch = {"forget": collate([self._forget[i] for i, _ in pairs], self._pad_id)}
-        if self._retain is not None:
-            batch["retain"] = collate([self._retain[j] for _, j in pairs if j is not None], self._pad_id)
-        if self._forget_nll is not None:
-            batch["reference"] = {"forget_nll": torch.tensor([self._forget_nll[i] for i, _ in pairs])}
-        return batch
-
-
-class _PairSampler(Sampler[tuple[int, int | None]]):
-    def __init__(self, seed: int, n_forget: int, n_retain: int) -> None:
-        self._seed, self._n_forget, self._n_retain, self._epoch = seed, n_forget, n_retain, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate's data loader before each pass."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._n_forget
-
-    def __iter__(self) -> Iterator[tuple[int, int | None]]:
-        return iter(epoch_pairs(self._seed, self._epoch, self._n_forget, self._n_retain))
 
 
 def _device(settings: TrainingSettings) -> str:

@@ -162,7 +162,7 @@ def _body(result: PerturbResult, handoff: Path, secret: Path, model: str) -> lis
             "exposure", left,
             rows=[
                 ("to a holder of one copy (the best-known one)", share(exposed["one_copy"])),
-                ("to a holder of all copies of this handoff", share(exposed["all_copies"])),
+                ("to a holder of all copies", share(exposed["all_copies"]) if exposed["all_copies"] else "nothing (≤ 1e-5)"),
             ],
         )  # fmt: skip
     )
@@ -173,7 +173,7 @@ def _body(result: PerturbResult, handoff: Path, secret: Path, model: str) -> lis
     body.extend(f"note: {line}" for line in result.advice)
     body.append("")
     for record in result.handoffs:
-        body.append(f"send  {record.target}  to {record.holder}" + (" (public: nothing in it undoes the noise)" if len(result.handoffs) == 1 else ""))
+        body.append(f"send  {record.target}  to {record.holder}")
     body.append(f"keep  {secret}  (secret; back it up, never send it)")
     many = len(result.handoffs) > 1
     body.append(f"next  on the client's side: mpu unlearn {handoff.name}{'/holder-1' if many else ''} --forget forget.jsonl --out to-server")

@@ -1,0 +1,104 @@
+"""A model plus a change, streamed to a new model directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+
+import torch
+
+from mpu_cli.checkpoint.digest import combine
+from mpu_cli.checkpoint.dtypes import NAMES, STORED_NAMES, TORCH_DTYPES, read_span, to_bytes
+from mpu_cli.checkpoint.header import TensorInfo
+from mpu_cli.checkpoint.model import Checkpoint, blocks
+from mpu_cli.checkpoint.side_files import copy_side_files
+from mpu_cli.checkpoint.writer import CheckpointWriter, with_dtype
+
+Spans = Iterator[tuple[int, int, torch.Tensor]]
+"""Consecutive pieces (start, stop, change) of a flattened tensor, float64, in weight units."""
+Changes = Callable[[TensorInfo], Spans | None]
+"""The change of a tensor, or None where there is none. May be asked twice."""
+
+LEAST_COSINE = 0.99
+"""`--dtype auto` keeps the model's dtype only if the rounded change keeps this cosine with the exact one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What was written. `cosine` is between the change as stored and as meant; norms are Euclidean, relative to ‖θ‖."""
+
+    digest: str
+    dtype: str
+    cosine: float
+    relative_norm: float
+    unchanged: bool
+
+
+def write_changed(model: Checkpoint, changes: Changes, directory: Path, dtype: str, shard_bytes: int) -> Changed:
+    """Write θ + change into `directory`, with θ's side files; unchanged tensors are copied byte for byte.
+
+    With dtype `auto` the model's own is kept if that loses little of the change, else everything is written as float32.
+    """
+    own = NAMES[model.dtype]
+    first = own if dtype == "auto" else dtype
+    changed = _write(model, changes, directory, first, shard_bytes)
+    if dtype == "auto" and first != "float32" and changed.cosine < LEAST_COSINE:
+        for file in directory.glob("model*.safetensors*"):
+            file.unlink()
+        changed = _write(model, changes, directory, "float32", shard_bytes)
+    copy_side_files(model, directory, changed.dtype)
+    return changed
+
+
+def _write(model: Checkpoint, changes: Changes, directory: Path, dtype: str, shard_bytes: int) -> Changed:
+    tensors = with_dtype(model.tensors.values(), STORED_NAMES[dtype])
+    writer = CheckpointWriter(directory, tensors, max_shard_bytes=shard_bytes, digest_tensors=True)
+    sums = _Sums()
+    try:
+        for target in writer.order:
+            source = model.tensors[target.name]
+            spans = changes(source)
+            if spans is None and source.dtype == target.dtype:
+                for block in blocks(source):
+                    writer.write(block)
+            elif spans is None:
+                writer.write(to_bytes(read_span(source, 0, source.elements).to(TORCH_DTYPES[target.dtype])))
+            else:
+                for start, stop, change in spans:
+                    original = read_span(source, start, stop).double()
+                    stored = (original + change).to(TORCH_DTYPES[target.dtype])
+                    sums.add(change, stored.double() - original)
+                    writer.write(to_bytes(stored))
+        written = writer.close()
+    finally:
+        writer.abort()
+    digest = combine((info, written.tensors[info.name]) for info in writer.order)
+    weights = sum(_squares(model, info) for info in model.tensors.values())
+    return Changed(digest, dtype, sums.cosine, sqrt(sums.meant / weights) if weights else 0.0, sums.stored == 0)
+
+
+def _squares(model: Checkpoint, info: TensorInfo) -> float:
+    if info.dtype not in TORCH_DTYPES:
+        return 0.0
+    total, size = 0.0, 1 << 20
+    for start in range(0, info.elements, size):
+        total += float(read_span(info, start, min(start + size, info.elements)).double().square().sum())
+    return total
+
+
+class _Sums:
+    def __init__(self) -> None:
+        self.meant = self.stored = self.product = 0.0
+
+    def add(self, meant: torch.Tensor, stored: torch.Tensor) -> None:
+        self.meant += float(meant.square().sum())
+        self.stored += float(stored.square().sum())
+        self.product += float((meant * stored).sum())
+
+    @property
+    def cosine(self) -> float:
+        if self.meant == 0:
+            return 1.0
+        return self.product / sqrt(self.meant * self.stored) if self.stored else 0.0

@@ -1,0 +1,111 @@
+"""`mpu aggregate`: take the clients' updates back into the model (server)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mpu_cli.cli.options import Config, Force, Json, ShardSize, choice
+from mpu_cli.cli.output import Output, facts
+
+if TYPE_CHECKING:
+    from mpu_cli.server.aggregate import AggregateResult
+
+
+def aggregate(
+    context: typer.Context,
+    updates: Annotated[list[Path], typer.Argument(help="One or more updates (directories that clients sent back).", metavar="UPDATE…")],
+    secret: Annotated[Path, typer.Option("--secret", help="The lineage's secret directory.")],
+    model: Annotated[str, typer.Option("--model", help="The model to update: the head of the lineage.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory for the new model.")],
+    server_lr: Annotated[float, typer.Option(help="η: how much of the aggregated update to apply.")] = 1.0,
+    missing: Annotated[str, typer.Option(help="If copies are missing: refuse, or reweight (noise is left).")] = "refuse",
+    min_agreement: Annotated[float, typer.Option(help="Least cosine between the copies' changes.")] = 0.15,
+    max_relative_norm: Annotated[float, typer.Option(help="Largest norm of the update, over the model's.")] = 0.5,
+    fork: Annotated[bool, typer.Option("--fork", help="Work on a model that a newer accepted one has replaced.")] = False,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    max_shard_size: ShardSize = "50GB",
+    disclose: Annotated[bool, typer.Option("--disclose", help="Say in the model card how the copies were made.")] = False,
+    force: Force = False,
+    json: Json = False,
+    config: Config = None,
+) -> None:
+    """Take updates back: undo the reparameterizations, cancel the noise, add the result to the model.
+
+    The result is a candidate: it becomes the lineage's head when perturb or aggregate is used on it. Several candidates
+    may be made of one update, for instance with another --server-lr.
+    """
+    output = Output(context, as_json=json)
+    from mpu_cli.checkpoint.writer import parse_size
+
+    choice("--missing", missing, ("refuse", "reweight"))
+    choice("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    from mpu_cli.checkpoint.locate import locate
+    from mpu_cli.server.aggregate import AggregateSettings
+    from mpu_cli.server.aggregate import aggregate as run
+
+    settings = AggregateSettings(
+        server_lr, missing, min_agreement, max_relative_norm, fork, dtype, parse_size(max_shard_size), disclose
+    )
+    with output.progress() as progress:
+        result = run(updates, secret, locate(model), out, settings, force=force, progress=progress)
+    for text in _warnings(result, settings.dtype):
+        output.warn(text)
+    data = _data(result, out)
+    agreement = ", ".join("not comparable" if value is None else f"{value:.3f}" for value in result.agreement)
+    rows = {
+        "updates": f"{len(updates)}, {sum(len(draw.deltas) for draw in result.incoming.draws)} copies",
+        "agreement": agreement or "-",
+        "relative norm": f"{result.changed.relative_norm:.4g} of the model's",
+        "stored as": f"{result.changed.dtype}, cosine {result.changed.cosine:.4f} with the exact update",
+        "staleness": f"{result.incoming.staleness} models since the oldest handoff",
+        "digest": result.changed.digest,
+    }
+    output.result(
+        data,
+        facts(rows),
+        "",
+        f"model {out}  (a candidate; using it in perturb or aggregate accepts it)",
+        f"keep  {secret}",
+        f"next  mpu perturb {out} --secret {secret} --handoff to-client-2   (another round)",
+        f"or    hf upload ORG/NAME {out}   (publish)",
+    )
+
+
+def _warnings(result: AggregateResult, asked_dtype: str) -> list[str]:
+    lines = []
+    if result.test_secret:
+        lines.append("this secret was prepared by a test (origin: test): it hides nothing")
+    if result.completed:
+        lines.append("an interrupted run had already written this model; its record is now committed")
+    if result.changed.unchanged:
+        lines.append("the update changes nothing: the result is the model itself, and the lineage stays as it is")
+    for draw in result.incoming.draws:
+        if draw.missing:
+            lines.append(
+                f"{draw.missing} of {draw.record.size} copies are missing: noise of {draw.residual * draw.record.kappa:.3g} of the "
+                f"{draw.record.relative_to} no longer cancels, and the update's error is first order in it"
+            )
+    incoming_dtype = {draw.record.source_dtype for draw in result.incoming.draws}
+    if asked_dtype == "auto" and result.changed.dtype == "float32" and incoming_dtype - {"F32"} and not result.completed:
+        lines.append("stored as float32: in the model's own dtype rounding would have lost too much of the update")
+    return lines
+
+
+def _data(result: AggregateResult, out: Path) -> dict[str, Any]:
+    return {
+        "model": str(out),
+        "digest": result.changed.digest,
+        "parent": result.model.parent,
+        "dtype": result.changed.dtype,
+        "cosine": result.changed.cosine,
+        "relative_norm": result.changed.relative_norm,
+        "agreement": list(result.agreement),
+        "staleness": result.incoming.staleness,
+        "missing": sum(draw.missing for draw in result.incoming.draws),
+        "unchanged": result.changed.unchanged,
+        "completed": result.completed,
+        "warnings": _warnings(result, "auto"),
+    }

@@ -1,0 +1,42 @@
+"""`mpu diff`: the update from copies that another program trained (client)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mpu_cli.cli.options import Config, Force, Json, ShardSize, choice
+from mpu_cli.cli.output import Output
+
+
+def diff(
+    context: typer.Context,
+    handoff: Annotated[Path, typer.Argument(help="The handoff that was trained on.")],
+    trained: Annotated[Path, typer.Argument(help="Directory with the trained full models, copy-1 … copy-m.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory for the update.")],
+    delta_dtype: Annotated[str, typer.Option(help="float32 or bfloat16: how the change is stored.")] = "float32",
+    max_shard_size: ShardSize = "50GB",
+    force: Force = False,
+    json: Json = False,
+    config: Config = None,
+) -> None:
+    """Make the update from copies trained by any program: after − published, by on-disk tensor names.
+
+    Train every copy with the same data order and seed and with dropout off: what differs between the copies for other
+    reasons than the noise does not cancel.
+    """
+    output = Output(context, as_json=json)
+    choice("--delta-dtype", delta_dtype, ("float32", "bfloat16"))
+    from mpu_cli.checkpoint.writer import parse_size
+    from mpu_cli.client.diff import diff as run
+
+    update = run(handoff, trained, out, delta_dtype, parse_size(max_shard_size), force=force)
+    output.result(
+        {"update": str(out), "digest": update.digest, "handoff": update.handoff_id, "copies": len(update.copies)},
+        f"update of {len(update.copies)} copies",
+        "",
+        f"send  {out}  back to the server (it holds no text; what it still tells is in docs/threat-model.md)",
+        f"next  on the server's side: mpu aggregate {out.name} --secret SECRET --model MODEL --out MODEL-NEXT",
+    )

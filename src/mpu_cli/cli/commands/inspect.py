@@ -1,0 +1,170 @@
+"""`mpu inspect`: what is this directory, and what does it say (both parties; never a secret, never torch)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import RenderableType
+from rich.tree import Tree
+
+from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateManifest
+from mpu_cli.bundle.read import is_bundle
+from mpu_cli.cli.options import Config, Json
+from mpu_cli.cli.output import Output, facts, share, size, table
+from mpu_cli.errors import BadInputError
+
+
+def inspect(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(help="A handoff, an update, a secret directory or a model directory.")],
+    json: Json = False,
+    config: Config = None,
+) -> None:
+    """Say what a directory is and what it says. Reads manifests and headers only; `verify` checks the bytes."""
+    output = Output(context, as_json=json)
+    if not path.is_dir():
+        raise BadInputError(f"{path}: no such directory")
+    from mpu_cli.server.lineage import is_secret
+
+    if is_secret(path):
+        data, body = _secret(path)
+    elif is_bundle(path):
+        data, body = _bundle(path)
+    else:
+        data, body = _model(path)
+    output.result(data, *body)
+
+
+def _bundle(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
+    from mpu_cli.bundle.manifest import decode
+
+    manifest = decode((path / MANIFEST).read_bytes(), path / MANIFEST)
+    return _handoff(path, manifest) if isinstance(manifest, HandoffManifest) else _update(path, manifest)
+
+
+def _handoff(path: Path, manifest: HandoffManifest) -> tuple[dict[str, Any], list[RenderableType]]:
+    total = sum(entry.bytes for copy in manifest.copies for entry in copy.files.values())
+    data = {
+        "kind": "handoff", "path": str(path), "id": manifest.id, "digest": manifest.digest, "dtype": manifest.dtype,
+        "copies": [copy.name for copy in manifest.copies], "frozen": list(manifest.frozen), "bytes": total,
+    }  # fmt: skip
+    rows = {
+        "kind": "handoff: perturbed copies of a model, from its owner",
+        "id": manifest.id,
+        "copies": f"{len(manifest.copies)}, {manifest.dtype}, {size(total)} in all",
+        "frozen": ", ".join(manifest.frozen) or "nothing",
+        "digest": manifest.digest,
+    }
+    return data, [facts(rows), "", f"next  mpu unlearn {path} --forget forget.jsonl --out to-server"]
+
+
+def _update(path: Path, manifest: UpdateManifest) -> tuple[dict[str, Any], list[RenderableType]]:
+    from mpu_cli.bundle.tensors import open_delta
+
+    copies = []
+    for copy in manifest.copies:
+        tensors = open_delta(path / copy.name)
+        copies.append(
+            {
+                "name": copy.name, "tensors": len(tensors), "dtype": next((i.dtype for i in tensors.values()), "-"),
+                "bytes": sum(entry.bytes for entry in copy.files.values()),
+            }
+        )  # fmt: skip
+    data = {
+        "kind": "update", "path": str(path), "handoff": manifest.handoff_id, "digest": manifest.digest, "copies": copies,
+    }  # fmt: skip
+    rows = [(str(c["name"]), str(c["tensors"]), str(c["dtype"]), size(float(str(c["bytes"])))) for c in copies]
+    told = {"kind": "update: how a client's training changed the copies", "handoff": manifest.handoff_id, "digest": manifest.digest}
+    return data, [facts(told), table("copy", "changed tensors", "dtype", "size", rows=rows)]
+
+
+def _model(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
+    from mpu_cli.architectures.read import read_layout
+    from mpu_cli.bundle.tensors import shapes
+    from mpu_cli.checkpoint.model import open_checkpoint
+
+    model = open_checkpoint(path)
+    layout = read_layout(model.config, shapes(model.tensors), path)
+    valid = [name for name, holds in layout.transforms.items() if holds]
+    untouched = [name for layer in layout.layers for name in layer.untouched]
+    data = {
+        "kind": "model", "path": str(path), "model_type": model.config.get("model_type"), "family": layout.family,
+        "layers": len(layout.layers), "parameters": model.elements, "dtype": model.dtype, "transforms": valid,
+        "noised": sum(len(layer.noised) for layer in layout.layers), "left_exact": [*layout.outside.values(), *untouched],
+        "frozen": list(layout.frozen),
+    }  # fmt: skip
+    rows = {
+        "kind": f"model: {model.config.get('model_type')} (family file {layout.family}.yaml)",
+        "size": f"{model.elements:,} parameters in {len(layout.layers)} layers, {model.dtype}",
+        "transforms": ", ".join(valid),
+        "gets noise": f"{data['noised']} tensors in the layers",
+        "leaves exact": ", ".join([*layout.outside.values(), *untouched]) + "  (with --scope layers)",
+    }
+    return data, [facts(rows)]
+
+
+def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
+    from mpu_cli.server.exposure import by_holder, pooled
+    from mpu_cli.server.lineage import Lineage
+
+    lineage = Lineage.read(path)
+    issued = [record for record in lineage.handoffs.values() if record.state == "issued"]
+    exposure = dict(by_holder(issued))
+    everyone = pooled(issued) if issued else None
+    data = {
+        "kind": "secret", "path": str(path), "lineage": lineage.secret.lineage, "origin": lineage.secret.origin,
+        "offset": lineage.secret.offset.ratio, "base": lineage.secret.base, "head": lineage.head,
+        "models": [
+            {"digest": m.digest, "parent": m.parent, "accepted": lineage.accepted(m.digest), "state": m.state,
+             "updates": list(m.updates), "server_lr": m.server_lr}
+            for m in lineage.models.values()
+        ],
+        "handoffs": [
+            {"id": h.id, "model": h.model, "holder": h.holder, "copies": len(h.copies), "of": h.size, "kappa": h.kappa,
+             "denoising": h.denoising, "state": h.state, "answered_in": [m.digest for m in lineage.models.values() if h.id in m.handoffs]}
+            for h in lineage.handoffs.values()
+        ],
+        "exposure": {"by_holder": exposure, "all_together": everyone},
+    }  # fmt: skip
+    told = {
+        "kind": "secret of one lineage: never leaves the server",
+        "lineage": lineage.secret.lineage,
+        "offset": f"{lineage.secret.offset.ratio:g}, frozen",
+    }
+    if lineage.secret.origin == "test":
+        told["origin"] = "test: prepared by a test, hides nothing"
+    rows = [(holder, share(left) if left else "nothing (≤ 1e-5)") for holder, left in exposure.items()]
+    if everyone is not None and len(exposure) > 1:
+        rows.append(("all of them together", share(everyone) if everyone else "nothing (≤ 1e-5)"))
+    body: list[RenderableType] = [facts(told), _tree(lineage)]
+    if rows:
+        body.append(table("exposure so far", "left unknown", rows=rows))
+    return data, body
+
+
+def _tree(lineage: Any) -> Tree:
+    root = next(record for record in lineage.models.values() if record.parent is None)
+
+    def label(record: Any) -> str:
+        state = "head" if record.digest == lineage.head else "accepted" if lineage.accepted(record.digest) else "candidate"
+        if record.state == "prepared":
+            state += ", interrupted while it was written"
+        made = f", {len(record.updates)} updates, server-lr {record.server_lr:g}" if record.parent else ""
+        return f"model {record.digest[:12]}  {state}{made}"
+
+    def grow(branch: Tree, record: Any) -> None:
+        for handoff in lineage.handoffs.values():
+            if handoff.model == record.digest:
+                answered = "update in" if any(handoff.id in m.handoffs for m in lineage.models.values()) else "no update yet"
+                branch.add(
+                    f"handoff {handoff.id[:12]}  to {handoff.holder}, {len(handoff.copies)} of {handoff.size} copies, "
+                    f"noise {handoff.kappa:g}, {handoff.denoising}: {answered}"
+                )
+        for child in lineage.children(record.digest):
+            grow(branch.add(label(child)), child)
+
+    tree = Tree(label(root))
+    grow(tree, root)
+    return tree

@@ -1,0 +1,37 @@
+"""`mpu diff`: the update from copies that any other program has trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mpu_cli.bundle.manifest import UpdateManifest
+from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing
+from mpu_cli.client.difference import write_delta
+from mpu_cli.client.unlearn import open_handoff
+from mpu_cli.client.update import write_manifest
+from mpu_cli.errors import BadModelError
+
+
+def diff(handoff: Path, trained: Path, out: Path, dtype: str, shard_bytes: int, *, force: bool = False) -> UpdateManifest:
+    """Write the update from full models under `trained/copy-1` … `trained/copy-m`.
+
+    A changed config.json, another dtype, other shards and a redundant tied head are tolerated.
+
+    Raises:
+        MpuError: a copy is missing, is not the same model, moved a frozen tensor, or holds NaN.
+    """
+    refuse_existing(out, force=force)
+    manifest, copies = open_handoff(handoff)
+    for name in copies:
+        if not (trained / name).is_dir():
+            raise BadModelError(f"{trained}: {name} is missing", f"save the trained {name} as {trained / name}")
+    with Staging(out, force=force) as staging:
+        for name, published in copies.items():
+            directory = staging.path / name
+            with disk_errors(out):
+                directory.mkdir(mode=0o755)
+                write_delta(published, open_checkpoint(trained / name), directory, manifest.frozen, dtype, shard_bytes)
+        update = write_manifest(staging.path, manifest)
+        staging.commit()
+    return update

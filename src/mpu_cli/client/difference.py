@@ -1,0 +1,95 @@
+"""The change of one copy: the difference of two saved directories, by on-disk names, a block at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mpu_cli.bundle.tensors import DELTA_STEM, is_frozen
+from mpu_cli.checkpoint.dtypes import STORED_NAMES, TORCH_DTYPES, read_span, spans, to_bytes
+from mpu_cli.checkpoint.header import TensorInfo
+from mpu_cli.checkpoint.model import Checkpoint
+from mpu_cli.checkpoint.writer import CheckpointWriter
+from mpu_cli.errors import BadModelError, CheckFailedError
+
+SPAN = 1 << 20
+Files = dict[str, tuple[str, int]]
+
+
+def write_delta(
+    published: Checkpoint, trained: Checkpoint, directory: Path, frozen: Collection[str], dtype: str, shard_bytes: int
+) -> Files:
+    """Write `after − published` of every tensor that changed; return the files with digests and sizes.
+
+    Where the trainer kept its weights in a narrower dtype than the published copy, it started from the copy rounded to
+    that dtype; the difference is taken against that, else every entry would carry the rounding.
+
+    Raises:
+        BadModelError: the two directories are not the same model (a tensor is missing, added, or of another shape).
+        CheckFailedError: a frozen tensor changed, or a change is not a finite number.
+    """
+    _check_same_model(published, trained)
+    changed = [info for info in published.tensors.values() if _differs(info, trained.tensors[info.name])]
+    for info in changed:
+        if is_frozen(info.name, frozen):
+            raise CheckFailedError(
+                f"{trained.path}: tensor {info.name} changed, but the handoff freezes it",
+                "train with this tensor frozen: its moved rows would spell out the forget set's tokens",
+            )
+    infos = [replace(info, dtype=STORED_NAMES[dtype]) for info in changed]
+    writer = CheckpointWriter(directory, infos, max_shard_bytes=shard_bytes, stem=DELTA_STEM)
+    try:
+        for target in writer.order:
+            for start, stop in spans(target.elements, SPAN):
+                delta = _change(published.tensors[target.name], trained.tensors[target.name], start, stop)
+                if not bool(torch.isfinite(delta).all()):
+                    raise CheckFailedError(
+                        f"{trained.path}: tensor {target.name} holds NaN or infinity", "lower --learning-rate, train again"
+                    )
+                writer.write(to_bytes(delta.to(TORCH_DTYPES[target.dtype])))
+        return writer.close().files
+    finally:
+        writer.abort()
+
+
+def _change(published: TensorInfo, trained: TensorInfo, start: int, stop: int) -> torch.Tensor:
+    before, after = read_span(published, start, stop), read_span(trained, start, stop)
+    return after.float() - before.to(after.dtype).float()
+
+
+def _differs(published: TensorInfo, trained: TensorInfo) -> bool:
+    for start, stop in spans(published.elements, SPAN):
+        before, after = read_span(published, start, stop), read_span(trained, start, stop)
+        if not torch.equal(before.to(after.dtype), after):
+            return True
+    return False
+
+
+def _check_same_model(published: Checkpoint, trained: Checkpoint) -> None:
+    for name, info in published.tensors.items():
+        if name not in trained.tensors:
+            raise BadModelError(f"{trained.path}: tensor {name} is missing", "save the whole model after training")
+        if trained.tensors[name].shape != info.shape:
+            raise BadModelError(
+                f"{trained.path}: tensor {name} has shape {list(trained.tensors[name].shape)}, the published copy {list(info.shape)}",
+                "train the published copy itself, without resizing it",
+            )
+    for name in sorted(set(trained.tensors) - set(published.tensors)):
+        if not _is_redundant_head(name, published, trained):
+            raise BadModelError(f"{trained.path}: tensor {name} is not in the published copy", "hand in full models only")
+
+
+def _is_redundant_head(name: str, published: Checkpoint, trained: Checkpoint) -> bool:
+    """A tied head that some programs write although it equals the embedding (checked when the model was opened)."""
+    return (
+        name == "lm_head.weight"
+        and bool(published.config.get("tie_word_embeddings"))
+        and any(
+            not _differs(info, trained.tensors[name])
+            for other, info in trained.tensors.items()
+            if other != name and info.shape == trained.tensors[name].shape and "embed" in other
+        )
+    )

@@ -1,0 +1,80 @@
+"""Assembling an update: one delta per published copy, and the manifest that lists them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateCopy, UpdateManifest, encode, listed
+from mpu_cli.bundle.tensors import check_delta, check_finite, open_delta, shapes
+from mpu_cli.checkpoint.digest import file_digest
+from mpu_cli.checkpoint.model import Checkpoint
+from mpu_cli.checkpoint.staging import disk_errors
+from mpu_cli.checkpoint.writer import write_new
+from mpu_cli.errors import BadBundleError, CheckFailedError
+
+NOTE = ".recipe.json"
+"""Beside the delta of a copy made alone: which recipe made it. Removed by `finish`; it is nobody else's business."""
+
+
+def write_manifest(directory: Path, handoff: HandoffManifest) -> UpdateManifest:
+    """List every copy below `directory` (all of the handoff's must be there) and write `mpu.yaml`."""
+    copies = []
+    for copy in handoff.copies:
+        files = {
+            file.name: (file_digest(file), file.stat().st_size)
+            for file in sorted((directory / copy.name).iterdir())
+            if file.name != NOTE
+        }
+        copies.append(UpdateCopy(copy.name, copy.digest, "delta", listed(files)))
+    manifest = UpdateManifest(handoff.id, handoff.digest, tuple(copies))
+    write_new(directory / MANIFEST, encode(manifest))
+    return manifest
+
+
+def write_note(directory: Path, fingerprint: str, handoff: HandoffManifest) -> None:
+    """Remember, beside one copy's delta, what must be the same for all copies."""
+    write_new(directory / NOTE, json.dumps({"recipe": fingerprint, "handoff": handoff.digest}).encode(), 0o600)
+
+
+def finish(directory: Path, handoff: HandoffManifest, published: Mapping[str, Checkpoint]) -> UpdateManifest:
+    """Complete an update whose copies were made one by one with `--copy`.
+
+    Raises:
+        BadBundleError: a copy is missing or was not made by `mpu unlearn --copy`.
+        CheckFailedError: the copies were made by different recipes or from another handoff.
+    """
+    notes: dict[str, dict[str, str]] = {}
+    for copy in handoff.copies:
+        if not (directory / copy.name).is_dir():
+            raise BadBundleError(f"{directory}: {copy.name} is missing", f"run mpu unlearn with --copy {copy.name[5:]} first")
+        notes[copy.name] = _note(directory / copy.name)
+    first_name, first = next(iter(notes.items()))
+    for name, note in notes.items():
+        if note.get("handoff") != handoff.digest:
+            raise CheckFailedError(f"{directory / name}: was made from another handoff", "make it again from this one")
+        if note.get("recipe") != first.get("recipe"):
+            raise CheckFailedError(
+                f"{directory / name}: was made by another recipe (method, settings, seed or data) than {first_name}",
+                "every copy must be trained alike; make it again with the same options",
+            )
+        delta = open_delta(directory / name)
+        check_delta(directory / name, delta, shapes(published[name].tensors), handoff.frozen)
+        check_finite(directory / name, delta)
+    with disk_errors(directory):
+        (directory / MANIFEST).unlink(missing_ok=True)
+        manifest = write_manifest(directory, handoff)
+        for name in notes:
+            (directory / name / NOTE).unlink()
+    return manifest
+
+
+def _note(directory: Path) -> dict[str, str]:
+    try:
+        note = json.loads((directory / NOTE).read_text())
+    except (OSError, ValueError) as error:
+        raise BadBundleError(
+            f"{directory}: was not made by mpu unlearn --copy (or the update is already finished)", "make it again"
+        ) from error
+    return note if isinstance(note, dict) else {}

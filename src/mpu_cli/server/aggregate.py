@@ -1,0 +1,255 @@
+"""`mpu aggregate`: Δ̄ = Σ_k w_k T_k⁻¹(Δ_k), θ ← θ + η Δ̄, streamed, gated, and written into the lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+from pathlib import Path
+
+import torch
+
+from mpu_cli.architectures.layout import ModelLayout
+from mpu_cli.architectures.read import read_layout
+from mpu_cli.bundle.tensors import shapes
+from mpu_cli.checkpoint.change import Changed, Spans, write_changed
+from mpu_cli.checkpoint.digest import model_digest
+from mpu_cli.checkpoint.dtypes import read_span, read_tensor, spans
+from mpu_cli.checkpoint.header import TensorInfo
+from mpu_cli.checkpoint.locate import Located
+from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
+from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing
+from mpu_cli.checkpoint.writer import DEFAULT_SHARD_BYTES
+from mpu_cli.errors import GateError, UsageError
+from mpu_cli.server.incoming import Incoming, IncomingDraw, take_in
+from mpu_cli.server.lineage import Lineage, open_locked
+from mpu_cli.server.model_card import write_model_card
+from mpu_cli.server.records import ModelRecord
+from mpu_cli.server.transforms import Reparameterization, draw_layer
+
+SPAN = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateSettings:
+    """The options of `mpu aggregate`."""
+
+    server_lr: float = 1.0
+    missing: str = "refuse"
+    min_agreement: float = 0.15
+    max_relative_norm: float = 0.5
+    fork: bool = False
+    dtype: str = "auto"
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES
+    disclose: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for values outside the ranges."""
+        if not 0 < self.server_lr < float("inf"):
+            raise UsageError(f"--server-lr {self.server_lr:g}: must be a positive number")
+        if not -1 <= self.min_agreement <= 1:
+            raise UsageError(f"--min-agreement {self.min_agreement:g}: a cosine lies between -1 and 1")
+        if not self.max_relative_norm > 0:
+            raise UsageError(f"--max-relative-norm {self.max_relative_norm:g}: must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateResult:
+    """What was made, and what the gates measured."""
+
+    model: ModelRecord
+    changed: Changed
+    incoming: Incoming
+    agreement: tuple[float | None, ...]
+    """Lowest pairwise cosine of the copies' changes, by draw; None where there is nothing to compare."""
+    completed: bool
+    """The run found the finished result of an interrupted one."""
+    test_secret: bool
+
+
+def aggregate(
+    updates: Sequence[Path],
+    secret: Path,
+    model: Located,
+    out: Path,
+    settings: AggregateSettings,
+    *,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> AggregateResult:
+    """Aggregate updates onto `model` and write the result to `out`: a candidate of the lineage.
+
+    Raises:
+        MpuError: a gate said no, or something that was read is bad; then nothing was written.
+    """
+    source = open_checkpoint(model.path)
+    layout = read_layout(source.config, shapes(source.tensors), source.path)
+    with open_locked(secret) as lineage:
+        lineage.recover(out)
+        progress("verify", 0, 1)
+        digest = model_digest(source)
+        lineage.require_usable(digest, model.path, fork=settings.fork)
+        if lineage.models[digest].state == "prepared":
+            lineage.save_model(replace(lineage.models[digest], state="committed"))
+        incoming = take_in(
+            updates, lineage, digest, shapes(source.tensors), layout.frozen, missing=settings.missing
+        )
+        done = _already_done(lineage, out, digest, incoming, settings)
+        if done is not None:
+            changed = Changed(done.digest, source.dtype, 1.0, 0.0, unchanged=False)
+            return AggregateResult(done, changed, incoming, (), True, lineage.secret.origin == "test")
+        refuse_existing(out, force=force)
+        draws = [_Draw(lineage, layout, draw) for draw in incoming.draws]
+        with Staging(out, force=force) as staging, disk_errors(out):
+            changed, agreement = _write(source, draws, staging.path, settings, progress)
+            record = _record(lineage, digest, changed, incoming, settings)
+            write_model_card(staging.path, lineage, record, incoming if settings.disclose else None)
+            if changed.unchanged:
+                staging.commit()
+            else:
+                lineage.save_model(replace(record, state="prepared"))
+                staging.commit()
+                lineage.save_model(record)
+        return AggregateResult(record, changed, incoming, agreement, False, lineage.secret.origin == "test")
+
+
+def _already_done(
+    lineage: Lineage, out: Path, parent: str, incoming: Incoming, settings: AggregateSettings
+) -> ModelRecord | None:
+    """The record of an interrupted run of this very command whose result is in place."""
+    if not (out.is_dir() and any(out.iterdir())):
+        return None
+    for record in lineage.models.values():
+        same = record.parent == parent and record.updates == incoming.updates and record.server_lr == settings.server_lr
+        if same and record.state == "committed" and model_digest(open_checkpoint(out)) == record.digest:
+            return record
+    return None
+
+
+def _write(
+    source: Checkpoint,
+    draws: Sequence[_Draw],
+    directory: Path,
+    settings: AggregateSettings,
+    progress: Callable[[str, int, int], None],
+) -> tuple[Changed, tuple[float | None, ...]]:
+    done, total = 0, source.elements
+
+    def changes(info: TensorInfo) -> Spans | None:
+        nonlocal done
+        done += info.elements
+        progress("aggregate", done, total)
+        mine = [draw for draw in draws if draw.has(info.name)]
+        return _sum(info, mine, settings.server_lr) if mine else None
+
+    for draw in draws:
+        draw.reset()
+    changed = write_changed(source, changes, directory, settings.dtype, settings.max_shard_bytes)
+    agreement = tuple(draw.agreement() for draw in draws)
+    for draw, cosine in zip(draws, agreement, strict=True):
+        if cosine is not None and cosine < settings.min_agreement:
+            raise GateError(
+                f"the copies' changes do not agree (cosine {cosine:.3f}, at least {settings.min_agreement:g} is needed): "
+                f"copies of {draw.incoming.deltas[0].where.parent} were swapped, repeated, or trained differently",
+                "ask the client to make the update again with one recipe and order, or lower --min-agreement",
+            )
+    if changed.relative_norm > settings.max_relative_norm * settings.server_lr:
+        raise GateError(
+            f"the update is {changed.relative_norm / settings.server_lr:.3f} of the model's norm, more than {settings.max_relative_norm:g}",
+            "the client's training diverged; if you trust it, raise --max-relative-norm",
+        )
+    return changed, agreement
+
+
+def _sum(info: TensorInfo, draws: Sequence[_Draw], server_lr: float) -> Spans:
+    moved = [draw.moved(info) for draw in draws]
+    for start, stop in spans(info.elements, SPAN):
+        change = torch.zeros(stop - start, dtype=torch.float64)
+        for draw, whole in zip(draws, moved, strict=True):
+            change += whole[start:stop] if whole is not None else draw.span(info.name, start, stop)
+        yield start, stop, change * server_lr
+
+
+class _Draw:
+    """One draw's changes: T undone, weighted, and their agreement."""
+
+    def __init__(self, lineage: Lineage, layout: ModelLayout, incoming: IncomingDraw) -> None:
+        self.incoming = incoming
+        record = incoming.record
+        self._layer_of = {name: layer.index for layer in layout.layers for name in layer.noised}
+        self._steps: list[dict[int, Reparameterization]] = [
+            {
+                layer.index: draw_layer(record.transforms, layer, lineage.secret.master, record.draw, delta.position)
+                for layer in layout.layers
+            }
+            for delta in incoming.deltas
+        ]
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was measured (the pass over the tensors may be made twice)."""
+        count = len(self.incoming.deltas)
+        self._gram = torch.zeros(count, count, dtype=torch.float64)
+
+    def has(self, name: str) -> bool:
+        """Whether any copy changed this tensor."""
+        return any(name in delta.tensors for delta in self.incoming.deltas)
+
+    def moved(self, info: TensorInfo) -> torch.Tensor | None:
+        """Σ w_k T_k⁻¹(Δ_k) of a tensor that T moves, flattened float64; None for the others."""
+        layer = self._layer_of.get(info.name)
+        if layer is None or not any(steps[layer].maps.get(info.name) for steps in self._steps):
+            return None
+        total = torch.zeros(info.elements, dtype=torch.float64)
+        back: dict[int, torch.Tensor] = {}
+        for number, (delta, steps) in enumerate(zip(self.incoming.deltas, self._steps, strict=True)):
+            if info.name in delta.tensors:
+                change = read_tensor(delta.tensors[info.name]).float()
+                back[number] = steps[layer].invert(info.name, change).reshape(-1)
+                total.add_(back[number], alpha=self.incoming.weights[number])
+        for i, first in back.items():
+            for j, second in back.items():
+                if j >= i:
+                    product = float(torch.dot(first, second))
+                    self._gram[i, j] += product
+                    self._gram[j, i] += product if i != j else 0.0
+        return total
+
+    def span(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Σ w_k Δ_k of a part of a tensor that T does not move."""
+        total = torch.zeros(stop - start, dtype=torch.float64)
+        for delta, weight in zip(self.incoming.deltas, self.incoming.weights, strict=True):
+            if name in delta.tensors:
+                total.add_(read_span(delta.tensors[name], start, stop).double(), alpha=weight)
+        return total
+
+    def agreement(self) -> float | None:
+        """The lowest pairwise cosine over the tensors that T moves; None with one copy, no T, or no change at all."""
+        norms = [sqrt(float(self._gram[k, k])) for k in range(len(self._gram))]
+        if len(norms) < 2 or not any(norms):
+            return None
+        return min(
+            float(self._gram[i, j]) / (norms[i] * norms[j]) if norms[i] and norms[j] else 0.0
+            for i in range(len(norms))
+            for j in range(i)
+        )
+
+
+def _record(
+    lineage: Lineage, parent: str, changed: Changed, incoming: Incoming, settings: AggregateSettings
+) -> ModelRecord:
+    if changed.unchanged:
+        return lineage.models[parent]
+    known = lineage.models.get(changed.digest)
+    if known is not None and (known.parent != parent or known.updates != incoming.updates):
+        raise GateError(f"the result is a model that the lineage already has (digest {changed.digest[:12]}…)")
+    return ModelRecord(
+        digest=changed.digest,
+        sequence=known.sequence if known else lineage.next_sequence,
+        state="committed",
+        parent=parent,
+        updates=incoming.updates,
+        handoffs=incoming.handoffs,
+        server_lr=settings.server_lr,
+        source=None,
+    )

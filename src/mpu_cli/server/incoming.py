@@ -1,0 +1,135 @@
+"""Updates that came in: matched with their handoffs, complete or knowingly incomplete, nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpu_cli.bundle.manifest import UpdateManifest
+from mpu_cli.bundle.read import read_update
+from mpu_cli.bundle.tensors import check_delta, check_finite, open_delta
+from mpu_cli.bundle.trusted import check_update_of
+from mpu_cli.checkpoint.header import TensorInfo
+from mpu_cli.errors import GateError
+from mpu_cli.server.denoise import residual_noise, weights
+from mpu_cli.server.lineage import Lineage
+from mpu_cli.server.records import HandoffRecord
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The change of one copy."""
+
+    where: Path
+    position: int
+    coefficient: float
+    tensors: dict[str, TensorInfo]
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingDraw:
+    """All changes of one draw that came in."""
+
+    record: HandoffRecord
+    deltas: tuple[Delta, ...]
+    missing: int
+    residual: float
+    """First-order noise that the missing copies leave, as a multiple of κ; 0 if all are there."""
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """w_k of the deltas that are there."""
+        return weights(self.record.denoising, [delta.coefficient for delta in self.deltas])
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """Everything that one aggregation takes in."""
+
+    draws: tuple[IncomingDraw, ...]
+    updates: tuple[str, ...]
+    """Digests."""
+    handoffs: tuple[str, ...]
+    staleness: int
+    """How many models lie between the oldest handoff's model and the one that is updated."""
+
+
+def take_in(
+    paths: Sequence[Path], lineage: Lineage, model: str, shapes: Shapes, frozen: Sequence[str], *, missing: str
+) -> Incoming:
+    """Verify updates against their handoffs and the chain of `model`.
+
+    Raises:
+        BadBundleError: an update is malformed.
+        GateError: another handoff, a handoff off the chain, a replay, a missing copy (unless `missing` is reweight),
+            a foreign tensor, another shape, a frozen tensor, NaN.
+    """
+    chain = lineage.chain(model)
+    used_updates = {digest for record in chain for digest in record.updates}
+    used_handoffs = {handoff for record in chain for handoff in record.handoffs}
+    ages = {record.digest: age for age, record in enumerate(chain)}
+    found: list[tuple[HandoffRecord, UpdateManifest, Path]] = []
+    for path in paths:
+        manifest = read_update(path)
+        record = lineage.handoffs.get(manifest.handoff_id)
+        if record is None:
+            raise GateError(f"{path}: answers handoff {manifest.handoff_id}, which this lineage never made")
+        check_update_of(manifest, record.id, record.digest, {copy.name: copy.digest for copy in record.copies})
+        if record.model not in ages:
+            raise GateError(
+                f"{path}: its handoff was made from a model that is not an ancestor of the one given",
+                "aggregate onto the head, or onto the model that was handed out",
+            )
+        if manifest.digest in used_updates or any(manifest.digest == other.digest for _, other, _ in found):
+            raise GateError(f"{path}: this update is already in the model (replay)", "give each update once")
+        if record.id in used_handoffs or any(record.id == other.id for other, _, _ in found):
+            raise GateError(
+                f"{path}: another update of the same handoff is already in the model",
+                "an update belongs to one handoff; make a new handoff for more unlearning",
+            )
+        found.append((record, manifest, path))
+    draws = tuple(_draw(draw, found, shapes, frozen, missing) for draw in dict.fromkeys(record.draw for record, _, _ in found))
+    return Incoming(
+        draws,
+        tuple(manifest.digest for _, manifest, _ in found),
+        tuple(record.id for record, _, _ in found),
+        max(ages[record.model] for record, _, _ in found),
+    )
+
+
+def _draw(
+    draw: str,
+    found: Sequence[tuple[HandoffRecord, UpdateManifest, Path]],
+    shapes: Shapes,
+    frozen: Sequence[str],
+    missing: str,
+) -> IncomingDraw:
+    mine = [item for item in found if item[0].draw == draw]
+    deltas = []
+    for record, manifest, path in mine:
+        copies = {copy.name: copy for copy in record.copies}
+        for item in manifest.copies:
+            tensors = open_delta(path / item.name)
+            check_delta(path / item.name, tensors, shapes, frozen)
+            check_finite(path / item.name, tensors)
+            deltas.append(Delta(path / item.name, copies[item.name].position, copies[item.name].coefficient, tensors))
+    record = mine[0][0]
+    absent = record.size - len(deltas)
+    if absent and missing == "refuse":
+        raise GateError(
+            f"{mine[0][2]}: {len(deltas)} of the {record.size} copies of this draw came in",
+            "wait for the others and give all updates in one call, or accept the loss with --missing reweight",
+        )
+    return IncomingDraw(record, tuple(deltas), absent, _residual(record, deltas) if absent else 0.0)
+
+
+def _residual(record: HandoffRecord, deltas: Sequence[Delta]) -> float:
+    """Only the coefficients that are there are known here; harmonic's residual needs no others."""
+    present = [delta.coefficient for delta in deltas]
+    if record.denoising == "extrapolation":
+        return residual_noise("extrapolation", present, range(len(present)))
+    padded = [*present, *[1.0] * (record.size - len(present))]
+    return residual_noise("harmonic", padded, range(len(present)))

@@ -169,6 +169,12 @@ def test_row_without_a_label_left(template: str | None) -> None:
     assert encode(PAIR, tokenizer, length + 1).labels[-1] != IGNORED
 
 
+def test_text_of_one_token() -> None:
+    """Nothing predicts a first token, so a text of one token has nothing to learn or forget and is refused."""
+    with pytest.raises(BadDataError, match="no answer token is left"):
+        encode(Row("f:1", text="M"), make_tokenizer(), 100)
+
+
 def test_no_end_token() -> None:
     """A tokenizer without an end-of-sequence token gets none appended."""
     tokenizer = make_tokenizer()

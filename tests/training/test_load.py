@@ -74,11 +74,11 @@ def test_tied_tensor_is_frozen_under_either_name(tmp_path: Path, name: str) -> N
 
 
 def test_fused_experts_are_frozen_by_their_names_on_disk(tmp_path: Path) -> None:
-    """transformers fuses experts in memory; all of a layer's can be frozen by disk names, one alone cannot."""
+    """Transformers fuses experts in memory; all of a layer's can be frozen by disk names, one alone cannot."""
     directory = saved(tmp_path, "mixtral")
     on_disk = set(load_file(directory / "model.safetensors"))
     assert any(".experts.2." in name for name in on_disk)
-    fused = {name for name in frozen_names(load_model(directory, ["model.layers.0.*.experts.*"]).model)}
+    fused = set(frozen_names(load_model(directory, ["model.layers.0.*.experts.*"]).model))
     assert fused and fused.isdisjoint(on_disk) and all(".layers.0." in name for name in fused)
     with pytest.raises(BadModelError, match="cannot be frozen alone"):
         load_model(directory, ["model.layers.0.*.experts.2.*"])

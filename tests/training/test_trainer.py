@@ -16,7 +16,7 @@ from mpu_cli.data.batches import collate, epoch_pairs
 from mpu_cli.data.templates import IGNORED, Encoded
 from mpu_cli.errors import CheckFailedError, UsageError
 from mpu_cli.training import optimizers
-from mpu_cli.training.logprobs import answer_nll, token_mean_nll
+from mpu_cli.training.logprobs import answer_nll, batch_nll, token_mean_nll
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.trainer import TrainingReport, UnlearningTrainer, train
 
@@ -124,14 +124,17 @@ def test_accumulation_would_be_wrong_if_the_loss_were_called_scaled(monkeypatch:
 
 
 @pytest.mark.usefixtures("plain_descent")
-def test_a_step_is_the_gradient_of_the_loss() -> None:
-    """One step of gradient descent through Trainer equals one made by hand, so nothing else touches the gradient."""
-    model, _ = run(settings=replace(ACCUMULATED, batch_size=8, gradient_accumulation=1, max_steps=1), needs=frozenset())
+def test_steps_are_the_gradient_of_the_loss() -> None:
+    """Steps of gradient descent through Trainer equal steps made by hand: constant rate, gradient untouched."""
+    settings = replace(ACCUMULATED, batch_size=8, gradient_accumulation=1, epochs=4)
+    model, _ = run(settings=settings, needs=frozenset())
     expected = make_model()
-    token_mean_nll(expected, collate(FORGET, 0)).backward()
-    with torch.no_grad():
-        for parameter in expected.parameters():
-            parameter -= 0.05 * parameter.grad
+    for _ in range(4):
+        expected.zero_grad()
+        token_mean_nll(expected, collate(FORGET, 0)).backward()
+        with torch.no_grad():
+            for parameter in expected.parameters():
+                parameter -= 0.05 * parameter.grad
     assert distance(model, expected) <= 1e-6
 
 
@@ -176,6 +179,24 @@ def test_reference_is_the_model_before_the_first_step() -> None:
     model, _ = run(loss=loss, needs=frozenset({"reference"}))
     assert checked == 16
     assert answer_nll(model, FORGET[:1], 1, 0)[0][0] != pytest.approx(expected[0][0], rel=1e-3)
+
+
+def test_reference_has_the_precision_of_the_run() -> None:
+    """Under bfloat16 the first step's NLLs equal the reference, so that NPO starts from a ratio of 1."""
+    differences: list[float] = []
+
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        nll, _ = batch_nll(model, batch["forget"])
+        differences.append(float((nll.detach() / batch["reference"]["forget_nll"] - 1).abs().max()))
+        return nll.mean()
+
+    run(settings=replace(SETTINGS, precision="bfloat16", batch_size=8), loss=loss, needs=frozenset({"reference"}))
+    assert differences[0] <= 1e-6
+    exact = answer_nll(make_model(), FORGET, 8, 0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = answer_nll(make_model(), FORGET, 8, 0)
+    # Negative control: the two precisions do differ by more than that.
+    assert max(abs(a / b - 1) for (a, _), (b, _) in zip(exact, half, strict=True)) > 1e-5
 
 
 def test_only_what_is_needed_is_in_the_batch() -> None:
@@ -233,7 +254,7 @@ def test_bfloat16_is_autocast_over_float32() -> None:
 
 
 def test_environment_does_not_change_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """accelerate's environment variable does not override the settings."""
+    """Accelerate's environment variable does not override the settings."""
     exact, _ = run()
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert distance(run()[0], exact) == 0

@@ -1,0 +1,1 @@
+"""What passes between the parties: manifests, digests, and the ordered checks. Never imports torch."""

@@ -50,11 +50,12 @@ def parse(data: bytes, where: object, error: type[MpuError]) -> dict[str, Any]:
         error: too large, not YAML, not a map, or not byte for byte the canonical form of its content.
     """
     if len(data) > MAX_BYTES:
-        raise error(f"{where}: {len(data)} bytes, more than a manifest may have")
+        raise error(f"{where}: more than {MAX_BYTES} bytes, which no manifest has", _HINT)
     try:
-        content = yaml.load(data.decode("ascii"), Loader=_Loader)  # noqa: S506 - a SafeLoader, only stricter
+        content: dict[str, Any] = yaml.load(data.decode("ascii"), Loader=_Loader)  # noqa: S506 - a SafeLoader, only stricter
         same = isinstance(content, dict) and dump(content) == data
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError) as problem:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError, LookupError, ArithmeticError) as problem:
+        # PyYAML lets these through for tagged scalars such as `!!bool "x"` or `!!int ""`.
         raise error(f"{where}: not a valid manifest", _HINT) from problem
     if not same:
         raise error(f"{where}: not in canonical form: it was edited or damaged", _HINT)

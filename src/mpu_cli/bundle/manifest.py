@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpu_cli.bundle import canonical
-from mpu_cli.bundle.schema import COPY_NAME, FILE_NAME, HEX_128, HEX_256, Reader
+from mpu_cli.bundle.schema import COPY_NAME, FILE_NAME, HEX_128, HEX_256, TENSOR_PATTERN, Reader
 from mpu_cli.errors import BadBundleError
 
 FORMAT = 1
@@ -139,7 +139,7 @@ def _handoff(reader: Reader) -> HandoffManifest:
     return HandoffManifest(
         id=reader.text("id", HEX_128),
         dtype=reader.text("dtype", choices=("float32", "bfloat16", "float16")),
-        frozen=reader.texts("frozen"),
+        frozen=reader.texts("frozen", TENSOR_PATTERN),
         copies=tuple(copies),
     )
 

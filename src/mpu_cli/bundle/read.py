@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+from mpu_cli.bundle import canonical
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateManifest
 from mpu_cli.bundle.trusted import TrustedBundle
 from mpu_cli.checkpoint.digest import file_digest
@@ -25,7 +26,7 @@ def read_bundle(path: Path) -> HandoffManifest | UpdateManifest:
         BadBundleError: anything is missing, added, altered, or not a plain file.
     """
     trusted = TrustedBundle(path)
-    manifest = trusted.read_manifest(_manifest_bytes(path))
+    manifest = trusted.read_manifest(manifest_bytes(path))
     trusted.check_listing(_listing(path))
     for copy in manifest.copies:
         for name in copy.files:
@@ -49,13 +50,19 @@ def read_update(path: Path) -> UpdateManifest:
     return manifest
 
 
-def _manifest_bytes(path: Path) -> bytes:
+def manifest_bytes(path: Path) -> bytes:
+    """The bytes of a bundle's manifest, not yet believed; never more than a manifest may have.
+
+    Raises:
+        BadBundleError: no directory, no manifest, not a plain file, or too large.
+    """
     if not path.is_dir():
         raise BadBundleError(f"{path}: no such directory")
     manifest = path / MANIFEST
     if manifest.is_symlink() or not manifest.is_file():
         raise BadBundleError(f"{path}: holds no {MANIFEST}; it is neither a handoff nor an update")
-    return manifest.read_bytes()
+    with manifest.open("rb") as file:
+        return file.read(canonical.MAX_BYTES + 1)  # one more than allowed: the parser then says so
 
 
 def _listing(path: Path) -> dict[str, dict[str, int]]:

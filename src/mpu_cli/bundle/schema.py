@@ -13,6 +13,8 @@ HEX_256 = re.compile(r"[0-9a-f]{64}")
 COPY_NAME = re.compile(r"copy-[1-9][0-9]{0,3}")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
 """Plain names only: no separator, so no path can leave the directory; no leading dot."""
+TENSOR_PATTERN = re.compile(r"[!-~]{1,255}")
+"""A tensor's name or a glob pattern: printable ASCII, so that it can be shown and compared safely."""
 
 
 class Reader:
@@ -55,7 +57,7 @@ class Reader:
 
     def optional_text(self, key: str, form: re.Pattern[str] | None = None) -> str | None:
         """A string or null."""
-        return None if self._content.get(key, 0) is None and not self._seen.add(key) else self.text(key, form)
+        return None if self.take(key) is None else self.text(key, form)
 
     def texts(self, key: str, form: re.Pattern[str] | None = None) -> tuple[str, ...]:
         """A list of strings."""

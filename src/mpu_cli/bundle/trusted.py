@@ -91,7 +91,7 @@ def _kind(manifest: HandoffManifest | UpdateManifest) -> str:
 
 
 def _may_be_in(manifest: HandoffManifest | UpdateManifest, name: str) -> bool:
-    if name.endswith(".safetensors") or name.endswith(".safetensors.index.json"):
+    if name.endswith((".safetensors", ".safetensors.index.json")):
         return name.startswith("model" if isinstance(manifest, HandoffManifest) else "delta")
     return isinstance(manifest, HandoffManifest) and is_allowed(name)
 

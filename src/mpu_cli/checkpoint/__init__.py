@@ -1,0 +1,1 @@
+"""Hugging Face model directories: a lazy reader, a streaming writer, digests, side files, staging."""

@@ -49,4 +49,4 @@ def spans(elements: int, size: int) -> Iterator[tuple[int, int]]:
 
 def to_bytes(tensor: torch.Tensor) -> memoryview:
     """The little-endian bytes of a contiguous CPU tensor, without a copy."""
-    return memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().data

@@ -38,7 +38,7 @@ def locate(model: str) -> Located:
 
 def _from_hub(model: str, repo: str, revision: str | None) -> Located:
     from huggingface_hub import snapshot_download  # 0.2 s: only where a Hub id is really asked for
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         # The same patterns online and offline, else the offline look-up calls the snapshot incomplete.

@@ -76,12 +76,14 @@ def _cleaned_json(path: Path, dtype: str) -> str:
 
 def _without_origin(value: Any) -> Any:
     if isinstance(value, dict):
-        return {
-            key: _without_origin(item)
-            for key, item in value.items()
-            if key not in _ORIGIN_KEYS and not (isinstance(item, str) and Path(item).is_absolute() and len(item) > 1)
-        }
+        return {key: _without_origin(item) for key, item in value.items() if key not in _ORIGIN_KEYS and not _is_path(item)}
+    if isinstance(value, list):
+        return [_without_origin(item) for item in value if not _is_path(item)]
     return value
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and Path(value).is_absolute() and len(value) > 1
 
 
 def _set_dtype(config: dict[str, Any], dtype: str) -> None:

@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mpu_cli.errors import BusyError, OutputError
@@ -29,8 +29,9 @@ class Staging:
             OutputError: the target exists and is not empty (unless `force`), or its parent cannot be made.
             BusyError: another process is writing the same target.
         """
-        self.target = Path(os.path.abspath(target))
+        self.target = Path(os.path.abspath(target))  # noqa: PTH100 - links in the path are the user's, keep them
         self.path = self.target.with_name(f".{self.target.name}{_SUFFIX}")
+        self._old = self.target.with_name(f".{self.target.name}.mpu-replaced")
         self._force = force
         self._mode = 0o700 if private else 0o755
         self._made_parents: list[Path] = []
@@ -39,6 +40,14 @@ class Staging:
 
     def __enter__(self) -> Staging:
         refuse_existing(self.target, force=self._force)
+        try:
+            self._begin()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _begin(self) -> None:
         with disk_errors(self.target):
             self._make_parents()
             self.path.mkdir(mode=0o700, exist_ok=True)
@@ -50,32 +59,32 @@ class Staging:
                 self._lock = None
                 raise BusyError(f"{self.target}: another mpu process is writing it", "wait for it to end") from error
             _empty(self.path)
-        return self
 
     def commit(self) -> None:
         """Flush everything to disk and rename it into place."""
         with disk_errors(self.target):
             flush_tree(self.path)
             self.path.chmod(self._mode)
-            old = self.target.with_name(f".{self.target.name}.mpu-replaced")
             if self._force and self.target.is_dir() and any(self.target.iterdir()):
-                shutil.rmtree(old, ignore_errors=True)
-                self.target.rename(old)
+                shutil.rmtree(self._old, ignore_errors=True)
+                self.target.rename(self._old)
             self.path.rename(self.target)
             self._committed = True
             flush(self.target.parent)
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(self._old, ignore_errors=True)
 
     def __exit__(self, *_: object) -> None:
-        if not self._committed and self._lock is not None:
-            shutil.rmtree(self.path, ignore_errors=True)
+        if not self._committed:
+            if self._lock is not None:
+                if self._old.is_dir() and not self.target.exists():
+                    self._old.rename(self.target)
+                shutil.rmtree(self.path, ignore_errors=True)
             for parent in reversed(self._made_parents):
-                try:
+                with suppress(OSError):  # not empty: another command uses it
                     parent.rmdir()
-                except OSError:
-                    break
         if self._lock is not None:
             os.close(self._lock)
+            self._lock = None
 
     def _make_parents(self) -> None:
         missing = []
@@ -90,10 +99,11 @@ class Staging:
 
 def refuse_existing(target: Path, *, force: bool = False) -> None:
     """Raise OutputError if `target` is a file or a non-empty directory that may not be replaced."""
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise OutputError(f"{target}: exists and is not a directory", "choose another path")
-    if target.is_dir() and any(target.iterdir()) and not force:
-        raise OutputError(f"{target}: exists and is not empty", "choose another path, or give --force to replace it")
+    with disk_errors(target):
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise OutputError(f"{target}: exists and is not a directory", "choose another path")
+        if target.is_dir() and any(target.iterdir()) and not force:
+            raise OutputError(f"{target}: exists and is not empty", "choose another path, or give --force to replace it")
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""The only code that parses arguments, prints, or exits."""

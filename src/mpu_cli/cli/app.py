@@ -108,6 +108,7 @@ def _debug() -> None:
 
 
 def _fail(kind: str, message: str, hint: str | None, code: int, as_json: bool) -> int:
+    message = _one_line(message)
     if as_json:
         print(json.dumps({"error": {"kind": kind, "message": message, "hint": hint, "exit_code": code}}))
     else:
@@ -115,6 +116,11 @@ def _fail(kind: str, message: str, hint: str | None, code: int, as_json: bool) -
         if hint:
             print(f"mpu: {hint}", file=sys.stderr)
     return code
+
+
+def _one_line(text: str) -> str:
+    """Names in a message may come from the other party: no line break and no terminal code of theirs is printed."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def main() -> None:

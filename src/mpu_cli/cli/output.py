@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -89,7 +89,7 @@ def _console(file: TextIO) -> Console:
     return Console(file=file, soft_wrap=True, highlight=False, width=None if file.isatty() else 200)
 
 
-def table(*columns: str, rows: list[tuple[str, ...]], title: str | None = None) -> Table:
+def table(*columns: str, rows: Sequence[tuple[str, ...]], title: str | None = None) -> Table:
     """A plain table; numbers are already text."""
     result = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:

@@ -9,7 +9,7 @@ from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing
 from mpu_cli.client.difference import write_delta
 from mpu_cli.client.unlearn import open_handoff
-from mpu_cli.client.update import write_manifest
+from mpu_cli.client.update import make_copy_directory, write_manifest
 from mpu_cli.errors import BadModelError
 
 
@@ -28,10 +28,10 @@ def diff(handoff: Path, trained: Path, out: Path, dtype: str, shard_bytes: int, 
             raise BadModelError(f"{trained}: {name} is missing", f"save the trained {name} as {trained / name}")
     with Staging(out, force=force) as staging:
         for name, published in copies.items():
-            directory = staging.path / name
+            directory = make_copy_directory(staging.path / name, out)
             with disk_errors(out):
-                directory.mkdir(mode=0o755)
                 write_delta(published, open_checkpoint(trained / name), directory, manifest.frozen, dtype, shard_bytes)
-        update = write_manifest(staging.path, manifest)
+        with disk_errors(out):
+            update = write_manifest(staging.path, manifest)
         staging.commit()
     return update

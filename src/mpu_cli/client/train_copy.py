@@ -74,19 +74,16 @@ def train_copy(
 
 
 def _save(loaded: LoadedModel, source_dir: Path, after_dir: Path) -> None:
-    from transformers import GenerationConfig
-
     from mpu_cli.training.load import quiet_transformers
 
     model = loaded.model
     # The saved configuration is the source's: dropout was switched off for training only.
     model.config = loaded.source_config
-    # transformers refuses to save some generation settings that it loads without complaint; so they are copied.
-    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     generation = source_dir / "generation_config.json"
     try:
         with quiet_transformers():
             model.save_pretrained(after_dir)
+        # transformers rewrites generation settings, and makes some up where there are none.
         if generation.is_file():
             shutil.copyfile(generation, after_dir / generation.name)
         else:

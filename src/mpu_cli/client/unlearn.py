@@ -19,7 +19,7 @@ from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing
 from mpu_cli.client.difference import SPAN, write_delta
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.train_copy import train_copy
-from mpu_cli.client.update import finish, write_manifest, write_note
+from mpu_cli.client.update import finish, make_copy_directory, write_manifest, write_note
 from mpu_cli.data.rows import Row
 from mpu_cli.errors import OutputError, UsageError
 
@@ -61,11 +61,10 @@ def unlearn_handoff(
     reports = {}
     with Staging(out, force=force) as staging:
         for name, published in copies.items():
-            directory = staging.path / name
-            with disk_errors(out):
-                directory.mkdir(mode=0o755)
-            reports[name] = _train(published, name, directory, manifest, work, on_step)
-        update = write_manifest(staging.path, manifest)
+            directory = make_copy_directory(staging.path / name, out)
+            reports[name] = _train(published, name, directory, out, manifest, work, on_step)
+        with disk_errors(out):
+            update = write_manifest(staging.path, manifest)
         staging.commit()
     return update, reports
 
@@ -79,8 +78,9 @@ def unlearn_one_copy(handoff: Path, out: Path, number: int, work: Work, on_step:
     if (out / MANIFEST).exists():
         raise OutputError(f"{out}: this update is already finished", "choose another --out")
     with Staging(out / name) as staging:
-        report = _train(copies[name], name, staging.path, manifest, work, on_step)
-        write_note(staging.path, work.recipe.fingerprint(), manifest)
+        report = _train(copies[name], name, staging.path, out, manifest, work, on_step)
+        with disk_errors(out):
+            write_note(staging.path, work.recipe.fingerprint(), manifest)
         staging.commit()
     return report
 
@@ -108,13 +108,13 @@ def unlearn_model(
 
 
 def _train(
-    published: Checkpoint, name: str, directory: Path, manifest: HandoffManifest, work: Work, on_step: OnStep
+    published: Checkpoint, name: str, directory: Path, out: Path, manifest: HandoffManifest, work: Work, on_step: OnStep
 ) -> TrainingReport:
     after = directory / _AFTER
     report = train_copy(
         published.path, after, work.forget, work.retain, work.recipe, manifest.frozen, lambda *step: on_step(name, *step)
     )
-    with disk_errors(directory):
+    with disk_errors(out):
         write_delta(published, open_checkpoint(after), directory, manifest.frozen, work.delta_dtype, work.shard_bytes)
         shutil.rmtree(after)
     return report

@@ -6,20 +6,30 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateCopy, UpdateManifest, encode, listed
-from mpu_cli.bundle.tensors import check_delta, check_finite, open_delta, shapes
+from mpu_cli.bundle.manifest import MANIFEST, SIGNATURE, HandoffManifest, UpdateCopy, UpdateManifest, encode, listed
+from mpu_cli.bundle.read import read_update
+from mpu_cli.bundle.tensors import DELTA_STEM, check_delta, check_finite, open_delta, shapes
 from mpu_cli.checkpoint.digest import file_digest
 from mpu_cli.checkpoint.model import Checkpoint
-from mpu_cli.checkpoint.staging import disk_errors
+from mpu_cli.checkpoint.staging import disk_errors, flush, flush_tree
 from mpu_cli.checkpoint.writer import write_new
 from mpu_cli.errors import BadBundleError, CheckFailedError
 
 NOTE = ".recipe.json"
 """Beside the delta of a copy made alone: which recipe made it. Removed by `finish`; it is nobody else's business."""
+_PARTIAL = f".{MANIFEST}.partial"
+
+
+def make_copy_directory(path: Path, out: Path) -> Path:
+    """Make the directory of one copy, readable by all under any umask; errors name `out`."""
+    with disk_errors(out):
+        path.mkdir()
+        path.chmod(0o755)
+    return path
 
 
 def write_manifest(directory: Path, handoff: HandoffManifest) -> UpdateManifest:
-    """List every copy below `directory` (all of the handoff's must be there) and write `mpu.yaml`."""
+    """List every copy below `directory` (all of the handoff's must be there) and write `mpu.yaml`, whole or not at all."""
     copies = []
     for copy in handoff.copies:
         files = {
@@ -29,7 +39,11 @@ def write_manifest(directory: Path, handoff: HandoffManifest) -> UpdateManifest:
         }
         copies.append(UpdateCopy(copy.name, copy.digest, "delta", listed(files)))
     manifest = UpdateManifest(handoff.id, handoff.digest, tuple(copies))
-    write_new(directory / MANIFEST, encode(manifest))
+    partial = directory / _PARTIAL
+    partial.unlink(missing_ok=True)
+    write_new(partial, encode(manifest))
+    flush(partial)
+    partial.rename(directory / MANIFEST)
     return manifest
 
 
@@ -39,17 +53,21 @@ def write_note(directory: Path, fingerprint: str, handoff: HandoffManifest) -> N
 
 
 def finish(directory: Path, handoff: HandoffManifest, published: Mapping[str, Checkpoint]) -> UpdateManifest:
-    """Complete an update whose copies were made one by one with `--copy`.
+    """Complete an update whose copies were made one by one with `--copy`; a finished one is checked and left as it is.
 
     Raises:
-        BadBundleError: a copy is missing or was not made by `mpu unlearn --copy`.
+        BadBundleError: a copy is missing or was not made by `mpu unlearn --copy`, or a file does not belong here.
         CheckFailedError: the copies were made by different recipes or from another handoff.
     """
-    notes: dict[str, dict[str, str]] = {}
     for copy in handoff.copies:
         if not (directory / copy.name).is_dir():
-            raise BadBundleError(f"{directory}: {copy.name} is missing", f"run mpu unlearn with --copy {copy.name[5:]} first")
-        notes[copy.name] = _note(directory / copy.name)
+            raise BadBundleError(
+                f"{directory}: {copy.name} is missing", f"run mpu unlearn with --copy {copy.name[5:]} first"
+            )
+    _check_nothing_else(directory, handoff)
+    if (directory / MANIFEST).exists():
+        return _finished(directory, handoff)
+    notes = {copy.name: _note(directory / copy.name) for copy in handoff.copies}
     first_name, first = next(iter(notes.items()))
     for name, note in notes.items():
         if note.get("handoff") != handoff.digest:
@@ -63,11 +81,34 @@ def finish(directory: Path, handoff: HandoffManifest, published: Mapping[str, Ch
         check_delta(directory / name, delta, shapes(published[name].tensors), handoff.frozen)
         check_finite(directory / name, delta)
     with disk_errors(directory):
-        (directory / MANIFEST).unlink(missing_ok=True)
         manifest = write_manifest(directory, handoff)
-        for name in notes:
-            (directory / name / NOTE).unlink()
+    return _finished(directory, handoff, manifest)
+
+
+def _finished(directory: Path, handoff: HandoffManifest, manifest: UpdateManifest | None = None) -> UpdateManifest:
+    """Remove the notes (an interrupted run may have left some) and check the whole update."""
+    with disk_errors(directory):
+        directory.chmod(0o755)
+        for copy in handoff.copies:
+            (directory / copy.name / NOTE).unlink(missing_ok=True)
+        flush_tree(directory)
+    manifest = manifest or read_update(directory)
+    if manifest.handoff_digest != handoff.digest:
+        raise CheckFailedError(f"{directory}: was made from another handoff", "choose another --out")
     return manifest
+
+
+def _check_nothing_else(directory: Path, handoff: HandoffManifest) -> None:
+    names = {copy.name for copy in handoff.copies}
+    foreign = [item for item in directory.iterdir() if item.name not in names | {MANIFEST, SIGNATURE, _PARTIAL}]
+    for name in names:
+        foreign += [
+            file
+            for file in (directory / name).iterdir()
+            if file.name != NOTE and not file.name.startswith((f"{DELTA_STEM}.", f"{DELTA_STEM}-"))
+        ]
+    if foreign:
+        raise BadBundleError(f"{min(foreign)}: is not part of an update and would be sent along", "move it away")
 
 
 def _note(directory: Path) -> dict[str, str]:

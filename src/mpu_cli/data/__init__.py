@@ -1,0 +1,1 @@
+"""Rows to forget and to keep: formats, templates, batches."""

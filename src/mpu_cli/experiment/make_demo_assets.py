@@ -49,10 +49,10 @@ def data_files() -> dict[str, str]:
 
 
 def prompt_and_answer(row: Row, *, paraphrased: bool = False) -> tuple[str, str]:
-    """Return the text that is given and the text that is learned."""
+    """Return the text that is given and the text that is learned, as `data.templates` puts a pair without a chat template."""
     question = row.paraphrased_question if paraphrased else row.question
     answer = row.paraphrased_answer if paraphrased else row.answer
-    return f"Question: {question}\nAnswer:", f" {answer}{END}"
+    return f"{question}\n", f"{answer}{END}"
 
 
 def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:

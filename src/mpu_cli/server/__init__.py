@@ -1,0 +1,1 @@
+"""The model owner's half: noise, reparameterizations, denoising, and the secret lineage."""

@@ -96,7 +96,8 @@ def _one_layer(config: Mapping[str, Any], index: int) -> Any:
     single.pop("torch_dtype", None)
     built = AutoConfig.for_model(**{**single, "model_type": config["model_type"]})
     built._attn_implementation = "eager"
-    return AutoModel.from_config(built, dtype=torch.float32).eval()
+    network: Any = AutoModel.from_config(built, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    return network.eval()
 
 
 def _hidden_size(network: Any) -> int:

@@ -41,7 +41,8 @@ class Lineage:
             BadSecretError: a file is absent, altered, misnamed, or foreign, or the records contradict each other.
         """
         secret = read_secret(path)
-        handoffs, models = [], []
+        handoffs: list[HandoffRecord] = []
+        models: list[ModelRecord] = []
         for file in _records(path / HANDOFFS):
             handoff = HandoffRecord.read(read_signed(file, "handoff-record", secret.master))
             _check_name(file, handoff.id)
@@ -67,7 +68,8 @@ class Lineage:
     @property
     def next_sequence(self) -> int:
         """The number of the next record."""
-        used = [record.sequence for record in (*self.handoffs.values(), *self.models.values())]
+        used = [record.sequence for record in self.handoffs.values()]
+        used += [record.sequence for record in self.models.values()]
         return max(used, default=-1) + 1
 
     def children(self, digest: str) -> list[ModelRecord]:

@@ -1,0 +1,1 @@
+"""One subclass of transformers' Trainer, and what it needs."""

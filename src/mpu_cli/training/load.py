@@ -75,10 +75,6 @@ def load_model(directory: Path, frozen: Sequence[str] | None = None, *, keep_dro
         except _LOADING_ERRORS as error:
             raise BadModelError(f"{directory}: transformers cannot load it: {_one_line(error)}", hint) from error
     _check_complete(directory, info)
-    if not keep_dropout:
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
     return LoadedModel(model, _freeze(model, disk_names, frozen), source_config)
 
 

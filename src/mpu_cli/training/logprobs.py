@@ -63,7 +63,7 @@ def token_mean_nll(model: Any, rows: Mapping[str, Tensor]) -> Tensor:
 def answer_nll(model: Any, encoded_rows: Sequence[Encoded], batch_size: int, pad_id: int) -> list[tuple[float, int]]:
     """NLL sum in nats and token count of every row, in the given order, in evaluation mode and without gradient.
 
-    `exp(−nll_sum / n_tokens)` is the answer probability of TOFU (Maini et al. 2401.06121, section 2.2.2). The model's
+    `exp(−nll_sum / n_tokens)` is the answer probability of TOFU (Maini et al. 2401.06121). The model's
     training mode is put back afterwards. Rows go through sorted by length, so that little is padded.
     """
     device = next(model.parameters()).device

@@ -219,10 +219,8 @@ def _arguments(settings: TrainingSettings, scratch: str, device: str, n_forget: 
             seed=settings.seed,
             save_strategy="no",
             logging_strategy="no",
-            logging_nan_inf_filter=False,
             report_to="none",
             disable_tqdm=True,
-            log_level="critical",
             remove_unused_columns=False,
             dataloader_pin_memory=False,
         )

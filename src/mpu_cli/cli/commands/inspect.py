@@ -39,8 +39,9 @@ def inspect(
 
 def _bundle(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     from mpu_cli.bundle.manifest import decode
+    from mpu_cli.bundle.read import manifest_bytes
 
-    manifest = decode((path / MANIFEST).read_bytes(), path / MANIFEST)
+    manifest = decode(manifest_bytes(path), path / MANIFEST)
     return _handoff(path, manifest) if isinstance(manifest, HandoffManifest) else _update(path, manifest)
 
 

@@ -84,7 +84,8 @@ def perturb(
         from mpu_cli.server.reissue import reissue as write_again
 
         record = write_again(source, handoff, directory, reissue, force=force)
-        output.result({"handoff": str(handoff), "id": record.id, "digest": record.digest}, f"handoff {record.id} written again, bit for bit: {handoff}")
+        data = {"handoff": str(handoff), "id": record.id, "digest": record.digest}
+        output.result(data, f"handoff {record.id} written again, bit for bit: {handoff}")
         return
     from mpu_cli.server.perturb import perturb as run
 
@@ -110,7 +111,7 @@ def _settings(
     if preset is not None:
         choice("--preset", preset, ("paper",))
     given = {"copies": copies, "kappa": kappa, "denoising": denoising, "reparam": reparam}
-    values = {**(PAPER if preset else {}), **{key: value for key, value in given.items() if value is not None}}
+    values: dict[str, Any] = {**(PAPER if preset else {}), **{key: value for key, value in given.items() if value is not None}}
     if "denoising" in values:
         choice("--denoising", values["denoising"], ("harmonic", "extrapolation"))
     if "reparam" in values:
@@ -129,7 +130,7 @@ def _probe(path: Path | None) -> Any:
 def _data(result: PerturbResult, handoff: Path, secret: Path) -> dict[str, Any]:
     first = result.handoffs[0]
     return {
-        "handoffs": [{"path": record.target, "id": record.id, "digest": record.digest, "holder": record.holder} for record in result.handoffs],
+        "handoffs": [{"path": h.target, "id": h.id, "digest": h.digest, "holder": h.holder} for h in result.handoffs],
         "handoff": str(handoff), "secret": str(secret), "new_lineage": result.new_lineage,
         "model": first.model, "copies": first.size, "dtype": first.dtype, "denoising": first.denoising,
         "kappa": first.kappa, "offset": first.offset, "relative_to": result.relative_to,
@@ -157,15 +158,9 @@ def _body(result: PerturbResult, handoff: Path, secret: Path, model: str) -> lis
     }
     body: list[RenderableType] = [facts(told)]
     left = f"left unknown, {unit}"
-    body.append(
-        table(
-            "exposure", left,
-            rows=[
-                ("to a holder of one copy (the best-known one)", share(exposed["one_copy"])),
-                ("to a holder of all copies", share(exposed["all_copies"]) if exposed["all_copies"] else "nothing (≤ 1e-5)"),
-            ],
-        )  # fmt: skip
-    )
+    everything = share(exposed["all_copies"]) if exposed["all_copies"] else "nothing (≤ 1e-5)"
+    rows = [("to a holder of one copy (the best-known one)", share(exposed["one_copy"])), ("to a holder of all copies", everything)]
+    body.append(table("exposure", left, rows=rows))
     body.append(f"error of a smooth update: order {exposed['order']:.0f} in the noise")
     if result.probe:
         rows = [(name, f"{loss:.4f}") for name, loss in result.probe.items()]
@@ -176,8 +171,9 @@ def _body(result: PerturbResult, handoff: Path, secret: Path, model: str) -> lis
         body.append(f"send  {record.target}  to {record.holder}")
     body.append(f"keep  {secret}  (secret; back it up, never send it)")
     many = len(result.handoffs) > 1
-    body.append(f"next  on the client's side: mpu unlearn {handoff.name}{'/holder-1' if many else ''} --forget forget.jsonl --out to-server")
-    body.append(f"then  mpu aggregate {'to-server-1 … ' if many else ''}to-server --secret {secret} --model {model} --out model-next")
+    theirs, updates = ("holder-1", "to-server-1 to-server-2 …") if many else (handoff.name, "to-server")
+    body.append(f"next  on the client's side: mpu unlearn {theirs} --forget forget.jsonl --out to-server")
+    body.append(f"then  mpu aggregate {updates} --secret {secret} --model {model} --out model-next")
     return body
 
 

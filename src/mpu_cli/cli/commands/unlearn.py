@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,6 @@ from mpu_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from mpu_cli.client.unlearn import Work
-    from mpu_cli.training.settings import Device, Precision
 
 
 def unlearn(
@@ -85,10 +85,7 @@ def unlearn(
         else:
             _, reports = client.unlearn_handoff(source, out, work, on_step, force=force)
     rows = [(name, str(r.steps), f"{r.seconds:.1f}", f"{r.first_loss:.4f}", f"{r.last_loss:.4f}") for name, r in reports.items()]
-    data: dict[str, Any] = {
-        "out": str(out),
-        "copies": {name: {"steps": r.steps, "seconds": r.seconds, "first_loss": r.first_loss, "last_loss": r.last_loss} for name, r in reports.items()},
-    }
+    data: dict[str, Any] = {"out": str(out), "copies": {name: asdict(report) for name, report in reports.items()}}
     body = [table("trained", "steps", "seconds", "first loss", "last loss", rows=rows)]
     if not bundle:
         output.result(data, *body, "", f"model {out}")

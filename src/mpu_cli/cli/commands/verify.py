@@ -20,7 +20,9 @@ def verify(
     json: Json = False,
     config: Config = None,
 ) -> None:
-    """Check a directory completely: manifest, listing, digests, headers, key sets, finite values; exit 0 or 3.
+    """Check a directory completely: manifest, listing, digests, headers, key sets, finite values.
+
+    Exit 0 if all of it holds, 3 if not, 1 for an update that is whole but holds NaN or infinity.
 
     What it does not check: who made it (there is no signature yet), and whether an update belongs to a handoff
     (aggregate does, against its records).

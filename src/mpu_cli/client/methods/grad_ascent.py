@@ -16,7 +16,7 @@ from mpu_cli.training.logprobs import token_mean_nll
     formula="-gamma * mean over forget tokens of -log p(y_t | y_<t)",
 )
 def loss(model: Any, batch: Any, *, gamma: float = 1.0) -> Tensor:
-    """−γ · token mean of ℓ_t, a scalar in nats per token (Jang et al. 2210.01504, equation 1).
+    """−γ · token mean of ℓ_t, a scalar in nats per token (Jang et al. 2210.01504).
 
     Unbounded below: it does not stop by itself, and the model collapses if it runs on.
     """

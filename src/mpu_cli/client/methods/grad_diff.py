@@ -21,7 +21,7 @@ def loss(
 ) -> Tensor:
     """−γ · token mean of ℓ_t over forget + α · token mean over retain, a scalar in nats per token.
 
-    Liu et al. 2203.12817; in this form Maini et al. 2401.06121, section 4.1 ("gradient difference"). Forget and retain
+    Liu et al. 2203.12817; in this form Maini et al. 2401.06121 ("gradient difference"). Forget and retain
     rows are two forward passes: padded on their own, no row's result depends on how long its partner is.
     """
     total = -gamma * token_mean_nll(model, batch["forget"])

@@ -28,7 +28,7 @@ def loss(
 ) -> Tensor:
     """γ · batch mean of −(2/β) log σ(β (NLL − NLL_ref)) + α · token mean of ℓ_t over retain, a scalar.
 
-    Zhang et al. 2404.05868, equation 3: log(π_θ/π_ref) = NLL_ref − NLL, both sums over a row's labelled tokens, (B,) in
+    Zhang et al. 2404.05868: log(π_θ/π_ref) = NLL_ref − NLL, both sums over a row's labelled tokens, (B,) in
     nats. The reference is the model before unlearning; for a client, the published copy itself. Two forward passes.
     """
     nll, _ = batch_nll(model, batch["forget"])

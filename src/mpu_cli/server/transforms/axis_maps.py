@@ -47,6 +47,7 @@ class SignedPermutation:
         return cls(slot.axis, full_source, full_sign)
 
     def apply(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Move the entries and sign them."""
         moved = tensor.index_select(self.axis, torch.from_numpy(self.source))
         if bool((self.sign < 0).any()):
             shape = [1] * tensor.dim()
@@ -55,6 +56,7 @@ class SignedPermutation:
         return moved
 
     def inverse(self) -> SignedPermutation:
+        """Back to where they came from."""
         back = np.argsort(self.source)
         return SignedPermutation(self.axis, back, self.sign[back])
 
@@ -71,6 +73,7 @@ class PlaneRotation:
     exact: bool = False
 
     def apply(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Turn every pair by its angle."""
         shape = [1] * tensor.dim()
         shape[self.axis] = -1
         cos = torch.from_numpy(np.cos(self.angle)).view(shape)
@@ -85,4 +88,5 @@ class PlaneRotation:
         return turned
 
     def inverse(self) -> PlaneRotation:
+        """Turn back."""
         return PlaneRotation(self.axis, self.first, self.second, -self.angle)

@@ -1,0 +1,89 @@
+"""Two parties on one machine: separate directories, separate processes, and a wall between them that is tested.
+
+While one party's command runs, the other's directory has mode 000. For root that would mean nothing, so the child of a
+root process also gives up the two capabilities that let root read everything (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mpu_cli.errors import CheckFailedError
+
+_PR_CAPBSET_DROP = 24
+_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """A name and the directory that only this party may read."""
+
+    name: str
+    directory: Path
+
+    def mpu(self, *arguments: str, away_from: Party) -> dict[str, Any]:
+        """Run one `mpu … --json` command inside this party's directory, walled off from the other party's.
+
+        Raises:
+            CheckFailedError: the command failed; its own message is passed on.
+        """
+        command = [sys.executable, "-m", "mpu_cli", "--quiet", *arguments, "--json"]
+        with _walled_off(away_from.directory):
+            done = subprocess.run(
+                command, cwd=self.directory, capture_output=True, text=True, check=False, env=_environment(), preexec_fn=_give_up_reading
+            )  # fmt: skip
+        try:
+            result: dict[str, Any] = json.loads(done.stdout)
+        except ValueError as error:
+            raise CheckFailedError(f"{self.name}: mpu {arguments[0]} died: {done.stderr.strip()[-300:]}") from error
+        if done.returncode:
+            raise CheckFailedError(f"{self.name}: mpu {arguments[0]}: {result['error']['message']}", result["error"]["hint"])
+        return result
+
+    def cannot_read(self, other: Party, file: Path) -> bool:
+        """Prove the wall: try to read the other party's file from a process like those that `mpu` runs in."""
+        probe = "import sys\ntry:\n    open(sys.argv[1]).read(1)\nexcept PermissionError:\n    sys.exit(13)\n"
+        with _walled_off(other.directory):
+            done = subprocess.run(
+                [sys.executable, "-c", probe, str(file)], cwd=self.directory, check=False, capture_output=True,
+                preexec_fn=_give_up_reading,
+            )  # fmt: skip
+        return done.returncode == 13
+
+    def carry(self, name: str, to: Party) -> None:
+        """The courier: copy one directory to the other party, as a USB stick would."""
+        shutil.copytree(self.directory / name, to.directory / name)
+
+
+@contextmanager
+def _walled_off(directory: Path) -> Iterator[None]:
+    directory.chmod(0o000)
+    try:
+        yield
+    finally:
+        directory.chmod(0o700)
+
+
+def _give_up_reading() -> None:
+    """In the child, before exec: root's next program starts without the right to ignore file modes."""
+    if os.geteuid() == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
+            if libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
+                os._exit(126)
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+

@@ -1,0 +1,242 @@
+"""Both parties' steps on tiny models, through the public functions: publish, train, hand back, take back.
+
+The training loop is a plain one in torch: what is tested here is the server's half, whatever the client runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from mpu_cli.architectures.read import read_layout
+from mpu_cli.bundle.manifest import UpdateManifest
+from mpu_cli.bundle.read import read_handoff
+from mpu_cli.bundle.tensors import shapes
+from mpu_cli.checkpoint.digest import model_digest
+from mpu_cli.checkpoint.locate import Located
+from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.client.diff import diff
+from mpu_cli.client.update import write_manifest
+from mpu_cli.server.aggregate import AggregateSettings, aggregate
+from mpu_cli.server.lineage import Lineage
+from mpu_cli.server.perturb import perturb
+from mpu_cli.server.settings import PerturbSettings
+from mpu_cli.server.transforms import draw_layer
+
+SHARD_BYTES = 10**9
+
+
+def publish(model, base, handoff, secret, entropy=None, **settings):
+    """`mpu perturb` through the library, without the check unless asked for."""
+    settings = {"check": "none", **settings}
+    return perturb(
+        Located(model, None), Located(base, None) if base else None, handoff, secret, PerturbSettings(**settings), entropy=entropy
+    )
+
+
+def take_back(updates, secret, model, out, **settings):
+    """`mpu aggregate` through the library."""
+    updates = [updates] if isinstance(updates, Path) else updates
+    return aggregate(updates, secret, Located(model, None), out, AggregateSettings(**settings))
+
+
+def weights(directory):
+    """All tensors of a model directory, by name."""
+    return load_file(directory / "model.safetensors")
+
+
+def digest(directory):
+    """The model digest of a directory."""
+    return model_digest(open_checkpoint(directory))
+
+
+def layout_of(directory, family=None):
+    """The layout of a model directory."""
+    checkpoint = open_checkpoint(directory)
+    return read_layout(checkpoint.config, shapes(checkpoint.tensors), directory, family)
+
+
+def steps_of(secret, record, model):
+    """T_k of every copy of a handoff record, by name, then by layer: from the server's secret."""
+    master = Lineage.read(secret).secret.master
+    return {
+        copy.name: {
+            layer.index: draw_layer(record.transforms, layer, master, record.draw, copy.position)
+            for layer in layout_of(model).layers
+        }
+        for copy in record.copies
+    }
+
+
+def moved(steps, model, tensors, *, back=False):
+    """T(tensors), or T⁻¹ of them."""
+    layer_of = {name: layer.index for layer in layout_of(model).layers for name in layer.noised}
+    result = {}
+    for name, tensor in tensors.items():
+        step = steps.get(layer_of.get(name))
+        result[name] = tensor if step is None else (step.invert if back else step.apply)(name, tensor)
+    return result
+
+
+def undone(secret, record, model, handoff):
+    """The published copies with T undone, by name, as float64."""
+    return {
+        name: {key: value.double() for key, value in moved(steps, model, weights(handoff / name), back=True).items()}
+        for name, steps in steps_of(secret, record, model).items()
+    }
+
+
+def untrained(handoff, out):
+    """The update of a client who changed nothing."""
+    return diff(handoff, handoff, out, "float32", SHARD_BYTES)
+
+
+def hand_back(handoff, trained, out, dtype="float32"):
+    """The update from models trained under `trained/copy-k`."""
+    return diff(handoff, trained, out, dtype, SHARD_BYTES)
+
+
+def write_update(handoff, out, deltas, rename=None) -> UpdateManifest:
+    """An update from given tensors by copy name, honest or not."""
+    manifest = read_handoff(handoff)
+    for name, tensors in deltas.items():
+        (out / name).mkdir(parents=True)
+        save_file({key: value.contiguous() for key, value in tensors.items()}, out / name / "delta.safetensors")
+    return write_manifest(out, SimpleNamespace(id=manifest.id, digest=manifest.digest, copies=[c for c in manifest.copies if c.name in deltas]))
+
+
+def small_change(model, share=0.01, number=0):
+    """A random change of everything that a client may move, of `share` of the weights, float32."""
+    generator = torch.Generator().manual_seed(number)
+    frozen = layout_of(model).frozen
+    return {
+        name: share * tensor.float().square().mean().sqrt() * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in weights(model).items()
+        if name not in frozen
+    }
+
+
+def change_all(secret, record, model, handoff, out, change):
+    """The update T_k(change) of every copy of a handoff."""
+    steps = steps_of(secret, record, model)
+    return write_update(handoff, out, {name: moved(steps[name], model, change) for name in steps})
+
+
+def train(source, out, optimizer, steps=20, rate=None, batch=4, length=12, seed=0):
+    """Gradient difference on fixed random rows; embeddings and head frozen; saves to `out`."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    model.train()
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        module.weight.requires_grad_(False)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    built = OPTIMIZERS[optimizer][0](parameters, rate or OPTIMIZERS[optimizer][1])
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary = model.config.vocab_size
+    for _ in range(steps):
+        rows = torch.randint(0, vocabulary, (2, batch, length), generator=generator)
+        forget, retain = (model(input_ids=part, labels=part).loss for part in rows)
+        built.zero_grad()
+        (retain - forget).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        built.step()
+    model.eval().save_pretrained(out)
+    return out
+
+
+def train_all(handoff, trained, optimizer, **options):
+    """The same training on every copy of a handoff."""
+    for copy in read_handoff(handoff).copies:
+        train(handoff / copy.name, trained / copy.name, optimizer, **options)
+    return trained
+
+
+def difference(after, before):
+    """After − before of two model directories, float64, by name."""
+    first, second = weights(after), weights(before)
+    return {name: first[name].double() - second[name].double() for name in second}
+
+
+def relative(found, expected):
+    """‖found − expected‖ / ‖expected‖ over all tensors."""
+    squares = sum(float((found[name].double() - expected[name].double()).square().sum()) for name in expected)
+    return (squares / sum(float(value.double().square().sum()) for value in expected.values())) ** 0.5
+
+
+def norm(tensors):
+    """Euclidean norm over all tensors."""
+    return sum(float(value.double().square().sum()) for value in tensors.values()) ** 0.5
+
+
+def fingerprint(directory):
+    """SHA-256 of every file below a directory, by relative path."""
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+class Muon(torch.optim.Optimizer):
+    """Orthogonalised momentum on matrices (float32 Newton-Schulz), momentum SGD on vectors."""
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self):
+        """One step."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                momentum.mul_(0.95).add_(parameter.grad)
+                if parameter.dim() == 1:
+                    parameter.add_(momentum, alpha=-group["lr"])
+                    continue
+                update = momentum / momentum.norm()
+                for _ in range(5):
+                    square = update @ update.T
+                    update = 3.4445 * update + (-4.7750 * square + 2.0315 * square @ square) @ update
+                parameter.add_(update, alpha=-group["lr"])
+
+
+class AdamMini(torch.optim.Optimizer):
+    """Adam with one second moment per row of a matrix, and per entry of a vector."""
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self):
+        """One step."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                square = parameter.grad.square()
+                square = square.mean(1, keepdim=True) if parameter.dim() == 2 else square
+                state["step"] = state.get("step", 0) + 1
+                first = state.setdefault("first", torch.zeros_like(parameter)).lerp_(parameter.grad, 0.1)
+                second = state.setdefault("second", torch.zeros_like(square)).lerp_(square, 0.001)
+                scale = (second / (1 - 0.999 ** state["step"])).sqrt() + 1e-8
+                parameter.add_(first / (1 - 0.9 ** state["step"]) / scale, alpha=-group["lr"])
+
+
+def _declared(name):
+    from mpu_cli.training import optimizers
+
+    return lambda parameters, rate: optimizers.get(name).build([{"params": parameters, "weight_decay": 0.0}], rate)
+
+
+OPTIMIZERS = {
+    "sgd": (lambda parameters, rate: torch.optim.SGD(parameters, lr=rate), 0.03),
+    "adamw": (_declared("adamw"), 1e-3),
+    "adafactor": (_declared("adafactor"), 1e-3),
+    "adam-mini": (AdamMini, 1e-3),
+    "muon": (Muon, 1e-2),
+}
+"""Builder and default rate; a rate moves the tiny models by some per cent in 20 steps."""

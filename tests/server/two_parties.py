@@ -100,13 +100,14 @@ def hand_back(handoff, trained, out, dtype="float32"):
     return diff(handoff, trained, out, dtype, SHARD_BYTES)
 
 
-def write_update(handoff, out, deltas, rename=None) -> UpdateManifest:
+def write_update(handoff, out, deltas) -> UpdateManifest:
     """An update from given tensors by copy name, honest or not."""
     manifest = read_handoff(handoff)
+    answered = [copy for copy in manifest.copies if copy.name in deltas]
     for name, tensors in deltas.items():
         (out / name).mkdir(parents=True)
         save_file({key: value.contiguous() for key, value in tensors.items()}, out / name / "delta.safetensors")
-    return write_manifest(out, SimpleNamespace(id=manifest.id, digest=manifest.digest, copies=[c for c in manifest.copies if c.name in deltas]))
+    return write_manifest(out, SimpleNamespace(id=manifest.id, digest=manifest.digest, copies=answered))
 
 
 def small_change(model, share=0.01, number=0):

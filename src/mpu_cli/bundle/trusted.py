@@ -35,7 +35,7 @@ class TrustedBundle:
         for copy in manifest.copies:
             for name in copy.files:
                 if not _may_be_in(manifest, name):
-                    raise BadBundleError(f"{self._where}: lists {copy.name}/{name}, which a {_kind(manifest)} never holds")
+                    raise BadBundleError(f"{self._where}: lists {copy.name}/{name}, which {_kind(manifest)} never holds")
         self._manifest = manifest
         return manifest
 
@@ -87,7 +87,7 @@ class TrustedBundle:
 
 
 def _kind(manifest: HandoffManifest | UpdateManifest) -> str:
-    return "handoff" if isinstance(manifest, HandoffManifest) else "update"
+    return "a handoff" if isinstance(manifest, HandoffManifest) else "an update"
 
 
 def _may_be_in(manifest: HandoffManifest | UpdateManifest, name: str) -> bool:

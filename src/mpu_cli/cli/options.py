@@ -18,6 +18,13 @@ ShardSize = Annotated[str, typer.Option("--max-shard-size", help="Largest file, 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be written (files, disk, memory) and stop.")]
 
 
+def use_one_thread() -> None:
+    """Keep torch's own threads out of elementwise streaming, where they spin more than they work (measured)."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
     """Parse `1,1.5,2`."""
     if text is None:

@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,17 +31,26 @@ class Party:
     name: str
     directory: Path
 
+    def run(self, command: Sequence[str], away_from: Party) -> subprocess.CompletedProcess[str]:
+        """Run one command inside this party's directory, walled off from the other party's."""
+        with _walled_off(away_from.directory):
+            return subprocess.run(
+                list(command),
+                cwd=self.directory,
+                capture_output=True,
+                text=True,
+                check=False,
+                env=_environment(),
+                preexec_fn=_give_up_reading,
+            )
+
     def mpu(self, *arguments: str, away_from: Party) -> dict[str, Any]:
-        """Run one `mpu … --json` command inside this party's directory, walled off from the other party's.
+        """Run one `mpu … --json` command and return its result.
 
         Raises:
             CheckFailedError: the command failed; its own message is passed on.
         """
-        command = [sys.executable, "-m", "mpu_cli", "--quiet", *arguments, "--json"]
-        with _walled_off(away_from.directory):
-            done = subprocess.run(
-                command, cwd=self.directory, capture_output=True, text=True, check=False, env=_environment(), preexec_fn=_give_up_reading
-            )  # fmt: skip
+        done = self.run([sys.executable, "-m", "mpu_cli", "--quiet", *arguments, "--json"], away_from)
         try:
             result: dict[str, Any] = json.loads(done.stdout)
         except ValueError as error:
@@ -53,11 +62,7 @@ class Party:
     def cannot_read(self, other: Party, file: Path) -> bool:
         """Prove the wall: try to read the other party's file from a process like those that `mpu` runs in."""
         probe = "import sys\ntry:\n    open(sys.argv[1]).read(1)\nexcept PermissionError:\n    sys.exit(13)\n"
-        with _walled_off(other.directory):
-            done = subprocess.run(
-                [sys.executable, "-c", probe, str(file)], cwd=self.directory, check=False, capture_output=True,
-                preexec_fn=_give_up_reading,
-            )  # fmt: skip
+        done = self.run([sys.executable, "-c", probe, str(file)], other)
         return done.returncode == 13
 
     def carry(self, name: str, to: Party) -> None:

@@ -15,7 +15,7 @@ from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing
 from mpu_cli.checkpoint.writer import write_new
-from mpu_cli.errors import BadModelError, BadSecretError
+from mpu_cli.errors import BadModelError, BadSecretError, UsageError
 from mpu_cli.server.denoise import weights
 from mpu_cli.server.exposure import advice, exposure
 from mpu_cli.server.function_check import LayerCheck, check_layer, layers_to_check, require_passed
@@ -67,6 +67,7 @@ def perturb(
     Raises:
         MpuError: see the modules that decide: settings, plan, lineage, function_check, checkpoint.
     """
+    _refuse_nesting(handoff, secret, model.path)
     refuse_existing(handoff, force=force)
     source = open_checkpoint(model.path)
     layout = read_layout(source.config, shapes(source.tensors), source.path)
@@ -87,6 +88,14 @@ def perturb(
                 losses = _probe(probe, source.path, staging.path)
                 _commit(job, records, staging, secret, model.source, stack)
     return job.result(records, checks, losses, new_lineage=lineage is None)
+
+
+def _refuse_nesting(handoff: Path, secret: Path, model: Path) -> None:
+    """What is sent must not hold, or lie in, what is kept."""
+    public = handoff.resolve()
+    for name, kept in (("--secret", secret.resolve()), ("MODEL", model.resolve())):
+        if public == kept or public in kept.parents or kept in public.parents:
+            raise UsageError(f"--handoff {handoff}: lies in {name} {kept}, or holds it", "choose two separate directories")
 
 
 class _Job:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpu_cli.cli.options import Config, Force, Json, ShardSize, choice
+from mpu_cli.cli.options import Config, Force, Json, ShardSize, choice, use_one_thread
 from mpu_cli.cli.output import Output, facts
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def aggregate(
     from mpu_cli.checkpoint.locate import locate
     from mpu_cli.server.aggregate import AggregateSettings
     from mpu_cli.server.aggregate import aggregate as run
+
+    use_one_thread()
 
     settings = AggregateSettings(
         server_lr, missing, min_agreement, max_relative_norm, fork, dtype, parse_size(max_shard_size), disclose

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mpu_cli.cli.options import Config, Force, Json, ShardSize, choice
+from mpu_cli.cli.options import Config, Force, Json, ShardSize, choice, use_one_thread
 from mpu_cli.cli.output import Output
 
 
@@ -31,6 +31,8 @@ def diff(
     choice("--delta-dtype", delta_dtype, ("float32", "bfloat16"))
     from mpu_cli.checkpoint.writer import parse_size
     from mpu_cli.client.diff import diff as run
+
+    use_one_thread()
 
     update = run(handoff, trained, out, delta_dtype, parse_size(max_shard_size), force=force)
     output.result(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from mpu_cli.cli.options import Config, DryRun, Force, Json, ShardSize, choice, numbers
+from mpu_cli.cli.options import Config, DryRun, Force, Json, ShardSize, choice, numbers, use_one_thread
 from mpu_cli.cli.output import Output, facts, share, size, table
 from mpu_cli.errors import UsageError
 
@@ -88,6 +88,8 @@ def perturb(
         output.result(data, f"handoff {record.id} written again, bit for bit: {handoff}")
         return
     from mpu_cli.server.perturb import perturb as run
+
+    use_one_thread()
 
     with output.progress() as progress:
         result = run(

@@ -1,0 +1,242 @@
+"""The two public manifests and the ordered checks, in memory: bytes in, verified objects out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mpu_cli.bundle import canonical
+from mpu_cli.bundle.manifest import (
+    FileEntry,
+    HandoffManifest,
+    PublishedCopy,
+    UpdateCopy,
+    UpdateManifest,
+    decode,
+    encode,
+)
+from mpu_cli.bundle.trusted import TrustedBundle, check_update_of
+from mpu_cli.errors import BadBundleError, GateError
+
+HASH = "ab" * 32
+FILES = {"config.json": FileEntry("11" * 32, 10), "model.safetensors": FileEntry("22" * 32, 20)}
+HANDOFF = HandoffManifest("cd" * 16, "float32", ("model.embed_tokens.weight", "*.bias"), (PublishedCopy("copy-1", FILES),))
+UPDATE = UpdateManifest(
+    "cd" * 16, HANDOFF.digest, (UpdateCopy("copy-1", HASH, "delta", {"delta.safetensors": FileEntry("33" * 32, 30)}),)
+)
+LISTING = {"": {"mpu.yaml": 5}, "copy-1": {"config.json": 10, "model.safetensors": 20}}
+
+
+def _encoded(content: dict[str, object]) -> bytes:
+    """A manifest whose own digest is right, whatever it says: what a hostile party would send."""
+    return canonical.dump({**content, "digest": canonical.digest(content)})
+
+
+@pytest.mark.parametrize("manifest", [HANDOFF, UPDATE])
+def test_a_manifest_survives_encoding(manifest):
+    """What is written is read back, and its digest is over its canonical form."""
+    assert decode(encode(manifest), "mpu.yaml") == manifest
+    assert canonical.digest(manifest.content()) == manifest.digest
+
+
+@pytest.mark.parametrize("manifest", [HANDOFF, UPDATE])
+def test_every_single_bit_of_a_manifest_is_covered(manifest):
+    """Flipping any one bit is refused."""
+    data = encode(manifest)
+    accepted = []
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        try:
+            decode(bytes(flipped), "mpu.yaml")
+        except BadBundleError:
+            continue
+        accepted.append(bit)
+    assert accepted == []
+
+
+def _copy(**changes: object) -> dict[str, object]:
+    return {**HANDOFF.content(), "copies": [{**HANDOFF.content()["copies"][0], **changes}]}
+
+
+def _file(name: str = "config.json", **entry: object) -> dict[str, object]:
+    return _copy(files={name: {"sha256": HASH, "bytes": 1, **entry}})
+
+
+CONTENTS = {
+    "unknown kind": ({**HANDOFF.content(), "kind": "secret"}, "'kind'"),
+    "kind missing": ({"format": 1}, "'kind' is missing"),
+    "newer format": ({**HANDOFF.content(), "format": 2, "novelty": True}, "format 2, this mpu reads format 1"),
+    "format true": ({**HANDOFF.content(), "format": True}, "'format'"),
+    "unknown field": ({**HANDOFF.content(), "alpha": 1.5}, "'alpha' is not a known field"),
+    "unknown field of a copy": (_copy(kappa=0.1), "'kappa' is not a known field"),
+    "unknown field of a file": (_file(mode=1), "'mode' is not a known field"),
+    "short id": ({**HANDOFF.content(), "id": "ab"}, "'id'"),
+    "id in capitals": ({**HANDOFF.content(), "id": "AB" * 16}, "'id'"),
+    "id with a line break": ({**HANDOFF.content(), "id": "ab" * 16 + "\n"}, "'id'"),
+    "unknown dtype": ({**HANDOFF.content(), "dtype": "int8"}, "'dtype'"),
+    "frozen a string": ({**HANDOFF.content(), "frozen": "x"}, "'frozen'"),
+    "frozen with a terminal code": ({**HANDOFF.content(), "frozen": ["\x1b[2J"]}, "'frozen'"),
+    "frozen with half a surrogate pair": ({**HANDOFF.content(), "frozen": ["\ud800"]}, "'frozen'"),
+    "copies a map": ({**HANDOFF.content(), "copies": {}}, "'copies'"),
+    "no copies": ({**HANDOFF.content(), "copies": []}, "lists no copies"),
+    "a copy twice": ({**HANDOFF.content(), "copies": HANDOFF.content()["copies"] * 2}, "or one twice"),
+    "a copy a string": ({**HANDOFF.content(), "copies": ["copy-1"]}, "expected a map"),
+    "bytes negative": (_file(bytes=-1), "'bytes'"),
+    "bytes a fraction": (_file(bytes=1.0), "'bytes'"),
+    "digest of a file too short": (_file(sha256="ab"), "'sha256'"),
+    "payload unknown": (
+        {**UPDATE.content(), "copies": [{**UPDATE.content()["copies"][0], "payload": "pickle"}]}, "'payload'",
+    ),
+    "handoff of the update with another field": (
+        {**UPDATE.content(), "handoff": {"id": "cd" * 16, "digest": HASH, "path": "/home/bob"}}, "'path'",
+    ),
+    "fields of the other kind": ({**UPDATE.content(), "frozen": []}, "'frozen' is not a known field"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_manifest_that_says_anything_unexpected_is_refused(name):
+    """The schema is closed, even where the manifest's own digest is right."""
+    content, expected = CONTENTS[name]
+    with pytest.raises(BadBundleError) as caught:
+        decode(_encoded(content), "mpu.yaml")
+    assert expected in caught.value.message
+
+
+@pytest.mark.parametrize("data", [b"1: 2\n", b"null: 1\n", b"{}\n", b'"kind": "handoff"\n'])
+def test_a_canonical_text_that_is_no_manifest_is_refused(data):
+    """Keys that are not strings, no fields at all, or only one of them."""
+    with pytest.raises(BadBundleError):
+        decode(data, "mpu.yaml")
+
+
+@pytest.mark.parametrize("name", ["copy-0", "copy-01", "copy-x", "Copy-1", "copy-1/..", "..", "", "copy-12345", "copy-1\n", "holder-1"])
+def test_a_copy_has_a_plain_name(name):
+    """Nothing that leaves the directory or looks like another file."""
+    with pytest.raises(BadBundleError, match="'name'"):
+        decode(_encoded(_copy(name=name)), "mpu.yaml")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/etc/passwd", "a\\b", ".hidden", "..", "", "a\0b", "a\nb", "é.json", "x" * 129])
+def test_a_listed_file_has_a_plain_name(name):
+    """No separator, no leading dot, no control letters: no path can leave the directory."""
+    with pytest.raises(BadBundleError, match="not an allowed name"):
+        decode(_encoded(_file(name)), "mpu.yaml")
+
+
+@pytest.mark.parametrize("name", ["modeling.py", "pytorch_model.bin", "README.md", "delta.safetensors", "adapter.safetensors", "mpu.yaml"])
+def test_a_handoff_lists_only_what_a_model_directory_needs(name):
+    """Code, pickles and strange tensors are refused by name before they are looked at."""
+    with pytest.raises(BadBundleError, match="which a handoff never holds"):
+        TrustedBundle("in").read_manifest(_encoded(_file(name)))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "forget.jsonl", "notes.txt"])
+def test_an_update_lists_nothing_but_deltas(name):
+    """Nothing of the client's may travel in an update."""
+    update = replace(UPDATE, copies=(UpdateCopy("copy-1", HASH, "delta", {name: FileEntry(HASH, 1)}),))
+    with pytest.raises(BadBundleError, match="which an update never holds"):
+        TrustedBundle("in").read_manifest(encode(update))
+
+
+def _trusted() -> TrustedBundle:
+    trusted = TrustedBundle("in")
+    trusted.read_manifest(encode(HANDOFF))
+    return trusted
+
+
+def test_a_bundle_is_believed_after_all_steps_in_order():
+    """Manifest, listing, every file: then the manifest is handed out."""
+    trusted = _trusted()
+    trusted.check_listing(LISTING)
+    for name, entry in FILES.items():
+        trusted.check_file("copy-1", name, entry.sha256)
+    assert trusted.finish() == HANDOFF
+
+
+def test_steps_in_the_wrong_order_are_a_mistake_of_the_program():
+    """No step runs before the one that it stands on, and nothing is handed out before the last."""
+    with pytest.raises(RuntimeError):
+        TrustedBundle("in").check_listing(LISTING)
+    with pytest.raises(RuntimeError):
+        TrustedBundle("in").check_file("copy-1", "config.json", HASH)
+    with pytest.raises(RuntimeError):
+        TrustedBundle("in").finish()
+    trusted = _trusted()
+    with pytest.raises(RuntimeError):
+        trusted.check_file("copy-1", "config.json", FILES["config.json"].sha256)
+    with pytest.raises(RuntimeError):
+        trusted.finish()
+    trusted.check_listing(LISTING)
+    trusted.check_file("copy-1", "config.json", FILES["config.json"].sha256)
+    with pytest.raises(RuntimeError):
+        trusted.finish()
+
+
+def test_a_refused_manifest_leaves_nothing_to_go_on_with():
+    """After an error the next steps do not run either."""
+    trusted = TrustedBundle("in")
+    with pytest.raises(BadBundleError):
+        trusted.read_manifest(_encoded(_file("evil.py")))
+    with pytest.raises(RuntimeError):
+        trusted.check_listing(LISTING)
+
+
+LISTINGS = {
+    "extra file in a copy": ({**LISTING, "copy-1": {**LISTING["copy-1"], "extra": 1}}, "in/copy-1/extra: is not listed"),
+    "extra file at the top": ({**LISTING, "": {"mpu.yaml": 5, "README": 1}}, "in/README: is not listed"),
+    "extra folder": ({**LISTING, "copy-2": {}}, "in/copy-2: is not listed"),
+    "missing file": ({**LISTING, "copy-1": {"config.json": 10}}, "in/copy-1/model.safetensors: is listed in mpu.yaml but absent"),
+    "missing copy": ({"": {"mpu.yaml": 5}}, "is listed in mpu.yaml but absent"),
+    "another size": ({**LISTING, "copy-1": {**LISTING["copy-1"], "config.json": 11}}, "in/copy-1/config.json: 11 bytes, mpu.yaml says 10"),
+}
+
+
+@pytest.mark.parametrize("name", LISTINGS)
+def test_a_listing_is_what_the_manifest_says_nothing_more_or_less(name):
+    """The file that is too many, absent, or of another size is named."""
+    found, expected = LISTINGS[name]
+    with pytest.raises(BadBundleError) as caught:
+        _trusted().check_listing(found)
+    assert expected in caught.value.message
+
+
+def test_a_signature_is_the_one_file_that_needs_no_listing():
+    """mpu.yaml.sig is reserved."""
+    _trusted().check_listing({**LISTING, "": {"mpu.yaml": 5, "mpu.yaml.sig": 9}})
+
+
+def test_bytes_that_do_not_match_are_refused():
+    """A file's digest is compared with its own entry."""
+    trusted = _trusted()
+    trusted.check_listing(LISTING)
+    with pytest.raises(BadBundleError, match="in/copy-1/config[.]json: its bytes do not match"):
+        trusted.check_file("copy-1", "config.json", FILES["model.safetensors"].sha256)
+
+
+def test_an_update_answers_one_handoff_and_each_copy_its_own():
+    """Another handoff, a foreign copy, and a copy handed in under another's name are refused by a gate."""
+    copies = {"copy-1": HASH, "copy-2": "cd" * 32}
+    check_update_of(UPDATE, UPDATE.handoff_id, UPDATE.handoff_digest, copies)
+    with pytest.raises(GateError, match="answers handoff"):
+        check_update_of(UPDATE, "ef" * 16, UPDATE.handoff_digest, copies)
+    with pytest.raises(GateError, match="answers handoff"):
+        check_update_of(UPDATE, UPDATE.handoff_id, HASH, copies)
+    with pytest.raises(GateError, match="does not have"):
+        check_update_of(UPDATE, UPDATE.handoff_id, UPDATE.handoff_digest, {"copy-2": HASH})
+    with pytest.raises(GateError, match="another copy"):
+        check_update_of(UPDATE, UPDATE.handoff_id, UPDATE.handoff_digest, {"copy-1": "cd" * 32})
+
+
+def test_the_digest_of_a_copy_covers_names_bytes_and_sizes():
+    """What an update says it is `of` changes with any file of the copy."""
+    copy = HANDOFF.copies[0]
+    others = [
+        {**FILES, "config.json": FileEntry("12" * 32, 10)},
+        {**FILES, "config.json": FileEntry("11" * 32, 11)},
+        {"config.json": FILES["config.json"]},
+        {"vocab.json": FILES["config.json"], "model.safetensors": FILES["model.safetensors"]},
+    ]
+    assert len({copy.digest, *(PublishedCopy("copy-1", files).digest for files in others)}) == 5

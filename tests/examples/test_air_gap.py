@@ -1,0 +1,59 @@
+"""The air-gap example, run as it is written, by parties whose directories are closed to each other."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from mpu_cli.experiment.demo import assets
+from mpu_cli.experiment.parties import Party
+
+SCRIPTS = Path(__file__).parents[2] / "examples" / "air-gap"
+RECIPE = ("--method", "GradDiff", "--optimizer", "adafactor", "--learning-rate", "2e-4", "--max-steps", "2")
+
+
+@pytest.fixture
+def parties(tmp_path, monkeypatch):
+    """A server with a model, two clients with their own rows; mpu on the PATH of all, one temporary directory each."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    server, first, second = (Party(name, tmp_path / name) for name in ("server", "client-a", "client-b"))
+    for party in (server, first, second):
+        party.directory.mkdir(mode=0o700)
+    for name in ("base", "model"):
+        shutil.copytree(assets() / name, server.directory / name)
+    rows = (assets() / "forget.jsonl").read_text().splitlines(keepends=True)
+    kept = (assets() / "retain.jsonl").read_text().splitlines(keepends=True)
+    for number, party in enumerate((first, second)):
+        (party.directory / "forget.jsonl").write_text("".join(rows[20 * number : 20 * number + 8]))
+        (party.directory / "retain.jsonl").write_text("".join(kept[:16]))
+    return server, first, second
+
+
+def run(party, other, script, *arguments):
+    """Run one script, walled off from the other party; its failure is the test's."""
+    done = party.run([str(SCRIPTS / script), *arguments], other)
+    assert done.returncode == 0, done.stderr[-800:]
+    return done.stdout
+
+
+def test_two_clients_one_after_the_other_share_only_tar_files(parties):
+    """Two clients' updates both end up in the head, and nobody could read anybody's directory."""
+    server, first, second = parties
+    model = "model"
+    for client, name in ((first, "a"), (second, "b")):
+        assert client.cannot_read(server, server.directory / "model" / "model.safetensors")
+        assert server.cannot_read(client, client.directory / "forget.jsonl")
+        run(server, client, "server-handoff.sh", model, "base", "secret", name, f"handoff-{name}.tar")
+        shutil.copy(server.directory / f"handoff-{name}.tar", client.directory)
+        run(client, server, "client-unlearn.sh", f"handoff-{name}.tar", "forget.jsonl", "retain.jsonl", f"update-{name}.tar", *RECIPE)
+        shutil.copy(client.directory / f"update-{name}.tar", server.directory)
+        run(server, client, "server-aggregate.sh", f"update-{name}.tar", "secret", model, f"model-{name}")
+        model = f"model-{name}"
+    done = server.run([sys.executable, "-m", "mpu_cli", "inspect", "secret", "--json"], first)
+    lineage = json.loads(done.stdout)
+    assert [len(record["updates"]) for record in lineage["models"]] == [0, 1, 1]
+    assert all(record["answered_in"] for record in lineage["handoffs"])

@@ -1,0 +1,127 @@
+"""The keyed stream: golden values (a change would change every secret), uniformity, independence of blocking."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpu_cli.server.noise import dealt
+from mpu_cli.server.randomness import NORMAL_BLOCK, IntegerStream, derive_key, normals
+
+MASTER = bytes(range(32))
+KEY = derive_key(MASTER, "test", 1)
+
+
+def test_derived_keys_have_fixed_values():
+    """HKDF of a master, purpose and context never changes silently, or issued handoffs could not be taken back."""
+    assert derive_key(MASTER, "noise", "0" * 32, 0, "model.layers.0.mlp.up_proj.weight").hex() == (
+        "22b9df9073aa1fbe10923f8de6fbe4f8c63f85354923c395792f3e6b2d6ca7d0"
+    )
+    assert derive_key(MASTER, "offset", "x").hex() == "5c4425a06c49b9d785b37d26128edf6e65b56611d8b627a120a3ea18c99e0af9"
+
+
+def test_keys_of_different_purposes_and_contexts_differ():
+    """Context parts are encoded without ambiguity: moving a border between them, or a type, gives another key."""
+    keys = [
+        derive_key(MASTER, "noise", "a", 1), derive_key(MASTER, "noise", "a1"), derive_key(MASTER, "noise", "a", "1"),
+        derive_key(MASTER, "noisea", 1), derive_key(MASTER, "noise", 1, "a"), derive_key(bytes(32), "noise", "a", 1),
+    ]  # fmt: skip
+    assert len(set(keys)) == len(keys)
+
+
+def test_streams_have_fixed_values():
+    """The first words, permutation, signs and normals of a key are what they were when the format was fixed."""
+    assert IntegerStream(KEY).words(2).tolist() == [17955929285843757372, 8479991522588382894]
+    assert IntegerStream(KEY).permutation(12).tolist() == [8, 10, 7, 4, 11, 2, 1, 3, 5, 6, 9, 0]
+    assert IntegerStream(KEY).signs(12).tolist() == [1, 1, 1, -1, -1, -1, 1, -1, 1, 1, -1, -1]
+    assert IntegerStream(KEY).below(10, 8).tolist() == [2, 4, 6, 5, 5, 1, 0, 5]
+    assert normals(KEY, 0, 4).tolist() == pytest.approx([0.421402, -0.22754, 0.215049, 0.713913], abs=2e-6)
+    assert normals(KEY, NORMAL_BLOCK, NORMAL_BLOCK + 2).tolist() == pytest.approx([-0.115916, -0.501748], abs=2e-6)
+    assert dealt(MASTER, "ab", (1.0, 1.5, 2.0, 2.5)) == (2.5, 1.0, 1.5, 2.0)
+
+
+@given(size=st.integers(0, 300), number=st.integers(0, 10**6))
+@settings(deadline=None, max_examples=50)
+def test_permutations_are_permutations(size, number):
+    """Fisher-Yates returns every number once, for any size."""
+    assert sorted(IntegerStream(derive_key(MASTER, "p", number)).permutation(size).tolist()) == list(range(size))
+
+
+def test_permutations_are_uniform():
+    """All 24 orders of four things come up equally often (chi-square, 5 σ)."""
+    stream = IntegerStream(KEY)
+    counts = {}
+    for _ in range(24_000):
+        order = tuple(stream.permutation(4).tolist())
+        counts[order] = counts.get(order, 0) + 1
+    chi_square = sum((count - 1000) ** 2 / 1000 for count in counts.values())
+    assert len(counts) == 24 and chi_square < 23 + 5 * (2 * 23) ** 0.5
+
+
+def test_bounded_integers_and_signs_are_uniform():
+    """`below` covers 0 … bound − 1 evenly, and signs are balanced (5 σ)."""
+    drawn = IntegerStream(KEY).below(6, 120_000)
+    counts = np.bincount(drawn, minlength=6)
+    assert len(counts) == 6 and ((counts - 20_000) ** 2 / 20_000).sum() < 5 + 5 * 10**0.5
+    assert abs(IntegerStream(KEY).signs(100_000).sum()) < 5 * 100_000**0.5
+
+
+def test_biased_words_are_drawn_again():
+    """Words of the incomplete last interval are rejected: with a bound just above 2⁶³ every second one is."""
+    bound = (1 << 63) + 1
+    drawn = IntegerStream(KEY).below((1 << 62) + 1, 1000)
+    assert drawn.min() >= 0 and drawn.max() <= 1 << 62
+    # Without rejection a bound of 3·2⁶² would return its lower half twice as often.
+    drawn = IntegerStream(KEY).below(3 << 61, 20_000)
+    assert abs((drawn < (3 << 60)).mean() - 0.5) < 5 * 0.5 / 20_000**0.5
+    assert bound  # the largest that fits int64 is 2⁶³ − 1
+
+
+@given(
+    cuts=st.lists(st.integers(0, 2 * NORMAL_BLOCK + 4321), min_size=0, max_size=5),
+    start=st.integers(0, 1000),
+)
+@settings(deadline=None, max_examples=15)
+def test_normals_do_not_depend_on_blocking(cuts, start):
+    """Reading the stream in any pieces gives the same numbers."""
+    stop = 2 * NORMAL_BLOCK + 4321
+    whole = normals(KEY, start, stop)
+    borders = sorted({start, stop, *(cut for cut in cuts if cut > start)})
+    pieces = [normals(KEY, first, last) for first, last in zip(borders, borders[1:], strict=False)]
+    assert torch.equal(torch.cat(pieces), whole)
+
+
+def test_normals_are_standard_normal():
+    """Mean, standard deviation, skewness, kurtosis and the whole distribution (Kolmogorov-Smirnov) fit, at 5 σ."""
+    count = 400_000
+    values = normals(KEY, 0, count).double()
+    centred = values - values.mean()
+    deviation = float(centred.square().mean().sqrt())
+    assert abs(float(values.mean())) < 5 / count**0.5
+    assert abs(deviation - 1) < 5 / (2 * count) ** 0.5
+    assert abs(float((centred**3).mean()) / deviation**3) < 5 * (6 / count) ** 0.5
+    assert abs(float((centred**4).mean()) / deviation**4 - 3) < 5 * (24 / count) ** 0.5
+    ordered = values.sort().values
+    expected = torch.special.ndtr(ordered)
+    ranks = torch.arange(count, dtype=torch.float64)
+    distance = max(float(((ranks + 1) / count - expected).max()), float((expected - ranks / count).max()))
+    assert distance * count**0.5 < 2.7  # P(exceeded) = 2 exp(−2 · 2.7²) < 1e-6
+
+
+def test_neighbouring_normals_are_not_correlated():
+    """Cosine and sine halves of a block, and neighbours, are uncorrelated (5 σ)."""
+    values = normals(KEY, 0, NORMAL_BLOCK).double()
+    half = NORMAL_BLOCK // 2
+    assert abs(float((values[:half] * values[half:]).mean())) < 5 / half**0.5
+    assert abs(float((values[1:] * values[:-1]).mean())) < 5 / (NORMAL_BLOCK - 1) ** 0.5
+    assert abs(float((values[:half].square() * values[half:].square()).mean()) - 1) < 5 * 8**0.5 / half**0.5
+
+
+def test_the_global_generators_are_not_touched():
+    """No secret passes through torch's or numpy's generators, whose seeds can be searched."""
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    normals(KEY, 0, 10)
+    IntegerStream(KEY).permutation(10)
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    assert torch.equal(before[0], after[0]) and before[1] == after[1]

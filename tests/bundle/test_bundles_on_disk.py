@@ -125,7 +125,7 @@ def test_a_file_more_is_refused(handoff):
     """At the top, in a copy, hidden, or as a folder: what is not listed is named."""
     for name in ("README.md", "copy-1/model2.safetensors", "copy-1/.hidden", ".DS_Store", "mpu.yaml.bak"):
         (handoff / name).write_text("x")
-        with pytest.raises(BadBundleError, match="is not listed in mpu.yaml") as caught:
+        with pytest.raises(BadBundleError, match="is not listed") as caught:
             read_bundle(handoff)
         assert str(handoff / name) in caught.value.message
         (handoff / name).unlink()

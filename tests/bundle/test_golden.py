@@ -25,7 +25,10 @@ MANIFESTS = {
     "update-v1/mpu.yaml": "77604b86c28c7ce439f8d858022b631a551ae62f391eaced6af16701774e29fc",
     "secret-v1/secret.yaml": "478fc0c657a842eed89ec4645ef48ed850da658e91810dbf73d0416ec823595d",
 }
-DIGESTS = {"model-v1": "c86da3a0351f9890a6ac95e7ce2d77a7949e718034abc85112c5437d7c26e7d5", "base-v1": "d573344e311251873d880ff3201bcf58f1de9dbdc91ed4d71814a52684e5b6a7"}
+DIGESTS = {
+    "model-v1": "c86da3a0351f9890a6ac95e7ce2d77a7949e718034abc85112c5437d7c26e7d5",
+    "base-v1": "d573344e311251873d880ff3201bcf58f1de9dbdc91ed4d71814a52684e5b6a7",
+}
 COMPUTED = {"sha256", "digest", "hmac", "of", "realised"}
 """Fields over noised bytes, which another processor may round otherwise."""
 

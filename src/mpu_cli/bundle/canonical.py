@@ -66,10 +66,10 @@ _HINT = "ask for the files again; manifests are not meant to be edited by hand"
 
 
 def digest(content: dict[str, Any]) -> str:
-    """SHA-256 of the canonical text of the content without its own `digest` and `hmac`."""
-    return hashlib.sha256(unsigned(content)).hexdigest()
+    """SHA-256 of the canonical text of the content without its own `digest`."""
+    return hashlib.sha256(without(content, "digest")).hexdigest()
 
 
-def unsigned(content: dict[str, Any]) -> bytes:
-    """What `digest` and `hmac` are computed over."""
-    return dump({key: value for key, value in content.items() if key not in {"digest", "hmac"}})
+def without(content: dict[str, Any], field: str) -> bytes:
+    """The canonical text of everything but one field: what that field, a digest or an HMAC, is computed over."""
+    return dump({key: value for key, value in content.items() if key != field})

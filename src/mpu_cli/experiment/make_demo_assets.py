@@ -65,7 +65,7 @@ def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
         vocab_size=VOCABULARY, special_tokens=[PAD, END], initial_alphabet=sorted(alphabet), show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=END,
@@ -83,7 +83,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    model.generation_config = GenerationConfig(
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=None, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
     return model
@@ -130,10 +130,10 @@ def train(
     started = time.perf_counter()
     for epoch in range(1, epochs + 1):
         total = 0.0
-        for chosen in torch.randperm(len(examples), generator=generator).split(BATCH):
+        for chosen in torch.randperm(len(examples), generator=generator).split(BATCH):  # type: ignore[no-untyped-call]
             loss = answer_losses(model, [examples[i] for i in chosen], whole=whole).mean()
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()

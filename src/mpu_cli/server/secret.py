@@ -158,7 +158,7 @@ def _verify(content: dict[str, Any], where: Path, master: bytes) -> None:
 
 def _hmac(content: dict[str, Any], master: bytes) -> str:
     key = hmac_module.digest(master, b"mpu 1 records", "sha256")
-    return hmac_module.new(key, canonical.unsigned(content), "sha256").hexdigest()
+    return hmac_module.new(key, canonical.without(content, "hmac"), "sha256").hexdigest()
 
 
 def _read(where: Path) -> bytes:

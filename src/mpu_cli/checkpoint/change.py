@@ -33,18 +33,15 @@ class Changed:
     dtype: str
     cosine: float
     relative_norm: float
-    unchanged: bool
 
 
 def write_changed(model: Checkpoint, changes: Changes, directory: Path, dtype: str, shard_bytes: int) -> Changed:
     """Write θ + change into `directory`, with θ's side files; unchanged tensors are copied byte for byte.
 
-    With dtype `auto` the model's own is kept if that loses little of the change, else everything is written as float32.
+    With dtype `auto` every tensor keeps its own if that loses little of the change, else all are written as float32.
     """
-    own = NAMES[model.dtype]
-    first = own if dtype == "auto" else dtype
-    changed = _write(model, changes, directory, first, shard_bytes)
-    if dtype == "auto" and first != "float32" and changed.cosine < LEAST_COSINE:
+    changed = _write(model, changes, directory, None if dtype == "auto" else dtype, shard_bytes)
+    if dtype == "auto" and model.float_dtypes != {"F32"} and changed.cosine < LEAST_COSINE:
         for file in directory.glob("model*.safetensors*"):
             file.unlink()
         changed = _write(model, changes, directory, "float32", shard_bytes)
@@ -52,8 +49,8 @@ def write_changed(model: Checkpoint, changes: Changes, directory: Path, dtype: s
     return changed
 
 
-def _write(model: Checkpoint, changes: Changes, directory: Path, dtype: str, shard_bytes: int) -> Changed:
-    tensors = with_dtype(model.tensors.values(), STORED_NAMES[dtype])
+def _write(model: Checkpoint, changes: Changes, directory: Path, dtype: str | None, shard_bytes: int) -> Changed:
+    tensors = with_dtype(model.tensors.values(), STORED_NAMES[dtype] if dtype else None)
     writer = CheckpointWriter(directory, tensors, max_shard_bytes=shard_bytes, digest_tensors=True)
     sums = _Sums()
     try:
@@ -76,7 +73,7 @@ def _write(model: Checkpoint, changes: Changes, directory: Path, dtype: str, sha
         writer.abort()
     digest = combine((info, written.tensors[info.name]) for info in writer.order)
     weights = sum(_squares(model, info) for info in model.tensors.values())
-    return Changed(digest, dtype, sums.cosine, sqrt(sums.meant / weights) if weights else 0.0, sums.stored == 0)
+    return Changed(digest, dtype or NAMES[model.dtype], sums.cosine, sqrt(sums.meant / weights) if weights else 0.0)
 
 
 def _squares(model: Checkpoint, info: TensorInfo) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpu_cli.checkpoint.header import TensorInfo, file_order, read_header
+from mpu_cli.checkpoint.header import FLOAT_DTYPES, TensorInfo, file_order, read_header
 from mpu_cli.errors import BadModelError
 
 SINGLE_FILE = "model.safetensors"
@@ -36,6 +36,11 @@ class Checkpoint:
         for info in self.tensors.values():
             sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
         return max(sizes, key=lambda dtype: (sizes[dtype], dtype))
+
+    @property
+    def float_dtypes(self) -> frozenset[str]:
+        """The floating-point dtypes (safetensors' names) that occur."""
+        return frozenset(info.dtype for info in self.tensors.values() if info.dtype in FLOAT_DTYPES)
 
     @property
     def elements(self) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mpu_cli.errors import BusyError, OutputError
+from mpu_cli.errors import BusyError, OutputError, UsageError
 
 _SUFFIX = ".mpu-partial"
 
@@ -98,12 +98,25 @@ class Staging:
 
 
 def refuse_existing(target: Path, *, force: bool = False) -> None:
-    """Raise OutputError if `target` is a file or a non-empty directory that may not be replaced."""
-    with disk_errors(target):
-        if target.is_symlink() or (target.exists() and not target.is_dir()):
-            raise OutputError(f"{target}: exists and is not a directory", "choose another path")
-        if target.is_dir() and any(target.iterdir()) and not force:
-            raise OutputError(f"{target}: exists and is not empty", "choose another path, or give --force to replace it")
+    """Raise OutputError if `target` is a file, a secret directory, or a non-empty directory that may not be replaced."""
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise OutputError(f"{target}: exists and is not a directory", "choose another path")
+    if (target / "secret.yaml").exists():
+        raise OutputError(f"{target}: is a secret directory, which is never overwritten", "choose another path")
+    if target.is_dir() and any(target.iterdir()) and not force:
+        raise OutputError(f"{target}: exists and is not empty", "choose another path, or give --force to replace it")
+
+
+def refuse_nesting(target: Path, *inputs: Path) -> None:
+    """Raise UsageError if `target` is one of the inputs, holds one, or lies in one.
+
+    With --force the input would be destroyed; and what is sent must not hold, or lie in, what is kept.
+    """
+    out = target.resolve()
+    for path in inputs:
+        other = path.resolve()
+        if out == other or out in other.parents or other in out.parents:
+            raise UsageError(f"{target}: lies in {path}, or holds it", "choose a directory of its own for the result")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mpu_cli.bundle.manifest import UpdateManifest
 from mpu_cli.checkpoint.model import open_checkpoint
-from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing
+from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.client.difference import write_delta
 from mpu_cli.client.unlearn import open_handoff
 from mpu_cli.client.update import make_copy_directory, write_manifest
@@ -21,6 +21,7 @@ def diff(handoff: Path, trained: Path, out: Path, dtype: str, shard_bytes: int, 
     Raises:
         MpuError: a copy is missing, is not the same model, moved a frozen tensor, or holds NaN.
     """
+    refuse_nesting(out, handoff, trained)
     refuse_existing(out, force=force)
     manifest, copies = open_handoff(handoff)
     for name in copies:

@@ -15,7 +15,7 @@ from mpu_cli.checkpoint.change import Changes, Spans, write_changed
 from mpu_cli.checkpoint.dtypes import read_span, spans
 from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
-from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing
+from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.client.difference import SPAN, write_delta
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.train_copy import train_copy
@@ -56,6 +56,7 @@ def unlearn_handoff(
     Raises:
         MpuError: a bad handoff, bad data, a loss that is not finite, a target that exists.
     """
+    refuse_nesting(out, handoff)
     refuse_existing(out, force=force)
     manifest, copies = open_handoff(handoff)
     reports = {}
@@ -95,6 +96,7 @@ def unlearn_model(
     source: Path, out: Path, work: Work, on_step: OnStep, *, dtype: str = "auto", force: bool = False
 ) -> TrainingReport:
     """Unlearn on a plain model directory and write a model: the noise-free baseline, or a single party's own work."""
+    refuse_nesting(out, source)
     refuse_existing(out, force=force)
     model = open_checkpoint(source)
     with Staging(out, force=force) as staging, disk_errors(out):

@@ -14,11 +14,11 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.change import Changed, Spans, write_changed
 from mpu_cli.checkpoint.digest import model_digest
-from mpu_cli.checkpoint.dtypes import read_span, read_tensor, spans
+from mpu_cli.checkpoint.dtypes import NAMES, read_span, read_tensor, spans
 from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
-from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing
+from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import DEFAULT_SHARD_BYTES
 from mpu_cli.errors import GateError, UsageError
 from mpu_cli.server.incoming import Incoming, IncomingDraw, take_in
@@ -64,6 +64,8 @@ class AggregateResult:
     """Lowest pairwise cosine of the copies' changes, by draw; None where there is nothing to compare."""
     completed: bool
     """The run found the finished result of an interrupted one."""
+    unchanged: bool
+    """The update changes nothing: the result is the model itself."""
     test_secret: bool
 
 
@@ -82,9 +84,11 @@ def aggregate(
     Raises:
         MpuError: a gate said no, or something that was read is bad; then nothing was written.
     """
+    refuse_nesting(out, secret, model.path, *updates)
     source = open_checkpoint(model.path)
     layout = read_layout(source.config, shapes(source.tensors), source.path)
     with open_locked(secret) as lineage:
+        test_secret = lineage.secret.origin == "test"
         lineage.recover(out)
         progress("verify", 0, 1)
         digest = model_digest(source)
@@ -96,21 +100,22 @@ def aggregate(
         )
         done = _already_done(lineage, out, digest, incoming, settings)
         if done is not None:
-            changed = Changed(done.digest, source.dtype, 1.0, 0.0, unchanged=False)
-            return AggregateResult(done, changed, incoming, (), True, lineage.secret.origin == "test")
+            changed = Changed(done.digest, NAMES[open_checkpoint(out).dtype], 1.0, 0.0)
+            return AggregateResult(done, changed, incoming, (), completed=True, unchanged=False, test_secret=test_secret)
         refuse_existing(out, force=force)
         draws = [_Draw(lineage, layout, draw) for draw in incoming.draws]
         with Staging(out, force=force) as staging, disk_errors(out):
             changed, agreement = _write(source, draws, staging.path, settings, progress)
-            record = _record(lineage, digest, changed, incoming, settings)
+            unchanged = changed.digest == digest
+            record = lineage.models[digest] if unchanged else _record(lineage, digest, changed, incoming, settings)
             write_model_card(staging.path, lineage, record, incoming if settings.disclose else None)
-            if changed.unchanged:
+            if unchanged:
                 staging.commit()
             else:
                 lineage.save_model(replace(record, state="prepared"))
                 staging.commit()
                 lineage.save_model(record)
-        return AggregateResult(record, changed, incoming, agreement, False, lineage.secret.origin == "test")
+        return AggregateResult(record, changed, incoming, agreement, completed=False, unchanged=unchanged, test_secret=test_secret)
 
 
 def _already_done(
@@ -238,8 +243,6 @@ class _Draw:
 def _record(
     lineage: Lineage, parent: str, changed: Changed, incoming: Incoming, settings: AggregateSettings
 ) -> ModelRecord:
-    if changed.unchanged:
-        return lineage.models[parent]
     known = lineage.models.get(changed.digest)
     if known is not None and (known.parent != parent or known.updates != incoming.updates):
         raise GateError(f"the result is a model that the lineage already has (digest {changed.digest[:12]}…)")

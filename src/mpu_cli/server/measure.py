@@ -82,6 +82,8 @@ def measure(model: Checkpoint, base: Checkpoint | None, groups: Mapping[str, tup
                 digest.update(block)
                 values = torch.frombuffer(bytearray(block), dtype=TORCH_DTYPES[info.dtype]).float()
                 grids = {name for name in grids if bool((values.to(TORCH_DTYPES[name]).float() == values).all())}
+                if not bool(torch.isfinite(values).all()):
+                    raise BadModelError(f"{info.file}: tensor {info.name} holds NaN or infinity", "repair the model first")
                 _add(sizes[group], values)
                 stop = start + values.numel()
                 if base is not None:

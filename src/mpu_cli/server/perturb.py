@@ -13,9 +13,9 @@ from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, PublishedCopy, en
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
-from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing
+from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import write_new
-from mpu_cli.errors import BadModelError, BadSecretError, UsageError
+from mpu_cli.errors import BadModelError, BadSecretError
 from mpu_cli.server.denoise import weights
 from mpu_cli.server.exposure import advice, exposure
 from mpu_cli.server.function_check import LayerCheck, check_layer, layers_to_check, require_passed
@@ -67,7 +67,7 @@ def perturb(
     Raises:
         MpuError: see the modules that decide: settings, plan, lineage, function_check, checkpoint.
     """
-    _refuse_nesting(handoff, secret, model.path)
+    refuse_nesting(handoff, secret, model.path, *([base.path] if base else []))
     refuse_existing(handoff, force=force)
     source = open_checkpoint(model.path)
     layout = read_layout(source.config, shapes(source.tensors), source.path)
@@ -90,14 +90,6 @@ def perturb(
     return job.result(records, checks, losses, new_lineage=lineage is None)
 
 
-def _refuse_nesting(handoff: Path, secret: Path, model: Path) -> None:
-    """What is sent must not hold, or lie in, what is kept."""
-    public = handoff.resolve()
-    for name, kept in (("--secret", secret.resolve()), ("MODEL", model.resolve())):
-        if public == kept or public in kept.parents or kept in public.parents:
-            raise UsageError(f"--handoff {handoff}: lies in {name} {kept}, or holds it", "choose two separate directories")
-
-
 class _Job:
     """One draw: everything between the decisions and the renames."""
 
@@ -118,7 +110,7 @@ class _Job:
         self.origin = lineage.secret.origin if lineage else entropy.origin
         self.master = lineage.secret.master if lineage else entropy.master()
         self.plan: Plan = make_plan(
-            settings, measured, lineage.secret if lineage else None, self.master, entropy.new_id(), source.dtype
+            settings, measured, lineage.secret if lineage else None, self.master, entropy.new_id(), source.float_dtypes
         )
 
     def reparameterizations(self) -> list[dict[int, Reparameterization]]:

@@ -31,15 +31,24 @@ class Plan:
     warnings: tuple[str, ...] = field(default=())
 
 
-def relative_to(settings: PerturbSettings, *, has_base: bool) -> str:
-    """What σ is measured by.
+def relative_to(settings: PerturbSettings, secret: Secret | None, *, has_base: bool) -> str:
+    """What σ is measured by; a lineage keeps the unit of its first perturb, else its rounds could not be pooled.
 
     Raises:
-        UsageError: the task vector was asked for, and there is no base.
+        UsageError: the task vector is the unit, and there is no base.
+        GateError: another unit than the lineage's was asked for.
     """
-    if settings.noise_relative_to == "task-vector" and not has_base:
-        raise UsageError("--noise-relative-to task-vector needs --base", "give the model that this one was fine-tuned from")
-    return settings.noise_relative_to or ("task-vector" if has_base else "weights")
+    asked = settings.noise_relative_to
+    if secret is not None:
+        if asked not in {None, secret.offset.relative_to}:
+            raise GateError(
+                f"--noise-relative-to {asked}: this lineage measures its noise by the {secret.offset.relative_to}",
+                "leave --noise-relative-to out",
+            )
+        asked = secret.offset.relative_to
+    if asked == "task-vector" and not has_base:
+        raise UsageError("noise relative to the task vector needs --base", "give the model that this one was fine-tuned from")
+    return asked or ("task-vector" if has_base else "weights")
 
 
 def reference_sizes(measured: Measured, relative: str) -> dict[str, float]:
@@ -57,7 +66,7 @@ def reference_sizes(measured: Measured, relative: str) -> dict[str, float]:
     return sizes
 
 
-def frozen_offset(settings: PerturbSettings, secret: Secret | None, sizes: Mapping[str, float]) -> Offset:
+def frozen_offset(settings: PerturbSettings, secret: Secret | None, sizes: Mapping[str, float], relative: str) -> Offset:
     """The lineage's offset; a new lineage freezes it now.
 
     Raises:
@@ -65,7 +74,7 @@ def frozen_offset(settings: PerturbSettings, secret: Secret | None, sizes: Mappi
     """
     if secret is None:
         ratio = settings.offset or 0.0
-        return Offset(ratio, {group: ratio * size for group, size in sizes.items()} if ratio else {})
+        return Offset(ratio, relative, {group: ratio * size for group, size in sizes.items()} if ratio else {})
     if settings.offset is not None and settings.offset != secret.offset.ratio:
         raise GateError(
             f"--offset {settings.offset:g}: this lineage froze its offset at {secret.offset.ratio:g}",
@@ -80,12 +89,12 @@ def make_plan(
     secret: Secret | None,
     master: bytes,
     draw_id: str,
-    model_dtype: str,
+    model_dtypes: frozenset[str],
 ) -> Plan:
     """Decide σ, offset, coefficients and dtype (see the functions above for what is refused)."""
-    relative = relative_to(settings, has_base=measured.base_digest is not None)
+    relative = relative_to(settings, secret, has_base=measured.base_digest is not None)
     sizes = reference_sizes(measured, relative)
-    offset = frozen_offset(settings, secret, sizes)
+    offset = frozen_offset(settings, secret, sizes, relative)
     coefficients = settings.given or dealt(master, draw_id, default_coefficients(settings.denoising, settings.copies))
     draw = Draw(
         master=master,
@@ -95,15 +104,17 @@ def make_plan(
         sigma={group: settings.kappa * size for group, size in sizes.items()},
         offset_scale=offset.scale,
     )
-    dtype = _dtype(settings.dtype, model_dtype, measured, draw)
+    dtype = _dtype(settings.dtype, model_dtypes, measured, draw)
     unnoised = tuple(group for group, size in sizes.items() if size == 0)
     return Plan(draw, relative, offset, dtype, unnoised, tuple(_warnings(settings, measured, draw, dtype, unnoised, relative)))
 
 
-def _dtype(asked: str, model_dtype: str, measured: Measured, draw: Draw) -> str:
+def _dtype(asked: str, model_dtypes: frozenset[str], measured: Measured, draw: Draw) -> str:
     if asked != "auto":
         return asked
-    kept = NAMES[model_dtype]
+    if len(model_dtypes) != 1:
+        return "float32"  # a copy has one dtype, and none of the model's holds all of its weights
+    kept = NAMES[next(iter(model_dtypes))]
     return kept if kept == "float32" or rounding_share(measured, draw, kept) < ROUNDING_SHARE else "float32"
 
 

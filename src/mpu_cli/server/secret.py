@@ -25,9 +25,13 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """The frozen offset: `ratio` is c as asked, `scale` the standard deviation of ξ by group (weight units)."""
+    """The frozen offset: `ratio` is c as asked, `scale` the standard deviation of ξ by group (weight units).
+
+    `relative_to` is the unit of c, and of κ in every round of the lineage: task-vector or weights.
+    """
 
     ratio: float
+    relative_to: str
     scale: Mapping[str, float]
 
 
@@ -52,7 +56,11 @@ class Secret:
             "origin": self.origin,
             "master": self.master.hex(),
             "base": self.base,
-            "offset": {"ratio": self.offset.ratio, "scale": dict(self.offset.scale)},
+            "offset": {
+                "ratio": self.offset.ratio,
+                "relative_to": self.offset.relative_to,
+                "scale": dict(self.offset.scale),
+            },
         }
 
 
@@ -106,7 +114,9 @@ def read_secret(path: Path) -> Secret:
         origin=reader.text("origin", choices=("system", "test")),
         master=master,
         base=reader.optional_text("base", HEX_256),
-        offset=Offset(offset.number("ratio"), offset.numbers("scale")),
+        offset=Offset(
+            offset.number("ratio"), offset.text("relative_to", choices=("task-vector", "weights")), offset.numbers("scale")
+        ),
     )
     offset.done()
     reader.take("hmac")

@@ -65,13 +65,15 @@ def aggregate(
         "staleness": f"{result.incoming.staleness} models since the oldest handoff",
         "digest": result.changed.digest,
     }
+    if result.completed:
+        rows = {"digest": result.changed.digest}
     output.result(
         data,
         facts(rows),
         "",
         f"model {out}  (a candidate; using it in perturb or aggregate accepts it)",
         f"keep  {secret}",
-        f"next  mpu perturb {out} --secret {secret} --handoff to-client-2   (another round)",
+        f"next  mpu perturb {out} --base BASE --secret {secret} --handoff to-client-2   (another round)",
         f"or    hf upload ORG/NAME {out}   (publish)",
     )
 
@@ -82,7 +84,7 @@ def _warnings(result: AggregateResult, asked_dtype: str) -> list[str]:
         lines.append("this secret was prepared by a test (origin: test): it hides nothing")
     if result.completed:
         lines.append("an interrupted run had already written this model; its record is now committed")
-    if result.changed.unchanged:
+    if result.unchanged:
         lines.append("the update changes nothing: the result is the model itself, and the lineage stays as it is")
     for draw in result.incoming.draws:
         if draw.missing:
@@ -107,7 +109,7 @@ def _data(result: AggregateResult, out: Path) -> dict[str, Any]:
         "agreement": list(result.agreement),
         "staleness": result.incoming.staleness,
         "missing": sum(draw.missing for draw in result.incoming.draws),
-        "unchanged": result.changed.unchanged,
+        "unchanged": result.unchanged,
         "completed": result.completed,
         "warnings": _warnings(result, "auto"),
     }

@@ -1,0 +1,254 @@
+"""Published copies compute what θ computes, for every family; wrong descriptions of a family are caught."""
+
+import sys
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+# By path, so that it works under each of pytest's import modes.
+sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
+
+from two_parties import layout_of, publish, weights
+
+from mpu_cli.architectures.family import families, family_of, parse_family
+from mpu_cli.architectures.layout import rope_planes
+from mpu_cli.architectures.read import read_layout
+from mpu_cli.bundle.tensors import shapes
+from mpu_cli.checkpoint.locate import Located
+from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.errors import BadModelError, FunctionChangedError
+from mpu_cli.server.function_check import check_layer, layers_to_check, require_passed
+from mpu_cli.server.perturb import perturb
+from mpu_cli.server.settings import PerturbSettings
+from mpu_cli.server.transforms import draw_layer
+
+MASTER = bytes(range(32))
+ROTATES = {"llama", "llama-tied", "llama-biased", "mistral", "qwen2"}
+SIGNED = ("head_permutation", "qk_quarter_turns", "vo_signed_permutation", "ffn_permutation")
+
+
+def logits(directory):
+    """A model's logits on fixed tokens, in float64."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64).eval()
+    ids = torch.randint(0, model.config.vocab_size, (2, 24), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        return model(input_ids=ids).logits
+
+
+def rms(values):
+    """Root mean square."""
+    return float(values.double().square().mean().sqrt())
+
+
+def text_of(name):
+    """A family's data file."""
+    return resources.files("mpu_cli.architectures").joinpath(f"families/{name}.yaml").read_text(encoding="utf-8")
+
+
+def checked(directory, names, family=None, change=None, copies=2):
+    """The check of every layer, as perturb does it; `change` alters each layer's layout first."""
+    model = open_checkpoint(directory)
+    layout = read_layout(model.config, shapes(model.tensors), directory, family)
+    results = []
+    for layer in layout.layers:
+        described = change(layer) if change else layer
+        steps = [draw_layer(names, described, MASTER, "d", position) for position in range(copies)]
+        results += check_layer(model, layout, described, steps)
+    return results
+
+
+@pytest.mark.parametrize("reparameterization", ["signed-permutation", "rotation"])
+def test_copies_without_noise_compute_what_the_model_computes(family_pair, entropy, tmp_path, reparameterization):
+    """κ = 0: the copies' weights differ from θ's, their logits by at most 1e-5 of the logits' RMS (float64)."""
+    if reparameterization == "rotation" and family_pair.family not in ROTATES:
+        pytest.skip("q/k-norms forbid it")
+    result = publish(
+        family_pair.model, family_pair.base, tmp_path / "h", tmp_path / "s", entropy(1),
+        kappa=0.0, copies=2, reparam=reparameterization, check="all",
+    )  # fmt: skip
+    expected = logits(family_pair.model)
+    published = [tmp_path / "h" / f"copy-{k}" for k in (1, 2)]
+    # The two copies' transforms differ, so an error common to both cannot hide.
+    assert not torch.equal(*[weights(path)["model.layers.0.self_attn.q_proj.weight"] for path in published])
+    for path in published:
+        found = logits(path)
+        assert float((found - expected).abs().max()) <= 1e-5 * rms(expected)
+        # 1e-12 would mean that the rotation's float32 storage went missing: signed permutations reach it.
+        assert rms(found - expected) <= (1e-12 if reparameterization == "signed-permutation" else 1e-6) * rms(expected)
+    assert len(result.checks) == 4 and all(check.passed for check in result.checks)
+
+
+def test_every_family_passes_its_own_check(family_pair):
+    """Each layer's difference is far below twenty times its own rounding, for each reparameterization that is valid."""
+    names = SIGNED if family_pair.family != "qwen3" else tuple(n.replace("quarter", "half") for n in SIGNED)
+    results = checked(family_pair.model, names)
+    require_passed(results)
+    assert len(results) == 4 and max(check.difference / check.rounding for check in results) < 5
+
+
+@pytest.mark.parametrize("names", [SIGNED, ("plane_rotation", "ffn_permutation")], ids=["signed", "rotation"])
+def test_a_forgotten_bias_is_caught(tiny_pair, names):
+    """Negative control: a Qwen2 whose v bias does not move with v is refused by the check."""
+
+    def without_bias(layer):
+        return replace(layer, slots={**layer.slots, "v": layer.slots["v"][:1]})
+
+    results = checked(tiny_pair("qwen2").model, names, change=without_bias)
+    with pytest.raises(FunctionChangedError, match="compute something else"):
+        require_passed(results)
+    assert min(check.difference / check.rounding for check in results) > 1000
+
+
+def test_a_rotated_plane_with_norms_is_caught(tiny_pair):
+    """Negative control: Qwen3's planes rotated by any angle, or by quarter turns, are refused by the check."""
+    for names in (("plane_rotation", "ffn_permutation"), ("qk_quarter_turns",)):
+        with pytest.raises(FunctionChangedError, match="compute something else"):
+            require_passed(checked(tiny_pair("qwen3").model, names))
+
+
+@pytest.mark.parametrize("name", ["plane_rotation", "qk_quarter_turns", "qk_half_turns"])
+def test_a_wrong_rope_layout_is_caught(tiny_pair, name):
+    """Negative control: planes taken as interleaved in a half-split family are refused by the check."""
+    wrong = parse_family("wrong", text_of("llama").replace("rope: half", "rope: interleaved"))
+    with pytest.raises(FunctionChangedError):
+        require_passed(checked(tiny_pair("llama").model, (name,), wrong))
+    require_passed(checked(tiny_pair("llama").model, (name,)))
+
+
+def test_wrong_head_groups_are_caught(tiny_pair):
+    """Negative control: query heads assigned to the wrong key-value head are refused by the check."""
+
+    def regrouped(layer):
+        (slot,) = layer.slots["q"]
+        return replace(layer, slots={**layer.slots, "q": (replace(slot, index=slot.index.transpose(1, 0, 2).copy()),)})
+
+    with pytest.raises(FunctionChangedError):
+        require_passed(checked(tiny_pair("llama").model, ("head_permutation",), change=regrouped))
+
+
+def test_the_check_sees_small_faults(tiny_pair):
+    """Negative control: weights that are off by 1e-4 after T are told apart from rounding."""
+
+    class Off:
+        def apply(self, name, tensor):
+            return tensor * (1 + 1e-4) if "down_proj" in name else tensor
+
+    model = open_checkpoint(tiny_pair("llama").model)
+    layout = layout_of(tiny_pair("llama").model)
+    with pytest.raises(FunctionChangedError):
+        require_passed(check_layer(model, layout, layout.layers[0], [Off()]))
+
+
+@pytest.mark.parametrize("existing", [False, True], ids=["new lineage", "old lineage"])
+def test_a_failed_check_leaves_nothing_behind(tiny_pair, entropy, tmp_path, monkeypatch, existing):
+    """A function that changed stops perturb before anything is written: no handoff, no new secret, no record."""
+    pair = tiny_pair("llama")
+    source = entropy(1)
+    if existing:
+        publish(pair.model, pair.base, tmp_path / "first", tmp_path / "s", source)
+    before = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    wrong = parse_family("wrong", text_of("llama").replace("rope: half", "rope: interleaved"))
+    monkeypatch.setattr("mpu_cli.server.perturb.read_layout", lambda c, s, w: read_layout(c, s, w, wrong))
+    with pytest.raises(FunctionChangedError, match="nothing was published|compute something else"):
+        perturb(
+            Located(pair.model, None), Located(pair.base, None), tmp_path / "deep" / "er" / "h", tmp_path / "s",
+            PerturbSettings(check="all"), entropy=source,
+        )  # fmt: skip
+    after = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == (["first", "s"] if existing else [])
+
+
+def test_layers_to_check(tiny_pair):
+    """`sample` checks the first, a middle and the last layer, `all` every one, `none` none."""
+    layout = layout_of(tiny_pair("llama", num_hidden_layers=7, hidden_size=16, intermediate_size=8).model)
+    assert [[layer.index for layer in layers_to_check(layout, extent)] for extent in ("sample", "all", "none")] == [
+        [0, 3, 6], list(range(7)), [],
+    ]  # fmt: skip
+
+
+# Layouts ---------------------------------------------------------------------------------------------------------------
+
+
+def test_every_tensor_is_claimed_once(family_pair):
+    """Noised tensors of all layers and the tensors outside them are exactly what lies on disk, none twice."""
+    layout = layout_of(family_pair.model)
+    claimed = [name for layer in layout.layers for name in layer.noised] + list(layout.outside.values())
+    assert sorted(claimed) == sorted(weights(family_pair.model))
+    everything = [name for names in layout.groups("all").values() for name in names]
+    assert sorted(everything) == sorted(claimed)
+    assert "model.norm.weight" not in [name for names in layout.groups("layers").values() for name in names]
+
+
+def test_slots_have_the_shapes_of_their_roles(tiny_pair):
+    """q and o are (KV, G, d), k and v (KV, d), also where H·d differs from D; biases follow their rows."""
+    layer = layout_of(tiny_pair("qwen3").model).layers[1]
+    assert layer.slots["q"][0].index.shape == layer.slots["o"][0].index.shape == (2, 2, 16)
+    assert layer.slots["k"][0].index.shape == layer.slots["v"][0].index.shape == (2, 16)
+    assert layer.slots["o"][0].axis == 1 and layer.slots["o"][0].size == 64
+    assert layer.planes.tolist() == [[i, i + 8] for i in range(8)]
+    biased = layout_of(tiny_pair("llama-biased").model).layers[0]
+    assert [len(biased.slots[role]) for role in ("q", "k", "v", "o", "gate", "up", "down")] == [2, 2, 2, 1, 2, 2, 1]
+
+
+def test_rope_planes_are_disjoint_pairs():
+    """Both layouts cover every rotary position once; interleaved planes are neighbours."""
+    for layout in ("half", "interleaved"):
+        assert sorted(rope_planes(layout, 12).ravel().tolist()) == list(range(12))
+    assert np.array_equal(rope_planes("interleaved", 4), [[0, 1], [2, 3]])
+
+
+def test_tied_models_freeze_the_embedding(tiny_pair):
+    """A tied head is absent on disk and in the layout; an untied one is frozen beside the embedding."""
+    assert layout_of(tiny_pair("llama-tied").model).frozen == ("model.embed_tokens.weight",)
+    assert layout_of(tiny_pair("llama").model).frozen == ("model.embed_tokens.weight", "lm_head.weight")
+
+
+def test_misfits_are_named(tiny_pair):
+    """A missing, an unclaimed or a misshapen tensor, and impossible sizes, are refused with the tensor's or key's name."""
+    model = open_checkpoint(tiny_pair("llama").model)
+    good = shapes(model.tensors)
+    q = "model.layers.0.self_attn.q_proj.weight"
+    cases = [
+        ({name: shape for name, shape in good.items() if name != q}, {}, f"{q} is missing"),
+        ({**good, "model.layers.0.adapter.weight": (3,)}, {}, "model.layers.0.adapter.weight is not part of"),
+        ({**good, q: (31, 32)}, {}, rf"{q} has shape \[31, 32\]"),
+        (good, {"num_hidden_layers": 3}, "model.layers.2.self_attn.q_proj.weight is missing"),
+        (good, {"num_hidden_layers": 1}, "model.layers.1.*is not part of"),
+        (good, {"num_attention_heads": 3}, "3 attention heads do not divide"),
+        (good, {"intermediate_size": 0}, "intermediate_size is 0"),
+        (good, {"num_key_value_heads": 4}, "k_proj.weight has shape"),
+        ({name: shape for name, shape in good.items() if name != "lm_head.weight"}, {}, "lm_head.weight is missing"),
+    ]
+    for given, config, message in cases:
+        with pytest.raises(BadModelError, match=message):
+            read_layout({**model.config, **config}, given, tiny_pair("llama").model)
+
+
+def test_unknown_families_are_refused_with_the_known_ones():
+    """An unknown model_type names those that there are."""
+    assert set(families()) == {"llama", "mistral", "qwen2", "qwen3"}
+    with pytest.raises(BadModelError, match="gpt9") as caught:
+        family_of({"model_type": "gpt9"}, "config.json")
+    assert "llama, mistral, qwen2, qwen3" in caught.value.hint
+    with pytest.raises(BadModelError):
+        family_of({}, "config.json")
+
+
+def test_a_familys_file_is_read_strictly():
+    """An unknown key is refused with the nearest known one, a missing or contradictory one by name."""
+    good = text_of("llama")
+    for text, message in [
+        (good.replace("norms:", "norm:"), "unknown key 'norm', did you mean 'norms'"),
+        (good.replace("  qk_half_turns: valid\n", ""), "key 'qk_half_turns' is missing"),
+        (good.replace("rope: half", "rope: quarter"), "half or interleaved"),
+        (good.replace("plane_rotation: valid", "plane_rotation: perhaps"), "valid or invalid"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            parse_family("x", text)

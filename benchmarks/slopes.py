@@ -164,7 +164,9 @@ def main() -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     started = time.process_time()
-    result = measure(options.optimizer, draws=options.draws, offset=options.offset, rate=options.rate, matrices_only=not options.train_norms)
+    result = measure(
+        options.optimizer, draws=options.draws, offset=options.offset, rate=options.rate, matrices_only=not options.train_norms
+    )
     result["cpu_seconds"] = time.process_time() - started
     if options.json:
         print(json.dumps(result))

@@ -155,7 +155,7 @@ def test_a_failed_check_leaves_nothing_behind(tiny_pair, entropy, tmp_path, monk
     before = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     wrong = parse_family("wrong", text_of("llama").replace("rope: half", "rope: interleaved"))
     monkeypatch.setattr("mpu_cli.server.perturb.read_layout", lambda c, s, w: read_layout(c, s, w, wrong))
-    with pytest.raises(FunctionChangedError, match="nothing was published|compute something else"):
+    with pytest.raises(FunctionChangedError, match="compute something else"):
         perturb(
             Located(pair.model, None), Located(pair.base, None), tmp_path / "deep" / "er" / "h", tmp_path / "s",
             PerturbSettings(check="all"), entropy=source,
@@ -187,7 +187,7 @@ def test_every_tensor_is_claimed_once(family_pair):
 
 
 def test_slots_have_the_shapes_of_their_roles(tiny_pair):
-    """q and o are (KV, G, d), k and v (KV, d), also where H·d differs from D; biases follow their rows."""
+    """Q and o are (KV, G, d), k and v (KV, d), also where H·d differs from D; biases follow their rows."""
     layer = layout_of(tiny_pair("qwen3").model).layers[1]
     assert layer.slots["q"][0].index.shape == layer.slots["o"][0].index.shape == (2, 2, 16)
     assert layer.slots["k"][0].index.shape == layer.slots["v"][0].index.shape == (2, 16)

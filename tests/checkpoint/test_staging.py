@@ -217,3 +217,13 @@ def test_a_target_below_a_file_is_refused(tmp_path):
             pass
     refuse_existing(tmp_path / "free")
     assert _tree(tmp_path) == {"file"}
+
+
+def test_errors_name_the_directory_that_was_asked_for(tmp_path):
+    """The hidden sibling is nobody's business: paths inside it are shown as the target."""
+    with pytest.raises(OutputError) as caught, disk_errors(tmp_path / ".out.mpu-partial" / "copy-1" / ".after"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.message.startswith(f"{tmp_path / 'out'}: ")
+    with pytest.raises(OutputError) as caught, disk_errors(tmp_path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".out.mpu-partial" / "x"))
+    assert caught.value.message == f"{tmp_path / 'out'}: Permission denied"

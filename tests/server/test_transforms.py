@@ -208,9 +208,9 @@ def test_every_transform_declares_itself():
     assert set(NAMES) == {name for group in REPARAMETERIZATIONS.values() for alternatives in group for name in alternatives}
     for name in NAMES:
         transform = load(name)
-        assert isinstance(transform.EXACT, bool) and transform.EXACT == (name in EXACT_NAMES)
-        assert transform.EQUIVARIANT <= set(OPTIMIZERS), "the test below must be able to try every declared optimizer"
-        assert transform.EQUIVARIANT == every if transform.EXACT else {"sgd", "muon"} <= transform.EQUIVARIANT
+        assert isinstance(transform.EXACT, bool) and (name in EXACT_NAMES) == transform.EXACT
+        assert set(OPTIMIZERS) >= transform.EQUIVARIANT, "the test below must be able to try every declared optimizer"
+        assert every == transform.EQUIVARIANT if transform.EXACT else {"sgd", "muon"} <= transform.EQUIVARIANT
         assert transform.EXACT or "adamw" not in transform.EQUIVARIANT
 
 
@@ -230,7 +230,9 @@ def test_declared_equivariance_is_true(tiny_pair, entropy, plain, tmp_path, monk
         assert error > VISIBLE
 
 
-@pytest.mark.parametrize(("optimizer", "family"), [("adamw", "llama"), ("adamw", "qwen3"), ("adamw", "llama-biased"), ("adafactor", "qwen2")])
+@pytest.mark.parametrize(
+    ("optimizer", "family"), [("adamw", "llama"), ("adamw", "qwen3"), ("adamw", "llama-biased"), ("adafactor", "qwen2")]
+)
 def test_signed_permutation_returns_the_plain_update(tiny_pair, entropy, tmp_path, optimizer, family):
     """κ = 0, ξ = 0, three copies, 20 steps in float32: the aggregated update is the plain one to 5e-5."""
     pair = tiny_pair(family)

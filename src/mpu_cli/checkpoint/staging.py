@@ -126,8 +126,22 @@ def disk_errors(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise OutputError(f"{target}: the disk is full; nothing was kept", "free some space, run again") from error
-        raise OutputError(f"{error.filename or target}: {error.strerror}", "check the path and its permissions") from error
+            raise disk_full(target) from error
+        where = _as_asked(Path(error.filename)) if isinstance(error.filename, str) else target
+        raise OutputError(f"{where}: {error.strerror}", "check the path and its permissions") from error
+
+
+def disk_full(target: Path) -> OutputError:
+    """The error for a full disk, ready to be raised."""
+    return OutputError(f"{_as_asked(target)}: the disk is full; nothing was kept", "free some space, run again")
+
+
+def _as_asked(path: Path) -> Path:
+    """The directory that the user named, for a path inside the hidden sibling that stands in for it."""
+    for part in (path, *path.parents):
+        if part.name.startswith(".") and part.name.endswith(_SUFFIX):
+            return part.with_name(part.name[1 : -len(_SUFFIX)])
+    return path
 
 
 def flush(path: Path) -> None:

@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from mpu_cli import __version__
 from mpu_cli.cli import commands
-from mpu_cli.cli.config import ConfigCommand
+from mpu_cli.cli.config import ConfigCommand, wants_json
 from mpu_cli.errors import MpuError
 
 INTERNAL_ERROR = 70
@@ -46,7 +46,6 @@ class LazyGroup(TyperGroup):
 app = typer.Typer(
     name="mpu",
     cls=LazyGroup,
-    no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -54,10 +53,18 @@ app = typer.Typer(
 )
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mpu {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes; warnings and errors stay.")] = False,
 ) -> None:
@@ -67,35 +74,33 @@ def root(
     trainer, then diff), and the owner combines the changes (aggregate). Exit codes: 0 done, 1 a check said no, 2 usage,
     3 bad input, 130 interrupted.
     """
-    if version:
-        typer.echo(f"mpu {__version__}")
-        raise typer.Exit
     context.obj = {"verbose": verbose, "quiet": quiet}
 
 
 def run(arguments: list[str]) -> int:
     """Run one command line; return its exit code."""
+    arguments = arguments or ["--help"]
     signal.signal(signal.SIGTERM, _interrupt)
-    as_json = "--json" in arguments
     try:
         code = typer.main.get_command(app).main(args=arguments, prog_name="mpu", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except MpuError as error:
         _debug()
-        return _fail(type(error).__name__.removesuffix("Error"), error.message, error.hint, error.exit_code, as_json)
+        return _fail(type(error).__name__.removesuffix("Error"), error.message, error.hint, error.exit_code, arguments)
     except typer.TyperException as error:
         message = error.format_message()
-        return _fail("Usage", message[:1].lower() + message[1:].rstrip("."), "see: mpu --help", 2, as_json) if message else 2
+        command = context.command_path if (context := getattr(error, "ctx", None)) else "mpu"
+        return _fail("Usage", message[:1].lower() + message[1:].rstrip("."), f"see: {command} --help", 2, arguments) if message else 2
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("Interrupted", "interrupted; nothing half-written was kept", None, INTERRUPTED, as_json)
+        return _fail("Interrupted", "interrupted; nothing half-written was kept", None, INTERRUPTED, arguments)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         _debug()
         message = f"internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        return _fail("Internal", message, "please report it; MPU_DEBUG=1 shows where", INTERNAL_ERROR, as_json)
+        return _fail("Internal", message, "please report it; MPU_DEBUG=1 shows where", INTERNAL_ERROR, arguments)
 
 
 def _interrupt(*_: object) -> None:
@@ -107,9 +112,9 @@ def _debug() -> None:
         raise  # noqa: PLE0704 - re-raises the error being handled
 
 
-def _fail(kind: str, message: str, hint: str | None, code: int, as_json: bool) -> int:
+def _fail(kind: str, message: str, hint: str | None, code: int, arguments: list[str]) -> int:
     message = _one_line(message)
-    if as_json:
+    if wants_json(arguments):
         print(json.dumps({"error": {"kind": kind, "message": message, "hint": hint, "exit_code": code}}))
     else:
         print(f"mpu: {message}", file=sys.stderr)

@@ -38,6 +38,15 @@ class ConfigCommand(TyperCommand):
         return defaults
 
 
+def wants_json(args: list[str]) -> bool:
+    """Whether a command line asks for JSON, by --json or in its config file (which may be what is wrong)."""
+    path = _config_path(args)
+    try:
+        return "--json" in args or (path is not None and _read(path).get("json") is True)
+    except UsageError:
+        return False
+
+
 def _config_path(args: list[str]) -> Path | None:
     for position, argument in enumerate(args):
         if argument == "--":

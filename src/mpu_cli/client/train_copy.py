@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mpu_cli.checkpoint.staging import disk_full
 from mpu_cli.client import methods
 from mpu_cli.errors import OutputError
 
@@ -74,6 +76,8 @@ def train_copy(
 
 
 def _save(loaded: LoadedModel, source_dir: Path, after_dir: Path) -> None:
+    from safetensors import SafetensorError
+
     from mpu_cli.training.load import quiet_transformers
 
     model = loaded.model
@@ -88,6 +92,9 @@ def _save(loaded: LoadedModel, source_dir: Path, after_dir: Path) -> None:
             shutil.copyfile(generation, after_dir / generation.name)
         else:
             (after_dir / generation.name).unlink(missing_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, SafetensorError) as error:
+        # safetensors says "No space left on device (os error 28)" without an errno.
+        if getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error):
+            raise disk_full(after_dir) from error
+        reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{after_dir}: cannot be written ({reason})", "check space and permissions") from error

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from mpu_cli.bundle.manifest import MANIFEST
+from mpu_cli.bundle.manifest import MANIFEST, decode
 from mpu_cli.bundle.schema import HEX_128, HEX_256
 from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.model import open_checkpoint
@@ -132,7 +132,7 @@ class Lineage:
         record is dropped. A prepared model is committed if `output` holds it.
         """
         for handoff in [record for record in self.handoffs.values() if record.state == "prepared"]:
-            if (Path(handoff.target) / MANIFEST).exists():
+            if _holds(Path(handoff.target), handoff.digest):
                 self.save_handoff(replace(handoff, state="issued"))
             else:
                 (self.path / HANDOFFS / f"{handoff.id}.yaml").unlink()
@@ -140,6 +140,14 @@ class Lineage:
         for model in [record for record in self.models.values() if record.state == "prepared"]:
             if output is not None and _digest_or_none(output) == model.digest:
                 self.save_model(replace(model, state="committed"))
+
+
+def _holds(directory: Path, digest: str) -> bool:
+    """Whether a handoff lies there, and not an older one that a --force'd command was about to replace."""
+    try:
+        return decode((directory / MANIFEST).read_bytes(), directory).digest == digest
+    except (OSError, MpuError):
+        return False
 
 
 def _digest_or_none(path: Path) -> str | None:

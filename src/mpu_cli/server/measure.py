@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from math import sqrt
+from dataclasses import dataclass
+from math import isfinite, sqrt
 
 import torch
 
@@ -20,12 +20,12 @@ _MANTISSA_BITS = {"F32": 23, "BF16": 7, "F16": 10}
 
 @dataclass(slots=True)
 class GroupSize:
-    """Sums over one group's entries; `rounding` has, by dtype, the expected squared error of storing them in it."""
+    """Sums over one group's entries; `spacing` is Σ 4^e with 2^e ≤ |value| < 2^(e+1)."""
 
     elements: int = 0
     squares: float = 0.0
     difference_squares: float = 0.0
-    rounding: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_MANTISSA_BITS, 0.0))
+    spacing: float = 0.0
 
     @property
     def rms(self) -> float:
@@ -38,8 +38,8 @@ class GroupSize:
         return sqrt(self.difference_squares / self.elements)
 
     def rounding_rms(self, dtype: str) -> float:
-        """RMS of the error made by storing the group in `dtype`."""
-        return sqrt(self.rounding[dtype] / self.elements)
+        """RMS of the error made by storing the group in `dtype`: uniform over a spacing of 2^(e−bits)."""
+        return sqrt(self.spacing / 12 / self.elements) * 2.0 ** -_MANTISSA_BITS[dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,8 @@ def measure(model: Checkpoint, base: Checkpoint | None, groups: Mapping[str, tup
                 digest.update(block)
                 values = torch.frombuffer(bytearray(block), dtype=TORCH_DTYPES[info.dtype]).float()
                 grids = {name for name in grids if bool((values.to(TORCH_DTYPES[name]).float() == values).all())}
-                if not bool(torch.isfinite(values).all()):
+                if not isfinite(_add(sizes[group], values)):
                     raise BadModelError(f"{info.file}: tensor {info.name} holds NaN or infinity", "repair the model first")
-                _add(sizes[group], values)
                 stop = start + values.numel()
                 if base is not None:
                     other = read_span(base.tensors[info.name], start, stop).float()
@@ -107,16 +106,15 @@ def _check_base(model: Checkpoint, base: Checkpoint, names: Mapping[str, str]) -
             )
 
 
-def _add(size: GroupSize, values: torch.Tensor) -> None:
+def _add(size: GroupSize, values: torch.Tensor) -> float:
+    squares = _squares(values)
     size.elements += values.numel()
-    size.squares += _squares(values)
-    exponent = torch.frexp(values).exponent.float()
-    for dtype, bits in _MANTISSA_BITS.items():
-        # A value in [2^(e−1), 2^e) has a spacing of 2^(e−1−bits); rounding to it has variance spacing²/12.
-        squares = torch.exp2((exponent - 1 - bits) * 2).masked_fill_(values == 0, 0.0)
-        size.rounding[dtype] += float(squares.sum(dtype=torch.float64)) / 12
+    size.squares += squares
+    # 4^(e+1) from frexp, whose mantissa lies in [0.5, 1); a zero is stored exactly in any dtype.
+    powers = torch.exp2(2.0 * torch.frexp(values).exponent - 2.0).masked_fill_(values == 0, 0.0)
+    size.spacing += float(powers.sum())
+    return squares
 
 
 def _squares(values: torch.Tensor) -> float:
-    return float(values.double().square().sum())
-
+    return float(torch.linalg.vector_norm(values)) ** 2

@@ -37,13 +37,17 @@ class RealisedNoise:
             error = copy - target
             mean.add_(error, alpha=weight)
             if sigma:
-                self._ratio_squares += float(error.square().sum(dtype=torch.float64)) / (sigma * asked) ** 2
+                self._ratio_squares += _squares(error) / (sigma * asked) ** 2
                 self._ratio_count += error.numel()
             self._entries += copy.numel()
-            self._changed += int((copy != original).sum())
-            self._recovered += int((copy.to(self._grid).float() == original).sum())
-        self._residual += float(mean.square().sum(dtype=torch.float64))
-        self._squares += float(original.square().sum(dtype=torch.float64))
+            changed = int(torch.count_nonzero(copy != original))
+            self._changed += changed
+            if self._grid == torch.float32:
+                self._recovered += copy.numel() - changed
+            else:
+                self._recovered += int(torch.count_nonzero(copy.to(self._grid).float() == original))
+        self._residual += _squares(mean)
+        self._squares += _squares(original)
 
     def report(self) -> dict[str, float]:
         """The figures of the handoff record.
@@ -61,3 +65,7 @@ class RealisedNoise:
         if self._ratio_count:
             report["noise"] = sqrt(self._ratio_squares / self._ratio_count)
         return report
+
+
+def _squares(values: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(values)) ** 2

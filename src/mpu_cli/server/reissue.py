@@ -52,7 +52,8 @@ def reissue(model: Located, handoff: Path, secret: Path, id_: str, *, force: boo
             for copy in record.copies:
                 folders[copy.position] = staging.path / copy.name
             for folder in folders:
-                folder.mkdir(mode=0o755)
+                folder.mkdir()
+                folder.chmod(0o755)  # whatever the umask
             realised = RealisedNoise(
                 weights(draw.denoising, draw.coefficients), [abs(value) for value in draw.coefficients], "F32"
             )

@@ -1,0 +1,50 @@
+"""What the tests of the command line share: a command's outcome, a round's directories, a few rows."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpu_cli.cli.app import run
+
+FORGET = [{"question": f"w{i} w{i + 1} ?", "answer": f"w{i + 2} w{i + 3} w{i + 4} ."} for i in range(0, 24, 3)]
+RETAIN = [{"question": f"w{i} w{i + 2} ?", "answer": f"w{i + 5} w{i + 1} ."} for i in range(24, 48, 3)]
+QUICK = ("--max-steps", "2", "--batch-size", "4", "--learning-rate", "1e-3", "--method", "GradDiff")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command line gave."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict:
+        """Stdout, which must be one JSON object."""
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True)
+class Round:
+    """Directories of one round, as both parties have them."""
+
+    model: Path
+    base: Path
+    handoff: Path
+    secret: Path
+    update: Path
+    forget: Path
+    retain: Path
+
+
+def quietly(arguments: tuple[object, ...]) -> int:
+    """Run a command line; the handler of SIGTERM that it sets is taken back."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return run([str(argument) for argument in arguments])
+    finally:
+        signal.signal(signal.SIGTERM, before)

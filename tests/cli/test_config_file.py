@@ -1,0 +1,117 @@
+"""--config FILE.yaml: options by their long names; flags win, an unknown key names the nearest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from rounds import Round
+
+
+@pytest.fixture
+def perturb(mpu, finished_round, tmp_path):
+    """Run `mpu perturb` with a config file of this content, and see what it did."""
+
+    def run(content: object, *options: object, name: str = "config.yaml"):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        given = ("--base", finished_round.base, "--handoff", tmp_path / "new", "--secret", tmp_path / "server")
+        return mpu("perturb", finished_round.model, *given, "--config", path, "--json", *options)
+
+    return run
+
+
+def test_options_come_from_the_file(perturb):
+    """Numbers, lists, booleans and words, under their long names."""
+    done = perturb(
+        {"copies": 2, "kappa": 0.02, "alphas": [1, 1.5], "offset": 0.1, "max-shard-size": "20KB", "split": True, "dtype": "float32"}
+    )
+    assert done.code == 0
+    assert done.json["copies"] == 2
+    assert done.json["kappa"] == 0.02
+    assert done.json["offset"] == 0.1
+    assert len(done.json["handoffs"]) == 2
+    assert len(list(Path(done.json["handoffs"][0]["path"]).glob("copy-1/model-*.safetensors"))) > 1
+
+
+def test_flags_win_over_the_file(perturb):
+    """What is given on the command line is not taken from the file."""
+    done = perturb({"copies": 2, "kappa": 0.02}, "--kappa", "0.03")
+    assert (done.json["copies"], done.json["kappa"]) == (2, 0.03)
+
+
+def test_required_options_and_arguments_may_come_from_the_file(mpu, finished_round, tmp_path):
+    """A whole command can live in a file."""
+    r = finished_round
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        yaml.safe_dump({"model": str(r.model), "handoff": str(tmp_path / "new"), "secret": str(tmp_path / "s"), "base": str(r.base)})
+    )
+    assert mpu("perturb", f"--config={path}").code == 0
+    assert (tmp_path / "new" / "mpu.yaml").exists()
+
+
+def test_the_range_checks_hold_for_the_file_too(perturb, tmp_path):
+    """A bad value from the file is the same usage error as from a flag."""
+    for content, words in (({"kappa": -1}, "--kappa -1"), ({"alphas": [1, 2]}, "2 values for 3 copies"), ({"copies": "many"}, "--copies")):
+        done = perturb(content)
+        assert done.code == 2
+        assert words in done.json["error"]["message"]
+    assert not (tmp_path / "new").exists()
+
+
+UNKNOWN = {"kapa": "'kappa'", "max_shard_sise": "'max-shard-size'", "alpha": "'alphas'", "Copies": "'copies'"}
+
+
+@pytest.mark.parametrize("key", UNKNOWN)
+def test_an_unknown_key_names_the_nearest(perturb, key, tmp_path):
+    """A misspelt option is never ignored."""
+    error = perturb({key: 1}).json["error"]
+    assert error["exit_code"] == 2
+    assert f"unknown option {key!r}" in error["message"]
+    assert "config.yaml" in error["message"]
+    assert error["hint"].replace("_", "-") == f"did you mean {UNKNOWN[key]}?"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("key", ["config", "help", "zzzzzz"])
+def test_a_key_without_a_neighbour_is_an_error_too(perturb, key):
+    """--config inside a config file, --help, and nonsense."""
+    assert perturb({key: "x"}).json["error"]["message"].endswith(f"unknown option {key!r}")
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "just words", "a: [", "a: !!python/object/apply:os.system ['true']", "\tx: 1"])
+def test_a_file_that_is_no_map_is_refused(perturb, content):
+    """The message names the file, and the line where there is one."""
+    error = perturb(content).json["error"]
+    assert error["exit_code"] == 2
+    assert "config.yaml" in error["message"]
+
+
+def test_an_empty_file_changes_nothing(perturb):
+    """Comments only are a map without entries."""
+    assert perturb("# nothing yet\n").json["copies"] == 3
+
+
+def test_a_missing_file_is_a_usage_error(mpu, finished_round):
+    """The message names it."""
+    done = mpu("verify", finished_round.handoff, "--config", "/no/config.yaml")
+    assert done.code == 2
+    assert "/no/config.yaml: No such file or directory" in done.err
+
+
+def test_repeated_options_are_lists_in_the_file(mpu, finished_round: Round, tmp_path):
+    """`set:` takes a list where the command line repeats --set; `json: true` makes errors JSON too."""
+    path = tmp_path / "config.yaml"
+    content = {
+        "set": ["betta=1"],
+        "method": "NPO",
+        "json": True,
+        "forget": str(finished_round.forget),
+        "retain": str(finished_round.retain),
+    }
+    path.write_text(yaml.safe_dump(content))
+    done = mpu("unlearn", finished_round.handoff, "--config", path, "--out", tmp_path / "new")
+    assert done.code == 2
+    assert "betta" in done.json["error"]["message"]

@@ -9,5 +9,6 @@ trap 'rm -rf "$work"' EXIT
 tar --no-same-owner --no-same-permissions -C "$work" -xf "$handoff"
 mpu verify "$work/to-client"
 mpu unlearn "$work/to-client" --forget "$forget" --retain "$retain" --out "$work/to-server" "$@"
-tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -C "$work" -cf "$out" to-server
+tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -C "$work" -cf "$out.partial" to-server
+mv "$out.partial" "$out"
 echo "carry $out back to the server; $forget and $retain stay here"

@@ -7,5 +7,6 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mpu perturb "$model" --base "$base" --secret "$secret" --client "$client" --handoff "$work/to-client" "$@"
 # No owner, no times: the archive says nothing about the machine it was made on.
-tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -C "$work" -cf "$out" to-client
+tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -C "$work" -cf "$out.partial" to-client
+mv "$out.partial" "$out"
 echo "carry $out to $client"

@@ -7,6 +7,7 @@ refuses anything that is not the same bytes; so every byte of a file is covered 
 from __future__ import annotations
 
 import hashlib
+from math import isfinite
 from typing import Any
 
 import yaml
@@ -24,6 +25,16 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+
+
+def _finite(dumper: yaml.SafeDumper, number: float) -> yaml.Node:
+    # A record with an infinity could be written and never be read again.
+    if not isfinite(number):
+        raise ValueError("not a finite number")
+    return dumper.represent_float(number)
+
+
+_Dumper.add_representer(float, _finite)
 
 
 class _Loader(yaml.SafeLoader):

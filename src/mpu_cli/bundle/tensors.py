@@ -14,7 +14,8 @@ from mpu_cli.checkpoint.model import Checkpoint, blocks, open_checkpoint, read_j
 from mpu_cli.errors import BadBundleError, BadModelError, GateError
 
 DELTA_STEM = "delta"
-_EXPONENTS = {"F32": ("<u4", 0x7F80_0000), "BF16": ("<u2", 0x7F80)}
+_EXPONENTS = {"F32": ("<u4", 0x7F80_0000), "BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00)}
+_DELTA_DTYPES = ("F32", "BF16")
 
 
 def open_copies(path: Path, manifest: HandoffManifest) -> dict[str, Checkpoint]:
@@ -92,7 +93,7 @@ def check_delta(
             raise GateError(f"{where}: tensor {name} does not exist in the model that was handed out")
         if info.shape != expected[name]:
             raise GateError(f"{where}: tensor {name} has shape {list(info.shape)}, expected {list(expected[name])}")
-        if info.dtype not in _EXPONENTS:
+        if info.dtype not in _DELTA_DTYPES:
             raise GateError(f"{where}: tensor {name} is {info.dtype}; an update is float32 or bfloat16")
         if is_frozen(name, frozen):
             raise GateError(
@@ -107,11 +108,28 @@ def check_finite(where: Path, delta: Mapping[str, TensorInfo]) -> None:
     Raises:
         GateError: a NaN or an infinity; the tensor is named.
     """
-    for name, info in sorted(delta.items()):
+    name = not_finite(delta)
+    if name is not None:
+        raise GateError(f"{where}: tensor {name} holds NaN or infinity", "lower the learning rate, train again")
+
+
+def not_finite(tensors: Mapping[str, TensorInfo]) -> str | None:
+    """The first floating-point tensor that holds a NaN or an infinity, or None."""
+    for name, info in sorted(tensors.items()):
+        if info.dtype not in _EXPONENTS:
+            continue
         dtype, mask = _EXPONENTS[info.dtype]
         for block in blocks(info):
             if bool(((np.frombuffer(block, dtype=dtype) & mask) == mask).any()):
-                raise GateError(f"{where}: tensor {name} holds NaN or infinity", "lower the learning rate, train again")
+                return name
+    return None
+
+
+def require_finite(path: Path, checkpoint: Checkpoint) -> None:
+    """Raise BadModelError if a weight is not a number."""
+    name = not_finite(checkpoint.tensors)
+    if name is not None:
+        raise BadModelError(f"{path}: tensor {name} holds NaN or infinity")
 
 
 def check_update_tensors(path: Path, manifest: UpdateManifest) -> None:

@@ -7,6 +7,7 @@ deny-list would leak them, so only names listed here are ever copied.
 from __future__ import annotations
 
 import json
+import re
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ def _without_origin(value: Any) -> Any:
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and Path(value).is_absolute() and len(value) > 1
+    # Two separators at least: "/think" is a token of some chat models, not a path.
+    return isinstance(value, str) and re.match(r"(?:/[^/\s]+){2,}|[A-Za-z]:\\", value) is not None
 
 
 def _set_dtype(config: dict[str, Any], dtype: str) -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 from mpu_cli.errors import BusyError, OutputError, UsageError
 
 _SUFFIX = ".mpu-partial"
+_RESULTS = ("mpu.yaml", "config.json", "delta.safetensors", "delta.safetensors.index.json", "holder-1")
+"""One of these is at the top of everything that a command writes."""
 
 
 class Staging:
@@ -98,13 +100,21 @@ class Staging:
 
 
 def refuse_existing(target: Path, *, force: bool = False) -> None:
-    """Raise OutputError if `target` is a file, a secret directory, or a non-empty directory that may not be replaced."""
+    """Raise OutputError if `target` is a file, or a non-empty directory that may not be replaced.
+
+    Even `force` replaces only what looks like a result of mpu, and never anything that holds a secret.
+    """
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise OutputError(f"{target}: exists and is not a directory", "choose another path")
-    if (target / "secret.yaml").exists():
-        raise OutputError(f"{target}: is a secret directory, which is never overwritten", "choose another path")
-    if target.is_dir() and any(target.iterdir()) and not force:
-        raise OutputError(f"{target}: exists and is not empty", "choose another path, or give --force to replace it")
+    with disk_errors(target):
+        if not target.is_dir() or not any(target.iterdir()):
+            return
+        for secret in target.rglob("secret.yaml"):
+            raise OutputError(f"{secret.parent}: is a secret directory, which is never overwritten", "choose another path")
+        if not force:
+            raise OutputError(f"{target}: exists and is not empty", "choose another path, or give --force to replace it")
+        if not any((target / name).exists() for name in _RESULTS):
+            raise OutputError(f"{target}: is not something that mpu wrote, so --force does not replace it", "choose another path")
 
 
 def refuse_nesting(target: Path, *inputs: Path) -> None:

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 ProgressCallback = Callable[[str, int, int], None]
 StepCallback = Callable[[str, int, int, float], None]
@@ -95,7 +96,7 @@ def table(*columns: str, rows: Sequence[tuple[str, ...]], title: str | None = No
     for column in columns:
         result.add_column(column, overflow="fold")
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*(Text(cell) for cell in row))
     return result
 
 
@@ -105,7 +106,7 @@ def facts(pairs: Mapping[str, str]) -> Table:
     result.add_column(style="bold")
     result.add_column(overflow="fold")
     for name, value in pairs.items():
-        result.add_row(name, value)
+        result.add_row(Text(name), Text(value))  # what the other party wrote is never markup
     return result
 
 

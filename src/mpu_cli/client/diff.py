@@ -8,7 +8,7 @@ from mpu_cli.bundle.manifest import UpdateManifest
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.client.difference import write_delta
-from mpu_cli.client.unlearn import open_handoff
+from mpu_cli.client.handoff import open_handoff
 from mpu_cli.client.update import make_copy_directory, write_manifest
 from mpu_cli.errors import BadModelError
 
@@ -23,16 +23,16 @@ def diff(handoff: Path, trained: Path, out: Path, dtype: str, shard_bytes: int, 
     """
     refuse_nesting(out, handoff, trained)
     refuse_existing(out, force=force)
-    manifest, copies = open_handoff(handoff)
-    for name in copies:
+    opened = open_handoff(handoff)
+    for name in opened.copies:
         if not (trained / name).is_dir():
             raise BadModelError(f"{trained}: {name} is missing", f"save the trained {name} as {trained / name}")
     with Staging(out, force=force) as staging:
-        for name, published in copies.items():
+        for name, published in opened.copies.items():
             directory = make_copy_directory(staging.path / name, out)
             with disk_errors(out):
-                write_delta(published, open_checkpoint(trained / name), directory, manifest.frozen, dtype, shard_bytes)
+                write_delta(opened, published, open_checkpoint(trained / name), directory, dtype, shard_bytes)
         with disk_errors(out):
-            update = write_manifest(staging.path, manifest)
+            update = write_manifest(staging.path, opened.manifest)
         staging.commit()
     return update

@@ -13,6 +13,7 @@ from mpu_cli.checkpoint.dtypes import STORED_NAMES, TORCH_DTYPES, read_span, spa
 from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.checkpoint.writer import CheckpointWriter
+from mpu_cli.client.handoff import OpenHandoff
 from mpu_cli.errors import BadModelError, CheckFailedError
 
 SPAN = 1 << 20
@@ -20,7 +21,7 @@ Files = dict[str, tuple[str, int]]
 
 
 def write_delta(
-    published: Checkpoint, trained: Checkpoint, directory: Path, frozen: Collection[str], dtype: str, shard_bytes: int
+    opened: OpenHandoff, published: Checkpoint, trained: Checkpoint, directory: Path, dtype: str, shard_bytes: int
 ) -> Files:
     """Write `after − published` of every tensor that changed; return the files with digests and sizes.
 
@@ -31,12 +32,13 @@ def write_delta(
         BadModelError: the two directories are not the same model (a tensor is missing, added, or of another shape).
         CheckFailedError: a frozen tensor changed, or a change is not a finite number.
     """
-    _check_same_model(published, trained)
-    changed = [info for info in published.tensors.values() if _differs(info, trained.tensors[info.name])]
+    _check_same_model(published, trained, opened.droppable)
+    kept = [info for info in published.tensors.values() if info.name in trained.tensors]
+    changed = [info for info in kept if _differs(info, trained.tensors[info.name])]
     for info in changed:
-        if is_frozen(info.name, frozen):
+        if is_frozen(info.name, opened.frozen):
             raise CheckFailedError(
-                f"{trained.path}: tensor {info.name} changed, but the handoff freezes it",
+                f"{trained.path}: tensor {info.name} changed, but it is frozen",
                 "train with this tensor frozen: its moved rows would spell out the forget set's tokens",
             )
     infos = [replace(info, dtype=STORED_NAMES[dtype]) for info in changed]
@@ -68,9 +70,11 @@ def _differs(published: TensorInfo, trained: TensorInfo) -> bool:
     return False
 
 
-def _check_same_model(published: Checkpoint, trained: Checkpoint) -> None:
+def _check_same_model(published: Checkpoint, trained: Checkpoint, droppable: Collection[str]) -> None:
     for name, info in published.tensors.items():
         if name not in trained.tensors:
+            if name in droppable:
+                continue
             raise BadModelError(f"{trained.path}: tensor {name} is missing", "save the whole model after training")
         if trained.tensors[name].shape != info.shape:
             raise BadModelError(

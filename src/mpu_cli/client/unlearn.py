@@ -8,20 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateManifest
-from mpu_cli.bundle.read import read_handoff
-from mpu_cli.bundle.tensors import open_copies
+from mpu_cli.bundle.manifest import MANIFEST, UpdateManifest
 from mpu_cli.checkpoint.change import Changes, Spans, write_changed
-from mpu_cli.checkpoint.dtypes import read_span, spans
+from mpu_cli.checkpoint.dtypes import NAMES, read_span, spans
 from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.client.difference import SPAN, write_delta
+from mpu_cli.client.handoff import OpenHandoff, open_handoff
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.train_copy import train_copy
 from mpu_cli.client.update import finish, make_copy_directory, write_manifest, write_note
 from mpu_cli.data.rows import Row
-from mpu_cli.errors import OutputError, UsageError
+from mpu_cli.errors import BadModelError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from mpu_cli.training.trainer import TrainingReport
@@ -42,12 +41,6 @@ class Work:
     shard_bytes: int
 
 
-def open_handoff(path: Path) -> tuple[HandoffManifest, dict[str, Checkpoint]]:
-    """Verify a handoff completely and open its copies."""
-    manifest = read_handoff(path)
-    return manifest, open_copies(path, manifest)
-
-
 def unlearn_handoff(
     handoff: Path, out: Path, work: Work, on_step: OnStep, *, force: bool = False
 ) -> tuple[UpdateManifest, dict[str, TrainingReport]]:
@@ -58,38 +51,41 @@ def unlearn_handoff(
     """
     refuse_nesting(out, handoff)
     refuse_existing(out, force=force)
-    manifest, copies = open_handoff(handoff)
+    opened = open_handoff(handoff)
     reports = {}
     with Staging(out, force=force) as staging:
-        for name, published in copies.items():
+        for name in opened.copies:
             directory = make_copy_directory(staging.path / name, out)
-            reports[name] = _train(published, name, directory, out, manifest, work, on_step)
+            reports[name] = _train(opened, name, directory, out, work, on_step)
         with disk_errors(out):
-            update = write_manifest(staging.path, manifest)
+            update = write_manifest(staging.path, opened.manifest)
         staging.commit()
     return update, reports
 
 
-def unlearn_one_copy(handoff: Path, out: Path, number: int, work: Work, on_step: OnStep) -> TrainingReport:
+def unlearn_one_copy(
+    handoff: Path, out: Path, number: int, work: Work, on_step: OnStep, *, force: bool = False
+) -> TrainingReport:
     """Train copy number `number` alone and write `out/copy-K`; `finish_update` completes the update."""
-    manifest, copies = open_handoff(handoff)
-    name = f"copy-{number}"
-    if name not in copies:
-        raise UsageError(f"--copy {number}: the handoff has {len(copies)} copies", f"give a number from 1 to {len(copies)}")
+    refuse_nesting(out, handoff)
+    opened = open_handoff(handoff)
+    name, count = f"copy-{number}", len(opened.copies)
+    if name not in opened.copies:
+        raise UsageError(f"--copy {number}: the handoff has {count} copies", f"give a number from 1 to {count}")
     if (out / MANIFEST).exists():
         raise OutputError(f"{out}: this update is already finished", "choose another --out")
-    with Staging(out / name) as staging:
-        report = _train(copies[name], name, staging.path, out, manifest, work, on_step)
+    with Staging(out / name, force=force) as staging:
+        report = _train(opened, name, staging.path, out, work, on_step)
         with disk_errors(out):
-            write_note(staging.path, work.recipe.fingerprint(), manifest)
+            write_note(staging.path, work.recipe.fingerprint(), opened.manifest)
         staging.commit()
     return report
 
 
 def finish_update(handoff: Path, out: Path) -> UpdateManifest:
     """Check all copies made with `--copy` and write the update's manifest."""
-    manifest, copies = open_handoff(handoff)
-    return finish(out, manifest, copies)
+    refuse_nesting(out, handoff)
+    return finish(out, open_handoff(handoff))
 
 
 def unlearn_model(
@@ -99,6 +95,8 @@ def unlearn_model(
     refuse_nesting(out, source)
     refuse_existing(out, force=force)
     model = open_checkpoint(source)
+    if not model.float_dtypes or model.dtype not in NAMES:
+        raise BadModelError(f"{source}: stored as {model.dtype}", "convert it to float32, bfloat16 or float16 first")
     with Staging(out, force=force) as staging, disk_errors(out):
         after = staging.path / _AFTER
         report = train_copy(source, after, work.forget, work.retain, work.recipe, None, lambda *a: on_step(source.name, *a))
@@ -110,22 +108,27 @@ def unlearn_model(
 
 
 def _train(
-    published: Checkpoint, name: str, directory: Path, out: Path, manifest: HandoffManifest, work: Work, on_step: OnStep
+    opened: OpenHandoff, name: str, directory: Path, out: Path, work: Work, on_step: OnStep
 ) -> TrainingReport:
-    after = directory / _AFTER
+    after, published = directory / _AFTER, opened.copies[name]
     report = train_copy(
-        published.path, after, work.forget, work.retain, work.recipe, manifest.frozen, lambda *step: on_step(name, *step)
+        published.path, after, work.forget, work.retain, work.recipe, opened.frozen, lambda *step: on_step(name, *step)
     )
     with disk_errors(out):
-        write_delta(published, open_checkpoint(after), directory, manifest.frozen, work.delta_dtype, work.shard_bytes)
+        write_delta(opened, published, open_checkpoint(after), directory, work.delta_dtype, work.shard_bytes)
         shutil.rmtree(after)
     return report
 
 
 def _changes(trained: Checkpoint) -> Changes:
-    def changes(info: TensorInfo) -> Spans:
-        after = trained.tensors[info.name]
-        for start, stop in spans(info.elements, SPAN):
-            yield start, stop, read_span(after, start, stop).double() - read_span(info, start, stop).double()
+    def changes(info: TensorInfo) -> Spans | None:
+        after = trained.tensors.get(info.name)
+        # transformers does not save buffers that some checkpoints hold; what is not saved did not change.
+        return None if after is None else _pieces(info, after)
 
     return changes
+
+
+def _pieces(before: TensorInfo, after: TensorInfo) -> Spans:
+    for start, stop in spans(before.elements, SPAN):
+        yield start, stop, read_span(after, start, stop).double() - read_span(before, start, stop).double()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from mpu_cli.bundle.manifest import MANIFEST, SIGNATURE, HandoffManifest, UpdateCopy, UpdateManifest, encode, listed
 from mpu_cli.bundle.read import read_update
 from mpu_cli.bundle.tensors import DELTA_STEM, check_delta, check_finite, open_delta, shapes
 from mpu_cli.checkpoint.digest import file_digest
-from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.checkpoint.staging import disk_errors, flush, flush_tree
 from mpu_cli.checkpoint.writer import write_new
+from mpu_cli.client.handoff import OpenHandoff
 from mpu_cli.errors import BadBundleError, CheckFailedError
 
 NOTE = ".recipe.json"
@@ -52,13 +51,14 @@ def write_note(directory: Path, fingerprint: str, handoff: HandoffManifest) -> N
     write_new(directory / NOTE, json.dumps({"recipe": fingerprint, "handoff": handoff.digest}).encode(), 0o600)
 
 
-def finish(directory: Path, handoff: HandoffManifest, published: Mapping[str, Checkpoint]) -> UpdateManifest:
+def finish(directory: Path, opened: OpenHandoff) -> UpdateManifest:
     """Complete an update whose copies were made one by one with `--copy`; a finished one is checked and left as it is.
 
     Raises:
         BadBundleError: a copy is missing or was not made by `mpu unlearn --copy`, or a file does not belong here.
         CheckFailedError: the copies were made by different recipes or from another handoff.
     """
+    handoff = opened.manifest
     for copy in handoff.copies:
         if not (directory / copy.name).is_dir():
             raise BadBundleError(
@@ -78,7 +78,7 @@ def finish(directory: Path, handoff: HandoffManifest, published: Mapping[str, Ch
                 "every copy must be trained alike; make it again with the same options",
             )
         delta = open_delta(directory / name)
-        check_delta(directory / name, delta, shapes(published[name].tensors), handoff.frozen)
+        check_delta(directory / name, delta, shapes(opened.copies[name].tensors), opened.frozen)
         check_finite(directory / name, delta)
     with disk_errors(directory):
         manifest = write_manifest(directory, handoff)

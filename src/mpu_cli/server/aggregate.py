@@ -14,7 +14,7 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.change import Changed, Spans, write_changed
 from mpu_cli.checkpoint.digest import model_digest
-from mpu_cli.checkpoint.dtypes import NAMES, read_span, read_tensor, spans
+from mpu_cli.checkpoint.dtypes import read_span, read_tensor, spans
 from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
@@ -58,12 +58,13 @@ class AggregateResult:
     """What was made, and what the gates measured."""
 
     model: ModelRecord
-    changed: Changed
+    changed: Changed | None
+    """None if the run found the finished result of an interrupted one, whose gates had passed."""
     incoming: Incoming
     agreement: tuple[float | None, ...]
     """Lowest pairwise cosine of the copies' changes, by draw; None where there is nothing to compare."""
-    completed: bool
-    """The run found the finished result of an interrupted one."""
+    source_dtype: str
+    """Stored dtype of the given model."""
     unchanged: bool
     """The update changes nothing: the result is the model itself."""
     test_secret: bool
@@ -89,7 +90,7 @@ def aggregate(
     layout = read_layout(source.config, shapes(source.tensors), source.path)
     with open_locked(secret) as lineage:
         test_secret = lineage.secret.origin == "test"
-        lineage.recover(out)
+        recovered = lineage.recover(out)
         progress("verify", 0, 1)
         digest = model_digest(source)
         lineage.require_usable(digest, model.path, fork=settings.fork)
@@ -98,10 +99,12 @@ def aggregate(
         incoming = take_in(
             updates, lineage, digest, shapes(source.tensors), layout.frozen, missing=settings.missing
         )
-        done = _already_done(lineage, out, digest, incoming, settings)
-        if done is not None:
-            changed = Changed(done.digest, NAMES[open_checkpoint(out).dtype], 1.0, 0.0)
-            return AggregateResult(done, changed, incoming, (), completed=True, unchanged=False, test_secret=test_secret)
+        for handoff in [lineage.handoffs[id_] for id_ in incoming.handoffs]:
+            if handoff.state == "prepared":  # its update proves that it did leave
+                lineage.save_handoff(replace(handoff, state="issued"))
+        done = _completed(lineage, recovered, digest, incoming, settings)
+        if done is not None and not force:
+            return AggregateResult(done, None, incoming, (), source.dtype, unchanged=False, test_secret=test_secret)
         refuse_existing(out, force=force)
         draws = [_Draw(lineage, layout, draw) for draw in incoming.draws]
         with Staging(out, force=force) as staging, disk_errors(out):
@@ -115,18 +118,15 @@ def aggregate(
                 lineage.save_model(replace(record, state="prepared"))
                 staging.commit()
                 lineage.save_model(record)
-        return AggregateResult(record, changed, incoming, agreement, completed=False, unchanged=unchanged, test_secret=test_secret)
+        return AggregateResult(record, changed, incoming, agreement, source.dtype, unchanged=unchanged, test_secret=test_secret)
 
 
-def _already_done(
-    lineage: Lineage, out: Path, parent: str, incoming: Incoming, settings: AggregateSettings
+def _completed(
+    lineage: Lineage, recovered: frozenset[str], parent: str, incoming: Incoming, settings: AggregateSettings
 ) -> ModelRecord | None:
-    """The record of an interrupted run of this very command whose result is in place."""
-    if not (out.is_dir() and any(out.iterdir())):
-        return None
-    for record in lineage.models.values():
-        same = record.parent == parent and record.updates == incoming.updates and record.server_lr == settings.server_lr
-        if same and record.state == "committed" and model_digest(open_checkpoint(out)) == record.digest:
+    """The model of an interrupted run of this very command, which only lacked its last record."""
+    for record in (lineage.models[digest] for digest in recovered):
+        if record.parent == parent and record.updates == incoming.updates and record.server_lr == settings.server_lr:
             return record
     return None
 

@@ -57,8 +57,8 @@ def advice(
         lines.append("any two of these copies give the line away; with holders who might pool, harmonic is the safer choice")
     if size > 1 and kappa and denoising == "harmonic" and max(coefficients) > min(coefficients):
         lines.append(
-            "equal alphas (--alphas " + ",".join(["1"] * size) + ") would leave the best-known copy as unknown and halve "
-            "the update's error (docs/log.md)"
+            f"equal alphas (--alphas {','.join([f'{min(coefficients):g}'] * size)}) would leave the best-known copy as unknown "
+            "and halve the update's error (docs/log.md)"
         )
     if not kappa and not offset:
         lines.append("no noise and no offset: a holder who has the base undoes the reparameterization and has the model")

@@ -70,6 +70,7 @@ def take_in(
     chain = lineage.chain(model)
     used_updates = {digest for record in chain for digest in record.updates}
     used_handoffs = {handoff for record in chain for handoff in record.handoffs}
+    used_draws = {lineage.handoffs[handoff].draw for handoff in used_handoffs if handoff in lineage.handoffs}
     ages = {record.digest: age for age, record in enumerate(chain)}
     found: list[tuple[HandoffRecord, UpdateManifest, Path]] = []
     for path in paths:
@@ -90,7 +91,13 @@ def take_in(
                 f"{path}: another update of the same handoff is already in the model",
                 "an update belongs to one handoff; make a new handoff for more unlearning",
             )
+        if record.draw in used_draws:
+            raise GateError(
+                f"{path}: other copies of the same draw are already in the model",
+                "the copies of one split are aggregated in one call: go back to the model before, with all updates",
+            )
         found.append((record, manifest, path))
+    found.sort(key=lambda item: item[0].sequence)  # the order on the command line means nothing
     draws = tuple(_draw(draw, found, shapes, frozen, missing) for draw in dict.fromkeys(record.draw for record, _, _ in found))
     return Incoming(
         draws,

@@ -81,7 +81,7 @@ class Lineage:
         record = self.models[digest]
         return (
             record.parent is None
-            or any(handoff.model == digest for handoff in self.handoffs.values())
+            or any(handoff.model == digest and handoff.state == "issued" for handoff in self.handoffs.values())
             or bool(self.children(digest))
         )
 
@@ -108,10 +108,13 @@ class Lineage:
                 f"{where}: this model (digest {digest[:12]}…) is not in the lineage of {self.path}",
                 "use a model that perturb or aggregate has seen, or start another lineage with --new-lineage DIR",
             )
-        newer = [child.digest for child in self.children(digest) if self.accepted(child.digest)]
+        rivals = self.children(digest)
+        if not self.accepted(digest):  # a candidate whose sibling was preferred
+            rivals = rivals + self.children(self.models[digest].parent or "")
+        newer = [rival.digest for rival in rivals if rival.digest != digest and self.accepted(rival.digest)]
         if newer and not fork:
             raise GateError(
-                f"{where}: a newer model (digest {newer[-1][:12]}…) was already accepted after this one",
+                f"{where}: another model (digest {newer[-1][:12]}…) was already accepted in its place",
                 "work on the head, or give --fork to branch off here",
             )
 
@@ -125,29 +128,29 @@ class Lineage:
         write_signed(self.path / MODELS / f"{record.digest}.yaml", record.content(), self.secret.master)
         self.models[record.digest] = record
 
-    def recover(self, output: Path | None) -> None:
-        """Finish or forget what an interrupted command left between its two renames.
+    def recover(self, output: Path | None = None) -> frozenset[str]:
+        """Finish what an interrupted command left between its two renames; return the digests of models committed.
 
-        A handoff whose directory is in place was issued; otherwise nothing of it left the server's hands and its
-        record is dropped. A prepared model is committed if `output` holds it.
+        A prepared handoff whose directory is in place was issued. One that is not there may still have left (someone
+        may have moved it), so its record stays; an update that answers it proves that it did. A prepared model is
+        committed if `output` holds it.
         """
         for handoff in [record for record in self.handoffs.values() if record.state == "prepared"]:
-            if _holds(Path(handoff.target), handoff.digest):
+            if _manifest_digest(Path(handoff.target)) == handoff.digest:
                 self.save_handoff(replace(handoff, state="issued"))
-            else:
-                (self.path / HANDOFFS / f"{handoff.id}.yaml").unlink()
-                del self.handoffs[handoff.id]
+        committed = set()
         for model in [record for record in self.models.values() if record.state == "prepared"]:
             if output is not None and _digest_or_none(output) == model.digest:
                 self.save_model(replace(model, state="committed"))
+                committed.add(model.digest)
+        return frozenset(committed)
 
 
-def _holds(directory: Path, digest: str) -> bool:
-    """Whether a handoff lies there, and not an older one that a --force'd command was about to replace."""
+def _manifest_digest(path: Path) -> str | None:
     try:
-        return decode((directory / MANIFEST).read_bytes(), directory).digest == digest
+        return decode((path / MANIFEST).read_bytes(), path).digest
     except (OSError, MpuError):
-        return False
+        return None
 
 
 def _digest_or_none(path: Path) -> str | None:

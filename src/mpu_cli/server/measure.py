@@ -87,7 +87,10 @@ def measure(model: Checkpoint, base: Checkpoint | None, groups: Mapping[str, tup
                 stop = start + values.numel()
                 if base is not None:
                     other = read_span(base.tensors[info.name], start, stop).float()
-                    sizes[group].difference_squares += _squares(values - other)
+                    squares = _squares(values - other)
+                    if not isfinite(squares):
+                        raise BadModelError(f"{base.path}: tensor {info.name} holds NaN or infinity", "repair the base first")
+                    sizes[group].difference_squares += squares
                 start = stop
         parts.append((info, digest.hexdigest()))
     grid = "BF16" if "BF16" in grids else "F16" if "F16" in grids else "F32"

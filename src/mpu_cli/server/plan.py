@@ -28,6 +28,8 @@ class Plan:
     dtype: str
     unnoised: tuple[str, ...]
     """Groups that equal the base: left as they are."""
+    offset_everywhere: float
+    """c, or 0 if a group that now gets noise had nothing to hide when the offset was frozen, and so has none."""
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -74,11 +76,16 @@ def frozen_offset(settings: PerturbSettings, secret: Secret | None, sizes: Mappi
     """
     if secret is None:
         ratio = settings.offset or 0.0
-        return Offset(ratio, relative, {group: ratio * size for group, size in sizes.items()} if ratio else {})
+        return Offset(ratio, relative, settings.scope, {group: ratio * size for group, size in sizes.items()} if ratio else {})
     if settings.offset is not None and settings.offset != secret.offset.ratio:
         raise GateError(
             f"--offset {settings.offset:g}: this lineage froze its offset at {secret.offset.ratio:g}",
             "leave --offset out: two scales of one offset give the model away",
+        )
+    if secret.offset.ratio and settings.scope != secret.offset.scope:
+        raise GateError(
+            f"--scope {settings.scope}: this lineage froze its offset for --scope {secret.offset.scope}",
+            "keep the scope: tensors that leave with the offset in one round and without it in another give it away",
         )
     return secret.offset
 
@@ -90,6 +97,8 @@ def make_plan(
     master: bytes,
     draw_id: str,
     model_dtypes: frozenset[str],
+    *,
+    exact: bool,
 ) -> Plan:
     """Decide σ, offset, coefficients and dtype (see the functions above for what is refused)."""
     relative = relative_to(settings, secret, has_base=measured.base_digest is not None)
@@ -104,16 +113,24 @@ def make_plan(
         sigma={group: settings.kappa * size for group, size in sizes.items()},
         offset_scale=offset.scale,
     )
-    dtype = _dtype(settings.dtype, model_dtypes, measured, draw)
+    dtype = _dtype(settings.dtype, model_dtypes, measured, draw, exact=exact)
     unnoised = tuple(group for group, size in sizes.items() if size == 0)
-    return Plan(draw, relative, offset, dtype, unnoised, tuple(_warnings(settings, measured, draw, dtype, unnoised, relative)))
+    bare = [group for group, size in sizes.items() if offset.ratio and size and not offset.scale.get(group)]
+    lines = _warnings(settings, measured, draw, dtype, unnoised, relative)
+    if bare:
+        lines.append(
+            f"no offset in {', '.join(bare)}: equal to the base when the offset was frozen, so a holder of all copies knows "
+            "what has changed there since"
+        )
+    return Plan(draw, relative, offset, dtype, unnoised, 0.0 if bare else offset.ratio, tuple(lines))
 
 
-def _dtype(asked: str, model_dtypes: frozenset[str], measured: Measured, draw: Draw) -> str:
+def _dtype(asked: str, model_dtypes: frozenset[str], measured: Measured, draw: Draw, *, exact: bool) -> str:
     if asked != "auto":
         return asked
-    if len(model_dtypes) != 1:
-        return "float32"  # a copy has one dtype, and none of the model's holds all of its weights
+    if len(model_dtypes) != 1 or not exact:
+        # A copy has one dtype, and none of the model's holds all of its weights; or T itself would be rounded.
+        return "float32"
     kept = NAMES[next(iter(model_dtypes))]
     return kept if kept == "float32" or rounding_share(measured, draw, kept) < ROUNDING_SHARE else "float32"
 

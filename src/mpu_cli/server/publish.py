@@ -14,6 +14,7 @@ from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint, blocks
 from mpu_cli.checkpoint.side_files import copy_side_files
 from mpu_cli.checkpoint.writer import CheckpointWriter, Written, with_dtype
+from mpu_cli.errors import BadModelError
 from mpu_cli.server.noise import Draw
 from mpu_cli.server.realised import RealisedNoise
 from mpu_cli.server.transforms import Reparameterization
@@ -82,7 +83,7 @@ class _Job:
             for start, stop in spans(info.elements, SPAN):
                 original = read_span(info, start, stop)
                 copies, centre = self.perturbed(info.name, original, start, stop)
-                copies = [copy.to(self.target) for copy in copies]
+                copies = [self.stored(info.name, copy) for copy in copies]
                 self.measure(info.name, original, centre, copies)
                 self.emit([to_bytes(copy) for copy in copies])
 
@@ -91,11 +92,20 @@ class _Job:
         copies, centre = self.perturbed(info.name, original, 0, info.elements)
         seen = []
         for writer, step, copy in zip(self.writers, steps, copies, strict=True):
-            published = step.apply(info.name, copy).to(self.target)
+            # A map that is not exact would otherwise be computed, and rounded, in the model's own narrow dtype.
+            published = self.stored(info.name, step.apply(info.name, copy if step.exact else copy.float()))
             writer.write(to_bytes(published))
             # Signed permutations commute with rounding; a rotation is measured through its inverse.
             seen.append(copy.to(self.target) if step.exact else step.invert(info.name, published.float()))
         self.measure(info.name, original, centre, seen)
+
+    def stored(self, name: str, copy: torch.Tensor) -> torch.Tensor:
+        published = copy.to(self.target)
+        if not bool(torch.isfinite(published).all()):
+            raise BadModelError(
+                f"{self.publication.model.path}: tensor {name} holds numbers that {self.publication.dtype} cannot", "use --dtype float32"
+            )
+        return published
 
     def perturbed(
         self, name: str, original: torch.Tensor, start: int, stop: int

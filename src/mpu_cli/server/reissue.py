@@ -10,7 +10,7 @@ from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
-from mpu_cli.checkpoint.staging import Staging, disk_errors
+from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import write_new
 from mpu_cli.errors import BadSecretError, CheckFailedError
 from mpu_cli.server.denoise import weights
@@ -30,6 +30,8 @@ def reissue(model: Located, handoff: Path, secret: Path, id_: str, *, force: boo
         CheckFailedError: MODEL is not the model it was made from, or this machine's floating-point unit rounds
             differently from the one that made it (the noise is then not bit-identical, and nothing is written).
     """
+    refuse_nesting(handoff, secret, model.path)
+    refuse_existing(handoff, force=force)
     source = open_checkpoint(model.path)
     layout = read_layout(source.config, shapes(source.tensors), source.path)
     with open_locked(secret) as lineage:

@@ -27,11 +27,13 @@ FORMAT = 1
 class Offset:
     """The frozen offset: `ratio` is c as asked, `scale` the standard deviation of ξ by group (weight units).
 
-    `relative_to` is the unit of c, and of κ in every round of the lineage: task-vector or weights.
+    `relative_to` is the unit of c, and of κ in every round of the lineage: task-vector or weights. `scope` is what it
+    covers: layers or all.
     """
 
     ratio: float
     relative_to: str
+    scope: str
     scale: Mapping[str, float]
 
 
@@ -45,6 +47,8 @@ class Secret:
     master: bytes
     base: str | None
     """Digest of the base model, if there was one."""
+    base_source: str | None
+    """Hub id and commit of the base, if it came from the Hub."""
     offset: Offset
 
     def content(self) -> dict[str, Any]:
@@ -56,9 +60,11 @@ class Secret:
             "origin": self.origin,
             "master": self.master.hex(),
             "base": self.base,
+            "base_source": self.base_source,
             "offset": {
                 "ratio": self.offset.ratio,
                 "relative_to": self.offset.relative_to,
+                "scope": self.offset.scope,
                 "scale": dict(self.offset.scale),
             },
         }
@@ -114,8 +120,12 @@ def read_secret(path: Path) -> Secret:
         origin=reader.text("origin", choices=("system", "test")),
         master=master,
         base=reader.optional_text("base", HEX_256),
+        base_source=reader.optional_text("base_source"),
         offset=Offset(
-            offset.number("ratio"), offset.text("relative_to", choices=("task-vector", "weights")), offset.numbers("scale")
+            offset.number("ratio"),
+            offset.text("relative_to", choices=("task-vector", "weights")),
+            offset.text("scope", choices=("layers", "all")),
+            offset.numbers("scale"),
         ),
     )
     offset.done()

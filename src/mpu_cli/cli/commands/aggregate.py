@@ -55,18 +55,19 @@ def aggregate(
         result = run(updates, secret, locate(model), out, settings, force=force, progress=progress)
     for text in _warnings(result, settings.dtype):
         output.warn(text)
-    data = _data(result, out)
-    agreement = ", ".join("not comparable" if value is None else f"{value:.3f}" for value in result.agreement)
-    rows = {
-        "updates": f"{len(updates)}, {sum(len(draw.deltas) for draw in result.incoming.draws)} copies",
-        "agreement": agreement or "-",
-        "relative norm": f"{result.changed.relative_norm:.4g} of the model's",
-        "stored as": f"{result.changed.dtype}, cosine {result.changed.cosine:.4f} with the exact update",
+    data = _data(result, out, settings.dtype)
+    rows = {"updates": f"{len(updates)}, {sum(len(draw.deltas) for draw in result.incoming.draws)} copies"}
+    if result.changed is not None:
+        agreement = ", ".join("not comparable" if value is None else f"{value:.3f}" for value in result.agreement)
+        rows |= {
+            "agreement": agreement,
+            "relative norm": f"{result.changed.relative_norm:.4g} of the model's",
+            "stored as": f"{result.changed.dtype}, cosine {result.changed.cosine:.4f} with the exact update",
+        }
+    rows |= {
         "staleness": f"{result.incoming.staleness} models since the oldest handoff",
-        "digest": result.changed.digest,
+        "digest": result.model.digest,
     }
-    if result.completed:
-        rows = {"digest": result.changed.digest}
     output.result(
         data,
         facts(rows),
@@ -82,34 +83,35 @@ def _warnings(result: AggregateResult, asked_dtype: str) -> list[str]:
     lines = []
     if result.test_secret:
         lines.append("this secret was prepared by a test (origin: test): it hides nothing")
-    if result.completed:
+    if result.changed is None:
         lines.append("an interrupted run had already written this model; its record is now committed")
     if result.unchanged:
         lines.append("the update changes nothing: the result is the model itself, and the lineage stays as it is")
     for draw in result.incoming.draws:
         if draw.missing:
+            left = draw.residual * draw.record.kappa
+            order = 1 if left or draw.record.offset else len(draw.deltas)
             lines.append(
-                f"{draw.missing} of {draw.record.size} copies are missing: noise of {draw.residual * draw.record.kappa:.3g} of the "
-                f"{draw.record.relative_to} no longer cancels, and the update's error is first order in it"
+                f"{draw.missing} of {draw.record.size} copies are missing: noise of {left:.3g} of the {draw.record.relative_to} "
+                f"no longer cancels, and the update's error is of order {order} in the noise"
             )
-    incoming_dtype = {draw.record.source_dtype for draw in result.incoming.draws}
-    if asked_dtype == "auto" and result.changed.dtype == "float32" and incoming_dtype - {"F32"} and not result.completed:
+    if asked_dtype == "auto" and result.changed and result.changed.dtype == "float32" and result.source_dtype != "F32":
         lines.append("stored as float32: in the model's own dtype rounding would have lost too much of the update")
     return lines
 
 
-def _data(result: AggregateResult, out: Path) -> dict[str, Any]:
+def _data(result: AggregateResult, out: Path, asked_dtype: str) -> dict[str, Any]:
     return {
         "model": str(out),
-        "digest": result.changed.digest,
+        "digest": result.model.digest,
         "parent": result.model.parent,
-        "dtype": result.changed.dtype,
-        "cosine": result.changed.cosine,
-        "relative_norm": result.changed.relative_norm,
+        "dtype": result.changed.dtype if result.changed else None,
+        "cosine": result.changed.cosine if result.changed else None,
+        "relative_norm": result.changed.relative_norm if result.changed else None,
         "agreement": list(result.agreement),
         "staleness": result.incoming.staleness,
         "missing": sum(draw.missing for draw in result.incoming.draws),
         "unchanged": result.unchanged,
-        "completed": result.completed,
-        "warnings": _warnings(result, "auto"),
+        "completed": result.changed is None,
+        "warnings": _warnings(result, asked_dtype),
     }

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import RenderableType
+from rich.text import Text
 from rich.tree import Tree
 
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateManifest
@@ -132,7 +133,7 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     told = {
         "kind": "secret of one lineage: never leaves the server",
         "lineage": lineage.secret.lineage,
-        "offset": f"{lineage.secret.offset.ratio:g}, frozen",
+        "offset": f"{lineage.secret.offset.ratio:g} of the {lineage.secret.offset.relative_to}, frozen, in {_offset_groups(lineage)}",
     }
     if lineage.secret.origin == "test":
         told["origin"] = "test: prepared by a test, hides nothing"
@@ -145,23 +146,31 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     return data, body
 
 
+def _offset_groups(lineage: Any) -> str:
+    scale = lineage.secret.offset.scale
+    bare = sorted(group for group, size in scale.items() if not size)
+    return "nothing" if not any(scale.values()) else "everything" if not bare else f"all but {', '.join(bare)}"
+
+
 def _tree(lineage: Any) -> Tree:
     root = next(record for record in lineage.models.values() if record.parent is None)
 
-    def label(record: Any) -> str:
+    def label(record: Any) -> Text:
         state = "head" if record.digest == lineage.head else "accepted" if lineage.accepted(record.digest) else "candidate"
         if record.state == "prepared":
             state += ", interrupted while it was written"
         made = f", {len(record.updates)} updates, server-lr {record.server_lr:g}" if record.parent else ""
-        return f"model {record.digest[:12]}  {state}{made}"
+        return Text(f"model {record.digest[:12]}  {state}{made}")
 
     def grow(branch: Tree, record: Any) -> None:
         for handoff in lineage.handoffs.values():
             if handoff.model == record.digest:
                 answered = "update in" if any(handoff.id in m.handoffs for m in lineage.models.values()) else "no update yet"
+                if handoff.state == "prepared":
+                    answered = "interrupted: it may or may not have left"
                 branch.add(
-                    f"handoff {handoff.id[:12]}  to {handoff.holder}, {len(handoff.copies)} of {handoff.size} copies, "
-                    f"noise {handoff.kappa:g}, {handoff.denoising}: {answered}"
+                    Text(f"handoff {handoff.id[:12]}  to {handoff.holder}, {len(handoff.copies)} of {handoff.size} copies, "
+                    f"noise {handoff.kappa:g}, {handoff.denoising}: {answered}")
                 )
         for child in lineage.children(record.digest):
             grow(branch.add(label(child)), child)

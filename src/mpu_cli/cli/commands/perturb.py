@@ -137,7 +137,7 @@ def _data(result: PerturbResult, handoff: Path, secret: Path) -> dict[str, Any]:
         "model": first.model, "copies": first.size, "dtype": first.dtype, "denoising": first.denoising,
         "kappa": first.kappa, "offset": first.offset, "relative_to": result.relative_to,
         "transforms": list(first.transforms), "sigma": dict(first.sigma), "realised": dict(first.realised),
-        "exposure": dict(first.exposure), "checks": len(result.checks), "probe": dict(result.probe),
+        "exposure": result.exposure.content(), "checks": len(result.checks), "probe": dict(result.probe),
         "advice": list(result.advice), "warnings": list(result.warnings),
     }  # fmt: skip
 
@@ -150,7 +150,7 @@ def _body(result: PerturbResult, handoff: Path, secret: Path, model: str) -> lis
     if "noise" in realised:
         noise.append(f"realised × {realised['noise']:.4f}")
     noise.append(f"{realised['changed']:.2%} of entries changed" if realised["changed"] else "none")
-    exposed = first.exposure
+    exposed = result.exposure.content()
     told = {
         "copies": f"{first.size}, {first.dtype}, {first.denoising}",
         "noise": ", ".join(noise),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def unlearn(
     context: typer.Context,
-    source: Annotated[Path, typer.Argument(help="A handoff (writes an update) or a model directory (writes a model).")],
+    source: Annotated[str, typer.Argument(help="A handoff (writes an update), or a model directory or Hub id (writes a model).")],
     out: Annotated[Path, typer.Option("--out", help="Directory to write.")],
     forget: Annotated[Path | None, typer.Option("--forget", help="Rows to forget: JSON or JSONL.")] = None,
     retain: Annotated[Path | None, typer.Option("--retain", help="Rows to keep: JSON or JSONL.")] = None,
@@ -35,6 +35,7 @@ def unlearn(
     max_steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16 (autocast; weights stay float32).")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    keep_dropout: Annotated[bool, typer.Option("--keep-dropout", help="Leave the model's dropout on (copies then differ).")] = False,
     seed: Annotated[int, typer.Option(help="Orders the data; the same for every copy.")] = 0,
     delta_dtype: Annotated[str, typer.Option(help="float32 or bfloat16: how the change is stored.")] = "float32",
     dtype: Annotated[str, typer.Option(help="For a model directory: auto, float32, bfloat16 or float16.")] = "auto",
@@ -57,14 +58,17 @@ def unlearn(
 
     choice("--delta-dtype", delta_dtype, ("float32", "bfloat16"))
     choice("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
-    bundle = is_bundle(source)
+    bundle = is_bundle(Path(source))
     if not bundle and (copy is not None or finish):
         raise UsageError("--copy and --finish belong to a handoff", f"{source} is not a handoff")
+    from mpu_cli.checkpoint.locate import locate
+
+    place = Path(source) if bundle else locate(source).path
     if finish:
         from mpu_cli.client.unlearn import finish_update
 
-        update = finish_update(source, out)
-        output.result({"update": str(out), "digest": update.digest, "handoff": update.handoff_id}, *_ending(out, source))
+        update = finish_update(place, out)
+        output.result({"update": str(out), "digest": update.digest, "handoff": update.handoff_id}, *_ending(out))
         return
     if forget is None:
         raise UsageError("--forget is needed", "give the rows to forget, JSON or JSONL")
@@ -72,18 +76,21 @@ def unlearn(
         "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size,
         "gradient_accumulation": gradient_accumulation, "optimizer": optimizer, "weight_decay": weight_decay,
         "max_grad_norm": max_grad_norm, "max_length": max_length, "max_steps": max_steps, "precision": precision,
-        "device": device, "seed": seed,
+        "device": device, "seed": seed, "keep_dropout": keep_dropout,
     }  # fmt: skip
+    from mpu_cli.checkpoint.staging import refuse_nesting
+
+    refuse_nesting(out, forget, *([retain] if retain else []))
     work = _work(forget, retain, method, set_ or [], training, delta_dtype, max_shard_size)
     from mpu_cli.client import unlearn as client
 
     with output.training() as on_step:
         if not bundle:
-            reports = {source.name: client.unlearn_model(source, out, work, on_step, dtype=dtype, force=force)}
+            reports = {place.name: client.unlearn_model(place, out, work, on_step, dtype=dtype, force=force)}
         elif copy is not None:
-            reports = {f"copy-{copy}": client.unlearn_one_copy(source, out, copy, work, on_step)}
+            reports = {f"copy-{copy}": client.unlearn_one_copy(place, out, copy, work, on_step, force=force)}
         else:
-            _, reports = client.unlearn_handoff(source, out, work, on_step, force=force)
+            _, reports = client.unlearn_handoff(place, out, work, on_step, force=force)
     rows = [(name, str(r.steps), f"{r.seconds:.1f}", f"{r.first_loss:.4f}", f"{r.last_loss:.4f}") for name, r in reports.items()]
     data: dict[str, Any] = {"out": str(out), "copies": {name: asdict(report) for name, report in reports.items()}}
     body = [table("trained", "steps", "seconds", "first loss", "last loss", rows=rows)]
@@ -92,7 +99,7 @@ def unlearn(
     elif copy is not None:
         output.result(data, *body, "", f"next  the other copies, then: mpu unlearn {source} --finish --out {out}")
     else:
-        output.result(data, *body, *_ending(out, source))
+        output.result(data, *body, *_ending(out))
 
 
 def _work(
@@ -115,7 +122,7 @@ def _work(
     return Work(forget_rows, retain_rows, recipe, delta_dtype, parse_size(shard_size))
 
 
-def _ending(out: Path, source: Path) -> list[str]:
+def _ending(out: Path) -> list[str]:
     return [
         "",
         f"send  {out}  back to the server (it holds no text; what it still tells is in docs/threat-model.md)",

@@ -1,0 +1,45 @@
+"""A handoff as the client works with it: verified, opened, and with the client's own idea of what must not move."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpu_cli.architectures.read import read_layout
+from mpu_cli.bundle.manifest import HandoffManifest
+from mpu_cli.bundle.read import read_handoff
+from mpu_cli.bundle.tensors import is_frozen, open_copies, shapes
+from mpu_cli.checkpoint.model import Checkpoint
+from mpu_cli.errors import BadBundleError
+
+
+@dataclass(frozen=True, slots=True)
+class OpenHandoff:
+    """`frozen` is what the manifest freezes and the embeddings; `droppable` are tensors that trainers may leave out."""
+
+    manifest: HandoffManifest
+    copies: Mapping[str, Checkpoint]
+    frozen: tuple[str, ...]
+    droppable: frozenset[str]
+
+
+def open_handoff(path: Path) -> OpenHandoff:
+    """Verify a handoff completely and open its copies.
+
+    Input and output embeddings are frozen whatever the manifest says: it comes from the server, and rows of theirs that
+    moved would tell the server the forget set's tokens.
+
+    Raises:
+        BadBundleError: see `read_handoff` and `open_copies`; or nothing is left to train.
+        BadModelError: the copies are of an architecture that this mpu does not know.
+    """
+    manifest = read_handoff(path)
+    copies = open_copies(path, manifest)
+    first = next(iter(copies.values()))
+    layout = read_layout(first.config, shapes(first.tensors), first.path)
+    frozen = tuple(dict.fromkeys((*manifest.frozen, *layout.frozen)))
+    if all(is_frozen(name, frozen) for name in first.tensors):
+        raise BadBundleError(f"{path}: the handoff freezes every tensor; there is nothing to train", "ask the server for another")
+    droppable = frozenset(name for layer in layout.layers for name in layer.untouched)
+    return OpenHandoff(manifest, copies, frozen, droppable)

@@ -1,0 +1,138 @@
+"""Ctrl-C and SIGTERM against real processes: exit 130, nothing half-written, and the same command then completes."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+ASSETS = Path(str(resources.files("mpu_cli"))) / "experiment" / "demo_assets"
+COPIES = 24
+"""Enough bytes (80 MB) that writing takes about a second."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Path:
+    """The demo's model and base in a directory of the server's."""
+    root = tmp_path_factory.mktemp("server-side")
+    for name in ("model", "base"):
+        if not (ASSETS / name / "model.safetensors").exists():
+            pytest.skip(f"the demo's {name} is not there")
+        shutil.copytree(ASSETS / name, root / name)
+    return root
+
+
+def _command(where: Path, *more: str) -> list[str]:
+    paths = ["--handoff", str(where / "to-client"), "--secret", str(where / "server")]
+    return ["perturb", "model", "--base", "base", *paths, "--copies", str(COPIES), "--check", "none", *more]
+
+
+def _start(server: Path, command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    # A test runner in the background ignores SIGINT, and children inherit that.
+    return subprocess.Popen(
+        [sys.executable, "-m", "mpu_cli", *command], cwd=server, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+
+
+def _wait_for(process: subprocess.Popen[str], condition) -> None:
+    deadline = time.monotonic() + 60
+    while process.poll() is None and not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def _leftovers(where: Path) -> list[str]:
+    return [path.name for path in where.rglob("*") if path.name.endswith((".mpu-partial", ".mpu-replaced", ".partial"))]
+
+
+def _check_completes(where: Path, server: Path, mpu, monkeypatch) -> None:
+    monkeypatch.chdir(server)
+    assert mpu(*_command(where)).code == 0
+    assert mpu("verify", where / "to-client").code == 0
+    assert mpu("verify", where / "server").code == 0
+    assert _leftovers(where) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_copies_are_written_leaves_nothing(number, server, tmp_path, environment, mpu, monkeypatch):
+    """The partial directory is removed, exit code 130, one line, and a rerun completes."""
+    where = tmp_path / "deep"
+    process = _start(server, _command(where), environment)
+    _wait_for(process, lambda: (where / ".to-client.mpu-partial" / "copy-1" / "model.safetensors").exists())
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert err.endswith("mpu: interrupted; nothing half-written was kept\n")
+    assert "Traceback" not in err
+    assert not where.exists()
+    _check_completes(where, server, mpu, monkeypatch)
+
+
+def test_a_kill_leaves_only_the_partial_and_the_next_run_cleans_up(server, tmp_path, environment, mpu, monkeypatch):
+    """SIGKILL cannot be caught: no target appears, and the same command removes what is left and completes."""
+    process = _start(server, _command(tmp_path), environment)
+    _wait_for(process, lambda: (tmp_path / ".to-client.mpu-partial" / "copy-1" / "model.safetensors").exists())
+    process.kill()
+    process.communicate(timeout=60)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".to-client.mpu-partial"]
+    _check_completes(tmp_path, server, mpu, monkeypatch)
+
+
+def test_an_interrupt_with_json_is_json(server, tmp_path, environment):
+    """Scripts read the same object as for every other error."""
+    import json
+
+    process = _start(server, _command(tmp_path, "--json"), environment)
+    _wait_for(process, lambda: (tmp_path / ".to-client.mpu-partial").exists())
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert json.loads(out)["error"]["exit_code"] == 130
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_an_interrupt_at_any_moment_leaves_a_whole_state(seed, server, tmp_path, environment, mpu, monkeypatch):
+    """After a random delay: done and whole, or 130 and nothing of the handoff; in both cases no rest, no traceback."""
+    rng = random.Random(seed)
+    process = _start(server, _command(tmp_path), environment)
+    time.sleep(rng.uniform(0.6, 6))
+    process.send_signal(rng.choice([signal.SIGINT, signal.SIGTERM]))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in {0, 130}, err
+    assert "Traceback" not in err
+    assert _leftovers(tmp_path) == []
+    if (tmp_path / "to-client").exists():
+        monkeypatch.chdir(server)
+        assert mpu("verify", tmp_path / "to-client").code == 0
+        assert mpu("verify", tmp_path / "server").code == 0
+    else:
+        assert process.returncode == 130
+        _check_completes(tmp_path, server, mpu, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_an_interrupted_training_leaves_nothing(seed, finished_round, tmp_path, environment, mpu):
+    """`mpu unlearn`, at any moment: no update, no partial sibling, and a rerun completes."""
+    r, rng = finished_round, random.Random(seed)
+    data = ["--forget", str(r.forget), "--retain", str(r.retain), "--epochs", "40", "--batch-size", "1", "--method", "GradDiff"]
+    command = ["unlearn", str(r.handoff), *data, "--out", str(tmp_path / "to-server")]
+    process = _start(tmp_path, command, environment)
+    time.sleep(rng.uniform(0.6, 9))
+    process.send_signal(rng.choice([signal.SIGINT, signal.SIGTERM]))
+    _, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    assert _leftovers(tmp_path) == []
+    assert (process.returncode, (tmp_path / "to-server").exists()) in {(0, True), (130, False)}, err
+    if process.returncode:
+        assert mpu(*command[:2], *data, "--max-steps", "1", "--out", tmp_path / "to-server").code == 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 MAX_LENGTH = 128
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 class Example(NamedTuple):
@@ -110,7 +112,9 @@ def main() -> None:
             probability = answer_probability(model, [rows[i] for i in ids])
             print(f"answer probability, {name} ({len(ids)} rows): {probability:.4f}", flush=True)
         model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+        for name in TOKENIZER_FILES:  # copied: save_pretrained would note that it was loaded from a local path
+            if (args.base / name).is_file():
+                shutil.copyfile(args.base / name, partial / name)
     print(f"{args.out}: {time.monotonic() - start:.0f} s")
 
 

@@ -82,7 +82,7 @@ def test_a_flipped_bit_in_any_file_of_a_bundle_is_refused(tmp_path, kind):
 
 def test_every_bit_of_a_secret_is_covered(tmp_path):
     """Flipping any one bit of secret.yaml is refused."""
-    content = Secret("ab" * 16, "test", MASTER, None, Offset(0.1, "weights", {"layer 0": 0.25}))
+    content = Secret("ab" * 16, "test", MASTER, None, None, Offset(0.1, "weights", "layers", {"layer 0": 0.25}))
     path = tmp_path / "secret.yaml"
     write_signed(path, content.content(), MASTER)
     assert read_secret(tmp_path) == content

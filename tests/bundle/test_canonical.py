@@ -12,7 +12,7 @@ from mpu_cli.bundle import canonical
 from mpu_cli.errors import BadBundleError, BadSecretError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4), max_leaves=12)
 CONTENT = {"kind": "handoff", "list": ["a", {"b": 1, "c": 2.5}], "none": None, "yes": True}
 GOOD = b'"kind": "handoff"\n"list":\n- "a"\n- "b": 1\n  "c": 2.5\n"none": null\n"yes": true\n'
@@ -77,6 +77,8 @@ DEVIATIONS = {
     "trailing zero": GOOD + b"\0",
     "no last newline": GOOD[:-1],
     "hexadecimal": GOOD.replace(b": 1\n", b": 0x1\n"),
+    "infinity": GOOD.replace(b"2.5", b".inf"),
+    "not a number": GOOD.replace(b"2.5", b".nan"),
     "octal": GOOD.replace(b": 1\n", b": 01\n"),
     "underscores": GOOD.replace(b": 1\n", b": 1_0\n"),
     "base sixty": GOOD.replace(b": 1\n", b": 1:30\n"),
@@ -106,6 +108,13 @@ def test_every_deviation_from_the_canonical_form_is_refused(name):
         canonical.parse(DEVIATIONS[name], "server/secret.yaml", BadSecretError)
     assert caught.value.hint
     assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+def test_what_could_not_be_read_again_is_not_written(number):
+    """A record with an infinity would lock its lineage for good."""
+    with pytest.raises(ValueError, match="not a finite number"):
+        canonical.dump({"a": [number]})
 
 
 def test_a_text_of_twenty_megabytes_is_refused_unparsed():

@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 MANIFESTS = {
     "handoff-v1/mpu.yaml": "648620f7a6f48137d9340463483c81b43521e17061cdb6d0352335faaa7c5c76",
     "update-v1/mpu.yaml": "77604b86c28c7ce439f8d858022b631a551ae62f391eaced6af16701774e29fc",
-    "secret-v1/secret.yaml": "d5f2db1ec3cf9a1036c2c4b9e86be006100376b311ab3f7c2dc288583d921ba8",
+    "secret-v1/secret.yaml": "70a9f170ac797a9670077c9a406d765a67f0b519b9bd5edf56321488ad15567b",
 }
 DIGESTS = {
     "model-v1": "c86da3a0351f9890a6ac95e7ce2d77a7949e718034abc85112c5437d7c26e7d5",

@@ -78,7 +78,7 @@ CONTENTS = {
     "unknown dtype": ({**HANDOFF.content(), "dtype": "int8"}, "'dtype'"),
     "frozen a string": ({**HANDOFF.content(), "frozen": "x"}, "'frozen'"),
     "frozen with a terminal code": ({**HANDOFF.content(), "frozen": ["\x1b[2J"]}, "'frozen'"),
-    "frozen with half a surrogate pair": ({**HANDOFF.content(), "frozen": ["\ud800"]}, "'frozen'"),
+    "frozen with half a surrogate pair": ({**HANDOFF.content(), "frozen": ["\ud800"]}, "not a valid manifest"),
     "copies a map": ({**HANDOFF.content(), "copies": {}}, "'copies'"),
     "no copies": ({**HANDOFF.content(), "copies": []}, "lists no copies"),
     "a copy twice": ({**HANDOFF.content(), "copies": HANDOFF.content()["copies"] * 2}, "or one twice"),

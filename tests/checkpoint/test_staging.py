@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing
+from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import write_new
-from mpu_cli.errors import BusyError, OutputError
+from mpu_cli.errors import BusyError, OutputError, UsageError
 
 
 def _fill(staging: Staging, text: str = "new") -> None:
@@ -110,11 +110,12 @@ def test_an_empty_target_is_replaced_without_force(tmp_path):
 
 def test_force_replaces_a_directory_as_a_whole(tmp_path):
     """No old file survives, and the old directory is not left beside."""
-    (tmp_path / "out" / "deep").mkdir(parents=True)
-    (tmp_path / "out" / "deep" / "old").write_text("old")
+    (tmp_path / "out" / "copy-1").mkdir(parents=True)
+    (tmp_path / "out" / "mpu.yaml").write_text("old")
+    (tmp_path / "out" / "copy-1" / "old").write_text("old")
     with Staging(tmp_path / "out", force=True) as staging:
         _fill(staging)
-        assert (tmp_path / "out" / "deep" / "old").exists()
+        assert (tmp_path / "out" / "copy-1" / "old").exists()
         staging.commit()
     assert _tree(tmp_path) == {"out", "out/file"}
 
@@ -122,17 +123,17 @@ def test_force_replaces_a_directory_as_a_whole(tmp_path):
 def test_a_failed_replacement_keeps_the_old_directory(tmp_path):
     """With --force the old state stays until the new one is complete."""
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").write_text("old")
+    (tmp_path / "out" / "config.json").write_text("old")
     with pytest.raises(RuntimeError), Staging(tmp_path / "out", force=True) as staging:
         _fill(staging)
         raise RuntimeError
-    assert _tree(tmp_path) == {"out", "out/old"}
+    assert _tree(tmp_path) == {"out", "out/config.json"}
 
 
 def test_an_interrupt_between_the_two_renames_of_a_replacement_restores_the_old_directory(tmp_path, monkeypatch):
     """The old directory is already moved aside when Ctrl-C comes: it is moved back."""
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").write_text("old")
+    (tmp_path / "out" / "config.json").write_text("old")
     original = Path.rename
 
     def interrupted(self: Path, target: Path) -> Path:
@@ -145,7 +146,30 @@ def test_an_interrupt_between_the_two_renames_of_a_replacement_restores_the_old_
         _fill(staging)
         staging.commit()
     monkeypatch.undo()
-    assert _tree(tmp_path) == {"out", "out/old"}
+    assert _tree(tmp_path) == {"out", "out/config.json"}
+
+
+def test_force_replaces_only_what_mpu_wrote(tmp_path):
+    """A home directory given by mistake survives, and so does anything that holds a secret, however deep."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("mine")
+    with pytest.raises(OutputError, match="not something that mpu wrote"), Staging(tmp_path / "home", force=True):
+        pass
+    (tmp_path / "out" / "deep" / "server").mkdir(parents=True)
+    (tmp_path / "out" / "mpu.yaml").write_text("")
+    (tmp_path / "out" / "deep" / "server" / "secret.yaml").write_text("")
+    with pytest.raises(OutputError, match="deep/server: is a secret directory, which is never overwritten"):
+        refuse_existing(tmp_path / "out", force=True)
+
+
+@pytest.mark.parametrize("target", ["in", "in/deep/out", ".", "link/out", "in/../in"])
+def test_a_result_that_lies_in_its_input_or_holds_it_is_refused(tmp_path, target):
+    """With --force the input would be destroyed; links and dots do not hide it."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to("in")
+    with pytest.raises(UsageError, match="lies in"):
+        refuse_nesting(tmp_path / target, tmp_path / "in")
+    refuse_nesting(tmp_path / "input", tmp_path / "in")
 
 
 def test_a_partial_left_by_a_crash_is_cleaned_by_the_next_run(tmp_path):

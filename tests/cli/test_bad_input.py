@@ -280,7 +280,7 @@ CASES = {
     ),
     "trained embeddings": _diff(
         code=1,
-        words=("model.embed_tokens.weight", "freezes it"),
+        words=("model.embed_tokens.weight", "frozen"),
         prepare=lambda r: _tensors(r.handoff / "copy-1", lambda t: t["model.embed_tokens.weight"].add_(1)),
     ),
     "trained to NaN": _diff(
@@ -329,6 +329,15 @@ CASES = {
     "model that the lineage does not know": _aggregate("--model", lambda r: r.base, words=("not in the lineage",)),
     "server learning rate of zero": _aggregate("--server-lr", "0", code=2, words=("--server-lr 0",)),
     "update too large": _aggregate("--max-relative-norm", "1e-9", words=("of the model's norm", "--max-relative-norm")),
+    # results inside inputs
+    "handoff inside the model": _perturb("--force", "--handoff", lambda r: r.model / "to-client", words=("lies in", "of its own")),
+    "handoff over the base": _perturb("--force", "--handoff", lambda r: r.base, words=("lies in",)),
+    "handoff over the secret": _perturb(
+        "--force", "--secret", lambda r: r.secret, "--handoff", lambda r: r.secret / "x", words=("lies in",)
+    ),
+    "update over the handoff": _unlearn("--force", "--out", lambda r: r.handoff, code=2, words=("lies in",)),
+    "result over the update": _aggregate("--force", "--out", lambda r: r.update, code=2, words=("lies in",)),
+    "result over the model": _aggregate("--force", "--out", lambda r: r.model, code=2, words=("lies in",)),
     # inspect and verify
     "inspect nothing": Case(3, ("/no/where", "no such directory"), lambda r, tmp: ("inspect", "/no/where")),
     "verify nothing": Case(3, ("/no/where", "no such directory"), lambda r, tmp: ("verify", "/no/where")),
@@ -405,6 +414,10 @@ def test_a_target_that_exists_is_refused_by_every_command_and_kept(mpu, own_roun
         assert done.err == f"mpu: {target}: exists and is not empty\nmpu: choose another path, or give --force to replace it\n"
         assert [path.name for path in target.iterdir()] == ["precious"]
     assert not (tmp_path / "fresh").exists()
+    done = mpu(*commands[3], "--force")
+    assert done.code == 3
+    assert "not something that mpu wrote" in done.err
+    (target / "mpu.yaml").write_text("an older update")
     assert mpu(*commands[3], "--force").code == 0
     assert not (target / "precious").exists()
 

@@ -179,7 +179,6 @@ def test_public_files_are_readable_and_secret_ones_are_not_under_any_umask(mpu, 
         assert _modes(root / "server") == {(True, 0o700), (False, 0o600)}
 
 
-@pytest.mark.xfail(reason="server/reissue.py makes the copies' folders with the umask", strict=True)
 def test_a_handoff_issued_again_is_readable_under_any_umask(mpu, own_round, tmp_path):
     """As at its first issue."""
     r = own_round

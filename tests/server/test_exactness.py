@@ -1,6 +1,7 @@
 """Nothing trained returns the model bit for bit; a known change returns θ + change; the error falls as promised."""
 
 import json
+import shutil
 import subprocess
 import sys
 from math import log
@@ -9,6 +10,7 @@ from statistics import median
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from two_parties import (
     change_all,
     difference,
@@ -56,6 +58,19 @@ def test_no_training_returns_the_model_under_any_reparameterization(tiny_pair, t
     untrained(tmp_path / "h", tmp_path / "u")
     take_back(tmp_path / "u", tmp_path / "s", pair.model, tmp_path / "out")
     assert digest(tmp_path / "out") == digest(pair.model)
+
+
+def test_a_model_of_two_dtypes_comes_back_in_both(tiny_pair, tmp_path, entropy):
+    """float32 norms in a bfloat16 model: copies are float32, an untrained update returns the model bit for bit."""
+    pair = tiny_pair("llama", dtype="bfloat16")
+    shutil.copytree(pair.model, tmp_path / "mixed")
+    mixed = {name: value.float() * 1.0001 if "norm" in name else value for name, value in weights(pair.model).items()}
+    save_file(mixed, tmp_path / "mixed" / "model.safetensors", metadata={"format": "pt"})
+    record = publish(tmp_path / "mixed", pair.base, tmp_path / "h", tmp_path / "s", entropy(1), kappa=0.0).handoffs[0]
+    assert record.dtype == "float32"
+    untrained(tmp_path / "h", tmp_path / "u")
+    assert take_back(tmp_path / "u", tmp_path / "s", tmp_path / "mixed", tmp_path / "out").unchanged
+    assert digest(tmp_path / "out") == digest(tmp_path / "mixed")
 
 
 def test_zero_deltas_return_the_model_bit_for_bit(tiny_pair, tmp_path, entropy):
@@ -171,10 +186,6 @@ def test_shards_change_nothing(tiny_pair, tmp_path, entropy):
 
 def _changed(folder, record, single):
     """Trained copies for the sharded handoff: the single-file handoff's copies, one norm moved."""
-    import shutil
-
-    from safetensors.torch import save_file
-
     for copy in record.copies:
         shutil.copytree(single / "h" / copy.name, folder / "t" / copy.name)
         tensors = weights(folder / "t" / copy.name)

@@ -31,6 +31,7 @@ from mpu_cli.checkpoint.digest import file_digest
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.staging import Staging
 from mpu_cli.errors import BadModelError, BadSecretError, BusyError, CheckFailedError, GateError, OutputError
+from mpu_cli.server.aggregate import AggregateSettings, aggregate
 from mpu_cli.server.lineage import Lineage, open_locked
 from mpu_cli.server.perturb import perturb
 from mpu_cli.server.reissue import reissue
@@ -111,10 +112,11 @@ def test_several_candidates_of_one_update_until_one_is_accepted(server):
         server.aggregate(update, out=f"rate-{rate}", server_lr=rate)
     assert len({digest(server.root / f"rate-{rate}") for rate in (1.0, 0.5, 0.25)}) == 3
     server.perturb("rate-0.5")
-    with pytest.raises(GateError, match=r"a newer model .* was already accepted"):
+    with pytest.raises(GateError, match=r"another model .* was already accepted in its place"):
         server.aggregate(update, out="late", server_lr=0.1)
-    with pytest.raises(GateError, match="a newer model"):
-        server.perturb()
+    for model in ("root", "rate-1.0"):  # its parent, and a candidate whose sibling was preferred
+        with pytest.raises(GateError, match="already accepted in its place"):
+            server.perturb(model)
     assert not (server.root / "late").exists()
     server.aggregate(update, out="late", server_lr=0.1, fork=True)
 
@@ -125,7 +127,9 @@ def test_a_fork_becomes_the_head_when_used(server):
     server.aggregate(update, out="a")
     server.perturb("a")
     fork = server.aggregate(update, out="b", server_lr=0.5, fork=True).model.digest
-    server.perturb("b")
+    with pytest.raises(GateError, match="already accepted in its place"):
+        server.perturb("b")
+    server.perturb("b", fork=True)
     lineage = server.lineage
     assert lineage.head == fork and len(lineage.children(digest(server.pair.model))) == 2
     server.perturb("root", fork=True)
@@ -138,7 +142,7 @@ def test_a_handoff_off_the_chain_is_refused(server):
     server.aggregate(update, out="b", server_lr=0.5)
     other = server.update(server.perturb("a"), "a", number=1)
     with pytest.raises(GateError, match="not an ancestor"):
-        server.aggregate(other, "b", "c")
+        server.aggregate(other, "b", "c", fork=True)
     server.aggregate(other, "a", "c")
 
 
@@ -407,6 +411,16 @@ def test_a_split_round_is_aggregated_in_one_call(server):
     assert relative({name: found[name] for name in change}, change) <= 1e-5
 
 
+def test_the_rest_of_a_split_is_refused_afterwards(server):
+    """Once some copies of a draw are in the model, the others are too late: they would no longer cancel."""
+    folder, records = server.perturb(split=True)
+    updates, _ = split_updates(server, folder, records)
+    server.aggregate(updates[:2], missing="reweight")
+    with pytest.raises(GateError, match="other copies of the same draw"):
+        server.aggregate(updates[2], "next", "later", missing="reweight")
+    server.aggregate(updates, out="whole")
+
+
 def test_a_holder_who_answers_for_another_is_refused(server):
     """A delta trained on another holder's copy does not agree with the rest."""
     folder, records = server.perturb(split=True, copies=2)
@@ -459,30 +473,51 @@ def leftovers(root):
 
 @pytest.mark.parametrize(("commit", "when"), [(1, "before"), (1, "after"), (2, "before")])
 def test_a_first_perturb_that_died_is_completed_by_running_it_again(tiny_pair, tmp_path, entropy, commit, when):
-    """Before the handoff's rename nothing has left; the same command then works and leaves neither rubbish nor a record."""
+    """Before the handoff's rename nothing has left; the same command then works and leaves no rubbish."""
     pair = tiny_pair("llama")
     killed(lambda: publish(pair.model, pair.base, tmp_path / "h", tmp_path / "s", entropy(1), offset=0.1), commit=commit, when=when)
     assert not (tmp_path / "h").exists() and leftovers(tmp_path)
     result = publish(pair.model, pair.base, tmp_path / "h", tmp_path / "s", entropy(2), offset=0.1)
     assert leftovers(tmp_path) == []
-    lineage = Lineage.read(tmp_path / "s")
-    assert list(lineage.handoffs) == [result.handoffs[0].id] and lineage.handoffs[result.handoffs[0].id].state == "issued"
+    states = {id_: record.state for id_, record in Lineage.read(tmp_path / "s").handoffs.items()}
+    assert states.pop(result.handoffs[0].id) == "issued"
+    # Once the secret is in place the server cannot know that the handoff never left: the record of it stays.
+    assert list(states.values()) == ([] if (commit, when) == (1, "before") else ["prepared"])
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_later_perturb_that_died(server, when):
-    """A record whose handoff never appeared is dropped by the next command; one whose handoff is there becomes issued."""
-    server.perturb()
-    killed(lambda: server.perturb(), commit=1, when=when)
+    """A handoff that is in place becomes issued at the next command; one that is not stays prepared, and accepts nothing."""
+    update = server.update(server.perturb())
+    server.aggregate(update, out="a")
+    killed(lambda: server.perturb("a"), commit=1, when=when)
     pending = [record for record in server.lineage.handoffs.values() if record.state == "prepared"]
-    assert len(pending) == 1 and (server.root / "handoff-2").exists() == (when == "after")
+    folder = server.root / "handoff-3"
+    assert len(pending) == 1 and folder.exists() == (when == "after")
     server.count = 5
     server.entropy.new_id()  # the operating system would not repeat itself either
     server.entropy.new_id()
-    server.perturb()
+    server.aggregate(update, out="b", server_lr=0.5, fork=True)
     lineage = server.lineage
-    assert all(record.state == "issued" for record in lineage.handoffs.values())
-    assert (pending[0].id in lineage.handoffs) == (when == "after") and len(lineage.handoffs) == (3 if when == "after" else 2)
+    assert lineage.handoffs[pending[0].id].state == ("issued" if when == "after" else "prepared")
+    assert lineage.accepted(digest(server.root / "a")) == (when == "after")
+    server.perturb("a", fork=True)
+    assert server.lineage.accepted(digest(server.root / "a"))
+
+
+def test_a_handoff_that_left_unseen_can_be_answered(server):
+    """A handoff that was moved away right after the crash is still answered: the update proves that it left."""
+    killed(lambda: server.perturb(), commit=2, when="after")
+    (server.root / "handoff-1").rename(server.root / "sent")
+    (record,) = server.lineage.handoffs.values()
+    server.count = 5
+    server.entropy.new_id()
+    server.entropy.new_id()
+    server.entropy.new_id()
+    server.perturb()
+    assert server.lineage.handoffs[record.id].state == "prepared"
+    server.aggregate(server.update((server.root / "sent", record)))
+    assert server.lineage.handoffs[record.id].state == "issued"
 
 
 def test_a_handoff_that_was_renamed_but_not_recorded_can_be_answered(server):
@@ -510,7 +545,8 @@ def test_a_replacing_perturb_that_died_does_not_count_the_old_handoff_as_the_new
     server.entropy.new_id()
     server.entropy.new_id()
     server.perturb()
-    assert len(server.lineage.handoffs) == 2 and old.id in server.lineage.handoffs
+    states = [record.state for record in server.lineage.handoffs.values() if record.id != old.id]
+    assert sorted(states) == ["issued", "prepared"] and server.lineage.handoffs[old.id].state == "issued"
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -521,7 +557,7 @@ def test_an_aggregation_that_died_is_completed_by_running_it_again(server, when)
     pending = [record for record in server.lineage.models.values() if record.state == "prepared"]
     assert len(pending) == 1 and (server.root / "next").exists() == (when == "after")
     result = server.aggregate(update)
-    assert result.completed == (when == "after") and result.model.digest == pending[0].digest == digest(server.root / "next")
+    assert (result.changed is None) == (when == "after") and result.model.digest == pending[0].digest == digest(server.root / "next")
     assert all(record.state == "committed" for record in server.lineage.models.values())
     assert leftovers(server.root) == []
 
@@ -536,15 +572,18 @@ def test_a_result_whose_record_is_pending_is_committed_by_use(server):
     assert all(record.state == "committed" for record in server.lineage.models.values())
 
 
-def test_a_finished_aggregation_is_not_made_twice(server):
-    """The same command again reports the finished result; with another learning rate it refuses to overwrite it."""
+def test_a_finished_result_is_not_overwritten(server):
+    """The same command again refuses, and changes nothing; with --force it makes the same model again."""
     update = server.update(server.perturb())
     first = server.aggregate(update)
     before = fingerprint(server.root)
-    assert server.aggregate(update).completed and fingerprint(server.root) == before
-    with pytest.raises(OutputError, match="exists and is not empty"):
-        server.aggregate(update, server_lr=0.5)
-    assert fingerprint(server.root) == before and first.completed is False
+    for rate in (1.0, 0.5):
+        with pytest.raises(OutputError, match="exists and is not empty"):
+            server.aggregate(update, server_lr=rate)
+    assert fingerprint(server.root) == before
+    out = server.root / "next"
+    again = aggregate([update], server.secret, Located(server.pair.model, None), out, AggregateSettings(), force=True)
+    assert again.model == first.model and fingerprint(server.root) == before
 
 
 def test_interrupted_writes_leave_the_old_state(server, monkeypatch):

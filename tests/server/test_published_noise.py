@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from two_parties import change_all, fingerprint, layout_of, norm, publish, small_change, take_back, undone, weights
 
 from mpu_cli.checkpoint.model import open_checkpoint
-from mpu_cli.errors import GateError
+from mpu_cli.errors import GateError, UsageError
 from mpu_cli.server.lineage import Lineage
 from mpu_cli.server.noise import Draw, dealt, zero_sum_basis
 
@@ -227,6 +227,19 @@ def test_a_changed_offset_is_refused(tiny_pair, tmp_path, entropy):
     publish(pair.model, pair.base, tmp_path / "h3", tmp_path / "s", source, offset=0.1)
 
 
+def test_a_lineage_keeps_its_unit_and_the_offsets_scope(tiny_pair, tmp_path, entropy):
+    """Another unit of κ, or another scope where there is an offset, is refused in a later round."""
+    pair, source = tiny_pair("llama"), entropy(1)
+    publish(pair.model, pair.base, tmp_path / "h1", tmp_path / "s", source, offset=0.1)
+    with pytest.raises(GateError, match="measures its noise by the task-vector"):
+        publish(pair.model, pair.base, tmp_path / "h2", tmp_path / "s", source, noise_relative_to="weights")
+    with pytest.raises(UsageError, match="needs --base"):
+        publish(pair.model, None, tmp_path / "h2", tmp_path / "s", source)
+    with pytest.raises(GateError, match="froze its offset for --scope layers"):
+        publish(pair.model, pair.base, tmp_path / "h2", tmp_path / "s", source, scope="all")
+    assert not (tmp_path / "h2").exists() and len(Lineage.read(tmp_path / "s").handoffs) == 1
+
+
 def test_two_rounds_pooled_leave_the_offset(wide, tmp_path, entropy):
     """A client that pools both rounds' denoised copies, with the best scalars there are, is left 0.9 c of θ short."""
     c, source, secret = 0.1, entropy(8), tmp_path / "s"
@@ -301,6 +314,7 @@ def test_noise_is_addressed_by_entry(start, length, denoising, size):
         ("bfloat16", {"kappa": 0.0}, "bfloat16"),  # no noise at all: nothing is lost
         ("bfloat16", {"kappa": 0.0, "offset": 3.0}, "bfloat16"),
         ("bfloat16", {"kappa": 0.0, "offset": 0.01}, "float32"),
+        ("bfloat16", {"kappa": 0.0, "reparam": "rotation"}, "float32"),  # a rotated weight is no longer on the grid
         ("float16", {"kappa": 0.1}, "float16"),
         ("float32", {"kappa": 0.001}, "float32"),
     ],

@@ -36,7 +36,16 @@ ALLOWED = (
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-?????-of-?????.safetensors")
 _CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json")
 _ORIGIN_KEYS = frozenset(
-    {"_name_or_path", "name_or_path", "_commit_hash", "_original_object_hash", "transformers_version", "tokenizer_file"}
+    {
+        "_commit_hash",
+        "_name_or_path",
+        "_original_object_hash",
+        "is_local",
+        "local_files_only",
+        "name_or_path",
+        "tokenizer_file",
+        "transformers_version",
+    }
 )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mpu_cli.cli.output import size
 from mpu_cli.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
@@ -16,6 +18,11 @@ Config = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace a target that exists (never a secret directory).")]
 ShardSize = Annotated[str, typer.Option("--max-shard-size", help="Largest file, for instance 5GB.", metavar="SIZE")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be written (files, disk, memory) and stop.")]
+
+
+def estimate_facts(needs: Mapping[str, int]) -> dict[str, str]:
+    """What --dry-run prints, for a reader."""
+    return {name.replace("_", " "): size(number) if name.endswith("bytes") else f"{number:,}" for name, number in needs.items()}
 
 
 def use_one_thread() -> None:

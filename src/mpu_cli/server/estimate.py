@@ -1,33 +1,44 @@
-"""What `mpu perturb --dry-run` says: files, disk and memory, from headers alone."""
+"""What `--dry-run` says on the server's side: files, disk and memory, from headers alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT
-from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
 from mpu_cli.server.settings import PerturbSettings
 
 _STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _SPAN = 1 << 20
 
 
-def estimate_perturb(model: Path, settings: PerturbSettings) -> dict[str, Any]:
+def estimate_perturb(model: Path, settings: PerturbSettings) -> dict[str, int]:
     """Upper bounds; with --dtype auto the larger choice, float32, is assumed."""
     source = open_checkpoint(model)
-    layout = read_layout(source.config, shapes(source.tensors), model)
-    width = BYTES_PER_ELEMENT["F32" if settings.dtype == "auto" else _STORED[settings.dtype]]
-    copy_bytes = source.elements * width
-    moved = {slot.tensor for layer in layout.layers for slots in layer.slots.values() for slot in slots}
-    largest = max(max(source.tensors[name].elements for name in moved), _SPAN)
+    copy_bytes = source.elements * _width(settings.dtype)
+    largest = _largest_moved(source)
     return {
         "copies": settings.copies,
         "parameters": source.elements,
-        "bytes_per_copy": copy_bytes,
-        "disk_bytes": copy_bytes * settings.copies,
         "files": settings.copies * max(1, -(-copy_bytes // settings.max_shard_bytes)),
+        "disk_bytes": copy_bytes * settings.copies,
         "memory_bytes": (2 * settings.copies + 4) * largest * 4,
     }
+
+
+def estimate_aggregate(model: Path, dtype: str) -> dict[str, int]:
+    """Likewise for one aggregation of up to three copies."""
+    source = open_checkpoint(model)
+    return {"parameters": source.elements, "disk_bytes": source.elements * _width(dtype), "memory_bytes": 24 * _largest_moved(source)}
+
+
+def _width(dtype: str) -> int:
+    return BYTES_PER_ELEMENT["F32" if dtype == "auto" else _STORED[dtype]]
+
+
+def _largest_moved(source: Checkpoint) -> int:
+    layout = read_layout(source.config, shapes(source.tensors), source.path)
+    moved = {slot.tensor for layer in layout.layers for slots in layer.slots.values() for slot in slots}
+    return max(*(source.tensors[name].elements for name in moved), _SPAN)

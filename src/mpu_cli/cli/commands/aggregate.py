@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpu_cli.cli.options import Config, Force, Json, ShardSize, choice, use_one_thread
+from mpu_cli.cli.options import Config, DryRun, Force, Json, ShardSize, choice, estimate_facts, use_one_thread
 from mpu_cli.cli.output import Output, facts
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def aggregate(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     max_shard_size: ShardSize = "50GB",
     disclose: Annotated[bool, typer.Option("--disclose", help="Say in the model card how the copies were made.")] = False,
+    dry_run: DryRun = False,
     force: Force = False,
     json: Json = False,
     config: Config = None,
@@ -48,6 +49,12 @@ def aggregate(
 
     use_one_thread()
 
+    if dry_run:
+        from mpu_cli.server.estimate import estimate_aggregate
+
+        needs = estimate_aggregate(locate(model).path, dtype)
+        output.result(needs, facts(estimate_facts(needs)))
+        return
     settings = AggregateSettings(
         server_lr, missing, min_agreement, max_relative_norm, fork, dtype, parse_size(max_shard_size), disclose
     )

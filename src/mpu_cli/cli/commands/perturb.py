@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from mpu_cli.cli.options import Config, DryRun, Force, Json, ShardSize, choice, numbers, use_one_thread
-from mpu_cli.cli.output import Output, facts, share, size, table
+from mpu_cli.cli.options import Config, DryRun, Force, Json, ShardSize, choice, estimate_facts, numbers, use_one_thread
+from mpu_cli.cli.output import Output, facts, share, table
 from mpu_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def perturb(
         from mpu_cli.server.estimate import estimate_perturb
 
         needs = estimate_perturb(source.path, settings)
-        output.result(needs, facts({key.replace("_", " "): size(value) if "bytes" in key else str(value) for key, value in needs.items()}))
+        output.result(needs, facts(estimate_facts(needs)))
         return
     if reissue is not None:
         from mpu_cli.server.reissue import reissue as write_again

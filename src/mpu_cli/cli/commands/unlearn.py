@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpu_cli.cli.options import Config, Force, Json, ShardSize, choice
-from mpu_cli.cli.output import Output, table
+from mpu_cli.cli.options import Config, DryRun, Force, Json, ShardSize, choice, estimate_facts
+from mpu_cli.cli.output import Output, facts, table
 from mpu_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def unlearn(
     copy: Annotated[int | None, typer.Option("--copy", help="Train copy K only and write OUT/copy-K.", metavar="K")] = None,
     finish: Annotated[bool, typer.Option("--finish", help="Check all copies made with --copy, write the update.")] = False,
     max_shard_size: ShardSize = "50GB",
+    dry_run: DryRun = False,
     force: Force = False,
     json: Json = False,
     config: Config = None,
@@ -69,6 +70,12 @@ def unlearn(
 
         update = finish_update(place, out)
         output.result({"update": str(out), "digest": update.digest, "handoff": update.handoff_id}, *_ending(out))
+        return
+    if dry_run:
+        from mpu_cli.client.estimate import estimate_unlearn
+
+        needs = estimate_unlearn(place, delta_dtype, optimizer)
+        output.result(needs, facts(estimate_facts(needs)))
         return
     if forget is None:
         raise UsageError("--forget is needed", "give the rows to forget, JSON or JSONL")

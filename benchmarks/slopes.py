@@ -6,7 +6,9 @@ training loop, and prints ‖Δ̄ − Δ‖ / ‖Δ‖ against the noise-free Δ
 extrapolation; with an offset it is 1 whatever is done (--offset takes c relative to κ). About 80 seconds on one core.
 
 Norm weights stay as they are unless --train-norms is given: transformers' Adafactor normalises vectors entry by entry, as
-AdamW does, and that alone leaves a first-order floor of about 7e-4 here.
+AdamW does, and that alone leaves a first-order floor of about 7e-4 here. With --memorised the rows are in the very words that the
+model knows by heart: its loss is then so sharply curved that κ = .3 (noise of 12 % of the weights at α = 2) leaves the
+range of the second-order claim (docs/log.md).
 """
 
 from __future__ import annotations
@@ -33,16 +35,25 @@ from mpu_cli.server.settings import PerturbSettings
 
 ASSETS = Path(__file__).parents[1] / "src/mpu_cli/experiment/demo_assets"
 KAPPAS = (0.01, 0.03, 0.1, 0.3)
-SETTINGS = (("harmonic", 1), ("harmonic", 2), ("harmonic", 3), ("extrapolation", 3))
+SETTINGS = {
+    "harmonic m=1": {"denoising": "harmonic", "copies": 1},
+    "harmonic m=2": {"denoising": "harmonic", "copies": 2},
+    "harmonic m=3": {"denoising": "harmonic", "copies": 3},
+    "equal α m=3": {"denoising": "harmonic", "copies": 3, "alphas": (1.0, 1.0, 1.0)},
+    "extrapolation m=3": {"denoising": "extrapolation", "copies": 3},
+}
 RATES = {"sgd": 0.1, "adafactor": 1.3e-4, "adamw": 1.3e-4}
 STEPS, ROWS, TOKENS = 8, 6, 48
+FRESH, MEMORISED = "Question: {question}\nAnswer: {answer}", "{question}\n{answer}"
 
 
 class Client:
     """Gradient difference on the demo's rows, the same for every copy: embeddings frozen, gradients cut at norm 1."""
 
-    def __init__(self, model: Path, data: Path, optimizer: str, rate: float, *, matrices_only: bool) -> None:
+    def __init__(self, model: Path, data: Path, optimizer: str, rate: float, *, matrices_only: bool, memorised: bool) -> None:
         from transformers import AutoTokenizer
+
+        template = MEMORISED if memorised else FRESH
 
         self.optimizer, self.rate, self.matrices_only = optimizer, rate, matrices_only
         tokenizer = AutoTokenizer.from_pretrained(model)
@@ -51,7 +62,7 @@ class Client:
         for name in ("forget", "retain"):
             lines = (data / f"{name}.jsonl").read_text().splitlines()[: STEPS * ROWS]
             rows = [json.loads(line) for line in lines]
-            texts = [f"Question: {row['question']}\nAnswer: {row['answer']}" for row in rows]
+            texts = [template.format(**row) for row in rows]
             parts.append([tokenizer(text)["input_ids"][:TOKENS] for text in texts])
         for step in range(STEPS):
             self.batches.append([_batch(part, step) for part in parts])
@@ -122,26 +133,26 @@ def slope(kappas, errors) -> float:
     return sum((a - centre) * b for a, b in zip(x, y, strict=True)) / sum((a - centre) ** 2 for a in x)
 
 
-def measure(optimizer: str, *, draws: int, offset: float, rate: float | None = None, matrices_only: bool = False):
+def measure(optimizer: str, *, draws: int, offset: float, rate: float | None = None, matrices_only: bool = False, memorised: bool = False):
     """All settings and κ's; a dict that prints as JSON."""
     model, base = ASSETS / "model", ASSETS / "base"
-    client = Client(model, ASSETS, optimizer, rate or RATES[optimizer], matrices_only=matrices_only)
+    client = Client(model, ASSETS, optimizer, rate or RATES[optimizer], matrices_only=matrices_only, memorised=memorised)
     with tempfile.TemporaryDirectory() as folder:
         client.train(model, Path(folder) / "plain")
         plain = _difference(Path(folder) / "plain", model)
     size = _norm({name: read_tensor(info) for name, info in open_checkpoint(model).tensors.items()})
     result = {"optimizer": optimizer, "offset": offset, "draws": draws, "update": _norm(plain) / size, "kappas": KAPPAS, "settings": {}}
-    for denoising, copies in SETTINGS:
+    for name, setting in SETTINGS.items():
         errors = []
         for kappa in KAPPAS:
             found = []
             for draw in range(draws):
                 entropy = PreparedEntropy(sha256(f"slopes benchmark, draw {draw}".encode()).digest())
                 found.append(
-                    error(client, model, base, plain, entropy, denoising=denoising, copies=copies, kappa=kappa, offset=offset * kappa)
+                    error(client, model, base, plain, entropy, **setting, kappa=kappa, offset=offset * kappa)
                 )
             errors.append(median(found))
-        result["settings"][f"{denoising} m={copies}"] = {
+        result["settings"][name] = {
             "errors": errors,
             "slope .01 to .3": slope(KAPPAS, errors),
             "slope .03 to .3": slope(KAPPAS[1:], errors[1:]),
@@ -156,6 +167,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--offset", type=float, default=0.0, help="c, as a multiple of κ")
     parser.add_argument("--train-norms", action="store_true", help="train norm weights too")
+    parser.add_argument("--memorised", action="store_true", help="rows in the very words that the model was trained on")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -165,8 +177,9 @@ def main() -> None:
     logging.set_verbosity_error()
     started = time.process_time()
     result = measure(
-        options.optimizer, draws=options.draws, offset=options.offset, rate=options.rate, matrices_only=not options.train_norms
-    )
+        options.optimizer, draws=options.draws, offset=options.offset, rate=options.rate, matrices_only=not options.train_norms,
+        memorised=options.memorised,
+    )  # fmt: skip
     result["cpu_seconds"] = time.process_time() - started
     if options.json:
         print(json.dumps(result))

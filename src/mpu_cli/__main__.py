@@ -1,5 +1,19 @@
-"""`python -m mpu_cli`."""
+"""`python -m mpu_cli`, and what the console script calls."""
 
-from mpu_cli.cli.app import main
+from __future__ import annotations
 
-main()
+import sys
+
+
+def main() -> None:
+    """Run `mpu`; Ctrl-C while the command line itself is still being imported is an interruption like any other."""
+    try:
+        from mpu_cli.cli.app import run
+    except KeyboardInterrupt:
+        print("mpu: interrupted; nothing half-written was kept", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

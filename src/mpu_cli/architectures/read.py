@@ -113,6 +113,9 @@ class _Layer:
         for path in self.family.norms:
             self.claim(path + ".weight", None)
         untouched = tuple(self.prefix + path for path in self.family.untouched if self.prefix + path in self.shapes)
+        twice = sorted(set(untouched) & set(self.noised))
+        if twice:
+            raise ValueError(f"{self.family.name}.yaml: {twice[0]} is both used and untouched")
         return LayerLayout(self.index, slots, rope_planes(attention["rope"], d), tuple(self.noised), untouched)
 
     def rows(self, path: str, index: Index) -> tuple[Slot, ...]:

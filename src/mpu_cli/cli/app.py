@@ -128,8 +128,3 @@ def _fail(kind: str, message: str, hint: str | None, code: int, arguments: list[
 def _one_line(text: str) -> str:
     """Names in a message may come from the other party: no line break and no terminal code of theirs is printed."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-
-
-def main() -> None:
-    """Console entry point."""
-    sys.exit(run(sys.argv[1:]))

@@ -125,7 +125,7 @@ def _completed(
     lineage: Lineage, recovered: frozenset[str], parent: str, incoming: Incoming, settings: AggregateSettings
 ) -> ModelRecord | None:
     """The model of an interrupted run of this very command, which only lacked its last record."""
-    for record in (lineage.models[digest] for digest in recovered):
+    for record in (lineage.models[name] for name in recovered if name in lineage.models):
         if record.parent == parent and record.updates == incoming.updates and record.server_lr == settings.server_lr:
             return record
     return None

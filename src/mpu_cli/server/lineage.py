@@ -129,21 +129,24 @@ class Lineage:
         self.models[record.digest] = record
 
     def recover(self, output: Path | None = None) -> frozenset[str]:
-        """Finish what an interrupted command left between its two renames; return the digests of models committed.
+        """Finish what an interrupted command left between its two renames; return what is now known to be in place.
+
+        These are ids of handoffs and digests of models.
 
         A prepared handoff whose directory is in place was issued. One that is not there may still have left (someone
         may have moved it), so its record stays; an update that answers it proves that it did. A prepared model is
         committed if `output` holds it.
         """
+        finished = set()
         for handoff in [record for record in self.handoffs.values() if record.state == "prepared"]:
             if _manifest_digest(Path(handoff.target)) == handoff.digest:
                 self.save_handoff(replace(handoff, state="issued"))
-        committed = set()
+                finished.add(handoff.id)
         for model in [record for record in self.models.values() if record.state == "prepared"]:
             if output is not None and _digest_or_none(output) == model.digest:
                 self.save_model(replace(model, state="committed"))
-                committed.add(model.digest)
-        return frozenset(committed)
+                finished.add(model.digest)
+        return frozenset(finished)
 
 
 def _manifest_digest(path: Path) -> str | None:

@@ -25,7 +25,7 @@ from mpu_cli.server.plan import Plan, make_plan
 from mpu_cli.server.publish import Publication, write_copies
 from mpu_cli.server.realised import RECOVERABLE_WARNING, RealisedNoise
 from mpu_cli.server.records import CopyRecord, HandoffRecord, ModelRecord
-from mpu_cli.server.secret import Secret, SystemEntropy
+from mpu_cli.server.secret import SECRET_FILE, Secret, SystemEntropy
 from mpu_cli.server.settings import PerturbSettings
 from mpu_cli.server.transforms import Reparameterization, chosen, draw_layer, load
 
@@ -72,6 +72,9 @@ def perturb(
     kept = [model.path, *([base.path] if base else [])]
     refuse_nesting(handoff, secret, *kept)
     refuse_nesting(secret, *kept)
+    finished = _finish_interrupted(handoff, secret)
+    if finished is not None and not force:
+        return finished
     refuse_existing(handoff, force=force)
     source = open_checkpoint(model.path)
     layout = read_layout(source.config, shapes(source.tensors), source.path)
@@ -92,6 +95,31 @@ def perturb(
                 losses = _probe(probe, source.path, staging.path)
                 _commit(job, records, staging, secret, (model.source, base.source if base else None), stack)
     return job.result(records, checks, losses, new_lineage=lineage is None)
+
+
+def _finish_interrupted(handoff: Path, secret: Path) -> PerturbResult | None:
+    """The result of an interrupted run whose handoff is in place and whose record only did not say so yet."""
+    if not (secret / SECRET_FILE).exists():
+        return None
+    with open_locked(secret) as lineage:
+        names = lineage.recover()
+        records = tuple(lineage.handoffs[name] for name in names if name in lineage.handoffs)
+        target = str(handoff.absolute())
+        if not any(record.target in {target, f"{target}/holder-1"} for record in records):
+            return None
+        first = records[0]
+        whole = Exposure(min(r.exposure["one_copy"] for r in records), first.exposure["all_copies"], int(first.exposure["order"]))
+        return PerturbResult(
+            handoffs=records,
+            exposure=whole,
+            relative_to=first.relative_to,
+            new_lineage=False,
+            test_secret=lineage.secret.origin == "test",
+            checks=(),
+            probe={},
+            advice=(),
+            warnings=("an interrupted run had already written this handoff; its record now says so",),
+        )
 
 
 class _Job:
@@ -287,9 +315,10 @@ def _commit(
         new = stack.enter_context(Staging(secret, private=True))
         root = ModelRecord(job.measured.digest, 0, "committed", None, (), (), 0.0, sources[0])
         content = Secret(job.new_id(), job.origin, job.master, job.measured.base_digest, sources[1], job.plan.offset)
-        lineage = create(new.path, content, root)
-        for record in records:
-            lineage.save_handoff(record)
+        with disk_errors(secret):
+            lineage = create(new.path, content, root)
+            for record in records:
+                lineage.save_handoff(record)
         new.commit()
         lineage.path = new.target
     else:

@@ -90,6 +90,8 @@ class PreparedEntropy(SystemEntropy):
     origin = "test"
 
     def __init__(self, master: bytes) -> None:
+        if len(master) != 32:
+            raise ValueError("a master secret has 32 bytes")
         self._master, self._count = master, 0
 
     def master(self) -> bytes:

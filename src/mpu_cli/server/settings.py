@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 
 from mpu_cli.checkpoint.writer import DEFAULT_SHARD_BYTES
 from mpu_cli.errors import UsageError
 from mpu_cli.server.denoise import check_coefficients, default_coefficients
+
+LARGEST = 1000
+"""κ and c are shares; beyond this the copies are noise alone, and float32 overflows some way after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,9 @@ class PerturbSettings:
         """Raise UsageError for what contradicts itself or the ranges."""
         if self.copies < 1:
             raise UsageError(f"--copies {self.copies}: at least one copy is needed")
-        if not self.kappa >= 0 or not isfinite(self.kappa):
-            raise UsageError(f"--kappa {self.kappa:g}: must be zero or more")
-        if self.offset is not None and (not self.offset >= 0 or not isfinite(self.offset)):
-            raise UsageError(f"--offset {self.offset:g}: must be zero or more")
+        for flag, share in (("--kappa", self.kappa), ("--offset", self.offset)):
+            if share is not None and not 0 <= share <= LARGEST:
+                raise UsageError(f"{flag} {share:g}: must be a share from 0 to {LARGEST}", "0.1 is 10 % of the task vector")
         if self.split and self.copies == 1:
             raise UsageError("--split needs at least two copies")
         if self.alphas is not None and self.denoising != "harmonic":

@@ -26,7 +26,7 @@ def inspect(
     """Say what a directory is and what it says. Reads manifests and headers only; `verify` checks the bytes."""
     output = Output(context, as_json=json)
     if not path.is_dir():
-        raise BadInputError(f"{path}: no such directory")
+        raise BadInputError(f"{path}: is not a directory" if path.exists() else f"{path}: no such directory")
     from mpu_cli.server.lineage import is_secret
 
     if is_secret(path):

@@ -29,7 +29,7 @@ def verify(
     """
     output = Output(context, as_json=json)
     if not path.is_dir():
-        raise BadInputError(f"{path}: no such directory")
+        raise BadInputError(f"{path}: is not a directory" if path.exists() else f"{path}: no such directory")
     from mpu_cli.server.lineage import is_secret
 
     data = _secret(path) if is_secret(path) else _bundle(path) if is_bundle(path) else _model(path)

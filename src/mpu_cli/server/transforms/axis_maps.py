@@ -46,6 +46,14 @@ class SignedPermutation:
         full_sign[flat] = np.broadcast_to(sign, slot.index.shape).ravel()
         return cls(slot.axis, full_source, full_sign)
 
+    @classmethod
+    def inside_heads(cls, slot: Slot, source: Index, sign: Index) -> SignedPermutation:
+        """Lift one signed permutation per key-value head, both (KV, d), to all heads of that group."""
+        kv_heads, size = source.shape
+        first = np.arange(slot.index.size).reshape(slot.index.shape)[..., :1]
+        grouped = (kv_heads, *(1,) * (slot.index.ndim - 2), size)
+        return cls.on_slot(slot, first + source.reshape(grouped), sign.reshape(grouped))
+
     def apply(self, tensor: torch.Tensor) -> torch.Tensor:
         """Move the entries and sign them."""
         moved = tensor.index_select(self.axis, torch.from_numpy(self.source))

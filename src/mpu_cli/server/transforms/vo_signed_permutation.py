@@ -20,9 +20,5 @@ def draw(layer: LayerLayout, stream: IntegerStream) -> dict[str, list[AxisMap]]:
     maps: dict[str, list[AxisMap]] = {}
     for role in ("v", "o"):
         for slot in layer.slots[role]:
-            heads = np.arange(slot.index.size).reshape(slot.index.shape)[..., :1]
-            grouped = (kv_heads, *(1,) * (slot.index.ndim - 2), size)
-            maps[slot.tensor] = [
-                SignedPermutation.on_slot(slot, heads + source.reshape(grouped), sign.reshape(grouped))
-            ]
+            maps[slot.tensor] = [SignedPermutation.inside_heads(slot, source, sign)]
     return maps

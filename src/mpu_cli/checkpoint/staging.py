@@ -95,8 +95,9 @@ class Staging:
             missing.append(parent)
             parent = parent.parent
         for directory in reversed(missing):
-            directory.mkdir(mode=0o755)
-            self._made_parents.append(directory)
+            with suppress(FileExistsError):  # another copy's process, started at the same moment, was first
+                directory.mkdir(mode=0o755)
+                self._made_parents.append(directory)
 
 
 def refuse_existing(target: Path, *, force: bool = False) -> None:

@@ -6,7 +6,6 @@ import errno
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -254,18 +253,13 @@ def test_errors_name_the_directory_that_was_asked_for(tmp_path):
     assert caught.value.message == f"{tmp_path / 'out'}: Permission denied"
 
 
-def test_copies_started_at_the_same_moment_share_their_parent(tmp_path):
-    """Several processes that each write OUT/copy-K may all find OUT missing; none of them fails."""
-    script = (
-        "import sys, time; from pathlib import Path; from mpu_cli.checkpoint.staging import Staging\n"
-        "while time.time() < float(sys.argv[2]): pass\n"
-        "with Staging(Path(sys.argv[1])) as staging:\n"
-        "    (staging.path / 'delta').write_text('x'); staging.commit()\n"
-    )
-    start = str(time.time() + 2)
-    for attempt in range(3):
-        out = tmp_path / f"deep-{attempt}" / "to-server"
-        running = [subprocess.Popen([sys.executable, "-c", script, str(out / f"copy-{k}"), start]) for k in range(4)]
-        assert [process.wait() for process in running] == [0] * 4
-        assert sorted(item.name for item in out.iterdir()) == [f"copy-{k}" for k in range(4)]
-        start = str(time.time() + 1)
+def test_copies_started_at_the_same_moment_share_their_parent(tmp_path, monkeypatch):
+    """A parent that another process makes between the look and the making is no error (seen with make -j2)."""
+    out = tmp_path / "to-server"
+    out.mkdir()
+    really_exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: path != out and really_exists(path))
+    with Staging(out / "copy-1") as staging:
+        (staging.path / "delta").write_text("x")
+        staging.commit()
+    assert (out / "copy-1" / "delta").read_text() == "x"

@@ -179,7 +179,8 @@ CASES = {
         code=3, words=("intermediate_size", "'many'"), prepare=lambda r: _config(r.model, intermediate_size="many")
     ),
     # perturb: options
-    "negative kappa": _perturb("--kappa", "-0.1", words=("--kappa -0.1", "zero or more")),
+    "negative kappa": _perturb("--kappa", "-0.1", words=("--kappa -0.1", "from 0 to 1000")),
+    "kappa beyond anything": _perturb("--kappa", "1e30", words=("--kappa 1e+30", "from 0 to 1000")),
     "kappa not a number": _perturb("--kappa", "nan", words=("--kappa nan",)),
     "no copies": _perturb("--copies", "0", words=("--copies 0", "at least one")),
     "alpha of zero": _perturb("--alphas", "1,0,1", words=("--alphas", "positive")),

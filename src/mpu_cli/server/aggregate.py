@@ -156,8 +156,8 @@ def _write(
             raise GateError(
                 f"the copies' changes do not agree (cosine {cosine:.3f}, at least {settings.min_agreement:g} is needed): "
                 f"copies of {draw.incoming.deltas[0].where.parent} were swapped, repeated, or trained differently",
-                f"ask the client to make the update again with one recipe and order; or, if the noise (κ = {draw.incoming.record.kappa:g}) is what "
-                "drowns them, lower --min-agreement",
+                "ask the client to make the update again with one recipe and order; or lower --min-agreement, if it is the noise "
+                f"(κ = {draw.incoming.record.kappa:g}) that drowns them",
             )
     if changed.relative_norm > settings.max_relative_norm * settings.server_lr:
         raise GateError(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mpu_cli.bundle.manifest import HandoffManifest, UpdateManifest
-from mpu_cli.checkpoint.header import TensorInfo, read_header
+from mpu_cli.checkpoint.header import STORED_NAMES, TensorInfo, read_header
 from mpu_cli.checkpoint.model import Checkpoint, blocks, open_checkpoint, read_json
 from mpu_cli.errors import BadBundleError, BadModelError, GateError
 
@@ -25,7 +25,7 @@ def open_copies(path: Path, manifest: HandoffManifest) -> dict[str, Checkpoint]:
         BadBundleError: a copy is not a readable model, has another dtype than the manifest says, or other tensors
             than the first copy.
     """
-    stored = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}[manifest.dtype]
+    stored = STORED_NAMES[manifest.dtype]
     copies: dict[str, Checkpoint] = {}
     for copy in manifest.copies:
         try:

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from mpu_cli.checkpoint.digest import combine
-from mpu_cli.checkpoint.dtypes import NAMES, STORED_NAMES, TORCH_DTYPES, read_span, to_bytes
-from mpu_cli.checkpoint.header import TensorInfo
+from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, read_span, spans, to_bytes
+from mpu_cli.checkpoint.header import NAMES, STORED_NAMES, TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint, blocks
 from mpu_cli.checkpoint.side_files import copy_side_files
 from mpu_cli.checkpoint.writer import CheckpointWriter, with_dtype
@@ -56,43 +56,46 @@ def _write(model: Checkpoint, changes: Changes, directory: Path, dtype: str | No
     try:
         for target in writer.order:
             source = model.tensors[target.name]
-            spans = changes(source)
-            if spans is None and source.dtype == target.dtype:
+            pieces = changes(source)
+            if pieces is None:
+                sums.weights += _squares(source)
+            if pieces is None and source.dtype == target.dtype:
                 for block in blocks(source):
                     writer.write(block)
-            elif spans is None:
+            elif pieces is None:
                 writer.write(to_bytes(read_span(source, 0, source.elements).to(TORCH_DTYPES[target.dtype])))
             else:
-                for start, stop, change in spans:
+                for start, stop, change in pieces:
                     original = read_span(source, start, stop).double()
                     stored = (original + change).to(TORCH_DTYPES[target.dtype])
-                    sums.add(change, stored.double() - original)
+                    sums.add(original, change, stored.double() - original)
                     writer.write(to_bytes(stored))
         written = writer.close()
     finally:
         writer.abort()
     digest = combine((info, written.tensors[info.name]) for info in writer.order)
-    weights = sum(_squares(model, info) for info in model.tensors.values())
-    return Changed(digest, dtype or NAMES[model.dtype], sums.cosine, sqrt(sums.meant / weights) if weights else 0.0)
+    return Changed(digest, dtype or NAMES[model.dtype], sums.cosine, sums.relative_norm)
 
 
-def _squares(model: Checkpoint, info: TensorInfo) -> float:
+def _squares(info: TensorInfo) -> float:
     if info.dtype not in TORCH_DTYPES:
         return 0.0
-    total, size = 0.0, 1 << 20
-    for start in range(0, info.elements, size):
-        total += float(read_span(info, start, min(start + size, info.elements)).double().square().sum())
-    return total
+    return sum(float(read_span(info, start, stop).double().square().sum()) for start, stop in spans(info.elements))
 
 
 class _Sums:
     def __init__(self) -> None:
-        self.meant = self.stored = self.product = 0.0
+        self.weights = self.meant = self.stored = self.product = 0.0
 
-    def add(self, meant: torch.Tensor, stored: torch.Tensor) -> None:
+    def add(self, original: torch.Tensor, meant: torch.Tensor, stored: torch.Tensor) -> None:
+        self.weights += float(original.square().sum())
         self.meant += float(meant.square().sum())
         self.stored += float(stored.square().sum())
         self.product += float((meant * stored).sum())
+
+    @property
+    def relative_norm(self) -> float:
+        return sqrt(self.meant / self.weights) if self.weights else 0.0
 
     @property
     def cosine(self) -> float:

@@ -8,12 +8,10 @@ from collections.abc import Iterator
 import torch
 
 from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT, TensorInfo
+from mpu_cli.checkpoint.model import SPAN
 from mpu_cli.errors import BadModelError
 
 TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-STORED_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-"""Names on the command line and in config.json → names in a safetensors header."""
-NAMES = {stored: name for name, stored in STORED_NAMES.items()}
 
 
 def read_tensor(info: TensorInfo) -> torch.Tensor:
@@ -41,10 +39,10 @@ def read_span(info: TensorInfo, start: int, stop: int) -> torch.Tensor:
     return torch.frombuffer(buffer, dtype=TORCH_DTYPES[info.dtype]) if buffer else torch.empty(0, dtype=TORCH_DTYPES[info.dtype])
 
 
-def spans(elements: int, size: int) -> Iterator[tuple[int, int]]:
-    """Cut `elements` entries into consecutive spans of at most `size`."""
-    for start in range(0, elements, size):
-        yield start, min(start + size, elements)
+def spans(elements: int) -> Iterator[tuple[int, int]]:
+    """Cut `elements` entries into consecutive spans of at most SPAN."""
+    for start in range(0, elements, SPAN):
+        yield start, min(start + SPAN, elements)
 
 
 def to_bytes(tensor: torch.Tensor) -> memoryview:

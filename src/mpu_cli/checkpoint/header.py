@@ -21,11 +21,12 @@ BYTES_PER_ELEMENT: Mapping[str, int] = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }  # fmt: skip
-FLOAT_DTYPES = frozenset({"F32", "F16", "BF16"})
-"""The dtypes mpu computes with; their torch names are in checkpoint/dtypes.py."""
+STORED_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""The dtypes mpu computes with: names on the command line and in config.json → names in a safetensors header."""
+NAMES = {stored: name for name, stored in STORED_NAMES.items()}
+FLOAT_DTYPES = frozenset(NAMES)
 
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
-_HASH_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 READ_BLOCK = 4 << 20
 """Bytes read at once where a tensor is copied or hashed."""
+SPAN = 1 << 20
+"""Entries computed with at once where a tensor is not moved as a whole."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,13 @@ from pathlib import Path
 import torch
 
 from mpu_cli.bundle.tensors import DELTA_STEM, is_frozen
-from mpu_cli.checkpoint.dtypes import STORED_NAMES, TORCH_DTYPES, read_span, spans, to_bytes
-from mpu_cli.checkpoint.header import TensorInfo
+from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, read_span, spans, to_bytes
+from mpu_cli.checkpoint.header import STORED_NAMES, TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.checkpoint.writer import CheckpointWriter
 from mpu_cli.client.handoff import OpenHandoff
 from mpu_cli.errors import BadModelError, CheckFailedError
 
-SPAN = 1 << 20
 Files = dict[str, tuple[str, int]]
 
 
@@ -45,7 +44,7 @@ def write_delta(
     writer = CheckpointWriter(directory, infos, max_shard_bytes=shard_bytes, stem=DELTA_STEM)
     try:
         for target in writer.order:
-            for start, stop in spans(target.elements, SPAN):
+            for start, stop in spans(target.elements):
                 delta = _change(published.tensors[target.name], trained.tensors[target.name], start, stop)
                 if not bool(torch.isfinite(delta).all()):
                     raise CheckFailedError(
@@ -63,7 +62,7 @@ def _change(published: TensorInfo, trained: TensorInfo, start: int, stop: int) -
 
 
 def _differs(published: TensorInfo, trained: TensorInfo) -> bool:
-    for start, stop in spans(published.elements, SPAN):
+    for start, stop in spans(published.elements):
         before, after = read_span(published, start, stop), read_span(trained, start, stop)
         if not torch.equal(before.to(after.dtype), after):
             return True

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mpu_cli.bundle.read import is_bundle, read_handoff
 from mpu_cli.bundle.tensors import is_frozen, open_copies
-from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT
+from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT, STORED_NAMES
 from mpu_cli.checkpoint.model import open_checkpoint
 
 _STATE_BYTES = {"adamw": 8}
@@ -22,7 +22,7 @@ def estimate_unlearn(source: Path, delta_dtype: str, optimizer: str) -> dict[str
     else:
         model, count, frozen = open_checkpoint(source), 1, tuple[str, ...]()
     trained = sum(info.elements for info in model.tensors.values() if not is_frozen(info.name, frozen))
-    width = BYTES_PER_ELEMENT["F32" if delta_dtype == "float32" else "BF16"]
+    width = BYTES_PER_ELEMENT[STORED_NAMES[delta_dtype]]
     return {
         "copies": count,
         "parameters": model.elements,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from mpu_cli.bundle.manifest import MANIFEST, UpdateManifest
 from mpu_cli.checkpoint.change import Changes, Spans, write_changed
-from mpu_cli.checkpoint.dtypes import NAMES, read_span, spans
-from mpu_cli.checkpoint.header import TensorInfo
+from mpu_cli.checkpoint.dtypes import read_span, spans
+from mpu_cli.checkpoint.header import NAMES, TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
-from mpu_cli.client.difference import SPAN, write_delta
+from mpu_cli.client.difference import write_delta
 from mpu_cli.client.handoff import OpenHandoff, open_handoff
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.train_copy import train_copy
@@ -130,5 +130,5 @@ def _changes(trained: Checkpoint) -> Changes:
 
 
 def _pieces(before: TensorInfo, after: TensorInfo) -> Spans:
-    for start, stop in spans(before.elements, SPAN):
+    for start, stop in spans(before.elements):
         yield start, stop, read_span(after, start, stop).double() - read_span(before, start, stop).double()

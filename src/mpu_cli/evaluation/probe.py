@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpu_cli.data.batches import pad_id
 from mpu_cli.data.rows import Row, read_rows
-from mpu_cli.data.templates import encode
-from mpu_cli.training.load import load_model, load_tokenizer
-from mpu_cli.training.logprobs import answer_nll
-
-_MAX_LENGTH = 512
-_BATCH = 8
+from mpu_cli.evaluation.answers import answer_likelihoods
 
 
 def copy_losses(rows: Path, model: Path, copies: Sequence[Path]) -> dict[str, float]:
@@ -24,14 +18,8 @@ def copy_losses(rows: Path, model: Path, copies: Sequence[Path]) -> dict[str, fl
 
 def mean_loss(model: Path, rows: Sequence[Row]) -> float:
     """Mean loss per labelled token over all rows, nats."""
-    sums = _sums(model, rows)
+    (sums,) = answer_likelihoods(model, [rows])
     return sum(nll for nll, _ in sums) / sum(tokens for _, tokens in sums)
-
-
-def _sums(model: Path, rows: Sequence[Row]) -> list[tuple[float, int]]:
-    tokenizer = load_tokenizer(model)
-    encoded = [encode(row, tokenizer, _MAX_LENGTH) for row in rows]
-    return answer_nll(load_model(model).model, encoded, _BATCH, pad_id(tokenizer))
 
 
 def _name(copy: Path) -> str:

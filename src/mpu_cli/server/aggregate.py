@@ -25,9 +25,7 @@ from mpu_cli.server.incoming import Incoming, IncomingDraw, take_in
 from mpu_cli.server.lineage import Lineage, open_locked
 from mpu_cli.server.model_card import write_model_card
 from mpu_cli.server.records import ModelRecord
-from mpu_cli.server.transforms import Reparameterization, draw_layer
-
-SPAN = 1 << 20
+from mpu_cli.server.transforms import draw_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +91,7 @@ def aggregate(
         recovered = lineage.recover(out)
         progress("verify", 0, 1)
         digest = model_digest(source)
-        lineage.require_usable(digest, model.path, fork=settings.fork)
-        if lineage.models[digest].state == "prepared":
-            lineage.save_model(replace(lineage.models[digest], state="committed"))
+        lineage.use(digest, model.path, fork=settings.fork)
         incoming = take_in(
             updates, lineage, digest, shapes(source.tensors), layout.frozen, missing=settings.missing
         )
@@ -147,8 +143,6 @@ def _write(
         mine = [draw for draw in draws if draw.has(info.name)]
         return _sum(info, mine, settings.server_lr) if mine else None
 
-    for draw in draws:
-        draw.reset()
     changed = write_changed(source, changes, directory, settings.dtype, settings.max_shard_bytes)
     agreement = tuple(draw.agreement() for draw in draws)
     for draw, cosine in zip(draws, agreement, strict=True):
@@ -169,7 +163,7 @@ def _write(
 
 def _sum(info: TensorInfo, draws: Sequence[_Draw], server_lr: float) -> Spans:
     moved = [draw.moved(info) for draw in draws]
-    for start, stop in spans(info.elements, SPAN):
+    for start, stop in spans(info.elements):
         change = torch.zeros(stop - start, dtype=torch.float64)
         for draw, whole in zip(draws, moved, strict=True):
             change += whole[start:stop] if whole is not None else draw.span(info.name, start, stop)
@@ -183,19 +177,12 @@ class _Draw:
         self.incoming = incoming
         record = incoming.record
         self._layer_of = {name: layer.index for layer in layout.layers for name in layer.noised}
-        self._steps: list[dict[int, Reparameterization]] = [
-            {
-                layer.index: draw_layer(record.transforms, layer, lineage.secret.master, record.draw, delta.position)
-                for layer in layout.layers
-            }
+        self._steps = [
+            draw_model(record.transforms, layout.layers, lineage.secret.master, record.draw, delta.position)
             for delta in incoming.deltas
         ]
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget what was measured (the pass over the tensors may be made twice)."""
-        count = len(self.incoming.deltas)
-        self._gram = torch.zeros(count, count, dtype=torch.float64)
+        # A second pass over the tensors (write_changed may need one) doubles every entry and leaves the cosines as they are.
+        self._gram = torch.zeros(len(incoming.deltas), len(incoming.deltas), dtype=torch.float64)
 
     def has(self, name: str) -> bool:
         """Whether any copy changed this tensor."""

@@ -6,12 +6,9 @@ from pathlib import Path
 
 from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
-from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT
-from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
+from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT, STORED_NAMES
+from mpu_cli.checkpoint.model import SPAN, Checkpoint, open_checkpoint
 from mpu_cli.server.settings import PerturbSettings
-
-_STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-_SPAN = 1 << 20
 
 
 def estimate_perturb(model: Path, settings: PerturbSettings) -> dict[str, int]:
@@ -35,10 +32,10 @@ def estimate_aggregate(model: Path, dtype: str) -> dict[str, int]:
 
 
 def _width(dtype: str) -> int:
-    return BYTES_PER_ELEMENT["F32" if dtype == "auto" else _STORED[dtype]]
+    return BYTES_PER_ELEMENT["F32" if dtype == "auto" else STORED_NAMES[dtype]]
 
 
 def _largest_moved(source: Checkpoint) -> int:
     layout = read_layout(source.config, shapes(source.tensors), source.path)
     moved = {slot.tensor for layer in layout.layers for slots in layer.slots.values() for slot in slots}
-    return max(*(source.tensors[name].elements for name in moved), _SPAN)
+    return max(*(source.tensors[name].elements for name in moved), SPAN)

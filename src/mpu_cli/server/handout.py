@@ -21,7 +21,7 @@ from mpu_cli.server.realised import RealisedNoise
 from mpu_cli.server.records import CopyRecord, HandoffRecord
 from mpu_cli.server.secret import SystemEntropy
 from mpu_cli.server.settings import PerturbSettings
-from mpu_cli.server.transforms import Reparameterization, draw_layer, load
+from mpu_cli.server.transforms import Reparameterization, draw_layer, draw_model, load
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much is done, and out of how much."""
@@ -51,11 +51,6 @@ class Handout:
             exact=all(load(name).EXACT for name in transforms),
         )  # fmt: skip
 
-    def reparameterizations(self) -> list[dict[int, Reparameterization]]:
-        """T_k by position, then by layer."""
-        by_layer = {layer.index: self.drawn(layer) for layer in self.layout.layers}
-        return [{index: steps[position] for index, steps in by_layer.items()} for position in range(self.plan.draw.size)]
-
     def drawn(self, layer: LayerLayout) -> list[Reparameterization]:
         """T_k of one layer, by position."""
         return [
@@ -81,8 +76,11 @@ class Handout:
             folder.mkdir(parents=True)
             for made in (folder, folder.parent) if self.settings.split else (folder,):
                 made.chmod(0o755)  # whatever the umask: the client's user must be able to read it
+        reparameterizations = [
+            draw_model(self.transforms, self.layout.layers, self.master, self.plan.draw.id, position) for position in range(size)
+        ]
         publication = Publication(
-            self.source, self.layout, self.groups, self.plan.draw, self.reparameterizations(), self.plan.dtype,
+            self.source, self.layout, self.groups, self.plan.draw, reparameterizations, self.plan.dtype,
             self.settings.max_shard_bytes,
         )  # fmt: skip
         coefficients = self.plan.draw.coefficients

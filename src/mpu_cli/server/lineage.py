@@ -118,6 +118,12 @@ class Lineage:
                 "work on the head, or give --fork to branch off here",
             )
 
+    def use(self, digest: str, where: object, *, fork: bool) -> None:
+        """Check that a model may be worked on (see `require_usable`); a prepared one that lies before us was renamed."""
+        self.require_usable(digest, where, fork=fork)
+        if self.models[digest].state == "prepared":
+            self.save_model(replace(self.models[digest], state="committed"))
+
     def save_handoff(self, record: HandoffRecord) -> None:
         """Write a handoff record, flushed to disk."""
         write_signed(self.path / HANDOFFS / f"{record.id}.yaml", record.content(), self.secret.master)

@@ -116,11 +116,7 @@ def _finish_interrupted(handoff: Path, secret: Path) -> PerturbResult | None:
 
 
 def _enter(lineage: Lineage, measured: Measured, settings: PerturbSettings, model: Located) -> None:
-    lineage.recover()
-    lineage.require_usable(measured.digest, model.path, fork=settings.fork)
-    record = lineage.models[measured.digest]
-    if record.state == "prepared":  # it lies before us, so its rename did happen
-        lineage.save_model(replace(record, state="committed"))
+    lineage.use(measured.digest, model.path, fork=settings.fork)
     known = lineage.secret.base
     if known is not None and measured.base_digest is not None and measured.base_digest != known:
         raise BadModelError(

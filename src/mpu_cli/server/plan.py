@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mpu_cli.checkpoint.dtypes import NAMES, STORED_NAMES
+from mpu_cli.checkpoint.header import NAMES, STORED_NAMES
 from mpu_cli.errors import BadModelError, GateError, UsageError
 from mpu_cli.server.denoise import default_coefficients
 from mpu_cli.server.measure import Measured

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from mpu_cli.architectures.layout import ModelLayout
-from mpu_cli.checkpoint.dtypes import STORED_NAMES, TORCH_DTYPES, read_span, read_tensor, spans, to_bytes
-from mpu_cli.checkpoint.header import TensorInfo
+from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, read_span, read_tensor, spans, to_bytes
+from mpu_cli.checkpoint.header import STORED_NAMES, TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint, blocks
 from mpu_cli.checkpoint.side_files import copy_side_files
 from mpu_cli.checkpoint.writer import CheckpointWriter, Written, with_dtype
@@ -18,9 +18,6 @@ from mpu_cli.errors import BadModelError
 from mpu_cli.server.noise import Draw
 from mpu_cli.server.realised import RealisedNoise
 from mpu_cli.server.transforms import Reparameterization
-
-SPAN = 1 << 20
-"""Entries handled at once where a tensor is not moved by T."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,7 @@ class _Job:
             for block in blocks(info):  # adding zero would turn −0.0 into 0.0
                 self.emit([block] * len(self.writers))
         else:
-            for start, stop in spans(info.elements, SPAN):
+            for start, stop in spans(info.elements):
                 original = read_span(info, start, stop)
                 copies, centre = self.perturbed(info.name, original, start, stop)
                 copies = [self.stored(info.name, copy) for copy in copies]

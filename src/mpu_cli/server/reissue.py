@@ -19,7 +19,7 @@ from mpu_cli.server.noise import Draw
 from mpu_cli.server.publish import Publication, write_copies
 from mpu_cli.server.realised import RealisedNoise
 from mpu_cli.server.records import HandoffRecord
-from mpu_cli.server.transforms import draw_layer
+from mpu_cli.server.transforms import draw_model
 
 
 def reissue(model: Located, handoff: Path, secret: Path, id_: str, *, force: bool = False) -> HandoffRecord:
@@ -41,10 +41,7 @@ def reissue(model: Located, handoff: Path, secret: Path, id_: str, *, force: boo
         if model_digest(source) != record.model:
             raise CheckFailedError(f"{model.path}: is not the model that handoff {id_} was made from")
         draw = _draw(lineage, record)
-        steps = [
-            {layer.index: draw_layer(record.transforms, layer, draw.master, draw.id, position) for layer in layout.layers}
-            for position in range(draw.size)
-        ]
+        steps = [draw_model(record.transforms, layout.layers, draw.master, draw.id, position) for position in range(draw.size)]
         publication = Publication(
             source, layout, layout.groups(record.scope), draw, steps, record.dtype, record.shard_bytes
         )

@@ -10,7 +10,7 @@ Whether a transform keeps a family's function is declared in the family's data f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol, cast
@@ -105,3 +105,10 @@ def draw_layer(
         for tensor, steps in load(name).draw(layer, stream).items():
             maps[tensor] = (*maps.get(tensor, ()), *steps)
     return Reparameterization(maps)
+
+
+def draw_model(
+    names: tuple[str, ...], layers: Iterable[LayerLayout], master: bytes, draw_id: str, position: int
+) -> dict[int, Reparameterization]:
+    """T_k of every layer, by its index, for the copy at `position` of a draw."""
+    return {layer.index: draw_layer(names, layer, master, draw_id, position) for layer in layers}

@@ -28,6 +28,10 @@ types: $(STAMP)
 imports: $(STAMP)
 	$(BIN)/lint-imports
 
+# The table of families: every transform on a tiny model of every family, measured (about 30 seconds).
+docs/architectures.md: $(STAMP) $(wildcard src/mpu_cli/architectures/families/*.yaml)
+	$(BIN)/python -m mpu_cli.experiment.families > $@.partial && mv $@.partial $@
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("mpu needs Python 3.11 or newer; run: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)

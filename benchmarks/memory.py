@@ -1,187 +1,135 @@
-"""Anonymous memory and CPU time of perturb and aggregate: `python benchmarks/memory.py [--model DIR --base DIR] [--json]`.
+"""Anonymous memory and time of every command over model size and number of copies.
 
-Each command runs in a child that imports everything first, then waits; the parent samples RssAnon of
-/proc/PID/status every 5 ms from then on. What is printed is the peak above the imports (file pages that the kernel can
-drop do not count). The bar is 300 MiB for a model of any size. Without --model a float32 checkpoint of SmolLM2-135M's
-shape is made in a temporary directory (about 5 GB of disk in all, two minutes).
+    python benchmarks/memory.py                                                     # 135M, m = 3: 4 GB of disk, 1 minute
+    python benchmarks/memory.py --size 135m 360m 1.2b --copies 2 3 5 --work DIR     # all: 55 GB of disk, about half an hour
+    python benchmarks/memory.py --size 1.2b --copies 2                              # 4.9 GB of weights: 28 GB of disk, minutes
+
+Runs perturb (--check none), verify, diff and aggregate on random weights of real shapes in float32, each in a child that
+has imported everything. Prints the peak of RssAnon above the imports (every 5 ms; not RSS, in which pages of files
+count), CPU and wall seconds; with several m the MiB that one more copy adds; with several sizes the growth from the smallest to
+the largest, and what fitted lines say of a Llama of 70B on paper: memory over the parameters and over the largest matrix
+of a layer (a tensor that is held whole grows with the latter), seconds per GB of float32 weights, hours. Bars: 150 MiB
+for any command, size and m; growth at most 10 %. The trained copies that diff reads are stand-ins that need no disk (synthetic.py).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
-import sys
-import tempfile
-import time
-from hashlib import sha256
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-BAR_MIB = 300
-COPIES = 3
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
-    "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
-    "tie_word_embeddings": True, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "hidden_act": "silu", "dtype": "float32",
-}  # fmt: skip
+from measuring import Cost, describe, machine
+from rounds import Round, parser, say, table, workspace
+from synthetic import Size
 
-PERTURB = """
-import sys, time, torch
-torch.set_num_threads(1)
-from pathlib import Path
-from mpu_cli.checkpoint.locate import Located
-from mpu_cli.server.perturb import perturb
-from mpu_cli.server.secret import PreparedEntropy
-from mpu_cli.server.settings import PerturbSettings
-model, base, handoff, secret, copies = sys.argv[1:]
-settings = PerturbSettings(copies=int(copies), check="none")
-print("ready", flush=True); input()
-started, wall = time.process_time(), time.monotonic()
-base = Located(Path(base), None) if base else None
-perturb(Located(Path(model), None), base, Path(handoff), Path(secret), settings, entropy=PreparedEntropy(bytes(32)))
-print(time.process_time() - started, time.monotonic() - wall, flush=True); input()
-"""
-AGGREGATE = """
-import sys, time, torch
-torch.set_num_threads(1)
-from pathlib import Path
-from mpu_cli.checkpoint.locate import Located
-from mpu_cli.server.aggregate import AggregateSettings, aggregate
-model, update, secret, out = sys.argv[1:]
-settings = AggregateSettings(min_agreement=-1.0)
-print("ready", flush=True); input()
-started, wall = time.process_time(), time.monotonic()
-aggregate([Path(update)], Path(secret), Located(Path(model), None), Path(out), settings)
-print(time.process_time() - started, time.monotonic() - wall, flush=True); input()
-"""
+BAR_MIB, BAR_GROWTH = 150, 0.10
+LARGE, LARGE_MATRIX = 70e9, 4 * 8192 * 28672
+"""The model on paper, Llama 3.1 70B: its parameters, and the bytes of its largest matrix in a layer."""
+COMMANDS = ("perturb", "verify handoff", "diff", "verify update", "aggregate", "verify model")
+Found = dict[str, dict[int, dict[str, Cost]]]
+"""By size, copies and command."""
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
-    """SmolLM2-135M's tensors."""
-    hidden, ffn, kv = CONFIG["hidden_size"], CONFIG["intermediate_size"], 192
-    found = {"model.embed_tokens.weight": (CONFIG["vocab_size"], hidden), "model.norm.weight": (hidden,)}
-    for layer in range(CONFIG["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}."
-        found |= {prefix + f"{name}.weight": (hidden,) for name in ("input_layernorm", "post_attention_layernorm")}
-        found |= {prefix + f"self_attn.{name}_proj.weight": (hidden, hidden) for name in "qo"}
-        found |= {prefix + f"self_attn.{name}_proj.weight": (kv, hidden) for name in "kv"}
-        found |= {prefix + f"mlp.{name}_proj.weight": (ffn, hidden) for name in ("gate", "up")}
-        found |= {prefix + "mlp.down_proj.weight": (hidden, ffn)}
+def one_round(root: Path, size: Size, copies: int) -> dict[str, Cost]:
+    """Every command once; the model stays, the rest is removed as soon as it is not needed."""
+    run = Round(root, copies)
+    run.make_model(size)
+    found = {"perturb": run.perturb(), "verify handoff": run.verify(run.handoff), "diff": run.diff()}
+    run.remove(run.handoff)
+    found |= {"verify update": run.verify(run.update), "aggregate": run.aggregate(), "verify model": run.verify(run.next)}
+    run.remove()
     return found
 
 
-def write_model(directory: Path, task: float) -> Path:
-    """Random weights; the same for every `task` but for a share `task` of them."""
-    from mpu_cli.checkpoint.header import TensorInfo
-    from mpu_cli.checkpoint.writer import CheckpointWriter
-
-    directory.mkdir()
-    (directory / "config.json").write_text(json.dumps(CONFIG))
-    infos = [TensorInfo(name, "F32", shape, directory, 0) for name, shape in shapes().items()]
-    writer = CheckpointWriter(directory, infos)
-    for info in writer.order:
-        weights = _random(info.name, info.elements)
-        if task and ".layers." in info.name:
-            weights = weights + task * _random("task " + info.name, info.elements)
-        writer.write((0.05 * weights).numpy().tobytes())
-    writer.close()
-    return directory
+def fitted(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
+    """Least-squares line: intercept and slope."""
+    middle = sum(xs) / len(xs)
+    slope = sum((x - middle) * y for x, y in zip(xs, ys, strict=True)) / sum((x - middle) ** 2 for x in xs)
+    return sum(ys) / len(ys) - slope * middle, slope
 
 
-def write_update(handoff: Path, out: Path) -> Path:
-    """An update of every tensor but the embedding, of 1 % of the weights."""
-    from mpu_cli.bundle.read import read_handoff
-    from mpu_cli.checkpoint.model import open_checkpoint
-    from mpu_cli.checkpoint.writer import CheckpointWriter
-    from mpu_cli.client.update import write_manifest
-
-    manifest = read_handoff(handoff)
-    for copy in manifest.copies:
-        (out / copy.name).mkdir(parents=True)
-        tensors = open_checkpoint(handoff / copy.name).tensors.values()
-        writer = CheckpointWriter(out / copy.name, [info for info in tensors if info.name not in manifest.frozen], stem="delta")
-        for info in writer.order:
-            writer.write((0.0005 * _random("delta " + info.name, info.elements)).numpy().tobytes())
-        writer.close()
-    write_manifest(out, manifest)
-    return out
-
-
-def _random(name: str, count: int):
-    import torch
-
-    generator = torch.Generator().manual_seed(int.from_bytes(sha256(name.encode()).digest()[:4], "big"))
-    return torch.randn(count, generator=generator)
+def growth(found: Found, copies: int) -> dict[str, dict[str, float]]:
+    """By command: growth from the smallest to the largest size, and what the fitted lines say of 70B."""
+    sizes = sorted((Size(name) for name in found), key=lambda size: size.parameters)
+    parameters, matrices = [size.parameters for size in sizes], [size.matrix_bytes for size in sizes]
+    rows = {}
+    for command in COMMANDS:
+        costs = [found[size.name][copies][command] for size in sizes]
+        peaks = [cost.peak_mib for cost in costs]
+        (over_parameters, slope), (over_matrix, matrix_slope) = fitted(parameters, peaks), fitted(matrices, peaks)
+        wall, wall_slope = fitted(parameters, [cost.wall for cost in costs])
+        rows[command] = {
+            "growth": peaks[-1] / peaks[0] - 1,
+            "mib_at_70b_by_parameters": over_parameters + slope * LARGE,
+            "mib_at_70b_by_matrix": over_matrix + matrix_slope * LARGE_MATRIX,
+            "wall_per_gb": wall_slope / 4e-9,
+            "cpu_per_gb": fitted(parameters, [cost.cpu for cost in costs])[1] / 4e-9,
+            "hours_at_70b": (wall + wall_slope * LARGE) / 3600,
+        }
+    return rows
 
 
-def anonymous(pid: int) -> int:
-    """RssAnon of a process, bytes."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    return 0
+def per_copy(costs: dict[int, dict[str, Cost]]) -> dict[str, float]:
+    """By command: MiB that one more copy adds, one size."""
+    return {command: fitted(list(costs), [row[command].peak_mib for row in costs.values()])[1] for command in COMMANDS}
 
 
-def measured(code: str, *arguments: object) -> dict[str, float]:
-    """Run one command in a child; its peak above the imports, and its time."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    )
-    assert child.stdin is not None and child.stdout is not None
-    assert child.stdout.readline().strip() == "ready", "the child died while importing"
-    before = peak = anonymous(child.pid)
-    child.stdin.write("\n")
-    import selectors
-
-    selector = selectors.DefaultSelector()
-    selector.register(child.stdout, selectors.EVENT_READ)
-    samples = 0
-    while not selector.select(0.005):
-        peak = max(peak, anonymous(child.pid))
-        samples += 1
-    line = child.stdout.readline().split()
-    assert len(line) == 2, "the command failed"
-    child.stdin.write("\n")
-    child.wait()
-    return {
-        "peak_mib": (peak - before) / 2**20, "imports_mib": before / 2**20, "samples": samples,
-        "cpu_seconds": float(line[0]), "wall_seconds": float(line[1]),
-    }  # fmt: skip
-
-
-def measure(model: Path | None, base: Path | None) -> dict[str, dict[str, float]]:
-    """Perturb (check none) and aggregate on a model, m = 3."""
-    import torch
-
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        if model is None:
-            model, base = write_model(root / "model", 0.15), write_model(root / "base", 0.0)
-        found = {"perturb": measured(PERTURB, model, base or "", root / "handoff", root / "server", COPIES)}
-        update = write_update(root / "handoff", root / "update")
-        found["aggregate"] = measured(AGGREGATE, model, update, root / "server", root / "next")
-    return found
+def report(found: Found, summary: dict[int, dict[str, dict[str, float]]], copies_add: dict[str, dict[str, float]]) -> None:
+    for name, by_copies in found.items():
+        size = Size(name)
+        print(
+            f"\n{name}: {size.parameters / 1e6:.1f}M parameters, {size.nbytes / 1e9:.2f} GB; a layer {size.layer_bytes / 2**20:.1f} MiB, "
+            f"its largest matrix {size.matrix_bytes / 2**20:.1f} MiB"
+        )
+        rows = [["", "m", "peak above imports", "imports", "CPU s", "wall s", "wall s / GB of model", f"bar {BAR_MIB} MiB"]]
+        for copies, costs in by_copies.items():
+            rows += [
+                [
+                    command, str(copies), f"{cost.peak_mib:.1f} MiB", f"{cost.imports_mib:.0f} MiB", f"{cost.cpu:.1f}", f"{cost.wall:.1f}",
+                    f"{cost.wall / size.nbytes * 1e9:.1f}", "ok" if cost.peak_mib <= BAR_MIB else "TOO MUCH",
+                ]
+                for command, cost in costs.items()
+            ]  # fmt: skip
+        print(table(rows))
+        if name in copies_add:
+            print("one more copy adds: " + ", ".join(f"{command} {value:+.1f} MiB" for command, value in copies_add[name].items()))
+    for copies, commands in summary.items():
+        smallest, *_, largest = sorted(found, key=lambda name: Size(name).parameters)
+        print(f"\nm = {copies}, from {smallest} to {largest}; 70B on paper")
+        rows = [["", "growth", f"bar {BAR_GROWTH:.0%}", "by parameters", "by largest matrix", "s / GB: wall", "CPU", "hours"]]
+        for command, row in commands.items():
+            sizes = [f"{row[key]:.0f} MiB" for key in ("mib_at_70b_by_parameters", "mib_at_70b_by_matrix")]
+            times = [f"{row[key]:.1f}" for key in ("wall_per_gb", "cpu_per_gb", "hours_at_70b")]
+            rows.append([command, f"{row['growth']:+.1%}", "ok" if row["growth"] <= BAR_GROWTH else "TOO MUCH", *sizes, *times])
+        print(table(rows))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a model directory (default: made, SmolLM2-135M's shape)")
-    parser.add_argument("--base", type=Path, help="its base (noise is relative to the weights without one)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args()
-    started = time.monotonic()
-    found = measure(options.model, options.base)
-    if options.json:
-        print(json.dumps(found))
+    options = parser(__doc__, several=True)
+    options.add_argument("--copies", "-m", type=int, nargs="+", default=[3], help="how many copies, one or more numbers from 2 (default 3)")
+    given = options.parse_args()
+    if min(given.copies) < 2:
+        options.error("--copies: the stand-ins for trained copies need at least two")
+    here = machine()
+    needed = max(Size(name).disk(copies) for name in given.size for copies in given.copies)
+    found: Found = {}
+    for name in given.size:
+        with workspace(given.work, needed) as root:
+            for copies in given.copies:
+                say(f"{name}, m = {copies} …")
+                found.setdefault(name, {})[copies] = one_round(root, Size(name), copies)
+    summary = {copies: growth(found, copies) for copies in given.copies} if len(found) > 1 else {}
+    copies_add = {name: per_copy(costs) for name, costs in found.items()} if len(set(given.copies)) > 1 else {}
+    if given.json:
+        costs: dict[str, Any] = {
+            name: {copies: {command: cost.row() for command, cost in row.items()} for copies, row in rows.items()}
+            for name, rows in found.items()
+        }
+        print(json.dumps({"machine": here, "bar_mib": BAR_MIB, "sizes": costs, "growth": summary, "per_copy_mib": copies_add}))
         return
-    print(f"{'':10}{'peak above imports':>20}{'imports':>12}{'CPU s':>8}{'wall s':>8}   m = {COPIES}, bar {BAR_MIB} MiB")
-    for name, row in found.items():
-        print(
-            f"{name:10}{row['peak_mib']:16.0f} MiB{row['imports_mib']:8.0f} MiB{row['cpu_seconds']:8.1f}{row['wall_seconds']:8.1f}"
-            f"   {'ok' if row['peak_mib'] <= BAR_MIB else 'TOO MUCH'}"
-        )
-    print(f"{time.monotonic() - started:.0f} s in all")
+    print(describe(here))
+    report(found, summary, copies_add)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.errors import BadModelError, FunctionChangedError
+from mpu_cli.experiment.families import tiny_models
 from mpu_cli.server.function_check import check_layer, layers_to_check, require_passed
 from mpu_cli.server.perturb import perturb
 from mpu_cli.server.settings import PerturbSettings
@@ -28,7 +29,7 @@ from mpu_cli.server.transforms import draw_layer
 
 MASTER = bytes(range(32))
 ROTATES = {"llama", "llama-tied", "llama-biased", "mistral", "qwen2"}
-SIGNED = ("head_permutation", "qk_quarter_turns", "vo_signed_permutation", "ffn_permutation")
+SIGNED = ("head_permutation", "qk_quarter_turns", "vo_signed_permutation", "ffn_signed_permutation")
 
 
 def logits(directory):
@@ -92,12 +93,12 @@ def test_every_family_passes_its_own_check(family_pair):
     assert len(results) == 4 and max(check.difference / check.rounding for check in results) < 5
 
 
-@pytest.mark.parametrize("names", [SIGNED, ("plane_rotation", "ffn_permutation")], ids=["signed", "rotation"])
+@pytest.mark.parametrize("names", [SIGNED, ("plane_rotation", "ffn_signed_permutation")], ids=["signed", "rotation"])
 def test_a_forgotten_bias_is_caught(tiny_pair, names):
     """Negative control: a Qwen2 whose v bias does not move with v is refused by the check."""
 
     def without_bias(layer):
-        return replace(layer, slots={**layer.slots, "v": layer.slots["v"][:1]})
+        return replace(layer, slots={role: slots[:1] if role == "v" else slots for role, slots in layer.slots.items()})
 
     results = checked(tiny_pair("qwen2").model, names, change=without_bias)
     with pytest.raises(FunctionChangedError, match="compute something else"):
@@ -107,7 +108,7 @@ def test_a_forgotten_bias_is_caught(tiny_pair, names):
 
 def test_a_rotated_plane_with_norms_is_caught(tiny_pair):
     """Negative control: Qwen3's planes rotated by any angle, or by quarter turns, are refused by the check."""
-    for names in (("plane_rotation", "ffn_permutation"), ("qk_quarter_turns",)):
+    for names in (("plane_rotation", "ffn_signed_permutation"), ("qk_quarter_turns",)):
         with pytest.raises(FunctionChangedError, match="compute something else"):
             require_passed(checked(tiny_pair("qwen3").model, names))
 
@@ -125,8 +126,9 @@ def test_wrong_head_groups_are_caught(tiny_pair):
     """Negative control: query heads assigned to the wrong key-value head are refused by the check."""
 
     def regrouped(layer):
-        (slot,) = layer.slots["q"]
-        return replace(layer, slots={**layer.slots, "q": (replace(slot, index=slot.index.transpose(1, 0, 2).copy()),)})
+        slot, *others = layer.slots["query_heads"]
+        wrong = replace(slot, index=slot.index.transpose(1, 0, 2).copy())
+        return replace(layer, slots={**layer.slots, "query_heads": (wrong, *others)})
 
     with pytest.raises(FunctionChangedError):
         require_passed(checked(tiny_pair("llama").model, ("head_permutation",), change=regrouped))
@@ -136,6 +138,9 @@ def test_the_check_sees_small_faults(tiny_pair):
     """Negative control: weights that are off by 1e-4 after T are told apart from rounding."""
 
     class Off:
+        def target(self, name):
+            return name
+
         def apply(self, name, tensor):
             return tensor * (1 + 1e-4) if "down_proj" in name else tensor
 
@@ -179,7 +184,8 @@ def test_layers_to_check(tiny_pair):
 def test_every_tensor_is_claimed_once(family_pair):
     """Noised tensors of all layers and the tensors outside them are exactly what lies on disk, none twice."""
     layout = layout_of(family_pair.model)
-    claimed = [name for layer in layout.layers for name in layer.noised] + list(layout.outside.values())
+    claimed = [name for layer in layout.layers for name in layer.noised]
+    claimed += [name for names in layout.outside.values() for name in names]
     assert sorted(claimed) == sorted(weights(family_pair.model))
     everything = [name for names in layout.groups("all").values() for name in names]
     assert sorted(everything) == sorted(claimed)
@@ -194,7 +200,8 @@ def test_slots_have_the_shapes_of_their_roles(tiny_pair):
     assert layer.slots["o"][0].axis == 1 and layer.slots["o"][0].size == 64
     assert layer.planes.tolist() == [[i, i + 8] for i in range(8)]
     biased = layout_of(tiny_pair("llama-biased").model).layers[0]
-    assert [len(biased.slots[role]) for role in ("q", "k", "v", "o", "gate", "up", "down")] == [2, 2, 2, 1, 2, 2, 1]
+    assert [len(biased.slots[role]) for role in ("q", "k", "v", "o")] == [2, 2, 2, 1]
+    assert [{role: len(slots) for role, slots in ffn.items()} for ffn in biased.ffns] == [{"gate": 2, "up": 2, "down": 1}]
 
 
 def test_rope_planes_are_disjoint_pairs():
@@ -222,7 +229,8 @@ def test_misfits_are_named(tiny_pair):
         (good, {"num_hidden_layers": 3}, "model.layers.2.self_attn.q_proj.weight is missing"),
         (good, {"num_hidden_layers": 1}, "model.layers.1.*is not part of"),
         (good, {"num_attention_heads": 3}, "3 attention heads do not divide"),
-        (good, {"intermediate_size": 0}, "intermediate_size is 0"),
+        ({**good, "model.layers.0.mlp.up_proj.weight": (47, 32)}, {}, "up_proj.weight has shape"),
+        (good, {"num_attention_heads": True}, "num_attention_heads is True"),
         (good, {"num_key_value_heads": 4}, "k_proj.weight has shape"),
         ({name: shape for name, shape in good.items() if name != "lm_head.weight"}, {}, "lm_head.weight is missing"),
     ]
@@ -233,10 +241,10 @@ def test_misfits_are_named(tiny_pair):
 
 def test_unknown_families_are_refused_with_the_known_ones():
     """An unknown model_type names those that there are."""
-    assert set(families()) == {"llama", "mistral", "qwen2", "qwen3"}
+    assert {"llama", "mistral", "qwen2", "qwen3", "mixtral", "gpt2", "deepseek_v3"} <= set(families())
     with pytest.raises(BadModelError, match="gpt9") as caught:
         family_of({"model_type": "gpt9"}, "config.json")
-    assert "llama, mistral, qwen2, qwen3" in caught.value.hint
+    assert "llama, mistral, mistral3, mixtral" in caught.value.hint
     with pytest.raises(BadModelError):
         family_of({}, "config.json")
 
@@ -246,9 +254,64 @@ def test_a_familys_file_is_read_strictly():
     good = text_of("llama")
     for text, message in [
         (good.replace("norms:", "norm:"), "unknown key 'norm', did you mean 'norms'"),
-        (good.replace("  qk_half_turns: valid\n", ""), "key 'qk_half_turns' is missing"),
-        (good.replace("rope: half", "rope: quarter"), "half or interleaved"),
-        (good.replace("plane_rotation: valid", "plane_rotation: perhaps"), "valid or invalid"),
+        (good.replace("qk_half_turns, ", ""), "qk_half_turns is not declared"),
+        (good.replace("qk_half_turns, ", "qk_half_turn, "), "unknown transform 'qk_half_turn', did you mean 'qk_half_turns'"),
+        (good.replace("none: [", "none: [qk_half_turns, "), "qk_half_turns is declared twice"),
+        (good.replace("  none:", "  perhaps:"), "unknown key 'perhaps'"),
+        (good.replace("rope: half", "rope: quarter"), "half, interleaved or none"),
+        (good.replace("  q: self_attn.q_proj\n", ""), "either q, k and v, or qkv"),
+        (good.replace("attention:", "latent_attention:"), "unknown key 'k'"),
+        (good.replace("down: mlp", "dawn: mlp"), "unknown key 'dawn', did you mean 'down'"),
+        (good.replace("  rope:", "  q_norm: q_norm\n  rope:"), "q_norm needs qk_norm"),
+        (good.replace("outside:", "inside:"), "unknown key 'inside'"),
     ]:
         with pytest.raises(ValueError, match=message):
             parse_family("x", text)
+
+
+def test_a_config_that_no_file_describes_is_refused(tmp_path):
+    """A known model_type in a variant that no condition matches names the keys that decide."""
+    config = {"model_type": "falcon", "alibi": True, "new_decoder_architecture": False, "multi_query": False}
+    with pytest.raises(BadModelError, match=r"a falcon model with .*alibi = True.* is not described"):
+        family_of(config, "config.json")
+
+
+def test_experts_stay_inside_their_routing_groups(tmp_path):
+    """Negative control: DeepSeek-V3's experts permuted across the groups that its router chooses first."""
+    tiny = next(tiny_models(("deepseek-v3",)))
+    directory = tiny.build(tmp_path / "model")
+
+    def ungrouped(layer):
+        if layer.experts is None:
+            return layer
+        slots = tuple(replace(slot, index=slot.index.reshape(1, -1)) for slot in layer.experts.slots)
+        return replace(layer, experts=replace(layer.experts, slots=slots, groups=1))
+
+    require_passed(checked(directory, ("expert_permutation",)))
+    assert [experts.groups for layer in layout_of(directory).layers if (experts := layer.experts)] == [2]
+    with pytest.raises(FunctionChangedError):
+        require_passed(checked(directory, ("expert_permutation",), change=ungrouped, copies=8))
+
+
+def test_a_partly_rotated_head_is_not_turned_as_a_whole(tmp_path):
+    """Negative control: Phi's planes taken over the whole head instead of the half that RoPE turns."""
+    directory = next(tiny_models(("phi",))).build(tmp_path / "model")
+    wrong = parse_family("wrong", text_of("phi").replace("rotary: 0.5", "rotary: 1.0"))
+    model = open_checkpoint(directory)
+    bare = {**model.config, "rope_parameters": None, "partial_rotary_factor": None}
+    layout = read_layout(bare, shapes(model.tensors), directory, wrong)
+    assert len(layout.layers[0].planes) == 4 and len(layout_of(directory).layers[0].planes) == 2
+    layout = replace(layout, config=model.config)
+    steps = draw_layer(("qk_quarter_turns",), layout.layers[0], MASTER, "d", 0)
+    with pytest.raises(FunctionChangedError):
+        require_passed(check_layer(model, layout, layout.layers[0], [steps]))
+
+
+def test_experts_without_their_router_are_caught(tmp_path):
+    """Negative control: experts that change places while the router's rows stay."""
+    directory = next(tiny_models(("mixtral",))).build(tmp_path / "model")
+    require_passed(checked(directory, ("expert_permutation",)))
+    with pytest.raises(FunctionChangedError):
+        require_passed(
+            checked(directory, ("expert_permutation",), change=lambda layer: replace(layer, experts=replace(layer.experts, slots=())))
+        )

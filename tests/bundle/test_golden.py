@@ -21,8 +21,8 @@ from mpu_cli.server.lineage import Lineage
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MANIFESTS = {
-    "handoff-v1/mpu.yaml": "648620f7a6f48137d9340463483c81b43521e17061cdb6d0352335faaa7c5c76",
-    "update-v1/mpu.yaml": "77604b86c28c7ce439f8d858022b631a551ae62f391eaced6af16701774e29fc",
+    "handoff-v1/mpu.yaml": "e1d089b6954bfd4279ef46e70e4f8637707f73155ab7a682e844318ffc851eac",
+    "update-v1/mpu.yaml": "d26afb217e7865478da780b783df5af76f9f6ff3969b63d511d178061a062585",
     "secret-v1/secret.yaml": "70a9f170ac797a9670077c9a406d765a67f0b519b9bd5edf56321488ad15567b",
 }
 DIGESTS = {

@@ -118,7 +118,7 @@ def test_a_tensor_larger_than_a_shard_gets_a_file_of_its_own(tmp_path):
 def test_an_incomplete_or_overfull_tensor_is_a_mistake_of_the_caller(tmp_path):
     """The writer never closes over missing bytes, nor lets a block run into the next tensor."""
     writer = CheckpointWriter(tmp_path, [TensorInfo("a", "F32", (2,), tmp_path, 0)])
-    with pytest.raises(ValueError, match="left"):
+    with pytest.raises(ValueError, match="which has 8"):
         writer.write(bytes(9))
     writer.write(bytes(4))
     with pytest.raises(ValueError, match="incomplete"):

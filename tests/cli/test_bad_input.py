@@ -163,7 +163,7 @@ CASES = {
         prepare=lambda r: _shards(r.model),
     ),
     "unknown model_type": _perturb(
-        code=3, words=("config.json", "'mamba'", "known: llama"), prepare=lambda r: _config(r.model, model_type="mamba")
+        code=3, words=("config.json", "'mamba'", "known: ", "llama, "), prepare=lambda r: _config(r.model, model_type="mamba")
     ),
     "no model_type": _perturb(code=3, words=("config.json", "model_type None"), prepare=lambda r: _config(r.model, model_type=None)),
     "quantised": _perturb(

@@ -157,7 +157,7 @@ def test_entries_outside_the_scope_are_the_same_bytes(tiny_pair, tmp_path, entro
     original = open_checkpoint(pair.model)
     for copy in ("copy-1", "copy-2", "copy-3"):
         published = open_checkpoint(tmp_path / "h" / copy)
-        for name in layout.outside.values():
+        for name in (name for names in layout.outside.values() for name in names):
             assert _bytes(published.tensors[name]) == _bytes(original.tensors[name])
         for layer in layout.layers:
             for name in layer.noised:
@@ -296,11 +296,15 @@ def test_noise_is_addressed_by_entry(start, length, denoising, size):
     draw = Draw(bytes(32), "ab", denoising, [1.0, -1.0, 2.0, 3.0][:size] if denoising == "extrapolation" else [1.0, 1.5, 2.0, 3.0][:size],
                 {"g": 0.5}, {"g": 0.25})  # fmt: skip
     stop = start + length
-    whole = draw.perturbations("g", "t", 0, 6000)
-    for full, part in zip(whole, draw.perturbations("g", "t", start, stop), strict=True):
-        assert torch.equal(full[start:stop], part)
-    assert torch.equal(draw.offset("g", "t", 0, 6000)[start:stop], draw.offset("g", "t", start, stop))
-    assert draw.perturbations("other", "t", 0, 5) is None and draw.offset("other", "t", 0, 5) is None
+    offset = 64_000  # near the end of the first block of normals, so that some spans lie in two
+    values = torch.linspace(-1, 1, offset + 6000)
+    centre, whole = draw.of("g", "t").add_to(values, 0)
+    start, stop = offset + start, offset + stop
+    part_centre, part = draw.of("g", "t").add_to(values[start:stop], start)
+    assert torch.equal(centre[start:stop], part_centre)
+    for full, piece in zip(whole, part, strict=True):
+        assert torch.equal(full[start:stop], piece)
+    assert draw.of("other", "t") is None
 
 
 # dtypes ----------------------------------------------------------------------------------------------------------------

@@ -76,9 +76,14 @@ def moved(steps, model, tensors, *, back=False):
     """T(tensors), or T⁻¹ of them."""
     layer_of = {name: layer.index for layer in layout_of(model).layers for name in layer.noised}
     result = {}
-    for name, tensor in tensors.items():
+    for name in tensors:
         step = steps.get(layer_of.get(name))
-        result[name] = tensor if step is None else (step.invert if back else step.apply)(name, tensor)
+        if step is None:
+            result[name] = tensors[name]
+        elif back:
+            result[name] = step.invert(name, tensors[step.target(name)])
+        else:
+            result[step.target(name)] = step.apply(name, tensors[name])
     return result
 
 

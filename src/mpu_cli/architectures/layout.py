@@ -1,12 +1,13 @@
 """What the maths sees of a model: slots (tensor, axis, index), never names.
 
-Shape letters: H query heads in KV groups of G = H / KV, d head size, D hidden, F feed-forward.
+Shape letters: H query heads in KV groups of G = H / KV, d head size, D hidden, F feed-forward, E experts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,8 @@ Index = npt.NDArray[np.int64]
 class Slot:
     """Where one axis of one tensor stores a role: `index[...]` are positions along `axis`, which is `size` long.
 
-    The shape of `index` says what the positions mean: (KV, G, d) for q and o, (KV, d) for k and v, (F,) for the
-    feed-forward.
+    The shape of `index` says what the positions mean, see the roles of `LayerLayout`. Several slots may lie in one
+    tensor (fused q, k and v).
     """
 
     tensor: str
@@ -29,19 +30,44 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
+class Experts:
+    """Experts that may change places: `index`-shaped (groups, E / groups), each expert's rows or tensors alike."""
+
+    slots: tuple[Slot, ...]
+    """Router rows and stacked tensors, index (groups, E / groups)."""
+    tensors: tuple[tuple[str, ...], ...]
+    """Per expert, its own tensors in one order; empty where the experts are stacked."""
+    groups: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class LayerLayout:
     """One decoder layer: its slots by role, and its tensors on disk.
 
-    `slots` has the roles q, k, v, o, gate, up, down. `noised` are the tensors that a perturbation moves (norms and
-    biases among them), `untouched` those that it must not.
+    Roles, with the shape of their index:
+
+    * `query_heads` (KV, G, ·) and `key_value_heads` (KV, ·): what moves when heads change places (per-head norms and
+      attention sinks among them);
+    * `q` (K, G, d) and `k` (K, d): what RoPE turns, with `planes` inside d; K is KV, or 1 where one key serves all heads;
+    * `q_free` (KV, G, ·) and `k_free` (KV, ·): coordinates of q and k that RoPE leaves alone;
+    * `q_norm`, `k_norm`: norms over all heads, shaped as q and k: their entries move with q and k, and take no sign;
+    * `v` (KV, d), `o` (KV, G, d).
     """
 
     index: int
     slots: Mapping[str, tuple[Slot, ...]]
     planes: Index
     """(P, 2): the two positions inside a head that RoPE turns together."""
+    ffns: tuple[Mapping[str, tuple[Slot, ...]], ...]
+    """Every feed-forward or expert: `gate` (the activated branch), `up` (the linear one, if any), `down`, index (F,)."""
     noised: tuple[str, ...]
+    """Tensors that a perturbation moves, norms and biases among them."""
     untouched: tuple[str, ...]
+    """Tensors that it must not move."""
+    experts: Experts | None = None
+    head_tensors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Norms stored as one tensor per head, by role (`query_heads`, `key_value_heads`), in the order of the heads."""
 
     @property
     def group(self) -> str:
@@ -51,24 +77,30 @@ class LayerLayout:
 
 @dataclass(frozen=True, slots=True)
 class ModelLayout:
-    """A whole model: its layers, and the tensors outside of them by role (embedding, final_norm, head)."""
+    """A whole model: its layers, and the tensors outside of them by role (embedding, final_norm, head, …)."""
 
     family: str
     layers: tuple[LayerLayout, ...]
-    outside: Mapping[str, str]
-    transforms: Mapping[str, bool]
-    """Which transforms keep this family's function."""
+    outside: Mapping[str, tuple[str, ...]]
+    transforms: Mapping[str, str]
+    """`valid`, `invalid` (it would change the function) or `none` (nothing to act on), by transform."""
+    left_alone: Mapping[str, str]
+    """Reasons by tensor, of all tensors that never get noise."""
+    config: Mapping[str, Any]
+    """The language model's own configuration."""
+    single_layer: Mapping[str, Mapping[str, Any]]
+    """What the configuration must say besides for a model of one `dense` or one `sparse` layer."""
 
     @property
     def frozen(self) -> tuple[str, ...]:
         """Tensors that a client leaves as they are: rows that moved would spell out the forget set's tokens."""
-        return tuple(self.outside[role] for role in ("embedding", "head") if role in self.outside)
+        return tuple(name for role in ("embedding", "head") for name in self.outside.get(role, ()))
 
     def groups(self, scope: str) -> dict[str, tuple[str, ...]]:
-        """The tensors that share one σ, by group: each layer, and with scope `all` each tensor outside too."""
+        """The tensors that share one σ, by group: each layer, and with scope `all` each role outside too."""
         groups = {layer.group: layer.noised for layer in self.layers}
         if scope == "all":
-            groups.update({role.replace("_", " "): (name,) for role, name in self.outside.items()})
+            groups.update({role.replace("_", " "): names for role, names in self.outside.items()})
         return groups
 
 

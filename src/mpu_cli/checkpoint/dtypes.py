@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT, TensorInfo
@@ -25,18 +27,37 @@ def read_span(info: TensorInfo, start: int, stop: int) -> torch.Tensor:
     Raises:
         BadModelError: the dtype is not one that mpu computes with, or the file has shrunk.
     """
+    return _read(info, stop - start, [(0, start, stop - start)])
+
+
+def read_rows(info: TensorInfo, rows: npt.NDArray[np.int64], columns: int) -> torch.Tensor:
+    """Read rows, given ascending, of a tensor seen as a matrix: (rows, columns). Raises as `read_span`."""
+    first = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
+    lengths = np.diff(first, append=len(rows))
+    pieces = zip((first * columns).tolist(), (rows[first] * columns).tolist(), (lengths * columns).tolist(), strict=True)
+    return _read(info, len(rows) * columns, pieces).view(len(rows), columns)
+
+
+def _read(info: TensorInfo, entries: int, pieces: Iterable[tuple[int, int, int]]) -> torch.Tensor:
+    """Pieces (place in the result, place in the tensor, length), all in entries."""
     if info.dtype not in TORCH_DTYPES:
         raise BadModelError(
             f"{info.file}: tensor {info.name} is stored as {info.dtype}",
             "convert the checkpoint to float32, bfloat16 or float16",
         )
     width = BYTES_PER_ELEMENT[info.dtype]
-    buffer = bytearray((stop - start) * width)
-    if buffer:
-        with info.file.open("rb") as file:
-            if os.preadv(file.fileno(), [buffer], info.start + start * width) != len(buffer):
-                raise BadModelError(f"{info.file}: ends inside tensor {info.name}", "copy the file again")
-    return torch.frombuffer(buffer, dtype=TORCH_DTYPES[info.dtype]) if buffer else torch.empty(0, dtype=TORCH_DTYPES[info.dtype])
+    result = torch.empty(entries, dtype=TORCH_DTYPES[info.dtype])
+    buffer = to_bytes(result)
+    with info.file.open("rb") as file:
+        for place, start, length in pieces:
+            left = buffer[place * width : (place + length) * width]
+            offset = info.start + start * width
+            while left:
+                read = os.preadv(file.fileno(), [left], offset)
+                if read == 0:
+                    raise BadModelError(f"{info.file}: ends inside tensor {info.name}", "copy the file again")
+                left, offset = left[read:], offset + read
+    return result
 
 
 def spans(elements: int) -> Iterator[tuple[int, int]]:

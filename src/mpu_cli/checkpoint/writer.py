@@ -1,7 +1,7 @@
-"""A safetensors checkpoint written front to back: header first, then each tensor as it is computed.
+"""A safetensors checkpoint written tensor by tensor, block by block, in any order, by a thread of its own.
 
 A file that holds the same tensors is byte for byte what `safetensors.torch.save_file` writes; the writer never holds
-more than the block it is given. SHA-256 of every file, and of every tensor where asked, is computed in the same pass.
+more than a few blocks. SHA-256 of every file, and of every tensor where asked, is computed in the same pass.
 """
 
 from __future__ import annotations
@@ -9,18 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import IO
+from queue import Queue
 
-from mpu_cli.checkpoint.header import FLOAT_DTYPES, TensorInfo, encode_header, file_order
+import numpy as np
+
+from mpu_cli.checkpoint.header import FLOAT_DTYPES, TensorInfo, file_order
 from mpu_cli.checkpoint.model import INDEX_FILE
+from mpu_cli.checkpoint.shard_file import METADATA as METADATA
+from mpu_cli.checkpoint.shard_file import ShardFile
 from mpu_cli.errors import UsageError
 
-METADATA = {"format": "pt"}
 DEFAULT_SHARD_BYTES = 50 * 10**9
 """transformers 5's own default, so that most models stay in one file."""
+_QUEUED = 2
+"""Blocks that may wait for the disk."""
 
 
 def parse_size(text: str) -> int:
@@ -62,11 +69,18 @@ class Written:
     tensors: dict[str, str]
 
 
-class CheckpointWriter:
-    """Write the given tensors, in file order, into `directory`.
+@dataclass(frozen=True, slots=True)
+class _Part:
+    shard: str
+    offsets: list[int]
+    blocks: list[memoryview]
 
-    Call `write` with consecutive blocks of bytes; the writer knows where each tensor ends. `close` checks that nothing
-    is missing, writes the index if there are shards, and returns the digests.
+
+class CheckpointWriter:
+    """Write the given tensors into `directory`; blocks handed over must not be changed afterwards.
+
+    Errors of the writing thread (a full disk) are raised by the next call. `close` checks that nothing is missing,
+    writes the index if there are shards, and returns the digests; `abort` always leaves no thread and no open file.
     """
 
     def __init__(
@@ -78,104 +92,116 @@ class CheckpointWriter:
         stem: str = "model",
         digest_tensors: bool = False,
     ) -> None:
-        self._directory = directory
+        self._directory, self._stem, self._digest_tensors = directory, stem, digest_tensors
         self._shards = plan_shards(tensors, max_shard_bytes, stem)
-        self._stem = stem
-        self._queue = [(shard, info) for shard, infos in self._shards.items() for info in infos]
-        self._position = 0
-        self._left = self._queue[0][1].nbytes if self._queue else 0
-        self._file: IO[bytes] | None = None
-        self._file_hash = hashlib.sha256()
-        self._file_bytes = 0
-        self._tensor_hash = hashlib.sha256()
-        self._digest_tensors = digest_tensors
+        self.order = [info for infos in self._shards.values() for info in infos]
+        """The tensors in the order in which `write` expects them."""
+        self._places: dict[str, tuple[str, int, int]] = {}
+        for shard, infos in self._shards.items():
+            offset = 0
+            for info in infos:
+                self._places[info.name] = (shard, offset, info.nbytes)
+                offset += info.nbytes
+        self._next, self._filled = 0, 0
         self._files: dict[str, tuple[str, int]] = {}
         self._tensors: dict[str, str] = {}
-        if not self._queue:
-            self._start_file(next(iter(self._shards)))
-
-    @property
-    def order(self) -> list[TensorInfo]:
-        """The tensors in the order in which `write` expects them."""
-        return [info for _, info in self._queue]
+        self._open: dict[str, ShardFile] = {}
+        self._queue: Queue[_Part | None] = Queue(_QUEUED)
+        self._error: BaseException | None = None
+        self._aborted = False
+        self._thread = threading.Thread(target=self._work, name=f"write {directory.name}", daemon=True)
+        self._thread.start()
 
     def write(self, block: bytes | memoryview) -> None:
-        """Append bytes of the current tensor; a block may not cross into the next one."""
-        while self._left == 0:
-            self._finish_tensor()
-        shard, info = self._queue[self._position]
-        if self._file is None:
-            self._start_file(shard)
-        if len(block) > self._left:
-            raise ValueError(f"{len(block)} bytes for {info.name}, which has {self._left} left")
-        self._emit(block)
-        if self._digest_tensors:
-            self._tensor_hash.update(block)
-        self._left -= len(block)
-        if self._left == 0:
-            self._finish_tensor()
+        """Append bytes of the current tensor, in `order`; a block may not cross into the next one."""
+        while self._next < len(self.order) and self._filled == self.order[self._next].nbytes:
+            self._next, self._filled = self._next + 1, 0
+        self.write_at(self.order[self._next].name, self._filled, block)
+        self._filled += len(block)
+
+    def write_at(self, name: str, offset: int, block: bytes | memoryview) -> None:
+        """Put bytes at an offset of a tensor, in any order."""
+        shard, start, size = self._places[name]
+        if offset + len(block) > size:
+            raise ValueError(f"{len(block)} bytes at {offset} for {name}, which has {size}")
+        if block:
+            self._put(_Part(shard, [start + offset], [memoryview(block)]))
+
+    def write_rows(self, name: str, rows: np.ndarray, block: memoryview) -> None:
+        """Put whole rows of a tensor (first axes flattened) in their places; `rows` ascends, and `block` is in its order."""
+        shard, start, size = self._places[name]
+        width = len(block) // len(rows)
+        # Rows that follow each other are one write.
+        first = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
+        offsets = (start + rows[first] * width).tolist()
+        bounds = [*(first * width).tolist(), len(block)]
+        if (int(rows[-1]) + 1) * width > size:
+            raise ValueError(f"row {rows[-1]} lies outside {name}")
+        self._put(_Part(shard, offsets, [block[a:b] for a, b in pairwise(bounds)]))
 
     def close(self) -> Written:
-        """Finish the last file and the index; raises ValueError if bytes are missing."""
-        while self._position < len(self._queue) and self._left == 0:
-            self._finish_tensor()
-        if self._position < len(self._queue):
-            raise ValueError(f"tensor {self._queue[self._position][1].name} is incomplete")
-        if self._file is not None:
-            self._finish_file(next(reversed(self._shards)))
+        """Wait for the disk, finish the files and the index; raises ValueError if bytes are missing."""
+        self._queue.put(None)
+        self._thread.join()
+        self._raise()
+        for shard in self._shards:
+            if shard not in self._files:
+                self._finish(shard)
         if len(self._shards) > 1:
             self._write_index()
         return Written(self._files, self._tensors)
 
     def abort(self) -> None:
-        """Close the open file without finishing it."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Stop writing and close what is open; after `close` nothing happens."""
+        self._aborted = True
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
 
-    def _start_file(self, shard: str) -> None:
-        path = self._directory / shard
-        self._file = path.open("xb", buffering=0)
-        os.fchmod(self._file.fileno(), 0o644)
-        self._file_hash, self._file_bytes = hashlib.sha256(), 0
-        self._emit(encode_header(self._shards[shard], METADATA))
+    def _put(self, part: _Part) -> None:
+        self._raise()
+        self._queue.put(part)
 
-    def _emit(self, block: bytes | memoryview) -> None:
-        assert self._file is not None
-        view = memoryview(block)
-        while view:
-            view = view[self._file.write(view) :]
-        self._file_hash.update(block)
-        self._file_bytes += len(block)
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
 
-    def _finish_tensor(self) -> None:
-        shard, info = self._queue[self._position]
-        if self._file is None:
-            self._start_file(shard)
-        if self._digest_tensors:
-            self._tensors[info.name] = self._tensor_hash.hexdigest()
-            self._tensor_hash = hashlib.sha256()
-        self._position += 1
-        if self._position == len(self._queue):
-            self._left = -1
-            self._finish_file(shard)
-            return
-        self._left = self._queue[self._position][1].nbytes
-        if self._queue[self._position][0] != shard:
-            self._finish_file(shard)
+    def _work(self) -> None:
+        # After an error the queue is still emptied, so that nobody waits for room in it.
+        while (part := self._queue.get()) is not None:
+            if self._error is None and not self._aborted:
+                try:
+                    self._write(part)
+                except BaseException as error:
+                    self._error = error
 
-    def _finish_file(self, shard: str) -> None:
-        assert self._file is not None
-        self._file.close()
-        self._file = None
-        self._files[shard] = (self._file_hash.hexdigest(), self._file_bytes)
+    def _write(self, part: _Part) -> None:
+        file = self._file(part.shard)
+        for offset, block in zip(part.offsets, part.blocks, strict=True):
+            file.write(offset, block)
+        if file.complete:
+            self._finish(part.shard)
+
+    def _file(self, shard: str) -> ShardFile:
+        if shard not in self._open:
+            self._open[shard] = ShardFile(self._directory / shard, self._shards[shard], digest_tensors=self._digest_tensors)
+        return self._open[shard]
+
+    def _finish(self, shard: str) -> None:
+        file = self._file(shard)
+        self._files[shard] = file.finish()
+        self._tensors.update(file.digests)
+        del self._open[shard]
 
     def _write_index(self) -> None:
-        total = sum(info.nbytes for _, info in self._queue)
-        elements = sum(info.elements for _, info in self._queue)
+        total = sum(info.nbytes for info in self.order)
+        elements = sum(info.elements for info in self.order)
         index = {
             "metadata": {"total_parameters": elements, "total_size": total},
-            "weight_map": dict(sorted((info.name, shard) for shard, info in self._queue)),
+            "weight_map": dict(sorted((name, place[0]) for name, place in self._places.items())),
         }
         name = INDEX_FILE if self._stem == "model" else f"{self._stem}.safetensors.index.json"
         self._files[name] = write_new(self._directory / name, (json.dumps(index, indent=2) + "\n").encode())

@@ -14,7 +14,7 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.change import Changed, Spans, write_changed
 from mpu_cli.checkpoint.digest import model_digest
-from mpu_cli.checkpoint.dtypes import read_span, read_tensor, spans
+from mpu_cli.checkpoint.dtypes import read_rows
 from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
@@ -24,6 +24,7 @@ from mpu_cli.errors import GateError, UsageError
 from mpu_cli.server.incoming import Incoming, IncomingDraw, take_in
 from mpu_cli.server.lineage import Lineage, open_locked
 from mpu_cli.server.model_card import write_model_card
+from mpu_cli.server.moves import Move, row_blocks
 from mpu_cli.server.records import ModelRecord
 from mpu_cli.server.transforms import draw_model
 
@@ -162,12 +163,13 @@ def _write(
 
 
 def _sum(info: TensorInfo, draws: Sequence[_Draw], server_lr: float) -> Spans:
-    moved = [draw.moved(info) for draw in draws]
-    for start, stop in spans(info.elements):
-        change = torch.zeros(stop - start, dtype=torch.float64)
-        for draw, whole in zip(draws, moved, strict=True):
-            change += whole[start:stop] if whole is not None else draw.span(info.name, start, stop)
-        yield start, stop, change * server_lr
+    moves = [draw.moves(info) for draw in draws]
+    columns = moves[0][0].columns
+    for start, stop in row_blocks(info.shape, [move for mine in moves for move in mine]):
+        change = torch.zeros((stop - start) * columns, dtype=torch.float64)
+        for draw, mine in zip(draws, moves, strict=True):
+            draw.add_to(change, info, mine, start, stop)
+        yield start * columns, stop * columns, change * server_lr if server_lr != 1 else change
 
 
 class _Draw:
@@ -186,35 +188,36 @@ class _Draw:
 
     def has(self, name: str) -> bool:
         """Whether any copy changed this tensor."""
-        return any(name in delta.tensors for delta in self.incoming.deltas)
+        return any(self._held(number, name) is not None for number in range(len(self.incoming.deltas)))
 
-    def moved(self, info: TensorInfo) -> torch.Tensor | None:
-        """Σ w_k T_k⁻¹(Δ_k) of a tensor that T moves, flattened float64; None for the others."""
+    def moves(self, info: TensorInfo) -> list[Move]:
+        """T_k of one tensor of θ, by delta."""
         layer = self._layer_of.get(info.name)
-        if layer is None or not any(steps[layer].maps.get(info.name) for steps in self._steps):
-            return None
-        total = torch.zeros(info.elements, dtype=torch.float64)
+        return [Move(steps[layer].maps.get(info.name, ()) if layer is not None else (), info.shape) for steps in self._steps]
+
+    def add_to(self, change: torch.Tensor, info: TensorInfo, moves: Sequence[Move], start: int, stop: int) -> None:
+        """Add Σ w_k T_k⁻¹(Δ_k) of rows start..stop of a tensor of θ, flattened float64."""
         back: dict[int, torch.Tensor] = {}
-        for number, (delta, steps) in enumerate(zip(self.incoming.deltas, self._steps, strict=True)):
-            if info.name in delta.tensors:
-                change = read_tensor(delta.tensors[info.name]).float()
-                back[number] = steps[layer].invert(info.name, change).reshape(-1)
-                total.add_(back[number], alpha=self.incoming.weights[number])
+        for number, (weight, move) in enumerate(zip(self.incoming.weights, moves, strict=True)):
+            held = self._held(number, info.name)
+            if held is not None:
+                rows = read_rows(held, move.places(start, stop), move.columns).float()
+                back[number] = move.invert(rows, start).reshape(-1)
+                change.add_(back[number], alpha=weight)
+        if not any(move.maps for move in moves):
+            return
         for i, first in back.items():
             for j, second in back.items():
                 if j >= i:
                     product = float(torch.dot(first, second))
                     self._gram[i, j] += product
                     self._gram[j, i] += product if i != j else 0.0
-        return total
 
-    def span(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Σ w_k Δ_k of a part of a tensor that T does not move."""
-        total = torch.zeros(stop - start, dtype=torch.float64)
-        for delta, weight in zip(self.incoming.deltas, self.incoming.weights, strict=True):
-            if name in delta.tensors:
-                total.add_(read_span(delta.tensors[name], start, stop).double(), alpha=weight)
-        return total
+    def _held(self, number: int, name: str) -> TensorInfo | None:
+        """The tensor of delta `number` that holds the change of θ's tensor `name`, if it did change."""
+        layer = self._layer_of.get(name)
+        place = name if layer is None else self._steps[number][layer].target(name)
+        return self.incoming.deltas[number].tensors.get(place)
 
     def agreement(self) -> float | None:
         """The lowest pairwise cosine over the tensors that T moves; None with one copy, no T, or no change at all."""

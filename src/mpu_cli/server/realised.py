@@ -1,4 +1,8 @@
-"""What the published numbers really are, after rounding: measured on every entry while it is written."""
+"""What the published numbers really are, after rounding: measured while they are written.
+
+The first SAMPLE entries of every block are measured, and one SAMPLE in EVERY after them: all of a small tensor, millions
+of entries of a large one, at an eighth of the cost.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ import torch
 from mpu_cli.checkpoint.dtypes import TORCH_DTYPES
 
 RECOVERABLE_WARNING = 0.5
+SAMPLE = 65_536
+EVERY = 8
 
 
 class RealisedNoise:
@@ -31,7 +37,14 @@ class RealisedNoise:
     def add(
         self, original: torch.Tensor, target: torch.Tensor, published: Sequence[torch.Tensor], sigma: float
     ) -> None:
-        """One block: θ, θ + ξ, and the copies as published with T undone; all float32 of one shape."""
+        """One block, flattened: θ, θ + ξ (float32), and the copies as published with T undone."""
+        for start in range(0, len(original), SAMPLE * EVERY):
+            part = slice(start, start + SAMPLE)
+            self._add(original[part], target[part], [copy[part].float() for copy in published], sigma)
+
+    def _add(
+        self, original: torch.Tensor, target: torch.Tensor, published: Sequence[torch.Tensor], sigma: float
+    ) -> None:
         mean = torch.zeros_like(target)
         for weight, asked, copy in zip(self._weights, self._asked, published, strict=True):
             error = copy - target
@@ -52,7 +65,7 @@ class RealisedNoise:
     def report(self) -> dict[str, float]:
         """The figures of the handoff record.
 
-        `noise`: σ realised over σ asked (1 is right). `changed`: share of entries in the noised groups that differ
+        `noise`: σ realised over σ asked (1 is right). `changed`: share of entries in the noised groups (measured ones) that differ
         from the model's. `recoverable`: share that rounding to the model's own grid gives back. `residual`:
         ‖Σ w_k (θ_k − θ − ξ)‖ / ‖θ‖, what denoising the copies themselves leaves.
         """

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from mpu_cli.architectures.family import TRANSFORMS
 from mpu_cli.bundle.schema import COPY_NAME, HEX_128, HEX_256, Reader
 from mpu_cli.server.secret import FORMAT
 
@@ -90,7 +91,7 @@ class HandoffRecord:
             offset=reader.number("offset"),
             relative_to=reader.text("relative_to", choices=("task-vector", "weights")),
             sigma=reader.numbers("sigma"),
-            transforms=reader.texts("transforms"),
+            transforms=_transforms(reader),
             scope=reader.text("scope", choices=("layers", "all")),
             dtype=reader.text("dtype", choices=("float32", "bfloat16", "float16")),
             source_dtype=reader.text("source_dtype"),
@@ -150,3 +151,11 @@ def _plain(record: HandoffRecord | ModelRecord | CopyRecord) -> dict[str, Any]:
             value = dict(value)
         result[field.name] = value
     return result
+
+
+def _transforms(reader: Reader) -> tuple[str, ...]:
+    names = reader.texts("transforms")
+    for name in names:
+        if name not in TRANSFORMS:
+            raise reader.wrong("transforms", f"names {name}, which this version of mpu does not know")
+    return names

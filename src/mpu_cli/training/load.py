@@ -50,32 +50,35 @@ def load_model(directory: Path, frozen: Sequence[str] | None = None, *, keep_dro
             name in `frozen` that no tensor has or that transformers fuses with tensors that are not frozen. What
             `open_checkpoint` refuses is refused too.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    hint = "expected a Hugging Face model directory with config.json and model.safetensors"
     disk_names = sorted(open_checkpoint(directory).tensors)
-    with quiet_transformers():
-        try:
-            source_config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-            config = copy.deepcopy(source_config)
-            if not keep_dropout:
-                _switch_off_dropout(config)
-            loading: Any = AutoModelForCausalLM.from_pretrained(
-                directory,
-                config=config,
-                dtype=torch.float32,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                # Only so that a wrong shape is reported below instead of raised as a table of many lines.
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-            model, info = loading
-        except _LOADING_ERRORS as error:
-            raise BadModelError(f"{directory}: transformers cannot load it: {_one_line(error)}", hint) from error
+    with quiet_transformers(), loading_errors(directory):
+        source_config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        config = copy.deepcopy(source_config)
+        if not keep_dropout:
+            _switch_off_dropout(config)
+        loading: Any = auto_class(source_config).from_pretrained(
+            directory,
+            config=config,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            # Only so that a wrong shape is reported below instead of raised as a table of many lines.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+        model, info = loading
     _check_complete(directory, info)
     return LoadedModel(model, _freeze(model, disk_names, frozen), source_config)
+
+
+def auto_class(config: Any) -> Any:
+    """The Auto class that builds a configuration's language model: a causal one, or one that also sees images."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    return AutoModelForCausalLM if type(config) in AutoModelForCausalLM._model_mapping else AutoModelForImageTextToText
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -92,6 +95,18 @@ def load_tokenizer(directory: Path) -> Any:
         except Exception as error:  # The tokenizers library raises bare Exception for a broken tokenizer.json.
             hint = "expected tokenizer.json and tokenizer_config.json beside the weights"
             raise BadModelError(f"{directory}: no usable tokenizer: {_one_line(error)}", hint) from error
+
+
+@contextmanager
+def loading_errors(directory: Path) -> Iterator[None]:
+    """Turn what transformers raises on a bad model directory into BadModelError."""
+    try:
+        yield
+    except _LOADING_ERRORS as error:
+        raise BadModelError(
+            f"{directory}: transformers cannot load it: {_one_line(error)}",
+            "expected a Hugging Face model directory with config.json and model.safetensors",
+        ) from error
 
 
 @contextmanager

@@ -83,28 +83,16 @@ def _update(path: Path, manifest: UpdateManifest) -> tuple[dict[str, Any], list[
 
 
 def _model(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
+    from mpu_cli.architectures.family import family_of
     from mpu_cli.architectures.read import read_layout
     from mpu_cli.bundle.tensors import shapes
     from mpu_cli.checkpoint.model import open_checkpoint
+    from mpu_cli.cli.layout_view import Understood, detail, view
 
     model = open_checkpoint(path)
-    layout = read_layout(model.config, shapes(model.tensors), path)
-    valid = [name for name, holds in layout.transforms.items() if holds]
-    untouched = [name for layer in layout.layers for name in layer.untouched]
-    data = {
-        "kind": "model", "path": str(path), "model_type": model.config.get("model_type"), "family": layout.family,
-        "layers": len(layout.layers), "parameters": model.elements, "dtype": model.dtype, "transforms": valid,
-        "noised": sum(len(layer.noised) for layer in layout.layers), "left_exact": [*layout.outside.values(), *untouched],
-        "frozen": list(layout.frozen),
-    }  # fmt: skip
-    rows = {
-        "kind": f"model: {model.config.get('model_type')} (family file {layout.family}.yaml)",
-        "size": f"{model.elements:,} parameters in {len(layout.layers)} layers, {model.dtype}",
-        "transforms": ", ".join(valid),
-        "gets noise": f"{data['noised']} tensors in the layers",
-        "leaves exact": ", ".join([*layout.outside.values(), *untouched]) + "  (with --scope layers)",
-    }
-    return data, [facts(rows)]
+    family = family_of(model.config, path / "config.json")
+    understood = Understood(model, read_layout(model.config, shapes(model.tensors), path, family), family)
+    return {"kind": "model", "path": str(path), **detail(understood)}, view(understood)
 
 
 def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:

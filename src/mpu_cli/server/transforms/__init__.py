@@ -1,6 +1,6 @@
 """Reparameterizations: transforms that move a layer's weights and keep its function.
 
-One file per transform. Each has `draw(layer, stream) -> {tensor name: [axis map]}` and declares
+One file per transform. Each has `draw(layer, stream) -> Drawn` and declares
 
 * `EXACT`: undoing it returns the same bits in any dtype;
 * `EQUIVARIANT`: optimizers under which training commutes with it, so that κ = 0 returns the plain update.
@@ -10,31 +10,39 @@ Whether a transform keeps a family's function is declared in the family's data f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib import import_module
 from typing import Protocol, cast
 
 import torch
 
 from mpu_cli.architectures.layout import LayerLayout
-from mpu_cli.errors import UsageError
 from mpu_cli.server.randomness import IntegerStream, derive_key
+from mpu_cli.server.reparameterizations import REPARAMETERIZATIONS, chosen
 from mpu_cli.server.transforms.axis_maps import AxisMap
 
-# Alternatives, in order of preference: the first that the family declares valid is taken.
-REPARAMETERIZATIONS: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    "signed-permutation": (
-        ("head_permutation",),
-        ("qk_quarter_turns", "qk_half_turns"),
-        ("vo_signed_permutation",),
-        ("ffn_permutation",),
-    ),
-    "rotation": (("plane_rotation",), ("ffn_permutation",)),
-    "none": (),
-}
+__all__ = [
+    "REPARAMETERIZATIONS",
+    "Drawn",
+    "DrawnLayers",
+    "Reparameterization",
+    "Transform",
+    "chosen",
+    "draw_layer",
+    "draw_model",
+    "load",
+]
 
-Drawn = Mapping[str, list[AxisMap]]
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One transform of one layer, by the names of θ's tensors."""
+
+    maps: Mapping[str, list[AxisMap]]
+    targets: Mapping[str, str] = field(default_factory=dict)
+    """Tensors that change places whole (experts): under which name the copy holds what θ holds under the first."""
 
 
 class Transform(Protocol):
@@ -44,7 +52,7 @@ class Transform(Protocol):
     EQUIVARIANT: frozenset[str]
 
     def draw(self, layer: LayerLayout, stream: IntegerStream) -> Drawn:
-        """Draw one random transform of a layer: axis maps by tensor name."""
+        """Draw one random transform of a layer."""
         ...
 
 
@@ -53,29 +61,16 @@ def load(name: str) -> Transform:
     return cast(Transform, import_module(f"{__name__}.{name}"))
 
 
-def chosen(reparameterization: str, valid: Mapping[str, bool], family: str) -> tuple[str, ...]:
-    """The transforms that a reparameterization means for a family.
-
-    Raises:
-        UsageError: one of them would change the family's function.
-    """
-    names = []
-    for alternatives in REPARAMETERIZATIONS[reparameterization]:
-        name = next((name for name in alternatives if valid[name]), None)
-        if name is None:
-            raise UsageError(
-                f"--reparam {reparameterization}: {alternatives[0]} changes the function of the {family} family",
-                "use --reparam signed-permutation",
-            )
-        names.append(name)
-    return tuple(names)
-
-
 @dataclass(frozen=True, slots=True)
 class Reparameterization:
-    """T_k of one layer: per tensor, axis maps in the order in which they are applied."""
+    """T_k of one layer, by the names of θ's tensors: axis maps in the order in which they are applied, then places."""
 
     maps: Mapping[str, tuple[AxisMap, ...]]
+    targets: Mapping[str, str] = field(default_factory=dict)
+
+    def target(self, name: str) -> str:
+        """The tensor of the copy that holds T(θ's tensor `name`): its own name unless whole tensors change places."""
+        return self.targets.get(name, name)
 
     def apply(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """T(tensor); a tensor that T does not touch is returned itself."""
@@ -100,15 +95,38 @@ def draw_layer(
 ) -> Reparameterization:
     """Draw T_k of one layer for the copy at `position` (from 0) of a draw; a pure function of the secret."""
     maps: dict[str, tuple[AxisMap, ...]] = {}
+    targets: dict[str, str] = {}
     for name in names:
         stream = IntegerStream(derive_key(master, "transform", draw_id, position, layer.index, name))
-        for tensor, steps in load(name).draw(layer, stream).items():
+        drawn = load(name).draw(layer, stream)
+        for tensor, steps in drawn.maps.items():
             maps[tensor] = (*maps.get(tensor, ()), *steps)
-    return Reparameterization(maps)
+        targets.update(drawn.targets)  # no two transforms move the same tensor
+    return Reparameterization(maps, targets)
+
+
+class DrawnLayers(Mapping[int, Reparameterization]):
+    """T_k of every layer by its index, drawn when asked for; the latest few are kept.
+
+    A large model's maps take gigabytes together, and tensors come layer by layer.
+    """
+
+    def __init__(self, layers: Iterable[LayerLayout], draw: Callable[[LayerLayout], Reparameterization]) -> None:
+        self._layers = {layer.index: layer for layer in layers}
+        self._draw = lru_cache(maxsize=2)(lambda index: draw(self._layers[index]))
+
+    def __getitem__(self, index: int) -> Reparameterization:
+        return self._draw(index)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
 
 
 def draw_model(
     names: tuple[str, ...], layers: Iterable[LayerLayout], master: bytes, draw_id: str, position: int
-) -> dict[int, Reparameterization]:
-    """T_k of every layer, by its index, for the copy at `position` of a draw."""
-    return {layer.index: draw_layer(names, layer, master, draw_id, position) for layer in layers}
+) -> DrawnLayers:
+    """T_k of every layer for the copy at `position` of a draw."""
+    return DrawnLayers(layers, lambda layer: draw_layer(names, layer, master, draw_id, position))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +14,11 @@ from mpu_cli.architectures.layout import Index, Slot
 
 class AxisMap(Protocol):
     """An orthogonal map along one axis."""
+
+    @property
+    def axis(self) -> int:
+        """The axis along which it acts."""
+        ...
 
     @property
     def exact(self) -> bool:
@@ -45,6 +51,11 @@ class SignedPermutation:
         full_source[flat] = flat[source.ravel()]
         full_sign[flat] = np.broadcast_to(sign, slot.index.shape).ravel()
         return cls(slot.axis, full_source, full_sign)
+
+    @classmethod
+    def moving(cls, slot: Slot, source: Index) -> SignedPermutation:
+        """`on_slot` without signs."""
+        return cls.on_slot(slot, source, np.ones_like(source))
 
     @classmethod
     def inside_heads(cls, slot: Slot, source: Index, sign: Index) -> SignedPermutation:
@@ -98,3 +109,9 @@ class PlaneRotation:
     def inverse(self) -> PlaneRotation:
         """Turn back."""
         return PlaneRotation(self.axis, self.first, self.second, -self.angle)
+
+
+def on_slots(slots: Iterable[Slot], make: Callable[[Slot], AxisMap], maps: dict[str, list[AxisMap]]) -> None:
+    """Append `make(slot)` to the maps of every slot's tensor; one tensor may hold several slots."""
+    for slot in slots:
+        maps.setdefault(slot.tensor, []).append(make(slot))

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.randomness import IntegerStream
-from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation
+from mpu_cli.server.transforms import Drawn
+from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
+from mpu_cli.server.transforms.groups import draw_grouped, source
 
 EXACT = True
 EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
 
 
-def draw(layer: LayerLayout, stream: IntegerStream) -> dict[str, list[AxisMap]]:
+def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
     """Query head h reads key-value head h // G (grouped-query attention), so whole groups move together."""
-    kv_heads, group, size = layer.slots["q"][0].index.shape
-    heads = stream.permutation(kv_heads)
-    inside = np.stack([stream.permutation(group) for _ in range(kv_heads)])
-    query = np.arange(kv_heads * group * size).reshape(kv_heads, group, size)
-    query = np.stack([query[head][order] for head, order in zip(heads, inside, strict=True)])
-    key = np.arange(kv_heads * size).reshape(kv_heads, size)[heads]
+    kv_heads, group, _ = layer.slots["query_heads"][0].index.shape
+    order, inside = draw_grouped(stream, kv_heads, group)
     maps: dict[str, list[AxisMap]] = {}
-    for role, source in (("q", query), ("k", key), ("v", key), ("o", query)):
-        for slot in layer.slots[role]:
-            maps[slot.tensor] = [SignedPermutation.on_slot(slot, source, np.ones_like(source))]
-    return maps
+    on_slots(
+        layer.slots["query_heads"], lambda slot: SignedPermutation.moving(slot, source(slot.index.shape, order, inside)), maps
+    )
+    on_slots(layer.slots["key_value_heads"], lambda slot: SignedPermutation.moving(slot, source(slot.index.shape, order)), maps)
+    targets: dict[str, str] = {}
+    for role, came_from in (("query_heads", source((kv_heads, group), order, inside)), ("key_value_heads", order)):
+        tensors = layer.head_tensors.get(role, ())
+        if tensors:
+            targets |= {tensors[old]: place for place, old in zip(tensors, came_from.ravel().tolist(), strict=True)}
+    return Drawn(maps, targets)

@@ -10,9 +10,11 @@ from math import pi
 
 import numpy as np
 
-from mpu_cli.architectures.layout import LayerLayout
+from mpu_cli.architectures.layout import Index, LayerLayout, rope_planes
 from mpu_cli.server.randomness import IntegerStream
+from mpu_cli.server.transforms import Drawn
 from mpu_cli.server.transforms.axis_maps import AxisMap, PlaneRotation
+from mpu_cli.server.transforms.plane_turns import turned_heads
 
 EXACT = False
 EQUIVARIANT = frozenset({"sgd", "muon"})
@@ -20,16 +22,34 @@ EQUIVARIANT = frozenset({"sgd", "muon"})
 _STEPS = 1 << 32
 
 
-def draw(layer: LayerLayout, stream: IntegerStream) -> dict[str, list[AxisMap]]:
-    """The same angle turns q and k (cancelling under RoPE) and v and o (cancelling in o)."""
-    kv_heads, planes = layer.slots["q"][0].index.shape[0], len(layer.planes)
-    # Angles are integers over 2³², so that every machine means the same rotation.
-    angles = stream.below(_STEPS, kv_heads * planes).reshape(kv_heads, planes) * (2 * pi / _STEPS)
+def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
+    """The same angle turns q and k (cancelling under RoPE) and v and o (cancelling in o).
+
+    v and o have angles of their own where their planes are not those of q and k: without RoPE, and in latent attention.
+    """
     maps: dict[str, list[AxisMap]] = {}
-    for role in ("q", "k", "v", "o"):
-        for slot in layer.slots[role]:
-            first, second = slot.index[..., layer.planes[:, 0]], slot.index[..., layer.planes[:, 1]]
-            grouped = angles.reshape(kv_heads, *(1,) * (slot.index.ndim - 2), planes)
-            spread = np.broadcast_to(grouped, first.shape)
-            maps[slot.tensor] = [PlaneRotation(slot.axis, first.ravel(), second.ravel(), spread.ravel().copy())]
-    return maps
+    heads, planes = turned_heads(layer), layer.planes
+    angles = _angles(stream, heads, len(planes))
+    if heads:
+        _turn(layer, ("q", "k"), planes, angles, maps)
+    kv_heads, size = layer.slots["v"][0].index.shape
+    if heads != kv_heads or layer.slots["k"][0].index.shape[-1] != size:
+        planes = rope_planes("half", size)
+        angles = _angles(stream, kv_heads, len(planes))
+    _turn(layer, ("v", "o"), planes, angles, maps)
+    return Drawn(maps)
+
+
+def _angles(stream: IntegerStream, heads: int, planes: int) -> np.ndarray:
+    # Integers over 2³², so that every machine means the same rotation.
+    return stream.below(_STEPS, heads * planes).reshape(heads, planes) * (2 * pi / _STEPS)
+
+
+def _turn(
+    layer: LayerLayout, roles: tuple[str, str], planes: Index, angles: np.ndarray, maps: dict[str, list[AxisMap]]
+) -> None:
+    for slot in (slot for role in roles for slot in layer.slots[role]):
+        first, second = slot.index[..., planes[:, 0]], slot.index[..., planes[:, 1]]
+        grouped = angles.reshape(len(angles), *(1,) * (slot.index.ndim - 2), len(planes))
+        spread = np.broadcast_to(grouped, first.shape).ravel().copy()
+        maps.setdefault(slot.tensor, []).append(PlaneRotation(slot.axis, first.ravel(), second.ravel(), spread))

@@ -1,22 +1,32 @@
-"""Turns of RoPE planes by multiples of a right angle, shared by `qk_quarter_turns` and `qk_half_turns`.
+"""Turns of RoPE planes by multiples of a right angle, shared by the transforms `qk_*_turns` and `qk_head_signs`.
 
 RoPE is itself a rotation of these planes, so the same turn on q and k cancels in every dot product.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from mpu_cli.architectures.layout import Index, LayerLayout
-from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation
+from mpu_cli.server.transforms import Drawn
+from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
 
 
-def turn(layer: LayerLayout, quarters: Index) -> dict[str, list[AxisMap]]:
-    """Turn plane p of key-value head g, and of every query head that reads it, by quarters[g, p] · 90°."""
-    kv_heads, _, size = layer.slots["q"][0].index.shape
+def turned_heads(layer: LayerLayout) -> int:
+    """How many keys are turned on their own: the key-value heads, or 1 where one rotary key serves all heads."""
+    return layer.slots["k"][0].index.shape[0] if "k" in layer.slots else 0
+
+
+def turn(layer: LayerLayout, quarters: Index) -> Drawn:
+    """Turn plane p of key g, and of every query head that reads it, by quarters[g, p] · 90°."""
+    if "k" not in layer.slots:
+        return Drawn({})
+    heads, size = layer.slots["k"][0].index.shape
     first, second = layer.planes[:, 0], layer.planes[:, 1]
-    source = np.tile(np.arange(size), (kv_heads, 1))
-    sign = np.ones((kv_heads, size), dtype=np.int64)
+    source = np.tile(np.arange(size), (heads, 1))
+    sign = np.ones((heads, size), dtype=np.int64)
     swapped = quarters % 2 == 1
     source[:, first] = np.where(swapped, second, first)
     source[:, second] = np.where(swapped, first, second)
@@ -24,7 +34,6 @@ def turn(layer: LayerLayout, quarters: Index) -> dict[str, list[AxisMap]]:
     sign[:, first] = np.where((quarters == 1) | (quarters == 2), -1, 1)
     sign[:, second] = np.where((quarters == 2) | (quarters == 3), -1, 1)
     maps: dict[str, list[AxisMap]] = {}
-    for role in ("q", "k"):
-        for slot in layer.slots[role]:
-            maps[slot.tensor] = [SignedPermutation.inside_heads(slot, source, sign)]
-    return maps
+    for role, signs in (("q", sign), ("k", sign), ("q_norm", np.ones_like(sign)), ("k_norm", np.ones_like(sign))):
+        on_slots(layer.slots.get(role, ()), partial(SignedPermutation.inside_heads, source=source, sign=signs), maps)
+    return Drawn(maps)

@@ -1,0 +1,83 @@
+"""Claims of tensors by a family's paths: what is on disk, of what shape, and that nothing is claimed by two roles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mpu_cli.architectures.family import Family
+from mpu_cli.architectures.layout import Index, Slot
+from mpu_cli.errors import BadModelError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Claims:
+    """Tensors below one prefix: a decoder layer, or with an empty prefix the whole model."""
+
+    def __init__(self, family: Family, shapes: Shapes, where: Path, prefix: str) -> None:
+        self.family, self.shapes, self.where, self.prefix = family, shapes, where, prefix
+        self.noised: dict[str, None] = {}
+
+    def find(self, path: str) -> tuple[str, ...]:
+        """The tensors on disk for a path: its weight (or the path itself), then its bias; empty if absent."""
+        name = self.prefix + path
+        return tuple(full for full in (name + ".weight", name, name + ".bias", name + "_bias") if full in self.shapes)
+
+    def claim(self, path: str, shape: tuple[int, ...] | None = None) -> tuple[str, ...]:
+        """Claim a path's tensors for this layer.
+
+        Raises:
+            BadModelError: they are absent, or the first has another shape.
+        """
+        names = self.find(path)
+        if not names:
+            raise BadModelError(f"{self.where}: tensor {self.prefix}{path}.weight is missing", "the checkpoint is incomplete")
+        if shape is not None and self.shapes[names[0]] != shape:
+            raise BadModelError(f"{self.where}: tensor {names[0]} has shape {list(self.shapes[names[0]])}, expected {list(shape)}")
+        self.noised.update(dict.fromkeys(names))
+        return names
+
+    def rows(self, path: str, index: Index, size: int | None = None, storage: str | None = None) -> tuple[Slot, ...]:
+        """The output side of a linear map: `index` of `size` rows of the weight, and of the bias if there is one."""
+        names = self.claim(path)
+        axis = self.output_axis(names[0], storage)
+        slots = [self._slot(names[0], axis, index, size or index.size)]
+        return (*slots, *(self._slot(name, len(self.shapes[name]) - 1, index, size or index.size) for name in names[1:]))
+
+    def columns(self, path: str, index: Index, storage: str | None = None) -> tuple[Slot, ...]:
+        """The input side of a linear map: columns of the weight; a bias lies on the other side, and is only claimed."""
+        name = self.claim(path)[0]
+        return (self._slot(name, self.input_axis(name, storage), index, index.size),)
+
+    def input_size(self, path: str, storage: str | None = None) -> int:
+        """How many inputs a linear map has."""
+        name = self.claim(path)[0]
+        return self.shapes[name][self.input_axis(name, storage)]
+
+    def output_axis(self, name: str, storage: str | None) -> int:
+        """The axis of a weight (stacked experts come before) along which its outputs lie."""
+        return self._dims(name) - (1 if (storage or self.family.storage) == "in_out" else 2)
+
+    def input_axis(self, name: str, storage: str | None) -> int:
+        """The axis of a weight along which its inputs lie."""
+        return self._dims(name) - (2 if (storage or self.family.storage) == "in_out" else 1)
+
+    def slot(self, path: str, axis: int, index: Index) -> tuple[Slot, ...]:
+        """The same axis and positions of every tensor of a path."""
+        return tuple(self._slot(name, axis, index, index.size) for name in self.claim(path))
+
+    def _dims(self, name: str) -> int:
+        dims = len(self.shapes[name])
+        if not 2 <= dims <= 3:
+            raise BadModelError(f"{self.where}: tensor {name} has shape {list(self.shapes[name])}, expected a matrix")
+        return dims
+
+    def _slot(self, name: str, axis: int, index: Index, size: int) -> Slot:
+        shape = self.shapes[name]
+        if not axis < len(shape) or shape[axis] != size:
+            raise BadModelError(
+                f"{self.where}: tensor {name} has shape {list(shape)}, expected {size} along axis {axis}",
+                "config.json and the weights belong to different models",
+            )
+        return Slot(name, axis, size, index)

@@ -1,0 +1,84 @@
+"""The numbers that a layout needs from config.json, under whatever keys a family keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mpu_cli.architectures.family import Family
+from mpu_cli.errors import BadModelError
+
+_KEYS = {
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+}
+_SHARE_KEYS = ("partial_rotary_factor", "rotary_pct")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Counts and sizes of a model's layers; `rotary` is how many coordinates of a head RoPE turns."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rotary: int
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], family: Family, where: object) -> Sizes:
+        """Read and check the sizes.
+
+        Raises:
+            BadModelError: a size is absent, not a positive integer, or does not fit another; the key is named.
+        """
+        read = _Reader(config, family, where)
+        heads = read.size("heads")
+        kv_heads = read.size("kv_heads", default=heads)
+        if heads % kv_heads:
+            raise BadModelError(f"{where}: {heads} attention heads do not divide into {kv_heads} key-value heads")
+        if family.latent_attention is not None:
+            head_dim = 0
+        else:
+            given = config.get(str(family.sizes.get("head_dim", _KEYS["head_dim"])))
+            head_dim = read.size("head_dim") if given is not None else read.size("hidden") // heads
+        return cls(read.size("layers"), heads, kv_heads, head_dim, read.rotary(head_dim))
+
+
+class _Reader:
+    def __init__(self, config: Mapping[str, Any], family: Family, where: object) -> None:
+        self.config, self.family, self.where = config, family, where
+
+    def size(self, name: str, default: int | None = None) -> int:
+        """A size by its key in this family; a number in the data file is itself the size."""
+        key = self.family.sizes.get(name, _KEYS[name])
+        if isinstance(key, int):
+            return key
+        return positive(self.config, key, self.where, default)
+
+    def rotary(self, head_dim: int) -> int:
+        attention = self.family.attention
+        if attention is None or attention["rope"] == "none":
+            return 0
+        share = attention.get("rotary", 1.0)
+        parameters = self.config.get("rope_parameters")
+        for source in (self.config, parameters if isinstance(parameters, Mapping) else {}):
+            for key in _SHARE_KEYS:
+                share = source[key] if source.get(key) is not None else share
+        if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:
+            raise BadModelError(f"{self.where}: the rotary share is {share!r}, expected a number in (0, 1]")
+        return int(head_dim * share)
+
+
+def positive(config: Mapping[str, Any], key: str, where: object, default: int | None = None) -> int:
+    """A positive integer of config.json, or BadModelError naming the key."""
+    value = config.get(key)
+    if value is None:
+        value = default
+    if type(value) is not int or not 0 < value < 1 << 31:
+        raise BadModelError(f"{where}: {key} is {value!r}, expected a positive integer")
+    return value

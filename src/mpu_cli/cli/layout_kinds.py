@@ -1,0 +1,223 @@
+"""Which layers of a model are understood alike, and each slot and tensor of such a kind in one row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from mpu_cli.architectures.layout import Experts, Index, LayerLayout, Slot
+from mpu_cli.checkpoint.header import TensorInfo
+
+ROLES: Mapping[str, str] = {
+    "query_heads": "query heads",
+    "key_value_heads": "key-value heads",
+    "q": "q, turned by RoPE",
+    "k": "k, turned by RoPE",
+    "q_free": "q, not turned",
+    "k_free": "k, not turned",
+    "q_norm": "norm of q",
+    "k_norm": "norm of k",
+    "v": "v",
+    "o": "o",
+    "gate": "gate",
+    "up": "up",
+    "down": "down",
+    "router": "router",
+    "experts": "experts",
+    "noise": "noise only",
+    "alone": "left alone",
+}
+_NUMBER = re.compile(r"\.(\d+)(?=\.)")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One axis of one tensor, or of a numbered series of tensors, in one role."""
+
+    role: str
+    tensor: str
+    """Relative to the layer; the numbers of a series as {0..255}."""
+    axis: str
+    positions: str
+    parts: str
+    """What lies there, from the outside in: 8 × 4 heads × 128."""
+
+
+@dataclass(slots=True)
+class Kind:
+    """Layers that are understood alike."""
+
+    about: str
+    rows: tuple[Row, ...]
+    layers: list[int] = field(default_factory=list)
+
+
+class Reader:
+    """Layers as rows; `prefixes` are what the names of each layer's tensors begin with."""
+
+    def __init__(self, tensors: Mapping[str, TensorInfo], prefixes: Mapping[int, str]) -> None:
+        self.tensors, self.prefixes = tensors, prefixes
+        self._positions: dict[tuple[int, int], str] = {}
+        self._keep: list[Index] = []
+
+    def kinds(self, layers: Iterable[LayerLayout]) -> list[Kind]:
+        """All layers, grouped by how they are understood."""
+        found: dict[tuple[str, tuple[Row, ...]], Kind] = {}
+        for layer in layers:
+            key = about(layer), tuple(self._rows(layer))
+            found.setdefault(key, Kind(*key)).layers.append(layer.index)
+        return list(found.values())
+
+    def positions(self, slot: Slot) -> str:
+        """Which positions of its axis a slot has: all of them, one stretch, or stretches at one distance."""
+        key = id(slot.index), slot.size
+        if key not in self._positions:
+            self._keep.append(slot.index)  # so that no other index gets its id
+            self._positions[key] = describe_positions(slot.index, slot.size)
+        return self._positions[key]
+
+    def _rows(self, layer: LayerLayout) -> list[Row]:
+        rows = [
+            Row(role, slot.tensor, str(slot.axis), self.positions(slot), parts(role, slot.index))
+            for role, slot in (_turned(layer, *item) for item in slots_by_role(layer))
+        ]
+        rows += [Row(role, name, "", "whole", "one a head") for role, names in layer.head_tensors.items() for name in names]
+        if layer.experts is not None:
+            split = expert_parts(layer.experts)
+            rows += [Row("experts", name, "", "whole", split) for names in layer.experts.tensors for name in names]
+        told = {row.tensor for row in rows}
+        rows += [Row("noise", name, "", self._shape(name), "") for name in layer.noised if name not in told]
+        rows += [Row("alone", name, "", self._shape(name), "") for name in layer.untouched]
+        order = list(ROLES)
+        prefix = self.prefixes[layer.index]
+        short = [Row(row.role, row.tensor.removeprefix(prefix), row.axis, row.positions, row.parts) for row in rows]
+        return sorted(_merged(short), key=lambda row: order.index(row.role))
+
+    def _shape(self, name: str) -> str:
+        return " × ".join(map(str, self.tensors[name].shape))
+
+
+def slots_by_role(layer: LayerLayout) -> Iterator[tuple[str, Slot]]:
+    """Every slot of a layer with its role: attention, feed-forwards, the router's rows and stacked experts."""
+    for by_role in (layer.slots, *layer.ffns):
+        for role, slots in by_role.items():
+            yield from ((role, slot) for slot in slots)
+    if layer.experts is not None:
+        branches = tuple(slot.tensor.removesuffix(".weight") for ffn in layer.ffns for slots in ffn.values() for slot in slots)
+        for slot in layer.experts.slots:
+            yield ("experts" if slot.tensor.startswith(branches) else "router"), slot
+
+
+def _turned(layer: LayerLayout, role: str, slot: Slot) -> tuple[str, Slot]:
+    """Of q and k, only what lies in RoPE planes."""
+    if role not in {"q", "k"} or layer.planes.size == slot.index.shape[-1]:
+        return role, slot
+    return role, Slot(slot.tensor, slot.axis, slot.size, slot.index[..., np.sort(layer.planes.ravel())])
+
+
+def about(layer: LayerLayout) -> str:
+    """A layer in one line: heads, planes, feed-forwards."""
+    kv_heads, group, size = layer.slots["query_heads"][0].index.shape
+    on = "" if group == 1 else f" on {_count(kv_heads, 'key-value head')}"
+    told = [f"{_count(kv_heads * group, 'query head')}{on} of {size}", _planes(layer)]
+    experts = layer.experts
+    mine: set[str] = set()
+    if experts is not None:
+        mine = {name for names in experts.tensors for name in names} | {slot.tensor for slot in experts.slots}
+        units = next(ffn["down"][0].index.size for ffn in layer.ffns if ffn["down"][0].tensor in mine)
+        told.append(f"{experts.count} experts of {units} units" + (f" in {experts.groups} groups" if experts.groups > 1 else ""))
+    dense = [ffn for ffn in layer.ffns if ffn["down"][0].tensor not in mine]
+    sort = "shared " if experts else ""
+    told += [f"{sort}{'' if 'up' in ffn else 'ungated '}feed-forward of {ffn['down'][0].index.size} units" for ffn in dense]
+    return ", ".join(told)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _planes(layer: LayerLayout) -> str:
+    if not len(layer.planes):
+        return "no RoPE"
+    one_key = layer.slots["k"][0].index.shape[0] == 1 != layer.slots["v"][0].index.shape[0]
+    return _count(len(layer.planes), "RoPE plane") + (" of one key for all heads" if one_key else "")
+
+
+def parts(role: str, index: Index) -> str:
+    """What an index divides its positions into, by its shape."""
+    if role in {"gate", "up", "down"}:
+        return f"{index.size} units"
+    if role in {"router", "experts"}:
+        return _grouped_experts(*index.shape)
+    heads = [count for count in index.shape[:-1] if count > 1] or [1]
+    return f"{' × '.join(map(str, heads))} {'head' if heads == [1] else 'heads'}" + (f" × {index.shape[-1]}" if index.shape[-1] > 1 else "")
+
+
+def expert_parts(experts: Experts) -> str:
+    """How many experts there are, by groups."""
+    return _grouped_experts(experts.groups, experts.count // experts.groups)
+
+
+def _grouped_experts(groups: int, size: int) -> str:
+    return f"{groups} × {size} experts" if groups > 1 else f"{size} experts"
+
+
+def describe_positions(index: Index, size: int) -> str:
+    """Positions along an axis of `size`, in words."""
+    positions = np.sort(index.ravel())
+    runs = np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1)
+    first, last = int(runs[0][0]), int(runs[0][-1])
+    stretch = str(first) if first == last else f"{first}–{last}"
+    if len(runs) == 1:
+        return f"all {size}" if len(positions) == size else f"{stretch} of {size}"
+    steps = {int(after[0] - before[0]) for before, after in pairwise(runs)}
+    if len(steps) > 1 or len({len(run) for run in runs}) > 1:
+        return f"{index.size} of {size}"
+    return f"{stretch} in every {steps.pop()} of {size}"
+
+
+def ranges(numbers: Sequence[int], most: int = 4) -> str:
+    """0–2, 4, 6–9; long lists end in how many there are."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    told = [str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs]
+    if len(told) <= most:
+        return ", ".join(told)
+    return f"{', '.join(told[: most - 1])}, … {told[-1]} ({len(numbers)} layers)"
+
+
+def _merged(rows: list[Row]) -> list[Row]:
+    """Series of tensors that differ in one number only, and weights with their biases, as one row each."""
+    series: dict[tuple[str, ...], list[int]] = {}
+    for row in rows:
+        numbers = _NUMBER.findall(row.tensor)
+        name = _NUMBER.sub(".{}", row.tensor) if len(numbers) == 1 else row.tensor
+        members = series.setdefault((row.role, name, row.axis, row.positions, row.parts), [])
+        members += map(int, numbers) if len(numbers) == 1 else ()
+    endings: dict[tuple[str, ...], list[str]] = {}
+    for (role, name, *rest), members in series.items():
+        stem, _, ending = name.replace("{}", _span(members)).rpartition(".")
+        endings.setdefault((role, stem, *rest), []).append(ending)
+    return [Row(role, f"{stem}.{braced(found)}", *rest) for (role, stem, *rest), found in endings.items()]
+
+
+def braced(endings: Sequence[str]) -> str:
+    """Endings of a name that are told apart: weight, or {weight,bias}."""
+    return endings[0] if len(endings) == 1 else f"{{{','.join(endings)}}}"
+
+
+def _span(members: list[int]) -> str:
+    if not members:
+        return "{}"
+    if len(members) == 1:
+        return str(members[0])
+    first, last = min(members), max(members)
+    return f"{{{first}..{last}}}" if len(set(members)) == last - first + 1 else f"{{{','.join(map(str, sorted(set(members))))}}}"

@@ -1,0 +1,28 @@
+"""Permute the experts together with the router's rows; where the router chooses groups first, groups stay together."""
+
+from __future__ import annotations
+
+from mpu_cli.architectures.layout import LayerLayout
+from mpu_cli.server.randomness import IntegerStream
+from mpu_cli.server.transforms import Drawn
+from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
+from mpu_cli.server.transforms.groups import draw_grouped, source
+
+EXACT = True
+EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
+
+
+def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
+    """Experts are added up with weights that the router computes row by row: their order means nothing."""
+    experts = layer.experts
+    if experts is None:
+        return Drawn({})
+    shape = (experts.groups, experts.count // experts.groups)
+    came_from = source(shape, *draw_grouped(stream, *shape))
+    maps: dict[str, list[AxisMap]] = {}
+    on_slots(experts.slots, lambda slot: SignedPermutation.moving(slot, came_from), maps)
+    targets: dict[str, str] = {}
+    if experts.tensors:
+        for place, old in enumerate(came_from.ravel().tolist()):
+            targets.update(zip(experts.tensors[old], experts.tensors[place], strict=True))
+    return Drawn(maps, targets)

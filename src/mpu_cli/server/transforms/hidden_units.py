@@ -1,0 +1,31 @@
+"""Permutations of the hidden units of every feed-forward and expert, shared by the two `ffn_*_permutation` files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+
+from mpu_cli.architectures.layout import LayerLayout, Slot
+from mpu_cli.server.randomness import IntegerStream
+from mpu_cli.server.transforms import Drawn
+from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
+
+
+def permute_units(layer: LayerLayout, stream: IntegerStream, *, signed: bool) -> Drawn:
+    """Move gate, up and down together; `signed` flips `up` (or what there is instead of it) and `down` together too."""
+    maps: dict[str, list[AxisMap]] = {}
+    for ffn in layer.ffns:
+        units = ffn["down"][0].index.size
+        order = stream.permutation(units)
+        sign = stream.signs(units) if signed else np.ones(units, dtype=np.int64)
+        for role, slots in ffn.items():
+            flips = sign if role in {"down", linear_branch(ffn)} else np.ones_like(sign)
+            on_slots(slots, partial(SignedPermutation.on_slot, source=order, sign=flips), maps)
+    return Drawn(maps)
+
+
+def linear_branch(ffn: Mapping[str, tuple[Slot, ...]]) -> str:
+    """The branch whose sign `down` can undo; without gating there is none, and a signed permutation is invalid."""
+    return "up" if "up" in ffn else "gate"

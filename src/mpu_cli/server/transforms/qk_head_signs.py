@@ -1,0 +1,30 @@
+"""Flip the sign of whole heads of q and k: what is left where a mean-subtracting norm lies between them and RoPE."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from mpu_cli.architectures.layout import Index, LayerLayout, Slot
+from mpu_cli.server.randomness import IntegerStream
+from mpu_cli.server.transforms import Drawn
+from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
+
+EXACT = True
+EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
+
+
+def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
+    """The sign of a key and of every query that reads it cancels; norms without a bias are odd functions."""
+    roles = ("q", "k") if "k" in layer.slots else ("q_free", "k_free")
+    slots = [slot for role in roles for slot in layer.slots[role]]
+    sign = stream.signs(slots[0].index.shape[0])
+    maps: dict[str, list[AxisMap]] = {}
+    on_slots(slots, partial(_flipped, sign=sign), maps)
+    return Drawn(maps)
+
+
+def _flipped(slot: Slot, sign: Index) -> SignedPermutation:
+    spread = sign.reshape(-1, *(1,) * (slot.index.ndim - 1))
+    return SignedPermutation.on_slot(slot, np.arange(slot.index.size), np.broadcast_to(spread, slot.index.shape))

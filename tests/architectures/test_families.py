@@ -276,6 +276,22 @@ def test_a_config_that_no_file_describes_is_refused(tmp_path):
         family_of(config, "config.json")
 
 
+def test_a_checkpoint_of_the_bare_model_is_told_what_to_do(tmp_path):
+    """GPT-2's published files lack the prefix `transformer.`; trained copies would come back with it."""
+    directory = next(tiny_models(("gpt2",))).build(tmp_path / "model")
+    model = open_checkpoint(directory)
+    bare = {name.removeprefix("transformer."): info.shape for name, info in model.tensors.items()}
+    with pytest.raises(BadModelError, match="transformer.wte.weight is missing") as caught:
+        read_layout(model.config, bare, directory)
+    assert "there as wte.weight: load the model once in transformers" in caught.value.hint
+
+
+def test_the_how_to_shows_the_file_that_is_there():
+    """docs/how-to/add-an-architecture.md walks through a real data file."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "add-an-architecture.md").read_text(encoding="utf-8")
+    assert text_of("olmo3").rstrip() in page
+
+
 def test_experts_stay_inside_their_routing_groups(tmp_path):
     """Negative control: DeepSeek-V3's experts permuted across the groups that its router chooses first."""
     tiny = next(tiny_models(("deepseek-v3",)))

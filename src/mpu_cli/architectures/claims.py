@@ -32,11 +32,21 @@ class Claims:
         """
         names = self.find(path)
         if not names:
-            raise BadModelError(f"{self.where}: tensor {self.prefix}{path}.weight is missing", "the checkpoint is incomplete")
+            raise self.missing(path)
         if shape is not None and self.shapes[names[0]] != shape:
             raise BadModelError(f"{self.where}: tensor {names[0]} has shape {list(self.shapes[names[0]])}, expected {list(shape)}")
         self.noised.update(dict.fromkeys(names))
         return names
+
+    def missing(self, path: str) -> BadModelError:
+        """The error for a path that is not on disk, ready to be raised."""
+        name = f"{self.prefix}{path}.weight"
+        bare = name.partition(".")[2]
+        if bare in self.shapes:
+            hint = f"it is there as {bare}: load the model once in transformers and save_pretrained, which writes the full names"
+        else:
+            hint = "the checkpoint is incomplete"
+        return BadModelError(f"{self.where}: tensor {name} is missing", hint)
 
     def rows(self, path: str, index: Index, size: int | None = None, storage: str | None = None) -> tuple[Slot, ...]:
         """The output side of a linear map: `index` of `size` rows of the weight, and of the bias if there is one."""

@@ -157,9 +157,7 @@ def _feed_forwards(claims: Claims, config: Mapping[str, Any]) -> tuple[tuple[Slo
                 shape = claims.shapes[claims.find(block["down"])[0]]
                 experts = _experts(claims, config, block, shape[0], ())
     if not ffns:
-        raise BadModelError(
-            f"{claims.where}: tensor {claims.prefix}{claims.family.ffn[0]['down']}.weight is missing", "the checkpoint is incomplete"
-        )
+        raise claims.missing(claims.family.ffn[0]["down"].format(e=0))
     return tuple(ffns), experts
 
 

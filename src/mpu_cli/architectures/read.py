@@ -50,7 +50,7 @@ def _outside(config: Mapping[str, Any], family: Family, claims: Claims) -> dict[
         if names:
             found[role] = names
         elif role not in _OPTIONAL_OUTSIDE:
-            raise BadModelError(f"{claims.where}: tensor {path}.weight is missing", "the checkpoint is incomplete")
+            raise claims.missing(path)
     tied = [part["tie_word_embeddings"] for part in (config, family.language(config)) if part.get("tie_word_embeddings") is not None]
     if "head" in family.outside and "head" not in found and not (tied[0] if tied else family.tied):
         raise BadModelError(

@@ -57,19 +57,20 @@ def _write(model: Checkpoint, changes: Changes, directory: Path, dtype: str | No
         for target in writer.order:
             source = model.tensors[target.name]
             pieces = changes(source)
-            if pieces is None:
-                sums.weights += _squares(source)
-            if pieces is None and source.dtype == target.dtype:
+            if pieces is None and source.dtype not in TORCH_DTYPES:
                 for block in blocks(source):
                     writer.write(block)
             elif pieces is None:
-                writer.write(to_bytes(read_span(source, 0, source.elements).to(TORCH_DTYPES[target.dtype])))
+                for start, stop in spans(source.elements):
+                    original = read_span(source, start, stop)
+                    sums.weights += float(torch.linalg.vector_norm(original, dtype=torch.float32)) ** 2
+                    writer.write(to_bytes(original.to(TORCH_DTYPES[target.dtype])))
             else:
                 for start, stop, change in pieces:
                     original = read_span(source, start, stop).double()
                     stored = (original + change).to(TORCH_DTYPES[target.dtype])
-                    sums.add(original, change, stored.double() - original)
                     writer.write(to_bytes(stored))
+                    sums.add(original, change, stored.double().sub_(original))
         written = writer.close()
     finally:
         writer.abort()
@@ -77,21 +78,15 @@ def _write(model: Checkpoint, changes: Changes, directory: Path, dtype: str | No
     return Changed(digest, dtype or NAMES[model.dtype], sums.cosine, sums.relative_norm)
 
 
-def _squares(info: TensorInfo) -> float:
-    if info.dtype not in TORCH_DTYPES:
-        return 0.0
-    return sum(float(read_span(info, start, stop).double().square().sum()) for start, stop in spans(info.elements))
-
-
 class _Sums:
     def __init__(self) -> None:
         self.weights = self.meant = self.stored = self.product = 0.0
 
     def add(self, original: torch.Tensor, meant: torch.Tensor, stored: torch.Tensor) -> None:
-        self.weights += float(original.square().sum())
-        self.meant += float(meant.square().sum())
-        self.stored += float(stored.square().sum())
-        self.product += float((meant * stored).sum())
+        self.weights += float(torch.dot(original, original))
+        self.meant += float(torch.dot(meant, meant))
+        self.stored += float(torch.dot(stored, stored))
+        self.product += float(torch.dot(meant, stored))
 
     @property
     def relative_norm(self) -> float:

@@ -186,6 +186,8 @@ class CheckpointWriter:
             self._finish(part.shard)
 
     def _file(self, shard: str) -> ShardFile:
+        if shard in self._files:
+            raise ValueError(f"{shard}: bytes over what is there")
         if shard not in self._open:
             self._open[shard] = ShardFile(self._directory / shard, self._shards[shard], digest_tensors=self._digest_tensors)
         return self._open[shard]

@@ -16,7 +16,8 @@ from rich.table import Table
 from mpu_cli.architectures.family import TRANSFORMS, Family
 from mpu_cli.architectures.layout import LayerLayout, ModelLayout, Slot
 from mpu_cli.checkpoint.model import Checkpoint
-from mpu_cli.cli.layout_kinds import ROLES, Reader, braced, expert_parts, parts, ranges, slots_by_role
+from mpu_cli.cli.layout_kinds import ROLES, Reader, slots_by_role
+from mpu_cli.cli.layout_words import braced, expert_parts, parts, ranges
 from mpu_cli.cli.output import facts, table
 from mpu_cli.errors import UsageError
 from mpu_cli.server.reparameterizations import REPARAMETERIZATIONS, acts_on, chosen

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from math import isfinite, sqrt
 
 import torch
 
-from mpu_cli.checkpoint.digest import combine, model_digest
-from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, read_span
+from mpu_cli.checkpoint.digest import combine, tensor_digest
+from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, read_span, spans, to_bytes
 from mpu_cli.checkpoint.header import TensorInfo
-from mpu_cli.checkpoint.model import Checkpoint, blocks
+from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.errors import BadModelError
 
 _MANTISSA_BITS = {"F32": 23, "BF16": 7, "F16": 10}
@@ -37,6 +38,16 @@ class GroupSize:
         """RMS(θ_ℓ − base_ℓ)."""
         return sqrt(self.difference_squares / self.elements)
 
+    def add(self, values: torch.Tensor) -> float:
+        """Count float32 values in; returns the sum of their squares, which is not finite if one of them is not."""
+        squares = _squares(values)
+        self.elements += values.numel()
+        self.squares += squares
+        # Without sign and mantissa a float32 is 2^e; zeros stay zeros, and are stored exactly in any dtype.
+        powers = (values.view(torch.int32) & 0x7F80_0000).view(torch.float32)
+        self.spacing += _squares(powers)
+        return squares
+
     def rounding_rms(self, dtype: str) -> float:
         """RMS of the error made by storing the group in `dtype`: uniform over a spacing of 2^(e−bits)."""
         return sqrt(self.spacing / 12 / self.elements) * 2.0 ** -_MANTISSA_BITS[dtype]
@@ -54,47 +65,53 @@ class Measured:
 
 
 def measure(model: Checkpoint, base: Checkpoint | None, groups: Mapping[str, tuple[str, ...]]) -> Measured:
-    """Read a model once, and its base beside it, a block at a time.
+    """Read a model and its base once, side by side, a block at a time.
 
     Raises:
-        BadModelError: the base lacks a tensor or has another shape.
+        BadModelError: the base lacks a tensor or has another shape; a weight that is not a number.
     """
     group_of = {name: group for group, names in groups.items() for name in names}
     sizes = {group: GroupSize() for group in groups}
-    parts: list[tuple[TensorInfo, str]] = []
-    grids = {"BF16", "F16"}
     if base is not None:
         _check_base(model, base, group_of)
-    for info in model.tensors.values():
-        digest = hashlib.sha256()
-        group = group_of.get(info.name)
-        if group is None:
-            for block in blocks(info):
-                digest.update(block)
-        else:
-            if info.dtype not in TORCH_DTYPES:
-                raise BadModelError(
-                    f"{info.file}: tensor {info.name} is stored as {info.dtype}",
-                    "convert the checkpoint to float32, bfloat16 or float16",
-                )
-            start = 0
-            for block in blocks(info):
-                digest.update(block)
-                values = torch.frombuffer(bytearray(block), dtype=TORCH_DTYPES[info.dtype]).float()
-                grids = {name for name in grids if bool((values.to(TORCH_DTYPES[name]).float() == values).all())}
-                if not isfinite(_add(sizes[group], values)):
+    grids = {"BF16", "F16"}
+    parts: list[tuple[TensorInfo, str]] = []
+    base_parts: list[tuple[TensorInfo, str]] = []
+    with ThreadPoolExecutor(1) as hashing:
+        for info in model.tensors.values():
+            group = group_of.get(info.name)
+            if group is None:
+                parts.append((info, tensor_digest(info)))
+                continue
+            other = base.tensors[info.name] if base is not None else None
+            digest, base_digest = hashlib.sha256(), hashlib.sha256()
+            for start, stop in spans(info.elements):
+                stored = read_span(info, start, stop)
+                waiting = [hashing.submit(digest.update, to_bytes(stored))]
+                values = stored.float()
+                grids = {grid for grid in grids if info.dtype == grid or _on_grid(values, grid)}
+                if not isfinite(sizes[group].add(values)):
                     raise BadModelError(f"{info.file}: tensor {info.name} holds NaN or infinity", "repair the model first")
-                stop = start + values.numel()
-                if base is not None:
-                    other = read_span(base.tensors[info.name], start, stop).float()
-                    squares = _squares(values - other)
+                if other is not None:
+                    given = read_span(other, start, stop)
+                    waiting.append(hashing.submit(base_digest.update, to_bytes(given)))
+                    squares = _squares(values - given.float())
                     if not isfinite(squares):
-                        raise BadModelError(f"{base.path}: tensor {info.name} holds NaN or infinity", "repair the base first")
+                        raise BadModelError(f"{other.file}: tensor {info.name} holds NaN or infinity", "repair the base first")
                     sizes[group].difference_squares += squares
-                start = stop
-        parts.append((info, digest.hexdigest()))
+                wait(waiting)
+            parts.append((info, digest.hexdigest()))
+            if other is not None:
+                base_parts.append((other, base_digest.hexdigest()))
     grid = "BF16" if "BF16" in grids else "F16" if "F16" in grids else "F32"
-    return Measured(combine(parts), model_digest(base) if base is not None else None, sizes, grid)
+    if base is None:
+        return Measured(combine(parts), None, sizes, grid)
+    base_parts += [(info, tensor_digest(info)) for info in base.tensors.values() if info.name not in group_of]
+    return Measured(combine(parts), combine(base_parts), sizes, grid)
+
+
+def _on_grid(values: torch.Tensor, dtype: str) -> bool:
+    return bool(torch.equal(values.to(TORCH_DTYPES[dtype]).float(), values))
 
 
 def _check_base(model: Checkpoint, base: Checkpoint, names: Mapping[str, str]) -> None:
@@ -107,16 +124,6 @@ def _check_base(model: Checkpoint, base: Checkpoint, names: Mapping[str, str]) -
                 f"{list(model.tensors[name].shape)} in the model",
                 "give the model that this one was fine-tuned from",
             )
-
-
-def _add(size: GroupSize, values: torch.Tensor) -> float:
-    squares = _squares(values)
-    size.elements += values.numel()
-    size.squares += squares
-    # 4^(e+1) from frexp, whose mantissa lies in [0.5, 1); a zero is stored exactly in any dtype.
-    powers = torch.exp2(2.0 * torch.frexp(values).exponent - 2.0).masked_fill_(values == 0, 0.0)
-    size.spacing += float(powers.sum())
-    return squares
 
 
 def _squares(values: torch.Tensor) -> float:

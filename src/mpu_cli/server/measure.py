@@ -25,24 +25,41 @@ class GroupSize:
 
     elements: int = 0
     squares: float = 0.0
+    matrix_elements: int = 0
+    matrix_squares: float = 0.0
     difference_squares: float = 0.0
     spacing: float = 0.0
 
     @property
     def rms(self) -> float:
-        """RMS(θ_ℓ)."""
+        """RMS(θ_ℓ) of the matrices; of everything where there are none.
+
+        A few large norm weights would otherwise set the unit for all: Gemma-3-270m's reach 1656 and are 99.98 % of the
+        decoder's squared sum (docs/decisions/0002).
+        """
+        if self.matrix_elements:
+            return sqrt(self.matrix_squares / self.matrix_elements)
         return sqrt(self.squares / self.elements)
+
+    @property
+    def vector_rms(self) -> float:
+        """RMS of the norms and biases; 0 where there are none."""
+        count = self.elements - self.matrix_elements
+        return sqrt(max(self.squares - self.matrix_squares, 0.0) / count) if count and self.matrix_elements else 0.0
 
     @property
     def task_rms(self) -> float:
         """RMS(θ_ℓ − base_ℓ)."""
         return sqrt(self.difference_squares / self.elements)
 
-    def add(self, values: torch.Tensor) -> float:
+    def add(self, values: torch.Tensor, *, matrix: bool) -> float:
         """Count float32 values in; returns the sum of their squares, which is not finite if one of them is not."""
         squares = _squares(values)
         self.elements += values.numel()
         self.squares += squares
+        if matrix:
+            self.matrix_elements += values.numel()
+            self.matrix_squares += squares
         # Without sign and mantissa a float32 is 2^e; zeros stay zeros, and are stored exactly in any dtype.
         powers = (values.view(torch.int32) & 0x7F80_0000).view(torch.float32)
         self.spacing += _squares(powers)
@@ -90,7 +107,7 @@ def measure(model: Checkpoint, base: Checkpoint | None, groups: Mapping[str, tup
                 waiting = [hashing.submit(digest.update, to_bytes(stored))]
                 values = stored.float()
                 grids = {grid for grid in grids if info.dtype == grid or _on_grid(values, grid)}
-                if not isfinite(sizes[group].add(values)):
+                if not isfinite(sizes[group].add(values, matrix=len(info.shape) > 1)):
                     raise BadModelError(f"{info.file}: tensor {info.name} holds NaN or infinity", "repair the model first")
                 if other is not None:
                     given = read_span(other, start, stop)

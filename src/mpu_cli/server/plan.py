@@ -16,6 +16,7 @@ from mpu_cli.server.settings import PerturbSettings
 ROUNDING_SHARE = 0.1
 """A dtype is kept only if its rounding is less than this share of the noise."""
 _KAPPA_WITHOUT_BASE = 0.02
+_LARGE_NORMS = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,12 @@ def _warnings(
             f"noise of {settings.kappa:g} of the weights themselves ruins a real model (on SmolLM2-135M 0.1 takes the loss "
             "from 3.3 to 4.4–11); give --base, or a --kappa of 0.01 or less, and look with --probe"
         )
+    bare = [group for group, size in measured.groups.items() if size.vector_rms > _LARGE_NORMS * size.rms]
+    if relative == "weights" and bare:
+        lines.append(
+            f"norms and biases are more than {_LARGE_NORMS:g} times larger than the matrices in {_some(bare)}: noise that is "
+            f"{settings.kappa:g} of the matrices leaves them nearly exact; --base measures noise by what fine-tuning changed"
+        )
     if unnoised:
         lines.append(f"equal to the base, left as they are: {', '.join(unnoised)}")
     share = rounding_share(measured, draw, dtype) if dtype != "float32" else 0.0
@@ -164,3 +171,7 @@ def _warnings(
             "--dtype auto would publish float32"
         )
     return lines
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} … {names[-1]} ({len(names)} in all)"

@@ -1,5 +1,6 @@
 """Published copies compute what θ computes, for every family; wrong descriptions of a family are caught."""
 
+import json
 import sys
 from dataclasses import replace
 from importlib import resources
@@ -8,24 +9,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 # By path, so that it works under each of pytest's import modes.
 sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
 
-from two_parties import layout_of, publish, weights
+from two_parties import layout_of, publish, take_back, untrained, weights
 
 from mpu_cli.architectures.family import families, family_of, parse_family
 from mpu_cli.architectures.layout import rope_planes
 from mpu_cli.architectures.read import read_layout
+from mpu_cli.architectures.sizes import Sizes
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
-from mpu_cli.errors import BadModelError, FunctionChangedError
+from mpu_cli.errors import BadModelError, FunctionChangedError, GateError
 from mpu_cli.experiment.families import tiny_models
 from mpu_cli.server.function_check import check_layer, layers_to_check, require_passed
 from mpu_cli.server.perturb import perturb
 from mpu_cli.server.settings import PerturbSettings
-from mpu_cli.server.transforms import draw_layer
+from mpu_cli.server.transforms import chosen, draw_layer
 
 MASTER = bytes(range(32))
 ROTATES = {"llama", "llama-tied", "llama-biased", "mistral", "qwen2"}
@@ -331,3 +334,108 @@ def test_experts_without_their_router_are_caught(tmp_path):
         require_passed(
             checked(directory, ("expert_permutation",), change=lambda layer: replace(layer, experts=replace(layer.experts, slots=())))
         )
+
+
+def test_defaults_are_those_of_transformers():
+    """A config.json that is silent about sizes means what transformers takes: head counts and sizes, groups, tying, RoPE-less layers."""
+    from transformers import AutoConfig
+
+    checked_keys = set()
+    for model_type, group in families().items():
+        for family in group:
+            whole = AutoConfig.for_model(model_type).to_dict()
+            theirs = family.language(whole)
+            silent = family.language({})
+            counts = {"heads": theirs.get(family.sizes.get("heads", "num_attention_heads"))}
+            for name, key in (("kv_heads", "num_key_value_heads"), ("head_dim", "head_dim")):
+                key = family.sizes.get(name, key)
+                if isinstance(key, int) or theirs.get(key) is None or family.latent_attention is not None:
+                    continue
+                if name == "kv_heads":
+                    assert silent.get(key, counts["heads"]) == theirs[key], (family.name, key)
+                else:
+                    hidden = theirs[family.sizes.get("hidden", "hidden_size")]
+                    assert silent.get(key, hidden // counts["heads"]) == theirs[key], (family.name, key)
+                checked_keys.add(key)
+            for key in ("n_group", "no_rope_layer_interval", "sliding_window_pattern"):
+                if key in silent or key in [block.get("groups") for block in family.ffn]:
+                    assert silent.get(key, 1) == (theirs[key] or 1), (family.name, key)
+                    checked_keys.add(key)
+            assert family.tied({}) == bool(whole.get("tie_word_embeddings", theirs.get("tie_word_embeddings"))), family.name
+    assert checked_keys >= {"num_key_value_heads", "head_dim", "n_group", "no_rope_layer_interval", "sliding_window_pattern"}
+
+
+@pytest.mark.parametrize("name", ["smollm3", "cohere2", "gemma3-multimodal"])
+def test_silent_configurations_are_understood(tmp_path, name):
+    """What transformers makes up where config.json has no list or size: the layout and every layer's check agree with it."""
+    silent = {
+        "smollm3": {"no_rope_layers": None, "layer_types": None, "no_rope_layer_interval": 2},
+        "cohere2": {"layer_types": None, "sliding_window_pattern": 2},
+        "gemma3-multimodal": {"text_config": {"num_attention_heads": None, "num_key_value_heads": None, "head_dim": None}},
+    }[name]
+    directory = next(tiny_models((name,))).build(tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    if name == "gemma3-multimodal":  # its heads are those that transformers takes by default
+        for key in ("num_attention_heads", "num_key_value_heads", "head_dim"):
+            config["text_config"].pop(key)
+        layer_sizes = read_layout_sizes(config, name)
+        assert (layer_sizes.heads, layer_sizes.kv_heads, layer_sizes.head_dim) == (8, 4, 256)
+        return
+    for key, value in silent.items():
+        config[key] = value
+    config = {key: value for key, value in config.items() if value is not None}
+    (directory / "config.json").write_text(json.dumps(config))
+    layout = layout_of(directory)
+    assert ["q" in layer.slots for layer in layout.layers] == [True, False]
+    names = chosen("signed-permutation", layout.transforms, layout.family)
+    require_passed(checked(directory, names))
+
+
+def read_layout_sizes(config, name):
+    """The sizes that a family's file reads from a config."""
+    family = next(tiny_models((name,))).family
+    return Sizes.from_config(family.language(config), family, "config.json")
+
+
+def test_experts_that_do_not_divide_into_groups_are_refused(tmp_path):
+    """A routing group count that does not fit is a wrong config, not one group."""
+    directory = next(tiny_models(("deepseek-v3",))).build(tmp_path / "model")
+    model = open_checkpoint(directory)
+    with pytest.raises(BadModelError, match="4 experts do not divide into n_group = 3 groups"):
+        read_layout({**model.config, "n_group": 3}, shapes(model.tensors), directory)
+
+
+def test_buffers_of_old_checkpoints_and_redundant_heads_are_dropped(tmp_path):
+    """Causal masks, RoPE frequencies and a tied head that is there twice are neither published nor noised."""
+    for name, extra in (
+        ("gpt-neox", {"gpt_neox.layers.0.attention.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool),
+                      "gpt_neox.layers.0.attention.masked_bias": torch.tensor(-1e9),
+                      "gpt_neox.layers.1.attention.rotary_emb.inv_freq": torch.ones(4)}),
+        ("mistral", {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}),
+        ("falcon-7b", {"lm_head.weight": "transformer.word_embeddings.weight"}),
+        ("gemma3-multimodal", {"language_model.lm_head.weight": "language_model.model.embed_tokens.weight"}),
+        ("gemma2", {"lm_head.weight": "model.embed_tokens.weight"}),
+    ):  # fmt: skip
+        directory = next(tiny_models((name,))).build(tmp_path / name)
+        tensors = load_file(directory / "model.safetensors")
+        before = set(tensors)
+        tensors |= {key: tensors[value].clone() if isinstance(value, str) else value for key, value in extra.items()}
+        save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+        config = json.loads((directory / "config.json").read_text())
+        config.pop("tie_word_embeddings", None)  # the architecture's own default decides
+        (directory / "config.json").write_text(json.dumps(config))
+        assert set(open_checkpoint(directory).tensors) == before, name
+        layout_of(directory)
+
+
+def test_another_layout_than_the_copies_were_made_from_is_refused(tmp_path, entropy):
+    """T_k is drawn anew when an update comes back: an edited config.json would undo another T, which no digest of weights shows."""
+    directory = next(tiny_models(("llama",))).build(tmp_path / "model")
+    publish(directory, None, tmp_path / "h", tmp_path / "s", entropy(1), kappa=0.0, copies=1)
+    untrained(tmp_path / "h", tmp_path / "u")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4}))
+    with pytest.raises(GateError, match="laid out otherwise than when handoff"):
+        take_back(tmp_path / "u", tmp_path / "s", directory, tmp_path / "next")
+    (directory / "config.json").write_text(json.dumps(config))
+    take_back(tmp_path / "u", tmp_path / "s", directory, tmp_path / "next")

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from mpu_cli.checkpoint.buffers import Pool
 from mpu_cli.checkpoint.digest import tensor_digest
 from mpu_cli.checkpoint.header import TensorInfo, read_header
 from mpu_cli.checkpoint.writer import CheckpointWriter
@@ -110,3 +112,49 @@ def test_abort_leaves_no_thread_and_no_open_file(tmp_path):
     writer.abort()
     assert open_files() == before
     assert not [thread for thread in threading.enumerate() if thread.name == f"write {tmp_path.name}"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_every_buffer_comes_back(tmp_path, monkeypatch, fails):
+    """Also those of blocks that a full disk kept from being written: nobody waits for a buffer for ever."""
+    real = os.pwrite
+
+    def full(handle, block, offset):
+        if fails and offset > 2000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(handle, block, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    pool, taken = Pool(2), 0
+    writer = CheckpointWriter(tmp_path, infos_of([(1000, 8)], tmp_path))
+    try:
+        for row in range(1000):
+            buffer = pool.take(32)
+            taken += 1
+            buffer[:32] = row.to_bytes(4, "little") * 8
+            writer.write_rows("layer.0.weight", np.array([999 - row]), memoryview(buffer)[:32], partial(pool.put, buffer))
+        writer.close()
+    except OSError:
+        assert fails
+    writer.abort()
+    if not fails:
+        values = np.frombuffer((tmp_path / "model.safetensors").read_bytes()[-32000:], dtype="<u4")
+        assert (values == np.repeat(np.arange(1000)[::-1], 8)).all()
+    assert {len(pool.take(1)), len(pool.take(1))} == {32}
+
+
+def test_a_larger_buffer_than_usual_is_made_when_asked_for():
+    """A block of one very long row."""
+    pool = Pool(1)
+    pool.put(pool.take(10))
+    assert len(pool.take(5)) == 10
+    pool.put(bytearray(5))
+
+
+def test_only_the_digests_that_are_asked_for(tmp_path):
+    """Aggregate needs those of the tensors, not those of the files."""
+    writer = CheckpointWriter(tmp_path, infos_of([(3, 2)], tmp_path), digest_files=False, digest_tensors=True)
+    writer.write(bytes(range(24)))
+    written = writer.close()
+    assert written.files == {"model.safetensors": ("", (tmp_path / "model.safetensors").stat().st_size)}
+    assert written.tensors == {"layer.0.weight": hashlib.sha256(bytes(range(24))).hexdigest()}

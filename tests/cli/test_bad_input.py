@@ -466,7 +466,7 @@ def test_an_internal_error_is_70_and_says_how_to_see_more(mpu, own_round, monkey
     """A mistake in mpu itself is not dressed up as the user's; MPU_DEBUG=1 shows the traceback."""
     import mpu_cli.bundle.read
 
-    def broken(path: Path) -> None:
+    def broken(*_: object) -> None:
         raise ZeroDivisionError("oops\nsecond line")
 
     monkeypatch.setattr(mpu_cli.bundle.read, "read_bundle", broken)

@@ -104,3 +104,29 @@ def test_matrices_and_empty_tensors():
     assert [matrix(shape) for shape in ((5,), (2, 3), (2, 3, 4), (0, 4))] == [(5, 1), (2, 3), (6, 4), (0, 4)]
     assert list(row_blocks((0, 4), [])) == list(row_blocks((4, 0), [])) == []
     assert list(row_blocks((5, 4), [], 8)) == [(0, 2), (2, 4), (4, 5)]
+
+
+@given(shape=SHAPES, steps=st.integers(0, 3), seed=st.integers(0, 10**6), entries=st.integers(1, 200), turned=st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_into_memory_that_is_given(shape, steps, seed, entries, turned):
+    """The same numbers in a buffer of the caller's, whatever was in it; θ's block is not touched."""
+    generator = np.random.default_rng(seed)
+    maps = [rotation(generator, 0, shape[0])] if turned and len(shape) < 3 else []
+    maps += [signed_permutation(generator, axis := int(generator.integers(len(shape))), shape[axis]) for _ in range(steps)]
+    tensor = torch.from_numpy(generator.standard_normal(shape)).float()
+    before, move = tensor.clone(), Move(maps, shape)
+    rows = tensor.view(move.rows, move.columns)
+    for start, stop in row_blocks(shape, [move], entries):
+        fresh = move.apply(rows[start:stop], start)
+        memory = torch.full_like(fresh, float("nan"))
+        assert torch.equal(move.apply(rows[start:stop], start, memory), fresh) and torch.equal(memory, fresh)
+        back = move.invert(fresh.clone(), start)
+        assert torch.equal(move.invert(fresh, start, torch.full_like(fresh, float("nan"))), back)
+    assert torch.equal(tensor, before)
+
+
+def test_places_can_be_multiplied_to_bytes():
+    """64 bits: the last row of a tensor of more than 2 GiB lies beyond 32."""
+    generator = np.random.default_rng(0)
+    for maps in ([], [signed_permutation(generator, 0, 8)]):
+        assert Move(maps, (8, 2)).places(2, 5).dtype == np.int64

@@ -301,9 +301,11 @@ def test_noise_is_addressed_by_entry(start, length, denoising, size):
     stop = start + length
     offset = 64_000  # near the end of the first block of normals, so that some spans lie in two
     values = torch.linspace(-1, 1, offset + 6000)
-    centre, whole = draw.of("g", "t").add_to(values, 0)
+    whole = [torch.empty_like(values) for _ in range(size)]
+    centre = draw.of("g", "t").add_to(values, 0, whole)
     start, stop = offset + start, offset + stop
-    part_centre, part = draw.of("g", "t").add_to(values[start:stop], start)
+    part = [torch.empty(length) for _ in range(size)]
+    part_centre = draw.of("g", "t").add_to(values[start:stop], start, part)
     assert torch.equal(centre[start:stop], part_centre)
     for full, piece in zip(whole, part, strict=True):
         assert torch.equal(full[start:stop], piece)

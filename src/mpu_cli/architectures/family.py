@@ -33,12 +33,13 @@ TRANSFORMS = (
 _KEYS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "": (
         frozenset({"model_types", "layers", "ffn", "norms", "outside", "transforms", "tiny"}),
-        frozenset({"when", "config", "sizes", "storage", "attention", "latent_attention", "left_alone", "check", "tied", "sometimes"}),
+        frozenset({"when", "config", "sizes", "storage", "attention", "latent_attention", "left_alone", "check", "defaults", "sometimes"}),
     ),
     "sizes": (frozenset(), frozenset({"layers", "hidden", "heads", "kv_heads", "head_dim"})),
     "attention": (
         frozenset({"o", "rope"}),
-        frozenset({"q", "k", "v", "qkv", "layout", "rotary", "no_rope", "q_norm", "k_norm", "qk_norm", "qk_norm_if", "sinks"}),
+        frozenset({"q", "k", "v", "qkv", "layout", "rotary", "no_rope", "no_rope_every", "sinks"})
+        | frozenset({"q_norm", "k_norm", "qk_norm", "qk_norm_if"}),
     ),
     "latent_attention": (
         frozenset({"q", "q_a", "q_a_norm", "q_b", "kv_a", "kv_a_norm", "kv_b", "o", "rope"}),
@@ -82,8 +83,8 @@ class Family:
     left_alone: Mapping[str, str]
     """Reasons by glob pattern: tensors that a perturbation must not move."""
     outside: Mapping[str, str]
-    tied: bool
-    """Whether transformers ties the head to the embedding where config.json does not say."""
+    defaults: Mapping[str, Any]
+    """What transformers takes where the configuration is silent."""
     declared: Mapping[str, tuple[str, str | None]]
     """By transform: valid, invalid or none (nothing for it to act on), and the config key that turns this around."""
     check: Mapping[str, Mapping[str, Any]]
@@ -92,11 +93,15 @@ class Family:
     """Tiny configurations to test with, by a name."""
 
     def language(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The language model's part of a config.json."""
-        if self.config is None:
-            return config
-        part = config.get(self.config)
-        return part if isinstance(part, Mapping) else {}
+        """The language model's part of a config.json, with what transformers takes where that is silent."""
+        part = config if self.config is None else config.get(self.config)
+        return {**self.defaults, **(part if isinstance(part, Mapping) else {})}
+
+    def tied(self, config: Mapping[str, Any]) -> bool:
+        """Whether transformers ties the head to the embedding for this config.json."""
+        # In a wrapper the outer key decides, whatever the language model's own part says.
+        flag = config.get("tie_word_embeddings")
+        return bool(self.defaults.get("tie_word_embeddings") if flag is None else flag)
 
     def matches(self, config: Mapping[str, Any]) -> bool:
         """Whether the file's conditions hold for a config.json; a list means any of its values."""
@@ -152,7 +157,7 @@ def parse_family(name: str, text: str) -> Family:
         sometimes=tuple(data.get("sometimes", ())),
         left_alone=data.get("left_alone", {}),
         outside=data["outside"],
-        tied=bool(data.get("tied", False)),
+        defaults=data.get("defaults", {}),
         declared=_declared(name, data["transforms"]),
         check=data.get("check", {}),
         tiny=data["tiny"],

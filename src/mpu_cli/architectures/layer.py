@@ -58,7 +58,7 @@ def _attention(claims: Claims, sizes: Sizes, config: Mapping[str, Any], layer: i
     else:
         q, k, v = claims.rows(section["q"], query), claims.rows(section["k"], key), claims.rows(section["v"], key)
     o = claims.columns(section["o"], query)
-    rotary = 0 if _is_nope(section.get("no_rope", {}), config, layer, claims) else sizes.rotary
+    rotary = 0 if _is_nope(section, config, layer, claims) else sizes.rotary
     free = slice(rotary, None)
     slots: Slots = {"v": v, "o": o}
     if rotary:
@@ -97,9 +97,12 @@ def _norms(claims: Claims, section: Mapping[str, Any], sizes: Sizes, config: Map
             found.slots[f"{role}_norm"] = norm
 
 
-def _is_nope(no_rope: Mapping[str, Any], config: Mapping[str, Any], layer: int, claims: Claims) -> bool:
-    for key, value in no_rope.items():
+def _is_nope(section: Mapping[str, Any], config: Mapping[str, Any], layer: int, claims: Claims) -> bool:
+    """Whether a layer has no RoPE: by a per-layer list, or where that is absent, every n-th layer."""
+    for key, value in section.get("no_rope", {}).items():
         listed = config.get(key)
+        if listed is None:
+            return (layer + 1) % positive(config, section["no_rope_every"], claims.where / "config.json") == 0
         if not isinstance(listed, list) or len(listed) <= layer:
             raise BadModelError(f"{claims.where}/config.json: {key} is {listed!r}, expected one entry for each layer")
         if listed[layer] == value:
@@ -191,8 +194,9 @@ def _feed_forward(claims: Claims, block: Mapping[str, Any]) -> Slots:
 def _experts(
     claims: Claims, config: Mapping[str, Any], block: Mapping[str, Any], count: int, tensors: tuple[tuple[str, ...], ...]
 ) -> Experts:
-    groups = config.get(block["groups"]) if "groups" in block else None
-    groups = groups if type(groups) is int and groups > 0 and count % groups == 0 else 1
+    groups = positive(config, block["groups"], claims.where / "config.json", default=1) if "groups" in block else 1
+    if count % groups:
+        raise BadModelError(f"{claims.where}/config.json: {count} experts do not divide into {block['groups']} = {groups} groups")
     index = grid(groups, count // groups)
     slots = [slot for path in block["router"] for slot in claims.slot(path, 0, index)]
     if not tensors:

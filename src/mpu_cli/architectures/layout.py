@@ -93,8 +93,13 @@ class ModelLayout:
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Tensors that a client leaves as they are: rows that moved would spell out the forget set's tokens."""
-        return tuple(name for role in ("embedding", "head") for name in self.outside.get(role, ()))
+        """Tensors that a client leaves as they are.
+
+        Rows of the embeddings that moved would spell out the forget set's tokens; what is left alone is no part of the
+        language model.
+        """
+        embeddings = [name for role in ("embedding", "head") for name in self.outside.get(role, ())]
+        return (*embeddings, *sorted(self.left_alone))
 
     def groups(self, scope: str) -> dict[str, tuple[str, ...]]:
         """The tensors that share one σ, by group: each layer, and with scope `all` each role outside too."""

@@ -51,8 +51,7 @@ def _outside(config: Mapping[str, Any], family: Family, claims: Claims) -> dict[
             found[role] = names
         elif role not in _OPTIONAL_OUTSIDE:
             raise claims.missing(path)
-    tied = [part["tie_word_embeddings"] for part in (config, family.language(config)) if part.get("tie_word_embeddings") is not None]
-    if "head" in family.outside and "head" not in found and not (tied[0] if tied else family.tied):
+    if "head" in family.outside and "head" not in found and not family.tied(config):
         raise BadModelError(
             f"{claims.where}: tensor {family.outside['head']}.weight is missing and config.json does not tie it to the embedding",
             "transformers would fill it with random numbers; add the tensor, or set tie_word_embeddings to true",

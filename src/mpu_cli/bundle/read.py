@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mpu_cli.bundle import canonical
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateManifest
 from mpu_cli.bundle.trusted import TrustedBundle
-from mpu_cli.checkpoint.digest import file_digest
+from mpu_cli.checkpoint.digest import HASHERS, file_digest
 from mpu_cli.errors import BadBundleError
 
 _MAX_FILES = 100_000
@@ -19,8 +21,8 @@ def is_bundle(path: Path) -> bool:
     return (path / MANIFEST).exists()
 
 
-def read_bundle(path: Path) -> HandoffManifest | UpdateManifest:
-    """Verify a whole bundle: manifest, listing, and the digest of every file.
+def read_bundle(path: Path, digest: Callable[[Path], str] = file_digest) -> HandoffManifest | UpdateManifest:
+    """Verify a whole bundle: manifest, listing, and the digest of every file, as `digest` computes it.
 
     Raises:
         BadBundleError: anything is missing, added, altered, or not a plain file.
@@ -28,9 +30,10 @@ def read_bundle(path: Path) -> HandoffManifest | UpdateManifest:
     trusted = TrustedBundle(path)
     manifest = trusted.read_manifest(manifest_bytes(path))
     trusted.check_listing(_listing(path))
-    for copy in manifest.copies:
-        for name in copy.files:
-            trusted.check_file(copy.name, name, file_digest(path / copy.name / name))
+    files = [(copy.name, name) for copy in manifest.copies for name in copy.files]
+    with ThreadPoolExecutor(HASHERS) as hashing:
+        for (copy, name), found in zip(files, hashing.map(digest, [path / copy / name for copy, name in files]), strict=True):
+            trusted.check_file(copy, name, found)
     return trusted.finish()
 
 

@@ -6,15 +6,13 @@ from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import numpy as np
-
+from mpu_cli.bundle.finite import FileNumbers, not_finite
 from mpu_cli.bundle.manifest import HandoffManifest, UpdateManifest
 from mpu_cli.checkpoint.header import STORED_NAMES, TensorInfo, read_header
-from mpu_cli.checkpoint.model import Checkpoint, blocks, open_checkpoint, read_json
+from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint, read_json
 from mpu_cli.errors import BadBundleError, BadModelError, GateError
 
 DELTA_STEM = "delta"
-_EXPONENTS = {"F32": ("<u4", 0x7F80_0000), "BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00)}
 _DELTA_DTYPES = ("F32", "BF16")
 
 
@@ -108,33 +106,22 @@ def check_finite(where: Path, delta: Mapping[str, TensorInfo]) -> None:
     Raises:
         GateError: a NaN or an infinity; the tensor is named.
     """
-    name = not_finite(delta)
+    refuse(where, not_finite(delta))
+
+
+def refuse(where: Path, name: str | None) -> None:
+    """Raise GateError if there is a tensor (of this name) in a delta that holds NaN or infinity."""
     if name is not None:
         raise GateError(f"{where}: tensor {name} holds NaN or infinity", "lower the learning rate, train again")
 
 
-def not_finite(tensors: Mapping[str, TensorInfo]) -> str | None:
-    """The first floating-point tensor that holds a NaN or an infinity, or None."""
-    for name, info in sorted(tensors.items()):
-        if info.dtype not in _EXPONENTS:
-            continue
-        dtype, mask = _EXPONENTS[info.dtype]
-        for block in blocks(info):
-            if bool(((np.frombuffer(block, dtype=dtype) & mask) == mask).any()):
-                return name
-    return None
+def check_update_tensors(path: Path, manifest: UpdateManifest, numbers: FileNumbers | None = None) -> None:
+    """What can be checked of an update's tensors without the handoff: headers, dtypes, finite values.
 
-
-def require_finite(path: Path, checkpoint: Checkpoint) -> None:
-    """Raise BadModelError if a weight is not a number."""
-    name = not_finite(checkpoint.tensors)
-    if name is not None:
-        raise BadModelError(f"{path}: tensor {name} holds NaN or infinity")
-
-
-def check_update_tensors(path: Path, manifest: UpdateManifest) -> None:
-    """What can be checked of an update's tensors without the handoff: headers, dtypes, finite values."""
+    `numbers` is what was seen of the finite values when the update was read; without it they are read again.
+    """
     for copy in manifest.copies:
-        delta = open_delta(path / copy.name)
-        check_delta(path / copy.name, delta, shapes(delta), ())
-        check_finite(path / copy.name, delta)
+        where = path / copy.name
+        delta = open_delta(where)
+        check_delta(where, delta, shapes(delta), ())
+        refuse(where, numbers.not_finite(where / name for name in copy.files) if numbers else not_finite(delta))

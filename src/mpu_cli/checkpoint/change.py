@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import sqrt
 from pathlib import Path
 
 import torch
 
+from mpu_cli.checkpoint.buffers import Pool
 from mpu_cli.checkpoint.digest import combine
-from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, read_span, spans, to_bytes
+from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, Scratch, converted, read_span, spans, to_bytes
 from mpu_cli.checkpoint.header import NAMES, STORED_NAMES, TensorInfo
-from mpu_cli.checkpoint.model import Checkpoint, blocks
+from mpu_cli.checkpoint.model import SPAN, Checkpoint, blocks
 from mpu_cli.checkpoint.side_files import copy_side_files
 from mpu_cli.checkpoint.writer import CheckpointWriter, with_dtype
 
 Spans = Iterator[tuple[int, int, torch.Tensor]]
-"""Consecutive pieces (start, stop, change) of a flattened tensor, float64, in weight units."""
+"""Consecutive pieces (start, stop, change) of a flattened tensor, float64, in weight units; best of PIECE entries."""
 Changes = Callable[[TensorInfo], Spans | None]
 """The change of a tensor, or None where there is none. May be asked twice."""
 
+PIECE = 1 << 16
+"""Entries computed with at once: a few float64 arrays of them stay in the processor's cache."""
 LEAST_COSINE = 0.99
 """`--dtype auto` keeps the model's dtype only if the rounded change keeps this cosine with the exact one."""
 
@@ -51,31 +55,64 @@ def write_changed(model: Checkpoint, changes: Changes, directory: Path, dtype: s
 
 def _write(model: Checkpoint, changes: Changes, directory: Path, dtype: str | None, shard_bytes: int) -> Changed:
     tensors = with_dtype(model.tensors.values(), STORED_NAMES[dtype] if dtype else None)
-    writer = CheckpointWriter(directory, tensors, max_shard_bytes=shard_bytes, digest_tensors=True)
-    sums = _Sums()
+    writer = CheckpointWriter(directory, tensors, max_shard_bytes=shard_bytes, digest_files=False, digest_tensors=True)
+    adder = _Adder(writer)
     try:
         for target in writer.order:
             source = model.tensors[target.name]
             pieces = changes(source)
-            if pieces is None and source.dtype not in TORCH_DTYPES:
+            if pieces is not None:
+                adder.changed(source, target, pieces)
+            elif source.dtype in TORCH_DTYPES:
+                adder.unchanged(source, target)
+            else:
                 for block in blocks(source):
                     writer.write(block)
-            elif pieces is None:
-                for start, stop in spans(source.elements):
-                    original = read_span(source, start, stop)
-                    sums.weights += float(torch.linalg.vector_norm(original, dtype=torch.float32)) ** 2
-                    writer.write(to_bytes(original.to(TORCH_DTYPES[target.dtype])))
-            else:
-                for start, stop, change in pieces:
-                    original = read_span(source, start, stop).double()
-                    stored = (original + change).to(TORCH_DTYPES[target.dtype])
-                    writer.write(to_bytes(stored))
-                    sums.add(original, change, stored.double().sub_(original))
         written = writer.close()
     finally:
         writer.abort()
     digest = combine((info, written.tensors[info.name]) for info in writer.order)
-    return Changed(digest, dtype or NAMES[model.dtype], sums.cosine, sums.relative_norm)
+    return Changed(digest, dtype or NAMES[model.dtype], adder.sums.cosine, adder.sums.relative_norm)
+
+
+class _Adder:
+    """θ + change, tensor by tensor: float64 inside, a piece in the processor's cache at a time."""
+
+    def __init__(self, writer: CheckpointWriter) -> None:
+        self.writer, self.sums = writer, _Sums()
+        self._pool = Pool(4)
+        self._read, self._original, self._result = Scratch(), Scratch(), Scratch()
+
+    def changed(self, source: TensorInfo, target: TensorInfo, pieces: Spans) -> None:
+        """Write θ + change of one tensor."""
+        first, block = 0, torch.empty(0)
+        for start, stop, change in pieces:
+            if start == 0 or stop > first + len(block):
+                first, block = start, read_span(source, start, max(stop, min(start + SPAN, source.elements)), self._read)
+            for a in range(start, stop, PIECE):
+                b = min(a + PIECE, stop)
+                original = self._original.tensor(torch.float64, b - a).copy_(block[a - first : b - first])
+                meant = change[a - start : b - start]
+                result = torch.add(original, meant, out=self._result.tensor(torch.float64, b - a))
+                result.copy_(self._write(result, target)).sub_(original)
+                self.sums.add(original, meant, result)
+
+    def unchanged(self, source: TensorInfo, target: TensorInfo) -> None:
+        """Write one tensor of θ: its own bytes, unless another dtype is asked for."""
+        for start, stop in spans(source.elements):
+            original = read_span(source, start, stop, self._read)
+            for a in range(0, stop - start, PIECE):
+                part = converted(original[a : a + PIECE], torch.float32, self._original)
+                self.sums.weights += float(torch.dot(part, part))
+                self._write(original[a : a + PIECE], target)
+
+    def _write(self, values: torch.Tensor, target: TensorInfo) -> torch.Tensor:
+        """Store the next entries; returns them as stored, to be read before the next call."""
+        dtype = TORCH_DTYPES[target.dtype]
+        buffer = self._pool.take(len(values) * dtype.itemsize)
+        stored = torch.frombuffer(buffer, dtype=dtype, count=len(values)).copy_(values)
+        self.writer.write(to_bytes(stored), partial(self._pool.put, buffer))
+        return stored
 
 
 class _Sums:

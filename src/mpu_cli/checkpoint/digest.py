@@ -9,17 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from mpu_cli.checkpoint.buffers import HASH_BLOCK, read_pieces
 from mpu_cli.checkpoint.header import TensorInfo
-from mpu_cli.checkpoint.model import READ_BLOCK, Checkpoint, blocks
+from mpu_cli.checkpoint.model import Checkpoint
+
+HASHERS = 2
+"""Files or tensors that are hashed at once."""
 
 
 def tensor_digest(info: TensorInfo) -> str:
     """SHA-256 of a tensor's bytes on disk."""
     digest = hashlib.sha256()
-    for block in blocks(info):
-        digest.update(block)
+    for piece in read_pieces(info.file, info.start, info.nbytes, f"tensor {info.name}"):
+        digest.update(piece)
     return digest.hexdigest()
 
 
@@ -31,13 +36,16 @@ def combine(parts: Iterable[tuple[TensorInfo, str]]) -> str:
 
 def model_digest(checkpoint: Checkpoint) -> str:
     """The digest of a whole model directory."""
-    return combine((info, tensor_digest(info)) for info in checkpoint.tensors.values())
+    infos = list(checkpoint.tensors.values())
+    with ThreadPoolExecutor(HASHERS) as hashing:
+        return combine(zip(infos, hashing.map(tensor_digest, infos), strict=True))
 
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(READ_BLOCK):
-            digest.update(block)
+    buffer = memoryview(bytearray(HASH_BLOCK))
+    with path.open("rb", buffering=0) as file:
+        while read := file.readinto(buffer):
+            digest.update(buffer[:read])
     return digest.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -16,29 +17,49 @@ from mpu_cli.errors import BadModelError
 TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
+class Scratch:
+    """Memory for one block after the other (see `buffers`): what `tensor` returned before is overwritten."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.uint8)
+
+    def tensor(self, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+        """An uninitialised tensor."""
+        nbytes = prod(shape) * dtype.itemsize
+        if nbytes > len(self._memory):
+            self._memory = torch.empty(0, dtype=torch.uint8)  # the old one first: never both
+            self._memory = torch.empty(nbytes, dtype=torch.uint8)
+        return self._memory[:nbytes].view(dtype).view(shape)
+
+
+def converted(tensor: torch.Tensor, dtype: torch.dtype, scratch: Scratch) -> torch.Tensor:
+    """The tensor itself if it has this dtype, else a copy in `scratch`."""
+    return tensor if tensor.dtype == dtype else scratch.tensor(dtype, *tensor.shape).copy_(tensor)
+
+
 def read_tensor(info: TensorInfo) -> torch.Tensor:
     """Read a whole floating-point tensor in its own dtype."""
     return read_span(info, 0, info.elements).view(info.shape)
 
 
-def read_span(info: TensorInfo, start: int, stop: int) -> torch.Tensor:
-    """Read entries start..stop of a flattened tensor, shape (stop − start,).
+def read_span(info: TensorInfo, start: int, stop: int, scratch: Scratch | None = None) -> torch.Tensor:
+    """Read entries start..stop of a flattened tensor, shape (stop − start,), into fresh memory or into `scratch`.
 
     Raises:
         BadModelError: the dtype is not one that mpu computes with, or the file has shrunk.
     """
-    return _read(info, stop - start, [(0, start, stop - start)])
+    return _read(info, stop - start, [(0, start, stop - start)], scratch)
 
 
-def read_rows(info: TensorInfo, rows: npt.NDArray[np.int64], columns: int) -> torch.Tensor:
+def read_rows(info: TensorInfo, rows: npt.NDArray[np.int64], columns: int, scratch: Scratch | None = None) -> torch.Tensor:
     """Read rows, given ascending, of a tensor seen as a matrix: (rows, columns). Raises as `read_span`."""
     first = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
     lengths = np.diff(first, append=len(rows))
     pieces = zip((first * columns).tolist(), (rows[first] * columns).tolist(), (lengths * columns).tolist(), strict=True)
-    return _read(info, len(rows) * columns, pieces).view(len(rows), columns)
+    return _read(info, len(rows) * columns, pieces, scratch).view(len(rows), columns)
 
 
-def _read(info: TensorInfo, entries: int, pieces: Iterable[tuple[int, int, int]]) -> torch.Tensor:
+def _read(info: TensorInfo, entries: int, pieces: Iterable[tuple[int, int, int]], scratch: Scratch | None) -> torch.Tensor:
     """Pieces (place in the result, place in the tensor, length), all in entries."""
     if info.dtype not in TORCH_DTYPES:
         raise BadModelError(
@@ -46,9 +67,9 @@ def _read(info: TensorInfo, entries: int, pieces: Iterable[tuple[int, int, int]]
             "convert the checkpoint to float32, bfloat16 or float16",
         )
     width = BYTES_PER_ELEMENT[info.dtype]
-    result = torch.empty(entries, dtype=TORCH_DTYPES[info.dtype])
+    result = (scratch or Scratch()).tensor(TORCH_DTYPES[info.dtype], entries)
     buffer = to_bytes(result)
-    with info.file.open("rb") as file:
+    with info.file.open("rb", buffering=0) as file:
         for place, start, length in pieces:
             left = buffer[place * width : (place + length) * width]
             offset = info.start + start * width

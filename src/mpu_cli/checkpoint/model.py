@@ -16,6 +16,7 @@ from mpu_cli.checkpoint.header import FLOAT_DTYPES, TensorInfo, file_order, read
 from mpu_cli.errors import BadModelError
 
 SINGLE_FILE = "model.safetensors"
+_EMBEDDINGS = (".embed_tokens.weight", ".wte.weight", ".embed_in.weight", ".word_embeddings.weight")
 INDEX_FILE = "model.safetensors.index.json"
 READ_BLOCK = 4 << 20
 """Bytes read at once where a tensor is copied or hashed."""
@@ -65,7 +66,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not path.is_dir():
         raise BadModelError(f"{path}: no such model directory", "give a directory with config.json and safetensors")
     config = _read_config(path)
-    tensors = _drop_redundant_head(path, config, _read_tensors(path))
+    tensors = _drop_redundant_head(path, config, _drop_ignored_buffers(_read_tensors(path)))
     if not tensors:
         raise BadModelError(f"{path}: the checkpoint holds no tensors")
     return Checkpoint(path, config, tensors)
@@ -91,7 +92,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if config.get("auto_map"):
         raise BadModelError(
             f"{path}/config.json: the model needs remote code (auto_map)",
-            "convert it to an architecture that transformers has built in; mpu never runs code from a checkpoint",
+            "if transformers has the architecture built in, delete auto_map from config.json; mpu never runs code from a checkpoint",
         )
     if config.get("quantization_config"):
         raise BadModelError(
@@ -140,26 +141,45 @@ def _read_shards(path: Path, index: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
+def _drop_ignored_buffers(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Constants that old checkpoints hold and transformers ignores: RoPE frequencies, causal masks."""
+    return {
+        name: info
+        for name, info in tensors.items()
+        if not (
+            name.endswith(".rotary_emb.inv_freq")
+            or (name.endswith((".attn.bias", ".attention.bias")) and len(info.shape) == 4)
+            or (name.endswith((".attn.masked_bias", ".attention.masked_bias")) and info.elements == 1)
+        )
+    }
+
+
 def _drop_redundant_head(path: Path, config: dict[str, Any], tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
     # transformers writes a tied head once; other programs write it twice. Kept as a second tensor it would be
     # perturbed apart from the embedding, and transformers silently unties heads that differ.
-    if not config.get("tie_word_embeddings") or "lm_head.weight" not in tensors:
+    heads = [info for name, info in tensors.items() if is_head(name)]
+    text = config.get("text_config")
+    flags = [part.get("tie_word_embeddings") for part in (config, text if isinstance(text, dict) else {})]
+    tied = next((flag for flag in flags if flag is not None), None)
+    if len(heads) != 1 or tied is False:
         return tensors
-    head = tensors["lm_head.weight"]
-    twins = [
-        info
-        for name, info in tensors.items()
-        if name.endswith((".embed_tokens.weight", ".wte.weight", ".embed_in.weight")) and info.shape == head.shape
-    ]
+    head = heads[0]
+    twins = [info for name, info in tensors.items() if name.endswith(_EMBEDDINGS) and info.shape == head.shape]
     if len(twins) != 1:
         return tensors
-    same_dtype = twins[0].dtype == head.dtype
-    if not same_dtype or any(a != b for a, b in zip(blocks(head), blocks(twins[0]), strict=True)):
+    if twins[0].dtype != head.dtype or any(a != b for a, b in zip(blocks(head), blocks(twins[0]), strict=True)):
+        if tied is None:  # the architecture's own default decides, and here it cannot be to tie
+            return tensors
         raise BadModelError(
-            f"{path}: config.json ties lm_head to {twins[0].name}, but the two differ on disk",
-            "set tie_word_embeddings to false in config.json, or remove lm_head.weight",
+            f"{path}: config.json ties {head.name.removesuffix('.weight')} to {twins[0].name}, but the two differ on disk",
+            f"set tie_word_embeddings to false in config.json, or remove {head.name}",
         )
-    return {name: info for name, info in tensors.items() if name != "lm_head.weight"}
+    return {name: info for name, info in tensors.items() if name != head.name}
+
+
+def is_head(name: str) -> bool:
+    """Whether a tensor is an output embedding by its name."""
+    return name in {"lm_head.weight", "embed_out.weight"} or name.endswith(".lm_head.weight")
 
 
 def blocks(info: TensorInfo, size: int = READ_BLOCK) -> Iterator[bytes]:

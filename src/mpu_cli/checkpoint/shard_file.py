@@ -12,8 +12,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mpu_cli.checkpoint.buffers import read_pieces
 from mpu_cli.checkpoint.header import TensorInfo, encode_header
-from mpu_cli.checkpoint.model import READ_BLOCK
 
 METADATA = {"format": "pt"}
 _WRITE_BACK = 64 << 20
@@ -22,8 +22,8 @@ _WRITE_BACK = 64 << 20
 class ShardFile:
     """A file that holds `tensors` in this order; offsets given to `write` are into its data, behind the header."""
 
-    def __init__(self, path: Path, tensors: Sequence[TensorInfo], *, digest_tensors: bool) -> None:
-        self._path = path
+    def __init__(self, path: Path, tensors: Sequence[TensorInfo], *, digest_file: bool, digest_tensors: bool) -> None:
+        self._path, self._digest_file = path, digest_file
         header = encode_header(list(tensors), METADATA)
         self._data = len(header)
         self._names = [info.name for info in tensors] if digest_tensors else []
@@ -53,12 +53,12 @@ class ShardFile:
         self._place(self._data + offset, block)
 
     def finish(self) -> tuple[str, int]:
-        """Flush to disk and close; SHA-256 and size of the file. Raises ValueError if bytes are missing."""
+        """Flush to disk and close; SHA-256 (empty if not asked) and size of the file. Raises ValueError if bytes are missing."""
         if not self.complete:
             raise ValueError(f"{self._path.name}: is incomplete after byte {self._frontier}")
         os.fdatasync(self._handle)
         self.close()
-        return self._hash.hexdigest(), self.size
+        return self._hash.hexdigest() if self._digest_file else "", self.size
 
     def close(self) -> None:
         """Close the file, whatever is in it."""
@@ -81,8 +81,8 @@ class ShardFile:
         while self._frontier in self._waiting:
             end = self._waiting.pop(self._frontier)
             del self._starts[end]
-            while self._frontier < end:
-                self._digest(memoryview(os.pread(self._handle, min(READ_BLOCK, end - self._frontier), self._frontier)))
+            for piece in read_pieces(self._path, self._frontier, end - self._frontier, "what was just written"):
+                self._digest(piece)
         self._start_write_back()
 
     def _wait(self, start: int, end: int) -> None:
@@ -98,7 +98,8 @@ class ShardFile:
     def _digest(self, block: memoryview) -> None:
         if not block:
             return
-        self._hash.update(block)
+        if self._digest_file:
+            self._hash.update(block)
         if not self._names:
             self._frontier += len(block)
             return

@@ -25,6 +25,8 @@ ALLOWED = (
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
     "vocab.json",
     "vocab.txt",
     "merges.txt",
@@ -34,7 +36,7 @@ ALLOWED = (
     "*.tiktoken",
 )
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-?????-of-?????.safetensors")
-_CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json")
+_CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
 _ORIGIN_KEYS = frozenset(
     {
         "_commit_hash",

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -63,7 +63,7 @@ def plan_shards(tensors: Iterable[TensorInfo], max_bytes: int, stem: str = "mode
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a finished writer wrote: digests and sizes by file name, SHA-256 by tensor where asked."""
+    """What a finished writer wrote: digests (empty if not asked) and sizes by file name, SHA-256 by tensor where asked."""
 
     files: dict[str, tuple[str, int]]
     tensors: dict[str, str]
@@ -74,10 +74,13 @@ class _Part:
     shard: str
     offsets: list[int]
     blocks: list[memoryview]
+    done: Callable[[], None] | None
 
 
 class CheckpointWriter:
-    """Write the given tensors into `directory`; blocks handed over must not be changed afterwards.
+    """Write the given tensors into `directory`; blocks handed over must not be changed before they are written.
+
+    Where a block's memory is to be used again, `done` is called once nobody needs it any more, written or not.
 
     Errors of the writing thread (a full disk) are raised by the next call. `close` checks that nothing is missing,
     writes the index if there are shards, and returns the digests; `abort` always leaves no thread and no open file.
@@ -90,9 +93,11 @@ class CheckpointWriter:
         *,
         max_shard_bytes: int = DEFAULT_SHARD_BYTES,
         stem: str = "model",
+        digest_files: bool = True,
         digest_tensors: bool = False,
     ) -> None:
-        self._directory, self._stem, self._digest_tensors = directory, stem, digest_tensors
+        self._directory, self._stem = directory, stem
+        self._digest_files, self._digest_tensors = digest_files, digest_tensors
         self._shards = plan_shards(tensors, max_shard_bytes, stem)
         self.order = [info for infos in self._shards.values() for info in infos]
         """The tensors in the order in which `write` expects them."""
@@ -112,22 +117,22 @@ class CheckpointWriter:
         self._thread = threading.Thread(target=self._work, name=f"write {directory.name}", daemon=True)
         self._thread.start()
 
-    def write(self, block: bytes | memoryview) -> None:
+    def write(self, block: bytes | memoryview, done: Callable[[], None] | None = None) -> None:
         """Append bytes of the current tensor, in `order`; a block may not cross into the next one."""
         while self._next < len(self.order) and self._filled == self.order[self._next].nbytes:
             self._next, self._filled = self._next + 1, 0
-        self.write_at(self.order[self._next].name, self._filled, block)
+        self.write_at(self.order[self._next].name, self._filled, block, done)
         self._filled += len(block)
 
-    def write_at(self, name: str, offset: int, block: bytes | memoryview) -> None:
+    def write_at(self, name: str, offset: int, block: bytes | memoryview, done: Callable[[], None] | None = None) -> None:
         """Put bytes at an offset of a tensor, in any order."""
         shard, start, size = self._places[name]
         if offset + len(block) > size:
             raise ValueError(f"{len(block)} bytes at {offset} for {name}, which has {size}")
         if block:
-            self._put(_Part(shard, [start + offset], [memoryview(block)]))
+            self._put(_Part(shard, [start + offset], [memoryview(block)], done))
 
-    def write_rows(self, name: str, rows: np.ndarray, block: memoryview) -> None:
+    def write_rows(self, name: str, rows: np.ndarray, block: memoryview, done: Callable[[], None] | None = None) -> None:
         """Put whole rows of a tensor (first axes flattened) in their places; `rows` ascends, and `block` is in its order."""
         shard, start, size = self._places[name]
         width = len(block) // len(rows)
@@ -137,7 +142,7 @@ class CheckpointWriter:
         bounds = [*(first * width).tolist(), len(block)]
         if (int(rows[-1]) + 1) * width > size:
             raise ValueError(f"row {rows[-1]} lies outside {name}")
-        self._put(_Part(shard, offsets, [block[a:b] for a, b in pairwise(bounds)]))
+        self._put(_Part(shard, offsets, [block[a:b] for a, b in pairwise(bounds)], done))
 
     def close(self) -> Written:
         """Wait for the disk, finish the files and the index; raises ValueError if bytes are missing."""
@@ -162,6 +167,8 @@ class CheckpointWriter:
         self._open.clear()
 
     def _put(self, part: _Part) -> None:
+        if self._error is not None and part.done is not None:
+            part.done()
         self._raise()
         self._queue.put(part)
 
@@ -177,6 +184,8 @@ class CheckpointWriter:
                     self._write(part)
                 except BaseException as error:
                     self._error = error
+            if part.done is not None:
+                part.done()
 
     def _write(self, part: _Part) -> None:
         file = self._file(part.shard)
@@ -189,7 +198,9 @@ class CheckpointWriter:
         if shard in self._files:
             raise ValueError(f"{shard}: bytes over what is there")
         if shard not in self._open:
-            self._open[shard] = ShardFile(self._directory / shard, self._shards[shard], digest_tensors=self._digest_tensors)
+            self._open[shard] = ShardFile(
+                self._directory / shard, self._shards[shard], digest_file=self._digest_files, digest_tensors=self._digest_tensors
+            )
         return self._open[shard]
 
     def _finish(self, shard: str) -> None:

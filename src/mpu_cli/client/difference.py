@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
+from functools import partial
+from math import isfinite
 from pathlib import Path
 
 import torch
 
 from mpu_cli.bundle.tensors import DELTA_STEM, is_frozen
-from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, read_span, spans, to_bytes
+from mpu_cli.checkpoint.buffers import Pool
+from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, Scratch, converted, read_span, spans, to_bytes
 from mpu_cli.checkpoint.header import STORED_NAMES, TensorInfo
-from mpu_cli.checkpoint.model import Checkpoint
+from mpu_cli.checkpoint.model import Checkpoint, is_head
 from mpu_cli.checkpoint.writer import CheckpointWriter
 from mpu_cli.client.handoff import OpenHandoff
 from mpu_cli.errors import BadModelError, CheckFailedError
@@ -31,9 +34,10 @@ def write_delta(
         BadModelError: the two directories are not the same model (a tensor is missing, added, or of another shape).
         CheckFailedError: a frozen tensor changed, or a change is not a finite number.
     """
-    _check_same_model(published, trained, opened.droppable)
+    pair = _Pair()
+    _check_same_model(published, trained, opened.droppable, pair)
     kept = [info for info in published.tensors.values() if info.name in trained.tensors]
-    changed = [info for info in kept if _differs(info, trained.tensors[info.name])]
+    changed = [info for info in kept if pair.differs(info, trained.tensors[info.name])]
     for info in changed:
         if is_frozen(info.name, opened.frozen):
             raise CheckFailedError(
@@ -42,34 +46,47 @@ def write_delta(
             )
     infos = [replace(info, dtype=STORED_NAMES[dtype]) for info in changed]
     writer = CheckpointWriter(directory, infos, max_shard_bytes=shard_bytes, stem=DELTA_STEM)
+    pool = Pool(3)
     try:
         for target in writer.order:
-            for start, stop in spans(target.elements):
-                delta = _change(published.tensors[target.name], trained.tensors[target.name], start, stop)
-                if not bool(torch.isfinite(delta).all()):
+            stored = TORCH_DTYPES[target.dtype]
+            for delta in pair.changes(published.tensors[target.name], trained.tensors[target.name]):
+                if not isfinite(float(delta.sum())) and not bool(torch.isfinite(delta).all()):
                     raise CheckFailedError(
                         f"{trained.path}: tensor {target.name} holds NaN or infinity", "lower --learning-rate, train again"
                     )
-                writer.write(to_bytes(delta.to(TORCH_DTYPES[target.dtype])))
+                buffer = pool.take(len(delta) * stored.itemsize)
+                block = torch.frombuffer(buffer, dtype=stored, count=len(delta)).copy_(delta)
+                writer.write(to_bytes(block), partial(pool.put, buffer))
         return writer.close().files
     finally:
         writer.abort()
 
 
-def _change(published: TensorInfo, trained: TensorInfo, start: int, stop: int) -> torch.Tensor:
-    before, after = read_span(published, start, stop), read_span(trained, start, stop)
-    return after.float() - before.to(after.dtype).float()
+class _Pair:
+    """The same tensor of two models, a block at a time, in memory that is used again."""
+
+    def __init__(self) -> None:
+        self._before, self._after, self._narrow, self._wide, self._change = (Scratch() for _ in range(5))
+
+    def _blocks(self, published: TensorInfo, trained: TensorInfo) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Before, in the dtype of after; and after."""
+        for start, stop in spans(published.elements):
+            after = read_span(trained, start, stop, self._after)
+            yield converted(read_span(published, start, stop, self._before), after.dtype, self._narrow), after
+
+    def differs(self, published: TensorInfo, trained: TensorInfo) -> bool:
+        """Whether any entry changed."""
+        return any(not torch.equal(before, after) for before, after in self._blocks(published, trained))
+
+    def changes(self, published: TensorInfo, trained: TensorInfo) -> Iterator[torch.Tensor]:
+        """What changed, float32, in consecutive blocks."""
+        for before, after in self._blocks(published, trained):
+            change = self._change.tensor(torch.float32, len(after)).copy_(after)
+            yield change.sub_(converted(before, torch.float32, self._wide))
 
 
-def _differs(published: TensorInfo, trained: TensorInfo) -> bool:
-    for start, stop in spans(published.elements):
-        before, after = read_span(published, start, stop), read_span(trained, start, stop)
-        if not torch.equal(before.to(after.dtype), after):
-            return True
-    return False
-
-
-def _check_same_model(published: Checkpoint, trained: Checkpoint, droppable: Collection[str]) -> None:
+def _check_same_model(published: Checkpoint, trained: Checkpoint, droppable: Collection[str], pair: _Pair) -> None:
     for name, info in published.tensors.items():
         if name not in trained.tensors:
             if name in droppable:
@@ -81,17 +98,17 @@ def _check_same_model(published: Checkpoint, trained: Checkpoint, droppable: Col
                 "train the published copy itself, without resizing it",
             )
     for name in sorted(set(trained.tensors) - set(published.tensors)):
-        if not _is_redundant_head(name, published, trained):
+        if not _is_redundant_head(name, published, trained, pair):
             raise BadModelError(f"{trained.path}: tensor {name} is not in the published copy", "hand in full models only")
 
 
-def _is_redundant_head(name: str, published: Checkpoint, trained: Checkpoint) -> bool:
+def _is_redundant_head(name: str, published: Checkpoint, trained: Checkpoint, pair: _Pair) -> bool:
     """A tied head that some programs write although it equals the embedding (checked when the model was opened)."""
     return (
-        name == "lm_head.weight"
+        is_head(name)
         and bool(published.config.get("tie_word_embeddings"))
         and any(
-            not _differs(info, trained.tensors[name])
+            not pair.differs(info, trained.tensors[name])
             for other, info in trained.tensors.items()
             if other != name and info.shape == trained.tensors[name].shape and "embed" in other
         )

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 
 import torch
 
+from mpu_cli.architectures.fingerprint import fingerprint
 from mpu_cli.architectures.layout import ModelLayout
 from mpu_cli.architectures.read import read_layout
-from mpu_cli.bundle.tensors import shapes
-from mpu_cli.checkpoint.change import Changed, Spans, write_changed
+from mpu_cli.bundle.tensors import check_finite, shapes
+from mpu_cli.checkpoint.change import PIECE, Changed, Spans, write_changed
 from mpu_cli.checkpoint.digest import model_digest
-from mpu_cli.checkpoint.dtypes import read_rows
+from mpu_cli.checkpoint.dtypes import Scratch, converted, read_rows
 from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
@@ -24,7 +25,7 @@ from mpu_cli.errors import GateError, UsageError
 from mpu_cli.server.incoming import Incoming, IncomingDraw, take_in
 from mpu_cli.server.lineage import Lineage, open_locked
 from mpu_cli.server.model_card import write_model_card
-from mpu_cli.server.moves import Move, row_blocks
+from mpu_cli.server.moves import BLOCK, Move, row_blocks
 from mpu_cli.server.records import ModelRecord
 from mpu_cli.server.transforms import draw_model
 
@@ -99,6 +100,8 @@ def aggregate(
         for handoff in [lineage.handoffs[id_] for id_ in incoming.handoffs]:
             if handoff.state == "prepared":  # its update proves that it did leave
                 lineage.save_handoff(replace(handoff, state="issued"))
+        for incoming_draw in incoming.draws:
+            incoming_draw.record.require_layout(fingerprint(layout), model.path)
         done = _completed(lineage, recovered, digest, incoming, settings)
         if done is not None and not force:
             return AggregateResult(done, None, incoming, (), source.dtype, unchanged=False, test_secret=test_secret)
@@ -164,12 +167,18 @@ def _write(
 
 def _sum(info: TensorInfo, draws: Sequence[_Draw], server_lr: float) -> Spans:
     moves = [draw.moves(info) for draw in draws]
-    columns = moves[0][0].columns
-    for start, stop in row_blocks(info.shape, [move for mine in moves for move in mine]):
-        change = torch.zeros((stop - start) * columns, dtype=torch.float64)
-        for draw, mine in zip(draws, moves, strict=True):
-            draw.add_to(change, info, mine, start, stop)
-        yield start * columns, stop * columns, change * server_lr if server_lr != 1 else change
+    flat = [move for mine in moves for move in mine]
+    entries = min(BLOCK, 6 * BLOCK // len(flat))
+    change, work = torch.empty(PIECE, dtype=torch.float64), torch.empty(PIECE, dtype=torch.float64)
+    for start, stop in row_blocks(info.shape, flat, entries if all(move.exact for move in flat) else entries // 4):
+        parts = [part for draw, mine in zip(draws, moves, strict=True) for part in draw.undone(info, mine, start, stop)]
+        first, last = start * flat[0].columns, stop * flat[0].columns
+        for a in range(0, last - first, PIECE):
+            b = min(a + PIECE, last - first)
+            total = change[: b - a].zero_()
+            for weight, values in parts:
+                total.add_(work[: b - a].copy_(values[a:b]), alpha=weight * server_lr)
+            yield first + a, first + b, total
 
 
 class _Draw:
@@ -185,6 +194,7 @@ class _Draw:
         ]
         # A second pass over the tensors (write_changed may need one) doubles every entry and leaves the cosines as they are.
         self._gram = torch.zeros(len(incoming.deltas), len(incoming.deltas), dtype=torch.float64)
+        self._read, self._wide, self._back = Scratch(), Scratch(), [Scratch() for _ in incoming.deltas]
 
     def has(self, name: str) -> bool:
         """Whether any copy changed this tensor."""
@@ -195,23 +205,35 @@ class _Draw:
         layer = self._layer_of.get(info.name)
         return [Move(steps[layer].maps.get(info.name, ()) if layer is not None else (), info.shape) for steps in self._steps]
 
-    def add_to(self, change: torch.Tensor, info: TensorInfo, moves: Sequence[Move], start: int, stop: int) -> None:
-        """Add Σ w_k T_k⁻¹(Δ_k) of rows start..stop of a tensor of θ, flattened float64."""
+    def undone(self, info: TensorInfo, moves: Sequence[Move], start: int, stop: int) -> list[tuple[float, torch.Tensor]]:
+        """(w_k, T_k⁻¹(Δ_k)) of rows start..stop of a tensor of θ, flattened float32, of the copies that changed it.
+
+        Raises:
+            GateError: an entry is not a number.
+        """
         back: dict[int, torch.Tensor] = {}
-        for number, (weight, move) in enumerate(zip(self.incoming.weights, moves, strict=True)):
+        for number, move in enumerate(moves):
             held = self._held(number, info.name)
-            if held is not None:
-                rows = read_rows(held, move.places(start, stop), move.columns).float()
-                back[number] = move.invert(rows, start).reshape(-1)
-                change.add_(back[number], alpha=weight)
-        if not any(move.maps for move in moves):
-            return
+            if held is None:
+                continue
+            stored = read_rows(held, move.places(start, stop), move.columns, self._read)
+            out = self._back[number].tensor(torch.float32, stop - start, move.columns)
+            if move.maps:
+                out = move.invert(converted(stored, torch.float32, self._wide), start, out)
+            else:
+                out.copy_(stored)
+            back[number] = out.view(-1)
+        moved = any(move.maps for move in moves)
         for i, first in back.items():
             for j, second in back.items():
-                if j >= i:
+                if j == i or (moved and j > i):
                     product = float(torch.dot(first, second))
-                    self._gram[i, j] += product
-                    self._gram[j, i] += product if i != j else 0.0
+                    if j == i and not isfinite(product):
+                        check_finite(self.incoming.deltas[i].where, self.incoming.deltas[i].tensors)
+                    if moved:
+                        self._gram[i, j] += product
+                        self._gram[j, i] += product if i != j else 0.0
+        return [(self.incoming.weights[number], values) for number, values in back.items()]
 
     def _held(self, number: int, name: str) -> TensorInfo | None:
         """The tensor of delta `number` that holds the change of θ's tensor `name`, if it did change."""

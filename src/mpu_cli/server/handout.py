@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mpu_cli.architectures.fingerprint import fingerprint
 from mpu_cli.architectures.layout import LayerLayout, ModelLayout
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, PublishedCopy, encode, listed
 from mpu_cli.checkpoint.model import Checkpoint
@@ -46,6 +47,7 @@ class Handout:
         self.new_id = entropy.new_id
         self.origin = lineage.secret.origin if lineage else entropy.origin
         self.master = lineage.secret.master if lineage else entropy.master()
+        self.fingerprint = fingerprint(layout)
         self.plan: Plan = make_plan(
             settings, measured, lineage.secret if lineage else None, self.master, entropy.new_id(), source.float_dtypes,
             exact=all(load(name).EXACT for name in transforms),
@@ -129,6 +131,7 @@ class Handout:
             relative_to=self.plan.relative_to,
             sigma=draw.sigma,
             transforms=self.transforms,
+            layout=self.fingerprint,
             scope=settings.scope,
             dtype=self.plan.dtype,
             source_dtype=self.source.dtype,

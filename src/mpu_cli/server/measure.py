@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from math import isfinite, sqrt
 
 import torch
 
 from mpu_cli.checkpoint.digest import combine, tensor_digest
-from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, read_span, spans, to_bytes
+from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, Scratch, converted, read_span, spans, to_bytes
 from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.errors import BadModelError
 
+_PIECE = 1 << 16
+"""Entries measured at once."""
 _MANTISSA_BITS = {"F32": 23, "BF16": 7, "F16": 10}
 
 
@@ -52,7 +54,7 @@ class GroupSize:
         """RMS(θ_ℓ − base_ℓ)."""
         return sqrt(self.difference_squares / self.elements)
 
-    def add(self, values: torch.Tensor, *, matrix: bool) -> float:
+    def add(self, values: torch.Tensor, work: Scratch, *, matrix: bool) -> float:
         """Count float32 values in; returns the sum of their squares, which is not finite if one of them is not."""
         squares = _squares(values)
         self.elements += values.numel()
@@ -61,8 +63,9 @@ class GroupSize:
             self.matrix_elements += values.numel()
             self.matrix_squares += squares
         # Without sign and mantissa a float32 is 2^e; zeros stay zeros, and are stored exactly in any dtype.
-        powers = (values.view(torch.int32) & 0x7F80_0000).view(torch.float32)
-        self.spacing += _squares(powers)
+        powers = work.tensor(torch.int32, len(values))
+        torch.bitwise_and(values.view(torch.int32), 0x7F80_0000, out=powers)
+        self.spacing += _squares(powers.view(torch.float32))
         return squares
 
     def rounding_rms(self, dtype: str) -> float:
@@ -88,43 +91,62 @@ def measure(model: Checkpoint, base: Checkpoint | None, groups: Mapping[str, tup
         BadModelError: the base lacks a tensor or has another shape; a weight that is not a number.
     """
     group_of = {name: group for group, names in groups.items() for name in names}
-    sizes = {group: GroupSize() for group in groups}
     if base is not None:
         _check_base(model, base, group_of)
-    grids = {"BF16", "F16"}
-    parts: list[tuple[TensorInfo, str]] = []
-    base_parts: list[tuple[TensorInfo, str]] = []
-    with ThreadPoolExecutor(1) as hashing:
-        for info in model.tensors.values():
-            group = group_of.get(info.name)
-            if group is None:
-                parts.append((info, tensor_digest(info)))
-                continue
-            other = base.tensors[info.name] if base is not None else None
-            digest, base_digest = hashlib.sha256(), hashlib.sha256()
-            for start, stop in spans(info.elements):
-                stored = read_span(info, start, stop)
-                waiting = [hashing.submit(digest.update, to_bytes(stored))]
-                values = stored.float()
-                grids = {grid for grid in grids if info.dtype == grid or _on_grid(values, grid)}
-                if not isfinite(sizes[group].add(values, matrix=len(info.shape) > 1)):
+    job = _Job({group: GroupSize() for group in groups})
+    with ThreadPoolExecutor(2) as hashing:
+        noised = [info for info in model.tensors.values() if info.name in group_of]
+        digests = {info.name: job.tensor(info, base, group_of[info.name], hashing) for info in noised}
+        digest = combine(_completed(model, {name: first for name, (first, _) in digests.items()}, hashing))
+        if base is None:
+            return Measured(digest, None, job.sizes, job.grid)
+        base_digest = combine(_completed(base, {name: second for name, (_, second) in digests.items()}, hashing))
+    return Measured(digest, base_digest, job.sizes, job.grid)
+
+
+def _completed(model: Checkpoint, known: Mapping[str, str], hashing: Executor) -> Iterator[tuple[TensorInfo, str]]:
+    """The digest of every tensor; those outside the groups are only hashed."""
+    others = [info for name, info in model.tensors.items() if name not in known]
+    yield from ((model.tensors[name], digest) for name, digest in known.items())
+    yield from zip(others, hashing.map(tensor_digest, others), strict=True)
+
+
+class _Job:
+    """Memory and sums of the pass: a block is hashed by other threads while it is measured, a piece in the cache at a time."""
+
+    def __init__(self, sizes: dict[str, GroupSize]) -> None:
+        self.sizes = sizes
+        self._grids = {"BF16", "F16"}
+        self._stored, self._given, self._values, self._base, self._work = (Scratch() for _ in range(5))
+
+    @property
+    def grid(self) -> str:
+        """The coarsest dtype that held everything so far."""
+        return "BF16" if "BF16" in self._grids else "F16" if "F16" in self._grids else "F32"
+
+    def tensor(self, info: TensorInfo, base: Checkpoint | None, group: str, hashing: Executor) -> tuple[str, str]:
+        """Measure one tensor of a group; its digest and that of the base's."""
+        digest, base_digest = hashlib.sha256(), hashlib.sha256()
+        other = None if base is None else base.tensors[info.name]
+        for start, stop in spans(info.elements):
+            stored = read_span(info, start, stop, self._stored)
+            waiting = [hashing.submit(digest.update, to_bytes(stored))]
+            if other is not None:
+                given = read_span(other, start, stop, self._given)
+                waiting.append(hashing.submit(base_digest.update, to_bytes(given)))
+            for first in range(0, stop - start, _PIECE):
+                values = converted(stored[first : first + _PIECE], torch.float32, self._values)
+                self._grids = {grid for grid in self._grids if info.dtype == grid or _on_grid(values, grid)}
+                if not isfinite(self.sizes[group].add(values, self._work, matrix=len(info.shape) > 1)):
                     raise BadModelError(f"{info.file}: tensor {info.name} holds NaN or infinity", "repair the model first")
                 if other is not None:
-                    given = read_span(other, start, stop)
-                    waiting.append(hashing.submit(base_digest.update, to_bytes(given)))
-                    squares = _squares(values - given.float())
+                    before = converted(given[first : first + _PIECE], torch.float32, self._base)
+                    squares = _squares(torch.sub(values, before, out=self._work.tensor(torch.float32, len(values))))
                     if not isfinite(squares):
                         raise BadModelError(f"{other.file}: tensor {info.name} holds NaN or infinity", "repair the base first")
-                    sizes[group].difference_squares += squares
-                wait(waiting)
-            parts.append((info, digest.hexdigest()))
-            if other is not None:
-                base_parts.append((other, base_digest.hexdigest()))
-    grid = "BF16" if "BF16" in grids else "F16" if "F16" in grids else "F32"
-    if base is None:
-        return Measured(combine(parts), None, sizes, grid)
-    base_parts += [(info, tensor_digest(info)) for info in base.tensors.values() if info.name not in group_of]
-    return Measured(combine(parts), combine(base_parts), sizes, grid)
+                    self.sizes[group].difference_squares += squares
+            wait(waiting)
+        return digest.hexdigest(), base_digest.hexdigest()
 
 
 def _on_grid(values: torch.Tensor, dtype: str) -> bool:

@@ -38,8 +38,11 @@ class Move:
                 self._turns[axis].append(step)
             else:
                 raise ValueError("a rotation must come before the permutations of its axis, on a matrix or a vector")
+        # Narrow, and nothing that is not needed: stacked experts have hundreds of thousands of rows, and m copies are in hand.
         source = self._source[0]
-        self._place = None if source is None else np.argsort(source)
+        self._place = None if source is None else np.argsort(source).astype(np.int32)
+        self._source[0] = None
+        self._sign = [None if sign is None or bool((sign > 0).all()) else sign.astype(np.int8) for sign in self._sign]
 
     def _permute(self, axis: int, source: Index, sign: Index) -> None:
         before, signs = self._source[axis], self._sign[axis]
@@ -56,41 +59,30 @@ class Move:
 
     def places(self, start: int, stop: int) -> Index:
         """Where rows start..stop of θ are in the copy, ascending."""
-        return np.arange(start, stop) if self._place is None else np.sort(self._place[start:stop])
+        return np.arange(start, stop) if self._place is None else np.sort(self._place[start:stop]).astype(np.int64)
 
-    def apply(self, block: torch.Tensor, start: int) -> torch.Tensor:
-        """T of θ's rows from `start` on, (rows, columns), in the order of `places`. May return the block itself."""
-        moved = self._turned(block, start, back=False)
-        source = self._source[1]
-        if source is not None:
-            moved = moved.index_select(1, torch.from_numpy(source))
-        if self._place is not None:
-            order = np.argsort(self._place[start : start + len(block)])
-            if bool((order[1:] < order[:-1]).any()):
-                moved = moved.index_select(0, torch.from_numpy(order))
-        return self._signed(moved, start, own=moved is not block)
+    def apply(self, block: torch.Tensor, start: int, out: torch.Tensor | None = None) -> torch.Tensor:
+        """T of θ's rows from `start` on, (rows, columns), in the order of `places`; written into `out`, or fresh."""
+        order = None if self._place is None else np.argsort(self._place[start : start + len(block)])
+        moved = _selected(self._turned(block, start, back=False), order, self._source[1], out)
+        for sign in self._signs(start, len(block), moved.dtype):
+            moved.mul_(sign)
+        return moved
 
-    def invert(self, block: torch.Tensor, start: int) -> torch.Tensor:
-        """T⁻¹ of the rows that `places` gives, as θ's rows from `start` on."""
-        back = self._signed(block, start, own=False)
-        if self._place is not None:
-            order = np.argsort(np.argsort(self._place[start : start + len(block)]))
-            back = back.index_select(0, torch.from_numpy(order))
-        if self._source[1] is not None:
-            back = back.index_select(1, torch.from_numpy(np.argsort(self._source[1])))
-        return self._turned(back, start, back=True)
+    def invert(self, block: torch.Tensor, start: int, out: torch.Tensor | None = None) -> torch.Tensor:
+        """T⁻¹ of the rows that `places` gives, as θ's rows from `start` on; `block` itself may be changed."""
+        for sign in self._signs(start, len(block), block.dtype):
+            block.mul_(sign)
+        order = None if self._place is None else np.argsort(np.argsort(self._place[start : start + len(block)]))
+        columns = None if self._source[1] is None else np.argsort(self._source[1])
+        return self._turned(_selected(block, order, columns, out), start, back=True)
 
-    def _signed(self, block: torch.Tensor, start: int, *, own: bool) -> torch.Tensor:
-        """A block that is in its places, signed; in place where it is this function's `own`."""
-        rows, columns = self._sign
-        if rows is not None:
-            rows = rows[self.places(start, start + len(block))].reshape(-1, 1)
-        for sign in (rows, None if columns is None else columns.reshape(1, -1)):
-            if sign is not None and (sign < 0).any():
-                factor = torch.from_numpy(sign).to(block.dtype)
-                block = block.mul_(factor) if own else block * factor
-                own = True
-        return block
+    def _signs(self, start: int, rows: int, dtype: torch.dtype) -> list[torch.Tensor]:
+        """Signs of rows that are already in their places, ready to multiply."""
+        by_row, by_column = self._sign
+        signs = [] if by_row is None else [by_row[self.places(start, start + rows)].reshape(-1, 1)]
+        signs += [] if by_column is None else [by_column.reshape(1, -1)]
+        return [torch.from_numpy(sign).to(dtype) for sign in signs]
 
     def _turned(self, block: torch.Tensor, start: int, *, back: bool) -> torch.Tensor:
         for axis in (1, 0) if back else (0, 1):
@@ -102,6 +94,18 @@ class Move:
                     step = PlaneRotation(0, step.first[inside] - start, step.second[inside] - start, step.angle[inside])
                 block = step.apply(block)
         return block
+
+
+def _selected(block: torch.Tensor, rows: Index | None, columns: Index | None, out: torch.Tensor | None) -> torch.Tensor:
+    """Rows and columns of a block in another order, in `out` or in a tensor of its own, never the block itself."""
+    if columns is not None and rows is not None:
+        block, columns = block.index_select(1, torch.from_numpy(columns)), None
+    result = torch.empty_like(block) if out is None else out
+    if columns is not None:
+        return torch.index_select(block, 1, torch.from_numpy(columns), out=result)
+    if rows is not None and bool((rows[1:] < rows[:-1]).any()):
+        return torch.index_select(block, 0, torch.from_numpy(rows), out=result)
+    return result.copy_(block)
 
 
 def matrix(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from math import sqrt
 import numpy as np
 import torch
 
-from mpu_cli.server.randomness import NORMAL_BLOCK, IntegerStream, derive_key, normals
+from mpu_cli.server.randomness import NORMAL_BLOCK, IntegerStream, NormalBlocks, derive_key
 
 
 def zero_sum_basis(size: int) -> np.ndarray:
@@ -46,13 +46,15 @@ class Draw:
         sigma, scale = self.sigma.get(group, 0.0), self.offset_scale.get(group, 0.0)
         return TensorNoise(self, tensor, sigma, scale) if sigma or scale else None
 
-    def shares(self) -> np.ndarray:
-        """(m, draws): α_k ε_k (or x_k ε) of every copy as a sum of independent standard normal draws, in units of σ."""
-        coefficients = np.asarray(self.coefficients, dtype=np.float64)[:, None]
+    def mixture(self, sigma: float) -> list[tuple[list[tuple[int, float]], float]]:
+        """By copy: ([(normal draw, its share of ε_k)], σ α_k or σ x_k); the draws are independent and standard."""
         if self.denoising == "extrapolation" or self.size == 1:
-            return coefficients
-        mixed: np.ndarray = coefficients * zero_sum_basis(self.size) * sqrt(self.size / (self.size - 1))
-        return mixed
+            return [([(0, 1.0)], sigma * value) for value in self.coefficients]
+        basis = zero_sum_basis(self.size) * sqrt(self.size / (self.size - 1))
+        return [
+            ([(draw, float(share)) for draw, share in enumerate(row) if share], sigma * alpha)
+            for row, alpha in zip(basis, self.coefficients, strict=True)
+        ]
 
 
 class TensorNoise:
@@ -60,44 +62,45 @@ class TensorNoise:
 
     def __init__(self, draw: Draw, tensor: str, sigma: float, scale: float) -> None:
         self.sigma, self._scale = sigma, scale
-        self._shares = draw.shares() * sigma
-        keys = [derive_key(draw.master, "noise", draw.id, index, tensor) for index in range(self._shares.shape[1] if sigma else 0)]
-        self._draws = [_Normals(key) for key in keys]
-        self._copies = draw.size
+        self._mixture = draw.mixture(sigma) if sigma else []
+        count = max((number + 1 for shares, _ in self._mixture for number, _ in shares), default=0)
+        self._draws = [_Normals(derive_key(draw.master, "noise", draw.id, number, tensor)) for number in range(count)]
         # The frozen offset ξ is the same in every draw of a lineage.
         self._offset = _Normals(derive_key(draw.master, "offset", tensor)) if scale else None
 
-    def add_to(self, original: torch.Tensor, start: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """θ + ξ, and θ + ξ + α_k ε_k of every copy, for θ's entries from `start` on: float32, shape (entries,)."""
+    def add_to(self, original: torch.Tensor, start: int, copies: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Write θ + ξ + α_k ε_k of every copy for θ's entries (float32) from `start` on into `copies`; return θ + ξ."""
         stop = start + len(original)
         centre = original
         if self._offset is not None:
             centre = torch.empty_like(original)
             for a, b, (offset,) in _pieces(start, stop, [self._offset]):
-                torch.add(original[a:b], offset, alpha=self._scale, out=centre[a:b])
-        if not self._draws:
-            return centre, [centre] * self._copies
-        copies = [torch.empty_like(original) for _ in range(self._copies)]
-        # A piece at a time, so that it stays in the processor's cache.
+                torch.mul(offset, self._scale, out=centre[a:b]).add_(original[a:b])
+        if not self._mixture:
+            for copy in copies:
+                copy.copy_(centre)
+            return centre
+        epsilon = torch.empty(NORMAL_BLOCK)
+        # A piece at a time, so that it stays in the processor's cache; ε_k first, so that θ's rounding comes in once.
         for a, b, draws in _pieces(start, stop, self._draws):
-            for copy, shares in zip(copies, self._shares, strict=True):
-                terms = [(float(share), values) for share, values in zip(shares, draws, strict=True) if share]
-                before = centre[a:b]
-                for share, values in terms:
-                    torch.add(before, values, alpha=share, out=copy[a:b])
-                    before = copy[a:b]
-        return centre, copies
+            mixed = epsilon[: b - a]
+            for copy, (((first, share), *others), size) in zip(copies, self._mixture, strict=True):
+                torch.mul(draws[first], share, out=mixed)
+                for other, part in others:
+                    mixed.add_(draws[other], alpha=part)
+                torch.add(mixed.mul_(size), centre[a:b], out=copy[a:b])
+        return centre
 
 
 class _Normals:
     """One stream of normals that remembers its latest block: neighbouring pieces share one."""
 
     def __init__(self, key: bytes) -> None:
-        self._key, self._number, self._block = key, -1, torch.empty(0)
+        self._stream, self._number, self._block = NormalBlocks(key), -1, torch.empty(NORMAL_BLOCK)
 
     def block(self, number: int) -> torch.Tensor:
         if number != self._number:
-            self._number, self._block = number, normals(self._key, number * NORMAL_BLOCK, (number + 1) * NORMAL_BLOCK)
+            self._number, self._block = number, self._stream.block(number, self._block)
         return self._block
 
 

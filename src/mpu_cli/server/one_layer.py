@@ -31,7 +31,9 @@ class OneLayer:
 
         self._directory = directory
         with quiet_transformers(), loading_errors(directory):
-            self._config = AutoConfig.for_model(**_single(layout, layer))
+            # All per-layer lists, those too that transformers makes up where config.json has none.
+            whole = AutoConfig.for_model(**layout.config).to_dict()
+            self._config = AutoConfig.for_model(**_single(whole, layout, layer))
         self._class: Any = AutoModelForCausalLM._model_mapping[type(self._config)]
         self._layout, self._layer = layout, layer
 
@@ -77,8 +79,8 @@ def run(network: Any, hidden: torch.Tensor) -> torch.Tensor:
     return output.double()
 
 
-def _single(layout: ModelLayout, layer: LayerLayout) -> dict[str, Any]:
-    single = copy.deepcopy(dict(layout.config))
+def _single(whole: Mapping[str, Any], layout: ModelLayout, layer: LayerLayout) -> dict[str, Any]:
+    single = copy.deepcopy(dict(whole))
     for key, value in single.items():
         if isinstance(value, list) and len(value) == len(layout.layers):
             single[key] = [value[layer.index]]  # per-layer lists such as layer_types

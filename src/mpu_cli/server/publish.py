@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from pathlib import Path
 
 import torch
 
 from mpu_cli.architectures.layout import ModelLayout
-from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, read_span, to_bytes
+from mpu_cli.checkpoint.buffers import Pool
+from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, Scratch, converted, read_span, to_bytes
 from mpu_cli.checkpoint.header import STORED_NAMES, TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint, blocks
 from mpu_cli.checkpoint.side_files import copy_side_files
 from mpu_cli.checkpoint.writer import CheckpointWriter, Written, with_dtype
 from mpu_cli.errors import BadModelError
 from mpu_cli.server.moves import BLOCK, Move, row_blocks
-from mpu_cli.server.noise import Draw
+from mpu_cli.server.noise import Draw, TensorNoise
 from mpu_cli.server.realised import RealisedNoise
 from mpu_cli.server.transforms import Reparameterization
 
@@ -44,7 +46,7 @@ def write_copies(
 ) -> list[dict[str, tuple[str, int]]]:
     """Write copy number i of the draw into `directories[i]`; return each copy's files with digests and sizes.
 
-    Peak memory is about (3m + 3) float32 blocks of `moves.BLOCK` entries, whatever the model's size. `on_tensor` is told
+    Peak memory is about (2m + 4) float32 blocks of `moves.BLOCK` entries, whatever the model's size. `on_tensor` is told
     the number of entries done.
     """
     tensors = with_dtype(publication.model.tensors.values(), STORED_NAMES[publication.dtype])
@@ -70,6 +72,10 @@ class _Job:
         self.group_of = {name: group for group, names in publication.groups.items() for name in names}
         self.layer_of = {name: layer.index for layer in publication.layout.layers for name in layer.noised}
         self.target = TORCH_DTYPES[STORED_NAMES[publication.dtype]]
+        self.read, self.wide = Scratch(), Scratch()
+        self.copies, self.rounded = [Scratch() for _ in writers], [Scratch() for _ in writers]
+        # One in each writer's hands, and two so that the next block can be prepared.
+        self.pool = Pool(len(writers) + 2)
 
     def tensor(self, info: TensorInfo, stored: str) -> None:
         """Write T_k of one tensor of θ into every copy."""
@@ -85,31 +91,43 @@ class _Job:
                 offset += len(block)
             return
         moves = moves or [Move((), info.shape)] * len(self.writers)
+        for start, stop in row_blocks(info.shape, moves, self.entries if all(move.exact for move in moves) else self.entries // 4):
+            self.rows(info, noise, moves, places, start, stop)
+
+    def rows(
+        self, info: TensorInfo, noise: TensorNoise | None, moves: Sequence[Move], places: Sequence[str], start: int, stop: int
+    ) -> None:
+        """Write rows start..stop of one tensor of θ into every copy."""
         columns = moves[0].columns
-        for start, stop in row_blocks(info.shape, moves, self.entries):
-            original = read_span(info, start * columns, stop * columns)
-            if noise is None:
-                centre, copies = original, [original] * len(self.writers)
+        original = read_span(info, start * columns, stop * columns, self.read)
+        if noise is None:
+            centre, copies = original, [original] * len(self.writers)
+        else:
+            original = converted(original, torch.float32, self.wide)
+            copies = [scratch.tensor(torch.float32, len(original)) for scratch in self.copies]
+            centre = noise.add_to(original, start * columns, copies)
+        seen = []
+        for number, (writer, place, move) in enumerate(zip(self.writers, places, moves, strict=True)):
+            # A map that is not exact would otherwise be computed, and rounded, in the model's own narrow dtype.
+            rows = converted(copies[number], self.target if move.exact else torch.float32, self.rounded[number])
+            buffer = self.pool.take(len(rows) * self.target.itemsize)
+            published = torch.frombuffer(buffer, dtype=self.target, count=len(rows)).view(-1, columns)
+            if move.exact:
+                move.apply(rows.view(-1, columns), start, published)
             else:
-                original = original.float()
-                centre, copies = noise.add_to(original, start * columns)
-            seen = []
-            for writer, place, move, copy in zip(self.writers, places, moves, copies, strict=True):
-                # A map that is not exact would otherwise be computed, and rounded, in the model's own narrow dtype.
-                exact = copy if move.exact else copy.float()
-                rows = exact.to(self.target) if move.exact else exact
-                published = move.apply(rows.view(-1, columns), start).to(self.target)
-                self.require_finite(info.name, published)
-                writer.write_rows(place, move.places(start, stop), to_bytes(published))
-                # Signed permutations commute with rounding; a rotation is measured through its inverse.
-                seen.append(rows if move.exact else move.invert(published.float(), start).view(-1))
+                published.copy_(move.apply(rows.view(-1, columns), start))
+            self.require_finite(info.name, published)
             if noise is not None:
-                self.realised.add(original, centre, seen, noise.sigma)
+                # Signed permutations commute with rounding; a rotation is measured through its inverse.
+                seen.append(rows if move.exact else move.invert(published.to(torch.float32, copy=True), start).view(-1))
+            writer.write_rows(place, move.places(start, stop), to_bytes(published), partial(self.pool.put, buffer))
+        if noise is not None:
+            self.realised.add(original, centre, seen, noise.sigma)
 
     @property
     def entries(self) -> int:
         """Entries of a block: fewer where many copies are in hand at once."""
-        return max(1, min(BLOCK, 5 * BLOCK // len(self.writers)))
+        return max(4, min(BLOCK, 5 * BLOCK // len(self.writers)))
 
     def require_finite(self, name: str, published: torch.Tensor) -> None:
         # The sum is one cheap pass; only if it is not a number can an entry be none.

@@ -22,6 +22,7 @@ NORMAL_BLOCK = 65_536
 
 _BYTES_PER_NORMAL = 4
 _AES_BLOCK = 16
+_ZEROS = bytes(NORMAL_BLOCK * _BYTES_PER_NORMAL)
 
 
 def derive_key(master: bytes, purpose: str, *context: str | int) -> bytes:
@@ -38,28 +39,45 @@ def _keystream(key: bytes, start: int, length: int) -> bytes:
     return encryptor.update(bytes(skip + length))[skip:]
 
 
+class NormalBlocks:
+    """The stream of normals of one key, a whole block at a time."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._words = np.empty(NORMAL_BLOCK + 4, dtype="<u4")  # the cipher asks for room for one more AES block
+
+    def block(self, number: int, result: torch.Tensor) -> torch.Tensor:
+        """Standard normals number `number` · NORMAL_BLOCK and following, written into `result`, float32.
+
+        Box and Muller (1958) on 24-bit uniforms: |z| ≤ 5.77.
+        """
+        half = NORMAL_BLOCK // 2
+        first = number * len(_ZEROS) // _AES_BLOCK
+        cipher = Cipher(algorithms.AES(self._key), modes.CTR(first.to_bytes(_AES_BLOCK, "big")))
+        cipher.encryptor().update_into(_ZEROS, self._words.data.cast("B"))
+        words = self._words[:NORMAL_BLOCK]
+        words >>= 8
+        words += 1  # (0, 1]: the logarithm never sees zero
+        # Up to 2²⁴, so exact in either type; the conversion from signed integers is the fast one.
+        uniform = torch.from_numpy(words.view("<i4")).to(torch.float32).mul_(2.0**-24)
+        radius, angle = uniform[:half], uniform[half:]
+        radius.log_().mul_(-2.0).sqrt_()
+        angle.mul_(2.0 * pi)
+        torch.cos(angle, out=result[:half]).mul_(radius)
+        torch.sin(angle, out=result[half:]).mul_(radius)
+        return result
+
+
 def normals(key: bytes, start: int, stop: int) -> torch.Tensor:
     """Standard normals number start..stop of a key's stream, float32, shape (stop − start,).
 
-    Box and Muller (1958) on 24-bit uniforms: |z| ≤ 5.77. Reading the same numbers in other pieces gives the same values.
+    Reading the same numbers in other pieces gives the same values.
     """
-    parts = []
+    parts, stream = [], NormalBlocks(key)
     for block in range(start // NORMAL_BLOCK, -(-stop // NORMAL_BLOCK)):
         first = block * NORMAL_BLOCK
-        parts.append(_normal_block(key, block)[max(start - first, 0) : stop - first])
+        parts.append(stream.block(block, torch.empty(NORMAL_BLOCK))[max(start - first, 0) : stop - first])
     return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else torch.empty(0)
-
-
-def _normal_block(key: bytes, block: int) -> torch.Tensor:
-    size = NORMAL_BLOCK * _BYTES_PER_NORMAL
-    words = np.frombuffer(_keystream(key, block * size, size), dtype="<u4") >> 8
-    words += 1  # (0, 1]: the logarithm never sees zero
-    uniform = torch.from_numpy(words.astype(np.float32)).mul_(2.0**-24)
-    radius, angle = uniform[: NORMAL_BLOCK // 2], uniform[NORMAL_BLOCK // 2 :]
-    radius.log_().mul_(-2.0).sqrt_()
-    angle.mul_(2.0 * pi)
-    pairs = torch.stack([angle.cos(), angle.sin()])
-    return pairs.mul_(radius).view(-1)
 
 
 class IntegerStream:

@@ -1,21 +1,18 @@
-"""What the published numbers really are, after rounding: measured while they are written.
-
-The first SAMPLE entries of every block are measured, and one SAMPLE in EVERY after them: all of a small tensor, millions
-of entries of a large one, at an eighth of the cost.
-"""
+"""What the published numbers really are, after rounding: measured on every entry while it is written."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import sqrt
 
+import numpy as np
 import torch
 
 from mpu_cli.checkpoint.dtypes import TORCH_DTYPES
 
 RECOVERABLE_WARNING = 0.5
-SAMPLE = 65_536
-EVERY = 8
+_PIECE = 65_536
+"""Entries measured at once: they stay in the processor's cache."""
 
 
 class RealisedNoise:
@@ -26,6 +23,7 @@ class RealisedNoise:
         self._grid = TORCH_DTYPES[grid]
         self._asked = sigma_asked
         """Standard deviation asked of each copy's perturbation in units of its group's σ (the |coefficients|)."""
+        self._memory = torch.empty(3, _PIECE)
         self._ratio_squares = 0.0
         self._ratio_count = 0
         self._entries = 0
@@ -38,34 +36,39 @@ class RealisedNoise:
         self, original: torch.Tensor, target: torch.Tensor, published: Sequence[torch.Tensor], sigma: float
     ) -> None:
         """One block, flattened: θ, θ + ξ (float32), and the copies as published with T undone."""
-        for start in range(0, len(original), SAMPLE * EVERY):
-            part = slice(start, start + SAMPLE)
-            self._add(original[part], target[part], [copy[part].float() for copy in published], sigma)
+        for start in range(0, len(original), _PIECE):
+            part = slice(start, start + _PIECE)
+            self._add(original[part], target[part], [copy[part] for copy in published], sigma)
 
     def _add(
         self, original: torch.Tensor, target: torch.Tensor, published: Sequence[torch.Tensor], sigma: float
     ) -> None:
-        mean = torch.zeros_like(target)
-        for weight, asked, copy in zip(self._weights, self._asked, published, strict=True):
-            error = copy - target
+        length = len(original)
+        error, mean, wide = (memory[:length] for memory in self._memory)
+        mean.zero_()
+        for weight, asked, stored in zip(self._weights, self._asked, published, strict=True):
+            copy = stored if stored.dtype == torch.float32 else wide.copy_(stored)
+            torch.sub(copy, target, out=error)
             mean.add_(error, alpha=weight)
             if sigma:
                 self._ratio_squares += _squares(error) / (sigma * asked) ** 2
-                self._ratio_count += error.numel()
-            self._entries += copy.numel()
-            changed = int(torch.count_nonzero(copy != original))
+                self._ratio_count += length
+            self._entries += length
+            # numpy compares and counts five times faster than torch.
+            changed = int(np.count_nonzero(copy.numpy() != original.numpy()))
             self._changed += changed
             if self._grid == torch.float32:
-                self._recovered += copy.numel() - changed
+                self._recovered += length - changed
             else:
-                self._recovered += int(torch.count_nonzero(copy.to(self._grid).float() == original))
+                rounded = wide.copy_(copy.to(self._grid))
+                self._recovered += int(np.count_nonzero(rounded.numpy() == original.numpy()))
         self._residual += _squares(mean)
         self._squares += _squares(original)
 
     def report(self) -> dict[str, float]:
         """The figures of the handoff record.
 
-        `noise`: σ realised over σ asked (1 is right). `changed`: share of entries in the noised groups (measured ones) that differ
+        `noise`: σ realised over σ asked (1 is right). `changed`: share of entries in the noised groups that differ
         from the model's. `recoverable`: share that rounding to the model's own grid gives back. `residual`:
         ‖Σ w_k (θ_k − θ − ξ)‖ / ‖θ‖, what denoising the copies themselves leaves.
         """
@@ -81,4 +84,4 @@ class RealisedNoise:
 
 
 def _squares(values: torch.Tensor) -> float:
-    return float(torch.linalg.vector_norm(values)) ** 2
+    return float(torch.dot(values, values))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from mpu_cli.architectures.family import TRANSFORMS
 from mpu_cli.bundle.schema import COPY_NAME, HEX_128, HEX_256, Reader
+from mpu_cli.errors import GateError
 from mpu_cli.server.secret import FORMAT
 
 DENOISINGS = ("harmonic", "extrapolation")
@@ -61,6 +63,8 @@ class HandoffRecord:
     sigma: Mapping[str, float]
     """σ by group, weight units."""
     transforms: tuple[str, ...]
+    layout: str
+    """Fingerprint of the layout that T_k was drawn from."""
     scope: str
     dtype: str
     source_dtype: str
@@ -71,6 +75,14 @@ class HandoffRecord:
     def content(self) -> dict[str, Any]:
         """The record as plain data, without its HMAC."""
         return {"kind": "handoff-record", "format": FORMAT, **_plain(self)}
+
+    def require_layout(self, layout: str, where: Path) -> None:
+        """Raise GateError if T_k would now be drawn from another layout than when the copies were made."""
+        if layout != self.layout:
+            raise GateError(
+                f"{where}: is laid out otherwise than when handoff {self.id} was made, so its reparameterization cannot be undone",
+                "put config.json back as it was; if mpu was upgraded in between, aggregate with the version that made the handoff",
+            )
 
     @classmethod
     def read(cls, reader: Reader) -> HandoffRecord:
@@ -92,6 +104,7 @@ class HandoffRecord:
             relative_to=reader.text("relative_to", choices=("task-vector", "weights")),
             sigma=reader.numbers("sigma"),
             transforms=_transforms(reader),
+            layout=reader.text("layout", HEX_256),
             scope=reader.text("scope", choices=("layers", "all")),
             dtype=reader.text("dtype", choices=("float32", "bfloat16", "float16")),
             source_dtype=reader.text("source_dtype"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mpu_cli.architectures.fingerprint import fingerprint
 from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, PublishedCopy, encode, listed
 from mpu_cli.bundle.tensors import shapes
@@ -40,6 +41,7 @@ def reissue(model: Located, handoff: Path, secret: Path, id_: str, *, force: boo
             raise BadSecretError(f"{secret}: no handoff {id_}", f"mpu inspect {secret} lists them")
         if model_digest(source) != record.model:
             raise CheckFailedError(f"{model.path}: is not the model that handoff {id_} was made from")
+        record.require_layout(fingerprint(layout), model.path)
         draw = _draw(lineage, record)
         steps = [draw_model(record.transforms, layout.layers, draw.master, draw.id, position) for position in range(draw.size)]
         publication = Publication(

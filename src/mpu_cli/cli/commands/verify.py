@@ -11,7 +11,7 @@ from mpu_cli.bundle.manifest import HandoffManifest
 from mpu_cli.bundle.read import is_bundle, read_bundle
 from mpu_cli.cli.options import Config, Json
 from mpu_cli.cli.output import Output
-from mpu_cli.errors import BadInputError
+from mpu_cli.errors import BadInputError, BadModelError
 
 
 def verify(
@@ -39,16 +39,24 @@ def verify(
 
 
 def _bundle(path: Path) -> dict[str, Any]:
-    from mpu_cli.bundle.tensors import check_update_tensors, open_copies, require_finite
+    from mpu_cli.bundle.finite import FileNumbers
+    from mpu_cli.bundle.tensors import check_update_tensors, open_copies
 
-    manifest = read_bundle(path)
+    numbers = FileNumbers()
+    manifest = read_bundle(path, numbers.digest)
     files = sum(len(copy.files) for copy in manifest.copies)
     if isinstance(manifest, HandoffManifest):
-        for name, checkpoint in open_copies(path, manifest).items():
-            require_finite(path / name, checkpoint)
+        open_copies(path, manifest)
+        for copy in manifest.copies:
+            _require_finite(path / copy.name, numbers.not_finite(path / copy.name / name for name in copy.files))
         return {"kind": "handoff", "digest": manifest.digest, "summary": f"handoff, {files} files match, every copy is complete"}
-    check_update_tensors(path, manifest)
+    check_update_tensors(path, manifest, numbers)
     return {"kind": "update", "digest": manifest.digest, "summary": f"update, {files} files match, every entry is finite"}
+
+
+def _require_finite(path: Path, bad: str | None) -> None:
+    if bad is not None:
+        raise BadModelError(f"{path}: tensor {bad} holds NaN or infinity")
 
 
 def _secret(path: Path) -> dict[str, Any]:
@@ -64,12 +72,12 @@ def _secret(path: Path) -> dict[str, Any]:
 
 def _model(path: Path) -> dict[str, Any]:
     from mpu_cli.architectures.read import read_layout
-    from mpu_cli.bundle.tensors import require_finite, shapes
-    from mpu_cli.checkpoint.digest import model_digest
+    from mpu_cli.bundle.finite import examine
+    from mpu_cli.bundle.tensors import shapes
     from mpu_cli.checkpoint.model import open_checkpoint
 
     model = open_checkpoint(path)
     read_layout(model.config, shapes(model.tensors), path)
-    require_finite(path, model)
-    digest = model_digest(model)
+    digest, bad = examine(model)
+    _require_finite(path, bad)
     return {"kind": "model", "digest": digest, "summary": f"model, every tensor is accounted for, digest {digest}"}

@@ -106,14 +106,14 @@ def draw_layer(
 
 
 class DrawnLayers(Mapping[int, Reparameterization]):
-    """T_k of every layer by its index, drawn when asked for; the latest few are kept.
+    """T_k of every layer by its index, drawn when asked for; the latest is kept.
 
     A large model's maps take gigabytes together, and tensors come layer by layer.
     """
 
     def __init__(self, layers: Iterable[LayerLayout], draw: Callable[[LayerLayout], Reparameterization]) -> None:
         self._layers = {layer.index: layer for layer in layers}
-        self._draw = lru_cache(maxsize=2)(lambda index: draw(self._layers[index]))
+        self._draw = lru_cache(maxsize=1)(lambda index: draw(self._layers[index]))
 
     def __getitem__(self, index: int) -> Reparameterization:
         return self._draw(index)

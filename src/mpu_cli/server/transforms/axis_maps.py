@@ -40,16 +40,21 @@ class SignedPermutation:
 
     axis: int
     source: Index
-    sign: Index
+    sign: np.ndarray
+    """±1, any integer dtype."""
     exact: bool = True
 
     @classmethod
     def on_slot(cls, slot: Slot, source: Index, sign: Index) -> SignedPermutation:
         """Lift a signed permutation of a slot's positions (flat numbers, in `index`'s shape) to the whole axis."""
         flat = slot.index.ravel()
-        full_source, full_sign = np.arange(slot.size), np.ones(slot.size, dtype=np.int64)
+        signs = np.broadcast_to(sign, slot.index.shape).ravel().astype(np.int8)
+        if flat.size == slot.size and bool((flat == np.arange(slot.size)).all()):
+            # The whole axis in order: gate, up and down of an expert share one array, which counts with many experts.
+            return cls(slot.axis, source.ravel(), signs)
+        full_source, full_sign = np.arange(slot.size), np.ones(slot.size, dtype=np.int8)
         full_source[flat] = flat[source.ravel()]
-        full_sign[flat] = np.broadcast_to(sign, slot.index.shape).ravel()
+        full_sign[flat] = signs
         return cls(slot.axis, full_source, full_sign)
 
     @classmethod

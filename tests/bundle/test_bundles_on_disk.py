@@ -99,7 +99,8 @@ def test_every_bit_of_a_record_is_covered(tmp_path, kind):
         record = HandoffRecord(
             id="ab" * 16, digest="12" * 32, sequence=1, state="issued", target="/x", holder="h", model="34" * 32, draw="56" * 16, size=1,
             copies=(CopyRecord("copy-1", "78" * 32, 0, 1.0),), denoising="harmonic", kappa=0.1, offset=0.0, relative_to="weights",
-            sigma={"layer 0": 0.5}, transforms=("ffn_signed_permutation",), layout="9a" * 32, scope="all", dtype="float32", source_dtype="F32", shard_bytes=9,
+            sigma={"layer 0": 0.5}, transforms=("ffn_signed_permutation",), layout="9a" * 32,
+            scope="all", dtype="float32", source_dtype="F32", shard_bytes=9,
             realised={}, exposure={},
         )  # fmt: skip
     write_signed(path, record.content(), MASTER)

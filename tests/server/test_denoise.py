@@ -147,8 +147,8 @@ def record(draw="0" * 32, copies=((0, 1.0), (1, 1.5), (2, 2.0)), size=3, kappa=0
     return HandoffRecord(
         id=draw, digest="0" * 64, sequence=1, state="issued", target="", holder=holder, model="0" * 64, draw=draw, size=size,
         copies=tuple(CopyRecord(f"copy-{k + 1}", "0" * 64, k, value) for k, value in copies),
-        denoising=denoising, kappa=kappa, offset=offset, relative_to="task-vector", sigma={}, transforms=(), layout="9a" * 32, scope="layers",
-        dtype="float32", source_dtype="F32", shard_bytes=1, realised={}, exposure={},
+        denoising=denoising, kappa=kappa, offset=offset, relative_to="task-vector", sigma={}, transforms=(),
+        layout="9a" * 32, scope="layers", dtype="float32", source_dtype="F32", shard_bytes=1, realised={}, exposure={},
     )  # fmt: skip
 
 

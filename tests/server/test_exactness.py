@@ -29,6 +29,7 @@ from two_parties import (
 )
 
 from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.errors import BadModelError
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.1])
@@ -271,3 +272,17 @@ def test_slopes_of_the_demo_model():
     assert settings["harmonic m=1"]["slope .01 to .3"] == pytest.approx(1, abs=0.1)
     assert settings["harmonic m=2"]["slope .01 to .3"] >= 1.8 and settings["harmonic m=3"]["slope .01 to .3"] >= 1.8
     assert settings["extrapolation m=3"]["slope .03 to .3"] >= 2.5
+
+
+def test_a_result_that_its_dtype_cannot_hold_is_refused(tiny_pair, tmp_path, entropy):
+    """`--dtype float16` of a model with a weight above 65504 would write an infinity: refused by name, nothing left."""
+    loud = tmp_path / "loud"
+    shutil.copytree(tiny_pair("llama").model, loud)
+    tensors = weights(loud)
+    tensors["model.layers.0.mlp.down_proj.weight"][0, 0] = 7e4
+    save_file(tensors, loud / "model.safetensors", {"format": "pt"})
+    publish(loud, None, tmp_path / "h", tmp_path / "s", entropy(1), kappa=0.0, copies=1)
+    untrained(tmp_path / "h", tmp_path / "u")
+    with pytest.raises(BadModelError, match=r"down_proj\.weight would hold numbers that float16 cannot"):
+        take_back(tmp_path / "u", tmp_path / "s", loud, tmp_path / "next", dtype="float16")
+    assert not (tmp_path / "next").exists()

@@ -17,6 +17,7 @@ from mpu_cli.checkpoint.header import NAMES, STORED_NAMES, TensorInfo
 from mpu_cli.checkpoint.model import SPAN, Checkpoint, blocks
 from mpu_cli.checkpoint.side_files import copy_side_files
 from mpu_cli.checkpoint.writer import CheckpointWriter, with_dtype
+from mpu_cli.errors import BadModelError
 
 Spans = Iterator[tuple[int, int, torch.Tensor]]
 """Consecutive pieces (start, stop, change) of a flattened tensor, float64, in weight units; best of PIECE entries."""
@@ -56,7 +57,7 @@ def write_changed(model: Checkpoint, changes: Changes, directory: Path, dtype: s
 def _write(model: Checkpoint, changes: Changes, directory: Path, dtype: str | None, shard_bytes: int) -> Changed:
     tensors = with_dtype(model.tensors.values(), STORED_NAMES[dtype] if dtype else None)
     writer = CheckpointWriter(directory, tensors, max_shard_bytes=shard_bytes, digest_files=False, digest_tensors=True)
-    adder = _Adder(writer)
+    adder = _Adder(writer, model.path)
     try:
         for target in writer.order:
             source = model.tensors[target.name]
@@ -78,8 +79,8 @@ def _write(model: Checkpoint, changes: Changes, directory: Path, dtype: str | No
 class _Adder:
     """θ + change, tensor by tensor: float64 inside, a piece in the processor's cache at a time."""
 
-    def __init__(self, writer: CheckpointWriter) -> None:
-        self.writer, self.sums = writer, _Sums()
+    def __init__(self, writer: CheckpointWriter, model: Path) -> None:
+        self.writer, self._model, self.sums = writer, model, _Sums()
         self._pool = Pool(4)
         self._read, self._original, self._result = Scratch(), Scratch(), Scratch()
 
@@ -111,6 +112,10 @@ class _Adder:
         dtype = TORCH_DTYPES[target.dtype]
         buffer = self._pool.take(len(values) * dtype.itemsize)
         stored = torch.frombuffer(buffer, dtype=dtype, count=len(values)).copy_(values)
+        if dtype == torch.float16 and not bool(torch.isfinite(stored).all()):
+            raise BadModelError(
+                f"{self._model}: tensor {target.name} would hold numbers that float16 cannot", "use --dtype float32 or bfloat16"
+            )
         self.writer.write(to_bytes(stored), partial(self._pool.put, buffer))
         return stored
 

@@ -150,14 +150,14 @@ def _write(
     changed = write_changed(source, changes, directory, settings.dtype, settings.max_shard_bytes)
     agreement = tuple(draw.agreement() for draw in draws)
     for draw, cosine in zip(draws, agreement, strict=True):
-        if cosine is not None and cosine < settings.min_agreement:
+        if cosine is not None and not cosine >= settings.min_agreement:  # NaN is no agreement
             raise GateError(
                 f"the copies' changes do not agree (cosine {cosine:.3f}, at least {settings.min_agreement:g} is needed): "
                 f"copies of {draw.incoming.deltas[0].where.parent} were swapped, repeated, or trained differently",
                 "ask the client to make the update again with one recipe and order; or lower --min-agreement, if it is the noise "
                 f"(κ = {draw.incoming.record.kappa:g}) that drowns them",
             )
-    if changed.relative_norm > settings.max_relative_norm * settings.server_lr:
+    if not changed.relative_norm <= settings.max_relative_norm * settings.server_lr:
         raise GateError(
             f"the update is {changed.relative_norm / settings.server_lr:.3f} of the model's norm, more than {settings.max_relative_norm:g}",
             "the client's training diverged; if you trust it, raise --max-relative-norm",

@@ -10,18 +10,19 @@ from pathlib import Path
 import torch
 
 from mpu_cli.architectures.layout import ModelLayout
+from mpu_cli.architectures.projections import projections
 from mpu_cli.architectures.read import read_layout
+from mpu_cli.bundle.payload import ChangedTensor
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.change import Changed, Spans, write_changed
 from mpu_cli.checkpoint.digest import model_digest
-from mpu_cli.checkpoint.dtypes import read_rows
 from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import DEFAULT_SHARD_BYTES
 from mpu_cli.errors import GateError, UsageError
-from mpu_cli.server.incoming import Incoming, IncomingDraw, take_in
+from mpu_cli.server.incoming import Expected, Incoming, IncomingDraw, take_in
 from mpu_cli.server.lineage import Lineage, open_locked
 from mpu_cli.server.model_card import write_model_card
 from mpu_cli.server.moves import Move, row_blocks
@@ -93,9 +94,9 @@ def aggregate(
         progress("verify", 0, 1)
         digest = model_digest(source)
         lineage.use(digest, model.path, fork=settings.fork)
-        incoming = take_in(
-            updates, lineage, digest, shapes(source.tensors), layout.frozen, missing=settings.missing
-        )
+        sizes = shapes(source.tensors)
+        expected = Expected(sizes, layout.frozen, projections(layout, sizes))
+        incoming = take_in(updates, lineage, digest, expected, missing=settings.missing)
         for handoff in [lineage.handoffs[id_] for id_ in incoming.handoffs]:
             if handoff.state == "prepared":  # its update proves that it did leave
                 lineage.save_handoff(replace(handoff, state="issued"))
@@ -201,7 +202,7 @@ class _Draw:
         for number, (weight, move) in enumerate(zip(self.incoming.weights, moves, strict=True)):
             held = self._held(number, info.name)
             if held is not None:
-                rows = read_rows(held, move.places(start, stop), move.columns).float()
+                rows = held.rows(move.places(start, stop), move.columns)
                 back[number] = move.invert(rows, start).reshape(-1)
                 change.add_(back[number], alpha=weight)
         if not any(move.maps for move in moves):
@@ -213,7 +214,7 @@ class _Draw:
                     self._gram[i, j] += product
                     self._gram[j, i] += product if i != j else 0.0
 
-    def _held(self, number: int, name: str) -> TensorInfo | None:
+    def _held(self, number: int, name: str) -> ChangedTensor | None:
         """The tensor of delta `number` that holds the change of θ's tensor `name`, if it did change."""
         layer = self._layer_of.get(name)
         place = name if layer is None else self._steps[number][layer].target(name)

@@ -39,7 +39,8 @@ def verify(
 
 
 def _bundle(path: Path) -> dict[str, Any]:
-    from mpu_cli.bundle.tensors import check_update_tensors, open_copies, require_finite
+    from mpu_cli.bundle.payload import check_update_tensors
+    from mpu_cli.bundle.tensors import open_copies, require_finite
 
     manifest = read_bundle(path)
     files = sum(len(copy.files) for copy in manifest.copies)

@@ -5,8 +5,7 @@ training loop, and prints ‖Δ̄ − Δ‖ / ‖Δ‖ against the noise-free Δ
 (design, section 10), offset 0 and a smooth optimizer: slope about 1 with one copy, 2 with harmonic denoising, m with
 extrapolation; with an offset it is 1 whatever is done (--offset takes c relative to κ). About 80 seconds on one core.
 
-Norm weights stay as they are unless --train-norms is given: transformers' Adafactor normalises vectors entry by entry, as
-AdamW does, and that alone leaves a first-order floor of about 7e-4 here. With --memorised the rows are in the very words that the
+Norm weights stay as they are unless --train-norms is given. With --memorised the rows are in the very words that the
 model knows by heart: its loss is then so sharply curved that κ = .3 (noise of 12 % of the weights at α = 2) leaves the
 range of the second-order claim (docs/log.md).
 """
@@ -32,6 +31,7 @@ from mpu_cli.server.aggregate import AggregateSettings, aggregate
 from mpu_cli.server.perturb import perturb
 from mpu_cli.server.secret import PreparedEntropy
 from mpu_cli.server.settings import PerturbSettings
+from mpu_cli.training import optimizers
 
 ASSETS = Path(__file__).parents[1] / "src/mpu_cli/experiment/demo_assets"
 KAPPAS = (0.01, 0.03, 0.1, 0.3)
@@ -42,7 +42,7 @@ SETTINGS = {
     "equal α m=3": {"denoising": "harmonic", "copies": 3, "alphas": (1.0, 1.0, 1.0)},
     "extrapolation m=3": {"denoising": "extrapolation", "copies": 3},
 }
-RATES = {"sgd": 0.1, "adafactor": 1.3e-4, "adamw": 1.3e-4}
+RATES = {"sgd": 0.1, "adafactor": 1.3e-4, "adam-mini": 1.3e-4, "adamw": 1.3e-4, "muon": 1.3e-4}
 STEPS, ROWS, TOKENS = 8, 6, 48
 FRESH, MEMORISED = "Question: {question}\nAnswer: {answer}", "{question}\n{answer}"
 
@@ -76,22 +76,23 @@ class Client:
             module.weight.requires_grad_(False)
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.requires_grad and (parameter.dim() > 1 or not self.matrices_only))
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = self._built(parameters)
+        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        groups = [{"params": named, "weight_decay": 0.0}]
+        optimizer = optimizers.get(self.optimizer).build(groups, self.rate, model.config.to_dict())
         for (forget, forget_labels), (retain, retain_labels) in self.batches:
             loss = model(input_ids=retain, labels=retain_labels).loss - model(input_ids=forget, labels=forget_labels).loss
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            torch.nn.utils.clip_grad_norm_([parameter for _, parameter in named], 1.0)
             optimizer.step()
         model.save_pretrained(out)
 
-    def _built(self, parameters):
-        if self.optimizer == "sgd":
-            return torch.optim.SGD(parameters, lr=self.rate)
-        from mpu_cli.training import optimizers
-
-        return optimizers.get(self.optimizer).build([{"params": parameters, "weight_decay": 0.0}], self.rate)
+    def answer(self, handoff: Path, folder: Path) -> Path:
+        """Train every copy, hand back the update."""
+        for copy in sorted(handoff.glob("copy-*")):
+            self.train(copy, folder / "trained" / copy.name)
+        diff(handoff, folder / "trained", folder / "to-server", "float32", 10**9)
+        return folder / "to-server"
 
 
 def _batch(rows, step):
@@ -103,27 +104,29 @@ def _batch(rows, step):
     return ids, labels
 
 
-def _difference(after: Path, before: Path) -> dict[str, torch.Tensor]:
+def difference(after: Path, before: Path) -> dict[str, torch.Tensor]:
     first, second = open_checkpoint(after).tensors, open_checkpoint(before).tensors
     return {name: read_tensor(first[name]).double() - read_tensor(second[name]).double() for name in second}
 
 
-def _norm(tensors) -> float:
+def norm(tensors) -> float:
     return sum(float(tensor.double().square().sum()) for tensor in tensors.values()) ** 0.5
 
 
-def error(client: Client, model: Path, base: Path, plain, entropy: PreparedEntropy, **settings) -> float:
-    """One draw, end to end: the aggregated update's error relative to the noise-free one."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+def error(answer, model: Path, base: Path, plain, entropy: PreparedEntropy, folder: Path | None = None, **settings) -> float:
+    """One draw, end to end: the aggregated update's error relative to the noise-free one.
+
+    `answer(handoff, folder)` plays the client and returns its update's directory; all is written below `folder`.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        root = Path(name)
         handoff, secret, out = root / "to-client", root / "server", root / "next"
-        perturb(Located(model, None), Located(base, None), handoff, secret, PerturbSettings(check="none", **settings), entropy=entropy)
-        for copy in sorted(handoff.glob("copy-*")):
-            client.train(copy, root / "trained" / copy.name)
-        diff(handoff, root / "trained", root / "to-server", "float32", 10**9)
-        aggregate([root / "to-server"], secret, Located(model, None), out, AggregateSettings())
-        found = _difference(out, model)
-    return _norm({name: found[name] - plain[name] for name in plain}) / _norm(plain)
+        given = PerturbSettings(**{"check": "none", **settings})
+        perturb(Located(model, None), Located(base, None), handoff, secret, given, entropy=entropy)
+        taken = AggregateSettings(dtype="float32", min_agreement=-1, max_relative_norm=1e9)  # whatever the error is, it is measured
+        aggregate([answer(handoff, root)], secret, Located(model, None), out, taken)
+        found = difference(out, model)
+    return norm({name: found[name] - plain[name] for name in plain}) / norm(plain)
 
 
 def slope(kappas, errors) -> float:
@@ -139,9 +142,9 @@ def measure(optimizer: str, *, draws: int, offset: float, rate: float | None = N
     client = Client(model, ASSETS, optimizer, rate or RATES[optimizer], matrices_only=matrices_only, memorised=memorised)
     with tempfile.TemporaryDirectory() as folder:
         client.train(model, Path(folder) / "plain")
-        plain = _difference(Path(folder) / "plain", model)
-    size = _norm({name: read_tensor(info) for name, info in open_checkpoint(model).tensors.items()})
-    result = {"optimizer": optimizer, "offset": offset, "draws": draws, "update": _norm(plain) / size, "kappas": KAPPAS, "settings": {}}
+        plain = difference(Path(folder) / "plain", model)
+    size = norm({name: read_tensor(info) for name, info in open_checkpoint(model).tensors.items()})
+    result = {"optimizer": optimizer, "offset": offset, "draws": draws, "update": norm(plain) / size, "kappas": KAPPAS, "settings": {}}
     for name, setting in SETTINGS.items():
         errors = []
         for kappa in KAPPAS:
@@ -149,7 +152,7 @@ def measure(optimizer: str, *, draws: int, offset: float, rate: float | None = N
             for draw in range(draws):
                 entropy = PreparedEntropy(sha256(f"slopes benchmark, draw {draw}".encode()).digest())
                 found.append(
-                    error(client, model, base, plain, entropy, **setting, kappa=kappa, offset=offset * kappa)
+                    error(client.answer, model, base, plain, entropy, **setting, kappa=kappa, offset=offset * kappa)
                 )
             errors.append(median(found))
         result["settings"][name] = {

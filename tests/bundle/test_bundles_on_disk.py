@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mpu_cli.bundle.manifest import FileEntry, HandoffManifest, PublishedCopy, decode, encode
+from mpu_cli.bundle.payload import check_update_tensors
 from mpu_cli.bundle.read import read_bundle, read_handoff, read_update
-from mpu_cli.bundle.tensors import check_update_tensors, open_copies, open_delta
+from mpu_cli.bundle.tensors import open_copies, open_delta
 from mpu_cli.checkpoint.digest import file_digest
 from mpu_cli.errors import BadBundleError, BadSecretError, GateError
 from mpu_cli.server.lineage import Lineage

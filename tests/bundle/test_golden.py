@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mpu_cli.bundle.payload import check_update_tensors
 from mpu_cli.bundle.read import read_handoff, read_update
-from mpu_cli.bundle.tensors import check_update_tensors, open_copies
+from mpu_cli.bundle.tensors import open_copies
 from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint

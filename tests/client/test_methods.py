@@ -1,218 +1,76 @@
-"""The unlearning methods: each loss against its paper's formula in numpy, and the registry around them."""
+"""The registry around the unlearning methods: finding, describing, parsing, checking."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from tiny_models import make_model
+from method_cases import REQUIRED, values_of
 
 from mpu_cli.client import methods
-from mpu_cli.data.batches import collate
-from mpu_cli.data.templates import IGNORED, Encoded
 from mpu_cli.errors import UsageError
+from mpu_cli.training.needs import NEEDS, hidden_layer
+from mpu_cli.training.settings import TrainingSettings
 
-
-def row(seed: int, length: int, prompt: int) -> Encoded:
-    """Random tokens, the first `prompt` of them unlabelled."""
-    ids = tuple(torch.randint(5, 320, (length,), generator=torch.Generator().manual_seed(seed)).tolist())
-    return Encoded(ids, (IGNORED,) * prompt + ids[prompt:])
-
-
-FORGET = [row(1, 9, 4), row(2, 6, 2), row(3, 12, 9)]
-RETAIN = [row(4, 7, 3), row(5, 14, 6), row(6, 5, 1)]
-
-
-def plain_rows(model: Any, encoded_rows: list[Encoded]) -> list[np.ndarray]:
-    """The ℓ_t of each row, computed row by row in numpy from the model's logits."""
-    found = []
-    for encoded in encoded_rows:
-        with torch.no_grad():
-            logits = model(torch.tensor([encoded.input_ids])).logits[0].numpy()
-        log_p = (
-            logits
-            - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
-            - logits.max(-1, keepdims=True)
-        )
-        at = [t for t in range(1, len(encoded.labels)) if encoded.labels[t] != IGNORED]
-        found.append(np.array([-log_p[t - 1, encoded.labels[t]] for t in at]))
-    return found
-
-
-def mean(rows: list[np.ndarray]) -> float:
-    """Token mean over all rows."""
-    return float(np.concatenate(rows).mean())
-
-
-Numbers = list[np.ndarray]
-FORMULAS: dict[str, Callable[[Numbers, Numbers, Numbers, dict[str, Any]], float]] = {
-    "GradAscent": lambda f, r, ref, p: -p["gamma"] * mean(f),
-    "GradDiff": lambda f, r, ref, p: -p["gamma"] * mean(f) + p["alpha"] * mean(r),
-    "NPO": lambda f, r, ref, p: (
-        p["gamma"]
-        * float(
-            np.mean(
-                [
-                    2 / p["beta"] * np.log1p(np.exp(-p["beta"] * (now.sum() - before.sum())))
-                    for now, before in zip(f, ref, strict=True)
-                ]
-            )
-        )
-        + p["alpha"] * mean(r)
-    ),
-}
-SETTINGS = [{}, {"gamma": 0.3, "alpha": 1.7, "beta": 0.8}]
-
-
-def case(family: str, dtype: torch.dtype = torch.float64) -> tuple[Any, dict[str, Any], Numbers]:
-    """A model, a batch that has everything, and the reference model's ℓ_t (another model, so that it matters)."""
-    model, reference = make_model(family, seed=1).to(dtype), make_model(family, seed=2).to(dtype)
-    before = plain_rows(reference, FORGET)
-    batch = {
-        "forget": collate(FORGET, 0),
-        "retain": collate(RETAIN, 0),
-        "reference": {"forget_nll": torch.tensor([float(each.sum()) for each in before], dtype=dtype)},
-    }
-    return model, batch, before
-
-
-def parameters(method: methods.Method, changes: dict[str, float]) -> dict[str, Any]:
-    """The method's defaults with those changes that it knows."""
-    known = {parameter.name for parameter in method.parameters}
-    return method.parse(f"{name}={value}" for name, value in changes.items() if name in known)
-
-
-@pytest.mark.parametrize("changes", SETTINGS)
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
-@pytest.mark.parametrize("name", methods.names())
-def test_loss_is_the_papers_formula(name: str, family: str, changes: dict[str, float]) -> None:
-    """The loss equals the formula evaluated in numpy, row by row, without padding."""
-    method = methods.get(name)
-    model, batch, before = case(family)
-    values = parameters(method, changes)
-    expected = FORMULAS[name](plain_rows(model, FORGET), plain_rows(model, RETAIN), before, values)
-    found = method.bind(values)(model, batch)
-    assert found.shape == ()
-    assert found.item() == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize("name", methods.names())
-def test_formula_is_not_met_by_another_default(name: str) -> None:
-    """Negative control: a parameter that is off by a tenth is seen, so no parameter is ignored."""
-    method = methods.get(name)
-    model, batch, before = case("llama")
-    values = method.parse([])
-    numbers = [parameter.name for parameter in method.parameters if parameter.type is float]
-    assert numbers
-    for changed in numbers:
-        other = {**values, changed: float(values[changed]) * 1.1}
-        expected = FORMULAS[name](plain_rows(model, FORGET), plain_rows(model, RETAIN), before, other)
-        assert method.bind(values)(model, batch).item() != pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("name", methods.names())
-def test_gradient_is_that_of_the_formula(name: str) -> None:
-    """Along random directions the gradient equals a central difference of the numpy formula, in float64."""
-    method = methods.get(name)
-    model, batch, before = case("llama")
-    values = parameters(method, SETTINGS[1])
-    for module in model.modules():
-        if type(module).__name__ == "LlamaRMSNorm":
-            # transformers' own computes in float32, too coarse for differences.
-            module.forward = partial(
-                torch.nn.functional.rms_norm, normalized_shape=(32,), weight=module.weight, eps=1e-6
-            )
-    weights = list(model.parameters())
-    method.bind(values)(model, batch).backward()
-    start = [weight.detach().clone() for weight in weights]
-    for seed in range(3):
-        generator = torch.Generator().manual_seed(seed)
-        direction = [torch.randn(w.shape, generator=generator, dtype=w.dtype) for w in weights]
-        slope = sum(float((w.grad * d).sum()) for w, d in zip(weights, direction, strict=True) if w.grad is not None)
-        ends = []
-        for step in (1e-5, -1e-5):
-            with torch.no_grad():
-                for weight, origin, d in zip(weights, start, direction, strict=True):
-                    weight.copy_(origin + step * d)
-            ends.append(FORMULAS[name](plain_rows(model, FORGET), plain_rows(model, RETAIN), before, values))
-        assert slope == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6, abs=5e-7)
-
-
-@pytest.mark.parametrize("name", methods.names())
-def test_a_step_along_the_gradient_forgets(name: str) -> None:
-    """Following the loss downhill makes the forget rows less probable and, where retain rows count, not those."""
-    method = methods.get(name)
-    model, batch, _ = case("llama")
-    batch["reference"]["forget_nll"] = torch.tensor([float(each.sum()) for each in plain_rows(model, FORGET)])
-    forget, retain = mean(plain_rows(model, FORGET)), mean(plain_rows(model, RETAIN))
-    method.bind(method.parse([]))(model, batch).backward()
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.grad is not None:
-                weight -= 1e-3 * weight.grad
-    assert mean(plain_rows(model, FORGET)) > forget
-    if "retain" in method.needs:
-        assert mean(plain_rows(model, RETAIN)) < retain
-
-
-@pytest.mark.parametrize("name", methods.names())
-def test_only_declared_needs_are_read(name: str) -> None:
-    """A loss runs on a batch that holds just what it declares, and without retain rows at alpha 0."""
-    method = methods.get(name)
-    model, batch, _ = case("llama")
-    for values in (method.parse([]), parameters(method, {"alpha": 0})):
-        needed = {"forget", *method.needs_with(values)}
-        assert torch.isfinite(method.bind(values)(model, {key: batch[key] for key in needed}))
-        for missing in needed:
-            with pytest.raises(KeyError):
-                method.bind(values)(model, {key: batch[key] for key in needed - {missing}})
-
-
-def test_npo_starts_at_two_over_beta_log_two() -> None:
-    """Where model and reference agree, NPO is (2/β) log 2 and its gradient that of gradient ascent on the row sums."""
-    model, batch, _ = case("llama")
-    batch["reference"]["forget_nll"] = torch.tensor(
-        [float(each.sum()) for each in plain_rows(model, FORGET)], dtype=torch.float64
-    )
-    npo = methods.get("NPO")
-    value = npo.bind(npo.parse(["alpha=0", "beta=0.25"]))(model, batch)
-    assert value.item() == pytest.approx(8 * np.log(2), rel=1e-9)
+NAMES = ["AltPO", "CE-U", "DPO", "GradAscent", "GradDiff", "NPO", "PDU", "RMU", "SatImp", "SimNPO", "UnDIAL", "WGA"]
 
 
 def test_names_need_no_torch() -> None:
-    """Listing the methods imports nothing heavy, and gives the names as users write them."""
+    """Listing, describing, parsing and checking import nothing heavy; the names are as users write them."""
     code = (
         "import sys; from mpu_cli.client import methods; print(*methods.names());"
+        "info = methods.find('gradDIFF'); info.check(info.parse(['gamma=2']), has_retain=True, has_alternates=False);"
+        "assert [each.name for each in methods.describe()] == methods.names();"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert {"GradAscent", "GradDiff", "NPO"} <= set(done.stdout.split())
+    assert done.stdout.split() == NAMES
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", NAMES)
+def test_description_is_what_the_file_declares(name: str) -> None:
+    """What is read from the source is what importing the file gives: types, defaults, choices, bounds, needs, all."""
+    described, imported = methods.find(name), methods.get(name)
+    for field in ("name", "paper", "formula", "needs", "parameters", "recommended"):
+        assert getattr(described, field) == getattr(imported, field)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_method_is_declared_in_full(name: str) -> None:
-    """Each is found in any spelling of its case, under the name it declares, with paper, formula and known needs."""
+    """Each is found in any spelling of its case, with paper, formula, known needs and settings, bounds on its parameters."""
     method = methods.get(name)
     assert method == methods.get(name.upper()) == methods.get(name.lower())
     assert method.name == name
     assert method.paper.startswith("https://arxiv.org/abs/")
     assert method.formula
-    assert method.needs <= {"retain", "reference"}
+    assert method.needs <= set(NEEDS)
     assert all(parameter.type in (float, int, bool, str) for parameter in method.parameters)
+    TrainingSettings(**dict(method.recommended))
+    unset = {parameter.name for parameter in method.parameters if parameter.default is None}
+    assert unset == {assignment.partition("=")[0] for assignment in REQUIRED.get(name, [])}
 
 
 def test_published_defaults() -> None:
-    """The defaults are the published ones."""
-    assert methods.get("GradAscent").parse([]) == {"gamma": 1.0}
-    assert methods.get("GradDiff").parse([]) == {"gamma": 1.0, "alpha": 1.0, "retain_loss": "NLL"}
-    assert methods.get("NPO").parse([]) == {"beta": 0.1, "gamma": 1.0, "alpha": 1.0, "retain_loss": "NLL"}
+    """The defaults are the published ones, not one default for all."""
+    preference = {"beta": 0.1, "gamma": 1.0, "alpha": 1.0, "retain_loss": "NLL"}
+    published = {
+        "AltPO": preference,
+        "CE-U": {"gamma": 1.0, "ignore_first": 1},
+        "DPO": preference,
+        "GradAscent": {"gamma": 1.0},
+        "GradDiff": {"gamma": 1.0, "alpha": 1.0, "retain_loss": "NLL"},
+        "NPO": preference,
+        "PDU": {"epsilon": 0.5, "gamma": 1.0, "lambda_start": 1.0, "dual_step": 1.0, "warmup_epochs": 5},
+        "RMU": {"c": 2.0, "layer": -1, "gamma": 1.0, "alpha": 1.0, "seed": 0},
+        "SatImp": {"beta1": 5.0, "beta2": 1.0, "gamma": 0.1, "alpha": 1.0, "retain_loss": "NLL"},
+        "SimNPO": {"beta": 4.5, "delta": 0.0, "gamma": 0.125, "alpha": 1.0, "retain_loss": "NLL"},
+        "UnDIAL": {"beta": 10.0, "gamma": 1.0, "alpha": 0.0, "retain_loss": "NLL"},
+        "WGA": {"beta": 1.0, "gamma": 1.0, "alpha": 1.0, "retain_loss": "NLL"},
+    }
+    assert {name: values_of(methods.find(name)) for name in NAMES} == published
 
 
 def test_unknown_method() -> None:
@@ -243,7 +101,7 @@ def test_set_converts_by_type() -> None:
         ("=1", "expected name=value", None),
         ("beta=fast", "beta is a number", None),
         ("beta=nan", "beta must be finite", None),
-        ("retain_loss=MSE", "retain_loss is one of NLL", None),
+        ("retain_loss=MSE", "retain_loss is one of NLL, KL", None),
         ("betta=1", "NPO has no parameter 'betta'", "did you mean beta?"),
         ("x=1", "NPO has no parameter 'x'", "known: beta, gamma, alpha, retain_loss"),
     ],
@@ -271,25 +129,83 @@ def test_every_type_of_parameter_is_parsed() -> None:
             declared.parse([wrong])
 
 
-def test_retain_set_is_asked_for() -> None:
-    """A method that needs a retain set says so; at alpha 0 it does not need one; GradAscent never does."""
-    diff = methods.get("GradDiff")
+def test_what_is_missing_is_asked_for() -> None:
+    """A retain set and alternates are asked for before any work, only where the parameters make them count."""
+
+    def check(name: str, *assignments: str, retain: bool, alternates: bool = False) -> None:
+        info = methods.find(name)
+        info.check(info.parse([*REQUIRED.get(name, []), *assignments]), has_retain=retain, has_alternates=alternates)
+
     with pytest.raises(UsageError, match="GradDiff needs a retain set") as caught:
-        diff.check_retain(diff.parse([]), has_retain=False)
-    assert "--retain" in str(caught.value.hint)
-    diff.check_retain(diff.parse([]), has_retain=True)
-    diff.check_retain(diff.parse(["alpha=0"]), has_retain=False)
-    ascent = methods.get("GradAscent")
-    ascent.check_retain(ascent.parse([]), has_retain=False)
+        check("GradDiff", retain=False)
+    assert caught.value.hint == "add --retain FILE, or --set alpha=0 to go without"
+    check("GradDiff", retain=True)
+    for name in ("GradDiff", "NPO", "RMU", "SimNPO", "WGA", "SatImp"):
+        check(name, "alpha=0", retain=False)
+    for name in ("GradAscent", "CE-U", "UnDIAL"):
+        check(name, retain=False)
+    with pytest.raises(UsageError, match="UnDIAL needs a retain set"):
+        check("UnDIAL", "alpha=0.5", retain=False)
+    with pytest.raises(UsageError, match="PDU needs a retain set") as caught:
+        check("PDU", retain=False)
+    assert caught.value.hint == "add --retain FILE"
+    for name in ("DPO", "AltPO"):
+        with pytest.raises(UsageError, match=f"{name} needs an alternate answer to each forget row") as caught:
+            check(name, retain=True)
+        assert "--refusals" in str(caught.value.hint)
+        check(name, "alpha=0", retain=False, alternates=True)
+
+
+def test_needs_follow_the_parameters() -> None:
+    """KL asks for retain logits, alpha 0 for nothing of the retain set, RMU for the hidden states of its layer."""
+
+    def needs(name: str, *assignments: str) -> frozenset[str]:
+        info = methods.find(name)
+        return info.needs_with(info.parse([*REQUIRED.get(name, []), *assignments]))
+
+    assert needs("NPO") == {"forget_nll", "retain"}
+    assert needs("NPO", "retain_loss=KL") == {"forget_nll", "retain", "retain_logits"}
+    assert needs("NPO", "retain_loss=KL", "alpha=0") == {"forget_nll"}
+    assert needs("UnDIAL") == {"forget_logits"}
+    assert needs("UnDIAL", "alpha=1") == {"forget_logits", "retain"}
+    assert needs("DPO") == {"forget_nll", "alternate_nll", "alternate", "retain"}
+    assert needs("PDU") == {"retain"}
+    assert hidden_layer(needs("RMU", "layer=5")) == 5
+    assert hidden_layer(needs("RMU")) == -1
+    assert needs("RMU", "alpha=0") == {"hidden:-1"}
+    assert hidden_layer(needs("NPO")) is None
+
+
+def test_a_parameter_without_default_must_be_set() -> None:
+    """PDU's epsilon is the user's to choose, and that is said."""
+    with pytest.raises(UsageError, match="PDU needs a value for epsilon") as caught:
+        methods.find("PDU").parse(["gamma=2"])
+    assert "--set epsilon=VALUE" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("name", "assignment", "message"),
+    [
+        ("NPO", "beta=0", "beta must be > 0"),
+        ("SimNPO", "beta=-1", "beta must be > 0"),
+        ("CE-U", "ignore_first=-1", "ignore_first must be >= 0"),
+        ("CE-U", "ignore_first=1.5", "ignore_first is a whole number"),
+        ("PDU", "epsilon=-0.1", "epsilon must be >= 0"),
+    ],
+)
+def test_bounds(name: str, assignment: str, message: str) -> None:
+    """What would divide by zero or mean nothing is refused with the flag."""
+    with pytest.raises(UsageError, match=f"--set {assignment}: {message}"):
+        methods.find(name).parse([assignment])
 
 
 def test_a_broken_file_does_not_break_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A method's file with a syntax error is listed by its file name and hinders no other."""
-    for source in ("__init__.py", "npo.py"):
-        (tmp_path / source).write_text((methods_directory() / source).read_text())
+    (tmp_path / "npo.py").write_text((methods_directory() / "npo.py").read_text())
     (tmp_path / "draft.py").write_text("def loss(:")
     monkeypatch.setattr(methods, "__file__", str(tmp_path / "__init__.py"))
     assert methods.names() == ["draft", "NPO"]
+    assert [each.name for each in methods.describe()] == ["NPO"]
     assert methods.get("NPO").name == "NPO"
 
 

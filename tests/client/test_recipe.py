@@ -40,6 +40,16 @@ def test_fingerprint_depends_on_everything(recipe: Recipe) -> None:
         "max_length": 100,
         "max_steps": 3,
         "keep_dropout": True,
+        "lr_scheduler": "linear",
+        "warmup_steps": 1,
+        "warmup_ratio": 0.1,
+        "group_by_length": True,
+        "gradient_checkpointing": True,
+        "stop_forget_below": 0.1,
+        "stop_retain_below": 0.5,
+        "fsdp": True,
+        "overlap": 7,
+        "pack": True,
     }
     assert set(changed) == {field.name for field in fields(TrainingSettings)}
     others = [replace(recipe, settings=replace(recipe.settings, **{name: value})) for name, value in changed.items()]
@@ -48,6 +58,8 @@ def test_fingerprint_depends_on_everything(recipe: Recipe) -> None:
         replace(recipe, parameters=recipe.parameters[1:]),
         replace(recipe, forget_digest="0" * 64),
         replace(recipe, retain_digest=None),
+        replace(recipe, refusals_digest="0" * 64),
+        replace(recipe, mapping=(("answer", "output"),)),
     ]
     prints = {each.fingerprint() for each in [recipe, *others]}
     assert len(prints) == len(others) + 1
@@ -72,7 +84,7 @@ def test_fingerprint_is_of_content(recipe: Recipe, tmp_path: Path) -> None:
 def test_fingerprint_is_pinned() -> None:
     """The fingerprint is stored on disk between runs, so it must not change by accident."""
     recipe = Recipe("GradAscent", (("gamma", 1.0),), TrainingSettings(), "0" * 64, None)
-    assert recipe.fingerprint() == "0af235dfd884188ff24f04166e51c0cbef827daaaf42083985b555c9592b07c5"
+    assert recipe.fingerprint() == "0b9c7549382f60f56982d9c20c7df0da5af681104f1b19e9dfe07f4cbec38632"
 
 
 def test_missing_file(tmp_path: Path) -> None:

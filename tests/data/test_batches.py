@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_models import make_tokenizer
 
-from mpu_cli.data.batches import collate, epoch_pairs, pad_id
+from mpu_cli.data.batches import PairedRows, collate, epoch_pairs, pad_id
 from mpu_cli.data.templates import Encoded
 
 
@@ -67,3 +67,25 @@ def test_order_is_uniform() -> None:
     """Over many seeds each row comes first about equally often."""
     first = [epoch_pairs(seed, 0, 5, 0)[0][0] for seed in range(2000)]
     assert all(abs(first.count(row) - 400) < 90 for row in range(5))
+
+
+def test_pairs_are_looked_up_together() -> None:
+    """Alternates go with the forget index, a reference with the index its name says; what was not given is not there."""
+    rows = [Encoded((10 + i, 20 + i), (-100, 20 + i)) for i in range(3)]
+    others = [Encoded((10 + i, 30 + i, 31), (-100, 30 + i, 31)) for i in range(3)]
+    seen: list[tuple[str, list[int]]] = []
+
+    def values(name: str):
+        return lambda indices: seen.append((name, list(indices))) or torch.tensor(indices)
+
+    closed: list[int] = []
+    references = {name: values(name) for name in ("forget_nll", "alternate_nll", "retain_logits")}
+    pairs = PairedRows(rows, rows, 0, others, references, lambda: closed.append(1))
+    batch = pairs.batch([(2, 0), (1, 2)])
+    assert batch["forget"]["input_ids"].tolist() == [[12, 22], [11, 21]]
+    assert batch["retain"]["input_ids"].tolist() == [[10, 20], [12, 22]]
+    assert batch["alternate"]["input_ids"].tolist() == [[12, 32, 31], [11, 31, 31]]
+    assert seen == [("forget_nll", [2, 1]), ("alternate_nll", [2, 1]), ("retain_logits", [0, 2])]
+    assert set(PairedRows(rows, None, 0).batch([(0, None)])) == {"forget"}
+    pairs.close()
+    assert closed == [1]

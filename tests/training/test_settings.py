@@ -27,6 +27,11 @@ BAD = [
     ("seed", 2**32, "--seed"),
     ("max_length", 1, "--max-length"),
     ("max_steps", 0, "--max-steps"),
+    ("lr_scheduler", "polynomial", "--lr-scheduler"),
+    ("warmup_steps", -1, "--warmup-steps"),
+    ("warmup_ratio", 1.5, "--warmup-ratio"),
+    ("stop_forget_below", -0.1, "--stop-forget-below"),
+    ("stop_retain_below", 2, "--stop-retain-below"),
 ]
 
 
@@ -42,3 +47,17 @@ def test_defaults_are_valid() -> None:
     """The defaults pass, and zero switches weight decay and clipping off."""
     settings = TrainingSettings(weight_decay=0, max_grad_norm=0, max_steps=1)
     assert (settings.weight_decay, settings.max_grad_norm, TrainingSettings().max_grad_norm) == (0, 0, 1.0)
+
+
+def test_one_kind_of_warm_up() -> None:
+    """A warm-up is given in steps or as a share, not both."""
+    with pytest.raises(UsageError, match="--warmup-steps and --warmup-ratio"):
+        TrainingSettings(warmup_steps=2, warmup_ratio=0.1)
+
+
+def test_counts_steps() -> None:
+    """10 rows at batch 4 and 2 accumulated: 3 batches, 2 steps an epoch; max_steps cuts and never adds."""
+    settings = TrainingSettings(epochs=3, batch_size=4, gradient_accumulation=2)
+    assert (settings.steps_per_epoch(10), settings.total_steps(10)) == (2, 6)
+    assert TrainingSettings(epochs=3, batch_size=4, max_steps=5).total_steps(10) == 5
+    assert TrainingSettings(epochs=1, batch_size=4, max_steps=50).total_steps(10) == 3

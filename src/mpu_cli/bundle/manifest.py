@@ -71,7 +71,7 @@ class HandoffManifest:
 
 @dataclass(frozen=True, slots=True)
 class UpdateCopy:
-    """The change of one copy: `of` is the published copy's digest."""
+    """The change of one copy: `of` is the published copy's digest, `payload` is `delta` or `lora`."""
 
     name: str
     of: str
@@ -148,7 +148,7 @@ def _update(reader: Reader) -> UpdateManifest:
     copies = []
     for item in reader.maps("copies"):
         name, of = item.text("name", COPY_NAME), item.text("of", HEX_256)
-        copies.append(UpdateCopy(name, of, item.text("payload", choices=("delta",)), _read_files(item)))
+        copies.append(UpdateCopy(name, of, item.text("payload", choices=("delta", "lora")), _read_files(item)))
         item.done()
     handoff = Reader(reader.take("handoff"), "mpu.yaml: handoff", BadBundleError)
     id_, digest = handoff.text("id", HEX_128), handoff.text("digest", HEX_256)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Protocol
 
-from mpu_cli.bundle.finite import FileNumbers, not_finite
-from mpu_cli.bundle.manifest import HandoffManifest, UpdateManifest
+from mpu_cli.bundle.manifest import HandoffManifest
 from mpu_cli.checkpoint.header import STORED_NAMES, TensorInfo, read_header
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint, read_json
 from mpu_cli.errors import BadBundleError, BadModelError, GateError
@@ -42,7 +42,21 @@ def open_copies(path: Path, manifest: HandoffManifest) -> dict[str, Checkpoint]:
     return copies
 
 
-def shapes(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
+class Shaped(Protocol):
+    """Anything with a shape and a stored dtype: a tensor on disk, or a change of one."""
+
+    @property
+    def dtype(self) -> str:
+        """Safetensors' name."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes."""
+        ...
+
+
+def shapes(tensors: Mapping[str, Shaped]) -> dict[str, tuple[int, ...]]:
     """Shapes by tensor name."""
     return {name: info.shape for name, info in tensors.items()}
 
@@ -79,7 +93,7 @@ def open_delta(path: Path) -> dict[str, TensorInfo]:
 
 
 def check_delta(
-    where: Path, delta: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]], frozen: Collection[str]
+    where: Path, delta: Mapping[str, Shaped], expected: Mapping[str, tuple[int, ...]], frozen: Collection[str]
 ) -> None:
     """The change of one copy fits the model that was handed out.
 
@@ -100,28 +114,3 @@ def check_delta(
             )
 
 
-def check_finite(where: Path, delta: Mapping[str, TensorInfo]) -> None:
-    """Every entry of a delta is a number.
-
-    Raises:
-        GateError: a NaN or an infinity; the tensor is named.
-    """
-    refuse(where, not_finite(delta))
-
-
-def refuse(where: Path, name: str | None) -> None:
-    """Raise GateError if there is a tensor (of this name) in a delta that holds NaN or infinity."""
-    if name is not None:
-        raise GateError(f"{where}: tensor {name} holds NaN or infinity", "lower the learning rate, train again")
-
-
-def check_update_tensors(path: Path, manifest: UpdateManifest, numbers: FileNumbers | None = None) -> None:
-    """What can be checked of an update's tensors without the handoff: headers, dtypes, finite values.
-
-    `numbers` is what was seen of the finite values when the update was read; without it they are read again.
-    """
-    for copy in manifest.copies:
-        where = path / copy.name
-        delta = open_delta(where)
-        check_delta(where, delta, shapes(delta), ())
-        refuse(where, numbers.not_finite(where / name for name in copy.files) if numbers else not_finite(delta))

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mpu_cli.bundle.adapter import ADAPTER_FILES
 from mpu_cli.bundle.manifest import (
     MANIFEST,
     SIGNATURE,
     Files,
     HandoffManifest,
+    PublishedCopy,
+    UpdateCopy,
     UpdateManifest,
     decode,
 )
@@ -34,7 +37,7 @@ class TrustedBundle:
         manifest = decode(data, f"{self._where}/{MANIFEST}")
         for copy in manifest.copies:
             for name in copy.files:
-                if not _may_be_in(manifest, name):
+                if not _may_hold(copy, name):
                     raise BadBundleError(f"{self._where}: lists {copy.name}/{name}, which {_kind(manifest)} never holds")
         self._manifest = manifest
         return manifest
@@ -90,10 +93,12 @@ def _kind(manifest: HandoffManifest | UpdateManifest) -> str:
     return "a handoff" if isinstance(manifest, HandoffManifest) else "an update"
 
 
-def _may_be_in(manifest: HandoffManifest | UpdateManifest, name: str) -> bool:
+def _may_hold(copy: PublishedCopy | UpdateCopy, name: str) -> bool:
+    if isinstance(copy, UpdateCopy) and copy.payload == "lora":
+        return name in ADAPTER_FILES
     if name.endswith((".safetensors", ".safetensors.index.json")):
-        return name.startswith("model" if isinstance(manifest, HandoffManifest) else "delta")
-    return isinstance(manifest, HandoffManifest) and is_allowed(name)
+        return name.startswith("model" if isinstance(copy, PublishedCopy) else "delta")
+    return isinstance(copy, PublishedCopy) and is_allowed(name)
 
 
 def check_update_of(update: UpdateManifest, handoff_id: str, handoff_digest: str, copies: Mapping[str, str]) -> None:

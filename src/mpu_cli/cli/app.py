@@ -38,6 +38,8 @@ class LazyGroup(TyperGroup):
         if cmd_name not in self.commands:
             return None
         function = getattr(import_module(f"{commands.__name__}.{cmd_name}"), cmd_name)
+        if isinstance(function, typer.Typer):  # a group with subcommands of its own
+            return typer.main.get_command(function)
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
         single.command(name=cmd_name, cls=ConfigCommand)(function)
         return typer.main.get_command(single)

@@ -21,16 +21,20 @@ StepCallback = Callable[[str, int, int, float], None]
 class Output:
     """The voice of one command."""
 
-    def __init__(self, context: typer.Context, *, as_json: bool) -> None:
+    def __init__(self, context: typer.Context, *, as_json: bool, silent: bool = False) -> None:
+        """`silent` says nothing at all: for all processes of a joint training but the first."""
         settings = (context.find_root().obj or {}) if context else {}
         self.quiet: bool = settings.get("quiet", False)
         self.verbose: bool = settings.get("verbose", False)
         self.as_json = as_json
+        self._silent = silent
         self._out = _console(sys.stdout)
         self._err = _console(sys.stderr)
 
     def result(self, data: Mapping[str, Any], *body: RenderableType) -> None:
         """The command's result: `data` as JSON, or `body` for a reader."""
+        if self._silent:
+            return
         if self.as_json:
             print(json.dumps(data, ensure_ascii=False))
             return
@@ -39,17 +43,18 @@ class Output:
 
     def warn(self, text: str) -> None:
         """Something the reader must not miss."""
-        self._err.print(f"mpu: warning: {text}", markup=False)
+        if not self._silent:
+            self._err.print(f"mpu: warning: {text}", markup=False)
 
     def note(self, text: str) -> None:
         """Something worth knowing."""
-        if not self.quiet:
+        if not self.quiet and not self._silent:
             self._err.print(f"mpu: {text}", markup=False)
 
     @contextmanager
     def progress(self) -> Iterator[ProgressCallback]:
         """A live bar on a terminal, nothing elsewhere; the callback takes (what, done, total)."""
-        silent = self.quiet or not sys.stderr.isatty()
+        silent = self.quiet or self._silent or not sys.stderr.isatty()
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
         with Progress(*columns, console=self._err, disable=silent, transient=True) as bar:
             task = bar.add_task("", total=None)
@@ -62,7 +67,7 @@ class Output:
     @contextmanager
     def training(self) -> Iterator[StepCallback]:
         """Like `progress`, for training: copy, step, loss, steps per second, time left."""
-        silent = self.quiet or not sys.stderr.isatty()
+        silent = self.quiet or self._silent or not sys.stderr.isatty()
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

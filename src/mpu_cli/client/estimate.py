@@ -1,32 +1,206 @@
-"""What `mpu unlearn --dry-run` says: disk and memory, from headers alone."""
+"""What `mpu unlearn --dry-run` says: memory of one process, disk and transfer, from headers or from config.json alone.
+
+Weights, gradients and optimizer state are counted exactly: the optimizer makes one step on tensors without storage, and
+what it keeps is measured. Activations are an estimate for rows of `--max-length` tokens, so an upper bound for shorter ones.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from mpu_cli.architectures.projections import adapter_entries, projections
+from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.read import is_bundle, read_handoff
 from mpu_cli.bundle.tensors import is_frozen, open_copies
+from mpu_cli.bundle.tensors import shapes as shapes_of
 from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT, STORED_NAMES
-from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.checkpoint.model import INDEX_FILE, SINGLE_FILE, open_checkpoint
+from mpu_cli.client.lora import Lora, choose
+from mpu_cli.errors import BadModelError
+from mpu_cli.training.settings import TrainingSettings
 
-_STATE_BYTES = {"adamw": 8}
-"""Optimizer state per trained parameter: two float32 moments; the factored optimizers keep next to none."""
+Shapes = Mapping[str, tuple[int, ...]]
+
+PROGRAM_BYTES = 500_000_000
+"""Python, torch and transformers themselves."""
+_F32 = 4
 
 
-def estimate_unlearn(source: Path, delta_dtype: str, optimizer: str) -> dict[str, int]:
-    """Upper bounds without activations, which depend on the batch: weights and gradients are float32."""
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What will be trained: `copies` models of the same tensors."""
+
+    config: Mapping[str, Any]
+    shapes: Shapes
+    frozen: tuple[str, ...]
+    copies: int = 1
+    received: int = 0
+    """Bytes of the weights as they came."""
+
+
+def find_subject(source: Path) -> Subject:
+    """A handoff, a model directory, a directory with a config.json alone, or that file.
+
+    Raises:
+        MpuError: it is none of them, or its configuration is not understood.
+    """
     if is_bundle(source):
         manifest = read_handoff(source)
         copies = open_copies(source, manifest)
-        model, count, frozen = next(iter(copies.values())), len(copies), manifest.frozen
-    else:
-        model, count, frozen = open_checkpoint(source), 1, tuple[str, ...]()
-    trained = sum(info.elements for info in model.tensors.values() if not is_frozen(info.name, frozen))
+        model = next(iter(copies.values()))
+        frozen = (*manifest.frozen, *read_layout(model.config, shapes_of(model.tensors), model.path).frozen)
+        received = sum(file.bytes for copy in manifest.copies for file in copy.files.values())
+        return Subject(model.config, shapes_of(model.tensors), frozen, len(copies), received)
+    if source.is_file() or not any((source / name).exists() for name in (SINGLE_FILE, INDEX_FILE)):
+        return _from_config(source if source.is_file() else source / "config.json")
+    model = open_checkpoint(source)
+    return Subject(model.config, shapes_of(model.tensors), _embeddings(model.config, shapes_of(model.tensors), source))
+
+
+def estimate_unlearn(
+    source: Path,
+    settings: TrainingSettings,
+    delta_dtype: str,
+    *,
+    lora: Lora | None = None,
+    passes: int = 2,
+    processes: int = 1,
+    checkpoints: bool = True,
+) -> dict[str, int]:
+    """Bytes and counts, by what they are for.
+
+    Args:
+        source: see `find_subject`.
+        settings: batch size, longest row, optimizer, checkpointing, sharding.
+        delta_dtype: how the change is stored.
+        lora: adapters instead of whole weights.
+        passes: forward passes whose graphs live at once: forget, retain, alternate rows.
+        processes: that share the work.
+        checkpoints: whether any may be written.
+    """
+    subject = find_subject(source)
+    parameters = _count(subject.shapes)
+    trained = {name: shape for name, shape in subject.shapes.items() if not is_frozen(name, subject.frozen)}
+    if lora is not None:
+        layout = read_layout(subject.config, subject.shapes, source)
+        targets = choose(lora, projections(layout, subject.shapes), subject.frozen)
+        trained = {f"{one.module}.lora_{half}.default.weight": shape for one in targets
+                   for half, shape in (("A", (lora.rank, one.inputs)), ("B", (one.outputs, lora.rank)))}  # fmt: skip
+        assert _count(trained) == adapter_entries(targets, lora.rank)
+    changing = _count(trained)
+    state = optimizer_state_bytes(settings.optimizer, trained, subject.config)
     width = BYTES_PER_ELEMENT[STORED_NAMES[delta_dtype]]
-    return {
-        "copies": count,
-        "parameters": model.elements,
-        "disk_bytes": count * trained * width,
-        "temporary_disk_bytes": 4 * model.elements,
-        "memory_bytes": 4 * model.elements + (4 + _STATE_BYTES.get(optimizer, 0)) * trained,
+    held = {
+        "weights_bytes": _F32 * (parameters + (changing if lora else 0)),
+        "gradients_bytes": _F32 * changing,
+        "optimizer_state_bytes": state,
     }
+    if settings.fsdp:
+        held = {name: -(-number // processes) for name, number in held.items()}
+    elif processes > 1:
+        held["gradient_buckets_bytes"] = _F32 * changing
+    rows = -(-settings.batch_size // processes)
+    held["activations_bytes"] = activation_bytes(subject.config, rows * settings.max_length, passes, settings)
+    # A step works on one tensor at a time, with a few others of its size beside it.
+    held["optimizer_work_bytes"] = 4 * _F32 * max(map(math.prod, trained.values()))
+    held["program_bytes"] = PROGRAM_BYTES
+    update = subject.copies * changing * width
+    return {
+        "copies": subject.copies,
+        "parameters": parameters,
+        "trained_parameters": changing,
+        "processes": processes,
+        **held,
+        "memory_bytes": sum(held.values()),
+        "disk_bytes": update,
+        "temporary_disk_bytes": _F32 * (changing if lora else parameters),
+        # The one before is removed when the next is complete.
+        "checkpoint_disk_bytes": 2 * (_F32 * changing + state) if checkpoints else 0,
+        "received_bytes": subject.received,
+        "sent_bytes": update,
+    }
+
+
+def optimizer_state_bytes(name: str, shapes: Shapes, config: Mapping[str, Any]) -> int:
+    """What the optimizer keeps for tensors of these shapes, exactly.
+
+    Raises:
+        UsageError: there is no such optimizer.
+    """
+    import torch
+
+    from mpu_cli.training import optimizers
+
+    parameters = [(each, torch.nn.Parameter(torch.empty(shape, device="meta"))) for each, shape in shapes.items()]
+    for _, parameter in parameters:
+        parameter.grad = torch.empty_like(parameter)
+    built = optimizers.get(name).build([{"params": parameters, "weight_decay": 0.0}], 1e-5, config)
+    built.step()
+    tensors = [value for kept in built.state.values() for value in kept.values() if isinstance(value, torch.Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def activation_bytes(config: Mapping[str, Any], tokens: int, passes: int, settings: TrainingSettings) -> int:
+    """What the backward pass needs of `passes` forward passes over `tokens` tokens each, roughly, as float32.
+
+    A layer keeps, for each token, about 8 vectors of the hidden size (norms, residual stream, inputs of projections), 4 of
+    the queries' and of the keys' and values' size, and 4 of the feed-forward size; with checkpointing one hidden vector, and
+    one layer is whole at a time. The output distribution is kept once a pass, and 3 times more while its gradient is taken.
+    """
+    text = _text_config(config)
+    hidden, layers = _size(text, "hidden_size", "n_embd", "d_model"), _size(text, "num_hidden_layers", "n_layer", "num_layers")
+    heads = _size(text, "num_attention_heads", "n_head", "num_heads")
+    kv_heads = int(text.get("num_key_value_heads") or heads)
+    head = int(text.get("head_dim") or hidden // heads)
+    experts = int(text.get("num_experts_per_tok") or 1)
+    feed_forward = int(text.get("moe_intermediate_size") or text.get("intermediate_size") or text.get("n_inner") or 4 * hidden)
+    layer = 8 * hidden + 4 * (heads + kv_heads) * head + 4 * experts * feed_forward
+    kept = passes * layers * (hidden if settings.gradient_checkpointing else layer)
+    kept += layer if settings.gradient_checkpointing else 0
+    return _F32 * tokens * (kept + (passes + 3) * int(text["vocab_size"]))
+
+
+def _from_config(path: Path) -> Subject:
+    """Shapes of the model that this configuration describes, without any weights."""
+    import torch
+    from transformers import AutoConfig
+
+    from mpu_cli.training.load import auto_class, loading_errors, quiet_transformers
+
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadModelError(f"{path}: no readable config.json", "give a handoff, a model directory, or a config.json") from error
+    with quiet_transformers(), loading_errors(path), torch.device("meta"):
+        model = auto_class(config := AutoConfig.for_model(**raw)).from_config(config)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    return Subject(raw, shapes, _embeddings(raw, shapes, path.parent))
+
+
+def _embeddings(config: Mapping[str, Any], shapes: Shapes, where: Path) -> tuple[str, ...]:
+    """What is frozen where no handoff says so; on a family that has no data file, what is usually called so."""
+    try:
+        return tuple(read_layout(config, shapes, where).frozen)
+    except BadModelError:
+        return tuple(name for name in shapes if any(word in name for word in ("embed", "wte", "wpe", "lm_head")))
+
+
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    inner = config.get("text_config")
+    return {**config, **inner} if isinstance(inner, dict) else config
+
+
+def _size(config: Mapping[str, Any], *names: str) -> int:
+    for name in names:
+        if config.get(name):
+            return int(config[name])
+    raise BadModelError(f"config.json has no {names[0]}", "--dry-run needs it to estimate memory")
+
+
+def _count(shapes: Shapes) -> int:
+    return sum(map(math.prod, shapes.values()))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpu_cli.architectures.projections import Projections, projections
 from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.manifest import HandoffManifest
 from mpu_cli.bundle.read import read_handoff
@@ -16,12 +17,16 @@ from mpu_cli.errors import BadBundleError
 
 @dataclass(frozen=True, slots=True)
 class OpenHandoff:
-    """`frozen` is what the manifest freezes and the embeddings; `droppable` are tensors that trainers may leave out."""
+    """`frozen` is what the manifest freezes and the embeddings; `droppable` are tensors that trainers may leave out.
+
+    `matrices` are the attention and feed-forward projections, on which an adapter may sit.
+    """
 
     manifest: HandoffManifest
     copies: Mapping[str, Checkpoint]
     frozen: tuple[str, ...]
     droppable: frozenset[str]
+    matrices: Projections
 
 
 def open_handoff(path: Path) -> OpenHandoff:
@@ -42,4 +47,4 @@ def open_handoff(path: Path) -> OpenHandoff:
     if all(is_frozen(name, frozen) for name in first.tensors):
         raise BadBundleError(f"{path}: the handoff freezes every tensor; there is nothing to train", "ask the server for another")
     droppable = frozenset(name for layer in layout.layers for name in layer.untouched)
-    return OpenHandoff(manifest, copies, frozen, droppable)
+    return OpenHandoff(manifest, copies, frozen, droppable, projections(layout, shapes(first.tensors)))

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mpu_cli.client.lora import Lora
 from mpu_cli.client.methods import Value
 from mpu_cli.errors import BadDataError
 from mpu_cli.training.settings import TrainingSettings
@@ -26,6 +27,12 @@ class Recipe:
     """SHA-256 of the forget file's bytes, in hex."""
     retain_digest: str | None
     """The same of the retain file, or None without one."""
+    refusals_digest: str | None = None
+    """The same of the list of refusals, or None without one."""
+    mapping: tuple[tuple[str, str], ...] = ()
+    """(field, column), sorted: how the files' columns are read."""
+    lora: Lora | None = None
+    """Train an adapter of this kind instead of the weights."""
 
     @classmethod
     def of_files(
@@ -35,14 +42,19 @@ class Recipe:
         settings: TrainingSettings,
         forget: Path,
         retain: Path | None,
+        refusals: Path | None = None,
+        mapping: Mapping[str, str] | None = None,
+        lora: Lora | None = None,
     ) -> Recipe:
         """The recipe that trains on these files.
 
         Raises:
             BadDataError: a file cannot be read.
         """
-        retain_digest = None if retain is None else _file_digest(retain)
-        return cls(method, tuple(sorted(parameters.items())), settings, _file_digest(forget), retain_digest)
+        retain_digest, refusals_digest = (None if path is None else _file_digest(path) for path in (retain, refusals))
+        columns = tuple(sorted((mapping or {}).items()))
+        values = tuple(sorted(parameters.items()))
+        return cls(method, values, settings, _file_digest(forget), retain_digest, refusals_digest, columns, lora)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, as they go into the fingerprint."""

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpu_cli.checkpoint.staging import disk_full
-from mpu_cli.client import methods
-from mpu_cli.errors import OutputError
+from mpu_cli.client import lora, methods
+from mpu_cli.errors import OutputError, UsageError
+from mpu_cli.training.surroundings import OnStep, Surroundings
 
 if TYPE_CHECKING:
+    from mpu_cli.architectures.projections import Projection
     from mpu_cli.client.recipe import Recipe
     from mpu_cli.data.rows import Row
+    from mpu_cli.data.templates import Encoded
+    from mpu_cli.training.checkpoints import CheckpointStore
     from mpu_cli.training.load import LoadedModel
-    from mpu_cli.training.trainer import OnStep, TrainingReport
+    from mpu_cli.training.trainer import TrainingReport
 
 
 def train_copy(
@@ -27,71 +32,129 @@ def train_copy(
     recipe: Recipe,
     frozen: Sequence[str] | None = None,
     on_step: OnStep | None = None,
+    *,
+    store: CheckpointStore | None = None,
+    resume: bool = False,
+    stop_after: int | None = None,
+    log_dir: Path | None = None,
+    on_note: Callable[[str], None] = lambda line: None,
 ) -> TrainingReport:
     """Load the model in `source_dir`, unlearn by `recipe`, save float32 safetensors and config.json to `after_dir`.
+
+    With LoRA in the recipe, `after_dir` gets the adapter alone.
+
+    Where several processes were launched, each calls this; the first one saves.
 
     Args:
         source_dir: a model directory with a tokenizer: a published copy, or any model.
         after_dir: where to write, created if need be. Not atomic: give a temporary directory and rename it.
         forget: the rows to forget.
-        retain: the rows to keep, or None; they must be there if the method needs them.
+        retain: the rows to keep, or None; they must be there if the method or a threshold needs them.
         recipe: the method, its parameters and settings.
         frozen: on-disk tensor names or patterns that must not move; None = input and output embeddings.
         on_step: called as (step, total steps, loss) after each step.
+        store: where checkpoints go, if anywhere.
+        resume: go on from the newest checkpoint in `store`, if there is one.
+        stop_after: end after so many steps: where the first copy stopped early.
+        log_dir: where TensorBoard's event files go, if anywhere.
+        on_note: told what became of rows that are cut, split or packed, a line each.
 
     Raises:
-        UsageError: the method needs a retain set, or the device or precision is not to be had.
+        UsageError: the method needs a retain set or alternate answers, or the device or precision is not to be had.
         BadModelError, BadDataError: see `load_model` and `encode`.
-        CheckFailedError: the loss or a weight became NaN or infinite; nothing was written.
-        OutputError: the result cannot be written.
+        CheckFailedError: the loss or a weight became NaN or infinite, or the checkpoint is another run's; nothing was
+            written.
+        OutputError: the result or a checkpoint cannot be written.
     """
     method = methods.get(recipe.method)
     parameters = dict(recipe.parameters)
-    method.check_retain(parameters, has_retain=bool(retain))
+    has_alternates = all(row.alternate is not None for row in forget)
+    method.check(parameters, has_retain=bool(retain), has_alternates=has_alternates)
+    needs = method.needs_with(parameters)
 
     # After the check: these take seconds to import.
     from mpu_cli.data.batches import pad_id
-    from mpu_cli.data.templates import encode
+    from mpu_cli.data.encoding import encode_rows
+    from mpu_cli.training import distributed
+    from mpu_cli.training.arguments import choose_device
     from mpu_cli.training.load import load_model, load_tokenizer
     from mpu_cli.training.trainer import train
 
     settings = recipe.settings
+    if recipe.lora is not None and settings.fsdp:
+        raise UsageError("--lora-rank and --fsdp: adapters are not sharded", "leave --fsdp out: an adapter's optimizer is small")
     tokenizer = load_tokenizer(source_dir)
     # Bad rows are found before the weights are read.
-    forget_rows = [encode(row, tokenizer, settings.max_length) for row in forget]
-    retain_rows = [encode(row, tokenizer, settings.max_length) for row in retain or ()]
-    loaded = load_model(source_dir, frozen, keep_dropout=settings.keep_dropout)
+    def encoded(rows: Sequence[Row], name: str) -> list[Encoded]:
+        made = encode_rows(rows, tokenizer, settings.max_length, overlap=settings.overlap, pack=settings.pack)
+        for line in made.notes(name, settings.max_length):
+            on_note(line)
+        return made.rows
+
+    forget_rows, retain_rows = encoded(forget, "forget"), encoded(retain or (), "retain")
+    alternates = None
+    if "alternate" in needs:
+        alternates = encoded([row.with_answer(row.alternate or "") for row in forget], "alternate answers")
+    device = choose_device(settings)
+    distributed.check_settings(settings.batch_size, len(forget_rows), settings.fsdp, device)
+    distributed.check_method(needs)
+    distributed.start(device)
+    # Only the first process looks, and all go on from what it found.
+    saved = distributed.from_first(store.latest() if store and resume and distributed.processes().is_first else None)
+    loaded = load_model(source_dir, frozen, keep_dropout=settings.keep_dropout, fsdp=settings.fsdp)
+    adapted: list[Projection] = []
+    if recipe.lora is not None:
+        adapted = lora.attach(loaded.model, recipe.lora, lora.matrices_of(source_dir), frozen or (), settings.seed)
     report = train(
         loaded.model,
         method.bind(parameters),
-        method.needs_with(parameters),
+        needs,
         forget_rows,
         retain_rows,
         settings,
         pad_id(tokenizer),
-        on_step,
+        alternates=alternates,
+        stop_after=stop_after,
+        around=Surroundings(on_step, store, saved, log_dir),
     )
-    _save(loaded, source_dir, after_dir)
+    if recipe.lora is None:
+        _save(loaded, source_dir, after_dir)
+    else:
+        adapted = lora.moved(loaded.model, adapted)
+        if distributed.processes().is_first:
+            with _writing(after_dir):
+                lora.save(loaded.model, adapted, recipe.lora, after_dir)
     return report
 
 
 def _save(loaded: LoadedModel, source_dir: Path, after_dir: Path) -> None:
-    from safetensors import SafetensorError
-
+    from mpu_cli.training import distributed, run_state
     from mpu_cli.training.load import quiet_transformers
 
     model = loaded.model
+    whole = run_state.gathered(model)
+    if not distributed.processes().is_first:
+        return
     # The saved configuration is the source's: dropout was switched off for training only.
     model.config = loaded.source_config
     generation = source_dir / "generation_config.json"
-    try:
+    with _writing(after_dir):
         with quiet_transformers():
-            model.save_pretrained(after_dir)
+            model.save_pretrained(after_dir, state_dict=whole)
         # transformers rewrites generation settings, and makes some up where there are none.
         if generation.is_file():
             shutil.copyfile(generation, after_dir / generation.name)
         else:
             (after_dir / generation.name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(after_dir: Path) -> Iterator[None]:
+    """Turn what goes wrong on the disk into OutputError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         # safetensors says "No space left on device (os error 28)" without an errno.
         if getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error):

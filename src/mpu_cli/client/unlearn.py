@@ -1,26 +1,40 @@
-"""`mpu unlearn`: the same recipe on every copy of a handoff (→ an update), or on a model (→ a model)."""
+"""`mpu unlearn`: the same recipe on every copy of a handoff (→ an update), or on a model (→ a model).
+
+Where torchrun started several processes, each calls the same function: all train, the first one writes. What an
+interrupted run has done lies in a `WorkDirectory` until the result is complete.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mpu_cli.architectures.projections import Projections
+from mpu_cli.bundle.adapter import open_adapter
 from mpu_cli.bundle.manifest import MANIFEST, UpdateManifest
 from mpu_cli.checkpoint.change import Changes, Spans, write_changed
+from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.dtypes import read_span, spans
 from mpu_cli.checkpoint.header import NAMES, TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
-from mpu_cli.client.difference import write_delta
+from mpu_cli.client.adapters import row_spans
 from mpu_cli.client.handoff import OpenHandoff, open_handoff
+from mpu_cli.client.lora import choose, inexact, matrices_of
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.train_copy import train_copy
+from mpu_cli.client.trained import write_payload
 from mpu_cli.client.update import finish, make_copy_directory, write_manifest, write_note
+from mpu_cli.client.work_directory import Keeping, WorkDirectory
 from mpu_cli.data.rows import Row
 from mpu_cli.errors import BadModelError, OutputError, UsageError
+from mpu_cli.training import distributed
 
 if TYPE_CHECKING:
     from mpu_cli.training.trainer import TrainingReport
@@ -28,6 +42,7 @@ if TYPE_CHECKING:
 OnStep = Callable[[str, int, int, float], None]
 """Told the copy's name, the step, the number of steps, and the loss."""
 _AFTER = ".after"
+_MODEL = "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +54,64 @@ class Work:
     recipe: Recipe
     delta_dtype: str
     shard_bytes: int
+    keeping: Keeping = field(default_factory=Keeping)
+    log_dir: Path | None = None
+    """Event files go into a directory for each copy below it."""
+    on_kept: Callable[[Path], None] = lambda path: None
+    """Told where an interrupted run's work was kept."""
+    warn: Callable[[str], None] = lambda text: None
+    """Told what the reader must not miss."""
+    note: Callable[[str], None] = lambda text: None
+    """Told what became of the rows."""
+
+    def identity(self, source: str) -> dict[str, Any]:
+        """What must be the same for a checkpoint to be gone on from; versions too, since other ones give other bits."""
+        return {
+            "recipe": self.recipe.fingerprint(),
+            "source": source,
+            "stored": [self.delta_dtype, self.shard_bytes],
+            "processes": distributed.processes().size,
+            "versions": [version(name) for name in ("torch", "transformers", "accelerate")],
+        }
 
 
 def unlearn_handoff(
     handoff: Path, out: Path, work: Work, on_step: OnStep, *, force: bool = False
-) -> tuple[UpdateManifest, dict[str, TrainingReport]]:
-    """Train every copy alike and write the update.
+) -> tuple[UpdateManifest | None, dict[str, TrainingReport]]:
+    """Train every copy alike and write the update (None in all processes but the first).
+
+    With a threshold, the first copy decides after how many steps all copies end: copies that trained differently would
+    not denoise each other.
 
     Raises:
-        MpuError: a bad handoff, bad data, a loss that is not finite, a target that exists.
+        MpuError: a bad handoff, bad data, a loss that is not finite, a target that exists, another run's checkpoints.
     """
     refuse_nesting(out, handoff)
     refuse_existing(out, force=force)
     opened = open_handoff(handoff)
-    reports = {}
-    with Staging(out, force=force) as staging:
-        for name in opened.copies:
-            directory = make_copy_directory(staging.path / name, out)
-            reports[name] = _train(opened, name, directory, out, work, on_step)
-        with disk_errors(out):
-            update = write_manifest(staging.path, opened.manifest)
-        staging.commit()
+    _check_lora(work, opened.matrices, opened.frozen)
+    names = list(opened.copies)
+    reports: dict[str, TrainingReport] = {}
+    update = None
+    with _writing(out, names, work, force) as (staging, kept):
+        stop_after = None
+        for name in names:
+            identity = work.identity(_source(opened, name)) | {"stop_after": stop_after}
+            directory = make_copy_directory(staging.path / name, out) if staging else None
+            done = kept.take(name, directory, identity) if directory else None
+            _join(work)
+            report = distributed.from_first(done)
+            if report is None:
+                report = _train(opened, name, directory, out, work, kept, identity, on_step, stop_after)
+                if directory:
+                    kept.keep(name, directory, identity, report)
+            reports[name] = report
+            if work.recipe.settings.stops_early:
+                stop_after = reports[names[0]].steps
+        if staging:
+            with disk_errors(out):
+                update = write_manifest(staging.path, opened.manifest)
+            staging.commit()
     return update, reports
 
 
@@ -68,17 +120,25 @@ def unlearn_one_copy(
 ) -> TrainingReport:
     """Train copy number `number` alone and write `out/copy-K`; `finish_update` completes the update."""
     refuse_nesting(out, handoff)
+    if work.recipe.settings.stops_early:
+        raise UsageError(
+            "--copy cannot end on a threshold: every copy must be trained for the same number of steps",
+            "train all copies with one command, or give --max-steps",
+        )
     opened = open_handoff(handoff)
+    _check_lora(work, opened.matrices, opened.frozen)
     name, count = f"copy-{number}", len(opened.copies)
     if name not in opened.copies:
         raise UsageError(f"--copy {number}: the handoff has {count} copies", f"give a number from 1 to {count}")
     if (out / MANIFEST).exists():
         raise OutputError(f"{out}: this update is already finished", "choose another --out")
-    with Staging(out / name, force=force) as staging:
-        report = _train(opened, name, staging.path, out, work, on_step)
-        with disk_errors(out):
-            write_note(staging.path, work.recipe.fingerprint(), opened.manifest)
-        staging.commit()
+    with _writing(out / name, [name], work, force, beside=out) as (staging, kept):
+        identity = work.identity(_source(opened, name)) | {"stop_after": None}
+        report = _train(opened, name, staging.path if staging else None, out, work, kept, identity, on_step)
+        if staging:
+            with disk_errors(out):
+                write_note(staging.path, work.recipe.fingerprint(), opened.manifest)
+            staging.commit()
     return report
 
 
@@ -97,27 +157,90 @@ def unlearn_model(
     model = open_checkpoint(source)
     if not model.float_dtypes or model.dtype not in NAMES:
         raise BadModelError(f"{source}: stored as {model.dtype}", "convert it to float32, bfloat16 or float16 first")
-    with Staging(out, force=force) as staging, disk_errors(out):
-        after = staging.path / _AFTER
-        report = train_copy(source, after, work.forget, work.retain, work.recipe, None, lambda *a: on_step(source.name, *a))
-        trained = open_checkpoint(after)
-        write_changed(model, _changes(trained), staging.path, dtype, work.shard_bytes)
-        shutil.rmtree(after)
-        staging.commit()
+    if work.recipe.lora is not None:
+        _check_lora(work, matrices_of(source), ())
+    with _writing(out, [_MODEL], work, force) as (staging, kept), disk_errors(out):
+        digest = model_digest(model) if kept.wants_checkpoints else ""
+        after = (staging.path if staging else out) / _AFTER
+        report = train_copy(
+            source, after, work.forget, work.retain, work.recipe, None, lambda *step: on_step(source.name, *step),
+            store=kept.store(_MODEL, work.identity(digest)), resume=work.keeping.resume, log_dir=work.log_dir,
+            on_note=work.note,
+        )  # fmt: skip
+        if staging:
+            changes = _changes(open_checkpoint(after)) if work.recipe.lora is None else _adapted(after)
+            write_changed(model, changes, staging.path, dtype, work.shard_bytes)
+            shutil.rmtree(after)
+            staging.commit()
     return report
+
+
+@contextmanager
+def _writing(
+    target: Path, names: list[str], work: Work, force: bool, beside: Path | None = None
+) -> Iterator[tuple[Staging | None, WorkDirectory]]:
+    """The directory to fill (None in all processes but the first), and what outlives an interruption."""
+    kept = WorkDirectory(beside or target, work.keeping)
+    started = time.monotonic()
+    first = distributed.processes().is_first
+    with Staging(target, force=force) if first else nullcontext() as staging:
+        if staging is not None:
+            kept.begin(names, force=force)
+        try:
+            yield staging, kept
+        except BaseException:
+            if staging is not None and kept.interrupted(names, time.monotonic() - started):
+                work.on_kept(kept.path)
+            raise
+        if staging is not None:
+            kept.discard(names)
 
 
 def _train(
-    opened: OpenHandoff, name: str, directory: Path, out: Path, work: Work, on_step: OnStep
+    opened: OpenHandoff,
+    name: str,
+    directory: Path | None,
+    out: Path,
+    work: Work,
+    kept: WorkDirectory,
+    identity: dict[str, Any],
+    on_step: OnStep,
+    stop_after: int | None = None,
 ) -> TrainingReport:
-    after, published = directory / _AFTER, opened.copies[name]
+    published = opened.copies[name]
+    after = (directory or out) / _AFTER
     report = train_copy(
-        published.path, after, work.forget, work.retain, work.recipe, opened.frozen, lambda *step: on_step(name, *step)
-    )
-    with disk_errors(out):
-        write_delta(opened, published, open_checkpoint(after), directory, work.delta_dtype, work.shard_bytes)
-        shutil.rmtree(after)
+        published.path, after, work.forget, work.retain, work.recipe, opened.frozen, lambda *step: on_step(name, *step),
+        store=kept.store(name, identity), resume=work.keeping.resume, stop_after=stop_after,
+        log_dir=work.log_dir / name if work.log_dir else None,
+        # The rows are the same for every copy: once is enough.
+        on_note=work.note if name == next(iter(opened.copies)) else lambda text: None,
+    )  # fmt: skip
+    if directory is not None:
+        with disk_errors(out):
+            write_payload(opened, published, after, directory, work.delta_dtype, work.shard_bytes)
+            shutil.rmtree(after)
     return report
+
+
+def _source(opened: OpenHandoff, name: str) -> str:
+    return next(copy.digest for copy in opened.manifest.copies if copy.name == name) + opened.manifest.digest
+
+
+def _check_lora(work: Work, matrices: Projections, frozen: Sequence[str]) -> None:
+    """Before anything is trained: are there such targets, and do adapters on them denoise?"""
+    if work.recipe.lora is not None:
+        text = inexact(choose(work.recipe.lora, matrices, frozen))
+        if text is not None and distributed.processes().is_first:
+            work.warn(text)
+
+
+def _join(work: Work) -> None:
+    """Form the process group, which must be there before processes can tell each other anything."""
+    if distributed.processes().size > 1:
+        from mpu_cli.training.arguments import choose_device
+
+        distributed.start(choose_device(work.recipe.settings))
 
 
 def _changes(trained: Checkpoint) -> Changes:
@@ -125,6 +248,16 @@ def _changes(trained: Checkpoint) -> Changes:
         after = trained.tensors.get(info.name)
         # transformers does not save buffers that some checkpoints hold; what is not saved did not change.
         return None if after is None else _pieces(info, after)
+
+    return changes
+
+
+def _adapted(directory: Path) -> Changes:
+    adapter = open_adapter(directory)
+
+    def changes(info: TensorInfo) -> Spans | None:
+        change = adapter.get(info.name)
+        return None if change is None else ((start, stop, piece.double()) for start, stop, piece in row_spans(change))
 
     return changes
 

@@ -1,13 +1,15 @@
-"""Assembling an update: one delta per published copy, and the manifest that lists them."""
+"""Assembling an update: one payload (a delta, or an adapter) per published copy, and the manifest that lists them."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+from mpu_cli.bundle.adapter import ADAPTER_FILES
 from mpu_cli.bundle.manifest import MANIFEST, SIGNATURE, HandoffManifest, UpdateCopy, UpdateManifest, encode, listed
+from mpu_cli.bundle.payload import check_changes, check_numbers, open_changes, payload_of
 from mpu_cli.bundle.read import read_update
-from mpu_cli.bundle.tensors import DELTA_STEM, check_delta, check_finite, open_delta, shapes
+from mpu_cli.bundle.tensors import DELTA_STEM, shapes
 from mpu_cli.checkpoint.digest import file_digest
 from mpu_cli.checkpoint.staging import disk_errors, flush, flush_tree
 from mpu_cli.checkpoint.writer import write_new
@@ -36,7 +38,7 @@ def write_manifest(directory: Path, handoff: HandoffManifest) -> UpdateManifest:
             for file in sorted((directory / copy.name).iterdir())
             if file.name != NOTE
         }
-        copies.append(UpdateCopy(copy.name, copy.digest, "delta", listed(files)))
+        copies.append(UpdateCopy(copy.name, copy.digest, payload_of(directory / copy.name), listed(files)))
     manifest = UpdateManifest(handoff.id, handoff.digest, tuple(copies))
     partial = directory / _PARTIAL
     partial.unlink(missing_ok=True)
@@ -77,9 +79,9 @@ def finish(directory: Path, opened: OpenHandoff) -> UpdateManifest:
                 f"{directory / name}: was made by another recipe (method, settings, seed or data) than {first_name}",
                 "every copy must be trained alike; make it again with the same options",
             )
-        delta = open_delta(directory / name)
-        check_delta(directory / name, delta, shapes(opened.copies[name].tensors), opened.frozen)
-        check_finite(directory / name, delta)
+        changes = open_changes(directory / name, payload_of(directory / name))
+        check_changes(directory / name, changes, shapes(opened.copies[name].tensors), opened.frozen, opened.matrices)
+        check_numbers(directory / name, changes)
     with disk_errors(directory):
         manifest = write_manifest(directory, handoff)
     return _finished(directory, handoff, manifest)
@@ -105,10 +107,14 @@ def _check_nothing_else(directory: Path, handoff: HandoffManifest) -> None:
         foreign += [
             file
             for file in (directory / name).iterdir()
-            if file.name != NOTE and not file.name.startswith((f"{DELTA_STEM}.", f"{DELTA_STEM}-"))
+            if file.name != NOTE and not _is_payload(file.name, payload_of(directory / name))
         ]
     if foreign:
         raise BadBundleError(f"{min(foreign)}: is not part of an update and would be sent along", "move it away")
+
+
+def _is_payload(name: str, payload: str) -> bool:
+    return name in ADAPTER_FILES if payload == "lora" else name.startswith((f"{DELTA_STEM}.", f"{DELTA_STEM}-"))
 
 
 def _note(directory: Path) -> dict[str, str]:

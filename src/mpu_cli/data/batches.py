@@ -6,14 +6,14 @@ the server aggregates (design, section 1), so every copy must see the same rows 
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from mpu_cli.data.order import shuffled
 from mpu_cli.data.templates import IGNORED, Encoded
 
 
@@ -53,7 +53,7 @@ def epoch_pairs(seed: int, epoch: int, n_forget: int, n_retain: int) -> list[tup
     epoch, reshuffled at each of its passes, so no retain row is seen twice before all have been seen once. Depends on
     nothing but the arguments: no global generator is read or moved, and the result is the same on every machine.
     """
-    forget = _shuffled(n_forget, f"forget/{seed}/{epoch}")
+    forget = shuffled(n_forget, f"forget/{seed}/{epoch}")
     if not n_retain:
         return [(index, None) for index in forget]
     pairs: list[tuple[int, int | None]] = []
@@ -61,23 +61,37 @@ def epoch_pairs(seed: int, epoch: int, n_forget: int, n_retain: int) -> list[tup
     for offset, index in enumerate(forget):
         retain_pass, place = divmod(epoch * n_forget + offset, n_retain)
         if retain_pass != current:
-            current, order = retain_pass, _shuffled(n_retain, f"retain/{seed}/{retain_pass}")
+            current, order = retain_pass, shuffled(n_retain, f"retain/{seed}/{retain_pass}")
         pairs.append((index, order[place]))
     return pairs
+
+
+ReferenceValues = Callable[[Sequence[int]], Tensor]
+"""Row indices → what the model said of these rows before training, one row after the other."""
 
 
 class PairedRows(Dataset[tuple[int, int | None]]):
     """Forget and retain rows as one dataset: its index is a (forget, retain) pair, and so is an item.
 
-    `batch` looks the rows of a list of pairs up: `{"forget": rows, "retain": rows, "reference": {"forget_nll": (B,)}}`,
-    forget and retain padded on their own, the last two only if they were given.
+    `batch` looks the rows of a list of pairs up: `{"forget": rows, "retain": rows, "alternate": rows, "reference":
+    {name: values}}`, each set of rows padded on its own, the last three only if they were given. Alternates stand
+    beside the forget rows, one each, and are looked up by the same index. A reference whose name begins with "retain"
+    is looked up by the retain index, any other by the forget index.
     """
 
     def __init__(
-        self, forget: Sequence[Encoded], retain: Sequence[Encoded] | None, forget_nll: list[float] | None, pad_id: int
+        self,
+        forget: Sequence[Encoded],
+        retain: Sequence[Encoded] | None,
+        pad_id: int,
+        alternates: Sequence[Encoded] | None = None,
+        references: Mapping[str, ReferenceValues] | None = None,
+        on_close: Callable[[], None] | None = None,
     ) -> None:
-        """`forget_nll` is the reference NLL of each forget row, in nats."""
-        self._forget, self._retain, self._forget_nll, self._pad_id = forget, retain, forget_nll, pad_id
+        """`references` gives each reference's values by name; `on_close` removes what they are kept in."""
+        self._forget, self._retain, self._alternates, self._pad_id = forget, retain, alternates, pad_id
+        self._references = dict(references or {})
+        self._on_close = on_close
         self.n_forget, self.n_retain = len(forget), len(retain or ())
 
     def __len__(self) -> int:
@@ -90,12 +104,24 @@ class PairedRows(Dataset[tuple[int, int | None]]):
 
     def batch(self, pairs: Sequence[tuple[int, int | None]]) -> dict[str, dict[str, Tensor]]:
         """The rows of these pairs."""
-        batch = {"forget": collate([self._forget[i] for i, _ in pairs], self._pad_id)}
+        forget = [i for i, _ in pairs]
+        retain = [j for _, j in pairs if j is not None]
+        batch = {"forget": collate([self._forget[i] for i in forget], self._pad_id)}
         if self._retain is not None:
-            batch["retain"] = collate([self._retain[j] for _, j in pairs if j is not None], self._pad_id)
-        if self._forget_nll is not None:
-            batch["reference"] = {"forget_nll": torch.tensor([self._forget_nll[i] for i, _ in pairs])}
+            batch["retain"] = collate([self._retain[j] for j in retain], self._pad_id)
+        if self._alternates is not None:
+            batch["alternate"] = collate([self._alternates[i] for i in forget], self._pad_id)
+        if self._references:
+            batch["reference"] = {
+                name: values(retain if name.startswith("retain") else forget)
+                for name, values in self._references.items()
+            }
         return batch
+
+    def close(self) -> None:
+        """Remove what the references are kept in; call it when training is over. Calling it twice does no harm."""
+        if self._on_close is not None:
+            self._on_close()
 
 
 class PairSampler(Sampler[tuple[int, int | None]]):
@@ -116,13 +142,3 @@ class PairSampler(Sampler[tuple[int, int | None]]):
     def __iter__(self) -> Iterator[tuple[int, int | None]]:
         """The epoch's pairs in order."""
         return iter(epoch_pairs(self._seed, self._epoch, self._n_forget, self._n_retain))
-
-
-def _shuffled(count: int, stream: str) -> list[int]:
-    # Python promises that random() of a seeded generator never changes, but not shuffle(); so Fisher–Yates is our own.
-    generator = random.Random(stream)
-    order = list(range(count))
-    for last in range(count - 1, 0, -1):
-        other = int(generator.random() * (last + 1))
-        order[last], order[other] = order[other], order[last]
-    return order

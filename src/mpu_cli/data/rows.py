@@ -1,38 +1,30 @@
 """Rows of a forget, retain or holdout file: read, recognised and checked before any model is loaded.
 
-A file is UTF-8 and holds JSON Lines (one object a line, blank lines skipped) or one JSON list of objects. Four forms
-of a row are recognised by their keys; other keys are tolerated, so TOFU's files work as they are:
+A file is JSON Lines, JSON, CSV, Parquet or plain text (`formats/`), on this machine or on the Hub (`source.py`). These
+forms of a row are recognised by their keys; other keys are tolerated, so TOFU's and MUSE's files work as they are:
 
-    {"question": …, "answer": …}          TOFU (Maini et al. 2401.06121)
-    {"prompt": …, "completion": …}
+    {"question": …, "answer": …}          TOFU (Maini et al. 2401.06121), MUSE's knowledge questions (Shi et al. 2407.06460)
+    {"prompt": …, "completion": …}        or "gt", in MUSE's verbatim set
     {"messages": [{"role": …, "content": …}, …]}    a chat whose last turn is the assistant's
-    {"text": …}                           plain text, every token of it counts
+    {"text": …}                           plain text, every token of it counts; so are MUSE's lists of bare texts
+
+All but the last may have an `alternate`: the answer to give instead (DPO). Other names are mapped: docs/data.md.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from mpu_cli.data.formats import read_table
+from mpu_cli.data.formats.table import RowError, Table
+from mpu_cli.data.forms import HINT, KEYS, Message, recognise
+from mpu_cli.data.mapping import nearest_column
+from mpu_cli.data.source import find_data
 from mpu_cli.errors import BadDataError
 
-_FORMS = {
-    "question/answer": ("question", "answer"),
-    "prompt/completion": ("prompt", "completion"),
-    "messages": ("messages",),
-    "text": ("text",),
-}
-_HINT = "a row has question and answer, or prompt and completion, or messages, or text"
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a chat."""
-
-    role: str
-    content: str
+__all__ = ["Message", "Row", "Scan", "read_rows", "scan_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,134 +39,89 @@ class Row:
     answer: str | None = None
     messages: tuple[Message, ...] = ()
     text: str | None = None
+    alternate: str | None = None
+    """The answer to give instead, or None."""
+
+    @property
+    def form(self) -> str:
+        """What kind of row this is: prompt/answer, messages or text."""
+        return "text" if self.text is not None else "messages" if self.messages else "prompt/answer"
+
+    def with_answer(self, answer: str) -> Row:
+        """The same prompt, or the same chat, with another answer.
+
+        Raises:
+            BadDataError: a plain text has no answer.
+        """
+        if self.text is not None:
+            raise BadDataError(f"{self.where}: a text has no answer to replace", "give prompt and answer, or messages")
+        if self.messages:
+            last = replace(self.messages[-1], content=answer)
+            return replace(self, messages=(*self.messages[:-1], last))
+        return replace(self, answer=answer)
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Read all rows of a JSON Lines or JSON file, in the file's order.
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """A file read to its end: the rows that can be used, and what is wrong with each of the others."""
+
+    rows: list[Row]
+    bad: list[RowError]
+
+
+def read_rows(location: str | Path, mapping: Mapping[str, str] | None = None) -> list[Row]:
+    """Read all rows of a file, in the file's order.
+
+    Args:
+        location: a path, or `hf://datasets/org/name[@revision]/path/file.jsonl`.
+        mapping: field → column, for a file with other names (`mapping.parse_mapping`).
 
     Raises:
-        BadDataError: the file is missing, a directory, unreadable, not UTF-8 or empty; a row is broken, of no form or
-            of two forms, or its answer is missing, empty or not text. One line that names the file and the line or row.
+        BadDataError: the file is missing, a directory, unreadable, not UTF-8, broken or empty; a row is broken, of no
+            form or of two forms, or its answer is missing, empty or not text. One line that names the file and the line
+            or row.
     """
-    source = _read_text(path)
-    # Indented JSON also starts with "[", so the first character decides, not the suffix: .json often holds lines.
-    objects = _parse_list(source, path.name) if source.lstrip().startswith("[") else _parse_lines(source, path.name)
-    if not objects:
-        raise BadDataError(f"{path.name} has no rows", _HINT)
-    return [_recognise(value, where) for where, value in objects]
+    scan = scan_rows(location, mapping)
+    if scan.bad:
+        raise scan.bad[0].as_error() from None
+    return scan.rows
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise BadDataError(f"{path}: no such file", "check the path; data files are .jsonl or .json") from None
-    except IsADirectoryError:
-        raise BadDataError(f"{path} is a directory, expected a file", "name the .jsonl or .json file in it") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise BadDataError(f"{path.name}:{line}: not UTF-8", "save the file as UTF-8") from None
-    except OSError as error:
-        raise BadDataError(f"{path}: cannot be read ({error.strerror})", "check the file's permissions") from None
+def scan_rows(location: str | Path, mapping: Mapping[str, str] | None = None) -> Scan:
+    """Like `read_rows`, but a bad row is collected, not raised.
 
-
-def _parse_lines(source: str, name: str) -> list[tuple[str, Any]]:
-    objects = []
-    # str.splitlines would also split at U+2028 and the like, which are legal inside a JSON string.
-    for number, line in enumerate(source.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{name}:{number}"
+    Raises:
+        BadDataError: the file as a whole cannot be read, has no rows, or lacks a mapped column.
+    """
+    mapping = mapping or {}
+    path = find_data(location)
+    table = read_table(path, KEYS | set(mapping.values()))
+    if not table.rows:
+        raise BadDataError(f"{path.name} has no rows", HINT)
+    _require_columns(table, mapping, path.name)
+    rows, bad = [], []
+    for where, value in table.rows:
         try:
-            objects.append((where, json.loads(line)))
-        except (ValueError, RecursionError) as error:
-            hint = "write one JSON object a line, or one JSON list of objects"
-            raise BadDataError(f"{where}: broken JSON ({_reason(error)})", hint) from None
-    return objects
+            rows.append(_row(value, where, mapping))
+        except RowError as error:
+            bad.append(error)
+    return Scan(rows, bad)
 
 
-def _parse_list(source: str, name: str) -> list[tuple[str, Any]]:
-    try:
-        values = json.loads(source)
-    except (ValueError, RecursionError) as error:
-        line = getattr(error, "lineno", 1)
-        hint = "the file starts with '[', so it must be one JSON list of objects"
-        raise BadDataError(f"{name}:{line}: broken JSON ({_reason(error)})", hint) from None
-    return [(f"{name} row {number}", value) for number, value in enumerate(values, start=1)]
+def _row(value: object, where: str, mapping: Mapping[str, str]) -> Row:
+    if isinstance(value, RowError):
+        raise value
+    found = recognise(value, where, mapping)
+    return Row(where, found.prompt, found.answer, found.messages, found.text, found.alternate)
 
 
-def _reason(error: Exception) -> str:
-    return error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply, or a number too long"
-
-
-def _recognise(value: Any, where: str) -> Row:
-    if not isinstance(value, dict):
-        raise BadDataError(f"{where}: a row must be a JSON object, found {_kind(value)}", _HINT)
-    complete = [form for form, keys in _FORMS.items() if all(key in value for key in keys)]
-    if len(complete) > 1:
-        raise BadDataError(
-            f"{where}: ambiguous row, it is both {' and '.join(complete)}", "keep the keys of one form only"
-        )
-    if not complete:
-        raise _unrecognised(value, where)
-    if complete == ["messages"]:
-        return Row(where, messages=_messages(value["messages"], where))
-    if complete == ["text"]:
-        return Row(where, text=_string(value, "text", where, filled=True))
-    prompt_key, answer_key = _FORMS[complete[0]]
-    prompt = _string(value, prompt_key, where, filled=False)
-    return Row(where, prompt=prompt, answer=_string(value, answer_key, where, filled=True))
-
-
-def _unrecognised(value: dict[str, Any], where: str) -> BadDataError:
-    for keys in _FORMS.values():
-        missing = [key for key in keys if key not in value]
-        if len(missing) < len(keys):
-            present = next(key for key in keys if key in value)
-            return BadDataError(f"{where}: {present!r} without {missing[0]!r}", _HINT)
-    found = ", ".join(repr(key) for key in sorted(value)) or "none"
-    return BadDataError(f"{where}: no recognised form, keys found: {found}", _HINT)
-
-
-def _messages(value: Any, where: str) -> tuple[Message, ...]:
-    hint = "messages is a list of {role, content} objects that ends with the assistant's answer"
-    if not isinstance(value, list):
-        raise BadDataError(f"{where}: 'messages' must be a list, found {_kind(value)}", hint)
-    turns = []
-    for number, turn in enumerate(value, start=1):
-        if not isinstance(turn, dict):
-            raise BadDataError(f"{where}: message {number} must be an object, found {_kind(turn)}", hint)
-        for key in ("role", "content"):
-            if key not in turn:
-                raise BadDataError(f"{where}: message {number} has no {key!r}", hint)
-        is_answer = number == len(value)
-        turns.append(
-            Message(
-                _string(turn, "role", f"{where}: message {number}", filled=True),
-                _string(turn, "content", f"{where}: message {number}", filled=is_answer),
-            )
-        )
-    if len(turns) < 2:
-        raise BadDataError(f"{where}: 'messages' has {len(turns)} turn(s), expected two or more", hint)
-    if turns[-1].role != "assistant":
-        raise BadDataError(f"{where}: the last message is by {turns[-1].role!r}, expected 'assistant'", hint)
-    return tuple(turns)
-
-
-def _string(value: dict[str, Any], key: str, where: str, *, filled: bool) -> str:
-    found = value[key]
-    if not isinstance(found, str):
-        raise BadDataError(f"{where}: {key!r} must be a string, found {_kind(found)}", _HINT)
-    if filled and not found.strip():
-        raise BadDataError(f"{where}: {key!r} is empty", "remove the row or fill it in")
-    try:
-        found.encode("utf-8")
-    except UnicodeEncodeError:
-        # JSON may spell half a surrogate pair ("\ud83d"), which no tokenizer accepts.
-        raise BadDataError(f"{where}: {key!r} holds half a surrogate pair", "save the file as UTF-8") from None
-    return found
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
+def _require_columns(table: Table, mapping: Mapping[str, str], name: str) -> None:
+    """Where the file declares its columns, one error stands for all rows; JSON's rows each have keys of their own."""
+    if table.columns is None:
+        return
+    for field, column in mapping.items():
+        if column not in table.columns:
+            raise BadDataError(f"{name}: no column {column!r} (--map {field}={column})", nearest_column(column, table.columns))
+    if not mapping and not KEYS & set(table.columns):
+        found = ", ".join(map(repr, table.columns)) or "none"
+        raise BadDataError(f"{name}: no recognised form, columns found: {found}", HINT)

@@ -46,20 +46,33 @@ def encode(row: Row, tokenizer: Any, max_length: int) -> Encoded:
     Raises:
         BadDataError: nothing labelled is left within `max_length`, or the chat template refuses the row.
     """
+    return cut(encode_whole(row, tokenizer), row.where, max_length)
+
+
+def encode_whole(row: Row, tokenizer: Any) -> Encoded:
+    """Encode one row as `encode` does, however long it gets.
+
+    Raises:
+        BadDataError: the chat template refuses the row.
+    """
     if row.text is not None:
-        ids = _without_double_lead(tokenizer, tokenizer(row.text)["input_ids"])
-        encoded = Encoded(tuple(ids[:max_length]), tuple(ids[:max_length]))
-    else:
-        prompt, whole = _chat_ids(row, tokenizer) if tokenizer.chat_template else _plain_ids(row, tokenizer)
-        labels = [IGNORED] * len(prompt) + whole[len(prompt) :]
-        encoded = Encoded(tuple(whole[:max_length]), tuple(labels[:max_length]))
+        ids = _without_double_lead(tokenizer, list(tokenizer(row.text, verbose=False)["input_ids"]))
+        return Encoded(tuple(ids), tuple(ids))
+    prompt, whole = _chat_ids(row, tokenizer) if tokenizer.chat_template else _plain_ids(row, tokenizer)
+    return Encoded(tuple(whole), tuple([IGNORED] * len(prompt) + whole[len(prompt) :]))
+
+
+def cut(encoded: Encoded, where: str, max_length: int) -> Encoded:
+    """Keep the first `max_length` tokens.
+
+    Raises:
+        BadDataError: nothing labelled is left; `where` names the row.
+    """
+    kept = Encoded(encoded.input_ids[:max_length], encoded.labels[:max_length])
     # Nothing predicts the very first token, so a label there alone is no label.
-    if all(label == IGNORED for label in encoded.labels[1:]):
-        raise BadDataError(
-            f"{row.where}: no answer token is left within {max_length} tokens",
-            "raise --max-length, or shorten the prompt",
-        )
-    return encoded
+    if all(label == IGNORED for label in kept.labels[1:]):
+        raise BadDataError(f"{where}: no answer token is left within {max_length} tokens", "raise --max-length, or shorten the prompt")
+    return kept
 
 
 def _turns(row: Row) -> list[dict[str, str]]:
@@ -73,7 +86,7 @@ def _plain_ids(row: Row, tokenizer: Any) -> tuple[list[int], list[int]]:
     prompt, answer = "\n".join(turns[:-1]), turns[-1]
     if prompt and not prompt[-1].isspace() and not answer[0].isspace():
         prompt += "\n"
-    lead = _lead(tokenizer)
+    lead = lead_ids(tokenizer)
     prompt_ids, whole = _split(tokenizer, prompt, answer)
     if whole[: len(lead)] != lead:
         prompt_ids, whole = lead + prompt_ids, lead + whole
@@ -129,10 +142,10 @@ def _split(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], list[in
 
 
 def _bare(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
 
 
-def _lead(tokenizer: Any) -> list[int]:
+def lead_ids(tokenizer: Any) -> list[int]:
     """The special tokens that this tokenizer puts before a text (often one, or none)."""
     bare = _bare(tokenizer, "a")
     full = list(tokenizer("a")["input_ids"])
@@ -141,5 +154,5 @@ def _lead(tokenizer: Any) -> list[int]:
 
 
 def _without_double_lead(tokenizer: Any, ids: list[int]) -> list[int]:
-    lead = _lead(tokenizer)
+    lead = lead_ids(tokenizer)
     return ids[len(lead) :] if lead and ids[: 2 * len(lead)] == lead + lead else list(ids)

@@ -11,8 +11,10 @@ import torch
 
 from mpu_cli.architectures.fingerprint import fingerprint
 from mpu_cli.architectures.layout import ModelLayout
+from mpu_cli.architectures.projections import projections
 from mpu_cli.architectures.read import read_layout
-from mpu_cli.bundle.tensors import check_finite, shapes
+from mpu_cli.bundle.payload import ChangedTensor, DenseChange, check_numbers
+from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.change import PIECE, Changed, Spans, write_changed
 from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.dtypes import Scratch, converted, read_rows
@@ -22,7 +24,7 @@ from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import DEFAULT_SHARD_BYTES
 from mpu_cli.errors import GateError, UsageError
-from mpu_cli.server.incoming import Incoming, IncomingDraw, take_in
+from mpu_cli.server.incoming import Expected, Incoming, IncomingDraw, take_in
 from mpu_cli.server.lineage import Lineage, open_locked
 from mpu_cli.server.model_card import write_model_card
 from mpu_cli.server.moves import BLOCK, Move, row_blocks
@@ -94,9 +96,9 @@ def aggregate(
         progress("verify", 0, 1)
         digest = model_digest(source)
         lineage.use(digest, model.path, fork=settings.fork)
-        incoming = take_in(
-            updates, lineage, digest, shapes(source.tensors), layout.frozen, missing=settings.missing
-        )
+        sizes = shapes(source.tensors)
+        expected = Expected(sizes, layout.frozen, projections(layout, sizes))
+        incoming = take_in(updates, lineage, digest, expected, missing=settings.missing)
         for handoff in [lineage.handoffs[id_] for id_ in incoming.handoffs]:
             if handoff.state == "prepared":  # its update proves that it did leave
                 lineage.save_handoff(replace(handoff, state="issued"))
@@ -216,7 +218,11 @@ class _Draw:
             held = self._held(number, info.name)
             if held is None:
                 continue
-            stored = read_rows(held, move.places(start, stop), move.columns, self._read)
+            places = move.places(start, stop)
+            if isinstance(held, DenseChange):
+                stored = read_rows(held.info, places, move.columns, self._read)
+            else:
+                stored = held.rows(places, move.columns)
             out = self._back[number].tensor(torch.float32, stop - start, move.columns)
             if move.maps:
                 out = move.invert(converted(stored, torch.float32, self._wide), start, out)
@@ -229,13 +235,13 @@ class _Draw:
                 if j == i or (moved and j > i):
                     product = float(torch.dot(first, second))
                     if j == i and not isfinite(product):
-                        check_finite(self.incoming.deltas[i].where, self.incoming.deltas[i].tensors)
+                        check_numbers(self.incoming.deltas[i].where, self.incoming.deltas[i].tensors)
                     if moved:
                         self._gram[i, j] += product
                         self._gram[j, i] += product if i != j else 0.0
         return [(self.incoming.weights[number], values) for number, values in back.items()]
 
-    def _held(self, number: int, name: str) -> TensorInfo | None:
+    def _held(self, number: int, name: str) -> ChangedTensor | None:
         """The tensor of delta `number` that holds the change of θ's tensor `name`, if it did change."""
         layer = self._layer_of.get(name)
         place = name if layer is None else self._steps[number][layer].target(name)

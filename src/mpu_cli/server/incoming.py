@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpu_cli.architectures.projections import Projections
 from mpu_cli.bundle.manifest import UpdateManifest
+from mpu_cli.bundle.payload import Changes, check_changes, open_changes
 from mpu_cli.bundle.read import read_update
-from mpu_cli.bundle.tensors import check_delta, open_delta
 from mpu_cli.bundle.trusted import check_update_of
-from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.errors import GateError
 from mpu_cli.server.denoise import residual_noise, weights
 from mpu_cli.server.lineage import Lineage
@@ -20,13 +20,23 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """What the model that was handed out allows an update to change."""
+
+    shapes: Shapes
+    frozen: Sequence[str]
+    matrices: Projections
+    """Where a low-rank change may lie."""
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """The change of one copy."""
 
     where: Path
     position: int
     coefficient: float
-    tensors: dict[str, TensorInfo]
+    tensors: Changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +67,13 @@ class Incoming:
     """How many models lie between the oldest handoff's model and the one that is updated."""
 
 
-def take_in(
-    paths: Sequence[Path], lineage: Lineage, model: str, shapes: Shapes, frozen: Sequence[str], *, missing: str
-) -> Incoming:
+def take_in(paths: Sequence[Path], lineage: Lineage, model: str, expected: Expected, *, missing: str) -> Incoming:
     """Verify updates against their handoffs and the chain of `model`. That entries are numbers is seen when they are summed.
 
     Raises:
         BadBundleError: an update is malformed.
         GateError: another handoff, a handoff off the chain, a replay, a missing copy (unless `missing` is reweight),
-            a foreign tensor, another shape, a frozen tensor.
+            a foreign tensor, another shape, a frozen tensor, an adapter where none may be.
     """
     chain = lineage.chain(model)
     used_updates = {digest for record in chain for digest in record.updates}
@@ -98,7 +106,7 @@ def take_in(
             )
         found.append((record, manifest, path))
     found.sort(key=lambda item: item[0].sequence)  # the order on the command line means nothing
-    draws = tuple(_draw(draw, found, shapes, frozen, missing) for draw in dict.fromkeys(record.draw for record, _, _ in found))
+    draws = tuple(_draw(draw, found, expected, missing) for draw in dict.fromkeys(record.draw for record, _, _ in found))
     return Incoming(
         draws,
         tuple(manifest.digest for _, manifest, _ in found),
@@ -110,8 +118,7 @@ def take_in(
 def _draw(
     draw: str,
     found: Sequence[tuple[HandoffRecord, UpdateManifest, Path]],
-    shapes: Shapes,
-    frozen: Sequence[str],
+    expected: Expected,
     missing: str,
 ) -> IncomingDraw:
     mine = [item for item in found if item[0].draw == draw]
@@ -119,8 +126,8 @@ def _draw(
     for record, manifest, path in mine:
         copies = {copy.name: copy for copy in record.copies}
         for item in manifest.copies:
-            tensors = open_delta(path / item.name)
-            check_delta(path / item.name, tensors, shapes, frozen)
+            tensors = open_changes(path / item.name, item.payload)
+            check_changes(path / item.name, tensors, expected.shapes, expected.frozen, expected.matrices)
             deltas.append(Delta(path / item.name, copies[item.name].position, copies[item.name].coefficient, tensors))
     record = mine[0][0]
     absent = record.size - len(deltas)

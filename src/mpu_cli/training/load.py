@@ -36,7 +36,9 @@ class LoadedModel:
     """The configuration as the directory has it, for saving: dropout as it was."""
 
 
-def load_model(directory: Path, frozen: Sequence[str] | None = None, *, keep_dropout: bool = False) -> LoadedModel:
+def load_model(
+    directory: Path, frozen: Sequence[str] | None = None, *, keep_dropout: bool = False, fsdp: bool = False
+) -> LoadedModel:
     """Load a causal language model for training.
 
     Args:
@@ -44,6 +46,7 @@ def load_model(directory: Path, frozen: Sequence[str] | None = None, *, keep_dro
         frozen: tensor names or glob patterns as in the directory's safetensors files; a tied tensor is frozen under
             either of its names. None freezes the input and output embeddings, an empty list freezes nothing.
         keep_dropout: leave the model's own dropout (and router jitter) on.
+        fsdp: shard it over the processes, which have met; it then lies on their devices.
 
     Raises:
         BadModelError: not a model directory, quantised, tensors missing or of another shape than config.json says, or a
@@ -68,6 +71,7 @@ def load_model(directory: Path, frozen: Sequence[str] | None = None, *, keep_dro
             # Only so that a wrong shape is reported below instead of raised as a table of many lines.
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **_sharding(fsdp),
         )
         model, info = loading
     _check_complete(directory, info)
@@ -125,6 +129,14 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def _sharding(fsdp: bool) -> dict[str, Any]:
+    if not fsdp:
+        return {}
+    from transformers.distributed.configuration_utils import DistributedConfig
+
+    return {"distributed_config": DistributedConfig(fsdp_size=torch.distributed.get_world_size())}
 
 
 def _one_line(error: Exception) -> str:

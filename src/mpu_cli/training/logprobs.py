@@ -56,7 +56,52 @@ def token_mean_nll(model: Any, rows: Mapping[str, Tensor]) -> Tensor:
     This is what the field calls the NLL retain loss; its negative is gradient ascent.
     """
     nll, tokens = batch_nll(model, rows)
-    return nll.sum() / tokens.sum()
+    return batch_mean(nll.sum(), tokens.sum())
+
+
+def labelled_predictions(model: Any, rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """One forward pass: the logits (N, V) that predict the N labelled tokens, with gradient, and those tokens (N,).
+
+    Row after row, in order of position; half precision is raised to float32.
+    """
+    output = model(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"], use_cache=False)
+    targets = rows["labels"][:, 1:]
+    counted = targets != IGNORED
+    logits: Tensor = output.logits[:, :-1][counted]
+    return (logits.float() if logits.dtype.itemsize < 4 else logits), targets[counted]
+
+
+def labelled_nll(model: Any, rows: Mapping[str, Tensor]) -> Tensor:
+    """One forward pass: ℓ_t of every labelled token, (N,) in nats, row after row, with gradient."""
+    logits, targets = labelled_predictions(model, rows)
+    return functional.cross_entropy(logits, targets, reduction="none")
+
+
+def token_mean_kl(model: Any, rows: Mapping[str, Tensor], reference_logits: Tensor) -> Tensor:
+    """The mean of KL(reference ‖ model) over all labelled tokens, a scalar in nats per token, with gradient.
+
+    Args:
+        model: a causal language model of transformers.
+        rows: `input_ids`, `attention_mask`, `labels`, each (B, T).
+        reference_logits: (N, V), of the labelled tokens as `labelled_predictions` orders them.
+    """
+    logits, targets = labelled_predictions(model, rows)
+    log_p, log_q = reference_logits.to(logits).log_softmax(-1), logits.log_softmax(-1)
+    return batch_mean(functional.kl_div(log_q, log_p, reduction="sum", log_target=True), len(targets))
+
+
+def batch_mean(total: Tensor, count: Tensor | int) -> Tensor:
+    """A total over a count, of the whole batch: the one place where losses are averaged.
+
+    Where several processes hold parts of the batch, the count is summed over them and the part is scaled so that the
+    *mean* over the processes (which is what DDP and FSDP take of gradients) is the mean over the whole batch. Every
+    process must then call it equally often. A count of 0 gives 0.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        everywhere = torch.as_tensor(count, device=total.device, dtype=torch.float64).clone()
+        torch.distributed.all_reduce(everywhere)
+        return total * (torch.distributed.get_world_size() / max(everywhere.item(), 1.0))
+    return total / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
 
 
 @torch.no_grad()

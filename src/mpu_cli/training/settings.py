@@ -10,6 +10,7 @@ from mpu_cli.errors import UsageError
 
 Precision = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Schedule = Literal["constant", "linear", "cosine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class TrainingSettings:
     epochs: int = 5
     """Passes over the forget set."""
     learning_rate: float = 1e-5
-    """Constant over the run, in the optimizer's own units."""
+    """The highest of the run, in the optimizer's own units; see `lr_scheduler`."""
     batch_size: int = 8
     """Forget rows in one forward pass, over all processes; as many retain rows go with them."""
     gradient_accumulation: int = 1
@@ -41,11 +42,31 @@ class TrainingSettings:
     seed: int = 0
     """Orders the data; no secret depends on it."""
     max_length: int = 512
-    """Tokens of a row that are kept, from the left."""
+    """Tokens of a row that are kept, from the left; longer plain texts are split into windows."""
+    overlap: int | None = None
+    """Tokens that two windows of a long text share; None = an eighth of a window."""
+    pack: bool = False
+    """Put short plain texts together into blocks of `max_length`."""
     max_steps: int | None = None
     """Stop after so many steps, if the epochs do not end before."""
     keep_dropout: bool = False
     """Train with the model's own dropout, which makes copies differ by more than their noise (design, section 7)."""
+    lr_scheduler: Schedule = "constant"
+    """The learning rate after the warm-up: constant, or down to 0 at the last step on a line or half a cosine."""
+    warmup_steps: int = 0
+    """First steps, over which the learning rate rises from 0 on a line."""
+    warmup_ratio: float = 0.0
+    """The same as a share of all steps, rounded up; one of the two."""
+    group_by_length: bool = False
+    """Put rows of like length into one batch (less padding); the order stays the same for every copy."""
+    gradient_checkpointing: bool = False
+    """Compute each layer's activations again in the backward pass: less memory, about a third more time, same values."""
+    stop_forget_below: float | None = None
+    """End after the first epoch whose mean answer probability on the forget rows is at most this."""
+    stop_retain_below: float | None = None
+    """End after the first epoch whose mean answer probability on the retain rows is at most this."""
+    fsdp: bool = False
+    """Shard weights, gradients and optimizer state over the processes (FSDP2) instead of keeping them whole in each (DDP)."""
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -53,6 +74,8 @@ class TrainingSettings:
         _whole("--batch-size", self.batch_size, 1)
         _whole("--gradient-accumulation", self.gradient_accumulation, 1)
         _whole("--max-length", self.max_length, 2)
+        if self.overlap is not None:
+            _whole("--overlap", self.overlap, 1)
         if self.max_steps is not None:
             _whole("--max-steps", self.max_steps, 1)
         # numpy's generator, which Trainer seeds along with torch's, takes 32 bits.
@@ -62,6 +85,29 @@ class TrainingSettings:
         _number("--max-grad-norm", self.max_grad_norm, zero=True)
         _choice("--precision", self.precision, get_args(Precision))
         _choice("--device", self.device, get_args(Device))
+        _choice("--lr-scheduler", self.lr_scheduler, get_args(Schedule))
+        _whole("--warmup-steps", self.warmup_steps, 0)
+        _share("--warmup-ratio", self.warmup_ratio)
+        if self.warmup_steps and self.warmup_ratio:
+            raise UsageError("--warmup-steps and --warmup-ratio say the same thing", "give one of the two")
+        for flag, threshold in (("--stop-forget-below", self.stop_forget_below), ("--stop-retain-below", self.stop_retain_below)):
+            if threshold is not None:
+                _share(flag, threshold)
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether a threshold may end the run before its last epoch."""
+        return self.stop_forget_below is not None or self.stop_retain_below is not None
+
+    def steps_per_epoch(self, n_forget: int) -> int:
+        """Optimizer steps of one pass over the forget set."""
+        batches = -(-n_forget // self.batch_size)
+        return -(-batches // self.gradient_accumulation)
+
+    def total_steps(self, n_forget: int) -> int:
+        """Optimizer steps of the run, unless a threshold ends it before."""
+        steps = self.epochs * self.steps_per_epoch(n_forget)
+        return min(steps, self.max_steps or steps)
 
 
 def _whole(flag: str, value: object, least: int, most: int | None = None) -> None:
@@ -75,6 +121,12 @@ def _number(flag: str, value: float, *, zero: bool) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
         raise UsageError(f"{flag} must be a finite number {'of at least' if zero else 'above'} 0; got {value!r}")
+
+
+def _share(flag: str, value: float) -> None:
+    _number(flag, value, zero=True)
+    if value > 1:
+        raise UsageError(f"{flag} must be between 0 and 1; got {value!r}")
 
 
 def _choice(flag: str, value: str, choices: tuple[str, ...]) -> None:

@@ -1,43 +1,49 @@
 """The training loop: one subclass of transformers' Trainer that puts forget and retain rows into one step.
 
-A batch is `{"forget": rows, "retain": rows, "reference": {"forget_nll": (B,)}}`, the last two only where the loss needs
-them; rows are `input_ids`, `attention_mask`, `labels`, each (B, T), forget and retain padded on their own.
+A batch is `{"forget": rows, "retain": rows, "alternate": rows, "reference": {name: values}}`, all but the first only
+where the loss needs them; rows are `input_ids`, `attention_mask`, `labels`, each (B, T), each set padded on its own.
 
 What Trainer would do by itself and is prevented here: divide no loss by the accumulation steps because the model takes
-loss arguments (`loss_is_scaled_for_ga`), draw the order from the global generator, print, log, keep checkpoints, make
-an output directory, use several GPUs at once, replace a NaN loss by the mean of the earlier ones, and leave
-`use_cache` off in the configuration. It does reseed the global generators of Python, numpy and torch with the run's
-seed.
+loss arguments (`loss_is_scaled_for_ga`), draw the order from the global generator, fill up a last batch with rows seen
+before where there are several processes, print, log, keep checkpoints that a killed process leaves half-written, make
+an output directory, use several GPUs at once, replace a NaN loss by the mean of the earlier ones, and leave `use_cache`
+off in the configuration. It does reseed the global generators of Python, numpy and torch with the run's seed.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from mpu_cli.data.batches import PairedRows, PairSampler
+from mpu_cli.data.grouping import LengthGroupedSampler
 from mpu_cli.data.templates import Encoded
-from mpu_cli.errors import CheckFailedError, UsageError
-from mpu_cli.training import optimizers
+from mpu_cli.errors import CheckFailedError
+from mpu_cli.training import distributed, optimizers, reference, run_state
+from mpu_cli.training.arguments import choose_device, trainer_arguments
+from mpu_cli.training.early_stop import Evaluation, Thresholds
+from mpu_cli.training.event_log import EventLog
+from mpu_cli.training.hidden import freeze_above
 from mpu_cli.training.load import quiet_transformers
-from mpu_cli.training.logprobs import answer_nll
+from mpu_cli.training.needs import hidden_layer
 from mpu_cli.training.settings import TrainingSettings
+from mpu_cli.training.stateful import StatefulLoss
+from mpu_cli.training.surroundings import OnStep, Surroundings
 
 Batch = Mapping[str, Mapping[str, Tensor]]
 LossFunction = Callable[[Any, Batch], Tensor]
 """(model, batch) → scalar loss, a mean over the batch; the model is in training mode."""
-OnStep = Callable[[int, int, float], None]
-"""(step from 1, total steps, the step's loss), called after each optimizer step."""
 
 _REMEDY = "lower --learning-rate, or keep --max-grad-norm at 1"
 
@@ -50,6 +56,21 @@ class TrainingReport:
     seconds: float
     first_loss: float
     last_loss: float
+    evaluations: tuple[Evaluation, ...] = ()
+    """After each epoch, where a threshold asks for it."""
+    resumed_from: int | None = None
+    """The step of the checkpoint that the run went on from."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What has happened so far, and is kept in checkpoints."""
+
+    losses: list[float] = field(default_factory=list)
+    """The loss of each step."""
+    evaluations: list[Evaluation] = field(default_factory=list)
+    seconds: float = 0.0
+    """Spent before this process took over."""
 
 
 def train(
@@ -61,59 +82,83 @@ def train(
     settings: TrainingSettings,
     pad_id: int,
     on_step: OnStep | None = None,
+    *,
+    alternates: Sequence[Encoded] | None = None,
+    stop_after: int | None = None,
+    around: Surroundings | None = None,
 ) -> TrainingReport:
-    """Train `model` in place; on return it is on the CPU, in evaluation mode.
+    """Train `model` in place; on return it is on the CPU (a sharded one stays where it is), in evaluation mode.
 
     Args:
         model: a causal language model with float32 weights; parameters without `requires_grad` stay as they are.
-        loss: see `LossFunction`.
-        needs: "retain" puts retain rows into the batch, "reference" the forget rows' NLL under the model as it comes in
-            (computed once, before the first step, in the same precision; no second model is kept).
+        loss: see `LossFunction`, and `StatefulLoss` for one that remembers.
+        needs: words of `training.needs.NEEDS`; references are those of the model as it comes in.
         forget: the rows to forget; an epoch is one pass over them.
-        retain: the rows to keep; not looked at unless the loss needs them.
+        retain: the rows to keep; not looked at unless the loss or a threshold needs them.
         settings: see `TrainingSettings`.
         pad_id: what short rows are filled with.
         on_step: see `OnStep`.
+        alternates: another answer to each forget row, if the loss needs them.
+        stop_after: end after so many steps, whatever the thresholds say: where the first of several copies stopped.
+        around: see `Surroundings`.
 
-    Two runs with the same arguments give the same bits on the same CPU with the same number of threads.
+    Two runs with the same arguments give the same bits on the same CPU with the same number of threads and processes,
+    also if one of them was killed and went on from a checkpoint.
 
     Raises:
-        UsageError: the device or precision is not to be had here, or several processes were launched.
+        UsageError: the device or precision is not to be had here, or the processes cannot share the work.
         CheckFailedError: the loss or a weight became NaN or infinite.
-        ValueError: the loss needs retain rows and there are none (a caller checks that before it loads anything).
+        OutputError: a checkpoint or a reference cannot be written.
+        ValueError: the loss needs rows and there are none (a caller checks that before it loads anything).
     """
-    if "retain" in needs and not retain:
-        raise ValueError("this loss needs retain rows")
+    around = around or Surroundings(on_step)
     started = time.monotonic()
-    device = _device(settings)
-    model.to(device)
-    forget_nll = None
-    if "reference" in needs:
-        half = settings.precision == "bfloat16"
-        with torch.autocast(device, dtype=torch.bfloat16) if half else nullcontext():
-            forget_nll = [nll for nll, _ in answer_nll(model, forget, settings.batch_size, pad_id)]
-    pairs = PairedRows(forget, retain if "retain" in needs else None, forget_nll, pad_id)
+    device = choose_device(settings)
+    distributed.check_settings(settings.batch_size, len(forget), settings.fsdp, device)
+    distributed.start(device)
+    if not settings.fsdp:
+        model.to(device)
+    thresholds = Thresholds(settings, forget, retain, pad_id) if settings.stops_early and stop_after is None else None
+    pairs = reference.prepare(model, needs, forget, retain, alternates, settings, pad_id, device)
+    layer = hidden_layer(needs)
+    if layer is not None and not settings.fsdp:
+        freeze_above(model, layer)
+    distributed.after_measuring(model)
+    kept = retain if "retain" in needs else None
+    sampler = (
+        LengthGroupedSampler(settings.seed, forget, kept, settings.batch_size)
+        if settings.group_by_length
+        else PairSampler(settings.seed, pairs.n_forget, pairs.n_retain)
+    )
     use_cache = model.config.use_cache
-    try:
-        # Trainer insists on a directory although nothing is ever saved to it.
-        with quiet_transformers(), tempfile.TemporaryDirectory(prefix="mpu-trainer-") as scratch:
-            arguments = _arguments(settings, scratch, device, len(forget))
-            trainer = UnlearningTrainer(model, loss, pairs, settings, arguments, on_step)
-            trainer.train()
-            # Otherwise forward() stays wrapped in bfloat16 autocast.
-            trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    finally:
-        model.config.use_cache = use_cache
-        model.to("cpu").eval()
+    # Trainer insists on a directory although nothing is ever saved to it.
+    with quiet_transformers(), tempfile.TemporaryDirectory(prefix="mpu-trainer-") as scratch:
+        try:
+            arguments = trainer_arguments(settings, scratch, device, len(forget))
+            trainer = UnlearningTrainer(model, loss, pairs, sampler, settings, arguments, around, thresholds, stop_after)
+            trainer.run()
+        finally:
+            pairs.close()
+            model.config.use_cache = use_cache
+            if settings.gradient_checkpointing:
+                model.activation_checkpointing_disable()
+            (model if settings.fsdp else model.to("cpu")).eval()
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+        if parameter.requires_grad and not bool(torch.isfinite(run_state.local(parameter)).all()):
             raise CheckFailedError(f"after step {trainer.state.global_step}: {name} is NaN or infinite", _REMEDY)
-    losses = trainer.step_losses
-    return TrainingReport(len(losses), time.monotonic() - started, losses[0], losses[-1])
+    progress = trainer.progress
+    return TrainingReport(
+        len(progress.losses),
+        progress.seconds + time.monotonic() - started,
+        progress.losses[0],
+        progress.losses[-1],
+        tuple(progress.evaluations),
+        around.resume.step if around.resume else None,
+    )
 
 
 class UnlearningTrainer(Trainer):
-    """Trainer with our batches, our order, our optimizers and no output of its own."""
+    """Trainer with our batches, our order, our optimizers, our checkpoints and no output of its own."""
 
     # Our losses are means over their own batch, so Trainer has to divide them by the accumulation steps.
     loss_is_scaled_for_ga = False
@@ -123,42 +168,66 @@ class UnlearningTrainer(Trainer):
         model: Any,
         loss: LossFunction,
         pairs: PairedRows,
+        sampler: PairSampler,
         settings: TrainingSettings,
         arguments: TrainingArguments,
-        on_step: OnStep | None,
+        around: Surroundings,
+        thresholds: Thresholds | None,
+        stop_after: int | None,
     ) -> None:
         """See `train`, which makes one and runs it."""
-        self._loss, self._pairs, self._settings, self._on_step = loss, pairs, settings, on_step
-        self._current_loss = 0.0
-        self.step_losses: list[float] = []
+        self._loss, self._pairs, self._sampler = loss, pairs, sampler
+        self._settings, self._around = settings, around
+        self._thresholds, self._stop_after = thresholds, stop_after
+        self._steps_per_epoch = settings.steps_per_epoch(pairs.n_forget)
+        self._current_loss, self._rate = 0.0, 0.0
+        self._log: EventLog | None = None
+        self._started = time.monotonic()
+        self.progress = Progress()
         super().__init__(
-            model=model, args=arguments, train_dataset=pairs, data_collator=pairs.batch, callbacks=[_StepEnd(self)]
+            model=model,
+            args=arguments,
+            train_dataset=pairs,
+            data_collator=lambda batch: pairs.batch(distributed.my_share(batch)),
+            callbacks=[_Hooks(self)],
         )
         self.remove_callback(PrinterCallback)
+
+    def run(self) -> None:
+        """Train from the start, or from the checkpoint."""
+        resume = self._around.resume
+        if self._around.log_dir is not None and self.is_world_process_zero():
+            self._log = EventLog(self._around.log_dir)
+        try:
+            with warnings.catch_warnings():
+                # torch's new name for it would still copy buffers once; ours are the same everywhere.
+                warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+                self.train(resume_from_checkpoint=str(resume.path) if resume else None)
+        finally:
+            if self._log is not None:
+                self._log.close()
+        # Otherwise forward() stays wrapped in bfloat16 autocast.
+        self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        """The scalar loss of one batch; `num_items_in_batch` counts nothing here and is not used."""
+        """This process's part of the loss of one batch; `num_items_in_batch` counts nothing here and is not used."""
         loss = self._loss(model, inputs)
-        if not bool(torch.isfinite(loss)):
-            raise CheckFailedError(f"step {self.state.global_step + 1}: the loss is {loss.item()}", _REMEDY)
+        whole = distributed.mean(loss)
+        if not bool(torch.isfinite(whole)):
+            raise CheckFailedError(f"step {self.state.global_step + 1}: the loss is {whole.item()}", _REMEDY)
+        self._current_loss += whole.item() / self.current_gradient_accumulation_steps
         return loss
-
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """One forward and backward pass; adds its share to the loss of the current optimizer step."""
-        share: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        self._current_loss += share.item()
-        return share
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Build the optimizer by its name, weight decay on all but norms and biases (as Trainer does)."""
         trained: Any = self.model if model is None else model
         decayed = set(self.get_decay_parameter_names(trained))
-        groups: dict[bool, list[Any]] = {True: [], False: []}
+        groups: dict[bool, list[tuple[str, Any]]] = {True: [], False: []}
         for name, parameter in trained.named_parameters():
             if parameter.requires_grad:
-                groups[name in decayed].append(parameter)
+                groups[name in decayed].append((name, parameter))
         chosen = optimizers.get(self._settings.optimizer)
         decay = self._settings.weight_decay
         self.optimizer = chosen.build(
@@ -168,71 +237,96 @@ class UnlearningTrainer(Trainer):
                 if parameters
             ],
             self._settings.learning_rate,
+            trained.config.to_dict(),
         )
         return self.optimizer
 
+    def get_train_dataloader(self) -> Any:
+        """Whole batches in every process, of which the collator takes a share: accelerate would fill up the last one."""
+        # Trainer would have asked for the sampler here; the size of a batch is over all processes.
+        loader: DataLoader[Any] = DataLoader(
+            self._pairs,
+            batch_size=self._settings.batch_size,
+            sampler=self._get_train_sampler(),
+            collate_fn=self.data_collator,
+        )
+        return prepare_data_loader(loader, num_processes=1, process_index=0)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int | None]]:
-        # Trainer's one hook for an order of one's own.
-        return PairSampler(self._settings.seed, self._pairs.n_forget, self._pairs.n_retain)
+        return self._sampler
 
-    def end_step(self) -> None:
-        """Close the books of one optimizer step and tell the caller."""
-        self.step_losses.append(self._current_loss)
+    def before_step(self, rate: float) -> None:
+        """Gradients are there, weights have not moved; `rate` is this step's learning rate."""
+        self._rate = rate
+
+    def begin(self) -> None:
+        """The model is wrapped and the first batch comes next."""
+        distributed.check_wrapper(self.model_wrapped, self._settings.fsdp)
+
+    def end_step(self, control: Any) -> None:
+        """Close the books of one optimizer step; at an epoch's end measure, and maybe stop; maybe write a checkpoint."""
+        step, total, progress = self.state.global_step, self.state.max_steps, self.progress
+        progress.losses.append(self._current_loss)
         self._current_loss = 0.0
-        if self._on_step is not None:
-            self._on_step(self.state.global_step, self.state.max_steps, self.step_losses[-1])
+        if self._log is not None:
+            self._log.scalars(step, loss=progress.losses[-1], learning_rate=self._rate)
+        if self._around.on_step is not None and self.is_world_process_zero():
+            self._around.on_step(step, total, progress.losses[-1])
+        # Here and not in Trainer's on_epoch_end: a run that goes on from a checkpoint at an epoch's end skips that one.
+        if step % self._steps_per_epoch == 0 or step == total:
+            self._end_epoch(step, control)
+        ends = step == total or step == self._stop_after or control.should_training_stop
+        control.should_training_stop = ends
+        if not ends:
+            self._maybe_save(step)
+
+    def _end_epoch(self, step: int, control: Any) -> None:
+        if isinstance(self._loss, StatefulLoss):
+            self._loss.end_epoch()
+        if self._thresholds is None:
+            return
+        found = self._thresholds.evaluate(self.model, -(-step // self._steps_per_epoch))
+        distributed.after_measuring(self.model)
+        self.progress.evaluations.append(found)
+        if self._log is not None:
+            self._log.scalars(step, forget_probability=found.forget, retain_probability=found.retain)
+        if self._thresholds.reached(found):
+            control.should_training_stop = True
+
+    # Checkpoints: Trainer finds its place in the data; the rest is read and written by `run_state`.
+
+    def _maybe_save(self, step: int) -> None:
+        store = self._around.store
+        # The first process's clock decides for all.
+        if store is None or not distributed.from_first(store.due(step)):
+            return
+        elapsed = self.progress.seconds + time.monotonic() - self._started
+        weights, state = run_state.capture(self, self._loss, self.progress, elapsed)
+        if self.is_world_process_zero():
+            store.save(step, weights, state, run_state.trainer_state_json(self.state))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        assert self._around.resume is not None
+        run_state.restore_weights(self.model, self._around.resume.weights())
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self._around.resume is not None:
+            run_state.restore(self, self._loss, self.progress, self._around.resume.state())
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if self._around.resume is not None:
+            run_state.restore_generators(self._around.resume.state()["generators"])
 
 
-class _StepEnd(TrainerCallback):
+class _Hooks(TrainerCallback):
     def __init__(self, trainer: UnlearningTrainer) -> None:
         self._trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.begin()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.before_step(float(kwargs["optimizer"].param_groups[0]["lr"]))
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._trainer.end_step()
-
-
-def _device(settings: TrainingSettings) -> str:
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if settings.device == "auto":
-        return next(name for name, is_there in present.items() if is_there)
-    if not present[settings.device]:
-        raise UsageError(f"--device {settings.device}: there is none on this machine", "leave --device out, or use cpu")
-    return settings.device
-
-
-def _arguments(settings: TrainingSettings, scratch: str, device: str, n_forget: int) -> TrainingArguments:
-    batches = -(-n_forget // settings.batch_size)
-    steps = settings.epochs * -(-batches // settings.gradient_accumulation)
-    half = settings.precision == "bfloat16"
-    try:
-        arguments = TrainingArguments(
-            output_dir=scratch,
-            max_steps=min(steps, settings.max_steps or steps),
-            per_device_train_batch_size=settings.batch_size,
-            gradient_accumulation_steps=settings.gradient_accumulation,
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type="constant",
-            weight_decay=settings.weight_decay,
-            max_grad_norm=settings.max_grad_norm,
-            bf16=half,
-            use_cpu=device == "cpu",
-            seed=settings.seed,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_pin_memory=False,
-        )
-    except ValueError as error:
-        raise UsageError(f"--precision {settings.precision}: {str(error).splitlines()[0]}") from error
-    # An ACCELERATE_MIXED_PRECISION in the environment would win over --precision otherwise.
-    arguments.mixed_precision = "bf16" if half else "no"
-    if arguments.world_size > 1:
-        raise UsageError(
-            f"training runs in one process, {arguments.world_size} were launched",
-            "start mpu without torchrun or accelerate launch; train copies side by side with --copy K instead",
-        )
-    # Several visible GPUs would become nn.DataParallel, which multiplies the batch.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
+        self._trainer.end_step(control)

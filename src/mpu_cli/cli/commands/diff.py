@@ -14,9 +14,10 @@ from mpu_cli.cli.output import Output
 def diff(
     context: typer.Context,
     handoff: Annotated[Path, typer.Argument(help="The handoff that was trained on.")],
-    trained: Annotated[Path, typer.Argument(help="Directory with the trained full models, copy-1 … copy-m.")],
+    trained: Annotated[Path, typer.Argument(help="Directory with the trained models or PEFT adapters, copy-1 … copy-m.")],
     out: Annotated[Path, typer.Option("--out", help="Directory for the update.")],
     delta_dtype: Annotated[str, typer.Option(help="float32 or bfloat16: how the change is stored.")] = "float32",
+    merge: Annotated[bool, typer.Option("--merge", help="Write an adapter as the full change that it makes.")] = False,
     max_shard_size: ShardSize = "50GB",
     force: Force = False,
     json: Json = False,
@@ -25,7 +26,7 @@ def diff(
     """Make the update from copies trained by any program: after − published, by on-disk tensor names.
 
     Train every copy with the same data order and seed and with dropout off: what differs between the copies for other
-    reasons than the noise does not cancel.
+    reasons than the noise does not cancel. With LoRA draw the same A for every copy, and adapt q, k, v, gate and up only.
     """
     output = Output(context, as_json=json)
     choice("--delta-dtype", delta_dtype, ("float32", "bfloat16"))
@@ -33,8 +34,7 @@ def diff(
     from mpu_cli.client.diff import diff as run
 
     use_one_thread()
-
-    update = run(handoff, trained, out, delta_dtype, parse_size(max_shard_size), force=force)
+    update = run(handoff, trained, out, delta_dtype, parse_size(max_shard_size), merge=merge, force=force, warn=output.warn)
     output.result(
         {"update": str(out), "digest": update.digest, "handoff": update.handoff_id, "copies": len(update.copies)},
         f"update of {len(update.copies)} copies",

@@ -63,23 +63,29 @@ def _handoff(path: Path, manifest: HandoffManifest) -> tuple[dict[str, Any], lis
 
 
 def _update(path: Path, manifest: UpdateManifest) -> tuple[dict[str, Any], list[RenderableType]]:
-    from mpu_cli.bundle.tensors import open_delta
+    from mpu_cli.bundle.adapter import LowRankChange
+    from mpu_cli.bundle.payload import open_changes
 
-    copies = []
+    copies: list[dict[str, Any]] = []
     for copy in manifest.copies:
-        tensors = open_delta(path / copy.name)
+        tensors = open_changes(path / copy.name, copy.payload)
         copies.append(
             {
-                "name": copy.name, "tensors": len(tensors), "dtype": next((i.dtype for i in tensors.values()), "-"),
+                "name": copy.name, "payload": copy.payload, "tensors": len(tensors),
+                "dtype": next((change.dtype for change in tensors.values()), "-"),
+                "rank": next((c.a.shape[0] for c in tensors.values() if isinstance(c, LowRankChange)), None),
                 "bytes": sum(entry.bytes for entry in copy.files.values()),
             }
         )  # fmt: skip
     data = {
         "kind": "update", "path": str(path), "handoff": manifest.handoff_id, "digest": manifest.digest, "copies": copies,
     }  # fmt: skip
-    rows = [(str(c["name"]), str(c["tensors"]), str(c["dtype"]), size(float(str(c["bytes"])))) for c in copies]
+    rows = [
+        (c["name"], f"lora, rank {c['rank']}" if c["rank"] else "delta", str(c["tensors"]), c["dtype"], size(c["bytes"]))
+        for c in copies
+    ]
     told = {"kind": "update: how a client's training changed the copies", "handoff": manifest.handoff_id, "digest": manifest.digest}
-    return data, [facts(told), table("copy", "changed tensors", "dtype", "size", rows=rows)]
+    return data, [facts(told), table("copy", "payload", "changed tensors", "dtype", "size", rows=rows)]
 
 
 def _model(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:

@@ -2,45 +2,66 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from mpu_cli.cli.options import Config, DryRun, Force, Json, ShardSize, choice, estimate_facts
-from mpu_cli.cli.output import Output, facts, table
-from mpu_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from mpu_cli.client.unlearn import Work
+from mpu_cli.cli.output import Output, facts
+from mpu_cli.errors import MpuError, UsageError
 
 
 def unlearn(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(help="A handoff (writes an update), or a model directory or Hub id (writes a model).")],
-    out: Annotated[Path, typer.Option("--out", help="Directory to write.")],
-    forget: Annotated[Path | None, typer.Option("--forget", help="Rows to forget: JSON or JSONL.")] = None,
-    retain: Annotated[Path | None, typer.Option("--retain", help="Rows to keep: JSON or JSONL.")] = None,
-    method: Annotated[str, typer.Option(help="GradAscent, GradDiff or NPO.")] = "NPO",
+    source: Annotated[str | None, typer.Argument(help="A handoff (writes an update), a model directory or Hub id (a model).")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Directory to write.")] = None,
+    forget: Annotated[str | None, typer.Option("--forget", help="Rows to forget: JSON, JSONL, CSV, Parquet, hf://datasets/….")] = None,
+    retain: Annotated[str | None, typer.Option("--retain", help="Rows to keep, likewise.")] = None,
+    refusals: Annotated[str | None, typer.Option("--refusals", help="Answers to give instead (DPO), one a line.")] = None,
+    map_: Annotated[list[str] | None, typer.Option("--map", help="Which column holds a field.", metavar="FIELD=COLUMN")] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens of a row that are kept.")] = 512,
+    overlap: Annotated[int | None, typer.Option(help="Tokens that two windows of a long text share. [default: an eighth]")] = None,
+    pack: Annotated[bool, typer.Option("--pack", help="Put short texts together into blocks.")] = False,
+    method: Annotated[str, typer.Option(help="See --list-methods.")] = "NPO",
     set_: Annotated[list[str] | None, typer.Option("--set", help="A method's own parameter, name=value.", metavar="NAME=VALUE")] = None,
-    optimizer: Annotated[str, typer.Option(help="adamw or adafactor.")] = "adamw",
+    list_methods: Annotated[bool, typer.Option("--list-methods", help="Show every method with formula, parameters, source; stop.")] = False,
+    preset: Annotated[str | None, typer.Option(help="paper: the authors' settings for this method; options you give win.")] = None,
+    optimizer: Annotated[str, typer.Option(help="adamw, adafactor, adam-mini, muon or sgd.")] = "adamw",
     epochs: Annotated[int, typer.Option(help="Passes over the forget set.")] = 5,
-    learning_rate: Annotated[float, typer.Option(help="Constant learning rate.")] = 1e-5,
-    batch_size: Annotated[int, typer.Option(help="Forget rows in one forward pass.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="The highest of the run.")] = 1e-5,
+    lr_scheduler: Annotated[str, typer.Option(help="constant, linear or cosine (both down to 0).")] = "constant",
+    warmup_steps: Annotated[int, typer.Option(help="First steps, over which the learning rate rises.")] = 0,
+    warmup_ratio: Annotated[float, typer.Option(help="The same as a share of all steps.")] = 0.0,
+    batch_size: Annotated[int, typer.Option(help="Forget rows in one forward pass, over all processes.")] = 8,
     gradient_accumulation: Annotated[int, typer.Option(help="Forward passes in one step.")] = 1,
+    group_by_length: Annotated[bool, typer.Option("--group-by-length", help="Rows of like length in one batch.")] = False,
     weight_decay: Annotated[float, typer.Option(help="Decoupled weight decay.")] = 0.0,
     max_grad_norm: Annotated[float, typer.Option(help="Gradient clipping; 0 for none.")] = 1.0,
-    max_length: Annotated[int, typer.Option(help="Tokens of a row that are kept.")] = 512,
     max_steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
+    stop_forget_below: Annotated[float | None, typer.Option(help="Stop once the forget rows' answer probability is this low.")] = None,
+    stop_retain_below: Annotated[float | None, typer.Option(help="Stop once the retain rows' answer probability is this low.")] = None,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16 (autocast; weights stay float32).")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, about a third more time.")] = False,
+    fsdp: Annotated[bool, typer.Option("--fsdp", help="Under torchrun: shard the model over the processes.")] = False,
     keep_dropout: Annotated[bool, typer.Option("--keep-dropout", help="Leave the model's dropout on (copies then differ).")] = False,
-    seed: Annotated[int, typer.Option(help="Orders the data; the same for every copy.")] = 0,
+    lora_rank: Annotated[int | None, typer.Option(help="Train a LoRA adapter of this rank instead of the weights.")] = None,
+    lora_alpha: Annotated[float | None, typer.Option(help="Its α; B A is scaled by α / rank. [default: twice the rank]")] = None,
+    lora_targets: Annotated[str, typer.Option(help="Where: roles (q,k,v,gate,up,o,down) or module names.")] = "q,k,v,gate,up",
+    seed: Annotated[int, typer.Option(help="Orders the data, draws an adapter's A; the same for every copy.")] = 0,
     delta_dtype: Annotated[str, typer.Option(help="float32 or bfloat16: how the change is stored.")] = "float32",
     dtype: Annotated[str, typer.Option(help="For a model directory: auto, float32, bfloat16 or float16.")] = "auto",
     copy: Annotated[int | None, typer.Option("--copy", help="Train copy K only and write OUT/copy-K.", metavar="K")] = None,
     finish: Annotated[bool, typer.Option("--finish", help="Check all copies made with --copy, write the update.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run of the same command left off.")] = False,
+    save_steps: Annotated[int | None, typer.Option(min=1, help="Write a checkpoint every so many steps.")] = None,
+    save_seconds: Annotated[float, typer.Option(min=0, help="And after so many seconds; 0 for never.")] = 900.0,
+    work: Annotated[Path | None, typer.Option("--work", help="Where checkpoints go. [default: beside OUT, hidden, private]")] = None,
+    log_dir: Annotated[Path | None, typer.Option("--log-dir", help="Write TensorBoard event files here.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="For --dry-run: as if torchrun had started so many.")] = None,
     max_shard_size: ShardSize = "50GB",
     dry_run: DryRun = False,
     force: Force = False,
@@ -53,86 +74,89 @@ def unlearn(
     mpu unlearn to-client --forget forget.jsonl --retain retain.jsonl --out to-server
     mpu unlearn to-client … --copy 1 --out to-server      one copy (make -j, job arrays)
     mpu unlearn to-client --finish --out to-server         then complete the update
+    torchrun --nproc-per-node 2 -m mpu_cli unlearn to-client …    several processes train together
     """
-    output = Output(context, as_json=json)
-    from mpu_cli.bundle.read import is_bundle
+    from mpu_cli.training import distributed
 
-    choice("--delta-dtype", delta_dtype, ("float32", "bfloat16"))
-    choice("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    distributed.check_launch()
+    here = distributed.processes()
+    output = Output(context, as_json=json, silent=not here.is_first)
+    try:
+        _run(context, output, source, out)
+    except MpuError as error:
+        # The first process has the same to say, and says it.
+        if here.is_first or os.environ.get("MPU_DEBUG") == "1":
+            raise
+        raise typer.Exit(error.exit_code) from error
+    finally:
+        distributed.stop()
+
+
+def _run(context: typer.Context, output: Output, source: str | None, out: Path | None) -> None:
+    from mpu_cli.bundle.read import is_bundle
+    from mpu_cli.checkpoint.locate import locate
+    from mpu_cli.cli.unlearn_words import ending
+
+    options: dict[str, Any] = context.params
+    if options["list_methods"]:
+        _list_methods(output)
+        return
+    if source is None:
+        raise UsageError("SOURCE is missing", "give a handoff, a model directory or a Hub id; see mpu unlearn --help")
+    choice("--delta-dtype", options["delta_dtype"], ("float32", "bfloat16"))
+    choice("--dtype", options["dtype"], ("auto", "float32", "bfloat16", "float16"))
+    copy, finish = options["copy"], options["finish"]
     bundle = is_bundle(Path(source))
     if not bundle and (copy is not None or finish):
         raise UsageError("--copy and --finish belong to a handoff", f"{source} is not a handoff")
-    from mpu_cli.checkpoint.locate import locate
+    place = Path(source) if bundle or (options["dry_run"] and Path(source).is_file()) else locate(source).path
+    if options["dry_run"]:
+        from mpu_cli.cli.unlearn_work import needs_of
 
-    place = Path(source) if bundle else locate(source).path
+        needs = needs_of(context, output, place)
+        output.result(needs, facts(estimate_facts(needs)))
+        return
+    if out is None:
+        raise UsageError("--out is missing", "give the directory to write")
     if finish:
         from mpu_cli.client.unlearn import finish_update
 
         update = finish_update(place, out)
-        output.result({"update": str(out), "digest": update.digest, "handoff": update.handoff_id}, *_ending(out))
+        output.result({"update": str(out), "digest": update.digest, "handoff": update.handoff_id}, *ending(out))
         return
-    if dry_run:
-        from mpu_cli.client.estimate import estimate_unlearn
+    _train(context, output, place, out, bundle=bundle)
 
-        needs = estimate_unlearn(place, delta_dtype, optimizer)
-        output.result(needs, facts(estimate_facts(needs)))
-        return
-    if forget is None:
-        raise UsageError("--forget is needed", "give the rows to forget, JSON or JSONL")
-    training = {
-        "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size,
-        "gradient_accumulation": gradient_accumulation, "optimizer": optimizer, "weight_decay": weight_decay,
-        "max_grad_norm": max_grad_norm, "max_length": max_length, "max_steps": max_steps, "precision": precision,
-        "device": device, "seed": seed, "keep_dropout": keep_dropout,
-    }  # fmt: skip
-    from mpu_cli.checkpoint.staging import refuse_nesting
 
-    refuse_nesting(out, forget, *([retain] if retain else []))
-    work = _work(forget, retain, method, set_ or [], training, delta_dtype, max_shard_size)
+def _train(context: typer.Context, output: Output, place: Path, out: Path, *, bundle: bool) -> None:
+    from mpu_cli.cli.unlearn_words import ending, trained
+    from mpu_cli.cli.unlearn_work import bring
     from mpu_cli.client import unlearn as client
 
+    options: dict[str, Any] = context.params
+    copy, force = options["copy"], options["force"]
+    work = bring(context, output)
     with output.training() as on_step:
         if not bundle:
-            reports = {place.name: client.unlearn_model(place, out, work, on_step, dtype=dtype, force=force)}
+            reports = {place.name: client.unlearn_model(place, out, work, on_step, dtype=options["dtype"], force=force)}
         elif copy is not None:
             reports = {f"copy-{copy}": client.unlearn_one_copy(place, out, copy, work, on_step, force=force)}
         else:
             _, reports = client.unlearn_handoff(place, out, work, on_step, force=force)
-    rows = [(name, str(r.steps), f"{r.seconds:.1f}", f"{r.first_loss:.4f}", f"{r.last_loss:.4f}") for name, r in reports.items()]
     data: dict[str, Any] = {"out": str(out), "copies": {name: asdict(report) for name, report in reports.items()}}
-    body = [table("trained", "steps", "seconds", "first loss", "last loss", rows=rows)]
+    body = trained(reports)
     if not bundle:
         output.result(data, *body, "", f"model {out}")
     elif copy is not None:
-        output.result(data, *body, "", f"next  the other copies, then: mpu unlearn {source} --finish --out {out}")
+        output.result(data, *body, "", f"next  the other copies, then: mpu unlearn {place} --finish --out {out}")
     else:
-        output.result(data, *body, *_ending(out))
+        output.result(data, *body, *ending(out))
 
 
-def _work(
-    forget: Path, retain: Path | None, method: str, assignments: list[str], training: dict[str, Any], delta_dtype: str, shard_size: str
-) -> Work:  # fmt: skip
-    from mpu_cli.checkpoint.writer import parse_size
+def _list_methods(output: Output) -> None:
+    from mpu_cli.cli.unlearn_words import method_facts, method_view
     from mpu_cli.client import methods
-    from mpu_cli.client.recipe import Recipe
-    from mpu_cli.client.unlearn import Work
-    from mpu_cli.data.rows import read_rows
-    from mpu_cli.training.settings import TrainingSettings
 
-    settings = TrainingSettings(**training)
-    chosen = methods.get(method)
-    parameters = chosen.parse(assignments)
-    chosen.check_retain(parameters, has_retain=retain is not None)
-    forget_rows = read_rows(forget)
-    retain_rows = read_rows(retain) if retain is not None else None
-    recipe = Recipe.of_files(chosen.name, parameters, settings, forget, retain)
-    return Work(forget_rows, retain_rows, recipe, delta_dtype, parse_size(shard_size))
-
-
-def _ending(out: Path) -> list[str]:
-    return [
-        "",
-        f"send  {out}  back to the server (it holds no text; what it still tells is in docs/threat-model.md)",
-        "keep  the forget and retain files",
-        f"next  on the server's side: mpu aggregate {out.name} --secret SECRET --model MODEL --out MODEL-NEXT",
-    ]
+    described = methods.describe()
+    output.result(
+        {"methods": [method_facts(info) for info in described]}, *(part for info in described for part in method_view(info))
+    )

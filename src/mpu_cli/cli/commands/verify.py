@@ -40,7 +40,8 @@ def verify(
 
 def _bundle(path: Path) -> dict[str, Any]:
     from mpu_cli.bundle.finite import FileNumbers
-    from mpu_cli.bundle.tensors import check_update_tensors, open_copies
+    from mpu_cli.bundle.payload import check_update_tensors
+    from mpu_cli.bundle.tensors import open_copies
 
     numbers = FileNumbers()
     manifest = read_bundle(path, numbers.digest)

@@ -7,24 +7,23 @@ from typing import Any, Literal
 from torch import Tensor
 
 from mpu_cli.client.methods import method
+from mpu_cli.client.methods._retain import with_retain
 from mpu_cli.training.logprobs import token_mean_nll
 
 
 @method(
     name="GradDiff",
     paper="https://arxiv.org/abs/2203.12817",
-    formula="-gamma * token-mean NLL(forget) + alpha * token-mean NLL(retain)",
+    formula="-gamma * token-mean NLL(forget) + alpha * retain loss",
     needs={"retain"},
+    recommended={"learning_rate": 1e-5, "epochs": 5},
 )
 def loss(
-    model: Any, batch: Any, *, gamma: float = 1.0, alpha: float = 1.0, retain_loss: Literal["NLL"] = "NLL"
+    model: Any, batch: Any, *, gamma: float = 1.0, alpha: float = 1.0, retain_loss: Literal["NLL", "KL"] = "NLL"
 ) -> Tensor:
-    """−γ · token mean of ℓ_t over forget + α · token mean over retain, a scalar in nats per token.
+    """−γ · token mean of ℓ_t over forget + α · retain loss, a scalar in nats per token.
 
-    Liu et al. 2203.12817; in this form Maini et al. 2401.06121 ("gradient difference"). Forget and retain
-    rows are two forward passes: padded on their own, no row's result depends on how long its partner is.
+    Liu et al. 2203.12817; in this form Maini et al. 2401.06121 ("gradient difference", with KL "KL minimization"),
+    whose settings are the recommended ones.
     """
-    total = -gamma * token_mean_nll(model, batch["forget"])
-    if alpha != 0:
-        total = total + alpha * token_mean_nll(model, batch["retain"])
-    return total
+    return with_retain(-gamma * token_mean_nll(model, batch["forget"]), model, batch, alpha, retain_loss)

@@ -8,14 +8,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from mpu_cli.client.methods import method
-from mpu_cli.training.logprobs import batch_nll, token_mean_nll
+from mpu_cli.client.methods._retain import with_retain
+from mpu_cli.training.logprobs import batch_mean, batch_nll
 
 
 @method(
     name="NPO",
     paper="https://arxiv.org/abs/2404.05868",
-    formula="gamma * mean of -(2/beta) log sigmoid(beta (NLL - NLL_ref)) + alpha * token-mean NLL(retain)",
-    needs={"reference", "retain"},
+    formula="gamma * mean of -(2/beta) log sigmoid(beta (NLL - NLL_ref)) + alpha * retain loss",
+    needs={"forget_nll", "retain"},
+    bounds={"beta": "> 0"},
+    recommended={"learning_rate": 1e-5, "epochs": 10},
 )
 def loss(
     model: Any,
@@ -24,16 +27,14 @@ def loss(
     beta: float = 0.1,
     gamma: float = 1.0,
     alpha: float = 1.0,
-    retain_loss: Literal["NLL"] = "NLL",
+    retain_loss: Literal["NLL", "KL"] = "NLL",
 ) -> Tensor:
-    """γ · batch mean of −(2/β) log σ(β (NLL − NLL_ref)) + α · token mean of ℓ_t over retain, a scalar.
+    """γ · batch mean of −(2/β) log σ(β (NLL − NLL_ref)) + α · retain loss, a scalar.
 
     Zhang et al. 2404.05868: log(π_θ/π_ref) = NLL_ref − NLL, both sums over a row's labelled tokens, (B,) in
-    nats. The reference is the model before unlearning; for a client, the published copy itself. Two forward passes.
+    nats. The reference is the model before unlearning; for a client, the published copy itself.
     """
     nll, _ = batch_nll(model, batch["forget"])
     margin = nll - batch["reference"]["forget_nll"].to(nll)
-    total = gamma * (-(2.0 / beta) * functional.logsigmoid(beta * margin)).mean()
-    if alpha != 0:
-        total = total + alpha * token_mean_nll(model, batch["retain"])
-    return total
+    forget = batch_mean((-(2.0 / beta) * functional.logsigmoid(beta * margin)).sum(), len(margin))
+    return with_retain(gamma * forget, model, batch, alpha, retain_loss)

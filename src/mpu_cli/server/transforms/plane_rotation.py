@@ -1,7 +1,8 @@
 """The paper's rotation (arXiv 2602.23798, section 3): one angle per RoPE plane and key-value head, on q, k, v and o.
 
-Exact for the function, and under SGD and Muon for training too. Under AdamW the rotation alone moves the aggregated
-update by 16–30 % of its norm, because per-entry normalisation does not commute with it.
+Exact for the function, and for training under optimizers that see no coordinates inside a head: SGD, Muon, Adam-mini. Under
+AdamW the rotation alone moves the aggregated update by 16–30 % of its norm, because per-entry normalisation does not
+commute with it; Adafactor's rows do not either (7–9 %).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from mpu_cli.server.transforms.axis_maps import AxisMap, PlaneRotation
 from mpu_cli.server.transforms.plane_turns import turned_heads
 
 EXACT = False
-EQUIVARIANT = frozenset({"sgd", "muon"})
+EQUIVARIANT = frozenset({"sgd", "adam-mini", "muon"})
 
 _STEPS = 1 << 32
 

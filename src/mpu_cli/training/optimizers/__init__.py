@@ -1,23 +1,26 @@
 """The optimizers, one file each, found by looking into this directory: adding one touches only its own file.
 
-A file `NAME.py` defines one function under the `optimizer` decorator, which says where the optimizer comes from and
+A file `some_name.py` defines one function under the `optimizer` decorator, which says where the optimizer comes from and
 whether its update is smooth in the gradient. That decides whether denoising works (design, section 7): the first-order
-error of the copies cancels only through a smooth update.
+error of the copies cancels only through a smooth update. On the command line it is `some-name`. Files whose names begin
+with an underscore are shared by the others.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mpu_cli.errors import UsageError
 
-Build = Callable[[list[dict[str, Any]], float], Any]
-"""(parameter groups with their own `weight_decay`, learning rate) → a torch optimizer."""
+Groups = list[dict[str, Any]]
+"""Parameter groups as torch takes them: `params`, a list of (name in the model, parameter), and `weight_decay`."""
+Build = Callable[[Groups, float, Mapping[str, Any]], Any]
+"""(groups, learning rate, the model's configuration as in config.json) → a torch optimizer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +31,28 @@ class OptimizerSpec:
     source: str
     smooth: bool
     build: Build
+    sharded: bool = False
+    """Whether it may run where a process holds a part of each tensor (FSDP): its rule treats every entry alone."""
 
 
-def optimizer(*, source: str, smooth: bool) -> Callable[[Build], OptimizerSpec]:
-    """Declare an optimizer; its name is that of its file.
+def optimizer(*, source: str, smooth: bool, sharded: bool = False) -> Callable[[Build], OptimizerSpec]:
+    """Declare an optimizer; its name is that of its file, with hyphens.
 
     Args:
         source: the paper, and whose implementation is used.
         smooth: the update is a smooth function of the gradient (no per-entry normalisation).
+        sharded: see `OptimizerSpec`.
     """
 
     def declare(build: Build) -> OptimizerSpec:
-        return OptimizerSpec(build.__module__.rpartition(".")[2], source, smooth, build)
+        return OptimizerSpec(_name(build.__module__.rpartition(".")[2]), source, smooth, build, sharded)
 
     return declare
 
 
 def names() -> list[str]:
-    """All optimizers, sorted; nothing is imported."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+    """All optimizers as users write them, sorted; nothing is imported."""
+    return sorted(_name(path.stem) for path in Path(__file__).parent.glob("[!_]*.py"))
 
 
 def get(name: str) -> OptimizerSpec:
@@ -55,10 +61,14 @@ def get(name: str) -> OptimizerSpec:
     Raises:
         UsageError: there is none; the message names the nearest.
     """
-    known = names()
-    if name.lower() not in known:
-        nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
+    known, asked = names(), _name(name.lower())
+    if asked not in known:
+        nearest = difflib.get_close_matches(asked, known, n=1, cutoff=0.4)
         hint = f"did you mean {nearest[0]}?" if nearest else None
         raise UsageError(f"--optimizer {name}: unknown, expected one of {', '.join(known)}", hint)
-    module = importlib.import_module(f"{__name__}.{name.lower()}")
+    module = importlib.import_module(f"{__name__}.{asked.replace('-', '_')}")
     return next(value for value in vars(module).values() if isinstance(value, OptimizerSpec))
+
+
+def _name(stem: str) -> str:
+    return stem.replace("_", "-")

@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from mpu_cli.training.optimizers import optimizer
+from mpu_cli.training.optimizers import Groups, optimizer
+from mpu_cli.training.optimizers._tensorwise import EPSILON, Tensorwise
+
+_DECAY = -0.8
+_FLOOR = 1e-30
 
 
-@optimizer(source="Shazeer and Stern 1804.04235, algorithm 4; transformers.optimization.Adafactor", smooth=True)
-def build(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
-    """Matrices are normalised by row and column, vectors by entry; update clipping at RMS 1, no first moment.
+class Adafactor(Tensorwise):
+    """Matrices (each of a stack of experts too) as transformers' Adafactor; a vector has one second moment."""
 
-    torch.optim.Adafactor is another optimizer: it multiplies the learning rate by RMS(θ).
+    def direction(self, name: str, gradient: Tensor, state: dict[str, Any]) -> Tensor:
+        """The gradient over √v, cut to a root mean square of 1; v is R Cᵀ / mean(R) of a matrix. No first moment."""
+        new = state["step"] ** _DECAY  # β₂ = 1 − t^(−0.8)
+        if gradient.dim() < 2:
+            mean = _moving(state, "second", gradient.square().mean(), new)
+            direction = gradient / (mean.sqrt() + EPSILON)
+        else:
+            square = gradient.square() + _FLOOR
+            rows = _moving(state, "rows", square.mean(-1), new)
+            columns = _moving(state, "columns", square.mean(-2), new)
+            by_row = (rows / rows.mean(-1, keepdim=True)).rsqrt_().unsqueeze(-1)
+            direction = gradient * by_row * columns.unsqueeze(-2).rsqrt()
+        return direction / direction.square().mean().sqrt().clamp(min=1.0)
+
+
+def _moving(state: dict[str, Any], key: str, value: Tensor, share: float) -> Tensor:
+    """The moving average under `key`, moved towards `value` by `share` (all the way on the first step)."""
+    if key not in state:
+        state[key] = torch.zeros_like(value)
+    average: Tensor = state[key]
+    return average.mul_(1 - share).add_(value, alpha=share)
+
+
+@optimizer(source="Shazeer and Stern 1804.04235, algorithms 4 and 5; our own, in float32", smooth=True)
+def build(groups: Groups, learning_rate: float, config: Mapping[str, Any]) -> Tensorwise:
+    """The Adafactor of transformers with scale_parameter and relative_step off, but for vectors.
+
+    That one normalises norms and biases entry by entry, which is not smooth: trained norms alone then leave an error of
+    first order in the noise. torch.optim.Adafactor is another optimizer: it multiplies the learning rate by RMS(θ).
     """
-    from transformers import optimization
-
-    adafactor: Any = optimization.Adafactor
-    fixed = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
-    built: torch.optim.Optimizer = adafactor(groups, lr=learning_rate, **fixed)
-    return built
+    return Adafactor(groups, learning_rate)

@@ -1,0 +1,128 @@
+"""How `mpu data check` shows what it found: for a reader, and as plain values for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from mpu_cli.cli.output import facts
+
+if TYPE_CHECKING:
+    from mpu_cli.data.check import Findings, Report, Sample, Spread
+
+IGNORED = -100  # data.templates.IGNORED; this module loads with the help
+
+OPEN, CLOSE = "⟦", "⟧"
+"""Around the tokens that count."""
+_SHOWN = 10
+
+
+def describe(findings: Findings, warnings: list[str]) -> dict[str, Any]:
+    """Everything as plain values."""
+    return {
+        "files": {location: _describe(report) for location, report in findings.reports.items()},
+        "in_both": [list(pair) for pair in findings.in_both],
+        "same_prompt": [list(pair) for pair in findings.same_prompt],
+        "sample": asdict(findings.sample) if findings.sample else None,
+        "warnings": warnings,
+    }
+
+
+def shown(findings: Findings, max_length: int) -> list[RenderableType]:
+    """Everything for a reader: a table of facts for each file, then the sample."""
+    parts: list[RenderableType] = []
+    for location, report in findings.reports.items():
+        parts += [Text(location), facts(_facts(report, max_length)), ""]
+    return [*parts, *_sample(findings.sample)] if findings.sample else parts[:-1]
+
+
+def told(findings: Findings, max_length: int) -> list[str]:
+    """What deserves a warning; a row that cannot be used is an error instead."""
+    lines = []
+    for location, report in findings.reports.items():
+        name = Path(location).name
+        if report.duplicates:
+            lines.append(f"{name}: {_rows(report.duplicates)} more than once: {' = '.join(report.duplicates[0])}")
+        if len(report.forms) > 1:
+            lines.append(f"{name}: rows of different forms ({', '.join(report.forms)})")
+        if report.encoded is not None:
+            lines += report.encoded.notes(name, max_length)
+    if findings.in_both:
+        lines.append(f"{_rows(findings.in_both)} both to be forgotten and to be kept: {' = '.join(findings.in_both[0])}")
+    if findings.same_prompt:
+        lines.append(f"{_rows(findings.same_prompt)} kept with another answer: {' / '.join(findings.same_prompt[0])}")
+    return lines
+
+
+def _describe(report: Report) -> dict[str, Any]:
+    encoded = report.encoded
+    spreads = {"characters": report.characters, "tokens": report.tokens, "answer_tokens": report.answer_tokens}
+    return {
+        "rows": report.rows,
+        "forms": report.forms,
+        "alternates": report.alternates,
+        "empty": report.empty,
+        "bad": [{"message": message, "hint": hint} for message, hint in report.bad],
+        "duplicates": [list(group) for group in report.duplicates],
+        **{name: None if spread is None else asdict(spread) for name, spread in spreads.items()},
+        "cut": list(encoded.cut) if encoded else None,
+        "split": list(encoded.split) if encoded else None,
+        "trained_rows": len(encoded.rows) if encoded else None,
+    }
+
+
+def _facts(report: Report, max_length: int) -> dict[str, str]:
+    forms = ", ".join(form if len(report.forms) == 1 else f"{form} {count}" for form, count in report.forms.items())
+    shown = {"rows": f"{report.rows} ({forms})" if forms else "0"}
+    if report.alternates:
+        shown["with an alternate"] = str(report.alternates)
+    encoded = report.encoded
+    if encoded is None:
+        shown["characters"] = _spread(report.characters)
+    else:
+        shown["tokens"] = _spread(report.tokens)
+        shown["tokens that count"] = _spread(report.answer_tokens)
+        shown[f"cut at {max_length}"] = _places(len(encoded.cut), encoded.cut)
+        if encoded.split:
+            shown[f"split at {max_length}"] = _places(len(encoded.split), encoded.split)
+        if len(encoded.rows) != report.rows:
+            shown["trained on as"] = f"{len(encoded.rows)} rows"
+    shown["duplicates"] = _places(len(report.duplicates), tuple(" = ".join(group) for group in report.duplicates))
+    shown["empty"] = str(report.empty)
+    shown["cannot be used"] = _places(len(report.bad), tuple(message for message, _ in report.bad), separator="\n")
+    return shown
+
+
+def _sample(sample: Sample) -> list[RenderableType]:
+    """The row with what counts between brackets; line breaks stay, other control characters are spelled out."""
+    kept, count = len(sample.input_ids), sum(label != IGNORED for label in sample.labels[1:])
+    more = f" of {sample.whole}" if sample.whole > kept else ""
+    title = f"{sample.where} as the model sees it: {kept}{more} tokens, {count} count, between {OPEN} and {CLOSE}"
+    body = "".join(f"{OPEN}{_printable(text)}{CLOSE}" if counts else _printable(text) for text, counts in sample.parts)
+    return [Text(title), Text(body)]
+
+
+def _rows(found: Sequence[object]) -> str:
+    return "1 row is" if len(found) == 1 else f"{len(found)} rows are"
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
+
+
+def _spread(spread: Spread | None) -> str:
+    if spread is None:
+        return "none"
+    return f"least {spread.least}, median {spread.median}, 95 % at most {spread.most_of_95}, most {spread.most}"
+
+
+def _places(count: int, places: tuple[str, ...], separator: str = ", ") -> str:
+    if not count:
+        return "0"
+    more = [f"and {count - _SHOWN} more"] if count > _SHOWN else []
+    return f"{count}: {separator.join([*places[:_SHOWN], *more])}"

@@ -1,0 +1,84 @@
+"""What `mpu unlearn` says: the methods, the trained copies, the ending, and the preset's advice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+
+from mpu_cli.cli.output import facts, table
+
+if TYPE_CHECKING:
+    from mpu_cli.client.methods import MethodInfo
+    from mpu_cli.training.trainer import TrainingReport
+
+
+def method_facts(info: MethodInfo) -> dict[str, Any]:
+    """A method as JSON has it."""
+    parameters = [
+        {"name": p.name, "type": p.type.__name__, "default": p.default, "choices": list(p.choices), "bound": p.bound}
+        for p in info.parameters
+    ]
+    return {
+        "name": info.name, "formula": info.formula, "paper": info.paper, "needs": sorted(info.needs),
+        "parameters": parameters, "recommended": dict(info.recommended),
+    }  # fmt: skip
+
+
+def method_view(info: MethodInfo) -> list[RenderableType]:
+    """A method for a reader."""
+    lines = {"loss": info.formula}
+    if info.parameters:
+        lines["--set"] = ", ".join(_parameter(p) for p in info.parameters)
+    lines["needs"] = ", ".join(sorted(info.needs)) or "the forget rows alone"
+    if info.recommended:
+        lines["paper's"] = ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in info.recommended)
+    lines["source"] = info.paper
+    return [info.name, facts(lines), ""]
+
+
+def trained(reports: Mapping[str, TrainingReport]) -> list[RenderableType]:
+    """One line for each trained copy, and what the thresholds saw."""
+    rows = [(name, str(r.steps), f"{r.seconds:.1f}", f"{r.first_loss:.4f}", f"{r.last_loss:.4f}") for name, r in reports.items()]
+    body: list[RenderableType] = [table("trained", "steps", "seconds", "first loss", "last loss", rows=rows)]
+    seen = [
+        (name, str(e.epoch), "" if e.forget is None else f"{e.forget:.4f}", "" if e.retain is None else f"{e.retain:.4f}")
+        for name, report in reports.items()
+        for e in report.evaluations
+    ]
+    if seen:
+        body.append(table("answer probability", "epoch", "forget", "retain", rows=seen))
+    for name, report in reports.items():
+        if report.resumed_from is not None:
+            body.append(f"{name} went on from step {report.resumed_from}")
+    return body
+
+
+def ending(out: Path) -> list[str]:
+    """What to send, what to keep, what comes next."""
+    return [
+        "",
+        f"send  {out}  back to the server (it holds no text; what it still tells is in docs/threat-model.md)",
+        "keep  the forget and retain files",
+        f"next  on the server's side: mpu aggregate {out.name} --secret SECRET --model MODEL --out MODEL-NEXT",
+    ]
+
+
+def rounds_advice(method: str, rounds: int, epochs: int) -> str:
+    """What the preset asks for beyond one command."""
+    if rounds == 1:
+        return f"preset paper: {method}, one round of {epochs} epochs"
+    return (
+        f"preset paper: {method}, {rounds} rounds of {epochs} epoch{'s' if epochs > 1 else ''} each; this is one round, "
+        "after which the server aggregates and hands out again"
+    )
+
+
+def _parameter(parameter: Any) -> str:
+    if parameter.default is None:
+        return f"{parameter.name} (no default)"
+    default = f"{parameter.default:g}" if isinstance(parameter.default, float) else parameter.default
+    choices = f" ({', '.join(parameter.choices)})" if parameter.choices else ""
+    return f"{parameter.name}={default}{choices}"

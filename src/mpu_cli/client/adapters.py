@@ -1,0 +1,179 @@
+"""PEFT adapter directories: read as any program wrote them, written as they may stand in an update.
+
+peft's adapter_config.json has some forty switches. Those that leave Δ W = scale · B A are read; every other one must be
+off, known to us or not. What is written is `bundle/adapter.py`'s form: no path, no version, full module names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mpu_cli.architectures.projections import Projection
+from mpu_cli.bundle.adapter import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MAX_RANK,
+    AdapterConfig,
+    LowRankChange,
+    adapter_names,
+    changes_of,
+    encode_config,
+    pair_up,
+)
+from mpu_cli.bundle.tensors import DELTA_STEM, is_frozen
+from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, read_tensor, to_bytes
+from mpu_cli.checkpoint.header import FLOAT_DTYPES, STORED_NAMES, TensorInfo, read_header
+from mpu_cli.checkpoint.model import SPAN, read_json
+from mpu_cli.checkpoint.writer import CheckpointWriter, write_new
+from mpu_cli.client.handoff import OpenHandoff
+from mpu_cli.errors import BadModelError, CheckFailedError
+
+_READ = frozenset({"peft_type", "r", "lora_alpha", "use_rslora", "bias", "init_lora_weights", "lora_dropout"})
+_MEANINGLESS_AFTERWARDS = frozenset({
+    "base_model_name_or_path", "revision", "task_type", "auto_mapping", "peft_version", "inference_mode", "target_modules",
+    "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out", "megatron_core", "qalora_group_size",
+    "runtime_config",
+})  # fmt: skip
+"""Keys that choose modules, which the tensors tell too, or that say nothing about Δ W."""
+_KEEPS_THE_BASE = (None, True, False, "gaussian", "orthogonal", "eva")
+"""Initialisations that leave the base weights as they were; PiSSA, OLoRA and others change them."""
+_MERGE = "merge the adapter into the model (peft: merge_and_unload, save_pretrained) and hand in the full model"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedAdapter:
+    """An adapter that some program trained on a published copy."""
+
+    config: AdapterConfig
+    changes: Mapping[str, LowRankChange]
+    """By on-disk tensor."""
+    targets: tuple[Projection, ...]
+    dropout: float
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a directory holds an adapter rather than a full model."""
+    return (directory / ADAPTER_CONFIG).exists()
+
+
+def open_trained(directory: Path, opened: OpenHandoff) -> TrainedAdapter:
+    """Read an adapter directory of peft's.
+
+    Raises:
+        BadModelError: no LoRA, a kind of it that is more than B A, or no adapter of this model.
+        CheckFailedError: an adapter on a frozen tensor, or NaN.
+    """
+    file = directory / ADAPTER_CONFIG
+    rank, alpha, dropout = _read_config(file, read_json(file))
+    weights = directory / ADAPTER_WEIGHTS
+    if not weights.exists():
+        raise BadModelError(f"{directory}: no {ADAPTER_WEIGHTS}", "save the adapter as safetensors; pickles are never read")
+    tensors = read_header(weights)[0]
+    for tensor in tensors:
+        module = tensor.removeprefix("base_model.model.").partition(".lora_")[0].removesuffix(".weight").removesuffix(".base_layer")
+        if is_frozen(f"{module}.weight", opened.frozen):
+            raise CheckFailedError(f"{weights}: {module} was trained ({tensor}), but it is frozen", "train without it")
+    pairs = pair_up(tensors, weights, BadModelError)
+    targets = []
+    for module, (a, b) in sorted(pairs.items()):
+        name = f"{module}.weight"
+        target = opened.matrices.get(name)
+        if target is None:
+            raise BadModelError(f"{weights}: {module} is no attention or feed-forward projection of the published copy", _MERGE)
+        if (b.shape[0], a.shape[1]) != (target.outputs, target.inputs):
+            raise BadModelError(
+                f"{weights}: the adapter of {module} does not fit {name}, {list(target.shape)}", "was it trained on this copy?"
+            )
+        if a.shape[0] != rank:
+            raise BadModelError(f"{weights}: the adapter of {module} has rank {a.shape[0]}, {ADAPTER_CONFIG} says {rank}", _MERGE)
+        if a.dtype not in FLOAT_DTYPES or b.dtype not in FLOAT_DTYPES:
+            raise BadModelError(f"{weights}: the adapter of {module} is {a.dtype}", "save it as float32, bfloat16 or float16")
+        targets.append(target)
+    transposed = targets[0].output_axis == 1
+    config = AdapterConfig(rank, alpha, tuple(target.module for target in targets), transposed)
+    return TrainedAdapter(config, changes_of(pairs, config.scale, transposed=transposed), tuple(targets), dropout)
+
+
+def _read_config(file: Path, content: Mapping[str, Any]) -> tuple[int, float, float]:
+    """Rank, α and dropout."""
+    if content.get("peft_type") != "LORA":
+        raise BadModelError(f"{file}: peft_type is {content.get('peft_type')!r}, only LORA can stand in an update", _MERGE)
+    for key, value in sorted(content.items()):
+        if key not in _READ | _MEANINGLESS_AFTERWARDS and value not in (None, False, [], {}, ""):
+            raise BadModelError(f"{file}: {key} is set, so the adapter is more than B A with one scale", _MERGE)
+    if content.get("bias", "none") != "none":
+        raise BadModelError(f"{file}: bias is {content['bias']!r}: trained biases are no part of an adapter's update", _MERGE)
+    if content.get("init_lora_weights") not in _KEEPS_THE_BASE:
+        raise BadModelError(f"{file}: init_lora_weights is {content['init_lora_weights']!r}, which changes the base weights too", _MERGE)
+    rank, alpha, dropout = content.get("r"), content.get("lora_alpha"), content.get("lora_dropout") or 0.0
+    if type(rank) is not int or not 1 <= rank <= MAX_RANK:
+        raise BadModelError(f"{file}: r is {rank!r}, a rank lies between 1 and {MAX_RANK}", _MERGE)
+    if not isinstance(alpha, int | float) or not 0 < alpha <= 1e6 or not isinstance(dropout, int | float):
+        raise BadModelError(f"{file}: lora_alpha is {alpha!r}, lora_dropout {dropout!r}", _MERGE)
+    return rank, float(alpha) * (math.sqrt(rank) if content.get("use_rslora") else 1.0), float(dropout)
+
+
+def write_adapter(directory: Path, config: AdapterConfig, pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]], dtype: str) -> None:
+    """Write A and B by module as an update may hold them.
+
+    Raises:
+        CheckFailedError: NaN or infinity.
+    """
+    tensors = {name: half for module, pair in pairs.items() for name, half in zip(adapter_names(module), pair, strict=True)}
+    placeholder = directory / ADAPTER_WEIGHTS
+    infos = [TensorInfo(name, STORED_NAMES[dtype], tuple(half.shape), placeholder, 0) for name, half in tensors.items()]
+    stem = ADAPTER_WEIGHTS.removesuffix(".safetensors")
+    # peft reads one file only.
+    writer = CheckpointWriter(directory, infos, max_shard_bytes=1 << 62, stem=stem)
+    try:
+        for info in writer.order:
+            half = tensors[info.name].detach()
+            stored = half.to(device="cpu", dtype=TORCH_DTYPES[info.dtype])
+            if not bool(torch.isfinite(stored).all()):
+                raise CheckFailedError(f"tensor {info.name} holds NaN or infinity", "lower --learning-rate, train again")
+            writer.write(to_bytes(stored))
+        writer.close()
+    finally:
+        writer.abort()
+    write_new(directory / ADAPTER_CONFIG, encode_config(config))
+
+
+def copy_adapter(trained: TrainedAdapter, directory: Path, dtype: str) -> None:
+    """Write a trained adapter into the directory of one copy of an update."""
+    pairs = {change.name.removesuffix(".weight"): (read_tensor(change.a), read_tensor(change.b)) for change in trained.changes.values()}
+    write_adapter(directory, trained.config, pairs, dtype)
+
+
+def write_merged(trained: TrainedAdapter, directory: Path, dtype: str, shard_bytes: int) -> None:
+    """Write what an adapter does to the weights as a dense delta, a block at a time.
+
+    Raises:
+        CheckFailedError: a change is not a finite number.
+    """
+    infos = [TensorInfo(name, STORED_NAMES[dtype], change.shape, directory, 0) for name, change in trained.changes.items()]
+    writer = CheckpointWriter(directory, infos, max_shard_bytes=shard_bytes, stem=DELTA_STEM)
+    try:
+        for info in writer.order:
+            for _, _, rows in row_spans(trained.changes[info.name]):
+                if not bool(torch.isfinite(rows).all()):
+                    raise CheckFailedError(f"the adapter of {info.name} holds NaN or infinity", "lower the learning rate, train again")
+                writer.write(to_bytes(rows.to(TORCH_DTYPES[info.dtype])))
+        writer.close()
+    finally:
+        writer.abort()
+
+
+def row_spans(change: LowRankChange) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """Consecutive pieces (start, stop, flattened change) of a tensor, float32, at most about SPAN entries each."""
+    rows, columns = change.shape
+    step = max(1, SPAN // columns)
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        yield start * columns, stop * columns, change.rows(np.arange(start, stop), columns).reshape(-1)

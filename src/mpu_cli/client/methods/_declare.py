@@ -1,0 +1,185 @@
+"""What a method declares about itself, and the decorator it does so with."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from mpu_cli.errors import UsageError
+from mpu_cli.training.needs import with_layer
+
+Value = float | int | bool | str
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a method: its type, published default and, for a choice, what may be chosen."""
+
+    name: str
+    type: type
+    default: Value | None
+    """None: the paper leaves it to the user, who must set it."""
+    choices: tuple[str, ...] = ()
+    bound: str = ""
+    """"> 0", ">= 0" or nothing."""
+
+    def convert(self, text: str, assignment: str) -> Value:
+        """The value that was written as `text`.
+
+        Raises:
+            UsageError: it is of another type, outside the bound, or no choice.
+        """
+        if self.choices:
+            for choice in self.choices:
+                if choice.lower() == text.lower():
+                    return choice
+            raise UsageError(f"--set {assignment}: {self.name} is one of {', '.join(self.choices)}")
+        if self.type is bool:
+            if text.lower() not in ("true", "false"):
+                raise UsageError(f"--set {assignment}: {self.name} is true or false")
+            return text.lower() == "true"
+        try:
+            value: Value = self.type(text)
+        except ValueError:
+            kind = {int: "a whole number", float: "a number"}[self.type]
+            raise UsageError(f"--set {assignment}: {self.name} is {kind}") from None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"--set {assignment}: {self.name} must be finite")
+        if self.bound and not isinstance(value, str) and (value < 0 or (value == 0 and self.bound == "> 0")):
+            raise UsageError(f"--set {assignment}: {self.name} must be {self.bound}")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class MethodInfo:
+    """What a method's file says, without its loss: no torch is needed for this."""
+
+    name: str
+    paper: str
+    formula: str
+    needs: frozenset[str]
+    """Words of `training.needs.NEEDS`, under the default parameters."""
+    parameters: tuple[Parameter, ...]
+    recommended: tuple[tuple[str, float], ...] = ()
+    """(setting, value) of the paper's own training, by TrainingSettings' names; shown, never applied by itself."""
+
+    def parse(self, assignments: Iterable[str]) -> dict[str, Value]:
+        """All parameters' values: the defaults, changed by `--set` assignments such as "beta=0.5".
+
+        Raises:
+            UsageError: not of the form name=value, an unknown name, the same name twice, a value of another type or out
+                of bounds, or a parameter without a default that is not set.
+        """
+        known = {parameter.name: parameter for parameter in self.parameters}
+        given: dict[str, Value] = {}
+        for assignment in assignments:
+            name, equals, value = (part.strip() for part in assignment.partition("="))
+            if not equals or not name or not value:
+                raise UsageError(f"--set {assignment}: expected name=value, for example --set gamma=1")
+            if name not in known:
+                nearest = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.4)
+                hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(known)}"
+                raise UsageError(f"--set {assignment}: {self.name} has no parameter {name!r}", hint)
+            if name in given:
+                raise UsageError(f"--set {assignment}: {name} is set twice")
+            given[name] = known[name].convert(value, assignment)
+        values: dict[str, Value] = {}
+        for parameter in self.parameters:
+            value_or_none = given.get(parameter.name, parameter.default)
+            if value_or_none is None:
+                raise UsageError(
+                    f"{self.name} needs a value for {parameter.name}, which has no default",
+                    f"add --set {parameter.name}=VALUE; mpu unlearn --list-methods says what it is",
+                )
+            values[parameter.name] = value_or_none
+        return values
+
+    def needs_with(self, parameters: Mapping[str, Value]) -> frozenset[str]:
+        """What is needed under these parameters: with alpha 0 no retain row has any say, and KL needs retain logits."""
+        needs = set(self.needs)
+        if parameters.get("retain_loss") == "KL":
+            needs.add("retain_logits")
+        weight = parameters.get("alpha")
+        if weight == 0:
+            needs = {need for need in needs if not need.startswith("retain")}
+        elif weight is not None:
+            needs.add("retain")
+        return with_layer(needs, int(parameters.get("layer", -1)))
+
+    def check(self, parameters: Mapping[str, Value], *, has_retain: bool, has_alternates: bool) -> None:
+        """Refuse before any work starts.
+
+        Raises:
+            UsageError: the method needs a retain set or alternate answers, and there are none.
+        """
+        needs = self.needs_with(parameters)
+        if "retain" in needs and not has_retain:
+            without = ", or --set alpha=0 to go without" if "alpha" in parameters else ""
+            raise UsageError(f"{self.name} needs a retain set", f"add --retain FILE{without}")
+        if "alternate" in needs and not has_alternates:
+            raise UsageError(
+                f"{self.name} needs an alternate answer to each forget row",
+                "give each row of the forget file an 'alternate' answer, or add --refusals FILE",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Method(MethodInfo):
+    """A method with its loss."""
+
+    loss: Callable[..., Any] = lambda *_: None
+
+    def bind(self, parameters: Mapping[str, Value]) -> Callable[[Any, Any], Any]:
+        """The loss as a function of (model, batch) alone; a fresh `training.stateful.StatefulLoss` where it has a state."""
+        has_state = inspect.isclass(self.loss)
+        bound: Callable[[Any, Any], Any] = self.loss(**parameters) if has_state else partial(self.loss, **parameters)
+        return bound
+
+
+def method(
+    *,
+    name: str,
+    paper: str,
+    formula: str,
+    needs: Iterable[str] = (),
+    bounds: Mapping[str, str] | None = None,
+    recommended: Mapping[str, float] | None = None,
+) -> Callable[[Callable[..., Any]], Method]:
+    """Declare the decorated loss as a method. Every argument is a literal, so that it can be read without importing.
+
+    Args:
+        name: on the command line; upper and lower case do not matter there.
+        paper: link to the paper whose formula this is.
+        formula: the loss in one line, for help texts and docs.
+        needs: words of `training.needs.NEEDS`.
+        bounds: "> 0" or ">= 0" by parameter.
+        recommended: the paper's own training settings, by the names of TrainingSettings.
+
+    A parameter without a default must be set by the user. One named `alpha` weighs the retain loss and switches it off
+    at 0; `retain_loss` chooses between NLL and KL; `layer` is that of "hidden".
+    """
+
+    def declare(loss: Callable[..., Any]) -> Method:
+        initializer: Any = loss.__init__ if inspect.isclass(loss) else loss
+        hints = get_type_hints(initializer)
+        keywords = [p for p in inspect.signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        parameters = tuple(
+            parameter_of(p.name, hints[p.name], None if p.default is p.empty else p.default, bounds) for p in keywords
+        )
+        chosen = tuple((recommended or {}).items())
+        return Method(name, paper, formula, frozenset(needs), parameters, chosen, loss)
+
+    return declare
+
+
+def parameter_of(name: str, hint: Any, default: Value | None, bounds: Mapping[str, str] | None) -> Parameter:
+    """A parameter by its annotation: a type, or a Literal of choices."""
+    bound = (bounds or {}).get(name, "")
+    if get_origin(hint) is Literal:
+        return Parameter(name, str, default, get_args(hint), bound)
+    return Parameter(name, hint, default, (), bound)

@@ -1,0 +1,63 @@
+"""A method's declaration, read from its file's source: importing the file would import torch."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any, Literal
+
+from mpu_cli.client.methods._declare import MethodInfo, parameter_of
+
+_TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
+
+
+def read_declaration(path: Path) -> MethodInfo | None:
+    """What the file declares, or None where it is no method's file or does not parse.
+
+    A file that somebody is still writing must not break the help text; choosing it will say what is wrong.
+    """
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                for decorator in node.decorator_list:
+                    if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", None) == "method":
+                        return _info(decorator, node)
+    except (SyntaxError, ValueError, KeyError, TypeError):
+        return None
+    return None
+
+
+def _info(decorator: ast.Call, node: ast.FunctionDef | ast.ClassDef) -> MethodInfo:
+    declared: dict[str, Any] = {key.arg: ast.literal_eval(key.value) for key in decorator.keywords if key.arg}
+    function = node if isinstance(node, ast.FunctionDef) else _initializer(node)
+    parameters = tuple(
+        parameter_of(
+            argument.arg,
+            _annotation(argument.annotation),
+            None if default is None else ast.literal_eval(default),
+            declared.get("bounds"),
+        )
+        for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    )
+    return MethodInfo(
+        declared["name"],
+        declared["paper"],
+        declared["formula"],
+        frozenset(declared.get("needs", ())),
+        parameters,
+        tuple(declared.get("recommended", {}).items()),
+    )
+
+
+def _initializer(node: ast.ClassDef) -> ast.FunctionDef:
+    return next(each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__")
+
+
+def _annotation(node: ast.expr | None) -> Any:
+    if isinstance(node, ast.Name):
+        return _TYPES[node.id]
+    if isinstance(node, ast.Subscript):
+        choices = ast.literal_eval(node.slice)
+        return Literal[choices if isinstance(choices, tuple) else (choices,)]
+    raise ValueError("a parameter's type is float, int, bool, str or a Literal")

@@ -1,0 +1,37 @@
+"""AltPO: prefer a plausible alternate answer to the one to be forgotten."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+
+from mpu_cli.client.methods import method
+from mpu_cli.client.methods._preference import preference_loss
+from mpu_cli.client.methods._retain import with_retain
+
+
+@method(
+    name="AltPO",
+    paper="https://arxiv.org/abs/2409.13474",
+    formula="DPO's, with generated plausible answers as alternates",
+    needs={"alternate", "alternate_nll", "forget_nll", "retain"},
+    bounds={"beta": "> 0"},
+    recommended={"learning_rate": 1e-5},
+)
+def loss(
+    model: Any,
+    batch: Any,
+    *,
+    beta: float = 0.1,
+    gamma: float = 1.0,
+    alpha: float = 1.0,
+    retain_loss: Literal["NLL", "KL"] = "NLL",
+) -> Tensor:
+    """γ · batch mean of −(2/β) log σ(β [log π/π_ref(alternate) − log π/π_ref(forget)]) + α · retain loss, a scalar.
+
+    Mekala et al. 2409.13474. What differs from DPO is the data: the alternates are wrong but plausible answers of the
+    same kind, which the user generates and puts into the rows. For several alternates to one question (the paper's
+    better setting), repeat the row in the forget file, each time with another `alternate`.
+    """
+    return with_retain(gamma * preference_loss(model, batch, beta), model, batch, alpha, retain_loss)

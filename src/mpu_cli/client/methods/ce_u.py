@@ -1,0 +1,38 @@
+"""CE-U: learn what the model would say if the forgotten token did not exist."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mpu_cli.client.methods import method
+from mpu_cli.data.templates import IGNORED
+from mpu_cli.training.logprobs import batch_mean, labelled_predictions
+
+
+@method(
+    name="CE-U",
+    paper="https://arxiv.org/abs/2503.01224",
+    formula="gamma * token mean of cross entropy(softmax(z with z_y = -inf), model)",
+    bounds={"ignore_first": ">= 0"},
+)
+def loss(model: Any, batch: Any, *, gamma: float = 1.0, ignore_first: int = 1) -> Tensor:
+    """γ · token mean of H(q, p_θ), q = softmax of the model's own logits with the true token's at −∞, no gradient in q.
+
+    Yang 2503.01224, in nats per token, without a retain set or a reference. The first `ignore_first` predicted tokens of
+    each answer do not count (a footnote to the paper's training settings): questions of many kinds begin alike. A
+    batch of which nothing is left has loss 0.
+    """
+    rows = batch["forget"]
+    targets = rows["labels"][:, 1:]
+    counted = targets != IGNORED
+    # The place of each labelled token among those of its row, in the order of labelled_predictions.
+    place = counted.cumsum(dim=1)[counted]
+    logits, tokens = labelled_predictions(model, rows)
+    kept = place > ignore_first
+    logits, tokens = logits[kept], tokens[kept]
+    target = logits.detach().scatter(1, tokens[:, None], -torch.inf).softmax(-1)
+    return gamma * batch_mean(functional.cross_entropy(logits, target, reduction="sum"), len(tokens))

@@ -1,0 +1,38 @@
+"""DPO: prefer another answer, usually a refusal, to the one to be forgotten."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+
+from mpu_cli.client.methods import method
+from mpu_cli.client.methods._preference import preference_loss
+from mpu_cli.client.methods._retain import with_retain
+
+
+@method(
+    name="DPO",
+    paper="https://arxiv.org/abs/2305.18290",
+    formula="gamma * mean of -(2/beta) log sigmoid(beta [(NLL_ref - NLL)(alternate) - (NLL_ref - NLL)(forget)]) "
+    "+ alpha * retain loss",
+    needs={"alternate", "alternate_nll", "forget_nll", "retain"},
+    bounds={"beta": "> 0"},
+    recommended={"learning_rate": 1e-5, "epochs": 5},
+)
+def loss(
+    model: Any,
+    batch: Any,
+    *,
+    beta: float = 0.1,
+    gamma: float = 1.0,
+    alpha: float = 1.0,
+    retain_loss: Literal["NLL", "KL"] = "NLL",
+) -> Tensor:
+    """γ · batch mean of −(2/β) log σ(β [log π/π_ref(alternate) − log π/π_ref(forget)]) + α · retain loss, a scalar.
+
+    Rafailov et al. 2305.18290, as unlearning uses it ("IdkDPO" after Maini et al. 2401.06121, whose settings are the
+    recommended ones). Their equation 7 has no factor 2/β. It is NPO's (Zhang et al. 2404.05868), with which the force
+    at the start does not depend on β; all unlearning code has it, and the published γ and α belong to it.
+    """
+    return with_retain(gamma * preference_loss(model, batch, beta), model, batch, alpha, retain_loss)

@@ -1,0 +1,68 @@
+"""RMU: steer the hidden states of forget rows towards one fixed random direction, and leave those of retain rows."""
+
+from __future__ import annotations
+
+import math
+import random
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpu_cli.client.methods import method
+from mpu_cli.training.hidden import labelled_hidden, row_means
+from mpu_cli.training.logprobs import batch_mean
+
+
+@method(
+    name="RMU",
+    paper="https://arxiv.org/abs/2403.03218",
+    formula="gamma * mean per token of |h_l(forget) - c u|^2 + alpha * mean per token of |h_l(retain) - h_l_ref(retain)|^2",
+    needs={"hidden", "retain", "retain_hidden"},
+    bounds={"c": ">= 0", "seed": ">= 0"},
+    recommended={"learning_rate": 5e-5},
+)
+def loss(
+    model: Any,
+    batch: Any,
+    *,
+    c: float = 2.0,
+    layer: int = -1,
+    gamma: float = 1.0,
+    alpha: float = 1.0,
+    seed: int = 0,
+) -> Tensor:
+    """γ · mean of ‖h_l(f) − c·u‖² + α · mean of ‖h_l(r) − h_l^ref(r)‖², a scalar in squared units of the residual stream.
+
+    Li et al. 2403.03218: the mean over a row's tokens, then over rows; here over the labelled tokens. `layer` is counted
+    from 0, −1 is 7/16 of the depth (layer 7 of Llama-3.2-1B's 16). The published code divides the squares by D
+    (torch's mse_loss), the paper does not, nor do we; a c or alpha taken from such code keeps its meaning, the
+    learning rate of a plain SGD does not. The paper trains three layers up to l only; here all up to l are
+    trained, those above get no gradient. The paper tunes c and alpha to the model (6.5 and 1200 for Zephyr-7B).
+
+    u is drawn from `seed` alone and is the same for every copy. That is right although the copies differ: their heads
+    and feed-forward units are permuted, the residual stream, in which u is a direction, never is.
+    """
+    hidden = labelled_hidden(model, batch["forget"], layer)
+    target = c * torch.tensor(steering_vector(hidden.shape[1], seed), dtype=hidden.dtype, device=hidden.device)
+    total = gamma * _mean_square(hidden - target, batch["forget"]["labels"])
+    if alpha != 0:
+        kept = labelled_hidden(model, batch["retain"], layer)
+        difference = kept - batch["reference"]["retain_hidden"].to(kept)
+        total = total + alpha * _mean_square(difference, batch["retain"]["labels"])
+    return total
+
+
+@lru_cache(maxsize=4)
+def steering_vector(width: int, seed: int) -> tuple[float, ...]:
+    """The paper's u: entries uniform in [0, 1), scaled to length 1; the same on every machine and Python."""
+    # Python promises that random() of a seeded generator never changes; torch promises no such thing.
+    generator = random.Random(f"rmu/{seed}")  # noqa: S311 - no secret
+    entries = [generator.random() for _ in range(width)]
+    length = math.sqrt(math.fsum(entry * entry for entry in entries))
+    return tuple(entry / length for entry in entries)
+
+
+def _mean_square(difference: Tensor, labels: Tensor) -> Tensor:
+    return batch_mean(row_means((difference * difference).sum(dim=1), labels).sum(), len(labels))

@@ -1,0 +1,40 @@
+"""SimNPO: NPO without a reference, each row measured by its mean loss instead of its sum."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.nn import functional
+
+from mpu_cli.client.methods import method
+from mpu_cli.client.methods._retain import with_retain
+from mpu_cli.training.logprobs import batch_mean, batch_nll
+
+
+@method(
+    name="SimNPO",
+    paper="https://arxiv.org/abs/2410.07163",
+    formula="gamma * mean of -(2/beta) log sigmoid(beta NLL / tokens - delta) + alpha * retain loss",
+    needs={"retain"},
+    bounds={"beta": "> 0"},
+    recommended={"learning_rate": 1e-5, "epochs": 10},
+)
+def loss(
+    model: Any,
+    batch: Any,
+    *,
+    beta: float = 4.5,
+    delta: float = 0.0,
+    gamma: float = 0.125,
+    alpha: float = 1.0,
+    retain_loss: Literal["NLL", "KL"] = "NLL",
+) -> Tensor:
+    """γ · batch mean of −(2/β) log σ(β NLL/|y| − δ) + α · retain loss, a scalar.
+
+    Fan et al. 2410.07163; |y| is the number of a row's labelled tokens, δ the paper's reward margin γ. The paper's
+    margin stands beside β NLL/|y|; open-unlearning's code multiplies it by β as well (no difference at the default 0).
+    """
+    nll, tokens = batch_nll(model, batch["forget"])
+    forget = batch_mean((-(2.0 / beta) * functional.logsigmoid(beta * nll / tokens - delta)).sum(), len(nll))
+    return with_retain(gamma * forget, model, batch, alpha, retain_loss)

@@ -1,0 +1,43 @@
+"""UnDIAL: learn from the model's own earlier predictions, with the forgotten token's logit lowered."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.nn import functional
+
+from mpu_cli.client.methods import method
+from mpu_cli.client.methods._retain import with_retain
+from mpu_cli.training.logprobs import batch_mean, labelled_predictions
+
+
+@method(
+    name="UnDIAL",
+    paper="https://arxiv.org/abs/2402.10052",
+    formula="gamma * token mean of cross entropy(softmax(z_ref - beta onehot(y_t)), model) + alpha * retain loss",
+    needs={"forget_logits"},
+    bounds={"beta": "> 0"},
+    recommended={"learning_rate": 1e-4, "epochs": 10},
+)
+def loss(
+    model: Any,
+    batch: Any,
+    *,
+    beta: float = 10.0,
+    gamma: float = 1.0,
+    alpha: float = 0.0,
+    retain_loss: Literal["NLL", "KL"] = "NLL",
+) -> Tensor:
+    """γ · token mean of H(softmax(z_ref − β·onehot(y_t)), p_θ) + α · retain loss, a scalar in nats per token.
+
+    Dong et al. 2402.10052; β is the paper's strength γ, z_ref (N, V) the logits before unlearning. The paper takes the
+    tokens of the text to be forgotten, so do we: the labelled ones. open-unlearning's code averages over every position,
+    prompt and padding too, which divides the loss by something that has nothing to do with it. The paper uses no
+    retain set, hence α = 0, and LoRA of rank 8 at the recommended learning rate.
+    """
+    logits, targets = labelled_predictions(model, batch["forget"])
+    teacher = batch["reference"]["forget_logits"].to(logits, copy=True)
+    teacher[range(len(targets)), targets] -= beta
+    entropy = functional.cross_entropy(logits, teacher.softmax(-1), reduction="sum")
+    return with_retain(gamma * batch_mean(entropy, len(targets)), model, batch, alpha, retain_loss)

@@ -1,0 +1,38 @@
+"""WGA: gradient ascent that lets go of tokens the model no longer expects."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+
+from mpu_cli.client.methods import method
+from mpu_cli.client.methods._retain import with_retain
+from mpu_cli.training.logprobs import batch_mean, labelled_nll
+
+
+@method(
+    name="WGA",
+    paper="https://arxiv.org/abs/2502.19301",
+    formula="-gamma * token mean of stopgrad(p_t^beta) (-log p_t) + alpha * retain loss",
+    needs={"retain"},
+    bounds={"beta": ">= 0"},
+    recommended={"learning_rate": 1e-5, "epochs": 5},
+)
+def loss(
+    model: Any,
+    batch: Any,
+    *,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    alpha: float = 1.0,
+    retain_loss: Literal["NLL", "KL"] = "NLL",
+) -> Tensor:
+    """−γ · token mean of w_t ℓ_t + α · retain loss, w_t = p_t^β without gradient, a scalar in nats per token.
+
+    Wang et al. 2502.19301; β is the paper's α. The paper sums over a row's tokens where its code (and ours) takes the
+    mean over the batch's, as the published learning rates suppose.
+    """
+    nll = labelled_nll(model, batch["forget"])
+    weight = (-beta * nll).exp().detach()
+    return with_retain(-gamma * batch_mean((weight * nll).sum(), len(nll)), model, batch, alpha, retain_loss)

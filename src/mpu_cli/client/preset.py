@@ -1,0 +1,43 @@
+"""`--preset paper`: how the authors of MPU (arXiv 2602.23798) trained, as their code has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from mpu_cli.client.methods import MethodInfo
+from mpu_cli.errors import UsageError
+
+SETTINGS: dict[str, Any] = {
+    "optimizer": "adamw", "learning_rate": 1e-5, "lr_scheduler": "constant", "weight_decay": 0.01, "max_grad_norm": 1.0,
+    "batch_size": 8, "gradient_accumulation": 4,
+}  # fmt: skip
+"""The same for every method, by the names of TrainingSettings."""
+ROUNDS_AND_EPOCHS = {
+    "GradAscent": (1, 10), "GradDiff": (1, 10), "UnDIAL": (1, 10), "NPO": (2, 5), "WGA": (2, 5),
+    "SimNPO": (10, 1), "DPO": (10, 1), "SatImp": (10, 1),
+}  # fmt: skip
+"""Rounds with the server, and epochs in each of them."""
+_WEIGHTS = {"gamma": 1.0, "alpha": 1.0}
+"""Of the forget and the retain loss: one for every method, so SimNPO, SatImp and UnDIAL leave their published defaults."""
+
+
+def paper(method: MethodInfo, assignments: Iterable[str]) -> tuple[dict[str, Any], list[str], int]:
+    """Training settings, the method's parameters as `--set` assignments, and the number of rounds.
+
+    Args:
+        method: what is trained by.
+        assignments: the user's own `--set`, which win.
+
+    Raises:
+        UsageError: the authors did not run this method.
+    """
+    if method.name not in ROUNDS_AND_EPOCHS:
+        known = ", ".join(sorted(ROUNDS_AND_EPOCHS, key=str.lower))
+        raise UsageError(f"--preset paper: the paper has no {method.name}", f"it has {known}")
+    rounds, epochs = ROUNDS_AND_EPOCHS[method.name]
+    given = list(assignments)
+    named = {assignment.partition("=")[0].strip() for assignment in given}
+    own = {parameter.name for parameter in method.parameters}
+    weights = [f"{name}={value:g}" for name, value in _WEIGHTS.items() if name in own - named]
+    return {**SETTINGS, "epochs": epochs}, [*weights, *given], rounds

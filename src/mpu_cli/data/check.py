@@ -1,0 +1,167 @@
+"""What `mpu data check` finds out about a file of rows, before hours are spent on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mpu_cli.data.duplicates import contents, duplicates, in_both, same_prompt
+from mpu_cli.data.encoding import EncodedRows, encode_rows
+from mpu_cli.data.mapping import for_retain
+from mpu_cli.data.rows import Row, Scan, scan_rows
+from mpu_cli.data.templates import IGNORED, Encoded, cut, encode_whole
+from mpu_cli.errors import BadDataError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Four numbers that say how long things are; the 95 % is by nearest rank."""
+
+    least: int
+    median: int
+    most_of_95: int
+    most: int
+
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> Spread | None:
+        """None of nothing."""
+        if not lengths:
+            return None
+        ordered = sorted(lengths)
+        # Nearest rank: the smallest value with at least that share of the rows at or below it.
+        median, most_of = (ordered[-(-len(ordered) * percent // 100) - 1] for percent in (50, 95))
+        return cls(ordered[0], median, most_of, ordered[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One file. Places are as in error messages."""
+
+    rows: int
+    """Usable rows."""
+    forms: dict[str, int]
+    """Form → rows."""
+    alternates: int
+    """Rows with an alternate answer."""
+    empty: int
+    """Rows whose answer or text is empty; they are among the bad."""
+    bad: tuple[tuple[str, str], ...]
+    """(error, remedy) of each row that cannot be used."""
+    duplicates: tuple[tuple[str, ...], ...]
+    """Groups of rows that are the same when normalised."""
+    characters: Spread | None
+    """Letters in a usable row, prompt and answer together."""
+    encoded: EncodedRows | None
+    """None without a tokenizer."""
+
+    @property
+    def tokens(self) -> Spread | None:
+        """Tokens of a row, template included, before anything is cut."""
+        return Spread.of(self.encoded.lengths) if self.encoded else None
+
+    @property
+    def answer_tokens(self) -> Spread | None:
+        """Labelled tokens of what is trained on."""
+        return Spread.of([sum(label != IGNORED for label in row.labels[1:]) for row in self.encoded.rows]) if self.encoded else None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row as the model sees it."""
+
+    where: str
+    parts: tuple[tuple[str, bool], ...]
+    """(text, whether its tokens count), in order; together they are the decoded row, special tokens and all."""
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    whole: int
+    """Tokens before the row was cut, or split into windows, of which this is the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What is to be said of one file, or of a forget and a retain file."""
+
+    reports: dict[str, Report]
+    """By location, in the order asked for."""
+    in_both: tuple[tuple[str, str], ...]
+    """Rows of the first file that are in the second too: (place, place)."""
+    same_prompt: tuple[tuple[str, str], ...]
+    """Rows with one prompt, but another answer in the second file."""
+    sample: Sample | None
+    """None without a tokenizer, or if the row asked for cannot be encoded (then it is among the bad ones)."""
+
+
+def check_files(
+    locations: Sequence[str],
+    mapping: Mapping[str, str],
+    tokenizer: Any | None,
+    max_length: int,
+    *,
+    overlap: int | None = None,
+    pack: bool = False,
+    row: int = 1,
+) -> Findings:
+    """Look at one file, or at two that must not overlap.
+
+    Args:
+        locations: one or two files, as `read_rows` takes them.
+        mapping: field → column, for both; the second needs no alternate.
+        tokenizer: the model's, or None: then nothing is said of tokens.
+        max_length: tokens in a row at most.
+        overlap: see `windows.split`.
+        pack: see `windows.pack`.
+        row: which of the first file's usable rows is the sample, counted from 1.
+
+    Raises:
+        BadDataError: a file cannot be read at all.
+        UsageError: there is no such row, or the overlap does not fit.
+    """
+    scans = {location: scan_rows(location, for_retain(mapping) if place else mapping) for place, location in enumerate(locations)}
+    rows = scans[locations[0]].rows
+    if rows and row > len(rows):
+        raise UsageError(f"--row {row}: the file has {len(rows)} usable rows", "choose a smaller number")
+    others = scans[locations[1]].rows if len(scans) > 1 else []
+    reports = {name: _report(scan, tokenizer, max_length, overlap=overlap, pack=pack) for name, scan in scans.items()}
+    sample = _sample(rows[row - 1], tokenizer, max_length) if rows and tokenizer is not None else None
+    return Findings(reports, in_both(rows, others), same_prompt(rows, others), sample)
+
+
+def _report(scan: Scan, tokenizer: Any | None, max_length: int, *, overlap: int | None, pack: bool) -> Report:
+    refused: list[BadDataError] = []
+    encoded = encode_rows(scan.rows, tokenizer, max_length, overlap=overlap, pack=pack, refused=refused) if tokenizer else None
+    bad = [error.as_error() for error in scan.bad] + refused
+    return Report(
+        rows=len(scan.rows) - len(refused),
+        forms=dict(Counter(row.form for row in scan.rows)),
+        alternates=sum(row.alternate is not None for row in scan.rows),
+        empty=sum(error.empty for error in scan.bad),
+        bad=tuple((error.message, error.hint or "") for error in bad),
+        duplicates=duplicates(scan.rows),
+        characters=Spread.of([sum(map(len, contents(row))) for row in scan.rows]),
+        encoded=encoded,
+    )
+
+
+def _sample(row: Row, tokenizer: Any, max_length: int) -> Sample | None:
+    try:
+        whole = encode_whole(row, tokenizer)
+        kept = cut(whole, row.where, max_length)
+    except BadDataError:
+        return None
+    return Sample(row.where, _runs(kept, tokenizer), kept.input_ids, kept.labels, len(whole.input_ids))
+
+
+def _runs(encoded: Encoded, tokenizer: Any) -> tuple[tuple[str, bool], ...]:
+    """Decoded from the start each time: a token's text may depend on what is before it (leading spaces)."""
+    # Nothing predicts the first token, so it does not count, labelled or not.
+    counts = [False] + [label != IGNORED for label in encoded.labels[1:]]
+    ends = [i for i in range(1, len(counts)) if counts[i] != counts[i - 1]] + [len(counts)]
+    runs, before = [], ""
+    for end in ends:
+        text = str(tokenizer.decode(encoded.input_ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        runs.append((text.removeprefix(before), counts[end - 1]))
+        before = text
+    return tuple(runs)

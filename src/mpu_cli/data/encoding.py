@@ -1,0 +1,93 @@
+"""A whole set of rows to token ids: pairs and chats cut, long texts split, short ones packed, and nothing of it silent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mpu_cli.data.rows import Row
+from mpu_cli.data.templates import Encoded, cut, encode_whole
+from mpu_cli.data.windows import pack as pack_texts
+from mpu_cli.data.windows import split
+from mpu_cli.errors import BadDataError
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRows:
+    """What is trained on, and what became of the rows on the way there."""
+
+    rows: list[Encoded]
+    """One for one and in the order of the rows, unless texts were split or packed: packed blocks come last."""
+    lengths: tuple[int, ...]
+    """Tokens of each row before anything was cut, split or packed."""
+    cut: tuple[str, ...]
+    """Places of the pairs and chats that were longer than `max_length`: the end of their answers is not trained on."""
+    split: tuple[str, ...]
+    """Places of the texts that became several windows."""
+    packed: tuple[int, int]
+    """How many texts were packed, into how many blocks."""
+
+    def notes(self, name: str, max_length: int) -> list[str]:
+        """What to tell the user, a line each; `name` is the file's. Nothing where nothing was changed."""
+        lines = []
+        if self.cut:
+            lines.append(f"{name}: {_rows(len(self.cut))} cut at {max_length} tokens (--max-length), the first is {self.cut[0]}")
+        if self.split:
+            lines.append(f"{name}: {_rows(len(self.split))} split into windows of {max_length} tokens, the first is {self.split[0]}")
+        texts, blocks = self.packed
+        if texts > blocks:
+            lines.append(f"{name}: {texts} texts in {blocks} blocks (--pack); attention reaches across the texts of a block")
+        return lines
+
+
+def encode_rows(
+    rows: Sequence[Row],
+    tokenizer: Any,
+    max_length: int,
+    *,
+    overlap: int | None = None,
+    pack: bool = False,
+    refused: list[BadDataError] | None = None,
+) -> EncodedRows:
+    """Encode all rows of a file.
+
+    Args:
+        rows: the rows.
+        tokenizer: the model's.
+        max_length: tokens in an encoded row at most.
+        overlap: tokens that two windows of a long text share; None = `windows.default_overlap`.
+        pack: put texts that fit together into blocks (`windows.pack`).
+        refused: a list to which the errors of rows that cannot be encoded are added; None = the first is raised.
+
+    Raises:
+        BadDataError: a row has no labelled token within `max_length`, or its chat template refuses it.
+        UsageError: the overlap does not fit.
+    """
+    encoded: list[Encoded] = []
+    short: list[Encoded] = []
+    lengths: list[int] = []
+    cut_places, split_places = [], []
+    for row in rows:
+        try:
+            whole = encode_whole(row, tokenizer)
+            lengths.append(len(whole.input_ids))
+            kept = cut(whole, row.where, max_length)
+        except BadDataError as error:
+            if refused is None:
+                raise
+            refused.append(error)
+            continue
+        long = lengths[-1] > max_length
+        if long and row.text is not None:
+            encoded += split(whole, tokenizer, max_length, overlap)
+            split_places.append(row.where)
+        else:
+            (short if pack and row.text is not None else encoded).append(kept)
+            cut_places += [row.where] * long
+    blocks = pack_texts(short, tokenizer, max_length) if short else []
+    return EncodedRows([*encoded, *blocks], tuple(lengths), tuple(cut_places), tuple(split_places), (len(short), len(blocks)))
+
+
+def _rows(count: int) -> str:
+    return "1 row is" if count == 1 else f"{count} rows are"

@@ -1,0 +1,66 @@
+"""Rows of like length in one batch, so that little is padded; the order is still the same for every copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mpu_cli.data.batches import PairSampler, epoch_pairs
+from mpu_cli.data.order import shuffled
+from mpu_cli.data.templates import Encoded
+
+WINDOW = 50
+"""Batches that are sorted together: enough to find rows of like length, few enough to keep the order random."""
+
+Pair = tuple[int, int | None]
+
+
+class LengthGroupedSampler(PairSampler):
+    """Yields `group_by_length` of the epoch that was set last."""
+
+    def __init__(self, seed: int, forget: Sequence[Encoded], retain: Sequence[Encoded] | None, batch_size: int) -> None:
+        """Lengths are those of the encoded rows, in tokens; all copies share the tokenizer, so they agree."""
+        super().__init__(seed, len(forget), len(retain or ()))
+        self._group_seed, self._group_epoch, self._batch_size = seed, 0, batch_size
+        self._forget_lengths = [len(row.input_ids) for row in forget]
+        self._retain_lengths = [len(row.input_ids) for row in retain or ()]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate's data loader before each pass."""
+        super().set_epoch(epoch)
+        self._group_epoch = epoch
+
+    def __iter__(self) -> Iterator[Pair]:
+        """The epoch's pairs in order."""
+        pairs = epoch_pairs(self._group_seed, self._group_epoch, len(self._forget_lengths), len(self._retain_lengths))
+        stream = f"group/{self._group_seed}/{self._group_epoch}"
+        return iter(group_by_length(pairs, self._forget_lengths, self._retain_lengths, self._batch_size, stream))
+
+
+def group_by_length(
+    pairs: Sequence[Pair], forget_lengths: Sequence[int], retain_lengths: Sequence[int], batch_size: int, stream: str
+) -> list[Pair]:
+    """The same forget and the same retain rows in another order: sorted by length inside windows of 50 batches.
+
+    Inside a window the longest forget rows meet the longest retain rows; then the window's batches are shuffled, so that
+    length does not follow time. A batch that is not full stays last, as Trainer needs it.
+
+    Args:
+        pairs: one epoch's, from `epoch_pairs`.
+        forget_lengths: tokens of each forget row.
+        retain_lengths: tokens of each retain row; empty without a retain set.
+        batch_size: pairs of one forward pass.
+        stream: seeds the shuffling.
+    """
+    ordered: list[Pair] = []
+    for start in range(0, len(pairs), WINDOW * batch_size):
+        window = pairs[start : start + WINDOW * batch_size]
+        # Sorting is stable, so rows of one length keep their drawn order.
+        forget = sorted((i for i, _ in window), key=lambda i: forget_lengths[i])
+        retain = sorted((j for _, j in window if j is not None), key=lambda j: retain_lengths[j])
+        together: list[Pair] = list(zip(forget, retain, strict=True)) if retain else [(i, None) for i in forget]
+        full = len(together) // batch_size * batch_size
+        batches = [together[first : first + batch_size] for first in range(0, full, batch_size)]
+        for place in shuffled(len(batches), f"{stream}/{start}"):
+            ordered += batches[place]
+        ordered += together[full:]
+    return ordered

@@ -1,0 +1,81 @@
+"""Settings in the words of transformers' TrainingArguments, and the device they run on."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from transformers import TrainingArguments
+
+from mpu_cli.errors import UsageError
+from mpu_cli.training.distributed import processes
+from mpu_cli.training.settings import TrainingSettings
+
+
+def choose_device(settings: TrainingSettings) -> str:
+    """The device asked for, or the best that is there.
+
+    Raises:
+        UsageError: there is none of that kind.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if settings.device == "auto":
+        return next(name for name, is_there in present.items() if is_there)
+    if not present[settings.device]:
+        raise UsageError(f"--device {settings.device}: there is none on this machine", "leave --device out, or use cpu")
+    return settings.device
+
+
+def trainer_arguments(settings: TrainingSettings, scratch: str, device: str, n_forget: int) -> TrainingArguments:
+    """What Trainer is told.
+
+    Args:
+        settings: see `TrainingSettings`.
+        scratch: a directory, because Trainer insists on one; nothing is written there.
+        device: from `choose_device`.
+        n_forget: rows of an epoch.
+
+    Raises:
+        UsageError: the precision is not to be had here.
+    """
+    steps = settings.total_steps(n_forget)
+    half = settings.precision == "bfloat16"
+    warms_up = bool(settings.warmup_steps or settings.warmup_ratio)
+    try:
+        arguments = TrainingArguments(
+            output_dir=scratch,
+            max_steps=steps,
+            # Batches are drawn whole in every process (see `distributed`), so this only labels them.
+            per_device_train_batch_size=max(1, settings.batch_size // processes().size),
+            gradient_accumulation_steps=settings.gradient_accumulation,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type="constant_with_warmup" if warms_up and settings.lr_scheduler == "constant" else settings.lr_scheduler,
+            # Rounded first: 0.1 of 30 steps is 3, not 4.
+            warmup_steps=settings.warmup_steps or math.ceil(round(settings.warmup_ratio * steps, 6)),
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            bf16=half,
+            use_cpu=device == "cpu",
+            seed=settings.seed,
+            activation_checkpointing=settings.gradient_checkpointing,
+            # The reentrant kind finds no gradient where the embeddings are frozen.
+            activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
+            # Two forward passes for each backward one: neither may copy buffers or search the graph.
+            ddp_find_unused_parameters=False,
+            ddp_broadcast_buffers=False,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+        )
+    except ValueError as error:
+        raise UsageError(f"--precision {settings.precision}: {str(error).splitlines()[0]}") from error
+    # An ACCELERATE_MIXED_PRECISION in the environment would win over --precision otherwise.
+    arguments.mixed_precision = "bf16" if half else "no"
+    if arguments.world_size != processes().size:
+        raise UsageError(f"{processes().size} processes were launched, and training would run in {arguments.world_size}")
+    # Several visible GPUs would become nn.DataParallel, which multiplies the batch.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

@@ -1,0 +1,176 @@
+"""Checkpoints of a run that may be killed at any moment, also while one is being written.
+
+A checkpoint is a directory `step-N` of a private directory (0700: the weights are the client's forgetting, and the state
+is a torch file). It counts only with its marker `complete.json`, which lists the other files' digests and is renamed into
+place after everything else has reached the disk. The one before is removed after that, never before.
+
+The marker also holds the run's identity: a checkpoint of another recipe, handoff, copy or number of processes is
+refused, because going on from it would give an update that no uninterrupted run gives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mpu_cli.checkpoint.digest import file_digest
+from mpu_cli.checkpoint.staging import disk_errors, flush
+from mpu_cli.errors import CheckFailedError
+
+MARKER = "complete.json"
+WEIGHTS = "weights.safetensors"
+STATE = "state.pt"
+TRAINER_STATE = "trainer_state.json"
+"""Trainer's own name: it reads step and epoch from there."""
+_ANEW = "give --resume the options of the interrupted run, or --force instead to begin anew"
+
+
+@dataclass(frozen=True, slots=True)
+class SavePlan:
+    """When to write a checkpoint: at every so many steps, and once so many seconds have passed since the last one."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A complete checkpoint whose digests hold."""
+
+    path: Path
+    step: int
+
+    def weights(self) -> dict[str, Any]:
+        """The trained tensors by their names in memory, on the CPU."""
+        from safetensors.torch import load_file
+
+        return load_file(self.path / WEIGHTS)
+
+    def state(self) -> dict[str, Any]:
+        """Everything else that was given to `save`, on the CPU; nothing in the file can run."""
+        import torch
+
+        content: dict[str, Any] = torch.load(self.path / STATE, map_location="cpu", weights_only=True)
+        return content
+
+
+class CheckpointStore:
+    """The checkpoints of one run."""
+
+    def __init__(self, directory: Path, identity: Mapping[str, Any], plan: SavePlan) -> None:
+        """Nothing is made before the first `save`.
+
+        Args:
+            directory: only this run's; made with mode 0700.
+            identity: plain values that must be the same for a checkpoint to be taken up again.
+            plan: see `SavePlan`.
+        """
+        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        self.directory, self._plan = directory, plan
+        self.identity = hashlib.sha256(canonical.encode()).hexdigest()
+        self._last = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether to write one now, after step `step`."""
+        plan = self._plan
+        by_time = plan.seconds is not None and time.monotonic() - self._last >= plan.seconds
+        return by_time or (plan.steps is not None and step % plan.steps == 0)
+
+    def save(self, step: int, weights: Mapping[str, Any], state: Mapping[str, Any], trainer_state: str) -> None:
+        """Write the checkpoint of step `step`, then remove the older ones.
+
+        Args:
+            step: optimizer steps done.
+            weights: the trained tensors by name.
+            state: tensors, numbers, strings, None, and dicts, lists and tuples of them.
+            trainer_state: Trainer's state as JSON.
+
+        Raises:
+            OutputError: the disk is full, or the directory cannot be written; the checkpoint before is still there.
+        """
+        import torch
+        from safetensors.torch import save_file
+
+        path = self.directory / f"step-{step:08d}"
+        with disk_errors(self.directory):
+            make_private(self.directory)
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(mode=0o700)
+            save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, path / WEIGHTS)
+            with open(path / STATE, "xb", opener=_private) as file:
+                torch.save(dict(state), file)
+            with open(path / TRAINER_STATE, "x", opener=_private) as file:
+                file.write(trainer_state)
+            self._complete(path, step)
+            for other in self._steps():
+                if other != path:
+                    shutil.rmtree(other, ignore_errors=True)
+        self._last = time.monotonic()
+
+    def latest(self) -> Saved | None:
+        """The newest complete checkpoint, its bytes checked; None if there is none.
+
+        Raises:
+            CheckFailedError: it belongs to another run, or a file of it was altered.
+        """
+        complete = [path for path in self._steps() if (path / MARKER).is_file()]
+        if not complete:
+            return None
+        path = complete[-1]
+        try:
+            marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
+            step, identity, files = int(marker["step"]), marker["identity"], dict(marker["files"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CheckFailedError(f"{path / MARKER}: cannot be read", "give --force instead of --resume to begin anew") from error
+        if identity != self.identity:
+            raise CheckFailedError(
+                f"{path}: belongs to another run (recipe, data, handoff, copy, versions or number of processes)", _ANEW
+            )
+        for name in (WEIGHTS, STATE, TRAINER_STATE):
+            if not (path / name).is_file() or file_digest(path / name) != files.get(name):
+                raise CheckFailedError(
+                    f"{path / name}: is not what was written there", "the disk lost or changed it; give --force to begin anew"
+                )
+        return Saved(path, step)
+
+    def discard(self) -> None:
+        """Remove all of this run's checkpoints."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _complete(self, path: Path, step: int) -> None:
+        names = (WEIGHTS, STATE, TRAINER_STATE)
+        for name in names:
+            flush(path / name)
+        marker = {"format": 1, "step": step, "identity": self.identity, "files": {name: file_digest(path / name) for name in names}}
+        partial = path / f".{MARKER}"
+        with open(partial, "x", opener=_private) as file:
+            file.write(json.dumps(marker, sort_keys=True))
+        flush(partial)
+        flush(path)
+        partial.rename(path / MARKER)
+        flush(path)
+        flush(self.directory)
+
+    def _steps(self) -> list[Path]:
+        if not self.directory.is_dir():
+            return []
+        return sorted(path for path in self.directory.iterdir() if re.fullmatch(r"step-\d{8,}", path.name))
+
+
+def make_private(path: Path) -> None:
+    """Make a directory, and those above it that are missing, for its owner only."""
+    for directory in reversed((path, *path.parents)):
+        if not directory.exists():
+            directory.mkdir(mode=0o700, exist_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -1,0 +1,135 @@
+"""What a checkpoint holds of a run: weights, optimizer, schedule, generators, losses so far, and the loss's own memory.
+
+A model that is sharded over processes is gathered, so a checkpoint looks the same however it was trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpu_cli.training import distributed
+from mpu_cli.training.early_stop import Evaluation
+from mpu_cli.training.stateful import StatefulLoss
+
+
+def capture(trainer: Any, loss: Any, progress: Any, seconds: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The trained weights by name, and everything else. Every process calls it; the first one's answer is whole.
+
+    Args:
+        trainer: an `UnlearningTrainer` between two steps.
+        loss: its loss, whose memory is kept if it has one.
+        progress: its `Progress`.
+        seconds: spent so far.
+    """
+    model, optimizer = trainer.model, trainer.optimizer
+    if is_sharded(model):
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        everything, optimizer_state = get_state_dict(model, optimizer.optimizer, options=options)
+        weights: dict[str, Any] = {name: everything[name] for name, _ in _trained(model) if name in everything}
+    else:
+        weights = {name: parameter.detach().to("cpu") for name, parameter in _trained(model)}
+        optimizer_state = optimizer.state_dict()
+    return weights, {
+        "optimizer": optimizer_state,
+        "scheduler": trainer.lr_scheduler.state_dict(),
+        "generators": distributed.gather(_generators()),
+        "losses": list(progress.losses),
+        "evaluations": [dataclasses.astuple(each) for each in progress.evaluations],
+        "seconds": seconds,
+        "loss": loss.state_dict() if isinstance(loss, StatefulLoss) else None,
+    }
+
+
+def restore_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
+    """Put the trained weights back; the frozen ones are the source's."""
+    parameters = dict(_trained(model))
+    if set(parameters) != set(weights):
+        raise RuntimeError("the checkpoint's weights are not those that are trained")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            value = weights[name].to(parameter.device)
+            if hasattr(parameter, "device_mesh"):
+                from torch.distributed.tensor import distribute_tensor
+
+                value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+            parameter.copy_(value)
+
+
+def restore(trainer: Any, loss: Any, progress: Any, state: Mapping[str, Any]) -> None:
+    """Put all but weights and generators back."""
+    if is_sharded(trainer.model):
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+
+        options = StateDictOptions(full_state_dict=True)
+        set_optimizer_state_dict(trainer.model, trainer.optimizer.optimizer, state["optimizer"], options=options)
+    else:
+        trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.lr_scheduler.load_state_dict(state["scheduler"])
+    progress.losses = list(state["losses"])
+    progress.evaluations = [Evaluation(*each) for each in state["evaluations"]]
+    progress.seconds = state["seconds"]
+    if isinstance(loss, StatefulLoss):
+        loss.load_state_dict(state["loss"])
+
+
+def restore_generators(by_rank: list[dict[str, Any]]) -> None:
+    """Put this process's global generators back: dropout draws from them, if it is on."""
+    held = by_rank[distributed.processes().rank]
+    version, numbers, gauss = held["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = held["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(held["torch"])
+    if held["cuda"] is not None:
+        torch.cuda.set_rng_state(held["cuda"])
+
+
+def trainer_state_json(state: Any) -> str:
+    """Trainer's own state, as it reads it back: step, epoch and callbacks."""
+    return json.dumps(dataclasses.asdict(state), indent=2, sort_keys=True)
+
+
+def gathered(model: Any) -> dict[str, Tensor] | None:
+    """The whole state of a sharded model, in the first process's memory; None of one that is whole everywhere anyway."""
+    if not is_sharded(model):
+        return None
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    whole: dict[str, Any] = get_model_state_dict(model, options=options)
+    return whole
+
+
+def is_sharded(model: Any) -> bool:
+    """Whether FSDP2 has divided the model among the processes."""
+    return any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
+
+
+def local(parameter: Any) -> Tensor:
+    """The part of a parameter that this process holds; all of it where nothing is sharded."""
+    return parameter.to_local() if hasattr(parameter, "device_mesh") else parameter  # type: ignore[no-any-return]
+
+
+def _trained(model: Any) -> list[tuple[str, Any]]:
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def _generators() -> dict[str, Any]:
+    name, keys, *rest = np.random.get_state()
+    version, numbers, gauss = random.getstate()
+    return {
+        "python": (version, list(numbers), gauss),
+        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }

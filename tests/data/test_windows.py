@@ -1,0 +1,125 @@
+"""Windows and blocks: whatever is split or packed, every token counts exactly as often as it did before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import CHATML, make_prefix_space_tokenizer, make_tokenizer
+
+from mpu_cli.data.encoding import encode_rows
+from mpu_cli.data.rows import Row
+from mpu_cli.data.templates import IGNORED, Encoded, encode, encode_whole
+from mpu_cli.data.windows import default_overlap, pack, split
+from mpu_cli.errors import BadDataError, UsageError
+
+TOKENIZERS = {"plain": make_tokenizer(), "bos": make_tokenizer(bos=True), "spaces": make_prefix_space_tokenizer()}
+BOOK = " ".join(f"Mira Tolvanen wrote page {number} of her novel." for number in range(60))
+
+
+def predicted(encoded: Encoded) -> list[int]:
+    """The tokens that count, in order; nothing predicts the first of a row."""
+    return [label for label in encoded.labels[1:] if label != IGNORED]
+
+
+@given(length=st.integers(2, 150), max_length=st.integers(4, 40), data=st.data())
+@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_every_token_counts_once(name: str, length: int, max_length: int, data: Any) -> None:
+    """The labelled tokens of all windows are those of the text, in order, and each has its true context before it."""
+    tokenizer = TOKENIZERS[name]
+    lead = [tokenizer.bos_token_id] if name != "plain" else []
+    body = list(range(10, 10 + length))  # all different, so that a token names its place
+    whole = Encoded((*lead, *body), (*lead, *body))
+    overlap = data.draw(st.integers(1, max_length - len(lead) - 1))
+    windows = split(whole, tokenizer, max_length, overlap)
+    assert [token for window in windows for token in predicted(window)] == predicted(whole)
+    for window in windows:
+        ids = window.input_ids
+        assert len(ids) <= max_length
+        assert list(ids[: len(lead)]) == lead
+        inner = ids[len(lead) :]
+        assert list(inner) == list(range(inner[0], inner[0] + len(inner)))
+        first = next(at for at, label in enumerate(window.labels) if label != IGNORED and at)
+        assert inner[0] == 10 or first - len(lead) == overlap
+        assert all(label in (IGNORED, token) for token, label in zip(ids, window.labels, strict=True))
+
+
+def test_a_real_text_is_split_and_comes_back() -> None:
+    """A book of several windows: the labelled parts put together are the book, and the default overlap is an eighth."""
+    tokenizer = make_tokenizer(bos=True)
+    row = Row("raw.txt", text=BOOK)
+    encoded = encode_rows([row], tokenizer, 64)
+    assert len(encoded.rows) > 10
+    assert tokenizer.decode([token for window in encoded.rows for token in predicted(window)]) == BOOK
+    assert encoded.split == ("raw.txt",)
+    assert encoded.cut == ()
+    assert encoded.lengths == (len(tokenizer(BOOK)["input_ids"]),)
+    first, second = encoded.rows[:2]
+    assert default_overlap(64) == 8
+    assert second.input_ids[1:9] == first.input_ids[-8:]
+
+
+def test_a_text_that_fits_is_left_alone() -> None:
+    """Up to max_length tokens it is what `encode` gives; one token more makes two windows."""
+    tokenizer = make_tokenizer(bos=True)
+    row = Row("f:1", text="Mira was born in Oskel.")
+    length = len(encode_whole(row, tokenizer).input_ids)
+    assert encode_rows([row], tokenizer, length).rows == [encode(row, tokenizer, length)]
+    assert len(encode_rows([row], tokenizer, length - 1).rows) == 2
+
+
+@pytest.mark.parametrize("overlap", [0, -1, 15, 99])
+def test_refuses_an_overlap_that_does_not_fit(overlap: int) -> None:
+    """0 would lose the first token of each window, a whole window would never end."""
+    with pytest.raises(UsageError, match=rf"--overlap {overlap}: expected 1 to 14 with --max-length 16"):
+        encode_rows([Row("f:1", text=BOOK)], make_tokenizer(bos=True), 16, overlap=overlap)
+
+
+def test_a_pair_is_cut_and_that_is_told() -> None:
+    """Pairs and chats are never split: they are cut at the right, and their places are in the notes."""
+    tokenizer = make_tokenizer(CHATML)
+    rows = [Row(f"f:{number}", prompt="Where?", answer="In Oskel. " * number) for number in (1, 2, 9)]
+    encoded = encode_rows(rows, tokenizer, 60)
+    assert [len(row.input_ids) for row in encoded.rows] == [encoded.lengths[0], encoded.lengths[1], 60]
+    assert encoded.cut == ("f:9",)
+    assert encoded.notes("forget.jsonl", 60) == ["forget.jsonl: 1 row is cut at 60 tokens (--max-length), the first is f:9"]
+    assert encode_rows(rows, tokenizer, 600).notes("forget.jsonl", 600) == []
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_packing_changes_no_label(name: str) -> None:
+    """The same tokens count, block by block in the texts' order; separators and what nothing of a text predicts do not."""
+    tokenizer = TOKENIZERS[name]
+    rows = [Row(f"f:{number}", text=f"Mira wrote {'novels ' * (number % 5)}.") for number in range(1, 20)]
+    alone = encode_rows(rows, tokenizer, 64)
+    packed = encode_rows(rows, tokenizer, 64, pack=True)
+    assert [token for row in packed.rows for token in predicted(row)] == [token for row in alone.rows for token in predicted(row)]
+    assert len(packed.rows) < len(alone.rows)
+    assert packed.packed == (19, len(packed.rows))
+    assert all(len(row.input_ids) <= 64 for row in packed.rows)
+    separators = sum(Counter(row.input_ids)[tokenizer.eos_token_id] for row in packed.rows)
+    assert separators == 19 - len(packed.rows)
+    assert "attention reaches across" in packed.notes("raw.jsonl", 64)[0]
+
+
+def test_packing_tears_no_text_and_leaves_pairs_alone() -> None:
+    """A block is whole texts with the end token between them; a pair stays a row; a long text becomes windows as ever."""
+    tokenizer = make_tokenizer()
+    short = [Row(f"f:{number}", text=f"novel {number}") for number in range(3)]
+    pair, long = Row("f:4", prompt="Who?", answer="Mira."), Row("f:5", text=BOOK)
+    encoded = encode_rows([short[0], pair, short[1], long, short[2]], tokenizer, 64, pack=True)
+    assert encoded.rows[0] == encode(pair, tokenizer, 64)
+    assert tokenizer.decode(encoded.rows[-1].input_ids) == "novel 0</s>novel 1</s>novel 2"
+    assert encoded.rows[1:-1] == encode_rows([long], tokenizer, 64).rows
+
+
+def test_packing_needs_an_end_token() -> None:
+    """Without one there is nothing to put between two texts."""
+    tokenizer = make_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(BadDataError, match="--pack needs an end-of-sequence token"):
+        pack([Encoded((1, 2), (1, 2))] * 2, tokenizer, 8)

@@ -1,0 +1,164 @@
+"""References: what the model said before its first step, found again by row."""
+
+from __future__ import annotations
+
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import make_model
+
+from mpu_cli.data.templates import IGNORED, Encoded
+from mpu_cli.errors import OutputError, UsageError
+from mpu_cli.training import token_file
+from mpu_cli.training.hidden import freeze_above, resolve_layer
+from mpu_cli.training.reference import met_retain_rows, prepare, reference_bytes
+from mpu_cli.training.settings import TrainingSettings
+
+
+def row(seed: int, length: int, prompt: int) -> Encoded:
+    """Random tokens, the first `prompt` of them unlabelled."""
+    ids = tuple(torch.randint(5, 320, (length,), generator=torch.Generator().manual_seed(seed)).tolist())
+    return Encoded(ids, (IGNORED,) * prompt + ids[prompt:])
+
+
+FORGET = [row(1, 9, 4), row(2, 6, 2), row(3, 12, 9), row(4, 5, 0)]
+RETAIN = [row(10 + i, 5 + i, i % 4) for i in range(11)]
+ALTERNATES = [row(30 + i, 7, 3) for i in range(4)]
+SETTINGS = TrainingSettings(epochs=2, batch_size=3, device="cpu", seed=1)
+ALL = {
+    "retain", "alternate", "forget_nll", "alternate_nll", "forget_logits", "retain_logits", "hidden:1", "retain_hidden",
+}  # fmt: skip
+
+
+def alone(model: Any, encoded: Encoded) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One row's logits that predict labelled tokens, their ℓ_t, and the states of layer 1 at labelled tokens."""
+    with torch.no_grad():
+        output = model(torch.tensor([encoded.input_ids]), output_hidden_states=True)
+    labels = encoded.labels
+    at = [t for t in range(1, len(labels)) if labels[t] != IGNORED]
+    own = [t for t in range(len(labels)) if labels[t] != IGNORED]
+    logits = output.logits[0][[t - 1 for t in at]]
+    nll = -logits.double().log_softmax(-1)[range(len(at)), [labels[t] for t in at]]
+    return logits.numpy(), nll.numpy(), output.hidden_states[2][0][own].numpy()
+
+
+@pytest.fixture
+def model() -> Any:
+    """A tiny model of four layers."""
+    return make_model(num_hidden_layers=4)
+
+
+def test_every_batch_finds_its_own(model: Any) -> None:
+    """Whatever rows a batch takes, in whatever order, the references are those rows' own."""
+    rows = prepare(model.train(), ALL, FORGET, RETAIN, ALTERNATES, SETTINGS, 0, "cpu")
+    assert model.training
+    assert all(weight.grad is None for weight in model.parameters())
+    model.eval()
+    met = met_retain_rows(SETTINGS, len(FORGET), len(RETAIN))
+    for forget, retain in (([0, 1, 2], met[:3]), ([3, 1], [met[-1], met[0]]), ([2], [met[4]])):
+        batch = rows.batch(list(zip(forget, retain, strict=True)))
+        reference = batch["reference"]
+        forgets = [alone(model, FORGET[i]) for i in forget]
+        retains = [alone(model, RETAIN[j]) for j in retain]
+        others = [alone(model, ALTERNATES[i]) for i in forget]
+        near = {"rtol": 1e-4, "atol": 1e-5}
+        np.testing.assert_allclose(reference["forget_logits"], np.concatenate([z for z, _, _ in forgets]), **near)
+        np.testing.assert_allclose(reference["retain_logits"], np.concatenate([z for z, _, _ in retains]), **near)
+        np.testing.assert_allclose(reference["retain_hidden"], np.concatenate([h for _, _, h in retains]), **near)
+        np.testing.assert_allclose(reference["forget_nll"], [nll.sum() for _, nll, _ in forgets], **near)
+        np.testing.assert_allclose(reference["alternate_nll"], [nll.sum() for _, nll, _ in others], **near)
+        assert batch["alternate"]["input_ids"].tolist() == [list(ALTERNATES[i].input_ids) for i in forget]
+    rows.close()
+
+
+def test_files_are_private_and_go_away(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory is the user's own, takes the bytes that were announced, and is gone after close and after an error."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    rows = prepare(model, ALL, FORGET, RETAIN, ALTERNATES, SETTINGS, 0, "cpu")
+    (directory,) = tmp_path.iterdir()
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert {path.name for path in directory.iterdir()} == {"forget_logits", "retain_logits", "retain_hidden"}
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in directory.iterdir())
+    size = sum(path.stat().st_size for path in directory.iterdir())
+    assert size == reference_bytes(model.config, ALL, FORGET, RETAIN, SETTINGS)
+    rows.close()
+    rows.close()
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(IndexError):
+        prepare(model, ALL, [Encoded((999, 2), (999, 2))], RETAIN, ALTERNATES[:1], SETTINGS, 0, "cpu")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_written_without_need(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NLLs are kept in memory; rows that are not needed are not in the batch."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    rows = prepare(model, {"forget_nll"}, FORGET, RETAIN, ALTERNATES, SETTINGS, 0, "cpu")
+    assert not list(tmp_path.iterdir())
+    batch = rows.batch([(0, None)])
+    assert set(batch) == {"forget", "reference"}
+    assert set(batch["reference"]) == {"forget_nll"}
+    bare = prepare(model, set(), FORGET, None, None, SETTINGS, 0, "cpu")
+    assert set(bare.batch([(0, None)])) == {"forget"}
+
+
+def test_only_retain_rows_that_are_met_are_measured(model: Any) -> None:
+    """Two epochs over four forget rows meet eight of eleven retain rows, and only those take disk."""
+    from mpu_cli.data.batches import epoch_pairs
+
+    met = met_retain_rows(SETTINGS, 4, 11)
+    assert met == sorted({j for epoch in range(2) for _, j in epoch_pairs(1, epoch, 4, 11)})
+    assert len(met) == 8
+    assert met_retain_rows(SETTINGS, 4, 8) == list(range(8))
+    assert met_retain_rows(SETTINGS, 4, 0) == []
+    rows = prepare(model, {"retain", "retain_logits"}, FORGET, RETAIN, None, SETTINGS, 0, "cpu")
+    tokens = sum(label != IGNORED for j in met for label in RETAIN[j].labels[1:])
+    assert reference_bytes(model.config, {"retain_logits"}, FORGET, RETAIN, SETTINGS) == 4 * 320 * tokens
+    unmet = next(j for j in range(11) if j not in met)
+    with pytest.raises(KeyError):
+        rows.batch([(0, unmet)])
+    rows.close()
+
+
+def test_no_room(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is too small is refused before the first forward pass, with sizes and a remedy."""
+    calls: list[int] = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    monkeypatch.setattr(token_file.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    with pytest.raises(OutputError, match=r"take 0\.0 GB of disk, 0\.0 GB are free") as caught:
+        prepare(model, {"forget_logits"}, FORGET, None, None, SETTINGS, 0, "cpu")
+    assert "TMPDIR" in str(caught.value.hint)
+    assert not calls
+
+
+def test_missing_rows_are_a_programming_error(model: Any) -> None:
+    """Rows that the loss needs must be there: one alternate to each forget row, a retain set."""
+    with pytest.raises(ValueError, match="retain rows"):
+        prepare(model, {"retain"}, FORGET, [], None, SETTINGS, 0, "cpu")
+    with pytest.raises(ValueError, match="alternate"):
+        prepare(model, {"alternate"}, FORGET, None, ALTERNATES[:3], SETTINGS, 0, "cpu")
+
+
+def test_layers(model: Any) -> None:
+    """-1 is 7/16 of the depth; a layer that is not there, or the last one, is refused before any forward pass."""
+    assert [resolve_layer(-1, depth) for depth in (2, 4, 16, 30, 32)] == [0, 1, 7, 13, 14]
+    for layer in (3, 4, -2):
+        with pytest.raises(UsageError, match=f"--set layer={layer}: the model has 4 layers"):
+            prepare(model, {f"hidden:{layer}"}, FORGET, RETAIN, None, SETTINGS, 0, "cpu")
+    with pytest.raises(UsageError, match="has 1 layers"):
+        resolve_layer(-1, 1)
+
+
+def test_what_lies_above_the_layer_is_frozen(model: Any) -> None:
+    """Only parameters that have a part in the layer's hidden states go on asking for a gradient."""
+    frozen = model.get_input_embeddings().weight.requires_grad_(False)
+    freeze_above(model, 1)
+    asking = {name.split(".")[2] for name, weight in model.named_parameters() if weight.requires_grad}
+    assert asking == {"0", "1"}
+    assert sum(weight.requires_grad for weight in model.model.layers[:2].parameters()) == len(list(model.model.layers[:2].parameters()))
+    assert not frozen.requires_grad
+    assert all(weight.grad is None for weight in model.parameters())

@@ -74,9 +74,8 @@ def test_without_noise_the_update_is_that_of_plain_lora(tiny_pair, tmp_path, ent
 
 def test_fused_projections_are_exact_too(tmp_path, entropy):
     """q, k and v in one tensor, stored (inputs, outputs): GPT-2's adapters are undone as exactly."""
+    from tiny_models import make_tokenizer
     from transformers import AutoConfig, AutoModelForCausalLM
-
-    from conftest import make_tokenizer
 
     torch.manual_seed(0)
     settings = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48, "vocab_size": 512, "n_positions": 64}

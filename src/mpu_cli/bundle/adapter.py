@@ -24,7 +24,7 @@ from mpu_cli.checkpoint.model import blocks
 from mpu_cli.errors import BadBundleError, BadModelError
 
 if TYPE_CHECKING:
-    import torch
+    from mpu_cli.checkpoint.low_rank import Tensor
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -75,18 +75,13 @@ class LowRankChange:
         outputs, inputs = self.b.shape[0], self.a.shape[1]
         return (inputs, outputs) if self.transposed else (outputs, inputs)
 
-    def rows(self, places: npt.NDArray[np.int64], columns: int) -> torch.Tensor:
+    def rows(self, places: npt.NDArray[np.int64], columns: int) -> Tensor:
         """Rows of the change, given ascending: (rows, columns) float32. Nothing larger than them and A is held."""
-        from mpu_cli.checkpoint.dtypes import read_rows, read_tensor
+        from mpu_cli.checkpoint.low_rank import product_rows
 
         if columns != self.shape[1]:
             raise ValueError(f"{self.name} has {self.shape[1]} columns, not {columns}")
-        if self.transposed:
-            left, right = read_tensor(self.a).T[places], read_tensor(self.b).T
-        else:
-            left, right = read_rows(self.b, places, self.b.shape[1]), read_tensor(self.a)
-        product: torch.Tensor = left.double() @ right.double()
-        return product.mul_(self.scale).float()
+        return product_rows(self.a, self.b, self.scale, places, transposed=self.transposed)
 
     def is_finite(self) -> bool:
         """Whether both factors are, and no entry of their product can leave the range of float32."""

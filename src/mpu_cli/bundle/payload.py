@@ -19,7 +19,7 @@ from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.errors import GateError
 
 if TYPE_CHECKING:
-    import torch
+    from mpu_cli.checkpoint.low_rank import Tensor
 
 
 class ChangedTensor(Protocol):
@@ -35,7 +35,7 @@ class ChangedTensor(Protocol):
         """Of the tensor that it changes."""
         ...
 
-    def rows(self, places: npt.NDArray[np.int64], columns: int) -> torch.Tensor:
+    def rows(self, places: npt.NDArray[np.int64], columns: int) -> Tensor:
         """Rows, given ascending, of the tensor seen as a matrix: (rows, columns), float32."""
         ...
 
@@ -60,11 +60,11 @@ class DenseChange:
         """See `ChangedTensor`."""
         return self.info.shape
 
-    def rows(self, places: npt.NDArray[np.int64], columns: int) -> torch.Tensor:
+    def rows(self, places: npt.NDArray[np.int64], columns: int) -> Tensor:
         """See `ChangedTensor`."""
-        from mpu_cli.checkpoint.dtypes import read_rows
+        from mpu_cli.checkpoint.low_rank import dense_rows
 
-        return read_rows(self.info, places, columns).float()
+        return dense_rows(self.info, places, columns)
 
     def is_finite(self) -> bool:
         """See `ChangedTensor`."""

@@ -96,8 +96,7 @@ def train_copy(
     if "alternate" in needs:
         alternates = encoded([row.with_answer(row.alternate or "") for row in forget], "alternate answers")
     device = choose_device(settings)
-    distributed.check_settings(settings.batch_size, len(forget_rows), settings.fsdp, device)
-    distributed.check_method(needs)
+    distributed.check_settings(settings, len(forget_rows), device, needs)
     distributed.start(device)
     # Only the first process looks, and all go on from what it found.
     saved = distributed.from_first(store.latest() if store and resume and distributed.processes().is_first else None)

@@ -42,7 +42,7 @@ def group_by_length(
     """The same forget and the same retain rows in another order: sorted by length inside windows of 50 batches.
 
     Inside a window the longest forget rows meet the longest retain rows; then the window's batches are shuffled, so that
-    length does not follow time. A batch that is not full stays last, as Trainer needs it.
+    length does not follow time.
 
     Args:
         pairs: one epoch's, from `epoch_pairs`.
@@ -58,9 +58,12 @@ def group_by_length(
         forget = sorted((i for i, _ in window), key=lambda i: forget_lengths[i])
         retain = sorted((j for _, j in window if j is not None), key=lambda j: retain_lengths[j])
         together: list[Pair] = list(zip(forget, retain, strict=True)) if retain else [(i, None) for i in forget]
-        full = len(together) // batch_size * batch_size
-        batches = [together[first : first + batch_size] for first in range(0, full, batch_size)]
+        # A batch that is not full comes last, as Trainer needs it; drawn, or the longest rows would always be last.
+        rest = len(together) % batch_size
+        cut = shuffled(len(together) // batch_size + 1, f"{stream}/{start}/rest")[0] * batch_size
+        together, incomplete = together[:cut] + together[cut + rest :], together[cut : cut + rest]
+        batches = [together[first : first + batch_size] for first in range(0, len(together), batch_size)]
         for place in shuffled(len(batches), f"{stream}/{start}"):
             ordered += batches[place]
-        ordered += together[full:]
+        ordered += incomplete
     return ordered

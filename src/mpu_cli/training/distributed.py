@@ -14,9 +14,13 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpu_cli.errors import UsageError
+from mpu_cli.training import optimizers
+
+if TYPE_CHECKING:
+    from mpu_cli.training.settings import TrainingSettings
 
 Item = TypeVar("Item")
 
@@ -63,17 +67,31 @@ def check_launch(environment: Mapping[str, str] = os.environ) -> None:
         raise UsageError("accelerate launch started one process here, however many it was asked for", _LAUNCH)
 
 
-def check_settings(batch_size: int, n_forget: int, fsdp: bool, device: str) -> None:
+def check_settings(settings: TrainingSettings, n_forget: int, device: str, needs: Collection[str]) -> None:
     """Refuse what cannot be divided among the processes.
+
+    Args:
+        settings: of the run.
+        n_forget: rows of an epoch.
+        device: where it will run.
+        needs: words of `training.needs.NEEDS` that the loss asks for.
 
     Raises:
         UsageError: the message names the flag.
     """
-    size = processes().size
-    if fsdp and size == 1:
+    size, batch_size = processes().size, settings.batch_size
+    if settings.fsdp and size == 1:
         raise UsageError("--fsdp shards the model over several processes, there is one", _LAUNCH)
     if size == 1:
         return
+    if settings.fsdp and not optimizers.get(settings.optimizer).sharded:
+        fit = ", ".join(name for name in optimizers.names() if optimizers.get(name).sharded)
+        raise UsageError(
+            f"--optimizer {settings.optimizer} needs whole tensors, and --fsdp cuts them up", f"use {fit}, or leave --fsdp out"
+        )
+    if any(need.startswith("retain_hidden") for need in needs):
+        # DDP waits for ever for the gradients of the layers above.
+        raise UsageError("this method trains some of the layers only, which works in one process", "start mpu without torchrun")
     if device == "mps":
         raise UsageError("--device mps: training runs in one process there", "start mpu without torchrun")
     if batch_size % size:
@@ -87,16 +105,6 @@ def check_settings(batch_size: int, n_forget: int, fsdp: bool, device: str) -> N
             f"the last batch of an epoch has {last} of {n_forget} forget rows, fewer than the {size} processes",
             "choose another --batch-size, or fewer processes",
         )
-
-
-def check_method(needs: Collection[str]) -> None:
-    """Refuse a loss whose gradient does not reach every weight: DDP waits for it for ever.
-
-    Raises:
-        UsageError: the loss is on hidden states, and there are several processes.
-    """
-    if processes().size > 1 and any(need.startswith("retain_hidden") for need in needs):
-        raise UsageError("this method trains a part of the layers only, in one process", "start mpu without torchrun")
 
 
 def start(device: str) -> None:

@@ -33,7 +33,7 @@ class Thresholds:
         self._settings, self._forget, self._retain, self._pad_id = settings, forget, retain, pad_id
 
     def evaluate(self, model: Any, epoch: int) -> Evaluation:
-        """Measure after an epoch (from 1). Every process measures all rows, so all decide alike."""
+        """Measure after an epoch (from 1). Every process calls it, and measures all rows."""
         settings = self._settings
         forget = self._probability(model, self._forget) if settings.stop_forget_below is not None else None
         retain = self._probability(model, self._retain or ()) if settings.stop_retain_below is not None else None

@@ -37,7 +37,8 @@ def capture(trainer: Any, loss: Any, progress: Any, seconds: float) -> tuple[dic
         everything, optimizer_state = get_state_dict(model, optimizer.optimizer, options=options)
         weights: dict[str, Any] = {name: everything[name] for name, _ in _trained(model) if name in everything}
     else:
-        weights = {name: parameter.detach().to("cpu") for name, parameter in _trained(model)}
+        is_first = distributed.processes().is_first
+        weights = {name: parameter.detach().to("cpu") for name, parameter in _trained(model)} if is_first else {}
         optimizer_state = optimizer.state_dict()
     return weights, {
         "optimizer": optimizer_state,

@@ -114,7 +114,7 @@ def train(
     around = around or Surroundings(on_step)
     started = time.monotonic()
     device = choose_device(settings)
-    distributed.check_settings(settings.batch_size, len(forget), settings.fsdp, device)
+    distributed.check_settings(settings, len(forget), device, needs)
     distributed.start(device)
     if not settings.fsdp:
         model.to(device)
@@ -285,7 +285,7 @@ class UnlearningTrainer(Trainer):
             self._loss.end_epoch()
         if self._thresholds is None:
             return
-        found = self._thresholds.evaluate(self.model, -(-step // self._steps_per_epoch))
+        found = distributed.from_first(self._thresholds.evaluate(self.model, -(-step // self._steps_per_epoch)))
         distributed.after_measuring(self.model)
         self.progress.evaluations.append(found)
         if self._log is not None:

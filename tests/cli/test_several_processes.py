@@ -1,0 +1,213 @@
+"""torchrun with two processes on the CPU: the same update as one process, one voice, and launchers that are refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+COMMON = ("--batch-size", "4", "--gradient-accumulation", "2", "--epochs", "8", "--learning-rate", "1e-3", "--save-seconds", "0")
+
+
+def row(rng: random.Random) -> dict[str, str]:
+    """A row of any length: with equal ones a wrong mean over tokens would go unnoticed."""
+    question, answer = (" ".join(f"w{rng.randrange(59)}" for _ in range(rng.randrange(2, most))) for most in (6, 14))
+    return {"question": f"{question} ?", "answer": f"{answer} ."}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_pair) -> Path:
+    """A tiny model."""
+    return tiny_pair("llama").model
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> list[str]:
+    """22 rows to forget, which 4 does not divide, and 17 to keep."""
+    root, rng = tmp_path_factory.mktemp("rows"), random.Random(1)
+    for name, count in (("forget", 22), ("retain", 17)):
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row(rng)) + "\n" for _ in range(count)))
+    return ["--forget", str(root / "forget.jsonl"), "--retain", str(root / "retain.jsonl")]
+
+
+def launch(arguments: list[object], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command line in two processes."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mpu_cli"]
+    return subprocess.run([*torchrun, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def difference(one: Path, other: Path, before: Path) -> float:
+    """‖one − other‖ / ‖one − before‖ over all weights."""
+    a, b, start = (load_file(path / "model.safetensors") for path in (one, other, before))
+    gap, moved = (sum(float((x[name] - y[name]).double().square().sum()) for name in a) for x, y in ((a, b), (a, start)))
+    return (gap / moved) ** 0.5
+
+
+def test_two_processes_are_one(model, data, tmp_path, environment, mpu):
+    """DDP: forget and retain rows of all lengths, an uneven last batch, accumulation; one JSON object on stdout."""
+    arguments = ["unlearn", model, *data, *COMMON, "--max-steps", "5", "--method", "GradDiff"]
+    assert mpu(*arguments, "--out", tmp_path / "one").code == 0
+    done = launch([*arguments, "--out", tmp_path / "two", "--json"], environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["copies"]["model"]["steps"] == 5
+    assert "mpu" not in done.stderr
+    assert difference(tmp_path / "one", tmp_path / "two", model) <= 5e-5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--fsdp",), ("--fsdp", "--gradient-checkpointing"), ("--gradient-checkpointing",)])
+@pytest.mark.parametrize("method", ["NPO", "GradDiff", "UnDIAL", "SimNPO"])
+def test_two_processes_are_one_after_twenty_steps(more, method, model, data, tmp_path, environment, mpu):
+    """DDP and FSDP2, with a reference that is measured on the sharded model and thresholds that measure it each epoch."""
+    arguments = ["unlearn", model, *data, *COMMON, "--max-steps", "20", "--method", method, "--stop-retain-below", "0"]
+    assert mpu(*arguments, "--out", tmp_path / "one").code == 0
+    done = launch([*arguments, *more, "--out", tmp_path / "two"], environment)
+    assert done.returncode == 0, done.stderr
+    assert difference(tmp_path / "one", tmp_path / "two", model) <= 5e-5
+
+
+@pytest.mark.slow
+def test_a_handoff_in_two_processes(finished_round, tmp_path, environment, mpu):
+    """Every copy of a handoff; the update verifies, and the second process leaves nothing of its own."""
+    r = finished_round
+    data = ["--forget", str(r.forget), "--retain", str(r.retain), "--batch-size", "4", "--max-steps", "2"]
+    done = launch(["unlearn", r.handoff, *data, "--out", tmp_path / "to-server"], environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained") == 1
+    assert mpu("verify", tmp_path / "to-server").code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["to-server"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--fsdp",)])
+def test_two_killed_processes_go_on_with_the_same_bits(more, model, data, tmp_path, environment):
+    """SIGKILL to both and to torchrun, then --resume: the bits of an uninterrupted run of two processes."""
+    import psutil
+
+    arguments = ["unlearn", str(model), *data, *COMMON, "--epochs", "30", *more]
+    assert launch([*arguments, "--out", tmp_path / "whole"], environment).returncode == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mpu_cli"]
+    saving = [*arguments, "--save-steps", "2", "--out", str(tmp_path / "resumed")]
+    process = subprocess.Popen([*torchrun, *saving], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".resumed.mpu-work/model/step-0000001*/complete.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for child in psutil.Process(process.pid).children(recursive=True):
+        child.kill()
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "resumed").exists()
+    done = launch([*saving, "--resume"], environment)
+    assert done.returncode == 0, done.stderr
+    assert "went on from step" in done.stdout
+    assert (tmp_path / "resumed" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+REFUSED = [
+    (("--batch-size", "3"), "--batch-size 3 is over all processes"),
+    (("--batch-size", "7", "--pack"), "--batch-size 7"),
+    (("--fsdp", "--optimizer", "adafactor"), "--optimizer adafactor needs whole tensors"),
+    (("--fsdp", "--optimizer", "muon"), "--optimizer muon needs whole tensors"),
+    (("--method", "RMU"), "trains some of the layers only"),
+]
+
+
+@pytest.mark.parametrize(("more", "message"), REFUSED)
+def test_what_cannot_be_shared_is_refused(more, message, model, data, tmp_path, mpu, monkeypatch):
+    """Before the processes meet: usage errors that name the flag, and say what would do."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    done = mpu("unlearn", model, *data, *COMMON, *more, "--out", tmp_path / "out")
+    assert done.code == 2, done.err
+    assert message in done.err
+    assert len(done.err.strip().splitlines()) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_last_batch_too_small_to_share(model, data, tmp_path, mpu, monkeypatch):
+    """22 rows in batches of 21 leave one for three processes."""
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "0")
+    done = mpu("unlearn", model, *data, "--batch-size", "21", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "the last batch of an epoch has 1 of 22 forget rows" in done.err
+
+
+def test_the_second_process_says_nothing(model, data, tmp_path, mpu, monkeypatch):
+    """Not even its errors, which are the first one's too; the exit code stays."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    done = mpu("unlearn", model, *data, "--batch-size", "3", "--out", tmp_path / "out")
+    assert (done.code, done.out, done.err) == (2, "", "")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"ACCELERATE_USE_CPU": "True", "ACCELERATE_MIXED_PRECISION": "no"}, "accelerate launch started one process"),
+        ({"ACCELERATE_USE_FSDP": "true", "WORLD_SIZE": "2", "RANK": "0"}, "accelerate's FSDP plugin"),
+        ({"WORLD_SIZE": "two"}, "not a number"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2"),
+    ],
+)
+def test_launchers_that_do_something_else_are_refused(names, message, model, data, tmp_path, mpu, monkeypatch):
+    """`accelerate launch --cpu --num_processes 2` sets the first of these and starts one process."""
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    done = mpu("unlearn", model, *data, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert message in done.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_accelerate_launch_itself_is_refused(model, data, tmp_path, environment):
+    """The real launcher, asked for two processes."""
+    command = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "mpu_cli", "unlearn", str(model)]
+    done = subprocess.run(
+        [sys.executable, *command, *data, "--out", str(tmp_path / "out")], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "accelerate launch started one process" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_fsdp_needs_several_processes(model, data, tmp_path, mpu):
+    """--fsdp alone."""
+    done = mpu("unlearn", model, *data, "--fsdp", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "torchrun --nproc-per-node" in done.err
+
+
+def test_shares_of_a_batch(monkeypatch):
+    """Consecutive, all of it, each row once, sizes that differ by one at most."""
+    from mpu_cli.training import distributed
+
+    for size in (1, 2, 3):
+        monkeypatch.setenv("WORLD_SIZE", str(size))
+        shares = []
+        for rank in range(size):
+            monkeypatch.setenv("RANK", str(rank))
+            shares.append(list(distributed.my_share(range(8))))
+        assert sum(shares, []) == list(range(8))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_wrong_wrapper_is_noticed(monkeypatch):
+    """A model that nothing wraps would train on a part of the rows alone."""
+    from mpu_cli.training import distributed
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    for fsdp, name in ((False, "DistributedDataParallel"), (True, "FSDPModule")):
+        with pytest.raises(RuntimeError, match=f"Linear, not a {name}"):
+            distributed.check_wrapper(torch.nn.Linear(2, 2), fsdp)

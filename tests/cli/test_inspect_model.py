@@ -241,7 +241,8 @@ def _sparse(directory: Path, config: dict, tensors: dict) -> None:
 
 def _sparse_deepseek(directory: Path, layers: int, experts: int) -> None:
     config = {
-        "model_type": "deepseek_v3", "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": layers, "n_group": 8,
+        "model_type": "deepseek_v3", "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": layers,
+        "n_group": 8, "tie_word_embeddings": False,
         "q_lora_rank": 4, "kv_lora_rank": 4, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 4,
     }  # fmt: skip
     attention = {

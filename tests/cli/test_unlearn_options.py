@@ -45,7 +45,10 @@ def test_methods_for_a_reader(mpu):
         ((), "SOURCE is missing"),
         (("{handoff}",), "--out is missing"),
         (("{handoff}", "--out", "{out}"), "--forget is needed"),
-        (("{handoff}", "--out", "{out}", "--forget", "{forget}", "--method", "GradAscent", "--stop-retain-below", "0.5"), "about the retain set"),
+        (
+            ("{handoff}", "--out", "{out}", "--forget", "{forget}", "--method", "GradAscent", "--stop-retain-below", "0.5"),
+            "about the retain set",
+        ),
         (("{handoff}", "--out", "{out}", "{rows}", "--stop-forget-below", "0.1", "--copy", "1"), "same number of steps"),
         (("{handoff}", "--out", "{out}", "{rows}", "--preset", "papers"), "--preset papers"),
         (("{handoff}", "--out", "{out}", "{rows}", "--preset", "paper", "--method", "RMU"), "the paper has no RMU"),

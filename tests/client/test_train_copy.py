@@ -60,7 +60,8 @@ def test_every_method(name: str, optimizer: str, model_directory: Path, tmp_path
     """The result has the source's tensors in float32, embeddings bit for bit, and all else moved (RMU: one layer)."""
     after = tmp_path / "after"
     rows = forget_for(name)
-    report = train_copy(model_directory, after, rows, RETAIN, recipe(name, optimizer=optimizer, learning_rate=0.1 if optimizer == "sgd" else 1e-3))
+    rate = 0.1 if optimizer == "sgd" else 1e-3
+    report = train_copy(model_directory, after, rows, RETAIN, recipe(name, optimizer=optimizer, learning_rate=rate))
     assert report.steps == 2 * -(-len(rows) // 2)
     before, trained = load_file(model_directory / "model.safetensors"), load_file(after / "model.safetensors")
     assert {key: value.shape for key, value in trained.items()} == {key: value.shape for key, value in before.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import random
 
 from mpu_cli.data.batches import PairSampler, epoch_pairs
@@ -71,5 +73,5 @@ def test_a_batch_that_is_not_full_stays_last() -> None:
         batches = [sorted(len(few[i].input_ids) for i, _ in pairs[first : first + 4]) for first in (0, 4, 8)]
         lasts.add(tuple(batches[2]))
         assert [len(batch) for batch in batches] == [4, 4, 2]
-        assert sum(sorted(batches), []) == list(range(1, 11))
+        assert functools.reduce(operator.iadd, sorted(batches), []) == list(range(1, 11))
     assert lasts == {(1, 2), (5, 6), (9, 10)}

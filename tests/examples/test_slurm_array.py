@@ -63,7 +63,7 @@ def test_the_array_makes_the_update_of_one_command(client):
 
 
 def test_the_scripts_are_sound():
-    """bash parses them, and without arguments they say how to use them."""
+    """Bash parses them, and without arguments they say how to use them."""
     for name in ("copies.sbatch", "finish.sbatch"):
         assert subprocess.run(["bash", "-n", str(EXAMPLE / name)], check=False).returncode == 0
         done = subprocess.run([str(EXAMPLE / name)], capture_output=True, text=True, check=False)

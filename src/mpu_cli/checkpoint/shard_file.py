@@ -1,15 +1,17 @@
 """One safetensors file that is written in any order and hashed in the same pass.
 
 The header and all offsets are known before any data. A frontier follows what is complete from the front: a block that
-arrives just there is hashed as it is written, anything else is read back (from the page cache) when the frontier
-reaches it.
+arrives just there is hashed as it is written; what came earlier is read back (from the page cache) once its tensor is
+complete. Of every tensor only the number of its bytes is kept, however many rows arrive one by one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from mpu_cli.checkpoint.buffers import read_pieces
@@ -23,25 +25,23 @@ class ShardFile:
     """A file that holds `tensors` in this order; offsets given to `write` are into its data, behind the header."""
 
     def __init__(self, path: Path, tensors: Sequence[TensorInfo], *, digest_file: bool, digest_tensors: bool) -> None:
-        self._path, self._digest_file = path, digest_file
+        self._path, self._digest_file, self._digest_tensors = path, digest_file, digest_tensors
         header = encode_header(list(tensors), METADATA)
-        self._data = len(header)
-        self._names = [info.name for info in tensors] if digest_tensors else []
-        self._ends: list[int] = []
-        end = self._data
-        for info in tensors:
-            end += info.nbytes
-            self._ends.append(end)
-        self.size = end
+        self._names = [info.name for info in tensors]
+        self._missing = [info.nbytes for info in tensors]
+        self._ends = list(accumulate(self._missing, initial=len(header)))
+        """Where the header ends, then every tensor."""
+        self.size = self._ends[-1]
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         os.fchmod(self._handle, 0o644)
         self._hash, self._tensor_hash = hashlib.sha256(), hashlib.sha256()
-        self._frontier = self._flushed = 0
-        self._waiting: dict[int, int] = {}
-        self._starts: dict[int, int] = {}
+        self._current = self._flushed = 0
+        """The first tensor that is not hashed to its end."""
+        self._frontier = len(header)
         self.digests: dict[str, str] = {}
-        self._place(0, memoryview(header))
-        self._end_tensors()
+        self._put(0, memoryview(header))
+        self._hash.update(header)
+        self._advance()
 
     @property
     def complete(self) -> bool:
@@ -49,8 +49,16 @@ class ShardFile:
         return self._frontier == self.size
 
     def write(self, offset: int, block: memoryview) -> None:
-        """Put bytes at an offset of the data; no byte may be written twice."""
-        self._place(self._data + offset, block)
+        """Put bytes of one tensor at an offset of the data; no byte may be written twice."""
+        start = self._ends[0] + offset
+        tensor = bisect_right(self._ends, start) - 1
+        if start < self._frontier or tensor >= len(self._missing) or len(block) > self._missing[tensor]:
+            raise ValueError(f"{self._path.name}: {len(block)} bytes at {start} lie outside or over what is there")
+        self._put(start, block)
+        self._missing[tensor] -= len(block)
+        if start == self._frontier:
+            self._digest(block)
+        self._advance()
 
     def finish(self) -> tuple[str, int]:
         """Flush to disk and close; SHA-256 (empty if not asked) and size of the file. Raises ValueError if bytes are missing."""
@@ -66,58 +74,29 @@ class ShardFile:
             os.close(self._handle)
             self._handle = -1
 
-    def _place(self, start: int, block: memoryview) -> None:
-        end = start + len(block)
-        if end > self.size or start < self._frontier:
-            raise ValueError(f"{self._path.name}: {len(block)} bytes at {start} lie outside or over what is there")
-        position, left = start, block
-        while left:
-            written = os.pwrite(self._handle, left, position)
-            position, left = position + written, left[written:]
-        if start != self._frontier:
-            self._wait(start, end)
-            return
-        self._digest(block)
-        while self._frontier in self._waiting:
-            end = self._waiting.pop(self._frontier)
-            del self._starts[end]
-            for piece in read_pieces(self._path, self._frontier, end - self._frontier, "what was just written"):
+    def _put(self, position: int, block: memoryview) -> None:
+        while block:
+            written = os.pwrite(self._handle, block, position)
+            position, block = position + written, block[written:]
+
+    def _advance(self) -> None:
+        """Hash what is complete: the rest of the current tensor, and those behind it."""
+        while self._current < len(self._missing) and self._missing[self._current] == 0:
+            left = self._ends[self._current + 1] - self._frontier
+            for piece in read_pieces(self._path, self._frontier, left, "what was just written"):
                 self._digest(piece)
+            if self._digest_tensors:
+                self.digests[self._names[self._current]] = self._tensor_hash.hexdigest()
+                self._tensor_hash = hashlib.sha256()
+            self._current += 1
         self._start_write_back()
 
-    def _wait(self, start: int, end: int) -> None:
-        """Remember a written range ahead of the frontier, joined with its neighbours."""
-        if start in self._starts:
-            start = self._starts.pop(start)
-        if end in self._waiting:
-            follower = self._waiting.pop(end)
-            end = follower
-        self._waiting[start] = end
-        self._starts[end] = start
-
     def _digest(self, block: memoryview) -> None:
-        if not block:
-            return
         if self._digest_file:
             self._hash.update(block)
-        if not self._names:
-            self._frontier += len(block)
-            return
-        while block:
-            if self._frontier < self._data:
-                part = self._data - self._frontier
-            else:
-                part = self._ends[len(self.digests)] - self._frontier
-                self._tensor_hash.update(block[:part])
-            taken = min(part, len(block))
-            self._frontier += taken
-            block = block[taken:]
-            self._end_tensors()
-
-    def _end_tensors(self) -> None:
-        while len(self.digests) < len(self._names) and self._frontier >= max(self._ends[len(self.digests)], self._data):
-            self.digests[self._names[len(self.digests)]] = self._tensor_hash.hexdigest()
-            self._tensor_hash = hashlib.sha256()
+        if self._digest_tensors:
+            self._tensor_hash.update(block)
+        self._frontier += len(block)
 
     def _start_write_back(self) -> None:
         # So that the disk works while the rest is computed; the fsync at the end then has little left to wait for.

@@ -16,8 +16,8 @@ import torch
 from mpu_cli.architectures.layout import Index
 from mpu_cli.server.transforms.axis_maps import AxisMap, PlaneRotation, SignedPermutation
 
-BLOCK = 1 << 20
-"""Entries of a block, about; the (3m + 3) blocks of float32 that perturb holds set its memory."""
+BLOCK = 7 << 17
+"""Entries of a block, about; the (2m + 4) blocks of float32 that perturb holds set its memory."""
 
 
 class Move:

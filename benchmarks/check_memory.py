@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 from measuring import Cost, describe, machine
-from rounds import Round, parser, say, table, verdict, workspace
+from one_round import Round, parser, say, table, verdict, workspace
 from synthetic import Size
 
 BAR_LAYERS = 3

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from measuring import Cost, describe, machine, measured
-from rounds import Round, parser, say, table, verdict, workspace
+from one_round import Round, parser, say, table, verdict, workspace
 from synthetic import Size
 
 BAR = 1 / 8

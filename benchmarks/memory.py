@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring import Cost, describe, machine
-from rounds import Round, parser, say, table, workspace
+from one_round import Round, parser, say, table, workspace
 from synthetic import Size
 
 BAR_MIB, BAR_GROWTH = 150, 0.10

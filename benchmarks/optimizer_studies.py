@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from intervals import interval, read_at
 from journal import Journal
-from rounds import say
+from one_round import say
 from slopes import difference, error, norm, slope
 from task import Task
 

@@ -32,7 +32,7 @@ from intervals import shown
 from journal import Journal
 from measuring import describe, machine
 from optimizer_studies import REFERENCE, Study, errors, forgetting
-from rounds import say, table
+from one_round import say, table
 from slopes import ASSETS
 from task import Task, hold_out
 

@@ -27,7 +27,7 @@ from statistics import median
 from typing import Any
 
 from measuring import MPU, Cost, describe, machine, measured
-from rounds import Round, parser, say, table, verdict, workspace
+from one_round import Round, parser, say, table, verdict, workspace
 from synthetic import Size
 
 BARS = {"perturb": 1.3, "aggregate": 1.5}

@@ -2,7 +2,7 @@
 
 import pytest
 from measuring import measured
-from rounds import workspace
+from one_round import workspace
 
 
 def test_the_sampler_sees_a_short_allocation():

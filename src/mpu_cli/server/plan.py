@@ -157,7 +157,7 @@ def _warnings(
             "from 3.3 to 4.4–11); give --base, or a --kappa of 0.01 or less, and look with --probe"
         )
     bare = [group for group, size in measured.groups.items() if size.vector_rms > _LARGE_NORMS * size.rms]
-    if relative == "weights" and bare:
+    if relative == "weights" and settings.kappa and bare:
         lines.append(
             f"norms and biases are more than {_LARGE_NORMS:g} times larger than the matrices in {_some(bare)}: noise that is "
             f"{settings.kappa:g} of the matrices leaves them nearly exact; --base measures noise by what fine-tuning changed"

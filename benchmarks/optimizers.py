@@ -31,8 +31,8 @@ import torch
 from intervals import shown
 from journal import Journal
 from measuring import describe, machine
-from optimizer_studies import REFERENCE, Study, errors, forgetting
 from one_round import say, table
+from optimizer_studies import REFERENCE, Study, errors, forgetting
 from slopes import ASSETS
 from task import Task, hold_out
 

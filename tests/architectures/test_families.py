@@ -27,8 +27,9 @@ from mpu_cli.errors import BadModelError, FunctionChangedError, GateError
 from mpu_cli.experiment.families import tiny_models
 from mpu_cli.server.function_check import check_layer, layers_to_check, require_passed
 from mpu_cli.server.perturb import perturb
+from mpu_cli.server.reparameterizations import chosen
 from mpu_cli.server.settings import PerturbSettings
-from mpu_cli.server.transforms import chosen, draw_layer
+from mpu_cli.server.transforms import draw_layer
 
 MASTER = bytes(range(32))
 ROTATES = {"llama", "llama-tied", "llama-biased", "mistral", "qwen2"}

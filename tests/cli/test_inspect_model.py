@@ -15,8 +15,8 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.experiment.families import tiny_models
-from mpu_cli.server.reparameterizations import acts_on
-from mpu_cli.server.transforms import chosen, draw_layer
+from mpu_cli.server.reparameterizations import acts_on, chosen
+from mpu_cli.server.transforms import draw_layer
 
 TINY = {tiny.name: tiny for tiny in tiny_models()}
 HEAVY = {"torch", "transformers", "accelerate", "huggingface_hub"}
@@ -29,25 +29,12 @@ sys.exit(code)
 """
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """The directory of a tiny model, built once."""
-    made = {}
-
-    def build(name):
-        if name not in made:
-            made[name] = TINY[name].build(tmp_path_factory.mktemp("tiny") / "model")
-        return made[name]
-
-    return build
-
-
 @pytest.fixture
-def shown(mpu, built):
+def shown(mpu, built_tiny):
     """What a reader is shown of a tiny model: its lines, runs of spaces made one."""
 
     def show(name):
-        done = mpu("inspect", built(name))
+        done = mpu("inspect", built_tiny(name))
         assert (done.code, done.err) == (0, "")
         return [" ".join(line.split()) for line in done.out.splitlines()]
 
@@ -55,9 +42,9 @@ def shown(mpu, built):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_json_accounts_for_every_tensor(name, mpu, built):
+def test_json_accounts_for_every_tensor(name, mpu, built_tiny):
     """Each is in a layer's noise or left exact with a reason; entries add up; each slot is where it says."""
-    directory = built(name)
+    directory = built_tiny(name)
     model = open_checkpoint(directory)
     told = mpu("inspect", directory, "--json").json
     noised = [tensor for layer in told["layers"] for tensor in layer["noised"]]
@@ -75,9 +62,9 @@ def test_json_accounts_for_every_tensor(name, mpu, built):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_transforms_are_said_to_act_where_they_do(name, mpu, built):
+def test_transforms_are_said_to_act_where_they_do(name, mpu, built_tiny):
     """Layer by layer, against the maps that the transforms really draw; --reparam means what perturb would take."""
-    directory = built(name)
+    directory = built_tiny(name)
     model = open_checkpoint(directory)
     layout = read_layout(model.config, shapes(model.tensors), directory)
     told = mpu("inspect", directory, "--json").json
@@ -92,10 +79,10 @@ def test_transforms_are_said_to_act_where_they_do(name, mpu, built):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_every_tensor_is_shown_to_a_reader(name, shown, built):
+def test_every_tensor_is_shown_to_a_reader(name, shown, built_tiny):
     """Each tensor's last word but one, of every layer's and of those left exact unless a pattern stands for them."""
     lines = shown(name)
-    for tensor in open_checkpoint(built(name)).tensors:
+    for tensor in open_checkpoint(built_tiny(name)).tensors:
         if tensor.startswith(("vision_tower.", "multi_modal_projector.")):
             continue
         stem = tensor.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2]
@@ -186,10 +173,10 @@ def test_many_stretches_of_layers_are_counted(mpu, tmp_path):
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
-def test_torch_is_not_loaded(options, built):
+def test_torch_is_not_loaded(options, built_tiny):
     """Not for a family with experts and transforms to choose, in text or in JSON."""
     done = subprocess.run(
-        [sys.executable, "-c", WATCH.format(heavy=HEAVY), "inspect", built("deepseek-v3"), *options],
+        [sys.executable, "-c", WATCH.format(heavy=HEAVY), "inspect", built_tiny("deepseek-v3"), *options],
         capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "LOADED\n")
@@ -207,13 +194,13 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_not_understood_is_one_line_and_a_remedy(name, mpu, built, tmp_path):
+def test_what_is_not_understood_is_one_line_and_a_remedy(name, mpu, built_tiny, tmp_path):
     """Exit code 3, the file and the reason on the first line; JSON likewise."""
     change, reason = BROKEN[name]
     directory = tmp_path / "model"
     directory.mkdir()
-    (directory / "model.safetensors").symlink_to(built("llama") / "model.safetensors")
-    config = json.loads((built("llama") / "config.json").read_text())
+    (directory / "model.safetensors").symlink_to(built_tiny("llama") / "model.safetensors")
+    config = json.loads((built_tiny("llama") / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**config, **change}))
     done = mpu("inspect", directory)
     first, *rest = done.err.splitlines()

@@ -27,7 +27,8 @@ import mpu_cli.server.transforms as folder
 from mpu_cli.architectures.family import TRANSFORMS
 from mpu_cli.architectures.layout import Experts, LayerLayout, Slot, rope_planes
 from mpu_cli.errors import UsageError
-from mpu_cli.server.transforms import REPARAMETERIZATIONS, chosen, draw_layer, load
+from mpu_cli.server.reparameterizations import REPARAMETERIZATIONS, chosen
+from mpu_cli.server.transforms import draw_layer, load
 from mpu_cli.training import optimizers
 from mpu_cli.training.optimizers._blocks import Blocks
 

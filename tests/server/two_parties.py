@@ -75,7 +75,7 @@ def steps_of(secret, record, model):
 
 def moved(steps, model, tensors, *, back=False):
     """T(tensors), or T⁻¹ of them."""
-    layer_of = {name: layer.index for layer in layout_of(model).layers for name in layer.noised}
+    layer_of = layout_of(model).layer_of()
     result = {}
     for name in tensors:
         step = steps.get(layer_of.get(name))

@@ -10,7 +10,7 @@ import numpy as np
 
 from mpu_cli.architectures.claims import Claims
 from mpu_cli.architectures.layout import Experts, Index, LayerLayout, Slot, rope_planes
-from mpu_cli.architectures.sizes import Sizes, positive
+from mpu_cli.architectures.sizes import LatentSizes, Sizes, positive
 from mpu_cli.architectures.storage import fused_attention, fused_branches, grid
 from mpu_cli.errors import BadModelError
 
@@ -114,9 +114,8 @@ def _latent(claims: Claims, sizes: Sizes, config: Mapping[str, Any]) -> _Attenti
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): one rotary key shared by all heads, beside a latent."""
     section = claims.family.latent_attention
     assert section is not None
-    where = claims.where / "config.json"
-    nope, rope, value = (positive(config, key, where) for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
-    latent, heads = positive(config, "kv_lora_rank", where), sizes.heads
+    own = LatentSizes.from_config(config, claims.where / "config.json")
+    nope, rope, value, latent, heads = own.nope, own.rope, own.value, own.latent, sizes.heads
     if config.get("q_lora_rank") is None:
         path = section["q"]
     else:

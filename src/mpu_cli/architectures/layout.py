@@ -101,6 +101,10 @@ class ModelLayout:
         embeddings = [name for role in ("embedding", "head") for name in self.outside.get(role, ())]
         return (*embeddings, *sorted(self.left_alone))
 
+    def layer_of(self) -> dict[str, int]:
+        """The layer's index of every tensor that a layer's noise moves."""
+        return {name: layer.index for layer in self.layers for name in layer.noised}
+
     def groups(self, scope: str) -> dict[str, tuple[str, ...]]:
         """The tensors that share one σ, by group: each layer, and with scope `all` each role outside too."""
         groups = {layer.group: layer.noised for layer in self.layers}

@@ -73,11 +73,6 @@ def projections(layout: ModelLayout, shapes: Shapes) -> dict[str, Projection]:
     return found
 
 
-def adapter_entries(targets: Iterable[Projection], rank: int) -> int:
-    """Parameters of a LoRA adapter of this rank: r · (inputs + outputs) for each target."""
-    return sum(rank * (target.inputs + target.outputs) for target in targets)
-
-
 def _slots(layer: LayerLayout) -> Iterable[tuple[str, Slot]]:
     for name, role in _ATTENTION.items():
         for slot in layer.slots.get(name, ()):

@@ -74,6 +74,22 @@ class _Reader:
         return int(head_dim * share)
 
 
+@dataclass(frozen=True, slots=True)
+class LatentSizes:
+    """Multi-head latent attention: per head `nope` coordinates without RoPE, `rope` with it, `value`; `latent` of the key side."""
+
+    nope: int
+    rope: int
+    value: int
+    latent: int
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], where: object) -> LatentSizes:
+        """Read and check the sizes; raises BadModelError naming the key."""
+        keys = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "kv_lora_rank")
+        return cls(*(positive(config, key, where) for key in keys))
+
+
 def positive(config: Mapping[str, Any], key: str, where: object, default: int | None = None) -> int:
     """A positive integer of config.json, or BadModelError naming the key."""
     value = config.get(key)

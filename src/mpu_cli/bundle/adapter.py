@@ -190,7 +190,7 @@ def pair_up(tensors: dict[str, TensorInfo], where: object, error: type[BadModelE
     for name, info in tensors.items():
         match = _NAME.fullmatch(name)
         if match is None:
-            raise error(f"{where}: tensor {name[:200]} is not an A or B of LoRA", _OTHERWISE)
+            raise error(f"{where}: tensor {name[:200]} is not an A or B of LoRA", MERGE_INSTEAD)
         halves.setdefault(match[1], {})[match[2]] = info
     if not halves:
         raise error(f"{where}: holds no adapter")
@@ -200,13 +200,13 @@ def pair_up(tensors: dict[str, TensorInfo], where: object, error: type[BadModelE
             raise error(f"{where}: the adapter of {module} lacks {'A' if 'B' in half else 'B'}")
         a, b = half["A"], half["B"]
         if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or 0 in (*a.shape, *b.shape):
-            raise error(f"{where}: the adapter of {module} has the shapes {list(a.shape)} and {list(b.shape)}", _OTHERWISE)
+            raise error(f"{where}: the adapter of {module} has the shapes {list(a.shape)} and {list(b.shape)}", MERGE_INSTEAD)
         pairs[module] = (a, b)
     return pairs
 
 
 Pairs = dict[str, tuple[TensorInfo, TensorInfo]]
-_OTHERWISE = "merge the adapter into the model (peft: merge_and_unload, save_pretrained) and hand in the full model"
+MERGE_INSTEAD = "merge the adapter into the model (peft: merge_and_unload, save_pretrained) and hand in the full model"
 
 
 def changes_of(pairs: Pairs, scale: float, *, transposed: bool) -> dict[str, LowRankChange]:

@@ -52,11 +52,18 @@ def examine(checkpoint: Checkpoint) -> tuple[str, str | None]:
 
 
 def _examine_tensor(info: TensorInfo) -> tuple[str, bool]:
-    digest, finite = hashlib.sha256(), True
+    digest = hashlib.sha256()
+    finite = _feed(info, digest)
+    return digest.hexdigest(), finite
+
+
+def _feed(info: TensorInfo, digest: hashlib._Hash) -> bool:
+    """Hash a tensor's bytes; whether every entry is a number."""
+    finite = True
     for piece in read_pieces(info.file, info.start, info.nbytes, f"tensor {info.name}"):
         digest.update(piece)
         finite = finite and all_finite(info.dtype, piece)
-    return digest.hexdigest(), finite
+    return finite
 
 
 class FileNumbers:
@@ -83,11 +90,7 @@ class FileNumbers:
         for piece in read_pieces(path, 0, min((info.start for info in tensors), default=size), "its header"):
             digest.update(piece)
         for info in tensors:
-            finite = True
-            for piece in read_pieces(path, info.start, info.nbytes, f"tensor {info.name}"):
-                digest.update(piece)
-                finite = finite and all_finite(info.dtype, piece)
-            if not finite:
+            if not _feed(info, digest):
                 self._found[path] = min(info.name, self._found.get(path, info.name))
         return digest.hexdigest()
 

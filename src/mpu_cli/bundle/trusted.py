@@ -19,8 +19,11 @@ from mpu_cli.bundle.manifest import (
     UpdateManifest,
     decode,
 )
+from mpu_cli.bundle.tensors import DELTA_STEM
 from mpu_cli.checkpoint.side_files import is_allowed
 from mpu_cli.errors import BadBundleError, GateError
+
+_WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
 class TrustedBundle:
@@ -94,11 +97,16 @@ def _kind(manifest: HandoffManifest | UpdateManifest) -> str:
 
 
 def _may_hold(copy: PublishedCopy | UpdateCopy, name: str) -> bool:
-    if isinstance(copy, UpdateCopy) and copy.payload == "lora":
+    if isinstance(copy, UpdateCopy):
+        return update_may_hold(copy.payload, name)
+    return name.startswith("model") if name.endswith(_WEIGHTS) else is_allowed(name)
+
+
+def update_may_hold(payload: str, name: str) -> bool:
+    """Whether a file of this name may lie in the directory of an update's copy."""
+    if payload == "lora":
         return name in ADAPTER_FILES
-    if name.endswith((".safetensors", ".safetensors.index.json")):
-        return name.startswith("model" if isinstance(copy, PublishedCopy) else "delta")
-    return isinstance(copy, PublishedCopy) and is_allowed(name)
+    return name.endswith(_WEIGHTS) and name.startswith((f"{DELTA_STEM}.", f"{DELTA_STEM}-"))
 
 
 def check_update_of(update: UpdateManifest, handoff_id: str, handoff_digest: str, copies: Mapping[str, str]) -> None:

@@ -20,7 +20,6 @@ import numpy as np
 
 from mpu_cli.checkpoint.header import FLOAT_DTYPES, TensorInfo, file_order
 from mpu_cli.checkpoint.model import INDEX_FILE
-from mpu_cli.checkpoint.shard_file import METADATA as METADATA
 from mpu_cli.checkpoint.shard_file import ShardFile
 from mpu_cli.errors import UsageError
 

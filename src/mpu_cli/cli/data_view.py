@@ -11,11 +11,10 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from mpu_cli.cli.output import facts
+from mpu_cli.data.templates import IGNORED
 
 if TYPE_CHECKING:
     from mpu_cli.data.check import Findings, Report, Sample, Spread
-
-IGNORED = -100  # data.templates.IGNORED; this module loads with the help
 
 OPEN, CLOSE = "⟦", "⟧"
 """Around the tokens that count."""

@@ -104,9 +104,9 @@ def needs_of(context: typer.Context, output: Output, place: Path) -> dict[str, i
     settings, assignments = plan(context, output)
     chosen = methods.find(options["method"])
     # A parameter without a default does not matter here.
-    required = [f"{p.name}={1 if p.default is None else p.default}" for p in chosen.parameters if p.default is None]
     named = {assignment.partition("=")[0].strip() for assignment in assignments}
-    needs = chosen.needs_with(chosen.parse([*assignments, *(each for each in required if each.partition("=")[0] not in named)]))
+    required = [f"{p.name}=1" for p in chosen.parameters if p.default is None and p.name not in named]
+    needs = chosen.needs_with(chosen.parse([*assignments, *required]))
     return estimate_unlearn(
         place, settings, options["delta_dtype"], lora=adapter(options), processes=options["processes"] or processes().size,
         passes=1 + sum(word in needs for word in ("retain", "alternate")),

@@ -20,6 +20,7 @@ from mpu_cli.bundle.adapter import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     MAX_RANK,
+    MERGE_INSTEAD,
     AdapterConfig,
     LowRankChange,
     adapter_names,
@@ -44,7 +45,6 @@ _MEANINGLESS_AFTERWARDS = frozenset({
 """Keys that choose modules, which the tensors tell too, or that say nothing about Δ W."""
 _KEEPS_THE_BASE = (None, True, False, "gaussian", "orthogonal", "eva")
 """Initialisations that leave the base weights as they were; PiSSA, OLoRA and others change them."""
-_MERGE = "merge the adapter into the model (peft: merge_and_unload, save_pretrained) and hand in the full model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,13 @@ def open_trained(directory: Path, opened: OpenHandoff) -> TrainedAdapter:
         name = f"{module}.weight"
         target = opened.matrices.get(name)
         if target is None:
-            raise BadModelError(f"{weights}: {module} is no attention or feed-forward projection of the published copy", _MERGE)
+            raise BadModelError(f"{weights}: {module} is no attention or feed-forward projection of the published copy", MERGE_INSTEAD)
         if (b.shape[0], a.shape[1]) != (target.outputs, target.inputs):
             raise BadModelError(
                 f"{weights}: the adapter of {module} does not fit {name}, {list(target.shape)}", "was it trained on this copy?"
             )
         if a.shape[0] != rank:
-            raise BadModelError(f"{weights}: the adapter of {module} has rank {a.shape[0]}, {ADAPTER_CONFIG} says {rank}", _MERGE)
+            raise BadModelError(f"{weights}: the adapter of {module} has rank {a.shape[0]}, {ADAPTER_CONFIG} says {rank}", MERGE_INSTEAD)
         if a.dtype not in FLOAT_DTYPES or b.dtype not in FLOAT_DTYPES:
             raise BadModelError(f"{weights}: the adapter of {module} is {a.dtype}", "save it as float32, bfloat16 or float16")
         targets.append(target)
@@ -104,19 +104,20 @@ def open_trained(directory: Path, opened: OpenHandoff) -> TrainedAdapter:
 def _read_config(file: Path, content: Mapping[str, Any]) -> tuple[int, float, float]:
     """Rank, α and dropout."""
     if content.get("peft_type") != "LORA":
-        raise BadModelError(f"{file}: peft_type is {content.get('peft_type')!r}, only LORA can stand in an update", _MERGE)
+        raise BadModelError(f"{file}: peft_type is {content.get('peft_type')!r}, only LORA can stand in an update", MERGE_INSTEAD)
     for key, value in sorted(content.items()):
         if key not in _READ | _MEANINGLESS_AFTERWARDS and value not in (None, False, [], {}, ""):
-            raise BadModelError(f"{file}: {key} is set, so the adapter is more than B A with one scale", _MERGE)
+            raise BadModelError(f"{file}: {key} is set, so the adapter is more than B A with one scale", MERGE_INSTEAD)
     if content.get("bias", "none") != "none":
-        raise BadModelError(f"{file}: bias is {content['bias']!r}: trained biases are no part of an adapter's update", _MERGE)
+        raise BadModelError(f"{file}: bias is {content['bias']!r}: trained biases are no part of an adapter's update", MERGE_INSTEAD)
     if content.get("init_lora_weights") not in _KEEPS_THE_BASE:
-        raise BadModelError(f"{file}: init_lora_weights is {content['init_lora_weights']!r}, which changes the base weights too", _MERGE)
+        kind = content["init_lora_weights"]
+        raise BadModelError(f"{file}: init_lora_weights is {kind!r}, which changes the base weights too", MERGE_INSTEAD)
     rank, alpha, dropout = content.get("r"), content.get("lora_alpha"), content.get("lora_dropout") or 0.0
     if type(rank) is not int or not 1 <= rank <= MAX_RANK:
-        raise BadModelError(f"{file}: r is {rank!r}, a rank lies between 1 and {MAX_RANK}", _MERGE)
+        raise BadModelError(f"{file}: r is {rank!r}, a rank lies between 1 and {MAX_RANK}", MERGE_INSTEAD)
     if not isinstance(alpha, int | float) or not 0 < alpha <= 1e6 or not isinstance(dropout, int | float):
-        raise BadModelError(f"{file}: lora_alpha is {alpha!r}, lora_dropout {dropout!r}", _MERGE)
+        raise BadModelError(f"{file}: lora_alpha is {alpha!r}, lora_dropout {dropout!r}", MERGE_INSTEAD)
     return rank, float(alpha) * (math.sqrt(rank) if content.get("use_rslora") else 1.0), float(dropout)
 
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpu_cli.architectures.projections import adapter_entries, projections
+from mpu_cli.architectures.projections import projections
 from mpu_cli.architectures.read import read_layout
-from mpu_cli.bundle.read import is_bundle, read_handoff
-from mpu_cli.bundle.tensors import is_frozen, open_copies
+from mpu_cli.bundle.read import is_bundle
+from mpu_cli.bundle.tensors import is_frozen
 from mpu_cli.bundle.tensors import shapes as shapes_of
 from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT, STORED_NAMES
 from mpu_cli.checkpoint.model import INDEX_FILE, SINGLE_FILE, open_checkpoint
+from mpu_cli.client.handoff import open_handoff
 from mpu_cli.client.lora import Lora, choose
 from mpu_cli.errors import BadModelError
 from mpu_cli.training.settings import TrainingSettings
@@ -50,12 +51,10 @@ def find_subject(source: Path) -> Subject:
         MpuError: it is none of them, or its configuration is not understood.
     """
     if is_bundle(source):
-        manifest = read_handoff(source)
-        copies = open_copies(source, manifest)
-        model = next(iter(copies.values()))
-        frozen = (*manifest.frozen, *read_layout(model.config, shapes_of(model.tensors), model.path).frozen)
-        received = sum(file.bytes for copy in manifest.copies for file in copy.files.values())
-        return Subject(model.config, shapes_of(model.tensors), frozen, len(copies), received)
+        opened = open_handoff(source)
+        model = next(iter(opened.copies.values()))
+        received = sum(file.bytes for copy in opened.manifest.copies for file in copy.files.values())
+        return Subject(model.config, shapes_of(model.tensors), opened.frozen, len(opened.copies), received)
     if source.is_file() or not any((source / name).exists() for name in (SINGLE_FILE, INDEX_FILE)):
         return _from_config(source if source.is_file() else source / "config.json")
     model = open_checkpoint(source)
@@ -91,7 +90,6 @@ def estimate_unlearn(
         targets = choose(lora, projections(layout, subject.shapes), subject.frozen)
         trained = {f"{one.module}.lora_{half}.default.weight": shape for one in targets
                    for half, shape in (("A", (lora.rank, one.inputs)), ("B", (one.outputs, lora.rank)))}  # fmt: skip
-        assert _count(trained) == adapter_entries(targets, lora.rank)
     changing = _count(trained)
     state = optimizer_state_bytes(settings.optimizer, trained, subject.config)
     width = BYTES_PER_ELEMENT[STORED_NAMES[delta_dtype]]

@@ -160,7 +160,7 @@ def unlearn_model(
     if work.recipe.lora is not None:
         _check_lora(work, matrices_of(source), ())
     with _writing(out, [_MODEL], work, force) as (staging, kept), disk_errors(out):
-        digest = model_digest(model) if kept.wants_checkpoints else ""
+        digest = model_digest(model) if staging and kept.wants_checkpoints else ""  # only the first process keeps any
         after = (staging.path if staging else out) / _AFTER
         report = train_copy(
             source, after, work.forget, work.retain, work.recipe, None, lambda *step: on_step(source.name, *step),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mpu_cli.bundle.adapter import ADAPTER_FILES
 from mpu_cli.bundle.manifest import MANIFEST, SIGNATURE, HandoffManifest, UpdateCopy, UpdateManifest, encode, listed
 from mpu_cli.bundle.payload import check_changes, check_numbers, open_changes, payload_of
 from mpu_cli.bundle.read import read_update
-from mpu_cli.bundle.tensors import DELTA_STEM, shapes
+from mpu_cli.bundle.tensors import shapes
+from mpu_cli.bundle.trusted import update_may_hold
 from mpu_cli.checkpoint.digest import file_digest
 from mpu_cli.checkpoint.staging import disk_errors, flush, flush_tree
 from mpu_cli.checkpoint.writer import write_new
@@ -104,17 +104,10 @@ def _check_nothing_else(directory: Path, handoff: HandoffManifest) -> None:
     names = {copy.name for copy in handoff.copies}
     foreign = [item for item in directory.iterdir() if item.name not in names | {MANIFEST, SIGNATURE, _PARTIAL}]
     for name in names:
-        foreign += [
-            file
-            for file in (directory / name).iterdir()
-            if file.name != NOTE and not _is_payload(file.name, payload_of(directory / name))
-        ]
+        payload = payload_of(directory / name)
+        foreign += [file for file in (directory / name).iterdir() if file.name != NOTE and not update_may_hold(payload, file.name)]
     if foreign:
         raise BadBundleError(f"{min(foreign)}: is not part of an update and would be sent along", "move it away")
-
-
-def _is_payload(name: str, payload: str) -> bool:
-    return name in ADAPTER_FILES if payload == "lora" else name.startswith((f"{DELTA_STEM}.", f"{DELTA_STEM}-"))
 
 
 def _note(directory: Path) -> dict[str, str]:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from mpu_cli.checkpoint.digest import file_digest
 from mpu_cli.checkpoint.staging import disk_errors, flush, flush_tree
 from mpu_cli.checkpoint.writer import write_new
-from mpu_cli.errors import CheckFailedError, OutputError
-from mpu_cli.training.checkpoints import MARKER, CheckpointStore, SavePlan, make_private
+from mpu_cli.errors import OutputError
+from mpu_cli.training.checkpoints import MARKER, CheckpointStore, SavePlan, identity_digest, make_private, verified
 
 if TYPE_CHECKING:
     from mpu_cli.training.trainer import TrainingReport
@@ -102,7 +102,7 @@ class WorkDirectory:
                 _link(file, place / file.name)
             flush_tree(place)
             files = {file.name: file_digest(file) for file in directory.iterdir()}
-            note = {"identity": _digest({**identity, "copy": name}), "files": files, "report": asdict(report)}
+            note = {"identity": self._identity(name, identity), "files": files, "report": asdict(report)}
             partial = place / f".{MARKER}"
             write_new(partial, json.dumps(note).encode(), 0o600)
             flush(partial)
@@ -122,19 +122,13 @@ class WorkDirectory:
         from mpu_cli.training.early_stop import Evaluation
         from mpu_cli.training.trainer import TrainingReport
 
-        note = json.loads((place / MARKER).read_text(encoding="utf-8"))
-        if note["identity"] != _digest({**identity, "copy": name}):
-            raise CheckFailedError(
-                f"{place}: belongs to another run (recipe, data, handoff, copy or versions)",
-                "give --resume the options of the interrupted run, or --force instead to begin anew",
-            )
+        marker = verified(place, self._identity(name, identity), "report")
         with disk_errors(directory):
-            for file, digest in note["files"].items():
-                if not (place / file).is_file() or file_digest(place / file) != digest:
-                    raise CheckFailedError(f"{place / file}: is not what was written there", "give --force to begin anew")
+            for file in marker["files"]:
                 _link(place / file, directory / file)
-        evaluations = tuple(Evaluation(**each) for each in note["report"].pop("evaluations"))
-        return TrainingReport(**note["report"], evaluations=evaluations)
+        report = marker["report"]
+        evaluations = tuple(Evaluation(**each) for each in report.pop("evaluations"))
+        return TrainingReport(**report, evaluations=evaluations)
 
     def interrupted(self, names: list[str], seconds: float) -> bool:
         """A run ends without a result after so many seconds: whether its work is kept; if not, it is removed."""
@@ -154,13 +148,13 @@ class WorkDirectory:
             with suppress(OSError):
                 self._keeping.directory.rmdir()
 
+    @staticmethod
+    def _identity(name: str, identity: Mapping[str, Any]) -> str:
+        return identity_digest({**identity, "copy": name})
+
     def _has(self, name: str) -> bool:
         place = self.path / name
         return (place / MARKER).is_file() or any(place.glob(f"step-*/{MARKER}"))
-
-
-def _digest(identity: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def _link(source: Path, target: Path) -> None:

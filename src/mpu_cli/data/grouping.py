@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mpu_cli.data.batches import PairSampler, epoch_pairs
+from mpu_cli.data.batches import PairSampler
 from mpu_cli.data.order import shuffled
 from mpu_cli.data.templates import Encoded
 
@@ -20,20 +20,14 @@ class LengthGroupedSampler(PairSampler):
     def __init__(self, seed: int, forget: Sequence[Encoded], retain: Sequence[Encoded] | None, batch_size: int) -> None:
         """Lengths are those of the encoded rows, in tokens; all copies share the tokenizer, so they agree."""
         super().__init__(seed, len(forget), len(retain or ()))
-        self._group_seed, self._group_epoch, self._batch_size = seed, 0, batch_size
+        self._batch_size = batch_size
         self._forget_lengths = [len(row.input_ids) for row in forget]
         self._retain_lengths = [len(row.input_ids) for row in retain or ()]
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate's data loader before each pass."""
-        super().set_epoch(epoch)
-        self._group_epoch = epoch
-
     def __iter__(self) -> Iterator[Pair]:
         """The epoch's pairs in order."""
-        pairs = epoch_pairs(self._group_seed, self._group_epoch, len(self._forget_lengths), len(self._retain_lengths))
-        stream = f"group/{self._group_seed}/{self._group_epoch}"
-        return iter(group_by_length(pairs, self._forget_lengths, self._retain_lengths, self._batch_size, stream))
+        stream = f"group/{self._seed}/{self._epoch}"
+        return iter(group_by_length(list(super().__iter__()), self._forget_lengths, self._retain_lengths, self._batch_size, stream))
 
 
 def group_by_length(

@@ -89,21 +89,22 @@ def aggregate(
     """
     refuse_nesting(out, secret, model.path, *updates)
     source = open_checkpoint(model.path)
-    layout = read_layout(source.config, shapes(source.tensors), source.path)
+    sizes = shapes(source.tensors)
+    layout = read_layout(source.config, sizes, source.path)
+    layout_now = fingerprint(layout)
     with open_locked(secret) as lineage:
         test_secret = lineage.secret.origin == "test"
         recovered = lineage.recover(out)
         progress("verify", 0, 1)
         digest = model_digest(source)
         lineage.use(digest, model.path, fork=settings.fork)
-        sizes = shapes(source.tensors)
         expected = Expected(sizes, layout.frozen, projections(layout, sizes))
         incoming = take_in(updates, lineage, digest, expected, missing=settings.missing)
         for handoff in [lineage.handoffs[id_] for id_ in incoming.handoffs]:
             if handoff.state == "prepared":  # its update proves that it did leave
                 lineage.save_handoff(replace(handoff, state="issued"))
         for incoming_draw in incoming.draws:
-            incoming_draw.record.require_layout(fingerprint(layout), model.path)
+            incoming_draw.record.require_layout(layout_now, model.path)
         done = _completed(lineage, recovered, digest, incoming, settings)
         if done is not None and not force:
             return AggregateResult(done, None, incoming, (), source.dtype, unchanged=False, test_secret=test_secret)
@@ -170,9 +171,8 @@ def _write(
 def _sum(info: TensorInfo, draws: Sequence[_Draw], server_lr: float) -> Spans:
     moves = [draw.moves(info) for draw in draws]
     flat = [move for mine in moves for move in mine]
-    entries = min(BLOCK, 6 * BLOCK // len(flat))
     change, work = torch.empty(PIECE, dtype=torch.float64), torch.empty(PIECE, dtype=torch.float64)
-    for start, stop in row_blocks(info.shape, flat, entries if all(move.exact for move in flat) else entries // 4):
+    for start, stop in row_blocks(info.shape, flat, min(BLOCK, 6 * BLOCK // len(flat))):
         parts = [part for draw, mine in zip(draws, moves, strict=True) for part in draw.undone(info, mine, start, stop)]
         first, last = start * flat[0].columns, stop * flat[0].columns
         for a in range(0, last - first, PIECE):
@@ -189,7 +189,7 @@ class _Draw:
     def __init__(self, lineage: Lineage, layout: ModelLayout, incoming: IncomingDraw) -> None:
         self.incoming = incoming
         record = incoming.record
-        self._layer_of = {name: layer.index for layer in layout.layers for name in layer.noised}
+        self._layer_of = layout.layer_of()
         self._steps = [
             draw_model(record.transforms, layout.layers, lineage.secret.master, record.draw, delta.position)
             for delta in incoming.deltas

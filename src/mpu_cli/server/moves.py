@@ -114,7 +114,10 @@ def matrix(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def row_blocks(shape: tuple[int, ...], moves: Sequence[Move], entries: int = BLOCK) -> Iterator[tuple[int, int]]:
-    """Cut a tensor's rows into blocks of about `entries` that no rotation's pair straddles."""
+    """Cut a tensor's rows into blocks of about `entries` that no rotation's pair straddles.
+
+    A rotation computes in float64 with copies of its own: its blocks are a quarter of that.
+    """
     rows, columns = matrix(shape)
     if rows == 0 or columns == 0:
         return
@@ -123,6 +126,8 @@ def row_blocks(shape: tuple[int, ...], moves: Sequence[Move], entries: int = BLO
         if not move.exact:
             parted += move.straddled()
     allowed = np.flatnonzero(parted[1:] == 0) + 1 if parted.any() else None
+    if not all(move.exact for move in moves):
+        entries //= 4
     size, start = max(1, entries // columns), 0
     while start < rows:
         stop = min(start + size, rows)

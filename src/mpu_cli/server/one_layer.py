@@ -52,17 +52,15 @@ class OneLayer:
                 attn_implementation="eager", experts_implementation="eager", output_loading_info=True,
             )  # fmt: skip
         foreign = [*info["unexpected_keys"], *(str(item) for item in info["mismatched_keys"])]
-        foreign += [name for name in info["missing_keys"] if self._inside in f".{name}"]
+        first = self._name(self._layer.noised[0])
+        inside = first[: first.index(".0.") + len(".0.")]
+        foreign += [name for name in info["missing_keys"] if name.startswith(inside)]
         if foreign:
             raise FunctionChangedError(
                 f"layer {self._layer.index}: transformers' {self._layout.family} layer has no place for {foreign[0]}",
                 "nothing was published; this transformers version lays the model out differently",
             )
         return network.eval()
-
-    @property
-    def _inside(self) -> str:
-        return ".h.0." if ".h." in self._layer.noised[0] else ".layers.0."
 
     def _name(self, name: str) -> str:
         """On-disk name in a checkpoint of the language model alone, whose only layer is number 0."""

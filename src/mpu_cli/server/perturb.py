@@ -20,9 +20,9 @@ from mpu_cli.server.lineage import Lineage, create, open_locked
 from mpu_cli.server.measure import Measured, measure
 from mpu_cli.server.realised import RECOVERABLE_WARNING
 from mpu_cli.server.records import HandoffRecord, ModelRecord
+from mpu_cli.server.reparameterizations import chosen
 from mpu_cli.server.secret import SECRET_FILE, Secret, SystemEntropy
 from mpu_cli.server.settings import PerturbSettings
-from mpu_cli.server.transforms import chosen
 
 Probe = Callable[[Path, Sequence[Path]], Mapping[str, float]]
 """Given the model and the copies, says what each loses on a text (nats per token)."""

@@ -70,7 +70,7 @@ class _Job:
     def __init__(self, publication: Publication, writers: list[CheckpointWriter], realised: RealisedNoise) -> None:
         self.publication, self.writers, self.realised = publication, writers, realised
         self.group_of = {name: group for group, names in publication.groups.items() for name in names}
-        self.layer_of = {name: layer.index for layer in publication.layout.layers for name in layer.noised}
+        self.layer_of = publication.layout.layer_of()
         self.target = TORCH_DTYPES[STORED_NAMES[publication.dtype]]
         self.read, self.wide = Scratch(), Scratch()
         self.copies, self.rounded = [Scratch() for _ in writers], [Scratch() for _ in writers]
@@ -91,7 +91,7 @@ class _Job:
                 offset += len(block)
             return
         moves = moves or [Move((), info.shape)] * len(self.writers)
-        for start, stop in row_blocks(info.shape, moves, self.entries if all(move.exact for move in moves) else self.entries // 4):
+        for start, stop in row_blocks(info.shape, moves, self.entries):
             self.rows(info, noise, moves, places, start, stop)
 
     def rows(
@@ -127,7 +127,7 @@ class _Job:
     @property
     def entries(self) -> int:
         """Entries of a block: fewer where many copies are in hand at once."""
-        return max(4, min(BLOCK, 5 * BLOCK // len(self.writers)))
+        return min(BLOCK, 5 * BLOCK // len(self.writers))
 
     def require_finite(self, name: str, published: torch.Tensor) -> None:
         # The sum is one cheap pass; only if it is not a number can an entry be none.

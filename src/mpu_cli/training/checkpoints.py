@@ -17,6 +17,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,8 @@ class CheckpointStore:
             identity: plain values that must be the same for a checkpoint to be taken up again.
             plan: see `SavePlan`.
         """
-        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         self.directory, self._plan = directory, plan
-        self.identity = hashlib.sha256(canonical.encode()).hexdigest()
+        self.identity = identity_digest(identity)
         self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
@@ -125,25 +125,7 @@ class CheckpointStore:
         if not complete:
             return None
         path = complete[-1]
-        try:
-            marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
-            step, identity, files = int(marker["step"]), marker["identity"], dict(marker["files"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CheckFailedError(f"{path / MARKER}: cannot be read", "give --force instead of --resume to begin anew") from error
-        if identity != self.identity:
-            raise CheckFailedError(
-                f"{path}: belongs to another run (recipe, data, handoff, copy, versions or number of processes)", _ANEW
-            )
-        for name in (WEIGHTS, STATE, TRAINER_STATE):
-            if not (path / name).is_file() or file_digest(path / name) != files.get(name):
-                raise CheckFailedError(
-                    f"{path / name}: is not what was written there", "the disk lost or changed it; give --force to begin anew"
-                )
-        return Saved(path, step)
-
-    def discard(self) -> None:
-        """Remove all of this run's checkpoints."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        return Saved(path, int(verified(path, self.identity, "step", {WEIGHTS, STATE, TRAINER_STATE})["step"]))
 
     def _complete(self, path: Path, step: int) -> None:
         names = (WEIGHTS, STATE, TRAINER_STATE)
@@ -163,6 +145,34 @@ class CheckpointStore:
         if not self.directory.is_dir():
             return []
         return sorted(path for path in self.directory.iterdir() if re.fullmatch(r"step-\d{8,}", path.name))
+
+
+def identity_digest(identity: Mapping[str, Any]) -> str:
+    """What a marker holds of an identity: SHA-256 of its canonical JSON."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def verified(path: Path, identity: str, field: str, names: AbstractSet[str] = frozenset()) -> dict[str, Any]:
+    """The marker in `path`, once its identity and every listed file (`names` at least) have been checked, and `field` is there.
+
+    Raises:
+        CheckFailedError: the marker cannot be read, belongs to another run, or a file was altered.
+    """
+    try:
+        marker: dict[str, Any] = json.loads((path / MARKER).read_text(encoding="utf-8"))
+        _, found, files = marker[field], marker["identity"], dict(marker["files"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckFailedError(f"{path / MARKER}: cannot be read", "give --force instead of --resume to begin anew") from error
+    if found != identity:
+        raise CheckFailedError(
+            f"{path}: belongs to another run (recipe, data, handoff, copy, versions or number of processes)", _ANEW
+        )
+    for name in sorted({*files, *names}):
+        if not (path / name).is_file() or file_digest(path / name) != files.get(name):
+            raise CheckFailedError(
+                f"{path / name}: is not what was written there", "the disk lost or changed it; give --force to begin anew"
+            )
+    return marker
 
 
 def make_private(path: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mpu_cli.data.templates import Encoded
-from mpu_cli.training.logprobs import answer_nll
+from mpu_cli.training.logprobs import answer_nll, mean_probability
 from mpu_cli.training.settings import TrainingSettings
 
 
@@ -46,5 +45,4 @@ class Thresholds:
         return any(value is not None and limit is not None and value <= limit for value, limit in pairs)
 
     def _probability(self, model: Any, rows: Sequence[Encoded]) -> float:
-        measured = answer_nll(model, rows, self._settings.batch_size, self._pad_id)
-        return sum(math.exp(-nll / max(tokens, 1)) for nll, tokens in measured) / len(measured)
+        return mean_probability(answer_nll(model, rows, self._settings.batch_size, self._pad_id))

@@ -6,6 +6,7 @@ t + 1, so labels are shifted by one here, and only here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -102,6 +103,11 @@ def batch_mean(total: Tensor, count: Tensor | int) -> Tensor:
         torch.distributed.all_reduce(everywhere)
         return total * (torch.distributed.get_world_size() / max(everywhere.item(), 1.0))
     return total / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
+
+
+def mean_probability(measured: Sequence[tuple[float, int]]) -> float:
+    """Mean of exp(−NLL / tokens) over rows as `answer_nll` measures them, between 0 and 1."""
+    return sum(math.exp(-nll / max(tokens, 1)) for nll, tokens in measured) / len(measured)
 
 
 @torch.no_grad()

@@ -184,6 +184,7 @@ class UnlearningTrainer(Trainer):
         self._log: EventLog | None = None
         self._started = time.monotonic()
         self.progress = Progress()
+        self._generators: list[dict[str, Any]] | None = None
         super().__init__(
             model=model,
             args=arguments,
@@ -311,11 +312,13 @@ class UnlearningTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self._around.resume is not None:
-            run_state.restore(self, self._loss, self.progress, self._around.resume.state())
+            state = self._around.resume.state()
+            run_state.restore(self, self._loss, self.progress, state)
+            self._generators = state["generators"]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if self._around.resume is not None:
-            run_state.restore_generators(self._around.resume.state()["generators"])
+        if self._generators is not None:
+            run_state.restore_generators(self._generators)
 
 
 class _Hooks(TrainerCallback):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mpu_cli.client.methods import method
+from mpu_cli.training import distributed
 from mpu_cli.training.logprobs import batch_mean, batch_nll, labelled_predictions
 
 
@@ -56,12 +57,8 @@ class Pdu:
 
     def end_epoch(self) -> None:
         """Dual ascent by the epoch's retain NLL, over all processes."""
-        seen = torch.tensor([self._nll, float(self._tokens)], dtype=torch.float64)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            if torch.distributed.get_backend() == "nccl":
-                seen = seen.cuda()
-            torch.distributed.all_reduce(seen)
-        nll, tokens = seen.tolist()
+        seen = distributed.gather((self._nll, self._tokens))
+        nll, tokens = sum(nll for nll, _ in seen), sum(tokens for _, tokens in seen)
         self._epochs, self._nll, self._tokens = self._epochs + 1, 0.0, 0
         if self._epochs >= self._warmup_epochs and tokens:
             self._dual = max(0.0, self._dual + self._dual_step * (nll / tokens - self._epsilon))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp
 from pathlib import Path
 
 from mpu_cli.data.rows import Row
 from mpu_cli.evaluation.answers import BATCH, MAX_LENGTH, answer_likelihoods
+from mpu_cli.training.logprobs import mean_probability
 
 
 def answer_probabilities(
@@ -15,4 +15,4 @@ def answer_probabilities(
 ) -> list[float]:
     """Mean answer probability of a model on each set of rows, between 0 and 1; the model is loaded once."""
     likelihoods = answer_likelihoods(model, sets, max_length, batch_size)
-    return [sum(exp(-nll / tokens) for nll, tokens in rows) / len(rows) for rows in likelihoods]
+    return [mean_probability(rows) for rows in likelihoods]

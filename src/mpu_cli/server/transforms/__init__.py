@@ -20,20 +20,7 @@ import torch
 
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.randomness import IntegerStream, derive_key
-from mpu_cli.server.reparameterizations import REPARAMETERIZATIONS, chosen
 from mpu_cli.server.transforms.axis_maps import AxisMap
-
-__all__ = [
-    "REPARAMETERIZATIONS",
-    "Drawn",
-    "DrawnLayers",
-    "Reparameterization",
-    "Transform",
-    "chosen",
-    "draw_layer",
-    "draw_model",
-    "load",
-]
 
 
 @dataclass(frozen=True, slots=True)

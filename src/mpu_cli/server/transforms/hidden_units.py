@@ -21,11 +21,11 @@ def permute_units(layer: LayerLayout, stream: IntegerStream, *, signed: bool) ->
         order = stream.permutation(units)
         sign = stream.signs(units) if signed else np.ones(units, dtype=np.int64)
         for role, slots in ffn.items():
-            flips = sign if role in {"down", linear_branch(ffn)} else np.ones_like(sign)
+            flips = sign if role in {"down", _linear_branch(ffn)} else np.ones_like(sign)
             on_slots(slots, partial(SignedPermutation.on_slot, source=order, sign=flips), maps)
     return Drawn(maps)
 
 
-def linear_branch(ffn: Mapping[str, tuple[Slot, ...]]) -> str:
+def _linear_branch(ffn: Mapping[str, tuple[Slot, ...]]) -> str:
     """The branch whose sign `down` can undo; without gating there is none, and a signed permutation is invalid."""
     return "up" if "up" in ffn else "gate"

@@ -1,4 +1,4 @@
-"""Turns of RoPE planes by multiples of a right angle, shared by the transforms `qk_*_turns` and `qk_head_signs`.
+"""Turns of RoPE planes by multiples of a right angle, shared by `qk_quarter_turns` and `qk_half_turns`.
 
 RoPE is itself a rotation of these planes, so the same turn on q and k cancels in every dot product.
 """

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mpu_cli.architectures.family import Family, families, family_of
-from mpu_cli.architectures.sizes import Sizes, positive
+from mpu_cli.architectures.sizes import LatentSizes, Sizes
 
 Runs = list[tuple[int, int]]
 """(how many heads, rows of each), one after the other along the outputs of a projection."""
@@ -101,10 +101,9 @@ def _latent(family: Family, config: Mapping[str, Any], sizes: Sizes, where: str)
     section = family.latent_attention
     if section is None:
         return {}
-    nope, rope, value = (positive(config, key, where) for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
-    query: Runs = [(sizes.heads, nope + rope)]
-    latent = positive(config, "kv_lora_rank", where)
+    own = LatentSizes.from_config(config, where)
+    query: Runs = [(sizes.heads, own.nope + own.rope)]
     return {
-        section["q"]: query, section["q_b"]: query, section["kv_a"]: [(latent, 1), (1, rope)],
-        section["kv_b"]: [(1, nope), (1, value)] * sizes.heads,
+        section["q"]: query, section["q_b"]: query, section["kv_a"]: [(own.latent, 1), (1, own.rope)],
+        section["kv_b"]: [(1, own.nope), (1, own.value)] * sizes.heads,
     }  # fmt: skip

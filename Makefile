@@ -1,6 +1,8 @@
 # Everything a new machine needs is installed here: a virtual environment with the versions of constraints.txt.
 PYTHON ?= python3
 VENV   ?= .venv
+# Two workers, each with whole files: fixtures of a file are made once.
+PARALLEL ?= -n 2 --dist loadfile
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
@@ -12,7 +14,7 @@ demo: $(STAMP)
 
 # What CI runs; under ten minutes on two cores.
 test: $(STAMP)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" $(PARALLEL)
 
 test-all: $(STAMP)
 	$(BIN)/pytest

@@ -102,6 +102,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--precision", default="float32", help="float32 or bfloat16 (default float32)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -123,7 +124,7 @@ def main() -> None:
         retain, unseen = (options.retain, options.unseen) if options.unseen else hold_out(options.retain, options.held_out, options.work)
         recipe = {
             "method": options.method, "epochs": options.epochs, "batch-size": options.batch_size, "max-length": options.max_length,
-            "device": options.device,
+            "device": options.device, "precision": options.precision,
         }  # fmt: skip
         flags = tuple(str(part) for name, value in recipe.items() for part in (f"--{name}", value))
         task = Task(options.model, options.base, options.forget, retain, unseen, flags, options.max_length)

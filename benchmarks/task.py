@@ -15,7 +15,7 @@ from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.cli.app import run
 from mpu_cli.data.rows import read_rows
-from mpu_cli.evaluation.metrics.answer_probability import answer_probabilities
+from mpu_cli.evaluation.evaluate import answer_probabilities
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Task:
 
     def probabilities(self, model: Path) -> dict[str, float]:
         """Mean answer probability on the forget rows and on the retained ones that training never sees."""
-        forget, retain = answer_probabilities(model, [read_rows(path) for path in (self.forget, self.unseen)], self.max_length)
+        forget, retain = answer_probabilities(model, [read_rows(path) for path in (self.forget, self.unseen)])
         return {"forget": forget, "retain": retain}
 
     def unlearn(self, source: Path, out: Path, optimizer: str, rate: float, seed: int) -> Path:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import os
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -60,12 +60,13 @@ def test_commands_that_compute_nothing_load_no_torch(name):
 
 
 def test_help_answers_at_once():
-    """`mpu --help` takes less than 0.4 s, the best of five."""
+    """`mpu --help` takes less than 0.4 s of processor time, the best of five: another job beside it costs wall time only."""
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert _run("-m", "mpu_cli", "--help").returncode == 0
-        times.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(times) < 0.4
 
 

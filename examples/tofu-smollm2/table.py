@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 
 from mpu_cli.data.rows import read_rows
-from mpu_cli.evaluation.metrics.answer_probability import answer_probabilities
+from mpu_cli.evaluation.evaluate import answer_probabilities
 
 SECRET = {"harmonic-0.1-round-2": "secret-harmonic-0.1"}
 
@@ -56,7 +56,7 @@ def main() -> None:
     rounds = sorted(path.parent for path in server.glob("*/model-next"))
     rows = []
     for name, model in [("before", theta), ("noise-free", free), *((path.name, path / "model-next") for path in rounds)]:
-        forget, retain = answer_probabilities(model, sets, max_length=128, batch_size=8)
+        forget, retain = answer_probabilities(model, sets)
         measured = name not in {"before", "noise-free"}
         error = update_error(theta, free, model) if measured and not name.endswith("round-2") else None
         one, everything = exposure(args.work, name) if measured else ("", "")

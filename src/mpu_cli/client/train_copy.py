@@ -95,7 +95,7 @@ def train_copy(
     alternates = None
     if "alternate" in needs:
         alternates = encoded([row.with_answer(row.alternate or "") for row in forget], "alternate answers")
-    device = choose_device(settings)
+    device = choose_device(settings.device)
     distributed.check_settings(settings, len(forget_rows), device, needs)
     distributed.start(device)
     # Only the first process looks, and all go on from what it found.

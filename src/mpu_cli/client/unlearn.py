@@ -240,7 +240,7 @@ def _join(work: Work) -> None:
     if distributed.processes().size > 1:
         from mpu_cli.training.arguments import choose_device
 
-        distributed.start(choose_device(work.recipe.settings))
+        distributed.start(choose_device(work.recipe.settings.device))
 
 
 def _changes(trained: Checkpoint) -> Changes:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mpu_cli.data.rows import Row, read_rows
-from mpu_cli.evaluation.answers import answer_likelihoods
+from mpu_cli.evaluation.evaluate import answer_scores
 
 
 def copy_losses(rows: Path, model: Path, copies: Sequence[Path]) -> dict[str, float]:
@@ -18,8 +18,8 @@ def copy_losses(rows: Path, model: Path, copies: Sequence[Path]) -> dict[str, fl
 
 def mean_loss(model: Path, rows: Sequence[Row]) -> float:
     """Mean loss per labelled token over all rows, nats."""
-    (sums,) = answer_likelihoods(model, [rows])
-    return sum(nll for nll, _ in sums) / sum(tokens for _, tokens in sums)
+    (scores,) = answer_scores(model, [rows])
+    return float(-sum(row.log_p.sum() for row in scores) / sum(map(len, scores)))
 
 
 def _name(copy: Path) -> str:

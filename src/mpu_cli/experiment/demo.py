@@ -12,7 +12,7 @@ from typing import Any
 
 from mpu_cli.data.rows import read_rows
 from mpu_cli.errors import CheckFailedError
-from mpu_cli.evaluation.metrics.answer_probability import answer_probabilities
+from mpu_cli.evaluation.evaluate import answer_probabilities
 from mpu_cli.experiment.parties import Party
 
 Tell = Callable[[str], None]

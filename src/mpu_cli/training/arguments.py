@@ -12,18 +12,18 @@ from mpu_cli.training.distributed import processes
 from mpu_cli.training.settings import TrainingSettings
 
 
-def choose_device(settings: TrainingSettings) -> str:
+def choose_device(wanted: str) -> str:
     """The device asked for, or the best that is there.
 
     Raises:
         UsageError: there is none of that kind.
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if settings.device == "auto":
+    if wanted == "auto":
         return next(name for name, is_there in present.items() if is_there)
-    if not present[settings.device]:
-        raise UsageError(f"--device {settings.device}: there is none on this machine", "leave --device out, or use cpu")
-    return settings.device
+    if not present[wanted]:
+        raise UsageError(f"--device {wanted}: there is none on this machine", "leave --device out, or use cpu")
+    return wanted
 
 
 def trainer_arguments(settings: TrainingSettings, scratch: str, device: str, n_forget: int) -> TrainingArguments:

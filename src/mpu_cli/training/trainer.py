@@ -113,7 +113,7 @@ def train(
     """
     around = around or Surroundings(on_step)
     started = time.monotonic()
-    device = choose_device(settings)
+    device = choose_device(settings.device)
     distributed.check_settings(settings, len(forget), device, needs)
     distributed.start(device)
     if not settings.fsdp:

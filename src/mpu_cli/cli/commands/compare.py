@@ -1,0 +1,50 @@
+"""`mpu compare`: records of evaluations side by side (both parties)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mpu_cli.cli.options import Config, Json
+from mpu_cli.cli.output import Output
+from mpu_cli.errors import UsageError
+
+
+def compare(
+    context: typer.Context,
+    records: Annotated[list[Path], typer.Argument(help="Two or more records; the first is the one to compare with.")],
+    before: Annotated[
+        Path | None, typer.Option(help="Record of the model before unlearning: the margin is a share of what changed.", metavar="RECORD")
+    ] = None,
+    retain_record: Annotated[Path | None, typer.Option(help="Record of a model that never saw the forget set.", metavar="RECORD")] = None,
+    share: Annotated[float, typer.Option(help="The margin as a share of the first record's change since --before.")] = 0.01,
+    margin: Annotated[float | None, typer.Option(help="The margin itself instead, for every metric alike.")] = None,
+    resamples: Annotated[int, typer.Option(help="Of the bootstrap.", min=100)] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
+    json: Json = False,
+    config: Config = None,
+) -> None:
+    """Differences with 95 % intervals, and for each a verdict: equivalent, different, or not enough data.
+
+    Equivalent: two one-sided tests at 5 % put the difference within the margin, by default 1 % of what unlearning changed
+    in the first record. The intervals are over rows; they say nothing of other training seeds.
+
+    \b
+    mpu compare noise-free-record mpu-record --before before-record
+    """
+    output = Output(context, as_json=json)
+    from mpu_cli.cli.eval_view import compared
+    from mpu_cli.evaluation.compare import compare as run
+    from mpu_cli.evaluation.compare import labels
+    from mpu_cli.evaluation.record import read_record
+
+    if len({str(path) for path in records}) != len(records):
+        raise UsageError("the same record is given twice", "give different ones")
+    read = dict(zip(labels([str(path) for path in records]), (read_record(path) for path in records), strict=True))
+    found = run(
+        read, before=read_record(before) if before else None, retain_record=read_record(retain_record) if retain_record else None,
+        share=share, margin=margin, seed=seed, resamples=resamples,
+    )  # fmt: skip
+    output.result(found.content(), *compared(found))

@@ -1,0 +1,150 @@
+"""`mpu eval`: did it forget, what did it cost, does it stay forgotten (both parties)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mpu_cli.cli.options import Config, Force, Json, choice
+from mpu_cli.cli.output import Output
+from mpu_cli.errors import MpuError, UsageError
+
+if TYPE_CHECKING:
+    from mpu_cli.evaluation.questions import QuestionSet
+    from mpu_cli.evaluation.settings import EvalSettings
+
+
+
+def eval(  # the command's name
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(help="Model directory, a published copy, or a Hub id.")] = None,
+    forget: Annotated[str | None, typer.Option(help="Rows that should be forgotten.", metavar="FILE")] = None,
+    retain: Annotated[str | None, typer.Option(help="Rows that should still be known.", metavar="FILE")] = None,
+    holdout: Annotated[str | None, typer.Option(help="Rows like the forget set that the model never saw.", metavar="FILE")] = None,
+    utility: Annotated[list[str] | None, typer.Option(help="More rows to still know; repeatable.", metavar="[NAME=]FILE")] = None,
+    knowledge: Annotated[str | None, typer.Option(help="Questions about a forget set of plain texts (MUSE).", metavar="FILE")] = None,
+    verbatim: Annotated[str | None, typer.Option(help="Beginnings of forgotten texts and how they go on (MUSE).", metavar="FILE")] = None,
+    map_: Annotated[
+        list[str] | None, typer.Option("--map", help="Which column holds a field, field=column.", metavar="FIELD=COLUMN")
+    ] = None,
+    reference: Annotated[str | None, typer.Option(help="Another model, for membership by reference.", metavar="MODEL")] = None,
+    retain_record: Annotated[
+        Path | None, typer.Option(help="Record of a model that never saw the forget set (ours, or open-unlearning's).", metavar="RECORD")
+    ] = None,
+    before: Annotated[Path | None, typer.Option(help="Record of the model before unlearning.", metavar="RECORD")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Only this metric; repeatable. [default: all]", metavar="NAME")] = None,
+    robustness: Annotated[
+        list[str] | None, typer.Option(help="quantization, relearning, paraphrase, leak, or all; repeatable.", metavar="NAME")
+    ] = None,
+    generate: Annotated[bool, typer.Option("--generate/--no-generate", help="Let the model write (ROUGE, fluency).")] = True,
+    record: Annotated[Path | None, typer.Option(help="Keep summary and rows' numbers in this new directory.", metavar="DIR")] = None,
+    format_: Annotated[str, typer.Option("--format", help="The record's layout: mpu or open-unlearning.")] = "mpu",
+    texts: Annotated[bool, typer.Option("--texts", help="Keep what the model wrote in the record, too.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Texts in a batch.")] = 16,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a text at most. [default: the model's context]")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens that the model may write.")] = 200,
+    samples: Annotated[int, typer.Option(help="Answers drawn for each question (leak).")] = 8,
+    temperature: Annotated[float, typer.Option(help="Of the drawn answers.")] = 1.0,
+    relearn_rows: Annotated[int, typer.Option(help="Forget rows that are taught again (relearning).")] = 10,
+    relearn_steps: Annotated[int, typer.Option(help="Steps of it.")] = 20,
+    relearn_rate: Annotated[float, typer.Option(help="Its learning rate (AdamW).")] = 1e-5,
+    resamples: Annotated[int, typer.Option(help="Of the bootstrap.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    list_metrics: Annotated[bool, typer.Option("--list-metrics", help="Print every metric and check with its formula and source.")] = False,
+    force: Force = False,
+    json: Json = False,
+    config: Config = None,
+) -> None:
+    """Measure forgetting, utility, membership and robustness of a model on rows.
+
+    Means and areas come with 95 % bootstrap intervals over rows. What cannot be computed from what was given is left out
+    with its reason. Several devices: torchrun --nproc-per-node N -m mpu_cli eval … (or accelerate launch).
+
+    \b
+    mpu eval retrained --forget forget.jsonl --retain retain.jsonl --holdout holdout.jsonl --record retrained-record
+    mpu eval model-next --forget forget.jsonl --retain retain.jsonl --holdout holdout.jsonl --retain-record retrained-record
+    """
+    from mpu_cli.training import distributed
+
+    here = distributed.processes()
+    output = Output(context, as_json=json, silent=not here.is_first)
+    try:
+        distributed.check_launch()
+        _run(context, output)
+    except MpuError as error:
+        # The first process has the same to say, and says it.
+        if here.is_first or os.environ.get("MPU_DEBUG") == "1":
+            raise
+        raise typer.Exit(error.exit_code) from error
+    finally:
+        distributed.stop()
+
+
+def _run(context: typer.Context, output: Output) -> None:
+    from mpu_cli.cli.eval_view import listed, shown
+
+    options: dict[str, Any] = context.params
+    if options["list_metrics"]:
+        output.result(*listed())
+        return
+    if options["model"] is None:
+        raise UsageError("MODEL is missing", "give a model directory, a published copy or a Hub id; see mpu eval --help")
+    choice("--format", options["format_"], ("mpu", "open-unlearning"))
+    choice("--device", options["device"], ("auto", "cpu", "cuda", "mps"))
+    if options["record"] is not None:
+        from mpu_cli.checkpoint.staging import refuse_existing
+
+        refuse_existing(options["record"], force=options["force"])
+    sets = _sets(options)
+    settings = _settings(options)
+    from mpu_cli.evaluation.record import read_record
+
+    retain_record, before = (read_record(options[name]) if options[name] else None for name in ("retain_record", "before"))
+    from mpu_cli.checkpoint.locate import locate
+    from mpu_cli.evaluation.evaluate import evaluate
+    from mpu_cli.training import distributed
+    from mpu_cli.training.arguments import choose_device
+
+    place = locate(options["model"]).path
+    reference = locate(options["reference"]).path if options["reference"] else None
+    distributed.start(choose_device(settings.device))
+    with output.progress() as progress:
+        found = evaluate(place, sets, settings, reference=reference, retain_record=retain_record, before=before, progress=progress)
+    for note in found.notes:
+        output.note(note)
+    if options["record"] is not None and distributed.processes().is_first:
+        from mpu_cli.evaluation.write_record import write_record
+
+        write_record(options["record"], found.record, options["format_"], texts=options["texts"], force=options["force"])
+    output.result(found.record.summary(), *shown(found.record, before, options["record"]))
+
+
+def _sets(options: dict[str, Any]) -> list[QuestionSet]:
+    from mpu_cli.data.mapping import for_retain, parse_mapping
+    from mpu_cli.evaluation.questions import UTILITY, read_questions
+
+    mapping = for_retain(parse_mapping(options["map_"] or []))
+    named = [(role, role, options[role]) for role in ("forget", "retain", "holdout", "knowledge", "verbatim") if options[role]]
+    for given in options["utility"] or []:
+        name, equals, location = given.partition("=")
+        named.append((name, UTILITY, location) if equals and name.isidentifier() else (Path(given).stem, UTILITY, given))
+    if not named:
+        raise UsageError("nothing to evaluate on", "give --forget FILE, --retain FILE or another set of rows")
+    return [read_questions(name, role, location, mapping) for name, role, location in named]
+
+
+def _settings(options: dict[str, Any]) -> EvalSettings:
+    from dataclasses import fields
+
+    from mpu_cli.evaluation.robustness import all_checks
+    from mpu_cli.evaluation.settings import EvalSettings
+
+    values = {field.name: options[field.name] for field in fields(EvalSettings) if field.name in options}
+    values["metrics"] = tuple(options["metric"] or ())
+    checks = tuple(options["robustness"] or ())
+    values["robustness"] = tuple(all_checks()) if "all" in checks else checks
+    return EvalSettings(**values)

@@ -1,0 +1,154 @@
+"""Two or more records side by side: differences with intervals, and whether they are small enough to call the models equivalent.
+
+The first record is the one to compare with (the noise-free baseline, say). All records must be of the same rows: each
+resample draws the same rows for all of them, so that what rows have in common does not blur the difference. The interval
+covers the choice of rows, not the choice of training seeds: for that, compare records of several seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from mpu_cli.errors import BadDataError, UsageError
+from mpu_cli.evaluation.metrics import model_metrics
+from mpu_cli.evaluation.record import Record
+from mpu_cli.evaluation.statistics import DIFFERENT, UNDECIDED, equivalence, interval, resampled
+from mpu_cli.evaluation.summarise import MODEL, draw_values, statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One number of two records."""
+
+    owner: str
+    """The set, or "model"."""
+    metric: str
+    first: float
+    other: float
+    difference: float
+    """other − first."""
+    low: float | None
+    high: float | None
+    margin: float | None
+    """Within which the difference counts as none; None where nothing says how large."""
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The first record and another."""
+
+    first: str
+    other: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All pairs."""
+
+    pairs: tuple[Pair, ...]
+    notes: tuple[str, ...]
+
+    def content(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+def compare(
+    records: Mapping[str, Record], *, before: Record | None = None, retain_record: Record | None = None,
+    share: float = 0.01, margin: float | None = None, seed: int = 0, resamples: int = 2000,
+) -> Comparison:  # fmt: skip
+    """Compare the first of several records with each other one.
+
+    Args:
+        records: two or more, by the name to show.
+        before: of the model before unlearning: what the margin is a share of.
+        retain_record: of a model that never saw the forget set, for metrics that need it.
+        share: the margin, as a share of the first record's change since `before`.
+        margin: the margin itself, the same for all metrics, instead.
+        seed: of the resampling.
+        resamples: how many.
+
+    Raises:
+        UsageError: fewer than two records, a margin outside its range.
+        BadDataError: records of other rows.
+    """
+    if len(records) < 2:
+        raise UsageError("give two records or more", "mpu eval MODEL … --record DIR makes one")
+    if not 0 < share < 1 or (margin is not None and not margin > 0):
+        raise UsageError("a margin must be above 0 (and a share of the change below 1)", "leave it out for 1 % of the change")
+    (first_name, first), *others = records.items()
+    notes = []
+    if margin is None and before is None:
+        notes.append("no margin: give --before RECORD (the margin is then 1 % of the first record's change) or --margin")
+    for name, record in [*others, ("--before", before), ("--retain-record", retain_record)]:
+        notes += _same_rows(first_name, first, name, record) if record else []
+    rows = resampled({name: info.rows for name, info in first.sets.items()}, seed, resamples)
+    pairs = []
+    for name, other in others:
+        pairs.append(Pair(first_name, name, _lines(first, other, before, retain_record, rows, share, margin)))
+    return Comparison(tuple(pairs), tuple(notes))
+
+
+def _lines(
+    first: Record,
+    other: Record,
+    before: Record | None,
+    retained: Record | None,
+    rows: Mapping[str, Any],
+    share: float,
+    margin: float | None,
+) -> tuple[Line, ...]:
+    chosen = model_metrics()
+    views = [_common(one, other if one is first else first).view(retained) for one in (first, other)]
+    values = [statistics(view, chosen)[0] for view in views]
+    draws = [draw_values(view, rows, chosen) for view in views]
+    old = statistics(before.view(retained), chosen)[0] if before else {}
+    lines = []
+    for key, value in values[0].items():
+        if key not in values[1]:
+            continue
+        allowed = margin if margin is not None else share * abs(float(value) - float(old[key])) if key in old else None
+        low = high = None
+        verdict = "–"
+        if key in draws[0]:
+            difference = draws[1][key] - draws[0][key]
+            low, high = interval(difference)
+            verdict = equivalence(difference, allowed) if allowed else DIFFERENT if low > 0 or high < 0 else UNDECIDED
+        lines.append(Line(*key, float(value), float(values[1][key]), float(values[1][key] - value), low, high, allowed, verdict))
+    order = {name: place for place, name in enumerate([*first.sets, MODEL])}
+    return tuple(sorted(lines, key=lambda line: order[line.owner]))
+
+
+def _common(record: Record, other: Record) -> Record:
+    """The record without sets and columns that the other lacks."""
+    columns = {key: values for key, values in record.columns.items() if key in other.columns}
+    return replace(record, columns=columns, sets={name: info for name, info in record.sets.items() if name in other.sets})
+
+
+def _same_rows(first_name: str, first: Record, name: str, record: Record) -> list[str]:
+    notes = []
+    for set_name, mine in first.sets.items():
+        theirs = record.sets.get(set_name)
+        if theirs is None:
+            notes.append(f"{name} has no {set_name} set: left out")
+        elif theirs.rows != mine.rows or (theirs.digest and mine.digest and theirs.digest != mine.digest):
+            raise BadDataError(
+                f"{name}: its {set_name} set is not that of {first_name} ({theirs.rows} rows, digest {(theirs.digest or '–')[:12]}; "
+                f"{mine.rows} rows, {(mine.digest or '–')[:12]})",
+                "evaluate both models on the same rows",
+            )
+    for setting in ("max_length", "max_new_tokens", "samples", "temperature", "relearn_rows", "relearn_steps", "relearn_rate"):
+        here, there = first.settings.get(setting), record.settings.get(setting)
+        if here != there and setting in record.settings and setting in first.settings:
+            notes.append(f"{name} was evaluated with {setting} {there}, {first_name} with {here}")
+    return notes
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """Short distinct names for paths: the last part, or all of them where two would be alike."""
+    short = [name.rstrip("/").rsplit("/", 1)[-1] for name in names]
+    return short if len(set(short)) == len(short) else list(names)

@@ -1,0 +1,170 @@
+"""Evaluate a model on sets of rows: load, measure, try whether it stays forgotten, summarise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mpu_cli import __version__
+from mpu_cli.data.rows import Row
+from mpu_cli.errors import BadDataError, UsageError
+from mpu_cli.evaluation.metric import RowMetric, probability
+from mpu_cli.evaluation.metrics import model_metrics, row_metrics
+from mpu_cli.evaluation.questions import FORGET, HOLDOUT, Question, QuestionSet, question_set
+from mpu_cli.evaluation.record import Record, SetInfo
+from mpu_cli.evaluation.robustness import all_checks
+from mpu_cli.evaluation.robustness.relearning import with_steps
+from mpu_cli.evaluation.scoring import TokenScores
+from mpu_cli.evaluation.settings import EvalSettings
+from mpu_cli.evaluation.subject import Progress, Subject
+from mpu_cli.evaluation.summarise import summarise
+from mpu_cli.training.arguments import choose_device
+from mpu_cli.training.load import load_model, load_tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What `evaluate` found, and what the user must be told."""
+
+    record: Record
+    notes: tuple[str, ...]
+
+
+def evaluate(
+    model: Path,
+    sets: Sequence[QuestionSet],
+    settings: EvalSettings,
+    *,
+    reference: Path | None = None,
+    retain_record: Record | None = None,
+    before: Record | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """All metrics that the given sets allow, with reasons for the others.
+
+    Args:
+        model: a model directory.
+        sets: at least one, names distinct.
+        settings: which metrics, and how.
+        reference: another model, for membership by reference.
+        retain_record: of a model that never saw the forget set.
+        before: of the model before unlearning; relearning then says how many steps bring its probabilities back.
+        progress: told (what, done, in all).
+
+    Raises:
+        UsageError: no sets, or two of one name.
+        BadDataError: an answer that does not fit in the model's context, or a record of other rows.
+        BadModelError: no tokenizer, tensors missing, logits that are not finite.
+    """
+    if not sets:
+        raise UsageError("nothing to evaluate on", "give --forget, --retain or another set of rows")
+    names = [each.name for each in sets]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UsageError(f"two sets are called {twice}", "name them: --utility NAME=FILE")
+    for flag, record in (("--retain-record", retain_record), ("--before", before)):
+        if record is not None:
+            same_rows(flag, record, {each.name: SetInfo.of(each) for each in sets})
+    started = time.monotonic()
+    tokenizer = load_tokenizer(model)
+    subject = Subject(load_model(model).model.to(choose_device(settings.device)), tokenizer, sets, settings, progress)
+    metrics = wanted(settings)
+    measured = subject.measure(metrics, reference=_reference(reference, subject) if reference else None)
+    checks = all_checks()
+    for name in settings.robustness:
+        under = checks[name].run(subject, metrics)
+        measured.columns |= under.columns
+        measured.reasons |= under.reasons
+    cut = len(set(subject.encoder.cut))
+    notes = [f"{cut} plain texts are longer than {subject.encoder.max_length} tokens: their beginning is measured"] if cut else []
+    found = Record(
+        {"name": model.name, "mpu": __version__},
+        _told(settings, subject, time.monotonic() - started),
+        {each.name: SetInfo.of(each) for each in sets},
+        measured.columns,
+        {**measured.reasons, **_not_asked(settings, metrics)},
+        written=measured.written,
+    )
+    found = summarise(found, retain_record, settings.metrics, settings.seed, settings.resamples)
+    if before is not None and "relearning" in settings.robustness:
+        found = with_steps(found, before)
+    return Evaluation(found, tuple(notes))
+
+
+def wanted(settings: EvalSettings) -> list[RowMetric]:
+    """The row metrics to measure: those named, and those that the named model metrics are made of."""
+    usual = [metric for metric in row_metrics().values() if settings.generate or not metric.generates]
+    if not settings.metrics:
+        return usual
+    named = {*settings.metrics, *(part for name in settings.metrics if name in model_metrics() for part in model_metrics()[name].uses)}
+    return [metric for metric in usual if metric.name in named]
+
+
+def same_rows(what: str, record: Record, sets: dict[str, SetInfo]) -> None:
+    """Refuse a record of other forget or holdout rows.
+
+    Raises:
+        BadDataError: the digests differ, or (another tool's record has none) the numbers of rows.
+    """
+    for name, mine in sets.items():
+        theirs = record.sets.get(name)
+        if theirs is None or mine.role not in (FORGET, HOLDOUT):
+            continue
+        if theirs.digest is not None and theirs.digest != mine.digest:
+            raise BadDataError(
+                f"{what}: its {name} set is another one (digest {theirs.digest[:12]}, here {mine.digest[:12] if mine.digest else '–'})",
+                "evaluate both models on the same rows",
+            )
+        if theirs.rows != mine.rows:
+            message = f"{what}: its {name} set has {theirs.rows} rows, here are {mine.rows}"
+            raise BadDataError(message, "evaluate both models on the same rows")
+
+
+def answer_scores(
+    model: Path, sets: Sequence[Sequence[Row]], max_length: int | None = None, batch_size: int = 8
+) -> list[list[TokenScores]]:
+    """What a model says of every row's answer; it is loaded once.
+
+    Args:
+        model: a model directory.
+        sets: rows.
+        max_length: tokens of a row at most; None = the model's context.
+        batch_size: rows in a batch.
+    """
+    asked = [question_set(str(number), FORGET, [Question(row) for row in rows]) for number, rows in enumerate(sets)]
+    subject = Subject(load_model(model).model, load_tokenizer(model), asked, EvalSettings(max_length=max_length, batch_size=batch_size))
+    scores = subject.scores(asked, {each.name: [row_metrics()["answer_probability"]] for each in asked})
+    return [[scores[each.name, row]["answer"][0][1] for row in range(len(each.questions))] for each in asked]
+
+
+def answer_probabilities(model: Path, sets: Sequence[Sequence[Row]], max_length: int | None = None, batch_size: int = 8) -> list[float]:
+    """Mean answer probability of a model on each set of rows, between 0 and 1; the model is loaded once."""
+    return [sum(map(probability, rows)) / len(rows) for rows in answer_scores(model, sets, max_length, batch_size)]
+
+
+def _reference(model: Path, subject: Subject) -> dict[tuple[str, int], TokenScores]:
+    """What another model says of the forget and holdout rows; it has its own tokenizer."""
+    sets = [each for each in subject.sets if each.role in (FORGET, HOLDOUT)]
+    other = Subject(load_model(model).model.to(choose_device(subject.settings.device)), load_tokenizer(model), sets, subject.settings)
+    scores = other.scores(sets, {each.name: [row_metrics()["answer_probability"]] for each in sets})
+    return {key: variants["answer"][0][1] for key, variants in scores.items()}
+
+
+def _told(settings: EvalSettings, subject: Subject, seconds: float) -> dict[str, Any]:
+    return {
+        "max_length": subject.encoder.max_length, "max_new_tokens": settings.max_new_tokens if settings.generate else None,
+        "samples": settings.samples, "temperature": settings.temperature, "relearn_rows": settings.relearn_rows,
+        "relearn_steps": settings.relearn_steps, "relearn_rate": settings.relearn_rate, "robustness": list(settings.robustness),
+        "resamples": settings.resamples, "seed": settings.seed, "seconds": round(seconds, 1),
+    }  # fmt: skip
+
+
+def _not_asked(settings: EvalSettings, metrics: Sequence[RowMetric]) -> dict[tuple[str, str], str]:
+    """Why metrics that need writing are missing where nothing was written."""
+    if settings.generate:
+        return {}
+    return {("", metric.name): "needs generation (--no-generate)" for metric in row_metrics().values() if metric.generates}
+

@@ -1,0 +1,181 @@
+"""What a metric is: a number for each row and their mean, or one number for the whole model made of such numbers.
+
+A file of `metrics/` holds its metrics in `METRICS`; nothing else has to know of it. A row's number is a pure function of
+what the model said of this row (`Evidence`); a model's number is a pure function of rows' numbers (`Columns`), written for
+arrays (…, n) so that a bootstrap resamples rows and calls it once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpu_cli.evaluation.questions import FORGET, HOLDOUT, RETAIN, UTILITY, Question
+from mpu_cli.evaluation.scoring import TokenScores
+
+Array = NDArray[np.float64]
+
+QUESTIONS = (FORGET, RETAIN, UTILITY)
+MEMBERSHIP = (FORGET, HOLDOUT)
+
+
+class MissingInputError(Exception):
+    """Something that a metric needs was not given: the metric is left out, and this is the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known of one row when a metric looks at it."""
+
+    question: Question
+    role: str
+    scores: Mapping[str, tuple[TokenScores, ...]]
+    """By variant (`questions.VARIANTS`); "answer" always has exactly one."""
+    ended: bool = False
+    """Whether the answer's last token ends the turn: the model's own mark, not a word of the answer."""
+    generation: str | None = None
+    """What the model writes after the question, or None if it was not asked to."""
+    reference: TokenScores | None = None
+    """What another model says of the answer."""
+
+    @property
+    def answer(self) -> TokenScores:
+        """Scores of the row's own answer, its end mark included."""
+        return self.scores["answer"][0]
+
+    @property
+    def words(self) -> TokenScores:
+        """Scores of the answer without its end mark (open-unlearning measures memorization and membership on these)."""
+        return self.answer.head(len(self.answer) - 1) if self.ended and len(self.answer) > 1 else self.answer
+
+    @property
+    def correct(self) -> TokenScores:
+        """The paraphrased answer where there is one, else the answer: what TOFU compares wrong answers with."""
+        return (self.scores.get("paraphrased answer") or self.scores["answer"])[0]
+
+    @property
+    def wrong(self) -> tuple[TokenScores, ...]:
+        """The wrong answers.
+
+        Raises:
+            MissingInputError: the row has none.
+        """
+        found = self.scores.get("perturbed answers") or ()
+        if not found:
+            raise MissingInputError("rows without perturbed_answer")
+        return found
+
+    @property
+    def written(self) -> str:
+        """What the model wrote.
+
+        Raises:
+            MissingInputError: it was not asked to.
+        """
+        if self.generation is None:
+            raise MissingInputError("nothing was generated")
+        return self.generation
+
+
+def mean(values: Array) -> Array:
+    """The mean over the last axis, of the rows that have a number (under some conditions not all do)."""
+    return np.asarray(np.nanmean(values, axis=-1))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowMetric:
+    """A number for each row, and their mean for each set."""
+
+    name: str
+    about: str
+    """One line: the formula."""
+    source: str
+    better: str
+    """What a forgetful, useful model has on the forget set: "lower", "higher", or "–" where that depends."""
+    roles: tuple[str, ...] = QUESTIONS
+    item: Callable[[Evidence], float]
+    variants: tuple[str, ...] = ("answer",)
+    generates: bool = False
+    form: str | None = None
+    """Only sets of this form have it: "question" (there is something to ask), "text" (plain texts), or None for both."""
+    shown: bool = True
+    """Whether the mean is a result by itself, or only what model metrics are made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Rows' numbers by (set, row metric), each (…, n), and another record's where one was given."""
+
+    values: Mapping[tuple[str, str], Array]
+    roles: Mapping[str, str]
+    """By set."""
+    choices: frozenset[str] = frozenset()
+    """The sets of multiple-choice questions."""
+    retain_record: Columns | None = None
+    reasons: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Why a column is missing."""
+
+    def sets(self, *roles: str) -> list[str]:
+        """Names of the sets given for any of these."""
+        return [name for name, role in self.roles.items() if role in roles]
+
+    def of(self, set_name: str, metric: str) -> Array:
+        """One column.
+
+        Raises:
+            MissingInputError: the set was not given, or it has no such numbers.
+        """
+        if set_name not in self.roles:
+            raise MissingInputError(f"no {set_name} set was given")
+        column = self.values.get((set_name, metric))
+        if column is None:
+            raise MissingInputError(f"{set_name}: {self.reasons.get((set_name, metric), f'no {metric}')}")
+        return column
+
+    def retained(self) -> Columns:
+        """The record of a model that never saw the forget set.
+
+        Raises:
+            MissingInputError: it was not given.
+        """
+        if self.retain_record is None:
+            raise MissingInputError("no --retain-record was given")
+        return self.retain_record
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelMetric:
+    """One number for the model, from columns of rows' numbers."""
+
+    name: str
+    about: str
+    source: str
+    better: str
+    uses: tuple[str, ...]
+    """The row metrics that it is made of."""
+    value: Callable[[Columns], Any]
+    """Columns of (…, n) → (…)."""
+    interval: bool = True
+    """Whether resampling rows gives it a meaningful interval."""
+
+
+Metric = RowMetric | ModelMetric
+
+
+def probability(scores: TokenScores) -> float:
+    """exp(−mean loss): p(y | x)^(1/N)."""
+    return math.exp(-scores.mean_loss)
+
+
+def column(evidence: Sequence[Evidence], metric: RowMetric) -> Array:
+    """A metric's number for every row, (n,).
+
+    Raises:
+        MissingInputError: it needs something that a row does not have.
+    """
+    return np.array([metric.item(row) for row in evidence], dtype=np.float64)

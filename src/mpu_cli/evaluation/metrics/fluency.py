@@ -1,0 +1,63 @@
+"""Fluency of what is written instead: repetition, n-gram entropy and empty answers, without another model.
+
+An unlearned model may answer well, refuse, or write the same word for ever; the forget probabilities do not tell these apart.
+"""
+
+import math
+from collections import Counter
+
+from mpu_cli.evaluation.metric import Evidence, RowMetric
+
+_N = 4
+
+
+def repetition(row: Evidence) -> float:
+    """1 − distinct 4-grams / 4-grams of words (seq-rep-4); 0 where there are fewer than five words."""
+    grams = _grams(row.written.split(), _N)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def entropy(row: Evidence) -> float:
+    """(2/3 · entropy of 2-grams + 4/3 · entropy of 3-grams) / 2, bits; low where the same words come again."""
+    words = row.written.split()
+    return (2 / 3 * _entropy(_grams(words, 2)) + 4 / 3 * _entropy(_grams(words, 3))) / 2
+
+
+def _grams(words: list[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+
+
+def _entropy(grams: list[tuple[str, ...]]) -> float:
+    counts = Counter(grams).values()
+    return -sum(count / len(grams) * math.log2(count / len(grams)) for count in counts)
+
+
+METRICS = (
+    RowMetric(
+        name="repetition",
+        about="share of repeated 4-grams of words in what is written (seq-rep-4)",
+        source="Welleck et al., arXiv 1908.04319, section 3",
+        better="lower",
+        item=repetition,
+        generates=True,
+        form="question",
+    ),
+    RowMetric(
+        name="ngram_entropy",
+        about="weighted entropy of 2- and 3-grams of words in what is written, bits",
+        source="Meng et al. (ROME), arXiv 2202.05262, section 3.4",
+        better="higher",
+        item=entropy,
+        generates=True,
+        form="question",
+    ),
+    RowMetric(
+        name="empty",
+        about="share of questions that get no word at all",
+        source="–",
+        better="lower",
+        item=lambda row: float(not row.written.split()),
+        generates=True,
+        form="question",
+    ),
+)

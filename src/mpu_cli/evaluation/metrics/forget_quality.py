@@ -1,0 +1,42 @@
+"""Forget quality: can the model's truth ratios be told from those of a model that never saw the forget set?
+
+TOFU, arXiv 2401.06121, section 2.2.3: the p-value of a two-sample Kolmogorov–Smirnov test. A p-value depends on how many rows
+there are: with 40 it is rarely small, with 400 nearly always. The statistic (the largest distance between the two distribution
+functions, 0 is forgotten) does not, and is given beside it.
+"""
+
+from scipy.stats import ks_2samp
+
+from mpu_cli.evaluation.metric import Columns, ModelMetric
+from mpu_cli.evaluation.questions import FORGET
+
+
+def _test(columns: Columns) -> tuple[float, float]:
+    """Statistic and p-value."""
+    mine, theirs = columns.of(FORGET, "ratio"), columns.retained().of(FORGET, "ratio")
+    found = ks_2samp(mine, theirs)
+    return float(found.statistic), float(found.pvalue)
+
+
+_SOURCE = "TOFU, arXiv 2401.06121, section 2.2.3"
+
+METRICS = (
+    ModelMetric(
+        name="forget_quality",
+        about="p-value of a KS test of R on the forget set against --retain-record's",
+        source=_SOURCE,
+        better="higher",
+        uses=("ratio",),
+        value=lambda columns: _test(columns)[1],
+        interval=False,
+    ),
+    ModelMetric(
+        name="forget_distance",
+        about="the KS test's statistic: largest distance of the distribution functions of R",
+        source=_SOURCE,
+        better="lower",
+        uses=("ratio",),
+        value=lambda columns: _test(columns)[0],
+        interval=False,
+    ),
+)

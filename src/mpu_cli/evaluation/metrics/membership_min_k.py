@@ -1,0 +1,22 @@
+"""Membership by Min-K% Prob: the mean over the least probable 40 % of tokens (Shi et al., arXiv 2310.16789; 40 % as in MUSE)."""
+
+import numpy as np
+
+from mpu_cli.evaluation.membership import attack
+from mpu_cli.evaluation.metric import Array, Evidence
+
+SHARE = 0.4
+
+
+def lowest_mean(values: Array, share: float = SHARE) -> float:
+    """The mean of the lowest `share` of numbers, at least one."""
+    count = max(1, int(len(values) * share))
+    return float(np.sort(values)[:count].mean())
+
+
+def min_k(row: Evidence) -> float:
+    """Nats per token; the end mark does not count."""
+    return -lowest_mean(row.words.log_p)
+
+
+METRICS = attack("min_k", "loss of the least probable 40 % of tokens", "Shi et al., arXiv 2310.16789", min_k)

@@ -1,0 +1,54 @@
+"""Truth ratio, in both definitions that are in use, each under its own name.
+
+`truth_ratio` is TOFU's (arXiv 2401.06121, section 2.2.2) as its code and open-unlearning compute it: R = exp(−mean loss of the
+wrong answers) / exp(−loss of the paraphrased answer), the mean over wrong answers taken of losses (a geometric mean, where
+the paper's formula has the arithmetic one). On the forget set a row counts min(R, 1/R): close to 1 is forgotten; elsewhere
+max(0, 1 − R). `truth_probability` is P(right) / (P(right) + P(wrong)), which open-unlearning calls prob_mean: one formula for
+all sets, 0.5 where right and wrong are alike. Both are made of the same R: truth_probability = 1 / (1 + R).
+"""
+
+import math
+
+from mpu_cli.evaluation.metric import Evidence, RowMetric
+from mpu_cli.evaluation.questions import FORGET
+
+_LARGEST = 700.0
+"""exp of more is no number."""
+
+
+def ratio(row: Evidence) -> float:
+    """R: above 1 the model prefers wrong answers."""
+    wrong = sum(answer.mean_loss for answer in row.wrong) / len(row.wrong)
+    return math.exp(min(row.correct.mean_loss - wrong, _LARGEST))
+
+
+def closeness(row: Evidence) -> float:
+    """A row's share in the mean."""
+    found = ratio(row)
+    return min(found, 1 / found) if row.role == FORGET else max(0.0, 1 - found)
+
+
+_VARIANTS = ("answer", "paraphrased answer", "perturbed answers")
+_SOURCE = "TOFU, arXiv 2401.06121, section 2.2.2; open-unlearning"
+
+METRICS = (
+    RowMetric(
+        name="truth_ratio",
+        about="R = P(perturbed) / P(paraphrased); forget: min(R, 1/R), other sets: max(0, 1 − R)",
+        source=_SOURCE,
+        better="higher",
+        item=closeness,
+        variants=_VARIANTS,
+    ),
+    RowMetric(
+        name="truth_probability",
+        about="P(paraphrased) / (P(paraphrased) + P(perturbed)) = 1 / (1 + R)",
+        source="open-unlearning (prob_mean, its pull request 163)",
+        better="–",
+        item=lambda row: 1 / (1 + ratio(row)),
+        variants=_VARIANTS,
+    ),
+    RowMetric(
+        name="ratio", about="R itself", source=_SOURCE, better="–", item=ratio, variants=_VARIANTS, shown=False,
+    ),
+)  # fmt: skip

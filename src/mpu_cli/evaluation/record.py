@@ -1,0 +1,165 @@
+"""An evaluation on disk: `summary.json`, and `items.jsonl` with a line for every row of every set.
+
+A record holds numbers, not texts, unless they are asked for: it may be shown to someone who may not see the rows. Each set has
+a digest of its rows, so that records of other rows are never compared. Everything in the summary can be computed again from
+the items, and `mpu compare` does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpu_cli.errors import BadDataError
+from mpu_cli.evaluation.metric import Array, Columns
+from mpu_cli.evaluation.questions import QuestionSet
+
+FORMAT = 1
+SUMMARY, ITEMS = "summary.json", "items.jsonl"
+_HINT = "expected a directory that mpu eval --record wrote, or open-unlearning's …_EVAL.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SetInfo:
+    """What a record says of a set of rows."""
+
+    role: str
+    rows: int
+    digest: str | None
+    """None where another tool wrote the record."""
+    multiple_choice: bool = False
+
+    @classmethod
+    def of(cls, each: QuestionSet) -> SetInfo:
+        """Of a set that is in memory."""
+        return cls(each.role, len(each.questions), each.digest, each.multiple_choice)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Everything that an evaluation found."""
+
+    model: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    sets: Mapping[str, SetInfo]
+    columns: Mapping[tuple[str, str], Array]
+    """Rows' numbers by (set, metric or metric@condition), each (n,); NaN = this row was not measured."""
+    left_out: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Reasons by (set, metric); the set is "" for the model's own metrics."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """The summary's means and intervals."""
+    written: Mapping[tuple[str, int], str] = field(default_factory=dict)
+
+    def view(self, retain_record: Record | None = None) -> Columns:
+        """What model metrics look at."""
+        return Columns(
+            self.columns,
+            {name: info.role for name, info in self.sets.items()},
+            frozenset(name for name, info in self.sets.items() if info.multiple_choice),
+            retain_record.view() if retain_record else None,
+            self.left_out,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """The content of summary.json."""
+        left_out: dict[str, dict[str, str]] = {}
+        for (name, metric), reason in self.left_out.items():
+            left_out.setdefault(name or "model", {})[metric] = reason
+        sets = {
+            name: {"role": info.role, "rows": info.rows, "digest": info.digest, "multiple_choice": info.multiple_choice}
+            for name, info in self.sets.items()
+        }
+        return {
+            "kind": "evaluation", "format": FORMAT, "model": dict(self.model), "settings": dict(self.settings), "sets": sets,
+            "values": dict(self.values), "left_out": left_out,
+        }  # fmt: skip
+
+    def items(self) -> list[dict[str, Any]]:
+        """The lines of items.jsonl."""
+        lines = []
+        for name, info in self.sets.items():
+            mine = {metric: values for (owner, metric), values in self.columns.items() if owner == name}
+            for row in range(info.rows):
+                numbers = {metric: _plain(values[row]) for metric, values in mine.items()}
+                text = {"written": self.written[name, row]} if (name, row) in self.written else {}
+                lines.append({"set": name, "row": row, **numbers, **text})
+        return lines
+
+
+def read_record(path: Path) -> Record:
+    """Read a record that `mpu eval --record` wrote, or open-unlearning's `…_EVAL.json`.
+
+    Raises:
+        BadDataError: it is none, is broken, or its two files do not belong together.
+    """
+    if path.is_file() and path.suffix == ".json" and path.name != SUMMARY:
+        from mpu_cli.evaluation.open_unlearning import read_open_unlearning
+
+        return read_open_unlearning(path)
+    directory = path.parent if path.name == SUMMARY else path
+    summary = _json(_read(directory / SUMMARY), directory / SUMMARY)
+    if not isinstance(summary, dict) or summary.get("kind") != "evaluation":
+        raise BadDataError(f"{directory / SUMMARY}: not a record of an evaluation", _HINT)
+    if summary.get("format") != FORMAT:
+        raise BadDataError(f"{directory / SUMMARY}: format {summary.get('format')!r}, this mpu reads {FORMAT}", "use the mpu that wrote it")
+    try:
+        sets = {
+            str(name): SetInfo(str(info["role"]), int(info["rows"]), info["digest"], bool(info["multiple_choice"]))
+            for name, info in summary["sets"].items()
+        }
+        left_out = {
+            ("" if name == "model" else name, metric): str(reason)
+            for name, reasons in summary["left_out"].items()
+            for metric, reason in reasons.items()
+        }
+        model, settings, values = dict(summary["model"]), dict(summary["settings"]), dict(summary["values"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadDataError(f"{directory / SUMMARY}: not a whole record ({type(error).__name__}: {error})", _HINT) from None
+    return Record(model, settings, sets, _columns(directory / ITEMS, sets), left_out, values)
+
+
+def _columns(path: Path, sets: Mapping[str, SetInfo]) -> dict[tuple[str, str], Array]:
+    columns: dict[tuple[str, str], Array] = {}
+    seen: set[tuple[str, int]] = set()
+    for number, text in enumerate(_read(path).splitlines(), start=1):
+        where = f"{path}:{number}"
+        line = _json(text, where)
+        name, row = (str(line.pop("set", "")), line.pop("row", None)) if isinstance(line, dict) else ("", None)
+        if name not in sets or type(row) is not int or not 0 <= row < sets[name].rows or (name, row) in seen:
+            raise BadDataError(f"{where}: not a row of this record's sets, or one twice", _HINT)
+        seen.add((name, row))
+        for metric, value in line.items():
+            if isinstance(value, str):
+                continue
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)):
+                raise BadDataError(f"{where}: {metric} is {value!r}, expected a number or null", _HINT)
+            column = columns.setdefault((name, metric), np.full(sets[name].rows, np.nan))
+            column[row] = np.nan if value is None else value
+    missing = sum(info.rows for info in sets.values()) - len(seen)
+    if missing:
+        raise BadDataError(f"{path}: {missing} rows are missing", "the file was cut short: evaluate again")
+    return columns
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadDataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})", _HINT) from None
+
+
+def _json(text: str, where: object) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadDataError(f"{where}: not JSON ({error})", _HINT) from None
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

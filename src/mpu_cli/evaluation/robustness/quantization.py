@@ -1,0 +1,83 @@
+"""Weights rounded to 8 and 4 bits: quantization often brings forgotten text back (Zhang et al., arXiv 2410.16454).
+
+Round to nearest, symmetric, one scale for each output row and group of 128 inputs, as GPTQ's and AWQ's baselines do; the
+matrices of the decoder's layers only, as deployments do (embeddings, head and norms stay). The activations stay in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpu_cli.evaluation.metric import RowMetric
+from mpu_cli.evaluation.robustness.check import Check, together, under
+from mpu_cli.evaluation.subject import Measured, Subject
+
+GROUP = 128
+BITS = (8, 4)
+
+
+def round_to_nearest(weight: Tensor, bits: int, group: int = GROUP) -> Tensor:
+    """Each group of `group` entries of the last axis on a grid of 2^bits − 1 values, symmetric about 0.
+
+    Args:
+        weight: (…, n); where `group` does not divide n, the last group is shorter.
+        bits: 2 to 8.
+        group: entries that share a scale.
+    """
+    levels = 2 ** (bits - 1) - 1
+    parts = []
+    for part in torch.split(weight.float(), group, dim=-1):
+        scale = part.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / levels
+        parts.append((part / scale).round().clamp(-levels, levels) * scale)
+    return torch.cat(parts, dim=-1).to(weight.dtype)
+
+
+def matrices(model: Any) -> list[Tensor]:
+    """The weights that are rounded: parameters of two axes or more (stacked experts) outside embeddings and head."""
+    outside = {
+        id(parameter)
+        for module in (model.get_input_embeddings(), model.get_output_embeddings())
+        if module is not None
+        for parameter in module.parameters()
+    }
+    tables = {id(p) for module in model.modules() if isinstance(module, torch.nn.Embedding) for p in module.parameters()}
+    return [p for p in model.parameters() if p.dim() >= 2 and id(p) not in outside | tables]
+
+
+@contextmanager
+def quantized(model: Any, bits: int) -> Iterator[None]:
+    """The model with rounded weights; they are what they were afterwards, bit for bit."""
+    kept: list[tuple[Tensor, Tensor]] = []
+    try:
+        with torch.no_grad():
+            for weight in matrices(model):
+                kept.append((weight, weight.detach().clone()))
+                weight.copy_(round_to_nearest(weight, bits))
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, before in kept:
+                weight.copy_(before)
+
+
+def run(subject: Subject, metrics: Collection[RowMetric]) -> Measured:
+    """All metrics that need no writing, at every width."""
+    quick = [metric for metric in metrics if not metric.generates]
+    found = []
+    for bits in BITS:
+        with quantized(subject.model, bits):
+            found.append(under(f"{bits}-bit", subject.measure(quick)))
+    return together(found)
+
+
+CHECK = Check(
+    "quantization",
+    f"weights rounded to nearest in {' and '.join(map(str, BITS))} bits, groups of {GROUP}; then the metrics again",
+    "Zhang et al., arXiv 2410.16454; Frantar et al., arXiv 2210.17323 (the rounding)",
+    run,
+)

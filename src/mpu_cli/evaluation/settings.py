@@ -1,0 +1,59 @@
+"""What an evaluation is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpu_cli.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSettings:
+    """Checked settings of one evaluation."""
+
+    metrics: tuple[str, ...] = ()
+    """Names; empty = all that the given files allow."""
+    robustness: tuple[str, ...] = ()
+    """Names of checks to run after the metrics."""
+    generate: bool = True
+    batch_size: int = 16
+    max_length: int | None = None
+    """Tokens of a text at most; None = the model's context."""
+    max_new_tokens: int = 200
+    samples: int = 8
+    """Texts drawn for each question where texts are drawn."""
+    temperature: float = 1.0
+    relearn_rows: int = 10
+    relearn_steps: int = 20
+    relearn_rate: float = 1e-5
+    resamples: int = 2000
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what no evaluation can mean.
+
+        Raises:
+            UsageError: the message names the flag.
+        """
+        from mpu_cli.evaluation.metrics import all_metrics
+        from mpu_cli.evaluation.robustness import all_checks
+
+        for flag, given, known in (
+            ("--metric", self.metrics, [name for name, metric in all_metrics().items() if getattr(metric, "shown", True)]),
+            ("--robustness", self.robustness, list(all_checks())),
+        ):
+            for name in given:
+                if name not in known:
+                    raise UsageError(f"{flag} {name}: expected one of {', '.join(known)}", "see: mpu eval --list-metrics")
+        for flag, value, least in (
+            ("--batch-size", self.batch_size, 1), ("--max-new-tokens", self.max_new_tokens, 1), ("--samples", self.samples, 1),
+            ("--relearn-rows", self.relearn_rows, 1), ("--relearn-steps", self.relearn_steps, 1), ("--resamples", self.resamples, 100),
+            ("--max-length", 2 if self.max_length is None else self.max_length, 2), ("--seed", self.seed, 0),
+        ):  # fmt: skip
+            if value < least:
+                raise UsageError(f"{flag} {value}: expected {least} or more")
+        if not 0 < self.temperature <= 100:
+            raise UsageError(f"--temperature {self.temperature:g}: expected a number above 0 and at most 100")
+        if not 0 < self.relearn_rate < 1:
+            raise UsageError(f"--relearn-rate {self.relearn_rate:g}: expected a number between 0 and 1")

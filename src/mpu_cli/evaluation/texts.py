@@ -1,0 +1,90 @@
+"""From questions to token ids: every text that has to be scored, and every prompt that has to be continued."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mpu_cli.data.templates import Encoded, cut, encode_whole
+from mpu_cli.errors import BadDataError, BadModelError, UsageError
+from mpu_cli.evaluation.questions import Question, QuestionSet
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One text to score."""
+
+    set_name: str
+    row: int
+    variant: str
+    encoded: Encoded
+    where: str
+    ended: bool
+    """Whether its last token is the model's own mark at the end of a turn."""
+
+
+class Encoder:
+    """Encodes rows for one model, and refuses answers that do not fit in its context."""
+
+    def __init__(self, tokenizer: Any, config: Any, max_length: int | None) -> None:
+        """`max_length` None is the model's context.
+
+        Raises:
+            UsageError: more tokens are asked for than the model can see.
+        """
+        self.tokenizer = tokenizer
+        text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        context = getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None)
+        if max_length is not None and context is not None and max_length > context:
+            raise UsageError(f"--max-length {max_length}: the model sees {context} tokens", f"give at most {context}")
+        self.max_length: int = max_length or context or 2048
+        self._marks = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+        self.vocabulary: int | None = getattr(text_config, "vocab_size", None)
+        self.cut: list[str] = []
+        """Places of plain texts of which only the beginning is measured."""
+
+    def texts(self, sets: Sequence[QuestionSet], variants: Collection[str]) -> list[Text]:
+        """Every text of these variants.
+
+        Raises:
+            BadDataError: an answer does not fit, or is empty in tokens.
+            BadModelError: the tokenizer knows more tokens than the model.
+        """
+        found = []
+        for each in sets:
+            for number, question in enumerate(each.questions):
+                for variant in variants:
+                    for row in question.variants(variant):
+                        found.append(self._text(each.name, number, variant, row))
+        return found
+
+    def prompt(self, question: Question, variant: str = "answer") -> tuple[int, ...]:
+        """The tokens after which a model shall write: the question, or the first half of a plain text."""
+        (row,) = question.variants(variant) or (question.row,)
+        encoded = encode_whole(row, self.tokenizer)
+        length = encoded.prompt_length if row.text is None else len(encoded.input_ids) // 2
+        return encoded.input_ids[: max(1, min(length, self.max_length))]
+
+    def rest_of_text(self, question: Question) -> str:
+        """What follows the prompt of a plain text."""
+        encoded = encode_whole(question.row, self.tokenizer)
+        return str(self.tokenizer.decode(encoded.input_ids[len(self.prompt(question)) : self.max_length], skip_special_tokens=True))
+
+    def _text(self, set_name: str, number: int, variant: str, row: Any) -> Text:
+        whole = encode_whole(row, self.tokenizer)
+        length = len(whole.input_ids)
+        if length > self.max_length and row.text is None:
+            raise BadDataError(
+                f"{row.where}: {variant} needs {length} tokens, the limit is {self.max_length}",
+                "an answer that is cut is another answer: shorten the row, or raise --max-length if the model sees more",
+            )
+        if length > self.max_length:
+            self.cut.append(row.where)
+        encoded = cut(whole, row.where, self.max_length)
+        if self.vocabulary is not None and max(encoded.input_ids) >= self.vocabulary:
+            raise BadModelError(
+                f"{row.where}: token {max(encoded.input_ids)} is not among the model's {self.vocabulary}",
+                "the tokenizer belongs to another model",
+            )
+        return Text(set_name, number, variant, encoded, row.where, row.text is None and encoded.input_ids[-1] in self._marks)

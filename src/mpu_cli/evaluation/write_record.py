@@ -1,0 +1,42 @@
+"""A record on disk, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mpu_cli.checkpoint.staging import Staging
+from mpu_cli.evaluation.open_unlearning import EVAL, SUMMARY, open_unlearning_layout
+from mpu_cli.evaluation.record import ITEMS, Record
+from mpu_cli.evaluation.record import SUMMARY as OUR_SUMMARY
+
+
+def write_record(target: Path, record: Record, layout: str, *, texts: bool, force: bool = False) -> None:
+    """Write a record's files.
+
+    Args:
+        target: a directory that is not there yet.
+        record: what was found.
+        layout: "mpu" or "open-unlearning".
+        texts: keep what the model wrote.
+        force: replace an older record.
+
+    Raises:
+        OutputError: the target exists, or the disk is full.
+    """
+    if layout == "open-unlearning":
+        items, summary = open_unlearning_layout(record, texts=texts)
+        files = {EVAL: json.dumps(items, indent=4), SUMMARY: json.dumps(summary, indent=4)}
+    else:
+        lines = record.items()
+        for line in lines:
+            if not texts:
+                line.pop("written", None)
+        files = {
+            OUR_SUMMARY: json.dumps(record.summary(), indent=2, ensure_ascii=False) + "\n",
+            ITEMS: "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
+        }
+    with Staging(target, force=force) as staging:
+        for name, content in files.items():
+            (staging.path / name).write_text(content, encoding="utf-8")
+        staging.commit()

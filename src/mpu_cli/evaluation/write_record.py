@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mpu_cli.checkpoint.staging import Staging
+from mpu_cli.checkpoint.staging import Staging, disk_errors
 from mpu_cli.evaluation.open_unlearning import EVAL, SUMMARY, open_unlearning_layout
 from mpu_cli.evaluation.record import ITEMS, Record
 from mpu_cli.evaluation.record import SUMMARY as OUR_SUMMARY
@@ -37,6 +37,7 @@ def write_record(target: Path, record: Record, layout: str, *, texts: bool, forc
             ITEMS: "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
         }
     with Staging(target, force=force) as staging:
-        for name, content in files.items():
-            (staging.path / name).write_text(content, encoding="utf-8")
+        with disk_errors(target):
+            for name, content in files.items():
+                (staging.path / name).write_text(content, encoding="utf-8")
         staging.commit()

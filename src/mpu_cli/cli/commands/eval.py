@@ -96,9 +96,10 @@ def _run(context: typer.Context, output: Output) -> None:
     choice("--format", options["format_"], ("mpu", "open-unlearning"))
     choice("--device", options["device"], ("auto", "cpu", "cuda", "mps"))
     if options["record"] is not None:
-        from mpu_cli.checkpoint.staging import refuse_existing
+        from mpu_cli.checkpoint.staging import refuse_existing, refuse_nesting
 
         refuse_existing(options["record"], force=options["force"])
+        refuse_nesting(options["record"], *(Path(options[name]) for name in ("model", "retain_record", "before") if options[name]))
     sets = _sets(options)
     settings = _settings(options)
     from mpu_cli.evaluation.record import read_record

@@ -19,7 +19,7 @@ from mpu_cli.errors import BadInputError
 
 def inspect(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(help="A handoff, an update, a secret directory or a model directory.")],
+    path: Annotated[Path, typer.Argument(help="A handoff, an update, a secret directory, a model directory, or a record of an evaluation.")],
     json: Json = False,
     config: Config = None,
 ) -> None:
@@ -33,9 +33,30 @@ def inspect(
         data, body = _secret(path)
     elif is_bundle(path):
         data, body = _bundle(path)
+    elif (path / "items.jsonl").is_file():
+        data, body = _record(path)
     else:
         data, body = _model(path)
     output.result(data, *body)
+
+
+def _record(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
+    import json
+
+    from mpu_cli.errors import BadDataError
+
+    try:
+        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+        sets = ", ".join(f"{name} ({info['rows']} rows)" for name, info in summary["sets"].items())
+        rows = [
+            (owner, metric, f"{one['value']:.4f}", f"{one['low']:.4f} … {one['high']:.4f}" if "low" in one else "")
+            for owner, metrics in summary["values"].items()
+            for metric, one in metrics.items()
+        ]
+        told = {"kind": "record: an evaluation of a model", "model": str(summary["model"]["name"]), "sets": sets}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadDataError(f"{path / 'summary.json'}: not a record of an evaluation ({type(error).__name__})", "evaluate again") from None
+    return summary, [facts(told), table("", "metric", "value", "95 %", rows=rows), "", f"next  mpu compare {path} ANOTHER"]
 
 
 def _bundle(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:

@@ -19,7 +19,7 @@ from mpu_cli.errors import BadInputError
 
 def inspect(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(help="A handoff, an update, a secret directory, a model directory, or a record of an evaluation.")],
+    path: Annotated[Path, typer.Argument(help="A handoff, an update, a secret, a model directory, or a record of an evaluation.")],
     json: Json = False,
     config: Config = None,
 ) -> None:

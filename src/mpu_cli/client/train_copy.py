@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpu_cli.checkpoint.staging import disk_full
+from mpu_cli.checkpoint.staging import disk_errors
 from mpu_cli.client import lora, methods
-from mpu_cli.errors import OutputError, UsageError
+from mpu_cli.errors import UsageError
 from mpu_cli.training.surroundings import OnStep, Surroundings
+from mpu_cli.training.system_errors import system_errors
 
 if TYPE_CHECKING:
     from mpu_cli.architectures.projections import Projection
@@ -121,7 +120,7 @@ def train_copy(
     else:
         adapted = lora.moved(loaded.model, adapted)
         if distributed.processes().is_first:
-            with _writing(after_dir):
+            with disk_errors(after_dir), system_errors():
                 lora.save(loaded.model, adapted, recipe.lora, after_dir)
     return report
 
@@ -137,7 +136,7 @@ def _save(loaded: LoadedModel, source_dir: Path, after_dir: Path) -> None:
     # The saved configuration is the source's: dropout was switched off for training only.
     model.config = loaded.source_config
     generation = source_dir / "generation_config.json"
-    with _writing(after_dir):
+    with disk_errors(after_dir), system_errors():
         with quiet_transformers():
             model.save_pretrained(after_dir, state_dict=whole)
         # transformers rewrites generation settings, and makes some up where there are none.
@@ -145,18 +144,3 @@ def _save(loaded: LoadedModel, source_dir: Path, after_dir: Path) -> None:
             shutil.copyfile(generation, after_dir / generation.name)
         else:
             (after_dir / generation.name).unlink(missing_ok=True)
-
-
-@contextmanager
-def _writing(after_dir: Path) -> Iterator[None]:
-    """Turn what goes wrong on the disk into OutputError."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        # safetensors says "No space left on device (os error 28)" without an errno.
-        if getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error):
-            raise disk_full(after_dir) from error
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{after_dir}: cannot be written ({reason})", "check space and permissions") from error

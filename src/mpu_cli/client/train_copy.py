@@ -37,6 +37,7 @@ def train_copy(
     stop_after: int | None = None,
     log_dir: Path | None = None,
     on_note: Callable[[str], None] = lambda line: None,
+    on_warning: Callable[[str], None] = lambda text: None,
 ) -> TrainingReport:
     """Load the model in `source_dir`, unlearn by `recipe`, save float32 safetensors and config.json to `after_dir`.
 
@@ -57,6 +58,7 @@ def train_copy(
         stop_after: end after so many steps: where the first copy stopped early.
         log_dir: where TensorBoard's event files go, if anywhere.
         on_note: told what became of rows that are cut, split or packed, a line each.
+        on_warning: told of experts that get no adapter.
 
     Raises:
         UsageError: the method needs a retain set or alternate answers, or the device or precision is not to be had.
@@ -102,6 +104,8 @@ def train_copy(
     loaded = load_model(source_dir, frozen, keep_dropout=settings.keep_dropout, fsdp=settings.fsdp)
     adapted: list[Projection] = []
     if recipe.lora is not None:
+        if (missed := lora.out_of_reach(loaded.model, recipe.lora)) is not None:
+            on_warning(missed)
         adapted = lora.attach(loaded.model, recipe.lora, lora.matrices_of(source_dir), frozen or (), settings.seed)
     report = train(
         loaded.model,

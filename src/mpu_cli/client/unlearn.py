@@ -167,7 +167,7 @@ def unlearn_model(
         report = train_copy(
             source, after, work.forget, work.retain, work.recipe, None, lambda *step: on_step(source.name, *step),
             store=kept.store(_MODEL, work.identity(digest)), resume=work.keeping.resume, log_dir=work.log_dir,
-            on_note=work.note,
+            on_note=work.note, on_warning=work.warn,
         )  # fmt: skip
         if staging:
             changes = _changes(open_checkpoint(after)) if work.recipe.lora is None else _adapted(after)
@@ -212,12 +212,13 @@ def _train(
     """Train one copy; in the first process, write its payload. Returns the payload's files too, none in other processes."""
     published = opened.copies[name]
     after = (directory or out) / _AFTER
+    # Rows and model are the same for every copy: once is enough.
+    first = name == next(iter(opened.copies))
     report = train_copy(
         published.path, after, work.forget, work.retain, work.recipe, opened.frozen, lambda *step: on_step(name, *step),
         store=kept.store(name, identity), resume=work.keeping.resume, stop_after=stop_after,
         log_dir=work.log_dir / name if work.log_dir else None,
-        # The rows are the same for every copy: once is enough.
-        on_note=work.note if name == next(iter(opened.copies)) else lambda text: None,
+        on_note=work.note if first else lambda text: None, on_warning=work.warn if first else lambda text: None,
     )  # fmt: skip
     if directory is None:
         return report, {}

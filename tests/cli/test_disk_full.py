@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from rounds import QUICK, Round
 
+from mpu_cli.training.checkpoints import STATE, WEIGHTS
+
 
 def _commands(r: Round, disk: Path, tmp: Path) -> dict[str, tuple[object, ...]]:
     data = ("--forget", r.forget, "--retain", r.retain, *QUICK)
@@ -53,3 +55,49 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(name, mpu, own_round, small_
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
     (small_disk / "filler").unlink()
     assert mpu(*command).code == 0
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, STATE])
+def test_a_disk_that_fills_up_in_a_checkpoint(name, mpu, own_round, small_disk, tmp_path):
+    """Weights and state are written by libraries with errors of their own: one line, and --resume goes on with the same bits."""
+    data = ("--forget", own_round.forget, "--retain", own_round.retain, "--epochs", "3", "--batch-size", "4")
+    assert mpu("unlearn", own_round.handoff, *data, "--out", tmp_path / "whole").code == 0
+    probe = ("unlearn", own_round.handoff, *data, "--save-steps", "1", "--copy", "1", "--work", tmp_path / "probe")
+    sizes = _sizes_of_a_checkpoint(lambda: mpu(*probe, "--out", tmp_path / "probed"))
+    assert set(sizes) >= {WEIGHTS, STATE}
+    # The first checkpoint fits, and of the second (which is written before the first goes) a part.
+    room = sum(sizes.values()) + (sizes[WEIGHTS] + sizes[STATE] // 2 if name == STATE else sizes[WEIGHTS] // 2)
+    (small_disk / "filler").write_bytes(bytes((1 << 20) - room))
+    command = ("unlearn", own_round.handoff, *data, "--save-steps", "1", "--work", small_disk / "work", "--out", tmp_path / "new")
+    done = mpu(*command)
+    assert done.code == 3, done.err
+    *_, note, message, hint = done.err.splitlines()
+    assert message.startswith(f"mpu: {small_disk / 'work'}"), done.err
+    assert message.endswith("the disk is full, the checkpoint of step 2 was not kept")
+    assert "--resume" in hint
+    assert "is kept in" in note
+    assert [path.name for path in small_disk.glob("work/*/copy-1/step-*")] == ["step-00000001"]
+    assert not (tmp_path / "new").exists()
+    (small_disk / "filler").unlink()
+    resumed = mpu(*command, "--resume", "--json")
+    assert resumed.code == 0, resumed.err
+    assert resumed.json["copies"]["copy-1"]["resumed_from"] == 1
+    for file in ("copy-1/delta.safetensors", "copy-2/delta.safetensors", "mpu.yaml"):
+        assert (tmp_path / "new" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def _sizes_of_a_checkpoint(run) -> dict[str, int]:
+    """Bytes that each file of a checkpoint takes, in whole pages."""
+    from mpu_cli.training.checkpoints import CheckpointStore
+
+    sizes: dict[str, int] = {}
+    complete = CheckpointStore._complete
+
+    def noting(store, path, step):
+        complete(store, path, step)
+        sizes.update({file.name: -(-file.stat().st_size // 4096) * 4096 for file in path.iterdir()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CheckpointStore, "_complete", noting)
+        assert run().code == 0
+    return sizes

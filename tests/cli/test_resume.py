@@ -225,3 +225,34 @@ def test_the_checkpoint_holds_no_code(left):
     state = torch.load(step / "state.pt", weights_only=True)
     assert {"optimizer", "scheduler", "generators", "losses"} <= set(state)
     assert json.loads((step / "complete.json").read_text())["step"] == 3
+
+
+def test_what_was_written_is_not_read_again_for_its_digests(finished_round, uninterrupted, tmp_path, mpu, monkeypatch):
+    """The writer's own digests go into the manifest and into what is kept; the update verifies, and is the same."""
+    from mpu_cli.client import update
+
+    def refuse(path: Path) -> str:
+        raise AssertionError(f"{path} is hashed again")
+
+    out = tmp_path / "to-server"
+    with monkeypatch.context() as patch:
+        patch.setattr(update, "file_digest", refuse)
+        done = mpu(*command(finished_round, out, "--save-seconds", "0"))
+        assert done.code == 0, done.err
+    assert bits(out) == uninterrupted
+    assert mpu("verify", out).code == 0
+
+
+def test_a_file_that_nobody_wrote_stops_the_manifest(finished_round, tmp_path):
+    """A directory that holds something else than what was written into it is not listed by what was written."""
+    from mpu_cli.bundle.read import read_handoff
+    from mpu_cli.client.update import write_manifest
+
+    directory = Path(shutil.copytree(finished_round.update, tmp_path / "update"))
+    (directory / "mpu.yaml").unlink()
+    handoff = read_handoff(finished_round.handoff)
+    written = {"copy-1": {file.name: ("0" * 64, file.stat().st_size) for file in (directory / "copy-1").iterdir()}}
+    (directory / "copy-1" / "notes.txt").write_text("private")
+    with pytest.raises(RuntimeError, match="does not hold what was written"):
+        write_manifest(directory, handoff, written)
+    assert not (directory / "mpu.yaml").exists()

@@ -31,6 +31,12 @@ def model(tiny_pair) -> Path:
 
 
 @pytest.fixture(scope="module")
+def deep_model(tiny_pair) -> Path:
+    """One of four layers, two of which lie above layer 1."""
+    return tiny_pair("llama", num_hidden_layers=4).model
+
+
+@pytest.fixture(scope="module")
 def data(tmp_path_factory) -> list[str]:
     """22 rows to forget, which 4 does not divide, and 17 to keep."""
     root, rng = tmp_path_factory.mktemp("rows"), random.Random(1)
@@ -74,6 +80,28 @@ def test_two_processes_are_one_after_twenty_steps(more, method, model, data, tmp
     done = launch([*arguments, *more, "--out", tmp_path / "two"], environment)
     assert done.returncode == 0, done.stderr
     assert difference(tmp_path / "one", tmp_path / "two", model) <= 5e-5
+
+
+OWN = {
+    "RMU": (("--set", "layer=1"), ("--set", "layer=1", "--set", "alpha=0")),
+    # λ moves after each of the seven epochs, from 1 to several times that.
+    "PDU": (("--set", "epsilon=0.5", "--set", "warmup_epochs=0"),),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "own", "more"),
+    [(method, own, ()) for method, cases in OWN.items() for own in cases]
+    + [("PDU", OWN["PDU"][0], ("--fsdp",))],
+)
+def test_methods_with_something_of_their_own(method, own, more, deep_model, data, tmp_path, environment, mpu):
+    """RMU, which leaves the upper layers without gradient, and PDU, whose λ is the same in all processes."""
+    arguments = ["unlearn", deep_model, *data, *COMMON, "--max-steps", "20", "--method", method, *own]
+    assert mpu(*arguments, "--out", tmp_path / "one").code == 0
+    done = launch([*arguments, *more, "--out", tmp_path / "two"], environment)
+    assert done.returncode == 0, done.stderr
+    assert difference(tmp_path / "one", tmp_path / "two", deep_model) <= 5e-5
 
 
 @pytest.mark.slow
@@ -120,7 +148,8 @@ REFUSED = [
     (("--batch-size", "7", "--pack"), "--batch-size 7"),
     (("--fsdp", "--optimizer", "adafactor"), "--optimizer adafactor needs whole tensors"),
     (("--fsdp", "--optimizer", "muon"), "--optimizer muon needs whole tensors"),
-    (("--method", "RMU"), "trains some of the layers only"),
+    (("--fsdp", "--method", "RMU"), "--fsdp: this method trains some of the layers only"),
+    (("--fsdp", "--method", "RMU", "--set", "alpha=0"), "--fsdp: this method trains some of the layers only"),
 ]
 
 

@@ -37,6 +37,11 @@ def test_methods_for_a_reader(mpu):
     for info in methods.describe():
         assert info.name in done.out
         assert info.paper in done.out
+    # Training settings are not the papers', and do not pretend to be.
+    assert "paper's" not in done.out
+    shown = done.out.partition("NPO")[2].partition("source")[0]
+    assert "--learning-rate 1e-05 --epochs 10" in shown
+    assert "open-unlearning" in shown
 
 
 @pytest.mark.parametrize(

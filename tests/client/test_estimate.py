@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,3 +98,63 @@ def test_bad_input(tmp_path: Path, model_directory: Path) -> None:
             estimate_unlearn(tmp_path, SETTINGS, "float32")
     with pytest.raises(UsageError, match="--optimizer adamv"):
         estimate_unlearn(model_directory, replace(SETTINGS, optimizer="adamv"), "float32")
+
+
+TRAINING = """
+import json, resource, sys
+from pathlib import Path
+import torch
+from mpu_cli.client import methods
+from mpu_cli.client.lora import Lora, attach, matrices_of
+from mpu_cli.data.templates import Encoded
+from mpu_cli.training.load import load_model
+from mpu_cli.training.settings import TrainingSettings
+from mpu_cli.training.trainer import train
+
+torch.set_num_threads(1)
+source, name, rank, settings = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), TrainingSettings(**json.loads(sys.argv[4]))
+ids = [tuple((7 * i + j) % 500 + 5 for j in range(settings.max_length)) for i in range(2 * settings.batch_size)]
+rows, method = [Encoded(row, row) for row in ids], methods.get(name)
+values, model = method.parse([]), load_model(source).model
+if rank:
+    attach(model, Lora(rank), matrices_of(source), (), 0)
+train(model, method.bind(values), method.needs_with(values), rows, rows, settings, 0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+DEEP = {"vocab_size": 4096, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8}
+WORDY = {"vocab_size": 32000, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4}
+MEASURED = {
+    "all weights": (DEEP, "GradDiff", 0, {}),
+    "checkpointing": (DEEP, "GradDiff", 0, {"gradient_checkpointing": True}),
+    "one pass": (DEEP, "GradAscent", 0, {}),
+    "LoRA": (DEEP, "GradDiff", 8, {}),
+    "short rows": (DEEP, "GradDiff", 0, {"batch_size": 2, "max_length": 64, "optimizer": "adafactor"}),
+    "a large vocabulary": (WORDY, "GradDiff", 0, {"max_length": 128}),
+    "bfloat16": (DEEP, "GradDiff", 0, {"batch_size": 4, "precision": "bfloat16"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in kilobytes on Linux, and the allocator is glibc's")
+@pytest.mark.parametrize("case", MEASURED)
+def test_the_peak_of_a_real_training_is_as_estimated(case: str, tmp_path: Path) -> None:
+    """Three steps of a 28M model in a process of their own, rows of full length: the whole sum within 25 %.
+
+    Measured with torch 2.13, estimate over peak: 0.91 (LoRA) to 1.13 (bfloat16).
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes, method, rank, changes = MEASURED[case]
+    config = AutoConfig.for_model("llama", num_attention_heads=8, num_key_value_heads=4, tie_word_embeddings=False, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    settings = {"device": "cpu", "epochs": 2, "max_steps": 3, "batch_size": 8, "max_length": 256, **changes}
+    done = subprocess.run(
+        [sys.executable, "-c", TRAINING, str(tmp_path), method, str(rank), json.dumps(settings)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    peak = int(done.stdout.split()[-1]) * 1024
+    needs = estimate_unlearn(
+        tmp_path, TrainingSettings(**settings), "float32", lora=Lora(rank) if rank else None, passes=1 + (method == "GradDiff")
+    )
+    assert needs["memory_bytes"] == pytest.approx(peak, rel=0.25)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -283,6 +284,29 @@ def test_experts_that_are_fused_in_memory_get_no_adapter(tmp_path):
     assert [one.roles for one in attach(load(tmp_path / "m"), Lora(2), matrices, (), 0)] == [("k",), ("q",), ("v",)]
     with pytest.raises(UsageError, match="fused"):
         attach(load(tmp_path / "m"), Lora(2, targets=("q", "gate")), matrices, (), 0)
+
+
+def test_experts_out_of_reach_are_told_once(tiny_pair, tmp_path):
+    """By name and number, before training; not where nobody asked for them, and not of a model that has none."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = {
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2,
+    }  # fmt: skip
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **settings)).save_pretrained(tmp_path / "m")
+    for file in tiny_pair("llama").model.glob("tokenizer*"):
+        shutil.copy(file, tmp_path / "m")
+    told = []
+    lacking = replace(work(max_steps=1), warn=told.append)
+    unlearn_model(tmp_path / "m", tmp_path / "out", lacking, quiet)
+    assert len(told) == 1
+    assert "gate_up_proj of 4 experts in 2 layers" in told[0]
+    assert "down" not in told[0]
+    for source, lora in ((tmp_path / "m", Lora(8, targets=("q", "v"))), (tiny_pair("llama").model, Lora(8))):
+        told.clear()
+        unlearn_model(source, tmp_path / f"out-{source.name}", replace(work(lora, max_steps=1), warn=told.append), quiet)
+        assert not told
 
 
 def test_noise_is_denoised_as_with_full_weights(tiny_pair, tmp_path, entropy):

@@ -17,6 +17,8 @@ from mpu_cli.training.settings import TrainingSettings
 
 NAMES = ["AltPO", "CE-U", "DPO", "GradAscent", "GradDiff", "NPO", "PDU", "RMU", "SatImp", "SimNPO", "UnDIAL", "WGA"]
 
+SHOWN = {"learning_rate", "epochs", "batch_size", "gradient_accumulation"}
+
 
 def test_names_need_no_torch() -> None:
     """Listing, describing, parsing and checking import nothing heavy; the names are as users write them."""
@@ -49,6 +51,8 @@ def test_every_method_is_declared_in_full(name: str) -> None:
     assert method.needs <= set(NEEDS)
     assert all(parameter.type in (float, int, bool, str) for parameter in method.parameters)
     TrainingSettings(**dict(method.recommended))
+    # All of one source, which is named where they are shown; none for methods that it does not have.
+    assert set(dict(method.recommended)) == (set() if name in {"AltPO", "CE-U", "PDU"} else SHOWN)
     unset = {parameter.name for parameter in method.parameters if parameter.default is None}
     assert unset == {assignment.partition("=")[0] for assignment in REQUIRED.get(name, [])}
 

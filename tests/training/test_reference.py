@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import stat
+import subprocess
+import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,21 +81,51 @@ def test_every_batch_finds_its_own(model: Any) -> None:
     rows.close()
 
 
-def test_files_are_private_and_go_away(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The directory is the user's own, takes the bytes that were announced, and is gone after close and after an error."""
+def open_files(directory: Path) -> list[os.stat_result]:
+    """Files below a directory that this process holds open, whether they have a name or not."""
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs /proc")
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if str(link.readlink()).startswith(str(directory)):
+                found.append(link.stat())
+    return found
+
+
+def test_files_have_no_name_and_go_away(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can open them, they take the bytes that were announced, and are gone after close and after an error."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     rows = prepare(model, ALL, FORGET, RETAIN, ALTERNATES, SETTINGS, 0, "cpu")
-    (directory,) = tmp_path.iterdir()
-    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-    assert {path.name for path in directory.iterdir()} == {"forget_logits", "retain_logits", "retain_hidden"}
-    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in directory.iterdir())
-    size = sum(path.stat().st_size for path in directory.iterdir())
-    assert size == reference_bytes(model.config, ALL, FORGET, RETAIN, SETTINGS)
-    rows.close()
-    rows.close()
     assert not list(tmp_path.iterdir())
+    held = open_files(tmp_path)
+    assert len(held) == 3
+    assert all(stat.S_IMODE(file.st_mode) == 0o600 and file.st_nlink == 0 for file in held)
+    assert sum(file.st_size for file in held) == reference_bytes(model.config, ALL, FORGET, RETAIN, SETTINGS)
+    rows.close()
+    rows.close()
+    assert not open_files(tmp_path)
     with pytest.raises(IndexError):
         prepare(model, ALL, [Encoded((999, 2), (999, 2))], RETAIN, ALTERNATES[:1], SETTINGS, 0, "cpu")
+    assert not open_files(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from test_reference import ALL, ALTERNATES, FORGET, RETAIN, SETTINGS, make_model, prepare
+rows = prepare(make_model(num_hidden_layers=4), ALL, FORGET, RETAIN, ALTERNATES, SETTINGS, 0, "cpu")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_run_leaves_nothing(tmp_path: Path) -> None:
+    """SIGKILL with the references on disk: there is no file that anybody would have to clean up."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    here = str(Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", KILLED, here], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert not list(tmp_path.iterdir())
 
 

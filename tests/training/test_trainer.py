@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from mpu_cli.errors import CheckFailedError, UsageError
 from mpu_cli.training import optimizers
 from mpu_cli.training.logprobs import answer_nll, batch_nll, token_mean_nll
 from mpu_cli.training.settings import TrainingSettings
+from mpu_cli.training.surroundings import Surroundings
 from mpu_cli.training.trainer import TrainingReport, UnlearningTrainer, train
 
 SETTINGS = TrainingSettings(epochs=2, learning_rate=1e-3, batch_size=4, device="cpu", seed=3)
@@ -142,7 +144,7 @@ def test_uneven_last_batch_and_steps() -> None:
     """8 rows at batch 3 and 2 accumulated make 2 steps an epoch; max_steps cuts, and never adds epochs."""
     settings = replace(SETTINGS, batch_size=3, gradient_accumulation=2)
     calls: list[tuple[int, int]] = []
-    _, report = run(settings=settings, on_step=lambda step, total, loss: calls.append((step, total)))
+    _, report = run(settings=settings, around=Surroundings(lambda step, total, loss: calls.append((step, total))))
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert report.steps == 4
     assert run(settings=replace(settings, max_steps=3))[1].steps == 3
@@ -157,7 +159,7 @@ def test_losses_are_reported() -> None:
     _, report = run(
         settings=replace(SETTINGS, batch_size=8, epochs=4),
         needs=frozenset(),
-        on_step=lambda step, total, loss: losses.append(loss),
+        around=Surroundings(lambda step, total, loss: losses.append(loss)),
     )
     assert losses[0] == report.first_loss == pytest.approx(mean, rel=1e-6)
     assert losses[-1] == report.last_loss < losses[0]
@@ -312,3 +314,13 @@ def test_leaves_nothing_behind(
     assert model.config.to_dict() == before
     assert not model.training
     assert dict(os.environ) == environment
+
+
+def test_the_temporary_directory_stays_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainer makes no directory, and the references (logits of the client's rows) lie in a file that has no name."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found: list[list[Path]] = []
+    around = Surroundings(lambda step, total, loss: found.append(list(tmp_path.iterdir())))
+    run(needs=frozenset({"retain", "retain_logits"}), around=around)
+    assert found == [[]] * 4
+    assert not list(tmp_path.iterdir())

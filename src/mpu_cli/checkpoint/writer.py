@@ -60,11 +60,15 @@ def plan_shards(tensors: Iterable[TensorInfo], max_bytes: int, stem: str = "mode
     return {f"{stem}-{number:05d}-of-{total:05d}.safetensors": shard for number, shard in enumerate(shards, 1)}
 
 
+Files = dict[str, tuple[str, int]]
+"""SHA-256 and size by file name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """What a finished writer wrote: digests (empty if not asked) and sizes by file name, SHA-256 by tensor where asked."""
 
-    files: dict[str, tuple[str, int]]
+    files: Files
     tensors: dict[str, str]
 
 
@@ -107,7 +111,7 @@ class CheckpointWriter:
                 self._places[info.name] = (shard, offset, info.nbytes)
                 offset += info.nbytes
         self._next, self._filled = 0, 0
-        self._files: dict[str, tuple[str, int]] = {}
+        self._files: Files = {}
         self._tensors: dict[str, str] = {}
         self._open: dict[str, ShardFile] = {}
         self._queue: Queue[_Part | None] = Queue(_QUEUED)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 
 from mpu_cli.cli.output import facts, table
+from mpu_cli.client.methods import RECOMMENDED_BY
 
 if TYPE_CHECKING:
     from mpu_cli.client.methods import MethodInfo
@@ -24,6 +25,7 @@ def method_facts(info: MethodInfo) -> dict[str, Any]:
     return {
         "name": info.name, "formula": info.formula, "paper": info.paper, "needs": sorted(info.needs),
         "parameters": parameters, "recommended": dict(info.recommended),
+        "recommended_by": RECOMMENDED_BY if info.recommended else None,
     }  # fmt: skip
 
 
@@ -34,7 +36,8 @@ def method_view(info: MethodInfo) -> list[RenderableType]:
         lines["--set"] = ", ".join(_parameter(p) for p in info.parameters)
     lines["needs"] = ", ".join(sorted(info.needs)) or "the forget rows alone"
     if info.recommended:
-        lines["paper's"] = ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in info.recommended)
+        settings = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in info.recommended)
+        lines["trained with"] = f"{settings} ({RECOMMENDED_BY})"
     lines["source"] = info.paper
     return [info.name, facts(lines), ""]
 

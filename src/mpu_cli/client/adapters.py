@@ -32,7 +32,7 @@ from mpu_cli.bundle.tensors import DELTA_STEM, is_frozen
 from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, read_tensor, to_bytes
 from mpu_cli.checkpoint.header import FLOAT_DTYPES, STORED_NAMES, TensorInfo, read_header
 from mpu_cli.checkpoint.model import SPAN, read_json
-from mpu_cli.checkpoint.writer import CheckpointWriter, write_new
+from mpu_cli.checkpoint.writer import CheckpointWriter, Files, write_new
 from mpu_cli.client.handoff import OpenHandoff
 from mpu_cli.errors import BadModelError, CheckFailedError
 
@@ -121,8 +121,8 @@ def _read_config(file: Path, content: Mapping[str, Any]) -> tuple[int, float, fl
     return rank, float(alpha) * (math.sqrt(rank) if content.get("use_rslora") else 1.0), float(dropout)
 
 
-def write_adapter(directory: Path, config: AdapterConfig, pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]], dtype: str) -> None:
-    """Write A and B by module as an update may hold them.
+def write_adapter(directory: Path, config: AdapterConfig, pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]], dtype: str) -> Files:
+    """Write A and B by module as an update may hold them; return the files with digests and sizes.
 
     Raises:
         CheckFailedError: NaN or infinity.
@@ -140,20 +140,20 @@ def write_adapter(directory: Path, config: AdapterConfig, pairs: Mapping[str, tu
             if not bool(torch.isfinite(stored).all()):
                 raise CheckFailedError(f"tensor {info.name} holds NaN or infinity", "lower --learning-rate, train again")
             writer.write(to_bytes(stored))
-        writer.close()
+        files = writer.close().files
     finally:
         writer.abort()
-    write_new(directory / ADAPTER_CONFIG, encode_config(config))
+    return {**files, ADAPTER_CONFIG: write_new(directory / ADAPTER_CONFIG, encode_config(config))}
 
 
-def copy_adapter(trained: TrainedAdapter, directory: Path, dtype: str) -> None:
-    """Write a trained adapter into the directory of one copy of an update."""
+def copy_adapter(trained: TrainedAdapter, directory: Path, dtype: str) -> Files:
+    """Write a trained adapter into the directory of one copy of an update; return the files with digests and sizes."""
     pairs = {change.name.removesuffix(".weight"): (read_tensor(change.a), read_tensor(change.b)) for change in trained.changes.values()}
-    write_adapter(directory, trained.config, pairs, dtype)
+    return write_adapter(directory, trained.config, pairs, dtype)
 
 
-def write_merged(trained: TrainedAdapter, directory: Path, dtype: str, shard_bytes: int) -> None:
-    """Write what an adapter does to the weights as a dense delta, a block at a time.
+def write_merged(trained: TrainedAdapter, directory: Path, dtype: str, shard_bytes: int) -> Files:
+    """Write what an adapter does to the weights as a dense delta, a block at a time; return the files with digests and sizes.
 
     Raises:
         CheckFailedError: a change is not a finite number.
@@ -166,7 +166,7 @@ def write_merged(trained: TrainedAdapter, directory: Path, dtype: str, shard_byt
                 if not bool(torch.isfinite(rows).all()):
                     raise CheckFailedError(f"the adapter of {info.name} holds NaN or infinity", "lower the learning rate, train again")
                 writer.write(to_bytes(rows.to(TORCH_DTYPES[info.dtype])))
-        writer.close()
+        return writer.close().files
     finally:
         writer.abort()
 

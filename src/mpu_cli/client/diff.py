@@ -44,12 +44,15 @@ def diff(
     for name in opened.copies:
         if not (trained / name).is_dir():
             raise BadModelError(f"{trained}: {name} is missing", f"save the trained {name}, or its adapter, as {trained / name}")
+    written = {}
     with Staging(out, force=force) as staging:
         for name, published in opened.copies.items():
             directory = make_copy_directory(staging.path / name, out)
             with disk_errors(out):
-                write_payload(opened, published, trained / name, directory, dtype, shard_bytes, merge=merge, warn=warn_once)
+                written[name] = write_payload(
+                    opened, published, trained / name, directory, dtype, shard_bytes, merge=merge, warn=warn_once
+                )
         with disk_errors(out):
-            update = write_manifest(staging.path, opened.manifest)
+            update = write_manifest(staging.path, opened.manifest, written)
         staging.commit()
     return update

@@ -15,11 +15,9 @@ from mpu_cli.checkpoint.buffers import Pool
 from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, Scratch, converted, read_span, spans, to_bytes
 from mpu_cli.checkpoint.header import STORED_NAMES, TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint, is_head
-from mpu_cli.checkpoint.writer import CheckpointWriter
+from mpu_cli.checkpoint.writer import CheckpointWriter, Files
 from mpu_cli.client.handoff import OpenHandoff
 from mpu_cli.errors import BadModelError, CheckFailedError
-
-Files = dict[str, tuple[str, int]]
 
 
 def write_delta(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,10 +92,34 @@ def inexact(targets: Sequence[Projection]) -> str | None:
     )
 
 
+def out_of_reach(model: Any, lora: Lora) -> str | None:
+    """What to warn of, before training: experts among the targets that transformers holds as one stacked parameter.
+
+    Args:
+        model: as it was loaded.
+        lora: the options.
+    """
+    wanted = lora.targets or DEFAULT_ROLES
+    counts: Counter[str] = Counter()
+    experts = 0
+    for name, parameter in model.named_parameters():
+        last = name.rpartition(".")[2]
+        if parameter.dim() == 3 and parameter.requires_grad and any(target == last or target in last.split("_") for target in wanted):
+            counts[last] += 1
+            experts = parameter.shape[0]
+    if not counts:
+        return None
+    named = ", ".join(f"{last} of {experts} experts in {count} layers" for last, count in sorted(counts.items()))
+    return (
+        f"LoRA: {named} get no adapter, because transformers holds all experts of a layer in one parameter; what they know of the "
+        "forget set can be unlearned only around them. Train without --lora-rank to reach them"
+    )
+
+
 def attach(model: Any, lora: Lora, matrices: Projections, frozen: Sequence[str], seed: int) -> list[Projection]:
     """Put an adapter into `model`, in place; nothing else is trained afterwards.
 
-    Weights that transformers fuses in memory (experts) get none, unless they were asked for.
+    Weights that transformers fuses in memory (experts) get none, unless they were asked for: see `out_of_reach`.
 
     Raises:
         UsageError: see `choose`; or a target that was asked for is fused in memory.

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpu_cli.checkpoint.staging import disk_full
+from mpu_cli.checkpoint.staging import disk_errors
 from mpu_cli.client import lora, methods
-from mpu_cli.errors import OutputError, UsageError
+from mpu_cli.errors import UsageError
 from mpu_cli.training.surroundings import OnStep, Surroundings
+from mpu_cli.training.system_errors import system_errors
 
 if TYPE_CHECKING:
     from mpu_cli.architectures.projections import Projection
@@ -38,6 +37,7 @@ def train_copy(
     stop_after: int | None = None,
     log_dir: Path | None = None,
     on_note: Callable[[str], None] = lambda line: None,
+    on_warning: Callable[[str], None] = lambda text: None,
 ) -> TrainingReport:
     """Load the model in `source_dir`, unlearn by `recipe`, save float32 safetensors and config.json to `after_dir`.
 
@@ -58,6 +58,7 @@ def train_copy(
         stop_after: end after so many steps: where the first copy stopped early.
         log_dir: where TensorBoard's event files go, if anywhere.
         on_note: told what became of rows that are cut, split or packed, a line each.
+        on_warning: told of experts that get no adapter.
 
     Raises:
         UsageError: the method needs a retain set or alternate answers, or the device or precision is not to be had.
@@ -103,6 +104,8 @@ def train_copy(
     loaded = load_model(source_dir, frozen, keep_dropout=settings.keep_dropout, fsdp=settings.fsdp)
     adapted: list[Projection] = []
     if recipe.lora is not None:
+        if (missed := lora.out_of_reach(loaded.model, recipe.lora)) is not None:
+            on_warning(missed)
         adapted = lora.attach(loaded.model, recipe.lora, lora.matrices_of(source_dir), frozen or (), settings.seed)
     report = train(
         loaded.model,
@@ -121,7 +124,7 @@ def train_copy(
     else:
         adapted = lora.moved(loaded.model, adapted)
         if distributed.processes().is_first:
-            with _writing(after_dir):
+            with disk_errors(after_dir), system_errors():
                 lora.save(loaded.model, adapted, recipe.lora, after_dir)
     return report
 
@@ -137,7 +140,7 @@ def _save(loaded: LoadedModel, source_dir: Path, after_dir: Path) -> None:
     # The saved configuration is the source's: dropout was switched off for training only.
     model.config = loaded.source_config
     generation = source_dir / "generation_config.json"
-    with _writing(after_dir):
+    with disk_errors(after_dir), system_errors():
         with quiet_transformers():
             model.save_pretrained(after_dir, state_dict=whole)
         # transformers rewrites generation settings, and makes some up where there are none.
@@ -145,18 +148,3 @@ def _save(loaded: LoadedModel, source_dir: Path, after_dir: Path) -> None:
             shutil.copyfile(generation, after_dir / generation.name)
         else:
             (after_dir / generation.name).unlink(missing_ok=True)
-
-
-@contextmanager
-def _writing(after_dir: Path) -> Iterator[None]:
-    """Turn what goes wrong on the disk into OutputError."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        # safetensors says "No space left on device (os error 28)" without an errno.
-        if getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error):
-            raise disk_full(after_dir) from error
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{after_dir}: cannot be written ({reason})", "check space and permissions") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
+from mpu_cli.checkpoint.writer import Files
 from mpu_cli.client.adapters import copy_adapter, is_adapter, open_trained, write_merged
 from mpu_cli.client.difference import write_delta
 from mpu_cli.client.handoff import OpenHandoff
@@ -28,8 +29,10 @@ def write_payload(
     *,
     merge: bool = False,
     warn: Warn = lambda text: None,
-) -> None:
+) -> Files:
     """Write what `trained` changed of `published` into `directory`: an adapter as an adapter, a full model as a delta.
+
+    Returns the files with digests and sizes, so that nobody has to read them again for these.
 
     Args:
         opened: the handoff that the published copy is from.
@@ -52,8 +55,7 @@ def write_payload(
                 f"{trained}/config.json sets {', '.join(on)}: if dropout was on in training, the copies differ by it, and that "
                 "does not cancel; switch it off and train again, if it was"
             )
-        write_delta(opened, published, model, directory, dtype, shard_bytes)
-        return
+        return write_delta(opened, published, model, directory, dtype, shard_bytes)
     models = sorted(item.name for item in trained.glob("model*.safetensors"))
     if models:
         raise BadModelError(f"{trained}: holds a model ({models[0]}) and an adapter", "leave the one that was trained")
@@ -63,9 +65,8 @@ def write_payload(
     if (text := inexact(adapter.targets)) is not None:
         warn(text)
     if merge:
-        write_merged(adapter, directory, dtype, shard_bytes)
-    else:
-        copy_adapter(adapter, directory, dtype)
+        return write_merged(adapter, directory, dtype, shard_bytes)
+    return copy_adapter(adapter, directory, dtype)
 
 
 def _dropout(config: Mapping[str, Any]) -> Iterator[str]:

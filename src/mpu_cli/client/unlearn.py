@@ -24,6 +24,7 @@ from mpu_cli.checkpoint.dtypes import read_span, spans
 from mpu_cli.checkpoint.header import NAMES, TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
+from mpu_cli.checkpoint.writer import Files
 from mpu_cli.client.adapters import row_spans
 from mpu_cli.client.handoff import OpenHandoff, open_handoff
 from mpu_cli.client.lora import choose, inexact, matrices_of
@@ -92,6 +93,7 @@ def unlearn_handoff(
     _check_lora(work, opened.matrices, opened.frozen)
     names = list(opened.copies)
     reports: dict[str, TrainingReport] = {}
+    written: dict[str, Files] = {}
     update = None
     with _writing(out, names, work, force) as (staging, kept):
         stop_after = None
@@ -100,17 +102,17 @@ def unlearn_handoff(
             directory = make_copy_directory(staging.path / name, out) if staging else None
             done = kept.take(name, directory, identity) if directory else None
             _join(work)
-            report = distributed.from_first(done)
-            if report is None:
-                report = _train(opened, name, directory, out, work, kept, identity, on_step, stop_after)
-                if directory:
-                    kept.keep(name, directory, identity, report)
-            reports[name] = report
+            # All processes train the copy if the first one did not find it finished.
+            reports[name], written[name] = distributed.from_first(done) or _train(
+                opened, name, directory, out, work, kept, identity, on_step, stop_after
+            )
+            if directory and not done:
+                kept.keep(name, directory, identity, reports[name], written[name])
             if work.recipe.settings.stops_early:
                 stop_after = reports[names[0]].steps
         if staging:
             with disk_errors(out):
-                update = write_manifest(staging.path, opened.manifest)
+                update = write_manifest(staging.path, opened.manifest, written)
             staging.commit()
     return update, reports
 
@@ -134,7 +136,7 @@ def unlearn_one_copy(
         raise OutputError(f"{out}: this update is already finished", "choose another --out")
     with _writing(out / name, [name], work, force, beside=out) as (staging, kept):
         identity = work.identity(_source(opened, name)) | {"stop_after": None}
-        report = _train(opened, name, staging.path if staging else None, out, work, kept, identity, on_step)
+        report, _ = _train(opened, name, staging.path if staging else None, out, work, kept, identity, on_step)
         if staging:
             with disk_errors(out):
                 write_note(staging.path, work.recipe.fingerprint(), opened.manifest)
@@ -165,7 +167,7 @@ def unlearn_model(
         report = train_copy(
             source, after, work.forget, work.retain, work.recipe, None, lambda *step: on_step(source.name, *step),
             store=kept.store(_MODEL, work.identity(digest)), resume=work.keeping.resume, log_dir=work.log_dir,
-            on_note=work.note,
+            on_note=work.note, on_warning=work.warn,
         )  # fmt: skip
         if staging:
             changes = _changes(open_checkpoint(after)) if work.recipe.lora is None else _adapted(after)
@@ -206,21 +208,24 @@ def _train(
     identity: dict[str, Any],
     on_step: OnStep,
     stop_after: int | None = None,
-) -> TrainingReport:
+) -> tuple[TrainingReport, Files]:
+    """Train one copy; in the first process, write its payload. Returns the payload's files too, none in other processes."""
     published = opened.copies[name]
     after = (directory or out) / _AFTER
+    # Rows and model are the same for every copy: once is enough.
+    first = name == next(iter(opened.copies))
     report = train_copy(
         published.path, after, work.forget, work.retain, work.recipe, opened.frozen, lambda *step: on_step(name, *step),
         store=kept.store(name, identity), resume=work.keeping.resume, stop_after=stop_after,
         log_dir=work.log_dir / name if work.log_dir else None,
-        # The rows are the same for every copy: once is enough.
-        on_note=work.note if name == next(iter(opened.copies)) else lambda text: None,
+        on_note=work.note if first else lambda text: None, on_warning=work.warn if first else lambda text: None,
     )  # fmt: skip
-    if directory is not None:
-        with disk_errors(out):
-            write_payload(opened, published, after, directory, work.delta_dtype, work.shard_bytes)
-            shutil.rmtree(after)
-    return report
+    if directory is None:
+        return report, {}
+    with disk_errors(out):
+        files = write_payload(opened, published, after, directory, work.delta_dtype, work.shard_bytes)
+        shutil.rmtree(after)
+    return report, files
 
 
 def _source(opened: OpenHandoff, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from mpu_cli.bundle.manifest import MANIFEST, SIGNATURE, HandoffManifest, UpdateCopy, UpdateManifest, encode, listed
@@ -12,7 +13,7 @@ from mpu_cli.bundle.tensors import shapes
 from mpu_cli.bundle.trusted import update_may_hold
 from mpu_cli.checkpoint.digest import file_digest
 from mpu_cli.checkpoint.staging import disk_errors, flush, flush_tree
-from mpu_cli.checkpoint.writer import write_new
+from mpu_cli.checkpoint.writer import Files, write_new
 from mpu_cli.client.handoff import OpenHandoff
 from mpu_cli.errors import BadBundleError, CheckFailedError
 
@@ -29,15 +30,24 @@ def make_copy_directory(path: Path, out: Path) -> Path:
     return path
 
 
-def write_manifest(directory: Path, handoff: HandoffManifest) -> UpdateManifest:
-    """List every copy below `directory` (all of the handoff's must be there) and write `mpu.yaml`, whole or not at all."""
+def write_manifest(directory: Path, handoff: HandoffManifest, written: Mapping[str, Files] | None = None) -> UpdateManifest:
+    """List every copy below `directory` (all of the handoff's must be there) and write `mpu.yaml`, whole or not at all.
+
+    Args:
+        directory: the update's.
+        handoff: what it answers.
+        written: what each copy's files were when they were written; other copies' files are read for it.
+
+    Raises:
+        RuntimeError: other files are there than were written.
+    """
     copies = []
     for copy in handoff.copies:
-        files = {
-            file.name: (file_digest(file), file.stat().st_size)
-            for file in sorted((directory / copy.name).iterdir())
-            if file.name != NOTE
-        }
+        present = sorted(file for file in (directory / copy.name).iterdir() if file.name != NOTE)
+        known = (written or {}).get(copy.name)
+        files = {file.name: (file_digest(file), file.stat().st_size) for file in present} if known is None else known
+        if {(file.name, file.stat().st_size) for file in present} != {(name, size) for name, (_, size) in files.items()}:
+            raise RuntimeError(f"{directory / copy.name} does not hold what was written there")
         copies.append(UpdateCopy(copy.name, copy.digest, payload_of(directory / copy.name), listed(files)))
     manifest = UpdateManifest(handoff.id, handoff.digest, tuple(copies))
     partial = directory / _PARTIAL

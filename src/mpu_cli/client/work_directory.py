@@ -16,9 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpu_cli.checkpoint.digest import file_digest
 from mpu_cli.checkpoint.staging import disk_errors, flush, flush_tree
-from mpu_cli.checkpoint.writer import write_new
+from mpu_cli.checkpoint.writer import Files, write_new
 from mpu_cli.errors import OutputError
 from mpu_cli.training.checkpoints import MARKER, CheckpointStore, SavePlan, identity_digest, make_private, verified
 
@@ -91,18 +90,21 @@ class WorkDirectory:
             return None
         return CheckpointStore(self.path / name, {**identity, "copy": name}, self._keeping.plan)
 
-    def keep(self, name: str, directory: Path, identity: Mapping[str, Any], report: TrainingReport) -> None:
-        """Keep a finished copy's files until all copies are finished; its checkpoints are no longer needed."""
+    def keep(self, name: str, directory: Path, identity: Mapping[str, Any], report: TrainingReport, files: Files) -> None:
+        """Keep a finished copy's files until all copies are finished; its checkpoints are no longer needed.
+
+        `files` is what they were when they were written.
+        """
         with disk_errors(self.path):
             make_private(self.path)
             place = self.path / name
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir(mode=0o700)
-            for file in directory.iterdir():
-                _link(file, place / file.name)
+            for file in files:
+                _link(directory / file, place / file)
             flush_tree(place)
-            files = {file.name: file_digest(file) for file in directory.iterdir()}
-            note = {"identity": self._identity(name, identity), "files": files, "report": asdict(report)}
+            digests = {file: digest for file, (digest, _) in files.items()}
+            note = {"identity": self._identity(name, identity), "files": digests, "report": asdict(report)}
             partial = place / f".{MARKER}"
             write_new(partial, json.dumps(note).encode(), 0o600)
             flush(partial)
@@ -110,8 +112,8 @@ class WorkDirectory:
             flush(place)
             flush(self.path)
 
-    def take(self, name: str, directory: Path, identity: Mapping[str, Any]) -> TrainingReport | None:
-        """Put a copy that an earlier run finished into `directory`; None if there is none.
+    def take(self, name: str, directory: Path, identity: Mapping[str, Any]) -> tuple[TrainingReport, Files] | None:
+        """Put a copy that an earlier run finished into `directory`, its bytes checked; None if there is none.
 
         Raises:
             CheckFailedError: it was made by another recipe or from another handoff, or was altered.
@@ -128,7 +130,8 @@ class WorkDirectory:
                 _link(place / file, directory / file)
         report = marker["report"]
         evaluations = tuple(Evaluation(**each) for each in report.pop("evaluations"))
-        return TrainingReport(**report, evaluations=evaluations)
+        files = {file: (digest, (directory / file).stat().st_size) for file, digest in marker["files"].items()}
+        return TrainingReport(**report, evaluations=evaluations), files
 
     def interrupted(self, names: list[str], seconds: float) -> bool:
         """A run ends without a result after so many seconds: whether its work is kept; if not, it is removed."""

@@ -1,13 +1,14 @@
-"""The forms of a row: which keys make one, and what each of them must hold."""
+"""A row, and its forms: which keys make one, and what each of them must hold."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mpu_cli.data.formats.table import RowError
 from mpu_cli.data.mapping import nearest_column
+from mpu_cli.errors import BadDataError
 
 FORMS = {
     "question/answer": ("question", "answer"),
@@ -32,18 +33,41 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Recognised:
-    """What a row holds: prompt and answer, or messages, or a text; and an alternate answer if there is one."""
+class Row:
+    """One example: a prompt/answer pair, a chat, or plain text. Exactly one of the three is set.
 
+    `where` names its place for error messages ("forget.jsonl:3", or "forget.json row 3" for a JSON list).
+    """
+
+    where: str
     prompt: str | None = None
     answer: str | None = None
     messages: tuple[Message, ...] = ()
     text: str | None = None
     alternate: str | None = None
+    """The answer to give instead, or None."""
+
+    @property
+    def form(self) -> str:
+        """What kind of row this is: prompt/answer, messages or text."""
+        return "text" if self.text is not None else "messages" if self.messages else "prompt/answer"
+
+    def with_answer(self, answer: str) -> Row:
+        """The same prompt, or the same chat, with another answer.
+
+        Raises:
+            BadDataError: a plain text has no answer.
+        """
+        if self.text is not None:
+            raise BadDataError(f"{self.where}: a text has no answer to replace", "give prompt and answer, or messages")
+        if self.messages:
+            last = replace(self.messages[-1], content=answer)
+            return replace(self, messages=(*self.messages[:-1], last))
+        return replace(self, answer=answer)
 
 
-def recognise(value: Any, where: str, mapping: Mapping[str, str]) -> Recognised:
-    """Find out what a row holds.
+def recognise(value: Any, where: str, mapping: Mapping[str, str]) -> Row:
+    """The row in a value of a file.
 
     Args:
         value: one row as its format gives it.
@@ -62,12 +86,12 @@ def recognise(value: Any, where: str, mapping: Mapping[str, str]) -> Recognised:
     keys = _keys_by_mapping(value, where, mapping) or _keys_by_form(value, where)
     if len(keys) == 2:
         prompt, answer = _string(value, keys[0], where, filled=False), _string(value, keys[1], where, filled=True)
-        return Recognised(prompt, answer, alternate=_alternate(value, mapping, where))
+        return Row(where, prompt, answer, alternate=_alternate(value, mapping, where))
     if "messages" in mapping or ("text" not in mapping and keys == FORMS["messages"]):
-        return Recognised(messages=_messages(value[keys[0]], keys[0], where), alternate=_alternate(value, mapping, where))
+        return Row(where, messages=_messages(value[keys[0]], keys[0], where), alternate=_alternate(value, mapping, where))
     if ALTERNATE in mapping:
         raise RowError(where, "a text has no answer that an alternate could replace", "give prompt and answer, or messages")
-    return Recognised(text=_string(value, keys[0], where, filled=True))
+    return Row(where, text=_string(value, keys[0], where, filled=True))
 
 
 def _keys_by_mapping(value: dict[str, Any], where: str, mapping: Mapping[str, str]) -> tuple[str, ...] | None:

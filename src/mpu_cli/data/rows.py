@@ -14,51 +14,17 @@ All but the last may have an `alternate`: the answer to give instead (DPO). Othe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from mpu_cli.data.formats import read_table
 from mpu_cli.data.formats.table import RowError, Table
-from mpu_cli.data.forms import HINT, KEYS, Message, recognise
+from mpu_cli.data.forms import HINT, KEYS, Message, Row, recognise
 from mpu_cli.data.mapping import nearest_column
 from mpu_cli.data.source import find_data
 from mpu_cli.errors import BadDataError
 
 __all__ = ["Message", "Row", "Scan", "read_rows", "scan_rows"]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One example: a prompt/answer pair, a chat, or plain text. Exactly one of the three is set.
-
-    `where` names its place for error messages ("forget.jsonl:3", or "forget.json row 3" for a JSON list).
-    """
-
-    where: str
-    prompt: str | None = None
-    answer: str | None = None
-    messages: tuple[Message, ...] = ()
-    text: str | None = None
-    alternate: str | None = None
-    """The answer to give instead, or None."""
-
-    @property
-    def form(self) -> str:
-        """What kind of row this is: prompt/answer, messages or text."""
-        return "text" if self.text is not None else "messages" if self.messages else "prompt/answer"
-
-    def with_answer(self, answer: str) -> Row:
-        """The same prompt, or the same chat, with another answer.
-
-        Raises:
-            BadDataError: a plain text has no answer.
-        """
-        if self.text is not None:
-            raise BadDataError(f"{self.where}: a text has no answer to replace", "give prompt and answer, or messages")
-        if self.messages:
-            last = replace(self.messages[-1], content=answer)
-            return replace(self, messages=(*self.messages[:-1], last))
-        return replace(self, answer=answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +68,12 @@ def scan_rows(location: str | Path, mapping: Mapping[str, str] | None = None) ->
     rows, bad = [], []
     for where, value in table.rows:
         try:
-            rows.append(_row(value, where, mapping))
+            if isinstance(value, RowError):
+                raise value
+            rows.append(recognise(value, where, mapping))
         except RowError as error:
             bad.append(error)
     return Scan(rows, bad)
-
-
-def _row(value: object, where: str, mapping: Mapping[str, str]) -> Row:
-    if isinstance(value, RowError):
-        raise value
-    found = recognise(value, where, mapping)
-    return Row(where, found.prompt, found.answer, found.messages, found.text, found.alternate)
 
 
 def _require_columns(table: Table, mapping: Mapping[str, str], name: str) -> None:

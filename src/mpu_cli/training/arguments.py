@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 
 import torch
 from transformers import TrainingArguments
@@ -26,12 +27,11 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
-def trainer_arguments(settings: TrainingSettings, scratch: str, device: str, n_forget: int) -> TrainingArguments:
+def trainer_arguments(settings: TrainingSettings, device: str, n_forget: int) -> TrainingArguments:
     """What Trainer is told.
 
     Args:
         settings: see `TrainingSettings`.
-        scratch: a directory, because Trainer insists on one; nothing is written there.
         device: from `choose_device`.
         n_forget: rows of an epoch.
 
@@ -43,7 +43,8 @@ def trainer_arguments(settings: TrainingSettings, scratch: str, device: str, n_f
     warms_up = bool(settings.warmup_steps or settings.warmup_ratio)
     try:
         arguments = TrainingArguments(
-            output_dir=scratch,
+            # Trainer insists on one and would make it; nothing is ever written there.
+            output_dir=tempfile.gettempdir(),
             max_steps=steps,
             # Batches are drawn whole in every process (see `distributed`), so this only labels them.
             per_device_train_batch_size=max(1, settings.batch_size // processes().size),

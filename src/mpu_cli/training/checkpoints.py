@@ -10,6 +10,7 @@ refused, because going on from it would give an update that no uninterrupted run
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -24,7 +25,8 @@ from typing import Any
 
 from mpu_cli.checkpoint.digest import file_digest
 from mpu_cli.checkpoint.staging import disk_errors, flush
-from mpu_cli.errors import CheckFailedError
+from mpu_cli.errors import CheckFailedError, OutputError
+from mpu_cli.training.system_errors import system_errors
 
 MARKER = "complete.json"
 WEIGHTS = "weights.safetensors"
@@ -96,20 +98,22 @@ class CheckpointStore:
         Raises:
             OutputError: the disk is full, or the directory cannot be written; the checkpoint before is still there.
         """
-        import torch
-        from safetensors.torch import save_file
-
         path = self.directory / f"step-{step:08d}"
         with disk_errors(self.directory):
             make_private(self.directory)
             shutil.rmtree(path, ignore_errors=True)
-            path.mkdir(mode=0o700)
-            save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, path / WEIGHTS)
-            with open(path / STATE, "xb", opener=_private) as file:
-                torch.save(dict(state), file)
-            with open(path / TRAINER_STATE, "x", opener=_private) as file:
-                file.write(trainer_state)
-            self._complete(path, step)
+            try:
+                with system_errors():
+                    self._write(path, step, weights, state, trainer_state)
+            except OSError as error:
+                # Half a checkpoint is worth nothing, and holds the space that the next attempt needs.
+                shutil.rmtree(path, ignore_errors=True)
+                if error.errno != errno.ENOSPC:
+                    raise
+                raise OutputError(
+                    f"{self.directory}: the disk is full, the checkpoint of step {step} was not kept",
+                    "free some space, or give --work a larger disk; --resume goes on from the checkpoint before, if there is one",
+                ) from error
             for other in self._steps():
                 if other != path:
                     shutil.rmtree(other, ignore_errors=True)
@@ -126,6 +130,18 @@ class CheckpointStore:
             return None
         path = complete[-1]
         return Saved(path, int(verified(path, self.identity, "step", {WEIGHTS, STATE, TRAINER_STATE})["step"]))
+
+    def _write(self, path: Path, step: int, weights: Mapping[str, Any], state: Mapping[str, Any], trainer_state: str) -> None:
+        import torch
+        from safetensors.torch import save_file
+
+        path.mkdir(mode=0o700)
+        save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, path / WEIGHTS)
+        with open(path / STATE, "xb", opener=_private) as file:
+            torch.save(dict(state), file)
+        with open(path / TRAINER_STATE, "x", opener=_private) as file:
+            file.write(trainer_state)
+        self._complete(path, step)
 
     def _complete(self, path: Path, step: int) -> None:
         names = (WEIGHTS, STATE, TRAINER_STATE)

@@ -7,7 +7,7 @@ t + 1, so labels are shifted by one here, and only here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -110,25 +110,49 @@ def mean_probability(measured: Sequence[tuple[float, int]]) -> float:
     return sum(math.exp(-nll / max(tokens, 1)) for nll, tokens in measured) / len(measured)
 
 
-@torch.no_grad()
 def answer_nll(model: Any, encoded_rows: Sequence[Encoded], batch_size: int, pad_id: int) -> list[tuple[float, int]]:
-    """NLL sum in nats and token count of every row, in the given order, in evaluation mode and without gradient.
+    """NLL sum in nats and token count of every row, in the given order; see `in_evaluation`.
 
-    `exp(−nll_sum / n_tokens)` is the answer probability of TOFU (Maini et al. 2401.06121). The model's
-    training mode is put back afterwards. Rows go through sorted by length, so that little is padded.
+    `exp(−nll_sum / n_tokens)` is the answer probability of TOFU (Maini et al. 2401.06121).
+    """
+    results: list[tuple[float, int]] = [(0.0, 0)] * len(encoded_rows)
+
+    def take(places: Sequence[int], rows: dict[str, Tensor]) -> None:
+        nll, tokens = batch_nll(model, rows)
+        for place, nll_sum, n_tokens in zip(places, nll.tolist(), tokens.tolist(), strict=True):
+            results[place] = (float(nll_sum), int(n_tokens))
+
+    in_evaluation(model, encoded_rows, range(len(encoded_rows)), batch_size, pad_id, take)
+    return results
+
+
+@torch.no_grad()
+def in_evaluation(
+    model: Any,
+    encoded_rows: Sequence[Encoded],
+    places: Iterable[int],
+    batch_size: int,
+    pad_id: int,
+    take: Callable[[Sequence[int], dict[str, Tensor]], None],
+) -> None:
+    """Hand rows to `take(places, rows)` in batches, the model in evaluation mode and without gradient.
+
+    Args:
+        model: its mode is put back afterwards, whatever happens.
+        encoded_rows: all rows.
+        places: which of them; they come sorted by length, so that little is padded.
+        batch_size: rows at a time.
+        pad_id: what short rows are filled with.
+        take: gets the batch's places and its rows, each (B, T), on the model's device.
     """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    results: list[tuple[float, int]] = [(0.0, 0)] * len(encoded_rows)
-    order = sorted(range(len(encoded_rows)), key=lambda i: len(encoded_rows[i].input_ids))
+    order = sorted(places, key=lambda i: len(encoded_rows[i].input_ids))
     try:
         for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            rows = collate([encoded_rows[i] for i in places], pad_id)
-            nll, tokens = batch_nll(model, {name: value.to(device) for name, value in rows.items()})
-            for place, nll_sum, n_tokens in zip(places, nll.tolist(), tokens.tolist(), strict=True):
-                results[place] = (float(nll_sum), int(n_tokens))
+            chosen = order[start : start + batch_size]
+            rows = collate([encoded_rows[i] for i in chosen], pad_id)
+            take(chosen, {name: value.to(device) for name, value in rows.items()})
     finally:
         model.train(was_training)
-    return results

@@ -12,7 +12,6 @@ off in the configuration. It does reseed the global generators of Python, numpy 
 
 from __future__ import annotations
 
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +38,7 @@ from mpu_cli.training.load import quiet_transformers
 from mpu_cli.training.needs import hidden_layer
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.stateful import StatefulLoss
-from mpu_cli.training.surroundings import OnStep, Surroundings
+from mpu_cli.training.surroundings import Surroundings
 
 Batch = Mapping[str, Mapping[str, Tensor]]
 LossFunction = Callable[[Any, Batch], Tensor]
@@ -81,7 +80,6 @@ def train(
     retain: Sequence[Encoded] | None,
     settings: TrainingSettings,
     pad_id: int,
-    on_step: OnStep | None = None,
     *,
     alternates: Sequence[Encoded] | None = None,
     stop_after: int | None = None,
@@ -97,7 +95,6 @@ def train(
         retain: the rows to keep; not looked at unless the loss or a threshold needs them.
         settings: see `TrainingSettings`.
         pad_id: what short rows are filled with.
-        on_step: see `OnStep`.
         alternates: another answer to each forget row, if the loss needs them.
         stop_after: end after so many steps, whatever the thresholds say: where the first of several copies stopped.
         around: see `Surroundings`.
@@ -111,7 +108,7 @@ def train(
         OutputError: a checkpoint or a reference cannot be written.
         ValueError: the loss needs rows and there are none (a caller checks that before it loads anything).
     """
-    around = around or Surroundings(on_step)
+    around = around or Surroundings()
     started = time.monotonic()
     device = choose_device(settings.device)
     distributed.check_settings(settings, len(forget), device, needs)
@@ -131,10 +128,9 @@ def train(
         else PairSampler(settings.seed, pairs.n_forget, pairs.n_retain)
     )
     use_cache = model.config.use_cache
-    # Trainer insists on a directory although nothing is ever saved to it.
-    with quiet_transformers(), tempfile.TemporaryDirectory(prefix="mpu-trainer-") as scratch:
+    with quiet_transformers():
         try:
-            arguments = trainer_arguments(settings, scratch, device, len(forget))
+            arguments = trainer_arguments(settings, device, len(forget))
             trainer = UnlearningTrainer(model, loss, pairs, sampler, settings, arguments, around, thresholds, stop_after)
             trainer.run()
         finally:

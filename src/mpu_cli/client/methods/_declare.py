@@ -14,6 +14,8 @@ from mpu_cli.errors import UsageError
 from mpu_cli.training.needs import with_layer
 
 Value = float | int | bool | str
+RECOMMENDED_BY = "open-unlearning, configs/trainer"
+"""Where the recommended settings were read: not in the papers, most of which tune them to the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class MethodInfo:
     """Words of `training.needs.NEEDS`, under the default parameters."""
     parameters: tuple[Parameter, ...]
     recommended: tuple[tuple[str, float], ...] = ()
-    """(setting, value) of the paper's own training, by TrainingSettings' names; shown, never applied by itself."""
+    """(setting, value) by TrainingSettings' names, as `RECOMMENDED_BY` has them; shown, never applied by itself."""
 
     def parse(self, assignments: Iterable[str]) -> dict[str, Value]:
         """All parameters' values: the defaults, changed by `--set` assignments such as "beta=0.5".
@@ -158,7 +160,7 @@ def method(
         formula: the loss in one line, for help texts and docs.
         needs: words of `training.needs.NEEDS`.
         bounds: "> 0" or ">= 0" by parameter.
-        recommended: the paper's own training settings, by the names of TrainingSettings.
+        recommended: training settings as `RECOMMENDED_BY` has them, by the names of TrainingSettings.
 
     A parameter without a default must be set by the user. One named `alpha` weighs the retain loss and switches it off
     at 0; `retain_loss` chooses between NLL and KL; `layer` is that of "hidden".

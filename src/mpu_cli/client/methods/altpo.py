@@ -17,7 +17,6 @@ from mpu_cli.client.methods._retain import with_retain
     formula="DPO's, with generated plausible answers as alternates",
     needs={"alternate", "alternate_nll", "forget_nll", "retain"},
     bounds={"beta": "> 0"},
-    recommended={"learning_rate": 1e-5},
 )
 def loss(
     model: Any,

@@ -18,7 +18,7 @@ from mpu_cli.client.methods._retain import with_retain
     "+ alpha * retain loss",
     needs={"alternate", "alternate_nll", "forget_nll", "retain"},
     bounds={"beta": "> 0"},
-    recommended={"learning_rate": 1e-5, "epochs": 5},
+    recommended={"learning_rate": 1e-5, "epochs": 10, "batch_size": 8, "gradient_accumulation": 4},
 )
 def loss(
     model: Any,
@@ -31,8 +31,8 @@ def loss(
 ) -> Tensor:
     """γ · batch mean of −(2/β) log σ(β [log π/π_ref(alternate) − log π/π_ref(forget)]) + α · retain loss, a scalar.
 
-    Rafailov et al. 2305.18290, as unlearning uses it ("IdkDPO" after Maini et al. 2401.06121, whose settings are the
-    recommended ones). Their equation 7 has no factor 2/β. It is NPO's (Zhang et al. 2404.05868), with which the force
-    at the start does not depend on β; all unlearning code has it, and the published γ and α belong to it.
+    Rafailov et al. 2305.18290, as unlearning uses it ("IdkDPO" after Maini et al. 2401.06121). Their equation 7 has
+    no factor 2/β. It is NPO's (Zhang et al. 2404.05868), with which the force at the start does not depend on β;
+    all unlearning code has it, and the published γ and α belong to it.
     """
     return with_retain(gamma * preference_loss(model, batch, beta), model, batch, alpha, retain_loss)

@@ -14,12 +14,11 @@ from mpu_cli.training.logprobs import token_mean_nll
     name="GradAscent",
     paper="https://arxiv.org/abs/2210.01504",
     formula="-gamma * mean over forget tokens of -log p(y_t | y_<t)",
-    recommended={"learning_rate": 1e-5, "epochs": 5},
+    recommended={"learning_rate": 1e-5, "epochs": 10, "batch_size": 8, "gradient_accumulation": 4},
 )
 def loss(model: Any, batch: Any, *, gamma: float = 1.0) -> Tensor:
     """−γ · token mean of ℓ_t, a scalar in nats per token (Jang et al. 2210.01504).
 
-    Unbounded below: it does not stop by itself, and the model collapses if it runs on. The recommended settings are
-    those of TOFU (Maini et al. 2401.06121).
+    Unbounded below: it does not stop by itself, and the model collapses if it runs on.
     """
     return -gamma * token_mean_nll(model, batch["forget"])

@@ -16,14 +16,13 @@ from mpu_cli.training.logprobs import token_mean_nll
     paper="https://arxiv.org/abs/2203.12817",
     formula="-gamma * token-mean NLL(forget) + alpha * retain loss",
     needs={"retain"},
-    recommended={"learning_rate": 1e-5, "epochs": 5},
+    recommended={"learning_rate": 1e-5, "epochs": 10, "batch_size": 8, "gradient_accumulation": 4},
 )
 def loss(
     model: Any, batch: Any, *, gamma: float = 1.0, alpha: float = 1.0, retain_loss: Literal["NLL", "KL"] = "NLL"
 ) -> Tensor:
     """−γ · token mean of ℓ_t over forget + α · retain loss, a scalar in nats per token.
 
-    Liu et al. 2203.12817; in this form Maini et al. 2401.06121 ("gradient difference", with KL "KL minimization"),
-    whose settings are the recommended ones.
+    Liu et al. 2203.12817; in this form Maini et al. 2401.06121 ("gradient difference", with KL "KL minimization").
     """
     return with_retain(-gamma * token_mean_nll(model, batch["forget"]), model, batch, alpha, retain_loss)

@@ -18,7 +18,7 @@ from mpu_cli.training.logprobs import batch_mean, batch_nll
     formula="gamma * mean of -(2/beta) log sigmoid(beta (NLL - NLL_ref)) + alpha * retain loss",
     needs={"forget_nll", "retain"},
     bounds={"beta": "> 0"},
-    recommended={"learning_rate": 1e-5, "epochs": 10},
+    recommended={"learning_rate": 1e-5, "epochs": 10, "batch_size": 8, "gradient_accumulation": 4},
 )
 def loss(
     model: Any,

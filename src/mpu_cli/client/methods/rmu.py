@@ -21,7 +21,7 @@ from mpu_cli.training.logprobs import batch_mean
     formula="gamma * mean per token of |h_l(forget) - c u|^2 + alpha * mean per token of |h_l(retain) - h_l_ref(retain)|^2",
     needs={"hidden", "retain", "retain_hidden"},
     bounds={"c": ">= 0", "seed": ">= 0"},
-    recommended={"learning_rate": 5e-5},
+    recommended={"learning_rate": 1e-5, "epochs": 10, "batch_size": 8, "gradient_accumulation": 4},
 )
 def loss(
     model: Any,

@@ -18,7 +18,7 @@ from mpu_cli.training.logprobs import batch_mean, labelled_predictions
     formula="gamma * token mean of cross entropy(softmax(z_ref - beta onehot(y_t)), model) + alpha * retain loss",
     needs={"forget_logits"},
     bounds={"beta": "> 0"},
-    recommended={"learning_rate": 1e-4, "epochs": 10},
+    recommended={"learning_rate": 1e-4, "epochs": 10, "batch_size": 2, "gradient_accumulation": 8},
 )
 def loss(
     model: Any,

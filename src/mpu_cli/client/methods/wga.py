@@ -17,7 +17,7 @@ from mpu_cli.training.logprobs import batch_mean, labelled_nll
     formula="-gamma * token mean of stopgrad(p_t^beta) (-log p_t) + alpha * retain loss",
     needs={"retain"},
     bounds={"beta": ">= 0"},
-    recommended={"learning_rate": 1e-5, "epochs": 5},
+    recommended={"learning_rate": 1e-5, "epochs": 5, "batch_size": 8, "gradient_accumulation": 4},
 )
 def loss(
     model: Any,

@@ -46,7 +46,7 @@ class Tensorwise(torch.optim.Optimizer):
                     continue
                 state = self.state[parameter]
                 state["step"] = state.get("step", 0) + 1
-                direction = self.direction(name, parameter.grad.float(), state)
+                direction = self.direction(name, at_least_float32(parameter.grad), state)
                 if group["weight_decay"]:
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(direction, alpha=-group["lr"])
@@ -67,3 +67,8 @@ def adam(gradient: Tensor, square: Tensor, state: dict[str, Any]) -> Tensor:
     second: Tensor = state["second"].lerp_(square, 1 - BETAS[1])
     scale: Tensor = (second / (1 - BETAS[1] ** state["step"])).sqrt_().add_(EPSILON)
     return first / scale.mul_(1 - BETAS[0] ** state["step"])
+
+
+def at_least_float32(gradient: Tensor) -> Tensor:
+    """Half precision raised to float32; float64 stays, so that a run in it shows what rounding does to one in float32."""
+    return gradient.float() if gradient.dtype.itemsize < 4 else gradient

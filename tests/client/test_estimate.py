@@ -74,7 +74,9 @@ def test_what_saves_memory_saves_memory(seven_billion: Path) -> None:
     assert shorter["activations_bytes"] * 2 == plain["activations_bytes"]
     sharded = estimate_unlearn(seven_billion, replace(SETTINGS, fsdp=True), "float32", processes=4)
     assert sharded["weights_bytes"] * 4 == plain["weights_bytes"]
-    assert sharded["memory_bytes"] < plain["memory_bytes"] / 3
+    # What shards is a quarter; the trained weights come together again in the first process, for the update.
+    assert sharded["optimizer_state_bytes"] * 4 == plain["optimizer_state_bytes"]
+    assert plain["gradients_bytes"] < sharded["memory_bytes"] < plain["memory_bytes"] / 2
     joint = estimate_unlearn(seven_billion, SETTINGS, "float32", processes=4)
     assert joint["gradient_buckets_bytes"] == plain["gradients_bytes"]
     assert joint["activations_bytes"] * 4 == plain["activations_bytes"]

@@ -77,6 +77,9 @@ def bring(context: typer.Context, output: Output) -> Work:
     mapping = parse_mapping(options["map_"] or [])
     chosen = methods.find(options["method"])
     parameters = chosen.parse(assignments)
+    warm_up = float(parameters.get("warmup_epochs", 0))
+    if warm_up >= settings.epochs:
+        output.warn(f"{chosen.name}: its weight first moves after epoch {warm_up:g}, and --epochs is {settings.epochs}")
     rows = read_rows(forget, mapping)
     if refusals is not None:
         if "alternate" not in chosen.needs_with(parameters):
@@ -98,10 +101,11 @@ def needs_of(context: typer.Context, output: Output, place: Path) -> dict[str, i
     """What `--dry-run` counts."""
     from mpu_cli.client import methods
     from mpu_cli.client.estimate import estimate_unlearn
-    from mpu_cli.training.distributed import processes
+    from mpu_cli.training.distributed import processes, refuse_unsharded
 
     options: Options = context.params
     settings, assignments = plan(context, output)
+    refuse_unsharded(settings)
     chosen = methods.find(options["method"])
     # A parameter without a default does not matter here.
     named = {assignment.partition("=")[0].strip() for assignment in assignments}
@@ -125,6 +129,8 @@ def adapter(options: Options) -> Lora | None:
     rank, alpha = options["lora_rank"], options["lora_alpha"]
     named = tuple(part.strip() for part in options["lora_targets"].split(",") if part.strip())
     named = () if named == DEFAULT_ROLES else named
+    if rank is not None and options["fsdp"]:
+        raise UsageError("--lora-rank and --fsdp: adapters are not sharded", "leave --fsdp out: an adapter's optimizer is small")
     if rank is None:
         if alpha is not None or named:
             raise UsageError("--lora-alpha and --lora-targets belong to LoRA", "give --lora-rank too")

@@ -106,9 +106,16 @@ def estimate_unlearn(
         held["gradient_buckets_bytes"] = _F32 * changing
     rows = -(-settings.batch_size // processes)
     held["activations_bytes"] = activation_bytes(subject.config, rows * settings.max_length, passes, settings)
+    if lora is not None and settings.precision == "bfloat16" and not settings.gradient_checkpointing:
+        # Autocast's copies of frozen weights live as long as the graph that needs them (measured: 2 bytes a weight).
+        held["cast_weights_bytes"] = 2 * parameters
     # A step works on one tensor at a time, with a few others of its size beside it.
     held["optimizer_work_bytes"] = 4 * _F32 * max(map(math.prod, trained.values()))
     held["program_bytes"] = PROGRAM_BYTES
+    memory = sum(held.values())
+    if settings.fsdp:
+        # At the end activations are gone, and the first process holds the trained weights whole to write the update.
+        memory = max(memory, memory - held["activations_bytes"] + _F32 * changing)
     update = subject.copies * changing * width
     return {
         "copies": subject.copies,
@@ -116,7 +123,7 @@ def estimate_unlearn(
         "trained_parameters": changing,
         "processes": processes,
         **held,
-        "memory_bytes": sum(held.values()),
+        "memory_bytes": memory,
         "disk_bytes": update,
         "temporary_disk_bytes": _F32 * (changing if lora else parameters),
         # The one before is removed when the next is complete.

@@ -160,7 +160,7 @@ def unlearn_model(
     if not model.float_dtypes or model.dtype not in NAMES:
         raise BadModelError(f"{source}: stored as {model.dtype}", "convert it to float32, bfloat16 or float16 first")
     if work.recipe.lora is not None:
-        _check_lora(work, matrices_of(source), ())
+        choose(work.recipe.lora, matrices_of(source), ())  # a wrong target is refused before anything is loaded
     with _writing(out, [_MODEL], work, force) as (staging, kept), disk_errors(out):
         digest = model_digest(model) if staging and kept.wants_checkpoints else ""  # only the first process keeps any
         after = (staging.path if staging else out) / _AFTER

@@ -85,11 +85,7 @@ def check_settings(settings: TrainingSettings, n_forget: int, device: str, needs
         raise UsageError("--fsdp shards the model over several processes, there is one", _LAUNCH)
     if size == 1:
         return
-    if settings.fsdp and not optimizers.get(settings.optimizer).sharded:
-        fit = ", ".join(name for name in optimizers.names() if optimizers.get(name).sharded)
-        raise UsageError(
-            f"--optimizer {settings.optimizer} needs whole tensors, and --fsdp cuts them up", f"use {fit}, or leave --fsdp out"
-        )
+    refuse_unsharded(settings)
     if settings.fsdp and hidden_layer(needs) is not None:
         # It trains right (7e-7 from one process), but the optimizer keeps nothing for shards without a gradient, and torch
         # does not take such a state back from a checkpoint. DDP wants no gradient of them either: `hidden.freeze_above`.
@@ -106,6 +102,19 @@ def check_settings(settings: TrainingSettings, n_forget: int, device: str, needs
         raise UsageError(
             f"the last batch of an epoch has {last} of {n_forget} forget rows, fewer than the {size} processes",
             "choose another --batch-size, or fewer processes",
+        )
+
+
+def refuse_unsharded(settings: TrainingSettings) -> None:
+    """Refuse an optimizer that cannot work on pieces of tensors, if they are to be cut up.
+
+    Raises:
+        UsageError: the message names the flag.
+    """
+    if settings.fsdp and not optimizers.get(settings.optimizer).sharded:
+        fit = ", ".join(name for name in optimizers.names() if optimizers.get(name).sharded)
+        raise UsageError(
+            f"--optimizer {settings.optimizer} needs whole tensors, and --fsdp cuts them up", f"use {fit}, or leave --fsdp out"
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from mpu_cli.errors import UsageError
+from mpu_cli.training import optimizers
 
 Precision = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -83,6 +84,7 @@ class TrainingSettings:
         _number("--learning-rate", self.learning_rate, zero=False)
         _number("--weight-decay", self.weight_decay, zero=True)
         _number("--max-grad-norm", self.max_grad_norm, zero=True)
+        optimizers.find(self.optimizer)  # a wrong name shall not cost the loading of a model
         _choice("--precision", self.precision, get_args(Precision))
         _choice("--device", self.device, get_args(Device))
         _choice("--lr-scheduler", self.lr_scheduler, get_args(Schedule))

@@ -58,7 +58,7 @@ def unlearn(
     finish: Annotated[bool, typer.Option("--finish", help="Check all copies made with --copy, write the update.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run of the same command left off.")] = False,
     save_steps: Annotated[int | None, typer.Option(min=1, help="Write a checkpoint every so many steps.")] = None,
-    save_seconds: Annotated[float, typer.Option(min=0, help="And after so many seconds; 0 for never.")] = 900.0,
+    save_seconds: Annotated[float, typer.Option(min=0, help="Write one after so many seconds, too; 0 for never.")] = 900.0,
     work: Annotated[Path | None, typer.Option("--work", help="Where checkpoints go. [default: beside OUT, hidden, private]")] = None,
     log_dir: Annotated[Path | None, typer.Option("--log-dir", help="Write TensorBoard event files here.")] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="For --dry-run: as if torchrun had started so many.")] = None,
@@ -109,6 +109,8 @@ def _run(context: typer.Context, output: Output, source: str | None, out: Path |
     bundle = is_bundle(Path(source))
     if not bundle and (copy is not None or finish):
         raise UsageError("--copy and --finish belong to a handoff", f"{source} is not a handoff")
+    if finish and copy is not None:
+        raise UsageError("--copy and --finish: give one of them", "--finish comes when all copies are made")
     place = Path(source) if bundle or (options["dry_run"] and Path(source).is_file()) else locate(source).path
     if options["dry_run"]:
         from mpu_cli.cli.unlearn_work import needs_of

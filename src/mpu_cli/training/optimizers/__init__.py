@@ -55,8 +55,8 @@ def names() -> list[str]:
     return sorted(_name(path.stem) for path in Path(__file__).parent.glob("[!_]*.py"))
 
 
-def get(name: str) -> OptimizerSpec:
-    """The optimizer of that name (upper or lower case).
+def find(name: str) -> str:
+    """The optimizer's own name, asked for in upper or lower case; nothing is imported.
 
     Raises:
         UsageError: there is none; the message names the nearest.
@@ -66,7 +66,16 @@ def get(name: str) -> OptimizerSpec:
         nearest = difflib.get_close_matches(asked, known, n=1, cutoff=0.4)
         hint = f"did you mean {nearest[0]}?" if nearest else None
         raise UsageError(f"--optimizer {name}: unknown, expected one of {', '.join(known)}", hint)
-    module = importlib.import_module(f"{__name__}.{asked.replace('-', '_')}")
+    return asked
+
+
+def get(name: str) -> OptimizerSpec:
+    """The optimizer of that name (upper or lower case).
+
+    Raises:
+        UsageError: there is none; the message names the nearest.
+    """
+    module = importlib.import_module(f"{__name__}.{find(name).replace('-', '_')}")
     return next(value for value in vars(module).values() if isinstance(value, OptimizerSpec))
 
 

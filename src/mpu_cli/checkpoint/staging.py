@@ -17,7 +17,7 @@ from pathlib import Path
 from mpu_cli.errors import BusyError, OutputError, UsageError
 
 _SUFFIX = ".mpu-partial"
-_RESULTS = ("mpu.yaml", "config.json", "delta.safetensors", "delta.safetensors.index.json", "holder-1")
+_RESULTS = ("mpu.yaml", "config.json", "delta.safetensors", "delta.safetensors.index.json", "holder-1", "items.jsonl", "TOFU_EVAL.json")
 """One of these is at the top of everything that a command writes."""
 
 

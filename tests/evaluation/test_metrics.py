@@ -238,7 +238,7 @@ def test_verbatim_memorization_continues_the_second_half(models, tmp_path):
 
 
 def test_a_texts_membership_does_not_depend_on_what_is_written(models, tmp_path):
-    """The bytes that zlib needs are those of the whole text that the loss is of, in forget and holdout set alike, with generation and without."""
+    """The bytes that zlib needs are those of the whole text that the loss is of, with generation and without."""
     rng = random.Random(8)
     sets = [questions(tmp_path, name, name, [{"text": words(rng, 30, 60)} for _ in range(6)]) for name in ("forget", "holdout")]
     with_writing, without = (evaluate(models[0], sets, settings(generate=generate)).record for generate in (True, False))

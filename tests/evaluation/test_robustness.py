@@ -110,7 +110,7 @@ def test_embeddings_norms_and_head_are_untouched(tiny_pair):
     moved = {}
     for bits in (8, 4):
         with quantized(model, bits):
-            moved[bits] = {name: float((value - before[name]).norm()) for name, value in model.named_parameters()}
+            moved[bits] = {name: float((value.detach() - before[name]).norm()) for name, value in model.named_parameters()}
     for name, norm in moved[4].items():
         layers = ".layers." in name and "norm" not in name and not name.endswith("bias")
         assert (norm > 0) is layers, name

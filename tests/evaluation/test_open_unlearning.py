@@ -87,6 +87,7 @@ def test_texts_are_there_only_when_asked_for(retained, tmp_path):
     assert content["forget_Q_A_ROUGE"]["value_by_index"]["0"]["generation"] == retained.written["forget", 0]
 
 
+@pytest.mark.filterwarnings("error")
 def test_their_own_file_is_read(tmp_path):
     """Only what it has; rows in the order of their numbers, not of their text; null is a row without a number."""
     path = tmp_path / "TOFU_EVAL.json"
@@ -95,6 +96,7 @@ def test_their_own_file_is_read(tmp_path):
     path.write_text(json.dumps({"forget_truth_ratio": {"agg_value": 0.1, "value_by_index": rows_of}, "forget_Q_A_Prob": probabilities}))
     found = read_record(path)
     assert found.columns["forget", "ratio"].tolist() == [0.0, 0.1, 0.2, 0.9, 1.0]
+    assert found.columns["forget", "truth_ratio"].tolist() == [0.0, 0.1, 0.2, 0.9, 1.0]
     assert found.sets["forget"].rows == 5
     assert found.sets["forget"].digest is None
     probabilities["value_by_index"]["1"]["prob"] = None

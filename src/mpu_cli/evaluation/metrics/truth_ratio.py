@@ -25,8 +25,9 @@ def ratio(row: Evidence) -> float:
 
 
 def closeness(ratios: Array, role: str) -> Array:
-    """Rows' shares in the mean, from positive R."""
-    return np.minimum(ratios, 1 / ratios) if role == FORGET else np.maximum(0.0, 1 - ratios)
+    """Rows' shares in the mean, from R (0 only in another tool's record)."""
+    with np.errstate(divide="ignore"):
+        return np.minimum(ratios, 1 / ratios) if role == FORGET else np.maximum(0.0, 1 - ratios)
 
 
 _VARIANTS = ("answer", "paraphrased answer", "perturbed answers")

@@ -32,14 +32,16 @@ def listed() -> tuple[Any, ...]:
 
 def shown(record: Record, before: Record | None, kept: Path | None) -> list[RenderableType]:
     """A record for a reader: a table for each set, then what was left out and why."""
+    from mpu_cli.evaluation.summarise import means
+
     body: list[RenderableType] = []
+    old = means(before) if before else {}
     for owner, metrics in record.values.items():
         rows = []
         for metric, one in metrics.items():
             cells = [metric, _number(one["value"]), _interval(one)]
             if before is not None:
-                old = before.values.get(owner, {}).get(metric)
-                cells.append(_number(old["value"]) if old else "–")
+                cells.append(_number(old.get((owner, metric))))
             rows.append(tuple(cells))
         info = record.sets.get(owner)
         title = f"{owner}, {info.rows} rows" if info else "the model"

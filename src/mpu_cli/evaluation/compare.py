@@ -14,7 +14,7 @@ from typing import Any
 from mpu_cli.errors import BadDataError, UsageError
 from mpu_cli.evaluation.metrics import model_metrics
 from mpu_cli.evaluation.record import Record
-from mpu_cli.evaluation.statistics import DIFFERENT, UNDECIDED, equivalence, interval, resampled
+from mpu_cli.evaluation.statistics import DIFFERENT, FEWEST, UNDECIDED, equivalence, interval, resampled
 from mpu_cli.evaluation.summarise import MODEL, draw_values, statistics
 
 
@@ -103,10 +103,11 @@ def _lines(
     margin: float | None,
 ) -> tuple[Line, ...]:
     chosen = model_metrics()
-    views = [_common(one, other if one is first else first).view(retained) for one in (first, other)]
+    pair = _common(first, other), _common(other, first)
+    views = [one.view(retained) for one in pair]
     values = [statistics(view, chosen)[0] for view in views]
     draws = [draw_values(view, rows, chosen) for view in views]
-    old = statistics(before.view(retained), chosen)[0] if before else {}
+    old = _old(before, pair[0], retained) if before else {}
     lines = []
     for key, value in values[0].items():
         if key not in values[1]:
@@ -114,19 +115,39 @@ def _lines(
         allowed = margin if margin is not None else share * abs(float(value) - float(old[key])) if key in old else None
         low = high = None
         verdict = "–"
-        if key in draws[0]:
+        if key in draws[0] and key in draws[1]:
             difference = draws[1][key] - draws[0][key]
             low, high = interval(difference)
-            verdict = equivalence(difference, allowed) if allowed else DIFFERENT if low > 0 or high < 0 else UNDECIDED
+            if _rows(pair[0], key[0]) < FEWEST:
+                verdict = UNDECIDED
+            else:
+                verdict = equivalence(difference, allowed) if allowed else DIFFERENT if low > 0 or high < 0 else UNDECIDED
         lines.append(Line(*key, float(value), float(values[1][key]), float(values[1][key] - value), low, high, allowed, verdict))
     order = {name: place for place, name in enumerate([*first.sets, MODEL])}
     return tuple(sorted(lines, key=lambda line: order[line.owner]))
 
 
+def _old(before: Record, first: Record, retained: Record | None) -> dict[tuple[str, str], Any]:
+    """The values before unlearning, of the same sets; the model's own only where no set is missing."""
+    same = _common(before, first)
+    values = statistics(same.view(retained), model_metrics())[0]
+    return {key: value for key, value in values.items() if key[0] != MODEL or set(same.sets) == set(first.sets)}
+
+
+def _rows(record: Record, owner: str) -> int:
+    """Of the set, or for the model's own metrics of the smallest."""
+    return min(info.rows for name, info in record.sets.items() if owner in (name, MODEL))
+
+
 def _common(record: Record, other: Record) -> Record:
-    """The record without sets and columns that the other lacks."""
+    """The record without sets and columns that the other lacks; a set is multiple choice if it is in either."""
     columns = {key: values for key, values in record.columns.items() if key in other.columns}
-    return replace(record, columns=columns, sets={name: info for name, info in record.sets.items() if name in other.sets})
+    sets = {
+        name: replace(info, multiple_choice=info.multiple_choice or other.sets[name].multiple_choice)
+        for name, info in record.sets.items()
+        if name in other.sets
+    }
+    return replace(record, columns=columns, sets=sets)
 
 
 def _same_rows(first_name: str, first: Record, name: str, record: Record) -> list[str]:

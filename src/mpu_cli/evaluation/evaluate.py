@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ from mpu_cli.data.rows import Row
 from mpu_cli.errors import BadDataError, UsageError
 from mpu_cli.evaluation.metric import RowMetric, probability
 from mpu_cli.evaluation.metrics import model_metrics, row_metrics
-from mpu_cli.evaluation.questions import FORGET, HOLDOUT, Question, QuestionSet, question_set
+from mpu_cli.evaluation.questions import FORGET, HOLDOUT, ROLES, UTILITY, Question, QuestionSet, question_set
 from mpu_cli.evaluation.record import Record, SetInfo
 from mpu_cli.evaluation.robustness import all_checks
 from mpu_cli.evaluation.robustness.relearning import with_steps
 from mpu_cli.evaluation.scoring import TokenScores
 from mpu_cli.evaluation.settings import EvalSettings
 from mpu_cli.evaluation.subject import Progress, Subject
-from mpu_cli.evaluation.summarise import summarise
+from mpu_cli.evaluation.summarise import MODEL, summarise
 from mpu_cli.training.arguments import choose_device
 from mpu_cli.training.load import load_model, load_tokenizer
 
@@ -65,6 +65,9 @@ def evaluate(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise UsageError(f"two sets are called {twice}", "name them: --utility NAME=FILE")
+    for each in sets:
+        if each.name == MODEL or (each.role == UTILITY and each.name in ROLES):
+            raise UsageError(f"a utility set cannot be called {each.name}", "name it: --utility NAME=FILE")
     for flag, record in (("--retain-record", retain_record), ("--before", before)):
         if record is not None:
             same_rows(flag, record, {each.name: SetInfo.of(each) for each in sets})
@@ -81,11 +84,11 @@ def evaluate(
     cut = len(set(subject.encoder.cut))
     notes = [f"{cut} plain texts are longer than {subject.encoder.max_length} tokens: their beginning is measured"] if cut else []
     found = Record(
-        {"name": model.name, "mpu": __version__},
+        {"name": model.resolve().name, "mpu": __version__},
         _told(settings, subject, time.monotonic() - started),
         {each.name: SetInfo.of(each) for each in sets},
         measured.columns,
-        {**measured.reasons, **_not_asked(settings, metrics)},
+        {**measured.reasons, **_not_asked(settings)},
         written=measured.written,
     )
     found = summarise(found, retain_record, settings.metrics, settings.seed, settings.resamples)
@@ -162,9 +165,10 @@ def _told(settings: EvalSettings, subject: Subject, seconds: float) -> dict[str,
     }  # fmt: skip
 
 
-def _not_asked(settings: EvalSettings, metrics: Sequence[RowMetric]) -> dict[tuple[str, str], str]:
+def _not_asked(settings: EvalSettings) -> dict[tuple[str, str], str]:
     """Why metrics that need writing are missing where nothing was written."""
     if settings.generate:
         return {}
-    return {("", metric.name): "needs generation (--no-generate)" for metric in row_metrics().values() if metric.generates}
+    named = wanted(replace(settings, generate=True))
+    return {("", metric.name): "needs generation (--no-generate)" for metric in named if metric.generates}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ def generate(
                 places = order[start : start + step]
                 ids, mask = _left_padded([prompts[i] for i in places], filler)
                 if sampling:
-                    torch.manual_seed(sampling.seed * 1_000_003 + start)
+                    torch.manual_seed(_seed(sampling.seed, start))
                 written = model.generate(ids.to(device), attention_mask=mask.to(device), generation_config=settings)
                 for row, new in enumerate(written[:, ids.shape[1] :].tolist()):
                     texts[places[row // samples]].append(tokenizer.decode(_until(new, ends), skip_special_tokens=True).strip())
@@ -81,6 +82,11 @@ def generate(
         model.generation_config = own
         model.train(was_training)
     return texts
+
+
+def _seed(seed: int, start: int) -> int:
+    """Of a batch, from a seed of any length; torch takes 64 bits and uses the lower 32."""
+    return int.from_bytes(sha256(f"{seed}/{start}".encode()).digest()[:8])
 
 
 def _ends(model: Any, tokenizer: Any) -> set[int]:

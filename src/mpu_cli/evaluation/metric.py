@@ -40,6 +40,8 @@ class Evidence:
     """Whether the answer's last token ends the turn: the model's own mark, not a word of the answer."""
     generation: str | None = None
     """What the model writes after the question, or None if it was not asked to."""
+    rest: str | None = None
+    """Of a plain text that the model went on with: how the text itself goes on."""
     reference: TokenScores | None = None
     """What another model says of the answer."""
 
@@ -71,6 +73,16 @@ class Evidence:
         return found
 
     @property
+    def text(self) -> str:
+        """The right answer as text, or the whole plain text: what `answer` is the score of."""
+        return self.question.answer_text
+
+    @property
+    def target(self) -> str:
+        """What should have been written: the right answer, or how a plain text goes on."""
+        return self.text if self.rest is None else self.rest
+
+    @property
     def written(self) -> str:
         """What the model wrote.
 
@@ -84,7 +96,9 @@ class Evidence:
 
 def mean(values: Array) -> Array:
     """The mean over the last axis, of the rows that have a number (under some conditions not all do)."""
-    return np.asarray(np.nanmean(values, axis=-1))
+    numbers = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):  # a resample may hold no such row: then there is no mean
+        return np.asarray(np.where(numbers, values, 0.0).sum(axis=-1) / numbers.sum(axis=-1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,7 +148,10 @@ class Columns:
             raise MissingInputError(f"no {set_name} set was given")
         column = self.values.get((set_name, metric))
         if column is None:
-            raise MissingInputError(f"{set_name}: {self.reasons.get((set_name, metric), f'no {metric}')}")
+            reason = self.reasons.get((set_name, metric)) or self.reasons.get(("", metric)) or f"no {metric}"
+            raise MissingInputError(f"{set_name}: {reason}")
+        if np.isnan(column).any():
+            raise MissingInputError(f"{set_name}: rows without {metric}")
         return column
 
     def retained(self) -> Columns:

@@ -17,6 +17,7 @@ import numpy as np
 
 from mpu_cli.errors import BadDataError
 from mpu_cli.evaluation.metric import Array
+from mpu_cli.evaluation.metrics.truth_ratio import closeness
 from mpu_cli.evaluation.questions import FORGET, HOLDOUT, RETAIN, UTILITY
 from mpu_cli.evaluation.record import Record, SetInfo
 
@@ -41,6 +42,8 @@ def open_unlearning_layout(record: Record, *, texts: bool) -> tuple[dict[str, An
     found: dict[str, Any] = {}
     for name, info in record.sets.items():
         for metric in (metric for metric in _ROWS if (name, metric) in record.columns):
+            if metric == "normalised_probability" and not info.multiple_choice:
+                continue  # theirs has it of multiple-choice questions only, and readers tell those by it
             _put(found, record, name, metric, texts)
         for metric, theirs in _FORGET_ROWS.items():
             if info.role == FORGET and (name, metric) in record.columns:
@@ -79,7 +82,7 @@ def read_open_unlearning(path: Path) -> Record:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadDataError(f"{path}: cannot be read as JSON ({type(error).__name__})", "give open-unlearning's …_EVAL.json") from None
     if not isinstance(content, dict) or not content:
         raise BadDataError(f"{path}: not open-unlearning's record of an evaluation", "give its …_EVAL.json")
@@ -90,7 +93,13 @@ def read_open_unlearning(path: Path) -> Record:
     for (name, metric), values in columns.items():
         if name in sets and sets[name].rows != len(values):
             raise BadDataError(f"{path}: {metric} has {len(values)} {name} rows, other metrics have {sets[name].rows}", "evaluate again")
-        sets[name] = SetInfo(name if name in (FORGET, RETAIN, HOLDOUT) else UTILITY, len(values), None)
+        choices = (name, "normalised_probability") in columns
+        sets[name] = SetInfo(name if name in (FORGET, RETAIN, HOLDOUT) else UTILITY, len(values), None, choices)
+    for name, info in sets.items():
+        if (name, "ratio") in columns:
+            found = columns[name, "ratio"]
+            columns[name, "truth_ratio"] = closeness(found, info.role)
+            columns[name, "truth_probability"] = 1 / (1 + found)
     return Record({"name": path.name, "by": "open-unlearning"}, {}, sets, columns)
 
 
@@ -124,8 +133,12 @@ def _take(columns: dict[tuple[str, str], Array], place: tuple[str, str], entry: 
     rows = entry["value_by_index"]
     try:
         numbers = [rows[row][key] for row in sorted(rows, key=int)]
-        columns[place] = np.array([math.nan if number is None else float(number) for number in numbers])
+        column = np.array([math.nan if number is None else float(number) for number in numbers])
     except KeyError:
         return  # an older version without this number
+    except OverflowError:
+        raise BadDataError(f"{path}: {place[0]} {place[1]}: a number without end", "the file was changed or cut short") from None
     except (TypeError, ValueError) as error:
         raise BadDataError(f"{path}: {place[0]} {place[1]}: {error}", "the file was changed or cut short") from None
+    if np.isfinite(column).any():
+        columns[place] = np.where(np.isfinite(column), column, np.nan)

@@ -25,6 +25,7 @@ PARAPHRASED_QUESTION, PARAPHRASED_ANSWER, PERTURBED_ANSWER = "paraphrased_questi
 
 FORGET, RETAIN, HOLDOUT, UTILITY, KNOWLEDGE, VERBATIM = "forget", "retain", "holdout", "utility", "knowledge", "verbatim"
 """What a set is given for."""
+ROLES = (FORGET, RETAIN, HOLDOUT, UTILITY, KNOWLEDGE, VERBATIM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,12 @@ class Question:
     paraphrased_question: str | None = None
     paraphrased_answer: str | None = None
     perturbed_answers: tuple[str, ...] = ()
+
+    @property
+    def answer_text(self) -> str:
+        """The right answer of a question or a chat; of a plain text, all of it."""
+        row = self.row
+        return row.messages[-1].content if row.messages else (row.answer or row.text or "")
 
     def variants(self, name: str) -> tuple[Row, ...]:
         """The texts to measure under a name of `VARIANTS`; none where the row does not bring them."""

@@ -98,11 +98,14 @@ def read_record(path: Path) -> Record:
     Raises:
         BadDataError: it is none, is broken, or its two files do not belong together.
     """
-    if path.is_file() and path.suffix == ".json" and path.name != SUMMARY:
-        from mpu_cli.evaluation.open_unlearning import read_open_unlearning
+    from mpu_cli.evaluation.open_unlearning import read_open_unlearning
 
+    if path.is_file() and path.suffix == ".json" and path.name != SUMMARY:
         return read_open_unlearning(path)
     directory = path.parent if path.name == SUMMARY else path
+    theirs = sorted(directory.glob("*_EVAL.json"))
+    if len(theirs) == 1 and not (directory / SUMMARY).exists():
+        return read_open_unlearning(theirs[0])
     summary = _json(_read(directory / SUMMARY), directory / SUMMARY)
     if not isinstance(summary, dict) or summary.get("kind") != "evaluation":
         raise BadDataError(f"{directory / SUMMARY}: not a record of an evaluation", _HINT)
@@ -110,9 +113,11 @@ def read_record(path: Path) -> Record:
         raise BadDataError(f"{directory / SUMMARY}: format {summary.get('format')!r}, this mpu reads {FORMAT}", "use the mpu that wrote it")
     try:
         sets = {
-            str(name): SetInfo(str(info["role"]), int(info["rows"]), info["digest"], bool(info["multiple_choice"]))
+            str(name): SetInfo(str(info["role"]), int(info["rows"]), _text_or_none(info["digest"]), bool(info["multiple_choice"]))
             for name, info in summary["sets"].items()
         }
+        if any(info.rows < 1 for info in sets.values()):
+            raise ValueError("a set without rows")
         left_out = {
             ("" if name == "model" else name, metric): str(reason)
             for name, reasons in summary["left_out"].items()
@@ -127,7 +132,12 @@ def read_record(path: Path) -> Record:
 def _columns(path: Path, sets: Mapping[str, SetInfo]) -> dict[tuple[str, str], Array]:
     columns: dict[tuple[str, str], Array] = {}
     seen: set[tuple[str, int]] = set()
-    for number, text in enumerate(_read(path).splitlines(), start=1):
+    # Not splitlines(): what a model wrote may hold a U+2028, which JSON does not escape.
+    lines = _read(path).removesuffix("\n").split("\n")
+    expected = sum(info.rows for info in sets.values())
+    if len(lines) < expected:
+        raise BadDataError(f"{path}: {expected - len(lines)} rows are missing", "the file was cut short: evaluate again")
+    for number, text in enumerate(lines, start=1):
         where = f"{path}:{number}"
         line = _json(text, where)
         name, row = (str(line.pop("set", "")), line.pop("row", None)) if isinstance(line, dict) else ("", None)
@@ -137,13 +147,10 @@ def _columns(path: Path, sets: Mapping[str, SetInfo]) -> dict[tuple[str, str], A
         for metric, value in line.items():
             if isinstance(value, str):
                 continue
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)):
-                raise BadDataError(f"{where}: {metric} is {value!r}, expected a number or null", _HINT)
+            if value is not None and not _is_number(value):
+                raise BadDataError(f"{where}: {metric} is {str(value)[:40]}, expected a number or null", _HINT)
             column = columns.setdefault((name, metric), np.full(sets[name].rows, np.nan))
             column[row] = np.nan if value is None else value
-    missing = sum(info.rows for info in sets.values()) - len(seen)
-    if missing:
-        raise BadDataError(f"{path}: {missing} rows are missing", "the file was cut short: evaluate again")
     return columns
 
 
@@ -157,8 +164,19 @@ def _read(path: Path) -> str:
 def _json(text: str, where: object) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadDataError(f"{where}: not JSON ({error})", _HINT) from None
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 def _plain(value: float) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from mpu_cli.training.logprobs import labelled_predictions
 
 Progress = Callable[[int, int], None]
 """(tokens done, tokens in all), padding not counted."""
+
+_LOGITS = 2**28
+"""At most as many logits in a batch of several texts: 1 GB. (16 texts of 2,048 tokens would have 6 GB with 49,152 words.)"""
 
 _POSITIONS = 256
 """Vocabulary-wide log-probabilities are held for this many positions at once: 50 MB with a vocabulary of 49,152."""
@@ -60,7 +63,7 @@ def score(
         model: a causal language model of transformers.
         encoded: the texts.
         places: where each comes from, for messages.
-        batch_size: texts in a batch.
+        batch_size: texts in a batch; long ones go in smaller batches.
         pad_id: what short texts are filled with.
         progress: told after every batch.
 
@@ -74,8 +77,7 @@ def score(
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].input_ids))
     total, done = sum(len(text.input_ids) for text in encoded), 0
     try:
-        for start in range(0, len(order), batch_size):
-            places_here = order[start : start + batch_size]
+        for places_here in _batches(order, encoded, batch_size, _LOGITS // _vocabulary(model)):
             texts = [encoded[i] for i in places_here]
             rows = {name: value.to(device) for name, value in collate(texts, pad_id).items()}
             logits, targets = labelled_predictions(model, rows)
@@ -93,6 +95,22 @@ def score(
     finally:
         model.train(was_training)
     return [scores for scores in found if scores is not None]
+
+
+def _vocabulary(model: Any) -> int:
+    return max(1, getattr(model.config.get_text_config(), "vocab_size", None) or 1)
+
+
+def _batches(order: Sequence[int], encoded: Sequence[Encoded], most: int, positions: int) -> Iterator[list[int]]:
+    """Texts in this order (short ones first), at most `most` in a batch, padded to at most so many positions, but one at least."""
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) == most or (len(batch) + 1) * len(encoded[i].input_ids) > positions):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def _columns(logits: Tensor, targets: Tensor) -> list[NDArray[Any]]:

@@ -31,11 +31,13 @@ def resampled(columns: Mapping[str, int], seed: int, resamples: int = RESAMPLES)
 
 
 def interval(draws: Array, level: float = LEVEL) -> tuple[float, float]:
-    """The middle `level` of resampled values: Efron's percentile interval."""
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    """The middle `level` of resampled values: Efron's percentile interval. A resample without a value does not count."""
+    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
+FEWEST = 6
+"""Rows that a verdict needs: of fewer, all differ in the same direction by chance more often than one time in twenty."""
 EQUIVALENT, DIFFERENT, UNDECIDED = "equivalent", "different", "not enough data"
 
 

@@ -106,13 +106,16 @@ class Subject:
         return dict(zip(keys, (texts[0] for texts in written), strict=True))
 
     def continuations(self, questions: Sequence[Question], asked: str = "answer", sampling: Sampling | None = None) -> list[list[str]]:
-        """One greedy continuation of each question, or as many as are sampled."""
+        """One greedy continuation of each question, or as many as are sampled; none goes beyond the model's context."""
         prompts = [self.encoder.prompt(question, asked) for question in questions]
+        ends = self.encoder.ends(questions)
         settings = self.settings
+        # The same for all of them, so that a text depends neither on its batch nor on how many processes there are.
+        most = min(settings.max_new_tokens, self.encoder.room(prompts))
 
         def run(mine: list[tuple[int, ...]]) -> list[list[str]]:
             return generate(
-                self.model, self.tokenizer, mine, settings.max_new_tokens, settings.batch_size,
+                self.model, self.tokenizer, mine, most, settings.batch_size, stop=ends,
                 sampling=replace(sampling, seed=sampling.seed * 4096 + processes().rank) if sampling else None,
                 progress=self._told("writing", len(mine)),
             )  # fmt: skip
@@ -128,11 +131,9 @@ class Subject:
         reference: TokenScores | None,
     ) -> Evidence:
         answers = found.get("answer") or []
-        if written is not None and question.row.text is not None:
-            # Of a plain text the model went on from the first half: the second is the answer.
-            question = replace(question, row=replace(question.row, prompt="", answer=self.encoder.rest_of_text(question), text=None))
+        rest = self.encoder.rest_of_text(question) if written is not None and question.row.text is not None else None
         scores = {variant: tuple(scores for _, scores in texts) for variant, texts in found.items()}
-        return Evidence(question, role, scores, bool(answers) and answers[0][0].ended, written, reference)
+        return Evidence(question, role, scores, bool(answers) and answers[0][0].ended, written, rest, reference)
 
     def _told(self, what: str, mine: int) -> Callable[[int, int], None] | None:
         if self._progress is None or not mine:

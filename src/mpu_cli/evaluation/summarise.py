@@ -67,6 +67,11 @@ def summarise(record: Record, retain_record: Record | None, names: tuple[str, ..
     return replace(record, values=values, left_out={**record.left_out, **missing})
 
 
+def means(record: Record) -> dict[tuple[str, str], float]:
+    """What the record's rows say, whatever its summary does."""
+    return {key: float(value) for key, value in statistics(record.view(), model_metrics())[0].items()}
+
+
 def draw_values(view: Columns, rows: Mapping[str, NDArray[np.int64]], chosen: Mapping[str, ModelMetric]) -> dict[tuple[str, str], Array]:
     """Every statistic's resampled values (resamples,), where it has an interval."""
     usual = {name: metric for name, metric in chosen.items() if metric.interval}

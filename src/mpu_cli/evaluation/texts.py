@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,10 +37,12 @@ class Encoder:
         self.tokenizer = tokenizer
         text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
         context = getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None)
+        self._context: int | None = context
         if max_length is not None and context is not None and max_length > context:
             raise UsageError(f"--max-length {max_length}: the model sees {context} tokens", f"give at most {context}")
         self.max_length: int = max_length or context or 2048
-        self._marks = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+        # A word that the tokenizer does not know is still a word.
+        self._marks = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()} - {tokenizer.unk_token_id}
         self.vocabulary: int | None = getattr(text_config, "vocab_size", None)
         self.cut: list[str] = []
         """Places of plain texts of which only the beginning is measured."""
@@ -63,8 +66,19 @@ class Encoder:
         """The tokens after which a model shall write: the question, or the first half of a plain text."""
         (row,) = question.variants(variant) or (question.row,)
         encoded = encode_whole(row, self.tokenizer)
-        length = encoded.prompt_length if row.text is None else len(encoded.input_ids) // 2
+        length = encoded.prompt_length if row.text is None else min(len(encoded.input_ids), self.max_length) // 2
         return encoded.input_ids[: max(1, min(length, self.max_length))]
+
+    def room(self, prompts: Sequence[Sequence[int]]) -> int:
+        """How many tokens the longest of these prompts leaves of the model's context, at least one."""
+        if self._context is None or not prompts:
+            return sys.maxsize
+        return max(1, self._context - max(map(len, prompts)))
+
+    def ends(self, questions: Sequence[Question]) -> tuple[int, ...]:
+        """The marks at which answers to these questions end: a chat template's end of turn may be no end to the model's config."""
+        last = {encode_whole(question.row, self.tokenizer).input_ids[-1] for question in questions if question.row.text is None}
+        return tuple(sorted(last & self._marks))
 
     def rest_of_text(self, question: Question) -> str:
         """What follows the prompt of a plain text."""

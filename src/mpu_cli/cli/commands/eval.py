@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mpu_cli.evaluation.settings import EvalSettings
 
 
-
 def eval(  # the command's name
     context: typer.Context,
     model: Annotated[str | None, typer.Argument(help="Model directory, a published copy, or a Hub id.")] = None,
@@ -112,6 +111,11 @@ def _run(context: typer.Context, output: Output) -> None:
 
     place = locate(options["model"]).path
     reference = locate(options["reference"]).path if options["reference"] else None
+    if options["record"] is not None:
+        from mpu_cli.checkpoint.staging import refuse_nesting
+
+        kept = (path for path in (reference, options["retain_record"], options["before"]) if path is not None)
+        refuse_nesting(options["record"], place, *kept)
     distributed.start(choose_device(settings.device))
     with output.progress() as progress:
         found = evaluate(place, sets, settings, reference=reference, retain_record=retain_record, before=before, progress=progress)

@@ -4,12 +4,11 @@ import zlib
 
 from mpu_cli.evaluation.membership import attack
 from mpu_cli.evaluation.metric import Evidence
-from mpu_cli.evaluation.metrics.rouge import answer_text
 
 
 def loss_per_byte(row: Evidence) -> float:
     """Mean loss in nats per token, divided by the compressed length in bytes."""
-    return row.answer.mean_loss / len(zlib.compress(answer_text(row.question).encode()))
+    return row.answer.mean_loss / len(zlib.compress(row.text.encode()))
 
 
 METRICS = attack("zlib", "mean loss / bytes of the zlib-compressed answer", "Carlini et al., arXiv 2012.07805", loss_per_byte)

@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 from mpu_cli.evaluation.metric import Evidence, RowMetric
-from mpu_cli.evaluation.questions import Question
 
 
 @cache
@@ -17,12 +16,6 @@ def _scorer() -> Any:
     return RougeScorer(["rougeL"], use_stemmer=True)
 
 
-def answer_text(question: Question) -> str:
-    """The right answer of a question or a chat."""
-    row = question.row
-    return row.messages[-1].content if row.messages else (row.answer or row.text or "")
-
-
 def rouge_l(reference: str, written: str) -> Any:
     """Precision, recall and fmeasure."""
     return _scorer().score(reference, written)["rougeL"]
@@ -30,12 +23,12 @@ def rouge_l(reference: str, written: str) -> Any:
 
 def recall(row: Evidence) -> float:
     """The share of the answer's words that the model writes, in their order."""
-    return float(rouge_l(answer_text(row.question), row.written).recall)
+    return float(rouge_l(row.target, row.written).recall)
 
 
 def f1(row: Evidence) -> float:
     """The harmonic mean of that and its counterpart."""
-    return float(rouge_l(answer_text(row.question), row.written).fmeasure)
+    return float(rouge_l(row.target, row.written).fmeasure)
 
 
 METRICS = (

@@ -9,23 +9,25 @@ all sets, 0.5 where right and wrong are alike. Both are made of the same R: trut
 
 import math
 
-from mpu_cli.evaluation.metric import Evidence, RowMetric
+import numpy as np
+
+from mpu_cli.evaluation.metric import Array, Evidence, RowMetric
 from mpu_cli.evaluation.questions import FORGET
 
 _LARGEST = 700.0
-"""exp of more is no number."""
+"""exp of more is no number, and of as much less is 0, whose inverse is none."""
 
 
 def ratio(row: Evidence) -> float:
     """R: above 1 the model prefers wrong answers."""
     wrong = sum(answer.mean_loss for answer in row.wrong) / len(row.wrong)
-    return math.exp(min(row.correct.mean_loss - wrong, _LARGEST))
+    return math.exp(max(-_LARGEST, min(row.correct.mean_loss - wrong, _LARGEST)))
 
 
-def closeness(row: Evidence) -> float:
-    """A row's share in the mean."""
-    found = ratio(row)
-    return min(found, 1 / found) if row.role == FORGET else max(0.0, 1 - found)
+def closeness(ratios: Array, role: str) -> Array:
+    """Rows' shares in the mean, from R (0 only in another tool's record)."""
+    with np.errstate(divide="ignore"):
+        return np.minimum(ratios, 1 / ratios) if role == FORGET else np.maximum(0.0, 1 - ratios)
 
 
 _VARIANTS = ("answer", "paraphrased answer", "perturbed answers")
@@ -37,7 +39,7 @@ METRICS = (
         about="R = P(perturbed) / P(paraphrased); forget: min(R, 1/R), other sets: max(0, 1 − R)",
         source=_SOURCE,
         better="higher",
-        item=closeness,
+        item=lambda row: float(closeness(np.array(ratio(row)), row.role)),
         variants=_VARIANTS,
     ),
     RowMetric(

@@ -13,7 +13,7 @@ import numpy as np
 
 from mpu_cli.evaluation.generation import Sampling
 from mpu_cli.evaluation.metric import Array, RowMetric
-from mpu_cli.evaluation.metrics.rouge import answer_text, rouge_l
+from mpu_cli.evaluation.metrics.rouge import rouge_l
 from mpu_cli.evaluation.questions import FORGET
 from mpu_cli.evaluation.robustness.check import Check
 from mpu_cli.evaluation.subject import Measured, Subject
@@ -38,7 +38,7 @@ def run(subject: Subject, metrics: Collection[RowMetric]) -> Measured:
         sampling = Sampling(settings.samples, settings.temperature, settings.seed)
         written = subject.continuations(each.questions, sampling=sampling)
         scores = [
-            np.array([rouge_l(answer_text(question), text).recall for text in texts])
+            np.array([rouge_l(question.answer_text, text).recall for text in texts])
             for question, texts in zip(each.questions, written, strict=True)
         ]
         for k in tries:

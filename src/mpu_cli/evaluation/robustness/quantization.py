@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from mpu_cli.evaluation.metric import RowMetric
 from mpu_cli.evaluation.robustness.check import Check, together, under
@@ -55,9 +56,10 @@ def quantized(model: Any, bits: int) -> Iterator[None]:
     kept: list[tuple[Tensor, Tensor]] = []
     try:
         with torch.no_grad():
+            turned = {id(module.weight) for module in model.modules() if isinstance(module, Conv1D)}  # stored (inputs, outputs)
             for weight in matrices(model):
                 kept.append((weight, weight.detach().clone()))
-                weight.copy_(round_to_nearest(weight, bits))
+                weight.copy_(round_to_nearest(weight.T, bits).T if id(weight) in turned else round_to_nearest(weight, bits))
         yield
     finally:
         with torch.no_grad():

@@ -20,7 +20,7 @@ from mpu_cli.evaluation.questions import FORGET, QuestionSet
 from mpu_cli.evaluation.record import Record
 from mpu_cli.evaluation.robustness.check import Check, together, under
 from mpu_cli.evaluation.subject import Measured, Subject
-from mpu_cli.training.logprobs import token_mean_nll
+from mpu_cli.training.logprobs import token_counts, token_mean_nll
 
 
 def run(subject: Subject, metrics: Collection[RowMetric]) -> Measured:
@@ -49,6 +49,8 @@ def _relearn(subject: Subject, each: QuestionSet) -> Measured:
         {name: value.to(device) for name, value in collate(encoded[at : at + settings.batch_size], pad_id(subject.tokenizer)).items()}
         for at in range(0, len(encoded), settings.batch_size)
     ]
+    counts = [int(token_counts(batch["labels"]).sum()) for batch in batches]
+    shares = [count / sum(counts) for count in counts]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     before = [parameter.detach().clone() for parameter in trained]
     optimizer = torch.optim.AdamW(trained, lr=settings.relearn_rate, weight_decay=0.0)
@@ -57,8 +59,8 @@ def _relearn(subject: Subject, each: QuestionSet) -> Measured:
         for target in steps_measured(settings.relearn_steps):
             while step < target:
                 optimizer.zero_grad()
-                for batch in batches:
-                    torch.autograd.backward(token_mean_nll(model, batch) / len(batches))
+                for batch, share in zip(batches, shares, strict=True):
+                    torch.autograd.backward(token_mean_nll(model, batch) * share)
                 optimizer.step()
                 step += 1
             measured = subject.measure([row_metrics()["answer_probability"]], [rest])

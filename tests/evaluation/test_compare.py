@@ -1,0 +1,183 @@
+"""Two records side by side: the same rows, the same resamples, and what the rows can tell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mpu_cli.errors import BadDataError, UsageError
+from mpu_cli.evaluation.compare import compare, labels
+from mpu_cli.evaluation.record import Record, SetInfo
+
+N = 60
+
+
+def record(columns: dict[str, dict[str, list[float] | np.ndarray]], roles: dict[str, str] | None = None, digest="d", **settings) -> Record:
+    """A record of these rows, by set and metric."""
+    roles = roles or {name: name for name in columns}
+    sets = {name: SetInfo(roles[name], len(next(iter(one.values()))), f"{digest}-{name}") for name, one in columns.items()}
+    values = {(name, metric): np.asarray(column, float) for name, one in columns.items() for metric, column in one.items()}
+    return Record({"name": "m"}, settings, sets, values)
+
+
+def probabilities(shift=0.0, noise=0.0, n=N, seed=0) -> dict[str, np.ndarray]:
+    """Answer probabilities of rows that differ much among themselves."""
+    return {"answer_probability": np.linspace(0.1, 0.7, n) + shift + noise * np.random.default_rng(seed).normal(size=n)}
+
+
+def only(comparison):
+    """The one line of the one pair."""
+    ((line,),) = [pair.lines for pair in comparison.pairs]
+    return line
+
+
+BEFORE = record({"forget": probabilities(0.25)})
+
+
+def test_equal_records_are_equivalent():
+    """No difference, a margin of 1 % of what changed."""
+    one = record({"forget": probabilities()})
+    line = only(compare({"a": one, "b": one}, before=BEFORE))
+    assert (line.owner, line.metric, line.difference, line.low, line.high, line.verdict) == (
+        "forget", "answer_probability", 0, 0, 0, "equivalent",
+    )  # fmt: skip
+    assert line.margin == pytest.approx(0.0025)
+
+
+@pytest.mark.parametrize("shift", [0.1, -0.1])
+def test_a_large_shift_is_different(shift):
+    """In either direction; the difference is other − first, within its interval."""
+    line = only(compare({"a": record({"forget": probabilities()}), "b": record({"forget": probabilities(shift, 0.01)})}, before=BEFORE))
+    assert line.verdict == "different"
+    assert line.difference == pytest.approx(shift, abs=0.005)
+    assert line.low < line.difference < line.high
+
+
+def test_resamples_are_paired():
+    """A shift of 0.002 among rows that spread over 0.6 is found, since both records have the same rows in a resample."""
+    one, other = record({"forget": probabilities()}), record({"forget": probabilities(0.002, 0.0005)})
+    line = only(compare({"a": one, "b": other}, margin=0.01))
+    assert 0.0015 < line.low < line.high < 0.0025
+    assert line.verdict == "equivalent"  # though it is not 0
+    assert only(compare({"a": one, "b": other}, margin=0.0001)).verdict == "different"
+    mixed = np.random.default_rng(5).permutation(other.columns["forget", "answer_probability"])
+    shuffled = record({"forget": {"answer_probability": mixed}})
+    assert only(compare({"a": one, "b": shuffled}, margin=0.01)).verdict == "not enough data"
+
+
+def test_noise_larger_than_the_margin_is_not_enough_data():
+    """Neither equal nor different."""
+    noisy = record({"forget": probabilities(0.0, 0.2, seed=3)})
+    assert only(compare({"a": record({"forget": probabilities()}), "b": noisy}, margin=0.001)).verdict == "not enough data"
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_handful_of_rows_decides_nothing(n):
+    """Resampling one row knows no doubt; five that all differ alike happen by chance once in sixteen times."""
+    one, other = record({"forget": probabilities(n=n)}), record({"forget": probabilities(0.1, n=n)})
+    assert only(compare({"a": one, "b": other}, margin=0.01)).verdict == "not enough data"
+    six = record({"forget": probabilities(n=6)}), record({"forget": probabilities(0.1, n=6)})
+    assert only(compare(dict(zip("ab", six, strict=True)), margin=0.01)).verdict == "different"
+
+
+def test_other_rows_are_refused():
+    """By digest, or by number where another tool's record has no digest; also of --before and --retain-record."""
+    one = record({"forget": probabilities()})
+    other = record({"forget": probabilities()}, digest="e")
+    fewer = record({"forget": probabilities(n=20)})
+    fewer = replace(fewer, sets={"forget": replace(fewer.sets["forget"], digest=None)})
+    for wrong in (other, fewer):
+        with pytest.raises(BadDataError, match="b: its forget set is not that of a"):
+            compare({"a": one, "b": wrong})
+        with pytest.raises(BadDataError, match="--before"):
+            compare({"a": one, "b": one}, before=wrong)
+        with pytest.raises(BadDataError, match="--retain-record"):
+            compare({"a": one, "b": one}, retain_record=wrong)
+
+
+def test_what_only_one_record_has_is_skipped():
+    """A metric, or a set; the latter is said."""
+    both = {"forget": probabilities(), "retain": probabilities(0.2)}
+    one = record(both)
+    other = record({"forget": {**probabilities(), "rouge_recall": np.zeros(N)}})
+    for pair in ({"a": one, "b": other}, {"a": other, "b": one}):
+        found = compare(pair, margin=0.1)
+        assert [(line.owner, line.metric) for line in found.pairs[0].lines] == [("forget", "answer_probability")]
+    assert "b has no retain set: left out" in compare({"a": one, "b": other}, margin=0.1).notes
+
+
+def test_model_metrics_are_compared_with_their_own_resamples():
+    """Areas have intervals, a p-value has none and no verdict; both appear only if they can be computed for both."""
+    rng = np.random.default_rng(0)
+    one = record({"forget": {"loss": rng.normal(1, 1, N), "ratio": rng.random(N)}, "holdout": {"loss": rng.normal(2, 1, N)}})
+    other = record({"forget": {"loss": rng.normal(2, 1, N), "ratio": rng.random(N) + 1}, "holdout": {"loss": rng.normal(2, 1, N)}})
+    retained = record({"forget": {"ratio": rng.random(N) + 1}})
+    lines = {line.metric: line for line in compare({"a": one, "b": other}, retain_record=retained, margin=0.01).pairs[0].lines}
+    assert set(lines) == {"membership_loss", "forget_quality", "forget_distance"}
+    assert lines["membership_loss"].verdict == "different"
+    assert lines["membership_loss"].high < 0
+    assert (lines["forget_quality"].low, lines["forget_quality"].verdict) == (None, "–")
+    assert lines["forget_quality"].difference > 0
+    assert {line.metric for line in compare({"a": one, "b": other}).pairs[0].lines} == {"membership_loss"}
+
+
+def utility(p: float, r: float, t: float) -> dict[str, np.ndarray]:
+    """What model utility is made of."""
+    return {"answer_probability": np.full(N, p), "rouge_recall": np.full(N, r), "truth_ratio": np.full(N, t)}
+
+
+def test_the_margin_of_model_utility_is_of_the_same_sets():
+    """--before with another set beside has another utility: it is computed without, and not at all where a set is missing."""
+    roles = {"retain": "retain", "facts": "utility"}
+    one = record({"retain": utility(0.5, 0.5, 0.5)}, roles)
+    before = record({"retain": utility(1, 1, 1), "facts": utility(0.1, 0.1, 0.1)}, roles)
+    lines = {line.metric: line for line in compare({"a": one, "b": one}, before=before).pairs[0].lines}
+    assert lines["model_utility"].margin == pytest.approx(0.01 * 0.5)
+    both = record({"retain": utility(0.5, 0.5, 0.5), "facts": utility(0.5, 0.5, 0.5)}, roles)
+    less = record({"retain": utility(1, 1, 1)}, roles)
+    lines = {line.metric: line for line in compare({"a": both, "b": both}, before=less).pairs[0].lines if line.owner != "retain"}
+    assert lines["model_utility"].margin is None
+    assert {line.margin for line in lines.values() if line.owner == "facts"} <= {None}
+
+
+def test_multiple_choice_in_either_record_is_so_in_both():
+    """Another tool's record does not say it: the two utilities are of the same kind of probability."""
+    columns = {"facts": {**utility(0.5, 0.5, 0.5), "normalised_probability": np.full(N, 0.25)}}
+    mine, theirs = record(columns, {"facts": "utility"}), record(columns, {"facts": "utility"})
+    mine = replace(mine, sets={"facts": replace(mine.sets["facts"], multiple_choice=True)})
+    for pair in ({"a": mine, "b": theirs}, {"a": theirs, "b": mine}):
+        (line,) = [line for line in compare(pair).pairs[0].lines if line.metric == "model_utility"]
+        assert line.first == line.other == pytest.approx(3 / (2 + 2 + 4))
+
+
+def test_without_a_margin_it_says_so():
+    """A difference can still be seen, equality cannot."""
+    one, other = record({"forget": probabilities()}), record({"forget": probabilities(0.1, 0.001)})
+    found = compare({"a": one, "b": other, "c": one})
+    assert [pair.lines[0].verdict for pair in found.pairs] == ["different", "not enough data"]
+    assert any("no margin" in note for note in found.notes)
+    assert not compare({"a": one, "b": other}, margin=0.1).notes
+
+
+def test_other_settings_are_noted():
+    """Numbers of different lengths of generation are shown, with a word of warning."""
+    one, other = (record({"forget": probabilities()}, max_new_tokens=length) for length in (8, 200))
+    assert "b was evaluated with max_new_tokens 200, a with 8" in compare({"a": one, "b": other}, margin=0.1).notes
+
+
+@pytest.mark.parametrize("bad", [{"share": 0}, {"share": 1}, {"margin": 0}, {"margin": -1}, {"margin": float("nan")}])
+def test_a_margin_outside_its_range_is_a_usage_error(bad):
+    """Exit 2."""
+    one = record({"forget": probabilities()})
+    with pytest.raises(UsageError, match="margin"):
+        compare({"a": one, "b": one}, **bad)
+    with pytest.raises(UsageError, match="two records"):
+        compare({"a": one})
+
+
+def test_labels_are_short_where_they_can_be():
+    """The last part of a path, or all of it."""
+    assert labels(["runs/a/", "runs/b"]) == ["a", "b"]
+    assert labels(["one/a", "two/a"]) == ["one/a", "two/a"]

@@ -1,0 +1,157 @@
+"""What is written does not depend on batches; ends where the model ends; sampling is the seed's alone."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from tiny_rows import questions, rows, settings
+
+from mpu_cli.evaluation.generation import Sampling, generate
+from mpu_cli.evaluation.subject import Subject
+from mpu_cli.training.load import load_model, load_tokenizer
+
+FAMILIES = ["gpt2", "opt", "gpt-bigcode", "llama", "mistral", "mixtral"]
+LENGTHS = (1, 17, 4, 30, 9, 2, 23, 4)
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[list[int]]:
+    """Of 1 to 30 tokens."""
+    rng = random.Random(0)
+    return [[rng.randrange(5, 64) for _ in range(length)] for length in LENGTHS]
+
+
+@torch.no_grad()
+def by_hand(model, tokenizer, prompt, most, ends=(1,)) -> str:
+    """The most probable token, again and again, without padding and cache."""
+    ids = list(prompt)
+    for _ in range(most):
+        token = int(model(torch.tensor([ids])).logits[0, -1].argmax())
+        if token in ends:
+            break
+        ids.append(token)
+    return tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batches_write_what_one_row_at_a_time_does(family, tiny_model, prompts):
+    """Left padding and the cache change no token, with learned positions, rotary ones, a sliding window, experts."""
+    directory = tiny_model(family)
+    model, tokenizer = load_model(directory).model, load_tokenizer(directory)
+    expected = [[by_hand(model, tokenizer, prompt, 20)] for prompt in prompts]
+    assert len({text for (text,) in expected}) > 4
+    for batch_size in (1, 3, 8):
+        assert generate(model, tokenizer, prompts, 20, batch_size) == expected
+
+
+def test_it_ends_at_the_end_of_turn(tiny_model, prompts):
+    """Tokens that the model's config, the tokenizer or the caller call an end stop a text and are not part of it."""
+    directory = tiny_model("llama")
+    model, tokenizer = load_model(directory).model, load_tokenizer(directory)
+    whole = generate(model, tokenizer, prompts, 20, 8)
+    third = tokenizer.convert_tokens_to_ids(whole[1][0].split()[2])
+    assert generate(model, tokenizer, prompts, 20, 8, stop=(third,))[1] == [" ".join(whole[1][0].split()[:2])]
+    model.generation_config.eos_token_id = [1, third]
+    assert generate(model, tokenizer, prompts, 20, 8)[1] == [" ".join(whole[1][0].split()[:2])]
+    model.generation_config.eos_token_id = third
+    tokenizer.eos_token = None
+    assert generate(model, tokenizer, prompts, 20, 8)[1] == [" ".join(whole[1][0].split()[:2])]
+
+
+def test_what_the_directory_recommends_for_chats_is_no_part_of_it(tiny_model, prompts):
+    """A repetition penalty, a temperature and a length of generation_config.json change nothing, and are there afterwards."""
+    directory = tiny_model("llama")
+    model, tokenizer = load_model(directory).model, load_tokenizer(directory)
+    plain = generate(model, tokenizer, prompts, 20, 8)
+    config = model.generation_config
+    config.repetition_penalty, config.temperature, config.do_sample, config.max_length, config.min_new_tokens = 5.0, 9.0, True, 3, 19
+    assert generate(model, tokenizer, prompts, 20, 8) == plain
+    assert model.generation_config is config
+    assert config.repetition_penalty == 5.0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mode_and_generator_are_put_back(training, tiny_model, prompts):
+    """Also when it fails in the middle."""
+    directory = tiny_model("llama")
+    model, tokenizer = load_model(directory).model.train(training), load_tokenizer(directory)
+    state, config = torch.random.get_rng_state(), model.generation_config
+
+    def fail(done: int, total: int) -> None:
+        raise RuntimeError
+
+    generate(model, tokenizer, prompts, 4, 3, sampling=Sampling(2, 1.0, 0))
+    with pytest.raises(RuntimeError):
+        generate(model, tokenizer, prompts, 4, 3, sampling=Sampling(2, 1.0, 0), progress=fail)
+    assert (model.training, model.generation_config) == (training, config)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_sampling_is_the_seeds_alone(tiny_model, prompts):
+    """The same seed draws the same texts whatever was drawn before; another seed draws others; samples differ."""
+    directory = tiny_model("llama")
+    model, tokenizer = load_model(directory).model, load_tokenizer(directory)
+    one = generate(model, tokenizer, prompts, 10, 8, sampling=Sampling(4, 1.0, 3))
+    torch.manual_seed(99)
+    assert generate(model, tokenizer, prompts, 10, 8, sampling=Sampling(4, 1.0, 3)) == one
+    assert generate(model, tokenizer, prompts, 10, 8, sampling=Sampling(4, 1.0, 4)) != one
+    assert [len(texts) for texts in one] == [4] * len(prompts)
+    assert all(len(set(texts)) > 1 for texts in one)
+
+
+def test_a_low_temperature_is_greedy(tiny_model, prompts):
+    """Samples at temperature 0.001 are the greedy text; so each prompt has its own samples."""
+    directory = tiny_model("llama")
+    model, tokenizer = load_model(directory).model, load_tokenizer(directory)
+    greedy = generate(model, tokenizer, prompts, 6, 8)
+    sampled = generate(model, tokenizer, prompts, 6, 4, sampling=Sampling(2, 1e-3, 0))
+    assert sampled == [texts * 2 for texts in greedy]
+
+
+@pytest.mark.parametrize("seed", [2**31, 2**63, 10**30])
+def test_any_seed_will_do(seed, tiny_model, prompts):
+    """A seed of many digits is a seed."""
+    directory = tiny_model("llama")
+    model, tokenizer = load_model(directory).model, load_tokenizer(directory)
+    assert generate(model, tokenizer, prompts, 3, 8, sampling=Sampling(2, 1.0, seed))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_nothing_is_written_beyond_the_context(family, tiny_model, tmp_path):
+    """A prompt of 100 of 128 tokens leaves 28 for all rows of a call; learned positions end there, too."""
+    directory = tiny_model(family)
+    each = questions(tmp_path, "forget", "forget", [{"question": " ".join(["w7"] * 99), "answer": "w1"}, *rows(3, 0)])
+    model, tokenizer = load_model(directory).model, load_tokenizer(directory)
+    subject = Subject(model, tokenizer, [each], settings(max_new_tokens=200))
+    written = subject.write([each])
+    assert len(written) == 4
+    assert max(len(text.split()) for text in written.values()) == 29
+    alone = Subject(model, tokenizer, [each], settings(max_new_tokens=29, batch_size=1)).write([each])
+    assert written == alone
+
+
+def test_a_templates_end_of_turn_ends_an_answer(tmp_path):
+    """ChatML's mark ends a text though neither config nor tokenizer call it their end of sequence."""
+    import sys
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+    from tiny_models import CHATML, make_model, make_tokenizer
+
+    tokenizer = make_tokenizer(CHATML)
+    model = make_model("llama", vocabulary=len(tokenizer))
+    mark = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    each = questions(tmp_path, "forget", "forget", [{"question": "Where?", "answer": "In Oskel."}])
+    subject = Subject(model, tokenizer, [each], settings())
+    assert subject.encoder.ends(each.questions) == (mark,)
+    free = generate(model, tokenizer, [subject.encoder.prompt(each.questions[0])], 8, 1)[0][0]
+    with torch.no_grad():
+        # The mark is now always what comes first to the model's mind.
+        model.lm_head.weight.zero_()
+        model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer)))
+        model.lm_head.bias[mark] = 1.0
+    assert free != ""
+    assert subject.write([each]) == {("forget", 0): ""}
+    assert generate(model, tokenizer, [[5]], 8, 1) == [[""]]  # marks alone, skipped one by one

@@ -1,0 +1,287 @@
+"""Does it stay forgotten: rounded weights, relearning, other words, drawn answers. Each leaves the model as it was."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from tiny_rows import questions, rows, settings
+
+from mpu_cli.errors import BadModelError
+from mpu_cli.evaluation.evaluate import evaluate
+from mpu_cli.evaluation.metrics import row_metrics
+from mpu_cli.evaluation.questions import read_questions
+from mpu_cli.evaluation.robustness import all_checks
+from mpu_cli.evaluation.robustness.quantization import matrices, quantized, round_to_nearest
+from mpu_cli.evaluation.robustness.relearning import steps_measured
+from mpu_cli.evaluation.subject import Subject
+from mpu_cli.training.load import load_model, load_tokenizer
+
+QUICK = [row_metrics()[name] for name in ("answer_probability", "exact_memorization")]
+
+
+def state(model) -> dict[str, bytes]:
+    """Every parameter and buffer, bit for bit."""
+    return {name: value.detach().clone().numpy().tobytes() for name, value in [*model.named_parameters(), *model.named_buffers()]}
+
+
+def subject(directory, sets, **changes) -> Subject:
+    """A model in memory with its rows."""
+    return Subject(load_model(directory).model, load_tokenizer(directory), sets, settings(**changes))
+
+
+def run(name: str, of: Subject):
+    """A check's columns."""
+    return all_checks()[name].run(of, list(row_metrics().values()))
+
+
+@pytest.fixture
+def forget(tmp_path):
+    """Twelve forget rows."""
+    return questions(tmp_path, "forget", "forget", rows(12, 0))
+
+
+@pytest.mark.parametrize("name", list(all_checks()))
+@pytest.mark.parametrize("training", [True, False])
+def test_every_check_leaves_the_model_as_it_was(name, training, tiny_pair, forget):
+    """Weights bit for bit (minus zeros too), mode, gradients, generator; a new check is tested without being named."""
+    of = subject(tiny_pair("llama-tied").model, [forget], relearn_rate=0.1, relearn_steps=2, relearn_rows=3, samples=2)
+    of.model.train(training)
+    with torch.no_grad():
+        of.model.model.layers[0].mlp.up_proj.weight[0, :3] = torch.tensor([-0.0, 0.0, 1e-38])
+    before, generator = state(of.model), torch.random.get_rng_state()
+    wanted = [parameter.requires_grad for parameter in of.model.parameters()]
+    found = run(name, of)
+    assert found.columns
+    assert all("@" in metric for _, metric in found.columns)
+    assert state(of.model) == before
+    assert of.model.training is training
+    assert torch.equal(torch.random.get_rng_state(), generator)
+    assert [parameter.requires_grad for parameter in of.model.parameters()] == wanted
+    assert all(parameter.grad is None for parameter in of.model.parameters())
+
+
+@pytest.mark.parametrize("name", ["quantization", "relearning"])
+def test_weights_come_back_also_when_measuring_fails(name, tiny_pair, forget):
+    """A head that is not finite is refused in the middle; the other weights are what they were."""
+    of = subject(tiny_pair("llama").model, [forget], relearn_rate=0.1, relearn_steps=2)
+    with torch.no_grad():
+        of.model.lm_head.weight[3] = torch.nan
+    before = state(of.model)
+    with pytest.raises(BadModelError):
+        run(name, of)
+    assert state(of.model) == before
+
+
+# Quantization.
+
+
+def by_numpy(weight: np.ndarray, bits: int, group: int) -> np.ndarray:
+    """Round to nearest, a group at a time."""
+    out = np.empty_like(weight)
+    top = 2 ** (bits - 1) - 1
+    for row, start in itertools.product(range(weight.shape[0]), range(0, weight.shape[1], group)):
+        part = weight[row, start : start + group]
+        scale = np.float32(np.abs(part).max() / np.float32(top))
+        out[row, start : start + group] = np.rint(part / scale) * scale if scale else part
+    return out
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("shape", [(3, 128), (5, 300), (2, 7), (4, 256)])
+def test_round_to_nearest_is_numpys(bits, shape):
+    """An implementation of its own, and no entry moves more than half a step."""
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    weight[0] = 0.0
+    rounded = round_to_nearest(weight, bits)
+    assert rounded.numpy() == pytest.approx(by_numpy(weight.numpy(), bits, 128), abs=1e-6)
+    steps = torch.cat([part.abs().amax(-1, keepdim=True).expand_as(part) for part in weight.split(128, -1)], -1) / (2 ** (bits - 1) - 1)
+    assert bool(((rounded - weight).abs() <= steps / 2 * (1 + 1e-5)).all())
+    assert bool((rounded[0] == 0).all())
+    assert len(rounded[1, :128].unique()) <= 2**bits - 1
+
+
+def test_embeddings_norms_and_head_are_untouched(tiny_pair):
+    """Only the matrices of the layers move, all of them, and more in 4 bits than in 8."""
+    model = load_model(tiny_pair("llama-biased").model).model
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    moved = {}
+    for bits in (8, 4):
+        with quantized(model, bits):
+            moved[bits] = {name: float((value.detach() - before[name]).norm()) for name, value in model.named_parameters()}
+    for name, norm in moved[4].items():
+        layers = ".layers." in name and "norm" not in name and not name.endswith("bias")
+        assert (norm > 0) is layers, name
+        assert not layers or norm > 4 * moved[8][name] > 0
+
+
+def test_groups_lie_along_the_inputs_of_conv1d_too(tiny_model):
+    """GPT-2 stores its matrices transposed: an output's inputs share a scale there as anywhere."""
+    model = load_model(tiny_model("gpt2")).model
+    weight = model.transformer.h[0].mlp.c_fc.weight  # (D, F), inputs first
+    before = weight.detach().clone()
+    with quantized(model, 4):
+        assert torch.equal(weight, round_to_nearest(before.T, 4).T)
+        assert not torch.equal(weight, round_to_nearest(before, 4))
+
+
+def test_experts_are_rounded(tiny_model):
+    """Stacked experts are matrices as well."""
+    model = load_model(tiny_model("mixtral")).model
+    assert any(weight.dim() == 3 for weight in matrices(model))
+
+
+def test_eight_bits_change_little_two_change_much(tiny_pair, forget):
+    """Negative control: what is measured under the condition is the rounded model; coarser is further away."""
+    of = subject(tiny_pair("llama").model, [forget])
+    plain = of.measure(QUICK).columns["forget", "answer_probability"]
+    away = {}
+    for bits in (8, 4, 2):
+        with quantized(of.model, bits):
+            away[bits] = np.abs(np.log(of.measure(QUICK).columns["forget", "answer_probability"] / plain)).mean()
+    assert 0 < away[8] < away[4] < away[2]
+    assert away[8] < 0.05 < away[2]
+    found = run("quantization", of).columns
+    for bits in (8, 4):
+        column = np.log(found["forget", f"answer_probability@{bits}-bit"] / plain)
+        assert np.abs(column).mean() == pytest.approx(away[bits])
+    assert not [metric for _, metric in found if "rouge" in metric]
+
+
+# Relearning.
+
+
+def test_relearning_measures_the_other_rows_only(demo, tmp_path):
+    """Half of the rows at most are taught; the numbers of those are absent, of the others at every step."""
+    values = (demo / "forget.jsonl").read_text().splitlines()[:20]
+    (tmp_path / "forget.jsonl").write_text("\n".join(values))
+    each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
+    of = subject(demo / "base", [each], relearn_rows=6, relearn_steps=5, relearn_rate=3e-3)
+    found = run("relearning", of).columns
+    assert {metric for _, metric in found} == {f"answer_probability@relearned-{step}" for step in (0, 1, 2, 4, 5)}
+    absent = {tuple(np.flatnonzero(np.isnan(column))) for column in found.values()}
+    assert [len(taught) for taught in absent] == [6]
+    plain = of.measure(QUICK).columns["forget", "answer_probability"]
+    others = ~np.isnan(found["forget", "answer_probability@relearned-0"])
+    assert found["forget", "answer_probability@relearned-0"][others] == pytest.approx(plain[others])
+    # The rows are of the same people: what is taught of some helps with the others.
+    assert np.nanmean(found["forget", "answer_probability@relearned-5"]) > 1.5 * plain[others].mean()
+
+
+def test_relearning_teaches_what_it_says(demo, tmp_path):
+    """Sanity: with the same rows on both sides of the line, a few steps at a large rate bring them to near certainty."""
+    values = (demo / "forget.jsonl").read_text().splitlines()[:3]
+    (tmp_path / "forget.jsonl").write_text("\n".join(values * 4))
+    each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
+    found = run("relearning", subject(demo / "base", [each], relearn_rows=6, relearn_steps=8, relearn_rate=5e-3, batch_size=8)).columns
+    curve = [np.nanmean(found["forget", f"answer_probability@relearned-{step}"]) for step in (0, 1, 2, 4, 8)]
+    assert curve[0] < 0.15
+    assert curve[-1] > 0.6
+    assert curve == sorted(curve)
+
+
+def test_relearning_is_one_batch_whatever_the_batch_size(demo, tmp_path):
+    """A step is the mean over all tokens of the taught rows, in however many pieces it is computed."""
+    (tmp_path / "forget.jsonl").write_text("\n".join((demo / "forget.jsonl").read_text().splitlines()[:10]))
+    each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
+    found = [
+        run("relearning", subject(demo / "model", [each], relearn_rows=5, relearn_steps=2, relearn_rate=1e-3, batch_size=size)).columns
+        for size in (16, 2)
+    ]
+    for key, column in found[0].items():
+        assert column == pytest.approx(found[1][key], rel=1e-3, nan_ok=True), key
+
+
+def test_steps_are_measured_on_a_doubling_grid():
+    """0, 1, 2, 4 … and the last."""
+    assert [steps_measured(last) for last in (1, 4, 20)] == [[0, 1], [0, 1, 2, 4], [0, 1, 2, 4, 8, 16, 20]]
+
+
+def test_steps_to_recover(demo, tmp_path):
+    """A model that never forgot is back at step 0, a base after some steps, or not in the steps that there are: then said so."""
+    (tmp_path / "forget.jsonl").write_text("\n".join((demo / "forget.jsonl").read_text().splitlines()[:12]))
+    each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
+    before = evaluate(demo / "model", [each], settings(generate=False)).record
+    assert before.values["forget"].get("relearning_steps") is None
+
+    def steps(model, rate):
+        asked = settings(generate=False, robustness=("relearning",), relearn_steps=2, relearn_rows=3, relearn_rate=rate)
+        return evaluate(demo / model, [each], asked, before=before).record
+
+    assert steps("model", 1e-6).values["forget"]["relearning_steps"] == {"value": 0.0}
+    never = steps("base", 1e-6)
+    assert "relearning_steps" not in never.values["forget"]
+    assert never.left_out["forget", "relearning_steps"] == "90% of --before is not reached in 2 steps"
+
+
+def test_steps_to_recover_are_the_first_that_are_enough(demo, tmp_path):
+    """The base relearns rows that it is taught; the step is the first of the curve at 90 % of what was before."""
+    (tmp_path / "forget.jsonl").write_text("\n".join((demo / "forget.jsonl").read_text().splitlines()[:3] * 4))
+    each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
+    before = evaluate(demo / "model", [each], settings(generate=False)).record
+    asked = settings(generate=False, robustness=("relearning",), relearn_steps=16, relearn_rows=6, relearn_rate=5e-3)
+    found = evaluate(demo / "base", [each], asked, before=before).record
+    step = int(found.values["forget"]["relearning_steps"]["value"])
+    curve = {int(key.rpartition("-")[2]): column for (_, key), column in found.columns.items() if "@relearned" in key}
+    enough = [s for s, column in sorted(curve.items()) if np.nanmean(column) >= 0.9 * before.columns["forget", "answer_probability"].mean()]
+    assert step == enough[0] > 1
+
+
+def test_one_row_cannot_be_relearned(tiny_pair, tmp_path):
+    """There would be no other row: a reason, no number."""
+    of = subject(tiny_pair("llama").model, [questions(tmp_path, "forget", "forget", rows(1, 0))])
+    found = run("relearning", of)
+    assert not found.columns
+    assert list(found.reasons.values()) == ["fewer than two rows"]
+
+
+# Paraphrase.
+
+
+def test_paraphrase_asks_the_other_question(tiny_pair, tmp_path, forget):
+    """The same numbers as a file that asks so in the first place; ROUGE too."""
+    asked = [{**row, "question": row["paraphrased_question"]} for row in rows(12, 0)]
+    (tmp_path / "other").mkdir()
+    plain = evaluate(tiny_pair("llama").model, [forget], settings(robustness=("paraphrase",))).record
+    other = evaluate(tiny_pair("llama").model, [questions(tmp_path / "other", "forget", "forget", asked)], settings()).record
+    for metric in ("answer_probability", "extraction_strength", "rouge_recall"):
+        assert plain.columns["forget", f"{metric}@paraphrased"] == pytest.approx(other.columns["forget", metric], rel=1e-5, abs=1e-7)
+    assert plain.columns["forget", "answer_probability@paraphrased"] != pytest.approx(plain.columns["forget", "answer_probability"])
+
+
+def test_rows_without_another_question_have_a_reason(tiny_pair, tmp_path):
+    """One row without is enough."""
+    values = rows(3, 0)
+    del values[1]["paraphrased_question"]
+    found = run("paraphrase", subject(tiny_pair("llama").model, [questions(tmp_path, "forget", "forget", values)]))
+    assert not found.columns
+    assert list(found.reasons.values()) == ["rows without paraphrased_question"]
+
+
+# Leak.
+
+
+def test_more_tries_leak_no_less(tiny_pair, forget):
+    """leak@1 ≤ leak@2 ≤ leak@4 for every row, and more somewhere; the seed decides."""
+    found = [run("leak", subject(tiny_pair("llama").model, [forget], samples=5, seed=seed)).columns for seed in (0, 0, 1)]
+    assert [metric for _, metric in found[0]] == [f"rouge_recall@leak-{k}" for k in (1, 2, 4)]
+    one, two, four = found[0].values()
+    assert bool((one <= two + 1e-12).all() and (two <= four + 1e-12).all())
+    assert four.mean() > one.mean() > 0
+    assert np.array_equal(four, found[1]["forget", "rouge_recall@leak-4"])
+    assert not np.array_equal(four, found[2]["forget", "rouge_recall@leak-4"])
+
+
+def test_plain_texts_do_not_leak_answers(tiny_pair, tmp_path):
+    """A reason, no number."""
+    found = run("leak", subject(tiny_pair("llama").model, [questions(tmp_path, "forget", "forget", [{"text": "w1 w2 w3"}])]))
+    assert not found.columns
+    assert list(found.reasons.values()) == ["plain texts have no answers to leak"]
+
+
+def test_every_check_says_what_it_is_and_whose():
+    """For --list-metrics."""
+    for name, check in all_checks().items():
+        assert (check.name, bool(check.about), bool(check.source)) == (name, True, True)

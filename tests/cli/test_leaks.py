@@ -69,26 +69,35 @@ def test_a_handoff_holds_nothing_of_the_secret(denoising, mpu, private_model, ti
     """Master, ids of draw and lineage, α or nodes, σ, digests, client, user, host, paths: in text, headers and tensors."""
     given = ("--alphas", ",".join(map(str, ALPHAS))) if denoising == "harmonic" else ("--nodes", ",".join(map(str, NODES)), "-m", 2)
     options = ("--denoising", denoising, *given, "--kappa", "0.0314159", "--offset", "0.0271828", "--client", CLIENT)
-    paths = ("--handoff", tmp_path / "to-client", "--secret", tmp_path / "server")
-    assert mpu("perturb", private_model, "--base", tiny_pair("llama").base, *paths, *options).code == 0
-    lineage = Lineage.read(tmp_path / "server")
-    record = next(iter(lineage.handoffs.values()))
-    scales = [0.0314159, 0.0271828, *record.sigma.values(), *lineage.secret.offset.scale.values(), *record.realised.values()]
-    coefficients = [copy.coefficient for copy in record.copies]
-    assert set(coefficients) == set(ALPHAS if denoising == "harmonic" else NODES)
-    # 1.0 and the like would be found in any tensor; what is left has seven digits of its own.
-    numbers = {value for value in (*scales, *coefficients) if value != round(value, 3)}
-    assert len(numbers) >= 6
-    ids = {bytes.fromhex(record.draw), bytes.fromhex(lineage.secret.lineage), bytes.fromhex(record.model)}
-    needles = {
-        *_spellings(lineage.secret.master),
-        *(spelling for raw in ids for spelling in _spellings(raw)),
-        *(spelling for value in numbers for spelling in _numbers(value)),
-        *_machine(),
-        CLIENT.encode(), str(tmp_path).encode(), private_model.name.encode(), b"STRAY", b"c0ffee", b"_name_or_path",
-    }  # fmt: skip
-    assert _found(tmp_path / "server", {record.draw.encode(), CLIENT.encode()})
-    assert _found(tmp_path / "to-client", needles) == []
+
+    def found(place):
+        """What a fresh lineage's handoff holds of its secret."""
+        paths = ("--handoff", place / "to-client", "--secret", place / "server")
+        assert mpu("perturb", private_model, "--base", tiny_pair("llama").base, *paths, *options).code == 0
+        lineage = Lineage.read(place / "server")
+        record = next(iter(lineage.handoffs.values()))
+        scales = [0.0314159, 0.0271828, *record.sigma.values(), *lineage.secret.offset.scale.values(), *record.realised.values()]
+        coefficients = [copy.coefficient for copy in record.copies]
+        assert set(coefficients) == set(ALPHAS if denoising == "harmonic" else NODES)
+        # 1.0 and the like would be found in any tensor; what is left has seven digits of its own.
+        numbers = {value for value in (*scales, *coefficients) if value != round(value, 3)}
+        assert len(numbers) >= 6
+        ids = {bytes.fromhex(record.draw), bytes.fromhex(lineage.secret.lineage), bytes.fromhex(record.model)}
+        needles = {
+            *_spellings(lineage.secret.master),
+            *(spelling for raw in ids for spelling in _spellings(raw)),
+            *(spelling for value in numbers for spelling in _numbers(value)),
+            *_machine(),
+            CLIENT.encode(), str(place).encode(), private_model.name.encode(), b"STRAY", b"c0ffee", b"_name_or_path",
+        }  # fmt: skip
+        assert _found(place / "server", {record.draw.encode(), CLIENT.encode()})
+        return _found(place / "to-client", needles)
+
+    hits = found(tmp_path / "first")
+    # Four bytes of a float32 occur in that much noise by chance, once in some hundred draws; what leaks is there in every draw.
+    if hits and all(len(needle) == 4 for _, needle in hits):
+        hits = found(tmp_path / "second")
+    assert hits == []
 
 
 def test_a_handoff_holds_only_what_a_model_directory_needs(mpu, private_model, tiny_pair, tmp_path):

@@ -86,7 +86,9 @@ def ours(job: dict[str, Any], rows: dict[str, list[Any]], padding: int) -> tuple
     """The loaded model, and what trains it by mpu."""
     model, method = load_model(Path(job["model"])).model, methods.get("NPO")
     values = method.parse([f"beta={BETA}"])
-    settings = TrainingSettings(epochs=1, learning_rate=job["rate"], batch_size=job["batch_size"], precision=job["precision"], device="cpu")
+    settings = TrainingSettings(
+        epochs=1, optimizer="adamw", learning_rate=job["rate"], batch_size=job["batch_size"], precision=job["precision"], device="cpu"
+    )
     return model, lambda: train(model, method.bind(values), method.needs_with(values), *rows.values(), settings, padding)
 
 

@@ -18,7 +18,7 @@ from mpu_cli.errors import BadModelError, UsageError
 from mpu_cli.training import optimizers
 from mpu_cli.training.settings import TrainingSettings
 
-SETTINGS = TrainingSettings(batch_size=4, max_length=64)
+SETTINGS = TrainingSettings(optimizer="adamw", batch_size=4, max_length=64)
 LLAMA_7B = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 11008,
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000, "tie_word_embeddings": False,

@@ -30,8 +30,8 @@ class TrainingSettings:
     """Forget rows in one forward pass, over all processes; as many retain rows go with them."""
     gradient_accumulation: int = 1
     """Forward passes whose mean gradient makes one step."""
-    optimizer: str = "adamw"
-    """A file name in `training/optimizers/`."""
+    optimizer: str = "adafactor"
+    """A file name in `training/optimizers/`; why this one: docs/decisions/0003."""
     weight_decay: float = 0.0
     """Decoupled; norms and biases are exempt."""
     max_grad_norm: float = 1.0

@@ -29,7 +29,7 @@ def unlearn(
     set_: Annotated[list[str] | None, typer.Option("--set", help="A method's own parameter, name=value.", metavar="NAME=VALUE")] = None,
     list_methods: Annotated[bool, typer.Option("--list-methods", help="Show every method with formula, parameters, source; stop.")] = False,
     preset: Annotated[str | None, typer.Option(help="paper: the authors' settings for this method; options you give win.")] = None,
-    optimizer: Annotated[str, typer.Option(help="adamw, adafactor, adam-mini, muon or sgd.")] = "adamw",
+    optimizer: Annotated[str, typer.Option(help="adafactor, adamw (the paper's), adam-mini, muon or sgd.")] = "adafactor",
     epochs: Annotated[int, typer.Option(help="Passes over the forget set.")] = 5,
     learning_rate: Annotated[float, typer.Option(help="The highest of the run.")] = 1e-5,
     lr_scheduler: Annotated[str, typer.Option(help="constant, linear or cosine (both down to 0).")] = "constant",

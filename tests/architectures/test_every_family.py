@@ -23,7 +23,8 @@ from mpu_cli.experiment.families import VALID_ERROR, agrees, logits, tiny_models
 from mpu_cli.server.function_check import check_layer, require_passed
 from mpu_cli.server.reparameterizations import chosen
 from mpu_cli.server.transforms import draw_layer, load
-from mpu_cli.training.load import auto_class, quiet_transformers
+from mpu_cli.training.head import logits_at
+from mpu_cli.training.load import auto_class, load_model, quiet_transformers
 
 TINY = {tiny.name: tiny for tiny in tiny_models()}
 MASTER = bytes(range(32))
@@ -61,6 +62,24 @@ def test_a_valid_transform_moves_something_in_some_configuration(measured, famil
         assert bool(moved) == (kind != "none"), transform
         if key is not None:
             assert {bool(tiny.family.tiny[tiny.variant].get(key)) for tiny in mine} == {False, True}, transform
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_logits_of_some_positions_are_those_of_all(built_tiny, name):
+    """Whatever a family does with logits after its head (scales, soft caps); the others never reach the head."""
+    model = load_model(built_tiny(name)).model.eval()
+    ids = torch.randint(0, model.config.get_text_config().vocab_size, (3, 9), generator=torch.Generator().manual_seed(0))
+    wanted = torch.rand(3, 9, generator=torch.Generator().manual_seed(1)) < 0.4
+    wanted[1] = False
+    rows, seen = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, []
+    model.get_output_embeddings().register_forward_hook(lambda module, inputs, out: seen.append(out.shape[:-1]))
+    with torch.no_grad():
+        found, whole = logits_at(model, rows, wanted), model(**rows, use_cache=False).logits
+        none = logits_at(model, rows, torch.zeros_like(wanted))
+    assert seen == [(1, int(wanted.sum())), (3, 9), (1, 0)]
+    assert torch.allclose(found, whole[wanted], rtol=1e-4, atol=1e-5 * whole.abs().max())
+    assert not torch.allclose(found, whole[wanted.roll(1, 1)])
+    assert none.shape == (0, whole.shape[-1])
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import make_model
+from torch.nn import functional
 
 from mpu_cli.data.batches import collate
 from mpu_cli.data.templates import IGNORED, Encoded
-from mpu_cli.training.logprobs import answer_nll, batch_nll, token_counts, token_mean_nll, token_nll
+from mpu_cli.training.logprobs import answer_nll, batch_nll, labelled_predictions, token_counts, token_mean_nll
 
 
 def row(seed: int, length: int, prompt: int) -> Encoded:
@@ -57,25 +58,34 @@ def test_answer_nll_restores_the_mode_and_uses_no_dropout() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_token_nll_is_shifted_and_masked() -> None:
-    """Logits at t are compared with the label at t + 1; comparing with t instead gives something else."""
-    logits = torch.randn(2, 6, 11, generator=torch.Generator().manual_seed(0))
-    labels = torch.tensor([[IGNORED, IGNORED, 3, 4, 5, IGNORED], [1, 2, 3, IGNORED, IGNORED, IGNORED]])
-    losses = token_nll(logits, labels)
-    assert losses.shape == (2, 5)
-    probabilities = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(-1, keepdims=True)
-    assert losses[0, 1].item() == pytest.approx(-np.log(probabilities[0, 1, 3]), rel=1e-5)
-    assert losses[0, 1].item() != pytest.approx(-np.log(probabilities[0, 2, 3]), rel=1e-2)
-    assert losses[labels[:, 1:] == IGNORED].eq(0).all()
-    assert token_counts(labels).tolist() == [3, 2]
+def test_predictions_are_shifted_and_masked() -> None:
+    """Logits at t are those of the label at t + 1, of labelled tokens alone; comparing with t instead gives something else."""
+    model, batch = make_model(), collate(ROWS, pad_id=0)
+    logits, targets = labelled_predictions(model, batch)
+    assert targets.tolist() == [label for row in ROWS for label in row.labels[1:] if label != IGNORED]
+    every = [value for encoded in ROWS for value in plain_nll(model, encoded)]
+    assert functional.cross_entropy(logits, targets, reduction="none").tolist() == pytest.approx(every, rel=1e-5)
+    assert functional.cross_entropy(logits, targets.roll(1)).item() != pytest.approx(np.mean(every), rel=1e-3)
+    assert token_counts(batch["labels"]).tolist() == [len(plain_nll(model, encoded)) for encoded in ROWS]
 
 
 def test_half_precision_logits_are_raised() -> None:
     """bfloat16 logits are summed in float32; float64 ones stay float64."""
-    logits = torch.randn(1, 4, 8)
-    labels = torch.tensor([[1, 2, 3, 4]])
-    assert token_nll(logits.bfloat16(), labels).dtype == torch.float32
-    assert token_nll(logits.double(), labels).dtype == torch.float64
+    model, batch = make_model(), collate(ROWS, pad_id=0)
+    assert batch_nll(model.bfloat16(), batch)[0].dtype == torch.float32
+    assert batch_nll(model.double(), batch)[0].dtype == torch.float64
+
+
+def test_a_row_without_labels_counts_nothing() -> None:
+    """Its sum is 0 with a gradient of 0; the other rows keep their sums."""
+    model = make_model()
+    empty = Encoded(ROWS[0].input_ids, (IGNORED,) * len(ROWS[0].input_ids))
+    nll, tokens = batch_nll(model, collate([empty, ROWS[1]], pad_id=0))
+    assert (nll[0].item(), tokens.tolist()) == (0, [0, len(plain_nll(model, ROWS[1]))])
+    assert nll[1].item() == pytest.approx(sum(plain_nll(model, ROWS[1])), rel=1e-6)
+    alone, _ = batch_nll(model, collate([empty], pad_id=0))
+    alone.sum().backward()
+    assert all(not parameter.grad.any() for parameter in model.parameters() if parameter.grad is not None)
 
 
 def test_token_mean_is_over_the_batch() -> None:

@@ -157,7 +157,8 @@ def activation_bytes(config: Mapping[str, Any], tokens: int, passes: int, settin
 
     A layer keeps, for each token, about 8 vectors of the hidden size (norms, residual stream, inputs of projections), 4 of
     the queries' and of the keys' and values' size, and 4 of the feed-forward size; with checkpointing one hidden vector, and
-    a few layers are whole at a time. The output distribution is kept once a pass, and twice more while its gradient is taken.
+    a few layers are whole at a time. The output distribution of a labelled token, here of every token, is kept once a pass, and
+    twice more while its gradient is taken.
     Against the peak of real trainings (28M parameters, CPU) the sum of all is right to 15 % (tests/client/test_estimate.py).
     """
     text = _text_config(config)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mpu_cli.data.templates import IGNORED
 from mpu_cli.errors import UsageError
+from mpu_cli.training.head import head_sees_only
 
 _SHARE = (7, 16)
 
@@ -50,12 +51,8 @@ def labelled_hidden(model: Any, rows: Mapping[str, Tensor], layer: int) -> Tenso
         rows: `input_ids`, `attention_mask`, `labels`, each (B, T).
         layer: as in `resolve_layer`.
     """
-    output = model(
-        input_ids=rows["input_ids"],
-        attention_mask=rows["attention_mask"],
-        use_cache=False,
-        output_hidden_states=True,
-    )
+    with head_sees_only(model, torch.zeros_like(rows["labels"], dtype=torch.bool)):
+        output = model(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"], use_cache=False, output_hidden_states=True)
     # One state before the first layer, then one after each.
     states: Tensor = output.hidden_states[1 + resolve_layer(layer, len(output.hidden_states) - 1)]
     chosen = states[rows["labels"] != IGNORED]

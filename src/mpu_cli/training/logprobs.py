@@ -16,28 +16,12 @@ from torch.nn import functional
 
 from mpu_cli.data.batches import collate
 from mpu_cli.data.templates import IGNORED, Encoded
-
-
-def token_nll(logits: Tensor, labels: Tensor) -> Tensor:
-    """ℓ_t of every predicted position, (B, T − 1), in nats; 0 where the label does not count.
-
-    Args:
-        logits: (B, T, V); half precision is raised to float32 first.
-        labels: (B, T), not shifted, -100 = does not count.
-    """
-    predictions = logits[:, :-1]
-    if predictions.dtype in (torch.float16, torch.bfloat16):
-        predictions = predictions.float()
-    targets = labels[:, 1:]
-    losses = functional.cross_entropy(
-        predictions.reshape(-1, predictions.shape[-1]), targets.reshape(-1), reduction="none", ignore_index=IGNORED
-    )
-    return losses.view(targets.shape)
+from mpu_cli.training.head import logits_at
 
 
 def token_counts(labels: Tensor) -> Tensor:
     """How many tokens of each row count, (B,) int64, from labels (B, T); the first token is never predicted."""
-    return (labels[:, 1:] != IGNORED).sum(dim=1)
+    return _counted(labels).sum(dim=1)
 
 
 def batch_nll(model: Any, rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -47,8 +31,9 @@ def batch_nll(model: Any, rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         model: a causal language model of transformers.
         rows: `input_ids`, `attention_mask`, `labels`, each (B, T), as `data.batches.collate` makes them.
     """
-    output = model(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"], use_cache=False)
-    return token_nll(output.logits, rows["labels"]).sum(dim=1), token_counts(rows["labels"])
+    losses, counted = labelled_nll(model, rows), _counted(rows["labels"])
+    # Back in their places and summed along rows: on a GPU too the same order of summation every time.
+    return losses.new_zeros(counted.shape).masked_scatter(counted, losses).sum(dim=1), counted.sum(dim=1)
 
 
 def token_mean_nll(model: Any, rows: Mapping[str, Tensor]) -> Tensor:
@@ -65,11 +50,15 @@ def labelled_predictions(model: Any, rows: Mapping[str, Tensor]) -> tuple[Tensor
 
     Row after row, in order of position; half precision is raised to float32.
     """
-    output = model(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"], use_cache=False)
-    targets = rows["labels"][:, 1:]
-    counted = targets != IGNORED
-    logits: Tensor = output.logits[:, :-1][counted]
-    return (logits.float() if logits.dtype.itemsize < 4 else logits), targets[counted]
+    labels = rows["labels"]
+    counted = _counted(labels)
+    logits = logits_at(model, rows, functional.pad(counted, (0, 1)))
+    return (logits.float() if logits.dtype.itemsize < 4 else logits), labels[:, 1:][counted]
+
+
+def _counted(labels: Tensor) -> Tensor:
+    """Which positions predict a labelled token, (B, T − 1)."""
+    return labels[:, 1:] != IGNORED
 
 
 def labelled_nll(model: Any, rows: Mapping[str, Tensor]) -> Tensor:

@@ -153,10 +153,10 @@ def test_multiple_choice_in_either_record_is_so_in_both():
 
 
 def test_without_a_margin_it_says_so():
-    """A difference can still be seen, equality cannot."""
-    one, other = record({"forget": probabilities()}), record({"forget": probabilities(0.1, 0.001)})
-    found = compare({"a": one, "b": other, "c": one})
-    assert [pair.lines[0].verdict for pair in found.pairs] == ["different", "not enough data"]
+    """A difference can still be seen, near equality cannot; no difference at all is within any margin."""
+    one, other, near = (record({"forget": probabilities(*by)}) for by in ((), (0.1, 0.001), (0, 0.001)))
+    found = compare({"a": one, "b": other, "c": near, "d": one})
+    assert [pair.lines[0].verdict for pair in found.pairs] == ["different", "not enough data", "equivalent"]
     assert any("no margin" in note for note in found.notes)
     assert not compare({"a": one, "b": other}, margin=0.1).notes
 
@@ -165,6 +165,22 @@ def test_other_settings_are_noted():
     """Numbers of different lengths of generation are shown, with a word of warning."""
     one, other = (record({"forget": probabilities()}, max_new_tokens=length) for length in (8, 200))
     assert "b was evaluated with max_new_tokens 200, a with 8" in compare({"a": one, "b": other}, margin=0.1).notes
+
+
+def test_settings_of_checks_are_noted_where_they_were_run():
+    """Another seed teaches other rows; where nothing was relearned it means nothing."""
+    for run, notes in (["relearning"], ["b was evaluated with seed 1, a with 0"]), (["quantization"], []):
+        one, other = (record({"forget": probabilities()}, seed=seed, robustness=run) for seed in (0, 1))
+        assert list(compare({"a": one, "b": other}, margin=0.1).notes) == notes
+
+
+def test_a_retain_record_may_have_other_retained_rows():
+    """Only its forget and holdout rows are looked at."""
+    one = record({"forget": probabilities(), "retain": probabilities()})
+    other = record({"forget": probabilities(), "retain": probabilities(n=N - 1)})
+    assert compare({"a": one, "b": one}, margin=0.1, retain_record=other).pairs
+    with pytest.raises(BadDataError, match="--retain-record: its forget set"):
+        compare({"a": one, "b": one}, margin=0.1, retain_record=record({"forget": probabilities()}, digest="e"))
 
 
 @pytest.mark.parametrize("bad", [{"share": 0}, {"share": 1}, {"margin": 0}, {"margin": -1}, {"margin": float("nan")}])

@@ -6,9 +6,10 @@ import random
 
 import pytest
 import torch
+from scipy.stats import chisquare
 from tiny_rows import questions, rows, settings
 
-from mpu_cli.evaluation.generation import Sampling, generate
+from mpu_cli.evaluation.generation import Drawn, Sampling, generate
 from mpu_cli.evaluation.subject import Subject
 from mpu_cli.training.load import load_model, load_tokenizer
 
@@ -99,6 +100,27 @@ def test_sampling_is_the_seeds_alone(tiny_model, prompts):
     assert generate(model, tokenizer, prompts, 10, 8, sampling=Sampling(4, 1.0, 4)) != one
     assert [len(texts) for texts in one] == [4] * len(prompts)
     assert all(len(set(texts)) > 1 for texts in one)
+
+
+def test_a_drawn_text_does_not_depend_on_its_batch(tiny_model, prompts):
+    """Nor on the order of the prompts: so not on how many processes share them either."""
+    directory = tiny_model("llama")
+    model, tokenizer = load_model(directory).model, load_tokenizer(directory)
+    one, other = (generate(model, tokenizer, some, 10, size, sampling=Sampling(3)) for some, size in ((prompts, 8), (prompts[::-1], 1)))
+    assert one == other[::-1]
+    assert generate(model, tokenizer, prompts[:1], 10, 2, sampling=Sampling(2)) == [one[0][:2]]
+
+
+def test_words_are_drawn_with_their_probabilities():
+    """20,000 draws from five logits: a chi-squared test of the frequencies, at two temperatures; and no two rows alike."""
+    logits = torch.tensor([2.0, 0.0, -1.0, 1.0, -30.0])
+    for temperature in (1.0, 0.5):
+        draw = Drawn(range(20_000), temperature)
+        scores = draw(torch.zeros(20_000, 1, dtype=torch.long), logits.expand(20_000, -1))
+        counts = torch.bincount(scores.argmax(-1), minlength=5).numpy()
+        expected = (logits / temperature).softmax(-1).double().numpy() * 20_000
+        assert counts[4] == 0
+        assert chisquare(counts[:4], expected[:4] * counts[:4].sum() / expected[:4].sum()).pvalue > 1e-3
 
 
 def test_a_low_temperature_is_greedy(tiny_model, prompts):

@@ -80,6 +80,24 @@ def test_it_is_as_their_evaluator_writes_it(retained, theirs):
     assert "generation" not in (theirs / "TOFU_EVAL.json").read_text()
 
 
+def test_muses_sets_have_muses_names(tiny_pair, tmp_path):
+    """Knowledge, verbatim and retained questions under open-unlearning's names; they come back with the same means."""
+    sets = [questions(tmp_path, "forget", "forget", [{"text": "w1 w2 w3 w4 w5 w6"}, {"text": "w7 w8 w9 w1 w2"}])]
+    sets += [questions(tmp_path, name, name, rows(5, seed)) for seed, name in enumerate(("knowledge", "verbatim", "retain"))]
+    record = evaluate(tiny_pair("llama").model, sets, settings()).record
+    write_record(tmp_path / "theirs", record, "open-unlearning", texts=True)
+    assert sorted(path.name for path in (tmp_path / "theirs").iterdir()) == ["MUSE_EVAL.json", "MUSE_SUMMARY.json"]
+    content = json.loads((tmp_path / "theirs" / "MUSE_EVAL.json").read_text())
+    names = {"knowledge": "forget_knowmem_ROUGE", "verbatim": "forget_verbmem_ROUGE", "retain": "retain_knowmem_ROUGE"}
+    read = means(read_record(tmp_path / "theirs"))
+    for name, theirs in names.items():
+        metric = "verbatim_memorization" if name == "verbatim" else "knowledge_memorization"
+        assert set(content[theirs]["value_by_index"]["0"]) == {"rougeL_f1", "generation"}
+        assert content[theirs]["agg_value"] == record.values[name][metric]["value"] == pytest.approx(read[name, metric])
+    assert "extraction_strength" in content
+    assert not [name for name in content if name.startswith(("knowledge", "verbatim"))]
+
+
 def test_texts_are_there_only_when_asked_for(retained, tmp_path):
     """--texts adds what was written beside ROUGE, where their logs have it."""
     write_record(tmp_path / "texts", retained, "open-unlearning", texts=True)
@@ -112,7 +130,7 @@ def test_a_row_without_a_number_leaves_forget_quality_out(theirs, sets, tiny_pai
         (theirs / "TOFU_EVAL.json").write_text(json.dumps(content))
         done = evaluate(tiny_pair("llama").model, sets, settings(generate=False), retain_record=read_record(theirs)).record
         assert "forget_quality" not in done.values["model"]
-        assert done.left_out["", "forget_quality"] == "forget: rows without ratio"
+        assert done.left_out["", "forget_quality"] == "the retain record: forget: rows without ratio"
         assert "privacy_leakage" in done.values["model"]
 
 

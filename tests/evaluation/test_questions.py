@@ -49,6 +49,16 @@ def test_a_chat_has_wrong_answers_too(tmp_path):
     assert only.answer_text == "In Oskel."
 
 
+def test_a_chat_is_asked_otherwise(tmp_path):
+    """The last question is replaced; where there is none, the key is refused and not dropped."""
+    turns = [{"role": role, "content": said} for role, said in (("system", "Be short."), ("user", "Where?"), ("assistant", "In Oskel."))]
+    (only,) = read(tmp_path, {"messages": turns, "paraphrased_question": "In which town?"}).questions
+    (asked,) = only.variants("paraphrased question")
+    assert [turn.content for turn in asked.messages] == ["Be short.", "In which town?", "In Oskel."]
+    with pytest.raises(BadDataError, match=r"forget\.jsonl:1: 'paraphrased_question', but no user asks just before the answer"):
+        read(tmp_path, {"messages": [turns[0], turns[2]], "paraphrased_question": "In which town?"})
+
+
 @pytest.mark.parametrize("key", ["perturbed_answer", "paraphrased_answer", "paraphrased_question"])
 @pytest.mark.parametrize("value", [7, {"a": 1}, [], [""], ["  "], ["fine", 7], [["nested"]], "  ", True])
 def test_what_is_no_text_is_refused(key, value, tmp_path):

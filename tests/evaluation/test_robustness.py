@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ks_2samp
 from tiny_rows import questions, rows, settings
 
 from mpu_cli.errors import BadModelError
@@ -14,7 +16,7 @@ from mpu_cli.evaluation.evaluate import evaluate
 from mpu_cli.evaluation.metrics import row_metrics
 from mpu_cli.evaluation.questions import read_questions
 from mpu_cli.evaluation.robustness import all_checks
-from mpu_cli.evaluation.robustness.quantization import matrices, quantized, round_to_nearest
+from mpu_cli.evaluation.robustness.quantization import quantized, round_to_nearest
 from mpu_cli.evaluation.robustness.relearning import steps_measured
 from mpu_cli.evaluation.subject import Subject
 from mpu_cli.training.load import load_model, load_tokenizer
@@ -127,10 +129,18 @@ def test_groups_lie_along_the_inputs_of_conv1d_too(tiny_model):
         assert not torch.equal(weight, round_to_nearest(before, 4))
 
 
-def test_experts_are_rounded(tiny_model):
-    """Stacked experts are matrices as well."""
-    model = load_model(tiny_model("mixtral")).model
-    assert any(weight.dim() == 3 for weight in matrices(model))
+@pytest.mark.parametrize(("family", "inputs"), [("mixtral", -1), ("gpt-oss", -2)])
+def test_an_experts_inputs_share_a_scale(family, inputs, tiny_model):
+    """Stacked experts are matrices as well, whichever way they lie; their biases and the router's class are not."""
+    model = load_model(tiny_model(family)).model
+    experts = model.model.layers[0].mlp.experts
+    before = {name: value.detach().clone() for name, value in experts.named_parameters()}
+    with quantized(model, 4):
+        for name, value in before.items():
+            now = experts.get_parameter(name)
+            expected = round_to_nearest(value.transpose(-1, inputs), 4).transpose(-1, inputs) if value.dim() == 3 else value
+            assert torch.equal(now, expected), name
+            assert value.dim() < 3 or not torch.equal(now, value)
 
 
 def test_eight_bits_change_little_two_change_much(tiny_pair, forget):
@@ -147,7 +157,40 @@ def test_eight_bits_change_little_two_change_much(tiny_pair, forget):
     for bits in (8, 4):
         column = np.log(found["forget", f"answer_probability@{bits}-bit"] / plain)
         assert np.abs(column).mean() == pytest.approx(away[bits])
-    assert not [metric for _, metric in found if "rouge" in metric]
+    assert ("forget", "rouge_recall@4-bit") in found
+
+
+def test_what_is_made_of_all_sets_is_measured_again_too(tiny_pair, tmp_path):
+    """Membership, utility and forget quality of the rounded model: the numbers of a model whose weights are rounded on disk."""
+    sets = [questions(tmp_path, name, name, rows(8, seed)) for seed, name in enumerate(("forget", "retain", "holdout"))]
+    pair = tiny_pair("llama")
+    retained = evaluate(pair.base, sets, settings(robustness=("quantization",))).record
+    rounded = load_model(pair.model).model
+    with quantized(rounded, 4):
+        rounded.save_pretrained(tmp_path / "rounded")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(pair.model / name, tmp_path / "rounded")
+    found = evaluate(pair.model, sets, settings(robustness=("quantization", "paraphrase")), retain_record=retained).record
+    again = evaluate(tmp_path / "rounded", sets, settings()).record.values["model"]
+    for name in ("membership_loss", "membership_min_k", "membership_min_k_plus_plus", "membership_zlib", "model_utility"):
+        assert found.values["model"][f"{name}@4-bit"] == pytest.approx(again[name], rel=1e-6), name
+    assert found.values["model"]["model_utility@4-bit"] != found.values["model"]["model_utility"]
+    # Like with like: the other model's rows under the same condition.
+    mine, theirs = found.columns["forget", "ratio@4-bit"], retained.columns["forget", "ratio@4-bit"]
+    assert found.values["model"]["forget_quality@4-bit"]["value"] == pytest.approx(ks_2samp(mine, theirs).pvalue)
+    assert not [name for name in found.values["model"] if "@paraphrased" in name]
+
+
+def test_without_the_condition_in_the_retain_record_there_is_a_reason(tiny_pair, tmp_path):
+    """A rounded model is not compared with a whole one."""
+    forget = questions(tmp_path, "forget", "forget", rows(8, 0))
+    pair = tiny_pair("llama")
+    retained = evaluate(pair.base, [forget], settings(generate=False)).record
+    found = evaluate(pair.model, [forget], settings(generate=False, robustness=("quantization",)), retain_record=retained).record
+    assert "forget_quality" in found.values["model"]
+    assert found.left_out["", "forget_quality@4-bit"] == (
+        "the retain record: forget: no ratio@4-bit (it was evaluated without this --robustness)"
+    )
 
 
 # Relearning.
@@ -272,6 +315,12 @@ def test_more_tries_leak_no_less(tiny_pair, forget):
     assert four.mean() > one.mean() > 0
     assert np.array_equal(four, found[1]["forget", "rouge_recall@leak-4"])
     assert not np.array_equal(four, found[2]["forget", "rouge_recall@leak-4"])
+
+
+def test_drawn_answers_do_not_depend_on_the_batch(tiny_pair, forget):
+    """The same numbers whatever --batch-size."""
+    one, other = (run("leak", subject(tiny_pair("llama").model, [forget], samples=4, batch_size=size)).columns for size in (3, 16))
+    assert all(np.array_equal(one[key], other[key]) for key in one)
 
 
 def test_plain_texts_do_not_leak_answers(tiny_pair, tmp_path):

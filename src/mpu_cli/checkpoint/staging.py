@@ -17,7 +17,10 @@ from pathlib import Path
 from mpu_cli.errors import BusyError, OutputError, UsageError
 
 _SUFFIX = ".mpu-partial"
-_RESULTS = ("mpu.yaml", "config.json", "delta.safetensors", "delta.safetensors.index.json", "holder-1", "items.jsonl", "TOFU_EVAL.json")
+_RESULTS = (
+    "mpu.yaml", "config.json", "delta.safetensors", "delta.safetensors.index.json", "holder-1", "items.jsonl", "TOFU_EVAL.json",
+    "MUSE_EVAL.json",
+)  # fmt: skip
 """One of these is at the top of everything that a command writes."""
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from mpu_cli.errors import BadDataError, UsageError
 from mpu_cli.evaluation.metrics import model_metrics
-from mpu_cli.evaluation.record import Record
-from mpu_cli.evaluation.statistics import DIFFERENT, FEWEST, UNDECIDED, equivalence, interval, resampled
+from mpu_cli.evaluation.record import Record, same_rows
+from mpu_cli.evaluation.statistics import FEWEST, UNDECIDED, equivalence, interval, resampled
 from mpu_cli.evaluation.summarise import MODEL, draw_values, statistics
 
 
@@ -84,8 +84,10 @@ def compare(
     notes = []
     if margin is None and before is None:
         notes.append("no margin: give --before RECORD (the margin is then 1 % of the first record's change) or --margin")
-    for name, record in [*others, ("--before", before), ("--retain-record", retain_record)]:
-        notes += _same_rows(first_name, first, name, record) if record else []
+    for name, record in [*others, ("--before", before)]:
+        notes += _comparable(first_name, first, name, record) if record else []
+    if retain_record is not None:
+        same_rows("--retain-record", retain_record, first.sets)
     rows = resampled({name: info.rows for name, info in first.sets.items()}, seed, resamples)
     pairs = []
     for name, other in others:
@@ -118,10 +120,7 @@ def _lines(
         if key in draws[0] and key in draws[1]:
             difference = draws[1][key] - draws[0][key]
             low, high = interval(difference)
-            if _rows(pair[0], key[0]) < FEWEST:
-                verdict = UNDECIDED
-            else:
-                verdict = equivalence(difference, allowed) if allowed else DIFFERENT if low > 0 or high < 0 else UNDECIDED
+            verdict = UNDECIDED if _rows(pair[0], key[0]) < FEWEST else equivalence(difference, allowed)
         lines.append(Line(*key, float(value), float(values[1][key]), float(values[1][key] - value), low, high, allowed, verdict))
     order = {name: place for place, name in enumerate([*first.sets, MODEL])}
     return tuple(sorted(lines, key=lambda line: order[line.owner]))
@@ -150,7 +149,7 @@ def _common(record: Record, other: Record) -> Record:
     return replace(record, columns=columns, sets=sets)
 
 
-def _same_rows(first_name: str, first: Record, name: str, record: Record) -> list[str]:
+def _comparable(first_name: str, first: Record, name: str, record: Record) -> list[str]:
     notes = []
     for set_name, mine in first.sets.items():
         theirs = record.sets.get(set_name)
@@ -162,11 +161,18 @@ def _same_rows(first_name: str, first: Record, name: str, record: Record) -> lis
                 f"{mine.rows} rows, {(mine.digest or '–')[:12]})",
                 "evaluate both models on the same rows",
             )
-    for setting in ("max_length", "max_new_tokens", "samples", "temperature", "relearn_rows", "relearn_steps", "relearn_rate"):
+    for setting in ("max_length", "max_new_tokens", *_settings_of_checks(first, record)):
         here, there = first.settings.get(setting), record.settings.get(setting)
         if here != there and setting in record.settings and setting in first.settings:
             notes.append(f"{name} was evaluated with {setting} {there}, {first_name} with {here}")
     return notes
+
+
+def _settings_of_checks(*records: Record) -> list[str]:
+    """Those on which the numbers of the checks depend that all of these records have."""
+    run = set.intersection(*(set(record.settings.get("robustness") or ()) for record in records))
+    named = {"leak": ("samples", "temperature", "seed"), "relearning": ("relearn_rows", "relearn_steps", "relearn_rate", "seed")}
+    return list(dict.fromkeys(setting for check, settings in named.items() if check in run for setting in settings))
 
 
 def labels(names: Sequence[str]) -> list[str]:

@@ -10,11 +10,11 @@ from typing import Any
 
 from mpu_cli import __version__
 from mpu_cli.data.rows import Row
-from mpu_cli.errors import BadDataError, UsageError
+from mpu_cli.errors import UsageError
 from mpu_cli.evaluation.metric import RowMetric, probability
 from mpu_cli.evaluation.metrics import model_metrics, row_metrics
 from mpu_cli.evaluation.questions import FORGET, HOLDOUT, ROLES, UTILITY, Question, QuestionSet, question_set
-from mpu_cli.evaluation.record import Record, SetInfo
+from mpu_cli.evaluation.record import Record, SetInfo, same_rows
 from mpu_cli.evaluation.robustness import all_checks
 from mpu_cli.evaluation.robustness.relearning import with_steps
 from mpu_cli.evaluation.scoring import TokenScores
@@ -38,6 +38,7 @@ def evaluate(
     sets: Sequence[QuestionSet],
     settings: EvalSettings,
     *,
+    name: str | None = None,
     reference: Path | None = None,
     retain_record: Record | None = None,
     before: Record | None = None,
@@ -49,6 +50,7 @@ def evaluate(
         model: a model directory.
         sets: at least one, names distinct.
         settings: which metrics, and how.
+        name: what the record calls the model; None = the directory's name.
         reference: another model, for membership by reference.
         retain_record: of a model that never saw the forget set.
         before: of the model before unlearning; relearning then says how many steps bring its probabilities back.
@@ -59,15 +61,7 @@ def evaluate(
         BadDataError: an answer that does not fit in the model's context, or a record of other rows.
         BadModelError: no tokenizer, tensors missing, logits that are not finite.
     """
-    if not sets:
-        raise UsageError("nothing to evaluate on", "give --forget, --retain or another set of rows")
-    names = [each.name for each in sets]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise UsageError(f"two sets are called {twice}", "name them: --utility NAME=FILE")
-    for each in sets:
-        if each.name == MODEL or (each.role == UTILITY and each.name in ROLES):
-            raise UsageError(f"a utility set cannot be called {each.name}", "name it: --utility NAME=FILE")
+    _check_sets(sets)
     for flag, record in (("--retain-record", retain_record), ("--before", before)):
         if record is not None:
             same_rows(flag, record, {each.name: SetInfo.of(each) for each in sets})
@@ -75,16 +69,19 @@ def evaluate(
     tokenizer = load_tokenizer(model)
     subject = Subject(load_model(model).model.to(choose_device(settings.device)), tokenizer, sets, settings, progress)
     metrics = wanted(settings)
-    measured = subject.measure(metrics, reference=_reference(reference, subject) if reference else None)
-    checks = all_checks()
-    for name in settings.robustness:
-        under = checks[name].run(subject, metrics)
+    if reference is not None:
+        subject.reference = _reference(reference, subject)
+    measured = subject.measure(metrics)
+    for check in settings.robustness:
+        under = all_checks()[check].run(subject, metrics)
         measured.columns |= under.columns
         measured.reasons |= under.reasons
     cut = len(set(subject.encoder.cut))
     notes = [f"{cut} plain texts are longer than {subject.encoder.max_length} tokens: their beginning is measured"] if cut else []
+    if subject.new_tokens is not None and subject.new_tokens < settings.max_new_tokens:
+        notes.append(f"the model wrote at most {subject.new_tokens} tokens: its context ends there after the longest question")
     found = Record(
-        {"name": model.resolve().name, "mpu": __version__},
+        {"name": name or model.resolve().name, "mpu": __version__},
         _told(settings, subject, time.monotonic() - started),
         {each.name: SetInfo.of(each) for each in sets},
         measured.columns,
@@ -97,6 +94,18 @@ def evaluate(
     return Evaluation(found, tuple(notes))
 
 
+def _check_sets(sets: Sequence[QuestionSet]) -> None:
+    if not sets:
+        raise UsageError("nothing to evaluate on", "give --forget, --retain or another set of rows")
+    names = [each.name for each in sets]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UsageError(f"two sets are called {twice}", "name them: --utility NAME=FILE")
+    for each in sets:
+        if each.name == MODEL or (each.role == UTILITY and each.name in ROLES):
+            raise UsageError(f"a utility set cannot be called {each.name}", "name it: --utility NAME=FILE")
+
+
 def wanted(settings: EvalSettings) -> list[RowMetric]:
     """The row metrics to measure: those named, and those that the named model metrics are made of."""
     usual = [metric for metric in row_metrics().values() if settings.generate or not metric.generates]
@@ -104,26 +113,6 @@ def wanted(settings: EvalSettings) -> list[RowMetric]:
         return usual
     named = {*settings.metrics, *(part for name in settings.metrics if name in model_metrics() for part in model_metrics()[name].uses)}
     return [metric for metric in usual if metric.name in named]
-
-
-def same_rows(what: str, record: Record, sets: dict[str, SetInfo]) -> None:
-    """Refuse a record of other forget or holdout rows.
-
-    Raises:
-        BadDataError: the digests differ, or (another tool's record has none) the numbers of rows.
-    """
-    for name, mine in sets.items():
-        theirs = record.sets.get(name)
-        if theirs is None or mine.role not in (FORGET, HOLDOUT):
-            continue
-        if theirs.digest is not None and theirs.digest != mine.digest:
-            raise BadDataError(
-                f"{what}: its {name} set is another one (digest {theirs.digest[:12]}, here {mine.digest[:12] if mine.digest else '–'})",
-                "evaluate both models on the same rows",
-            )
-        if theirs.rows != mine.rows:
-            message = f"{what}: its {name} set has {theirs.rows} rows, here are {mine.rows}"
-            raise BadDataError(message, "evaluate both models on the same rows")
 
 
 def answer_scores(
@@ -158,7 +147,7 @@ def _reference(model: Path, subject: Subject) -> dict[tuple[str, int], TokenScor
 
 def _told(settings: EvalSettings, subject: Subject, seconds: float) -> dict[str, Any]:
     return {
-        "max_length": subject.encoder.max_length, "max_new_tokens": settings.max_new_tokens if settings.generate else None,
+        "max_length": subject.encoder.max_length, "max_new_tokens": subject.new_tokens,
         "samples": settings.samples, "temperature": settings.temperature, "relearn_rows": settings.relearn_rows,
         "relearn_steps": settings.relearn_steps, "relearn_rate": settings.relearn_rate, "robustness": list(settings.robustness),
         "resamples": settings.resamples, "seed": settings.seed, "seconds": round(seconds, 1),
@@ -171,4 +160,3 @@ def _not_asked(settings: EvalSettings) -> dict[tuple[str, str], str]:
         return {}
     named = wanted(replace(settings, generate=True))
     return {("", metric.name): "needs generation (--no-generate)" for metric in named if metric.generates}
-

@@ -22,6 +22,25 @@ class Sampling:
     seed: int = 0
 
 
+class Drawn:
+    """A logits processor after which the largest entry is a draw from softmax(logits / temperature): the Gumbel-max trick.
+
+    Every text has a generator of its own, so that it depends neither on its batch nor on how many processes there are.
+    (Maddison et al., arXiv 1411.0030, section 2.)
+    """
+
+    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
+        """A seed for every row of the batch."""
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._temperature = temperature
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores (B, V) / temperature + Gumbel noise."""
+        words = scores.shape[-1]
+        waits = torch.stack([torch.empty(words).exponential_(generator=generator) for generator in self._generators])
+        return scores.float() / self._temperature - waits.clamp(min=torch.finfo(torch.float32).tiny).log().to(scores.device)
+
+
 @torch.inference_mode()
 def generate(
     model: Any,
@@ -43,8 +62,8 @@ def generate(
         max_new_tokens: at most this many new tokens.
         batch_size: texts in a batch, samples counted.
         stop: tokens that end an answer besides the model's own end tokens.
-        sampling: None is greedy. The global generator is seeded for each batch, and put back afterwards.
-        progress: told after every batch: (prompts done, prompts in all).
+        sampling: None is greedy. What is drawn depends on the seed and the prompt alone; the global generator is not touched.
+        progress: told after every batch: (texts done, texts in all).
     """
     from transformers import GenerationConfig
 
@@ -52,41 +71,36 @@ def generate(
     filler = pad_id(tokenizer)
     device = next(model.parameters()).device
     ends = _ends(model, tokenizer) | set(stop)
-    samples = sampling.samples if sampling else 1
-    choice: dict[str, Any] = {"do_sample": False}
-    if sampling:
-        choice = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0, "num_return_sequences": samples}
     settings = config(
-        max_new_tokens=max_new_tokens, pad_token_id=filler, eos_token_id=sorted(ends) or None, use_cache=True, **choice
+        max_new_tokens=max_new_tokens, pad_token_id=filler, eos_token_id=sorted(ends) or None, use_cache=True, do_sample=False
     )
-    texts: list[list[str]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    step = max(1, batch_size // samples)
+    wanted = [(i, sample) for i in range(len(prompts)) for sample in range(sampling.samples if sampling else 1)]
+    texts: list[list[str]] = [[""] * (sampling.samples if sampling else 1) for _ in prompts]
+    wanted.sort(key=lambda text: len(prompts[text[0]]))
     was_training, own = model.training, model.generation_config
     model.eval()
     # What a model directory recommends for chatting (a temperature, a repetition penalty) is no part of a measurement.
     model.generation_config = config()
     try:
-        with quiet_transformers(), torch.random.fork_rng(enabled=sampling is not None):
-            for start in range(0, len(order), step):
-                places = order[start : start + step]
-                ids, mask = _left_padded([prompts[i] for i in places], filler)
-                if sampling:
-                    torch.manual_seed(_seed(sampling.seed, start))
-                written = model.generate(ids.to(device), attention_mask=mask.to(device), generation_config=settings)
-                for row, new in enumerate(written[:, ids.shape[1] :].tolist()):
-                    texts[places[row // samples]].append(tokenizer.decode(_until(new, ends), skip_special_tokens=True).strip())
+        with quiet_transformers():
+            for start in range(0, len(wanted), batch_size):
+                here = wanted[start : start + batch_size]
+                ids, mask = _left_padded([prompts[i] for i, _ in here], filler)
+                drawn = [Drawn([_seed(sampling.seed, k, prompts[i]) for i, k in here], sampling.temperature)] if sampling else None
+                written = model.generate(ids.to(device), attention_mask=mask.to(device), generation_config=settings, logits_processor=drawn)
+                for (i, sample), new in zip(here, written[:, ids.shape[1] :].tolist(), strict=True):
+                    texts[i][sample] = tokenizer.decode(_until(new, ends), skip_special_tokens=True).strip()
                 if progress is not None:
-                    progress(min(start + step, len(order)), len(order))
+                    progress(start + len(here), len(wanted))
     finally:
         model.generation_config = own
         model.train(was_training)
     return texts
 
 
-def _seed(seed: int, start: int) -> int:
-    """Of a batch, from a seed of any length; torch takes 64 bits and uses the lower 32."""
-    return int.from_bytes(sha256(f"{seed}/{start}".encode()).digest()[:8])
+def _seed(seed: int, sample: int, prompt: Sequence[int]) -> int:
+    """Of one text; torch takes 64 bits and uses the lower 32."""
+    return int.from_bytes(sha256(f"{seed}/{sample}/{list(prompt)}".encode()).digest()[:8])
 
 
 def _ends(model: Any, tokenizer: Any) -> set[int]:

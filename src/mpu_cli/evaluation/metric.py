@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -133,6 +133,14 @@ class Columns:
     retain_record: Columns | None = None
     reasons: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Why a column is missing."""
+    condition: str = ""
+    """The condition of a robustness check whose columns are meant, or "" for the model as it is."""
+    whose: str = ""
+    """For messages, where the rows are not those of the model itself: "the retain record"."""
+
+    def under(self, condition: str) -> Columns:
+        """The same under a condition; the record of the other model, too, so that like is compared with like."""
+        return replace(self, condition=condition, retain_record=self.retain_record and self.retain_record.under(condition))
 
     def sets(self, *roles: str) -> list[str]:
         """Names of the sets given for any of these."""
@@ -144,14 +152,18 @@ class Columns:
         Raises:
             MissingInputError: the set was not given, or it has no such numbers.
         """
+        where = f"{self.whose}: {set_name}" if self.whose else set_name
         if set_name not in self.roles:
-            raise MissingInputError(f"no {set_name} set was given")
-        column = self.values.get((set_name, metric))
+            raise MissingInputError(f"{self.whose} has no {set_name} set" if self.whose else f"no {set_name} set was given")
+        name = f"{metric}@{self.condition}" if self.condition else metric
+        column = self.values.get((set_name, name))
         if column is None:
-            reason = self.reasons.get((set_name, metric)) or self.reasons.get(("", metric)) or f"no {metric}"
-            raise MissingInputError(f"{set_name}: {reason}")
+            reason = self.reasons.get((set_name, name)) or self.reasons.get(("", metric)) or f"no {name}"
+            if self.whose and self.condition:
+                reason += " (it was evaluated without this --robustness)"
+            raise MissingInputError(f"{where}: {reason}")
         if np.isnan(column).any():
-            raise MissingInputError(f"{set_name}: rows without {metric}")
+            raise MissingInputError(f"{where}: rows without {name}")
         return column
 
     def retained(self) -> Columns:

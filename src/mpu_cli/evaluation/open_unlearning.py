@@ -1,5 +1,7 @@
 """Records in open-unlearning's layout: `TOFU_EVAL.json` (rows) and `TOFU_SUMMARY.json` (means), written and read.
 
+With a knowledge or verbatim set it is MUSE's evaluation, and the files are called `MUSE_…`, as theirs are.
+
 Read at commit d3d7cf9 (24 Dec 2025). What its evaluators need of another model's record is there: `forget_truth_ratio` for
 forget quality, `mia_min_k` for privacy leakage. Differences that stay: ours has no separate entry for each wrong answer, and
 extraction strength can be 0.
@@ -18,10 +20,8 @@ import numpy as np
 from mpu_cli.errors import BadDataError
 from mpu_cli.evaluation.metric import Array
 from mpu_cli.evaluation.metrics.truth_ratio import closeness
-from mpu_cli.evaluation.questions import FORGET, HOLDOUT, RETAIN, UTILITY
+from mpu_cli.evaluation.questions import FORGET, HOLDOUT, KNOWLEDGE, RETAIN, ROLES, UTILITY, VERBATIM
 from mpu_cli.evaluation.record import Record, SetInfo
-
-EVAL, SUMMARY = "TOFU_EVAL.json", "TOFU_SUMMARY.json"
 
 _PREFIX = {"forget": "forget", "retain": "retain", "real_authors": "ra", "world_facts": "wf"}
 _ROWS = {
@@ -32,16 +32,27 @@ _ROWS = {
     "knowledge_memorization": ("Q_A_ROUGE", "rougeL_f1"),
     "ratio": ("Truth_Ratio", "score"),
 }
+_MUSE = {
+    # our (set, metric): their name, each row with rougeL_f1
+    (KNOWLEDGE, "knowledge_memorization"): "forget_knowmem_ROUGE",
+    (VERBATIM, "verbatim_memorization"): "forget_verbmem_ROUGE",
+    (RETAIN, "knowledge_memorization"): "retain_knowmem_ROUGE",
+}
 _FORGET_ROWS = {"exact_memorization": "exact_memorization", "extraction_strength": "extraction_strength"}
 _ATTACKS = ("loss", "min_k", "min_k_plus_plus", "zlib", "reference")
 _MODEL = {"forget_quality": "forget_quality", "model_utility": "model_utility", "privacy_leakage": "privleak"}
 
 
-def open_unlearning_layout(record: Record, *, texts: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(rows and means by metric, means by metric) as its evaluator writes them."""
+def open_unlearning_files(record: Record, *, texts: bool) -> dict[str, Any]:
+    """The content of its two files by name: rows and means by metric, and the means alone."""
+    muse = KNOWLEDGE in record.sets or VERBATIM in record.sets
     found: dict[str, Any] = {}
+    for (name, metric), theirs in _MUSE.items() if muse else ():
+        if (name, metric) in record.columns:
+            found[theirs] = _rows(record.columns[name, metric], record.values[name][metric]["value"], "rougeL_f1")
+            _put_texts(found[theirs], record, name, texts)
     for name, info in record.sets.items():
-        for metric in (metric for metric in _ROWS if (name, metric) in record.columns):
+        for metric in (metric for metric in _ROWS if (name, metric) in record.columns and info.role != KNOWLEDGE):
             if metric == "normalised_probability" and not info.multiple_choice:
                 continue  # theirs has it of multiple-choice questions only, and readers tell those by it
             _put(found, record, name, metric, texts)
@@ -56,7 +67,9 @@ def open_unlearning_layout(record: Record, *, texts: bool) -> tuple[dict[str, An
             found[f"mia_{attack}"] = {**sides, "auc": area, "agg_value": area}
     found |= {theirs: {"agg_value": model[metric]["value"]} for metric, theirs in _MODEL.items() if metric in model}
     found = dict(sorted(found.items()))
-    return found, {name: entry["agg_value"] for name, entry in found.items() if entry["agg_value"] is not None}
+    means = {name: entry["agg_value"] for name, entry in found.items() if entry["agg_value"] is not None}
+    benchmark = "MUSE" if muse else "TOFU"
+    return {f"{benchmark}_EVAL.json": found, f"{benchmark}_SUMMARY.json": means}
 
 
 def _put(found: dict[str, Any], record: Record, name: str, metric: str, texts: bool) -> None:
@@ -70,8 +83,14 @@ def _put(found: dict[str, Any], record: Record, name: str, metric: str, texts: b
         one[key] = float(number)
         if metric == "answer_probability":
             one["avg_loss"] = -math.log(number) if number > 0 else math.inf
-        if metric == "rouge_recall" and texts and (name, row) in record.written:
-            one["generation"] = record.written[name, row]
+    if metric == "rouge_recall":
+        _put_texts(entry, record, name, texts)
+
+
+def _put_texts(entry: dict[str, Any], record: Record, name: str, texts: bool) -> None:
+    for row, one in entry["value_by_index"].items() if texts else ():
+        if (name, int(row)) in record.written:
+            one["generation"] = record.written[name, int(row)]
 
 
 def read_open_unlearning(path: Path) -> Record:
@@ -94,7 +113,7 @@ def read_open_unlearning(path: Path) -> Record:
         if name in sets and sets[name].rows != len(values):
             raise BadDataError(f"{path}: {metric} has {len(values)} {name} rows, other metrics have {sets[name].rows}", "evaluate again")
         choices = (name, "normalised_probability") in columns
-        sets[name] = SetInfo(name if name in (FORGET, RETAIN, HOLDOUT) else UTILITY, len(values), None, choices)
+        sets[name] = SetInfo(name if name in ROLES else UTILITY, len(values), None, choices)
     for name, info in sets.items():
         if (name, "ratio") in columns:
             found = columns[name, "ratio"]
@@ -108,6 +127,8 @@ def _columns(content: Mapping[str, Any], path: Path) -> dict[tuple[str, str], Ar
     for name in _PREFIX:
         for metric, (theirs, key) in _ROWS.items():
             _take(columns, (name, metric), content.get(_name(name, theirs)), key, path)
+    for place, theirs in _MUSE.items():
+        _take(columns, place, content.get(theirs), "rougeL_f1", path)
     for metric, theirs in _FORGET_ROWS.items():
         _take(columns, (FORGET, metric), content.get(theirs), "score", path)
     for attack in _ATTACKS:
@@ -123,8 +144,8 @@ def _name(set_name: str, theirs: str) -> str:
     return "forget_truth_ratio" if (prefix, theirs) == ("forget", "Truth_Ratio") else f"{prefix}_{theirs}"
 
 
-def _rows(values: Array, mean: float) -> dict[str, Any]:
-    return {"agg_value": mean, "value_by_index": {str(row): {"score": float(number)} for row, number in enumerate(values)}}
+def _rows(values: Array, mean: float, key: str = "score") -> dict[str, Any]:
+    return {"agg_value": mean, "value_by_index": {str(row): {key: float(number)} for row, number in enumerate(values)}}
 
 
 def _take(columns: dict[tuple[str, str], Array], place: tuple[str, str], entry: Any, key: str, path: Path) -> None:

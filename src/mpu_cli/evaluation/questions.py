@@ -52,7 +52,7 @@ class Question:
         if name == "perturbed answers":
             return tuple(self.row.with_answer(answer) for answer in self.perturbed_answers)
         if name == "paraphrased question":
-            return () if self.paraphrased_question is None else (replace(self.row, prompt=self.paraphrased_question),)
+            return () if self.paraphrased_question is None else (_asked(self.row, self.paraphrased_question),)
         raise ValueError(name)
 
 
@@ -102,7 +102,16 @@ def _question(row: Row, value: object) -> Question:
         return Question(row)
     wrong = _texts(row, value, PERTURBED_ANSWER)
     right, asked = (_texts(row, value, key)[:1] for key in (PARAPHRASED_ANSWER, PARAPHRASED_QUESTION))
-    return Question(row, asked[0] if asked and row.prompt is not None else None, right[0] if right else None, wrong)
+    if asked and row.messages and (len(row.messages) < 2 or row.messages[-2].role != "user"):
+        raise BadDataError(f"{row.where}: {PARAPHRASED_QUESTION!r}, but no user asks just before the answer", "leave the key out")
+    return Question(row, asked[0] if asked else None, right[0] if right else None, wrong)
+
+
+def _asked(row: Row, question: str) -> Row:
+    """The row with another question, in a chat the last one."""
+    if not row.messages:
+        return replace(row, prompt=question)
+    return replace(row, messages=(*row.messages[:-2], replace(row.messages[-2], content=question), row.messages[-1]))
 
 
 def _texts(row: Row, value: dict[str, object], key: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from mpu_cli.errors import BadDataError
 from mpu_cli.evaluation.metric import Array, Columns
-from mpu_cli.evaluation.questions import QuestionSet
+from mpu_cli.evaluation.questions import FORGET, HOLDOUT, QuestionSet
 
 FORMAT = 1
 SUMMARY, ITEMS = "summary.json", "items.jsonl"
@@ -62,7 +62,7 @@ class Record:
             self.columns,
             {name: info.role for name, info in self.sets.items()},
             frozenset(name for name, info in self.sets.items() if info.multiple_choice),
-            retain_record.view() if retain_record else None,
+            replace(retain_record.view(), whose="the retain record") if retain_record else None,
             self.left_out,
         )
 
@@ -90,6 +90,26 @@ class Record:
                 text = {"written": self.written[name, row]} if (name, row) in self.written else {}
                 lines.append({"set": name, "row": row, **numbers, **text})
         return lines
+
+
+def same_rows(what: str, record: Record, sets: Mapping[str, SetInfo]) -> None:
+    """Refuse a record of other forget or holdout rows.
+
+    Raises:
+        BadDataError: the digests differ, or (another tool's record has none) the numbers of rows.
+    """
+    for name, mine in sets.items():
+        theirs = record.sets.get(name)
+        if theirs is None or mine.role not in (FORGET, HOLDOUT):
+            continue
+        if theirs.digest is not None and theirs.digest != mine.digest:
+            raise BadDataError(
+                f"{what}: its {name} set is another one (digest {theirs.digest[:12]}, here {mine.digest[:12] if mine.digest else '–'})",
+                "evaluate both models on the same rows",
+            )
+        if theirs.rows != mine.rows:
+            message = f"{what}: its {name} set has {theirs.rows} rows, here are {mine.rows}"
+            raise BadDataError(message, "evaluate both models on the same rows")
 
 
 def read_record(path: Path) -> Record:

@@ -41,14 +41,14 @@ FEWEST = 6
 EQUIVALENT, DIFFERENT, UNDECIDED = "equivalent", "different", "not enough data"
 
 
-def equivalence(draws: Array, margin: float, level: float = LEVEL) -> str:
+def equivalence(draws: Array, margin: float | None, level: float = LEVEL) -> str:
     """Two one-sided tests of a difference's resampled values at level 1 − `level` (Schuirmann 1987).
 
-    Equivalent: the interval of level 2·`level` − 1 (90 %) lies within ± margin. Different: it is not, and the interval of
-    `level` leaves out zero. Otherwise the rows are too few to tell.
+    Equivalent: the interval of level 2·`level` − 1 (90 %) lies within ± margin (no margin allows no difference at all).
+    Different: it is not, and the interval of `level` leaves out zero. Otherwise the rows are too few to tell.
     """
     low, high = interval(draws, 2 * level - 1)
-    if -margin < low and high < margin:
+    if (low == high == 0) if not margin else (-margin < low and high < margin):
         return EQUIVALENT
     low, high = interval(draws, level)
     return DIFFERENT if low > 0 or high < 0 else UNDECIDED

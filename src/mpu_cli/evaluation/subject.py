@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mpu_cli.data.batches import pad_id
@@ -42,6 +42,10 @@ class Subject:
         """`progress` is told (what, done, in all)."""
         self.model, self.tokenizer, self.sets, self.settings = model, tokenizer, tuple(sets), settings
         self.encoder = Encoder(tokenizer, model.config, settings.max_length)
+        self.reference: Mapping[tuple[str, int], TokenScores] = {}
+        """What another model says of the answers, by set and row."""
+        self.new_tokens: int | None = None
+        """Tokens that the model was let write at most, where anything was written: fewer than asked for where the context ends."""
         self._progress = progress
 
     def measure(
@@ -50,7 +54,6 @@ class Subject:
         sets: Sequence[QuestionSet] | None = None,
         *,
         asked: str = "answer",
-        reference: dict[tuple[str, int], TokenScores] | None = None,
     ) -> Measured:
         """The columns of row metrics.
 
@@ -58,7 +61,6 @@ class Subject:
             metrics: which.
             sets: on which; None = all.
             asked: "paraphrased question" asks in other words.
-            reference: what another model says of the answers.
 
         Raises:
             BadDataError, BadModelError: as `Encoder` and `score` do.
@@ -67,10 +69,11 @@ class Subject:
         wanted = {each.name: [metric for metric in metrics if _applies(metric, each)] for each in sets}
         scores = self.scores(sets, wanted, asked)
         found = Measured(written=self.write([each for each in sets if any(m.generates for m in wanted[each.name])], asked))
+        reference = self.reference if asked == "answer" else {}
         for each in sets:
             keys = [(each.name, number) for number in range(len(each.questions))]
             rows = [
-                self._evidence(question, each.role, scores[key], found.written.get(key), (reference or {}).get(key))
+                self._evidence(question, each.role, scores[key], found.written.get(key), reference.get(key))
                 for key, question in zip(keys, each.questions, strict=True)
             ]
             for metric in wanted[each.name]:
@@ -112,12 +115,12 @@ class Subject:
         settings = self.settings
         # The same for all of them, so that a text depends neither on its batch nor on how many processes there are.
         most = min(settings.max_new_tokens, self.encoder.room(prompts))
+        self.new_tokens = min(most, self.new_tokens or most)
 
         def run(mine: list[tuple[int, ...]]) -> list[list[str]]:
             return generate(
                 self.model, self.tokenizer, mine, most, settings.batch_size, stop=ends,
-                sampling=replace(sampling, seed=sampling.seed * 4096 + processes().rank) if sampling else None,
-                progress=self._told("writing", len(mine)),
+                sampling=sampling, progress=self._told("writing", len(mine)),
             )  # fmt: skip
 
         return _dealt(run, prompts, [len(prompt) for prompt in prompts])

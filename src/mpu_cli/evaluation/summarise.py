@@ -28,6 +28,9 @@ class Resampled(Mapping[tuple[str, str], Array]):
     def __getitem__(self, key: tuple[str, str]) -> Array:
         return self._values[key][self._rows[key[0]]]
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._values)
 
@@ -48,7 +51,20 @@ def statistics(view: Columns, chosen: Mapping[str, ModelMetric]) -> tuple[dict[t
             found[MODEL, each.name] = each.value(view)
         except MissingInputError as error:
             missing["", each.name] = str(error)
+            continue  # under no condition either
+        for condition in _conditions(view, each):
+            try:
+                found[MODEL, f"{each.name}@{condition}"] = each.value(view.under(condition))
+            except MissingInputError as error:
+                missing["", f"{each.name}@{condition}"] = str(error)
     return found, missing
+
+
+def _conditions(view: Columns, metric: ModelMetric) -> list[str]:
+    """Those under which everything was measured again that the metric is made of, on every set that has it."""
+    having = {(name, part) for name, part in view.values if part in metric.uses}
+    again = [part.partition("@")[2] for _, part in view.values if part.partition("@")[0] in metric.uses]
+    return [c for c in dict.fromkeys(again) if c and all((name, f"{part}@{c}") in view.values for name, part in having)]
 
 
 def summarise(record: Record, retain_record: Record | None, names: tuple[str, ...], seed: int, resamples: int) -> Record:

@@ -66,6 +66,9 @@ class Encoder:
         """The tokens after which a model shall write: the question, or the first half of a plain text."""
         (row,) = question.variants(variant) or (question.row,)
         encoded = encode_whole(row, self.tokenizer)
+        self._known(encoded.input_ids, row.where)
+        if row.text is not None and len(encoded.input_ids) > self.max_length:
+            self.cut.append(row.where)
         length = encoded.prompt_length if row.text is None else min(len(encoded.input_ids), self.max_length) // 2
         return encoded.input_ids[: max(1, min(length, self.max_length))]
 
@@ -96,9 +99,11 @@ class Encoder:
         if length > self.max_length:
             self.cut.append(row.where)
         encoded = cut(whole, row.where, self.max_length)
-        if self.vocabulary is not None and max(encoded.input_ids) >= self.vocabulary:
-            raise BadModelError(
-                f"{row.where}: token {max(encoded.input_ids)} is not among the model's {self.vocabulary}",
-                "the tokenizer belongs to another model",
-            )
+        self._known(encoded.input_ids, row.where)
         return Text(set_name, number, variant, encoded, row.where, row.text is None and encoded.input_ids[-1] in self._marks)
+
+    def _known(self, ids: Sequence[int], where: str) -> None:
+        if self.vocabulary is not None and max(ids) >= self.vocabulary:
+            raise BadModelError(
+                f"{where}: token {max(ids)} is not among the model's {self.vocabulary}", "the tokenizer belongs to another model"
+            )

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 from mpu_cli.checkpoint.staging import Staging, disk_errors
-from mpu_cli.evaluation.open_unlearning import EVAL, SUMMARY, open_unlearning_layout
-from mpu_cli.evaluation.record import ITEMS, Record
-from mpu_cli.evaluation.record import SUMMARY as OUR_SUMMARY
+from mpu_cli.evaluation.open_unlearning import open_unlearning_files
+from mpu_cli.evaluation.record import ITEMS, SUMMARY, Record
 
 
 def write_record(target: Path, record: Record, layout: str, *, texts: bool, force: bool = False) -> None:
@@ -25,15 +24,14 @@ def write_record(target: Path, record: Record, layout: str, *, texts: bool, forc
         OutputError: the target exists, or the disk is full.
     """
     if layout == "open-unlearning":
-        items, summary = open_unlearning_layout(record, texts=texts)
-        files = {EVAL: json.dumps(items, indent=4), SUMMARY: json.dumps(summary, indent=4)}
+        files = {name: json.dumps(content, indent=4) for name, content in open_unlearning_files(record, texts=texts).items()}
     else:
         lines = record.items()
         for line in lines:
             if not texts:
                 line.pop("written", None)
         files = {
-            OUR_SUMMARY: json.dumps(record.summary(), indent=2, ensure_ascii=False) + "\n",
+            SUMMARY: json.dumps(record.summary(), indent=2, ensure_ascii=False) + "\n",
             ITEMS: "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
         }
     with Staging(target, force=force) as staging:

@@ -109,7 +109,8 @@ def _run(context: typer.Context, output: Output) -> None:
     from mpu_cli.training import distributed
     from mpu_cli.training.arguments import choose_device
 
-    place = locate(options["model"]).path
+    found_at = locate(options["model"])
+    place = found_at.path
     reference = locate(options["reference"]).path if options["reference"] else None
     if options["record"] is not None:
         from mpu_cli.checkpoint.staging import refuse_nesting
@@ -118,7 +119,9 @@ def _run(context: typer.Context, output: Output) -> None:
         refuse_nesting(options["record"], place, *kept)
     distributed.start(choose_device(settings.device))
     with output.progress() as progress:
-        found = evaluate(place, sets, settings, reference=reference, retain_record=retain_record, before=before, progress=progress)
+        found = evaluate(
+            place, sets, settings, name=found_at.source, reference=reference, retain_record=retain_record, before=before, progress=progress
+        )
     for note in found.notes:
         output.note(note)
     if options["record"] is not None and distributed.processes().is_first:

@@ -12,6 +12,7 @@ METRICS = (
         better="lower",
         roles=(*QUESTIONS, KNOWLEDGE),
         item=f1,
+        variants=(),
         generates=True,
         form="question",
     ),

@@ -38,6 +38,7 @@ METRICS = (
         source="Lin 2004; TOFU, arXiv 2401.06121, section 2.2.1",
         better="lower",
         item=recall,
+        variants=(),
         generates=True,
         form="question",
     ),

@@ -15,6 +15,7 @@ METRICS = (
         better="lower",
         roles=(FORGET, RETAIN, VERBATIM),
         item=f1,
+        variants=(),
         generates=True,
         form="text",
     ),

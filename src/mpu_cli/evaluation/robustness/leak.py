@@ -46,6 +46,4 @@ def run(subject: Subject, metrics: Collection[RowMetric]) -> Measured:
     return found
 
 
-CHECK = Check(
-    "leak", "leak@k: expected best ROUGE-L recall of k sampled answers (--samples, --temperature)", "arXiv 2511.04934", run
-)
+CHECK = Check("leak", "leak@k: expected best ROUGE-L recall of k sampled answers (--samples, --temperature)", "arXiv 2511.04934", run)

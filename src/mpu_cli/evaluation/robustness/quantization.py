@@ -38,16 +38,24 @@ def round_to_nearest(weight: Tensor, bits: int, group: int = GROUP) -> Tensor:
     return torch.cat(parts, dim=-1).to(weight.dtype)
 
 
-def matrices(model: Any) -> list[Tensor]:
-    """The weights that are rounded: parameters of two axes or more (stacked experts) outside embeddings and head."""
-    outside = {
-        id(parameter)
-        for module in (model.get_input_embeddings(), model.get_output_embeddings())
-        if module is not None
-        for parameter in module.parameters()
-    }
-    tables = {id(p) for module in model.modules() if isinstance(module, torch.nn.Embedding) for p in module.parameters()}
-    return [p for p in model.parameters() if p.dim() >= 2 and id(p) not in outside | tables]
+def matrices(model: Any) -> list[tuple[Tensor, bool]]:
+    """The weights that are rounded, and whether a column is one output: linear layers and stacked experts, not the head.
+
+    Embeddings, convolutions, norms and routers of their own class stay, as they do in GPTQ's and AWQ's files.
+    """
+    head = model.get_output_embeddings()
+    kept = {id(parameter) for parameter in head.parameters()} if head is not None else set()
+    found: dict[int, tuple[Tensor, bool]] = {}
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Linear, Conv1D)):
+            weights, turned = [module.weight], isinstance(module, Conv1D)
+        elif isinstance(module, torch.nn.modules.conv._ConvNd):
+            continue
+        else:  # experts: (E, outputs, inputs), or transposed where the class says so (gpt-oss)
+            weights = [parameter for parameter in module.parameters(recurse=False) if parameter.dim() == 3]
+            turned = getattr(module, "is_transposed", type(module).__name__ == "Llama4TextExperts")
+        found |= {id(weight): (weight, turned) for weight in weights if id(weight) not in kept}
+    return list(found.values())
 
 
 @contextmanager
@@ -56,10 +64,9 @@ def quantized(model: Any, bits: int) -> Iterator[None]:
     kept: list[tuple[Tensor, Tensor]] = []
     try:
         with torch.no_grad():
-            turned = {id(module.weight) for module in model.modules() if isinstance(module, Conv1D)}  # stored (inputs, outputs)
-            for weight in matrices(model):
+            for weight, turned in matrices(model):
                 kept.append((weight, weight.detach().clone()))
-                weight.copy_(round_to_nearest(weight.T, bits).T if id(weight) in turned else round_to_nearest(weight, bits))
+                weight.copy_(round_to_nearest(weight.mT, bits).mT if turned else round_to_nearest(weight, bits))
         yield
     finally:
         with torch.no_grad():
@@ -68,12 +75,11 @@ def quantized(model: Any, bits: int) -> Iterator[None]:
 
 
 def run(subject: Subject, metrics: Collection[RowMetric]) -> Measured:
-    """All metrics that need no writing, at every width."""
-    quick = [metric for metric in metrics if not metric.generates]
+    """All metrics, at every width."""
     found = []
     for bits in BITS:
         with quantized(subject.model, bits):
-            found.append(under(f"{bits}-bit", subject.measure(quick)))
+            found.append(under(f"{bits}-bit", subject.measure(metrics)))
     return together(found)
 
 

@@ -15,6 +15,7 @@ from mpu_cli.bundle.read import read_update
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.client import lora as lora_module
 from mpu_cli.client import methods, train_copy
+from mpu_cli.client.estimate import estimate_unlearn
 from mpu_cli.client.lora import Lora, attach, choose, inexact, matrices_of, moved, pair
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.unlearn import Work, finish_update, unlearn_handoff, unlearn_model, unlearn_one_copy
@@ -281,7 +282,12 @@ def test_experts_that_are_fused_in_memory_get_no_adapter(tmp_path):
     AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **settings)).save_pretrained(tmp_path / "m")
     matrices = matrices_of(tmp_path / "m")
     assert len(choose(Lora(2), matrices)) == 3 + 8
-    assert [one.roles for one in attach(load(tmp_path / "m"), Lora(2), matrices, (), 0)] == [("k",), ("q",), ("v",)]
+    held = attach(load(tmp_path / "m"), Lora(2), matrices, (), 0)
+    assert [one.roles for one in held] == [("k",), ("q",), ("v",)]
+    needs = estimate_unlearn(tmp_path / "m", TrainingSettings(), "float32", lora=Lora(2))
+    assert needs["trained_parameters"] == sum(2 * (one.inputs + one.outputs) for one in held)
+    with pytest.raises(UsageError, match="fused"):
+        estimate_unlearn(tmp_path / "m", TrainingSettings(), "float32", lora=Lora(2, targets=("gate",)))
     with pytest.raises(UsageError, match="fused"):
         attach(load(tmp_path / "m"), Lora(2, targets=("q", "gate")), matrices, (), 0)
 

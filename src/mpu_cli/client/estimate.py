@@ -21,7 +21,7 @@ from mpu_cli.bundle.tensors import shapes as shapes_of
 from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT, STORED_NAMES
 from mpu_cli.checkpoint.model import INDEX_FILE, SINGLE_FILE, open_checkpoint
 from mpu_cli.client.handoff import open_handoff
-from mpu_cli.client.lora import Lora, choose
+from mpu_cli.client.lora import Lora, choose, within_reach
 from mpu_cli.errors import BadModelError
 from mpu_cli.training.settings import TrainingSettings
 
@@ -90,6 +90,7 @@ def estimate_unlearn(
     if lora is not None:
         layout = read_layout(subject.config, subject.shapes, source)
         targets = choose(lora, projections(layout, subject.shapes), subject.frozen)
+        targets = within_reach(lora, targets, _without_weights(subject.config, source))
         trained = {f"{one.module}.lora_{half}.default.weight": shape for one in targets
                    for half, shape in (("A", (lora.rank, one.inputs)), ("B", (one.outputs, lora.rank)))}  # fmt: skip
     changing = _count(trained)
@@ -176,19 +177,24 @@ def activation_bytes(config: Mapping[str, Any], tokens: int, passes: int, settin
 
 def _from_config(path: Path) -> Subject:
     """Shapes of the model that this configuration describes, without any weights."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadModelError(f"{path}: no readable config.json", "give a handoff, a model directory, or a config.json") from error
+    shapes = {name: tuple(parameter.shape) for name, parameter in _without_weights(raw, path).named_parameters()}
+    return Subject(raw, shapes, _embeddings(raw, shapes, path.parent))
+
+
+def _without_weights(config: Mapping[str, Any], source: Path) -> Any:
+    """The model that a configuration describes, its tensors without storage."""
     import torch
     from transformers import AutoConfig
 
     from mpu_cli.training.load import auto_class, loading_errors, quiet_transformers
 
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadModelError(f"{path}: no readable config.json", "give a handoff, a model directory, or a config.json") from error
-    with quiet_transformers(), loading_errors(path), torch.device("meta"):
-        model = auto_class(config := AutoConfig.for_model(**raw)).from_config(config)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    return Subject(raw, shapes, _embeddings(raw, shapes, path.parent))
+    with quiet_transformers(), loading_errors(source), torch.device("meta"):
+        described = AutoConfig.for_model(**config)
+        return auto_class(described).from_config(described)
 
 
 def _embeddings(config: Mapping[str, Any], shapes: Shapes, where: Path) -> tuple[str, ...]:

@@ -116,26 +116,35 @@ def out_of_reach(model: Any, lora: Lora) -> str | None:
     )
 
 
-def attach(model: Any, lora: Lora, matrices: Projections, frozen: Sequence[str], seed: int) -> list[Projection]:
-    """Put an adapter into `model`, in place; nothing else is trained afterwards.
-
-    Weights that transformers fuses in memory (experts) get none, unless they were asked for: see `out_of_reach`.
+def within_reach(lora: Lora, targets: Sequence[Projection], model: Any) -> list[Projection]:
+    """The targets that transformers holds in memory as they lie on disk; experts, for one, it fuses into one parameter.
 
     Raises:
-        UsageError: see `choose`; or a target that was asked for is fused in memory.
+        UsageError: none is left, or one is not that was asked for by name.
     """
-    import torch
-    from peft import LoraConfig, inject_adapter_in_model
-
-    targets = choose(lora, matrices, frozen)
-    shapes_in_memory = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    held = [one for one in targets if shapes_in_memory.get(one.tensor) == one.shape]
+    in_memory = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    held = [one for one in targets if in_memory.get(one.tensor) == one.shape]
     fused = [one for one in targets if one not in held]
     if not held or (fused and lora.targets):
         raise UsageError(
             f"--lora-rank: transformers holds {fused[0].tensor} under another name or fused with others, where no adapter fits",
             "name other --lora-targets, or train without LoRA",
         )
+    return held
+
+
+def attach(model: Any, lora: Lora, matrices: Projections, frozen: Sequence[str], seed: int) -> list[Projection]:
+    """Put an adapter into `model`, in place; nothing else is trained afterwards.
+
+    Weights that transformers fuses in memory (experts) get none, unless they were asked for: see `out_of_reach`.
+
+    Raises:
+        UsageError: see `choose` and `within_reach`.
+    """
+    import torch
+    from peft import LoraConfig, inject_adapter_in_model
+
+    held = within_reach(lora, choose(lora, matrices, frozen), model)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.scaling,  # type: ignore[arg-type]  # a float serves as well

@@ -90,14 +90,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ASSETS / "model")
     parser.add_argument("--rows", type=Path, default=ASSETS / "forget.jsonl", help="TOFU's forget10_perturbed.jsonl, for instance")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--generation-batch", type=int, default=32)
-    parser.add_argument("--max-new-tokens", type=int, default=32)
-    parser.add_argument("--questions", type=int, default=32, help="to answer in batches")
+    parser.add_argument("--batch-size", type=int, default=32, help="for both (default 32, as mpu eval's)")
+    parser.add_argument("--max-new-tokens", type=int, default=200)
+    parser.add_argument("--questions", type=int, default=128, help="to answer in batches")
     parser.add_argument("--one-by-one", type=int, default=8, help="to answer one at a time")
     parser.add_argument("--only", choices=("scoring", "generation"))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: torch's own")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -108,7 +107,7 @@ def main() -> None:
     if options.only != "generation":
         found["scoring"] = scoring(Subject(model, tokenizer, [rows], EvalSettings(batch_size=options.batch_size)), options.repeats)
     if options.only != "scoring":
-        settings = EvalSettings(batch_size=options.generation_batch, max_new_tokens=options.max_new_tokens)
+        settings = EvalSettings(batch_size=options.batch_size, max_new_tokens=options.max_new_tokens)
         subject = Subject(model, tokenizer, [rows], settings)
         found["generation"] = generation(subject, options.questions, options.one_by_one, options.repeats)
     if options.json:

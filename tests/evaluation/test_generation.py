@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
 import torch
 from scipy.stats import chisquare
 from tiny_rows import questions, rows, settings
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from mpu_cli.evaluation.generation import Drawn, Sampling, generate
+from mpu_cli.errors import BadModelError
+from mpu_cli.evaluation.generation import Drawn, Sampling, _shared, generate
 from mpu_cli.evaluation.subject import Subject
+from mpu_cli.experiment.families import tiny_models
 from mpu_cli.training.load import load_model, load_tokenizer
 
 FAMILIES = ["gpt2", "opt", "gpt-bigcode", "llama", "mistral", "mixtral"]
@@ -29,7 +33,7 @@ def by_hand(model, tokenizer, prompt, most, ends=(1,)) -> str:
     """The most probable token, again and again, without padding and cache."""
     ids = list(prompt)
     for _ in range(most):
-        token = int(model(torch.tensor([ids])).logits[0, -1].argmax())
+        token = int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
         if token in ends:
             break
         ids.append(token)
@@ -45,6 +49,86 @@ def test_batches_write_what_one_row_at_a_time_does(family, tiny_model, prompts):
     assert len({text for (text,) in expected}) > 4
     for batch_size in (1, 3, 8):
         assert generate(model, tokenizer, prompts, 20, batch_size) == expected
+
+
+SHARED = [[5, 9, 7, 30, 31], [5, 9, 7, 12], [5, 9, 7, 30, 31, 40, 41, 42, 43], [5, 9, 7]]
+
+
+@pytest.mark.parametrize("family", [tiny.name for tiny in tiny_models()])
+def test_what_prompts_begin_with_is_read_once(family, tiny_model):
+    """Of every family: the same tokens as one row at a time without a cache, where padding lies in the middle of a row."""
+    directory = tiny_model(family)
+    model, tokenizer = load_model(directory).model, load_tokenizer(directory)
+    expected = [[by_hand(model, tokenizer, prompt, 8)] for prompt in SHARED]
+    read = []
+    model.register_forward_pre_hook(lambda module, args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True)
+    written = generate(model, tokenizer, SHARED, 8, 4)
+    assert read[:2] in ([(1, 2), (4, 7)], [(4, 9), (4, 1)])  # a window that is too short: all of it
+    assert written == expected
+
+
+def test_a_window_is_not_filled_with_padding(tiny_model):
+    """Where the texts could grow beyond a window nothing is shared; within it, two of the three tokens that are alike."""
+    model = load_model(tiny_model("llama")).model
+    assert _shared(model, SHARED, 8) == 2
+    assert _shared(model, SHARED[:1], 8) == 0
+    for key, width, shared in (("sliding_window", 16, 0), ("sliding_window", 17, 2), ("attention_chunk_size", 16, 0)):
+        setattr(model.config, key, width)
+        assert _shared(model, SHARED, 8) == shared
+        setattr(model.config, key, None)
+
+
+TINY = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "alone"),
+    [
+        ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 128}, False),  # positions are places: nothing is shared
+        ("bloom", {"n_head": 4, "n_layer": 2}, False),
+        ("gpt_neo", {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 8}, False),
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}, True),
+        ("recurrent_gemma", {"lru_width": 32, "head_dim": 8, "block_types": ("recurrent", "attention")}, True),
+    ],
+)
+def test_models_without_a_family_file(kind, more, alone, tiny_model):
+    """Other ways to know a place, and recurrent layers, whose states have read the padding: those write one text at a time."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**TINY, **more}))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4) if parameter.dim() > 1 else None
+    tokenizer = load_tokenizer(tiny_model("llama"))
+    expected = [[by_hand(model, tokenizer, prompt, 12)] for prompt in SHARED]
+    rows = set()
+    model.register_forward_pre_hook(lambda module, args, kwargs: rows.add(len(kwargs["input_ids"])), with_kwargs=True)
+    assert generate(model, tokenizer, SHARED, 12, 4) == expected
+    assert (max(rows) == 1) is alone
+
+
+def test_a_model_without_keys_and_values_is_refused(tiny_model):
+    """Its state would be lost between tokens, without a word."""
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mamba", **{**TINY, "state_size": 8}))
+    with pytest.raises(BadModelError, match=r"a mamba keeps no keys and values"):
+        generate(model, load_tokenizer(tiny_model("llama")), SHARED, 12, 4)
+
+
+def test_rows_that_have_ended_leave_the_batch(tiny_model, prompts):
+    """No token is computed for them: the batch shrinks while the longest goes on."""
+    directory = tiny_model("llama")
+    model, tokenizer = load_model(directory).model, load_tokenizer(directory)
+    rows = []
+    model.register_forward_pre_hook(lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
+    texts = [text for (text,) in generate(model, tokenizer, prompts, 20, len(prompts))]
+    rows.clear()
+    end = tokenizer.convert_tokens_to_ids(texts[0].split()[3])
+    ended = generate(model, tokenizer, prompts, 20, len(prompts), stop=(end,))
+    assert rows[-1] < len(prompts)
+    assert rows[1:] == sorted(rows[1:], reverse=True)
+    word = texts[0].split()[3]
+    assert ended == [[" ".join(itertools.takewhile(lambda said: said != word, text.split()))] for text in texts]
 
 
 def test_it_ends_at_the_end_of_turn(tiny_model, prompts):
@@ -116,8 +200,7 @@ def test_words_are_drawn_with_their_probabilities():
     logits = torch.tensor([2.0, 0.0, -1.0, 1.0, -30.0])
     for temperature in (1.0, 0.5):
         draw = Drawn(range(20_000), temperature)
-        scores = draw(torch.zeros(20_000, 1, dtype=torch.long), logits.expand(20_000, -1))
-        counts = torch.bincount(scores.argmax(-1), minlength=5).numpy()
+        counts = torch.bincount(draw(logits.expand(20_000, -1)), minlength=5).numpy()
         expected = (logits / temperature).softmax(-1).double().numpy() * 20_000
         assert counts[4] == 0
         assert chisquare(counts[:4], expected[:4] * counts[:4].sum() / expected[:4].sum()).pvalue > 1e-3

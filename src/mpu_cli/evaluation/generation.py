@@ -1,15 +1,25 @@
-"""What a model writes: batches sorted by length, padded at the left, with the key–value cache."""
+"""What a model writes: batches sorted by length, padded at the left, with the key–value cache.
+
+Our own loop and not `model.generate`, whose batch goes on until its longest answer ends.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import DynamicCache
 
 from mpu_cli.data.batches import pad_id
+from mpu_cli.errors import BadModelError
+from mpu_cli.training.head import head_sees_only
 from mpu_cli.training.load import quiet_transformers
 
 
@@ -22,11 +32,22 @@ class Sampling:
     seed: int = 0
 
 
+class Greedy:
+    """The most probable token."""
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """(B, V) → (B,)."""
+        return logits.argmax(dim=-1)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Only these rows of the batch go on."""
+
+
 class Drawn:
-    """A logits processor after which the largest entry is a draw from softmax(logits / temperature): the Gumbel-max trick.
+    """A draw from softmax(logits / temperature) as the largest of logits / temperature + Gumbel noise.
 
     Every text has a generator of its own, so that it depends neither on its batch nor on how many processes there are.
-    (Maddison et al., arXiv 1411.0030, section 2.)
+    (The Gumbel-max trick: Maddison et al., arXiv 1411.0030, section 2.)
     """
 
     def __init__(self, seeds: Sequence[int], temperature: float) -> None:
@@ -34,14 +55,18 @@ class Drawn:
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._temperature = temperature
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores (B, V) / temperature + Gumbel noise."""
-        words = scores.shape[-1]
+    def __call__(self, logits: Tensor) -> Tensor:
+        """(B, V) → (B,)."""
+        words = logits.shape[-1]
         waits = torch.stack([torch.empty(words).exponential_(generator=generator) for generator in self._generators])
-        return scores.float() / self._temperature - waits.clamp(min=torch.finfo(torch.float32).tiny).log().to(scores.device)
+        noise = -waits.clamp(min=torch.finfo(torch.float32).tiny).log()
+        return (logits.float() / self._temperature + noise.to(logits.device)).argmax(dim=-1)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Only these rows of the batch go on."""
+        self._generators = [self._generators[row] for row in rows]
 
 
-@torch.inference_mode()
 def generate(
     model: Any,
     tokenizer: Any,
@@ -55,6 +80,8 @@ def generate(
 ) -> list[list[str]]:
     """The model's continuations of every prompt, in the given order: one greedy text, or as many as are sampled.
 
+    What a model directory recommends for chatting (a temperature, a repetition penalty) is no part of a measurement.
+
     Args:
         model: a causal language model of transformers.
         tokenizer: its tokenizer.
@@ -64,38 +91,112 @@ def generate(
         stop: tokens that end an answer besides the model's own end tokens.
         sampling: None is greedy. What is drawn depends on the seed and the prompt alone; the global generator is not touched.
         progress: told after every batch: (texts done, texts in all).
-    """
-    from transformers import GenerationConfig
 
-    config: Any = GenerationConfig  # untyped in transformers
-    filler = pad_id(tokenizer)
-    device = next(model.parameters()).device
-    ends = _ends(model, tokenizer) | set(stop)
-    settings = config(
-        max_new_tokens=max_new_tokens, pad_token_id=filler, eos_token_id=sorted(ends) or None, use_cache=True, do_sample=False
-    )
+    Raises:
+        BadModelError: a model without a key–value cache.
+    """
+    if "past_key_values" not in _parameters(model):
+        raise BadModelError(
+            f"a {model.config.model_type} keeps no keys and values, and cannot be asked to write here", "give --no-generate"
+        )
+    filler, ends = pad_id(tokenizer), _ends(model, tokenizer) | set(stop)
+    size = 1 if _batches_differ(model) else batch_size
     wanted = [(i, sample) for i in range(len(prompts)) for sample in range(sampling.samples if sampling else 1)]
     texts: list[list[str]] = [[""] * (sampling.samples if sampling else 1) for _ in prompts]
     wanted.sort(key=lambda text: len(prompts[text[0]]))
-    was_training, own = model.training, model.generation_config
+    was_training = model.training
     model.eval()
-    # What a model directory recommends for chatting (a temperature, a repetition penalty) is no part of a measurement.
-    model.generation_config = config()
     try:
         with quiet_transformers():
-            for start in range(0, len(wanted), batch_size):
-                here = wanted[start : start + batch_size]
-                ids, mask = _left_padded([prompts[i] for i, _ in here], filler)
-                drawn = [Drawn([_seed(sampling.seed, k, prompts[i]) for i, k in here], sampling.temperature)] if sampling else None
-                written = model.generate(ids.to(device), attention_mask=mask.to(device), generation_config=settings, logits_processor=drawn)
-                for (i, sample), new in zip(here, written[:, ids.shape[1] :].tolist(), strict=True):
-                    texts[i][sample] = tokenizer.decode(_until(new, ends), skip_special_tokens=True).strip()
+            for start in range(0, len(wanted), size):
+                here = wanted[start : start + size]
+                pick = Drawn([_seed(sampling.seed, k, prompts[i]) for i, k in here], sampling.temperature) if sampling else Greedy()
+                written = _continued(model, [prompts[i] for i, _ in here], max_new_tokens, ends, filler, pick)
+                for (i, sample), new in zip(here, written, strict=True):
+                    texts[i][sample] = tokenizer.decode(new, skip_special_tokens=True).strip()
                 if progress is not None:
                     progress(start + len(here), len(wanted))
     finally:
-        model.generation_config = own
         model.train(was_training)
     return texts
+
+
+@torch.inference_mode()
+def _continued(
+    model: Any, prompts: Sequence[Sequence[int]], most: int, ends: AbstractSet[int], filler: int, pick: Greedy | Drawn
+) -> list[list[int]]:
+    """New tokens of every prompt of a batch, up to the first end, which is left out.
+
+    What all prompts begin with is read once, and rows that have ended leave the batch: on a CPU, where a batch is worth its
+    tokens, that is half of the work.
+    """
+    device = next(model.parameters()).device
+    cache = DynamicCache(config=model.config)
+    shared = _shared(model, prompts, most)
+    if shared:
+        model(input_ids=torch.tensor([prompts[0][:shared]], device=device), past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(prompts))
+    ids, rest = (part.to(device) for part in _left_padded([prompt[shared:] for prompt in prompts], filler))
+    mask = torch.cat([rest.new_ones(len(prompts), shared), rest], dim=1)
+    places = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
+    last = torch.zeros_like(rest, dtype=torch.bool)
+    last[:, -1] = True
+    with head_sees_only(model, last) as chosen:
+        logits = _step(model, ids, mask, places, cache)
+    logits = logits[0] if chosen else logits[:, -1]
+    written: list[list[int]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))
+    for step in range(most):
+        tokens = pick(logits)
+        going = []
+        for place, token in enumerate(tokens.tolist()):
+            if token not in ends:
+                written[rows[place]].append(token)
+                going.append(place)
+        if not going or step + 1 == most:
+            break
+        if len(going) < len(rows):
+            kept = torch.tensor(going, device=device)
+            cache.batch_select_indices(kept)
+            tokens, mask, places = tokens[kept], mask[kept], places[kept]
+            pick.keep(going)
+            rows = [rows[place] for place in going]
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        places = places[:, -1:] + 1
+        logits = _step(model, tokens[:, None], mask, places, cache)[:, -1]
+    return written
+
+
+def _step(model: Any, ids: Tensor, mask: Tensor, places: Tensor, cache: Any) -> Tensor:
+    """Logits of new tokens (B, T) after those in the cache; `mask` is of both, `places` are the new tokens' positions."""
+    known = {"position_ids": places} if "position_ids" in _parameters(model) else {}
+    logits: Tensor = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **known).logits
+    return logits
+
+
+def _shared(model: Any, prompts: Sequence[Sequence[int]], most: int) -> int:
+    """How many tokens at the beginning of all prompts may be read once.
+
+    The padding of shorter prompts then lies between these and the rest: so positions must be ours to give, and nothing may
+    lie beyond a window, which counts padding.
+    """
+    text = model.config.get_text_config().to_dict()
+    windows = [value for key, value in text.items() if ("window" in key or "chunk" in key) and isinstance(value, int) and value > 1]
+    longest = max(map(len, prompts)) + most
+    if len(prompts) == 1 or "position_ids" not in _parameters(model) or any(longest > width for width in windows):
+        return 0
+    alike = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
+    return min(sum(1 for _ in alike), min(map(len, prompts)) - 1)
+
+
+def _parameters(model: Any) -> Mapping[str, Any]:
+    return inspect.signature(model.forward).parameters
+
+
+def _batches_differ(model: Any) -> bool:
+    """Whether padding is more than masked attention: where a layer is recurrent, its state has read the padding."""
+    layers = DynamicCache(config=model.config).layers
+    return bool(getattr(model, "_is_stateful", False)) or not all(hasattr(layer, "batch_select_indices") for layer in layers)
 
 
 def _seed(seed: int, sample: int, prompt: Sequence[int]) -> int:
@@ -107,10 +208,6 @@ def _ends(model: Any, tokenizer: Any) -> set[int]:
     configured = getattr(model.generation_config, "eos_token_id", None)
     ends = configured if isinstance(configured, list) else [configured]
     return {int(end) for end in [*ends, tokenizer.eos_token_id] if end is not None}
-
-
-def _until(ids: Sequence[int], ends: set[int]) -> list[int]:
-    return list(ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))])
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], filler: int) -> tuple[torch.Tensor, torch.Tensor]:

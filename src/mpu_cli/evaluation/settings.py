@@ -16,7 +16,7 @@ class EvalSettings:
     robustness: tuple[str, ...] = ()
     """Names of checks to run after the metrics."""
     generate: bool = True
-    batch_size: int = 16
+    batch_size: int = 32
     max_length: int | None = None
     """Tokens of a text at most; None = the model's context."""
     max_new_tokens: int = 200

@@ -42,7 +42,7 @@ def eval(  # the command's name
     record: Annotated[Path | None, typer.Option(help="Keep summary and rows' numbers in this new directory.", metavar="DIR")] = None,
     format_: Annotated[str, typer.Option("--format", help="The record's layout: mpu or open-unlearning.")] = "mpu",
     texts: Annotated[bool, typer.Option("--texts", help="Keep what the model wrote in the record, too.")] = False,
-    batch_size: Annotated[int, typer.Option(help="Texts in a batch.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Texts in a batch.")] = 32,
     max_length: Annotated[int | None, typer.Option(help="Tokens of a text at most. [default: the model's context]")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens that the model may write.")] = 200,
     samples: Annotated[int, typer.Option(help="Answers drawn for each question (leak).")] = 8,

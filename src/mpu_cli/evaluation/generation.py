@@ -121,6 +121,17 @@ def generate(
     return texts
 
 
+def refuse_without_cache(model: Any) -> None:
+    """Refuse a model that would forget what it has read between two tokens (Mamba keeps its state elsewhere).
+
+    Raises:
+        BadModelError: it takes no keys and values.
+    """
+    if "past_key_values" not in _parameters(model):
+        kind = model.config.model_type
+        raise BadModelError(f"a {kind} keeps no keys and values, and cannot be asked to write here", "give --no-generate")
+
+
 @torch.inference_mode()
 def _continued(
     model: Any, prompts: Sequence[Sequence[int]], most: int, ends: AbstractSet[int], filler: int, pick: Greedy | Drawn

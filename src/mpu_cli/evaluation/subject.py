@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from mpu_cli.data.batches import pad_id
 from mpu_cli.errors import MpuError
-from mpu_cli.evaluation.generation import Sampling, generate
+from mpu_cli.evaluation.generation import Sampling, generate, refuse_without_cache
 from mpu_cli.evaluation.metric import Array, Evidence, MissingInputError, RowMetric, column
 from mpu_cli.evaluation.questions import VERBATIM, Question, QuestionSet
 from mpu_cli.evaluation.scoring import TokenScores, score
@@ -67,8 +67,11 @@ class Subject:
         """
         sets = self.sets if sets is None else sets
         wanted = {each.name: [metric for metric in metrics if _applies(metric, each)] for each in sets}
+        writing = [each for each in sets if self.settings.generate and any(metric.generates for metric in wanted[each.name])]
+        if writing:
+            refuse_without_cache(self.model)  # before the long part
         scores = self.scores(sets, wanted, asked)
-        found = Measured(written=self.write([each for each in sets if any(m.generates for m in wanted[each.name])], asked))
+        found = Measured(written=self.write(writing, asked))
         reference = self.reference if asked == "answer" else {}
         for each in sets:
             keys = [(each.name, number) for number in range(len(each.questions))]
@@ -103,7 +106,7 @@ class Subject:
     def write(self, sets: Sequence[QuestionSet], asked: str = "answer") -> dict[tuple[str, int], str]:
         """What the model writes after every question or beginning of a text, greedily, by set and row."""
         keys = [(each.name, number) for each in sets for number in range(len(each.questions))]
-        if not keys or not self.settings.generate:
+        if not keys:
             return {}
         written = self.continuations([q for each in sets for q in each.questions], asked)
         return dict(zip(keys, (texts[0] for texts in written), strict=True))

@@ -95,10 +95,7 @@ def generate(
     Raises:
         BadModelError: a model without a key–value cache.
     """
-    if "past_key_values" not in _parameters(model):
-        raise BadModelError(
-            f"a {model.config.model_type} keeps no keys and values, and cannot be asked to write here", "give --no-generate"
-        )
+    refuse_without_cache(model)
     filler, ends = pad_id(tokenizer), _ends(model, tokenizer) | set(stop)
     size = 1 if _batches_differ(model) else batch_size
     wanted = [(i, sample) for i in range(len(prompts)) for sample in range(sampling.samples if sampling else 1)]
@@ -192,7 +189,7 @@ def _shared(model: Any, prompts: Sequence[Sequence[int]], most: int) -> int:
     lie beyond a window, which counts padding.
     """
     text = model.config.get_text_config().to_dict()
-    windows = [value for key, value in text.items() if ("window" in key or "chunk" in key) and isinstance(value, int) and value > 1]
+    windows = [value for key, value in text.items() if key.endswith(("window", "window_size", "chunk_size")) and type(value) is int]
     longest = max(map(len, prompts)) + most
     if len(prompts) == 1 or "position_ids" not in _parameters(model) or any(longest > width for width in windows):
         return 0

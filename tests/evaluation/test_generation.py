@@ -11,8 +11,9 @@ from scipy.stats import chisquare
 from tiny_rows import questions, rows, settings
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mpu_cli.errors import BadModelError
+from mpu_cli.errors import BadDataError, BadModelError
 from mpu_cli.evaluation.generation import Drawn, Sampling, _shared, generate
+from mpu_cli.evaluation.metrics import row_metrics
 from mpu_cli.evaluation.subject import Subject
 from mpu_cli.experiment.families import tiny_models
 from mpu_cli.training.load import load_model, load_tokenizer
@@ -113,6 +114,25 @@ def test_a_model_without_keys_and_values_is_refused(tiny_model):
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mamba", **{**TINY, "state_size": 8}))
     with pytest.raises(BadModelError, match=r"a mamba keeps no keys and values"):
         generate(model, load_tokenizer(tiny_model("llama")), SHARED, 12, 4)
+
+
+def test_a_broken_model_does_not_look_forgetful(tiny_model):
+    """NaN is no word."""
+    model = load_model(tiny_model("llama")).model
+    with torch.no_grad():
+        model.lm_head.weight[3] = torch.nan
+    with pytest.raises(BadModelError, match="while writing: the model's logits are not finite"):
+        generate(model, load_tokenizer(tiny_model("llama")), SHARED, 4, 4)
+
+
+def test_a_question_that_does_not_fit_is_refused_where_only_writing_is_asked_for(tiny_model, tmp_path):
+    """Never cut, and no other set suffers."""
+    directory = tiny_model("llama")
+    model, tokenizer = load_model(directory).model, load_tokenizer(directory)
+    each = questions(tmp_path, "knowledge", "knowledge", [{"question": " ".join(["w7"] * 140), "answer": "w1"}])
+    subject = Subject(model, tokenizer, [each], settings())
+    with pytest.raises(BadDataError, match=r"knowledge\.jsonl:1: answer needs 14\d tokens, the limit is 128"):
+        subject.measure([row_metrics()["knowledge_memorization"]])
 
 
 def test_rows_that_have_ended_leave_the_batch(tiny_model, prompts):

@@ -119,13 +119,13 @@ def generate(
 
 
 def refuse_without_cache(model: Any) -> None:
-    """Refuse a model that would forget what it has read between two tokens (Mamba keeps its state elsewhere).
+    """Refuse a model that would forget what it has read between two tokens (Mamba and MiniMax keep their state elsewhere).
 
     Raises:
-        BadModelError: it takes no keys and values.
+        BadModelError: it takes no keys and values, or only in a cache of its own.
     """
-    if "past_key_values" not in _parameters(model):
-        kind = model.config.model_type
+    kind = model.config.model_type
+    if "past_key_values" not in _parameters(model) or kind == "minimax":
         raise BadModelError(f"a {kind} keeps no keys and values, and cannot be asked to write here", "give --no-generate")
 
 
@@ -155,6 +155,8 @@ def _continued(
     written: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))
     for step in range(most):
+        if not bool(logits.amax(dim=-1).isfinite().all()):  # −∞ for some words is a mask, for all of them it is none
+            raise BadModelError("while writing: the model's logits are not finite", "the weights are broken, or overflow in this precision")
         tokens = pick(logits)
         going = []
         for place, token in enumerate(tokens.tolist()):

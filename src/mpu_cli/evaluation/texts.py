@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import Encoded, cut, encode_whole
 from mpu_cli.errors import BadDataError, BadModelError, UsageError
 from mpu_cli.evaluation.questions import Question, QuestionSet
@@ -67,7 +68,8 @@ class Encoder:
         (row,) = question.variants(variant) or (question.row,)
         encoded = encode_whole(row, self.tokenizer)
         self._known(encoded.input_ids, row.where)
-        if row.text is not None and len(encoded.input_ids) > self.max_length:
+        self._fits(row, variant, len(encoded.input_ids))
+        if len(encoded.input_ids) > self.max_length:
             self.cut.append(row.where)
         length = encoded.prompt_length if row.text is None else min(len(encoded.input_ids), self.max_length) // 2
         return encoded.input_ids[: max(1, min(length, self.max_length))]
@@ -91,16 +93,19 @@ class Encoder:
     def _text(self, set_name: str, number: int, variant: str, row: Any) -> Text:
         whole = encode_whole(row, self.tokenizer)
         length = len(whole.input_ids)
-        if length > self.max_length and row.text is None:
-            raise BadDataError(
-                f"{row.where}: {variant} needs {length} tokens, the limit is {self.max_length}",
-                "an answer that is cut is another answer: shorten the row, or raise --max-length if the model sees more",
-            )
+        self._fits(row, variant, length)
         if length > self.max_length:
             self.cut.append(row.where)
         encoded = cut(whole, row.where, self.max_length)
         self._known(encoded.input_ids, row.where)
         return Text(set_name, number, variant, encoded, row.where, row.text is None and encoded.input_ids[-1] in self._marks)
+
+    def _fits(self, row: Row, variant: str, length: int) -> None:
+        if length > self.max_length and row.text is None:
+            raise BadDataError(
+                f"{row.where}: {variant} needs {length} tokens, the limit is {self.max_length}",
+                "an answer that is cut is another answer: shorten the row, or raise --max-length if the model sees more",
+            )
 
     def _known(self, ids: Sequence[int], where: str) -> None:
         if self.vocabulary is not None and max(ids) >= self.vocabulary:

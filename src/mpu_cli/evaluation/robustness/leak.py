@@ -35,6 +35,9 @@ def run(subject: Subject, metrics: Collection[RowMetric]) -> Measured:
         if any(question.row.text is not None for question in each.questions):
             found.reasons[each.name, "rouge_recall@leak"] = "plain texts have no answers to leak"
             continue
+        if not settings.generate:
+            found.reasons[each.name, "rouge_recall@leak"] = "needs generation (--no-generate)"
+            continue
         sampling = Sampling(settings.samples, settings.temperature, settings.seed)
         written = subject.continuations(each.questions, sampling=sampling)
         scores = [

@@ -292,6 +292,21 @@ def test_experts_that_are_fused_in_memory_get_no_adapter(tmp_path):
         attach(load(tmp_path / "m"), Lora(2, targets=("q", "gate")), matrices, (), 0)
 
 
+@pytest.mark.parametrize("name", ["deepseek-v2", "deepseek-v3", "qwen3-moe/partly-dense", "olmoe", "qwen2-moe", "granite-moe", "llama"])
+def test_what_is_counted_is_what_is_trained(built_tiny, name):
+    """As in DeepSeek: peft takes dense layers' and shared experts' projections for parts of the experts' one parameter; the estimate knows."""
+    model = load(built_tiny(name))
+    attach(model, Lora(2), matrices_of(built_tiny(name)), (), 0)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert estimate_unlearn(built_tiny(name), TrainingSettings(), "float32", lora=Lora(2))["trained_parameters"] == trained
+
+
+def test_dense_parts_out_of_reach_are_told(built_tiny):
+    """By name and number, beside the experts."""
+    told = lora_module.out_of_reach(load(built_tiny("qwen3-moe/partly-dense")), Lora(2))
+    assert "nor does gate_proj of 1 dense or shared parts" in told
+
+
 def test_experts_out_of_reach_are_told_once(tiny_pair, tmp_path):
     """By name and number, before training; not where nobody asked for them, and not of a model that has none."""
     from transformers import AutoConfig, AutoModelForCausalLM

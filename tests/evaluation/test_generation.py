@@ -11,9 +11,11 @@ from scipy.stats import chisquare
 from tiny_rows import questions, rows, settings
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from mpu_cli.data.templates import IGNORED, Encoded
 from mpu_cli.errors import BadDataError, BadModelError
 from mpu_cli.evaluation.generation import Drawn, Sampling, _shared, generate
 from mpu_cli.evaluation.metrics import row_metrics
+from mpu_cli.evaluation.scoring import score
 from mpu_cli.evaluation.subject import Subject
 from mpu_cli.experiment.families import tiny_models
 from mpu_cli.training.load import load_model, load_tokenizer
@@ -109,11 +111,56 @@ def test_models_without_a_family_file(kind, more, alone, tiny_model):
     assert (max(rows) == 1) is alone
 
 
+@pytest.fixture
+def longrope():
+    """A Phi-3 that turns positions otherwise in texts of more than 32 tokens."""
+    torch.manual_seed(0)
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0, 8.0, 12.0, 16.0], "factor": 4.0}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 32, "partial_rotary_factor": 1.0, **factors}
+    config = AutoConfig.for_model("phi3", **TINY, original_max_position_embeddings=32, rope_parameters=rope)
+    model = AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4) if parameter.dim() > 1 else None
+    return model.eval()
+
+
+def test_what_is_read_is_read_again_where_rotary_positions_switch(longrope, tiny_model):
+    """Texts that stay short, that cross the switch and that lie beyond it, in one call: as one row at a time without a cache."""
+    rng = random.Random(0)
+    tokenizer = load_tokenizer(tiny_model("llama"))
+    some = [[5, 9, *(rng.randrange(3, 64) for _ in range(length))] for length in (3, 8, 14, 20, 24, 29, 30, 31, 45, 50)]
+    expected = [[by_hand(longrope, tokenizer, prompt, 12, (1, 2))] for prompt in some]
+    for size in (1, 4, 10):
+        assert generate(longrope, tokenizer, some, 12, size) == expected
+    drawn = [generate(longrope, tokenizer, some, 12, size, sampling=Sampling(2)) for size in (1, 16)]
+    assert drawn[0] == drawn[1]
+
+
+def test_scores_do_not_depend_on_a_longer_row_beside(longrope):
+    """The longest row of a batch would decide how all are turned."""
+    ids = [tuple(random.Random(length).randrange(3, 64) for _ in range(length)) for length in (5, 10, 32, 33, 47)]
+    texts = [Encoded(row, (IGNORED, *row[1:])) for row in ids]
+    alone, together = (score(longrope, texts, ["row"] * 5, size, 0) for size in (1, 5))
+    for one, other in zip(alone, together, strict=True):
+        assert other.mean_loss == pytest.approx(one.mean_loss, rel=1e-5)
+
+
+def test_a_text_without_a_rest_is_refused(tiny_model, tmp_path):
+    """Nothing is left to be written, which is no zero."""
+    directory = tiny_model("llama")
+    each = questions(tmp_path, "verbatim", "verbatim", [{"text": "w5"}])
+    subject = Subject(load_model(directory).model, load_tokenizer(directory), [each], settings())
+    with pytest.raises(BadDataError, match=r"verbatim\.jsonl:1"):
+        subject.measure([row_metrics()["verbatim_memorization"]])
+
+
 def test_a_model_without_keys_and_values_is_refused(tiny_model):
     """Its state would be lost between tokens, without a word."""
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mamba", **{**TINY, "state_size": 8}))
     with pytest.raises(BadModelError, match=r"a mamba keeps no keys and values"):
         generate(model, load_tokenizer(tiny_model("llama")), SHARED, 12, 4)
+    with pytest.raises(BadModelError, match=r"a mamba keeps no keys and values"):
+        Subject(model, load_tokenizer(tiny_model("llama")), [], settings(robustness=("leak",)))
 
 
 def test_a_broken_model_does_not_look_forgetful(tiny_model):

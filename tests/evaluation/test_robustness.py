@@ -189,7 +189,7 @@ def test_without_the_condition_in_the_retain_record_there_is_a_reason(tiny_pair,
     found = evaluate(pair.model, [forget], settings(generate=False, robustness=("quantization",)), retain_record=retained).record
     assert "forget_quality" in found.values["model"]
     assert found.left_out["", "forget_quality@4-bit"] == (
-        "the retain record: forget: no ratio@4-bit (it was evaluated without this --robustness)"
+        "the retain record: forget: no ratio@4-bit (evaluate it with the same --robustness, in mpu's own format)"
     )
 
 

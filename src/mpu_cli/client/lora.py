@@ -100,20 +100,47 @@ def out_of_reach(model: Any, lora: Lora) -> str | None:
         lora: the options.
     """
     wanted = lora.targets or DEFAULT_ROLES
+    import torch
+
     counts: Counter[str] = Counter()
+    dense: Counter[str] = Counter()
     experts = 0
     for name, parameter in model.named_parameters():
         last = name.rpartition(".")[2]
         if parameter.dim() == 3 and parameter.requires_grad and any(target == last or target in last.split("_") for target in wanted):
             counts[last] += 1
             experts = parameter.shape[0]
+    taken = _names_of_experts(model) if counts else frozenset()
+    for name, module in model.named_modules():
+        last = name.rpartition(".")[2]
+        if (
+            last in taken
+            and isinstance(getattr(module, "weight", None), torch.nn.Parameter)
+            and any(target == last or target in last.split("_") for target in wanted)
+        ):
+            dense[last] += 1
     if not counts:
         return None
     named = ", ".join(f"{last} of {experts} experts in {count} layers" for last, count in sorted(counts.items()))
+    beside = "".join(
+        f", nor does {last} of {count} dense or shared parts, which peft takes for theirs" for last, count in sorted(dense.items())
+    )
     return (
-        f"LoRA: {named} get no adapter, because transformers holds all experts of a layer in one parameter; what they know of the "
+        f"LoRA: {named} get no adapter, because transformers holds all experts of a layer in one parameter{beside}; what they know of the "
         "forget set can be unlearned only around them. Train without --lora-rank to reach them"
     )
+
+
+def _names_of_experts(model: Any) -> frozenset[str]:
+    """Module names that peft takes for experts of this kind of model, and for parts of their one parameter, wherever they stand.
+
+    So the dense layers' and shared experts' gate_proj and up_proj of DeepSeek get no adapter either (peft 0.21 renames
+    them for transformers 5). `attach` makes sure that nothing else was renamed.
+    """
+    from peft.utils import transformers_weight_conversion as renaming
+
+    pattern = getattr(renaming, "_MODEL_TO_CONVERSION_PATTERN", {}).get(model.config.model_type)
+    return frozenset(getattr(renaming, "_MOE_TARGET_MODULE_MAPPING", {}).get(pattern, ()))
 
 
 def within_reach(lora: Lora, targets: Sequence[Projection], model: Any) -> list[Projection]:
@@ -123,7 +150,8 @@ def within_reach(lora: Lora, targets: Sequence[Projection], model: Any) -> list[
         UsageError: none is left, or one is not that was asked for by name.
     """
     in_memory = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    held = [one for one in targets if in_memory.get(one.tensor) == one.shape]
+    taken = _names_of_experts(model)
+    held = [one for one in targets if in_memory.get(one.tensor) == one.shape and one.module.rpartition(".")[2] not in taken]
     fused = [one for one in targets if one not in held]
     if not held or (fused and lora.targets):
         raise UsageError(
@@ -157,7 +185,8 @@ def attach(model: Any, lora: Lora, matrices: Projections, frozen: Sequence[str],
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     expected = {f"{one.module}.lora_{half}.{_ADAPTER}.weight" for one in held for half in "AB"}
     if trained != expected:
-        raise BadModelError(f"peft trains {min(trained ^ expected)}, which is not what was asked for", "train without --lora-rank")
+        said = f"does not train {min(expected - trained)}" if expected - trained else f"trains {min(trained - expected)}"
+        raise BadModelError(f"peft {said}, which is not what was asked for", "train without --lora-rank")
     with torch.no_grad():
         for one in held:
             a, _ = pair(model, one)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,8 +19,11 @@ from transformers import DynamicCache
 
 from mpu_cli.data.batches import pad_id
 from mpu_cli.errors import BadModelError
+from mpu_cli.evaluation.rope import switches_beyond
 from mpu_cli.training.head import head_sees_only
 from mpu_cli.training.load import quiet_transformers
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +47,10 @@ class Greedy:
 
 
 class Drawn:
-    """A draw from softmax(logits / temperature) as the largest of logits / temperature + Gumbel noise.
+    """A draw from softmax(logits / temperature): where a uniform number falls among the words' summed probabilities.
 
-    Every text has a generator of its own, so that it depends neither on its batch nor on how many processes there are.
-    (The Gumbel-max trick: Maddison et al., arXiv 1411.0030, section 2.)
+    Every text has a generator of its own, so that it depends neither on its batch nor on how many processes there are
+    (but for a draw that falls, to rounding, on the border of two words).
     """
 
     def __init__(self, seeds: Sequence[int], temperature: float) -> None:
@@ -57,10 +60,11 @@ class Drawn:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """(B, V) → (B,)."""
-        words = logits.shape[-1]
-        waits = torch.stack([torch.empty(words).exponential_(generator=generator) for generator in self._generators])
-        noise = -waits.clamp(min=torch.finfo(torch.float32).tiny).log()
-        return (logits.float() / self._temperature + noise.to(logits.device)).argmax(dim=-1)
+        wide = torch.float32 if logits.device.type == "mps" else torch.float64  # there is no other there
+        sums = (logits.float() / self._temperature).softmax(dim=-1).to(wide).cumsum(dim=-1)
+        draws = [torch.rand(1, generator=generator, dtype=torch.float64) for generator in self._generators]
+        uniform = torch.stack(draws).to(sums)
+        return torch.searchsorted(sums, uniform * sums[:, -1:], right=True).clamp(max=logits.shape[-1] - 1).squeeze(1)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Only these rows of the batch go on."""
@@ -98,21 +102,28 @@ def generate(
     refuse_without_cache(model)
     filler, ends = pad_id(tokenizer), _ends(model, tokenizer) | set(stop)
     size = 1 if _batches_differ(model) else batch_size
+    switch = switches_beyond(model.config)
     wanted = [(i, sample) for i in range(len(prompts)) for sample in range(sampling.samples if sampling else 1)]
     texts: list[list[str]] = [[""] * (sampling.samples if sampling else 1) for _ in prompts]
     wanted.sort(key=lambda text: len(prompts[text[0]]))
+    batches = [
+        part[start : start + (1 if crossing else size)]
+        for crossing, part in _by_side([(len(prompts[text[0]]), text) for text in wanted], max_new_tokens, switch)
+        for start in range(0, len(part), 1 if crossing else size)
+    ]
+    done = 0
     was_training = model.training
     model.eval()
     try:
         with quiet_transformers():
-            for start in range(0, len(wanted), size):
-                here = wanted[start : start + size]
+            for here in batches:
                 pick = Drawn([_seed(sampling.seed, k, prompts[i]) for i, k in here], sampling.temperature) if sampling else Greedy()
                 written = _continued(model, [prompts[i] for i, _ in here], max_new_tokens, ends, filler, pick)
                 for (i, sample), new in zip(here, written, strict=True):
                     texts[i][sample] = tokenizer.decode(new, skip_special_tokens=True).strip()
+                done += len(here)
                 if progress is not None:
-                    progress(start + len(here), len(wanted))
+                    progress(done, len(wanted))
     finally:
         model.train(was_training)
     return texts
@@ -140,9 +151,12 @@ def _continued(
     """
     device = next(model.parameters()).device
     cache = DynamicCache(config=model.config)
-    shared = _shared(model, prompts, most)
+    switch = switches_beyond(model.config)
+    shared = _shared(model, prompts, most) if switch is None or len(prompts[0]) + most <= switch else 0
     if shared:
-        model(input_ids=torch.tensor([prompts[0][:shared]], device=device), past_key_values=cache, use_cache=True)
+        first = torch.tensor([prompts[0][:shared]], device=device)
+        with head_sees_only(model, torch.zeros_like(first, dtype=torch.bool)):
+            model(input_ids=first, past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(len(prompts))
     ids, rest = (part.to(device) for part in _left_padded([prompt[shared:] for prompt in prompts], filler))
     mask = torch.cat([rest.new_ones(len(prompts), shared), rest], dim=1)
@@ -173,8 +187,26 @@ def _continued(
             rows = [rows[place] for place in going]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         places = places[:, -1:] + 1
-        logits = _step(model, tokens[:, None], mask, places, cache)[:, -1]
+        ids = tokens[:, None]
+        if switch is not None and len(prompts) == 1 and mask.shape[1] == switch + 1:
+            # From here on positions are turned otherwise, so all that was read is read again.
+            cache, ids = DynamicCache(config=model.config), torch.tensor([[*prompts[0], *written[0]]], device=device)
+            places = torch.arange(ids.shape[1], device=device)[None]
+        logits = _step(model, ids, mask, places, cache)[:, -1]
     return written
+
+
+def _by_side(texts: Sequence[tuple[int, Item]], most: int, switch: int | None) -> list[tuple[bool, list[Item]]]:
+    """(prompt's length, text) → texts that stay short, those that grow beyond the switch, those that lie beyond it.
+
+    Each with whether they cross it.
+    """
+    if switch is None:
+        return [(False, [text for _, text in texts])]
+    sides: list[tuple[bool, list[Item]]] = [(False, []), (True, []), (False, [])]
+    for length, text in texts:
+        sides[0 if length + most <= switch else 2 if length > switch else 1][1].append(text)
+    return sides
 
 
 def _step(model: Any, ids: Tensor, mask: Tensor, places: Tensor, cache: Any) -> Tensor:

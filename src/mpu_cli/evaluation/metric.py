@@ -160,7 +160,7 @@ class Columns:
         if column is None:
             reason = self.reasons.get((set_name, name)) or self.reasons.get(("", metric)) or f"no {name}"
             if self.whose and self.condition:
-                reason += " (it was evaluated without this --robustness)"
+                reason += " (evaluate it with the same --robustness, in mpu's own format)"
             raise MissingInputError(f"{where}: {reason}")
         if np.isnan(column).any():
             raise MissingInputError(f"{where}: rows without {name}")

@@ -14,6 +14,7 @@ from torch import Tensor
 from mpu_cli.data.batches import collate
 from mpu_cli.data.templates import Encoded
 from mpu_cli.errors import BadModelError
+from mpu_cli.evaluation.rope import switches_beyond
 from mpu_cli.training.logprobs import labelled_predictions
 
 Progress = Callable[[int, int], None]
@@ -77,7 +78,7 @@ def score(
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].input_ids))
     total, done = sum(len(text.input_ids) for text in encoded), 0
     try:
-        for places_here in _batches(order, encoded, batch_size, _LOGITS // _vocabulary(model)):
+        for places_here in _batches(order, encoded, batch_size, _LOGITS // _vocabulary(model), switches_beyond(model.config)):
             texts = [encoded[i] for i in places_here]
             rows = {name: value.to(device) for name, value in collate(texts, pad_id).items()}
             logits, targets = labelled_predictions(model, rows)
@@ -101,11 +102,16 @@ def _vocabulary(model: Any) -> int:
     return max(1, getattr(model.config.get_text_config(), "vocab_size", None) or 1)
 
 
-def _batches(order: Sequence[int], encoded: Sequence[Encoded], most: int, positions: int) -> Iterator[list[int]]:
-    """Texts in this order (short ones first), at most `most` in a batch, padded to at most so many positions, but one at least."""
+def _batches(order: Sequence[int], encoded: Sequence[Encoded], most: int, positions: int, switch: int | None) -> Iterator[list[int]]:
+    """Texts in this order (short ones first), at most `most` in a batch, padded to at most so many positions, but one at least.
+
+    None has texts of up to `switch` tokens and longer ones.
+    """
     batch: list[int] = []
     for i in order:
-        if batch and (len(batch) == most or (len(batch) + 1) * len(encoded[i].input_ids) > positions):
+        length = len(encoded[i].input_ids)
+        across = switch is not None and bool(batch) and len(encoded[batch[-1]].input_ids) <= switch < length
+        if batch and (across or len(batch) == most or (len(batch) + 1) * length > positions):
             yield batch
             batch = []
         batch.append(i)

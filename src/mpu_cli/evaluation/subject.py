@@ -47,6 +47,8 @@ class Subject:
         self.new_tokens: int | None = None
         """Tokens that the model was let write at most, where anything was written: fewer than asked for where the context ends."""
         self._progress = progress
+        if settings.generate and "leak" in settings.robustness:
+            refuse_without_cache(model)
 
     def measure(
         self,
@@ -72,11 +74,10 @@ class Subject:
             refuse_without_cache(self.model)  # before the long part
         scores = self.scores(sets, wanted, asked)
         found = Measured(written=self.write(writing, asked))
-        reference = self.reference if asked == "answer" else {}
         for each in sets:
             keys = [(each.name, number) for number in range(len(each.questions))]
             rows = [
-                self._evidence(question, each.role, scores[key], found.written.get(key), reference.get(key))
+                self._evidence(question, each.role, scores[key], found.written.get(key), self.reference.get(key))
                 for key, question in zip(keys, each.questions, strict=True)
             ]
             for metric in wanted[each.name]:

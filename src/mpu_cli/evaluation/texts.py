@@ -67,8 +67,8 @@ class Encoder:
         """The tokens after which a model shall write: the question, or the first half of a plain text."""
         (row,) = question.variants(variant) or (question.row,)
         encoded = encode_whole(row, self.tokenizer)
-        self._known(encoded.input_ids, row.where)
         self._fits(row, variant, len(encoded.input_ids))
+        self._known(cut(encoded, row.where, self.max_length).input_ids, row.where)  # which refuses a row without an answer
         if len(encoded.input_ids) > self.max_length:
             self.cut.append(row.where)
         length = encoded.prompt_length if row.text is None else min(len(encoded.input_ids), self.max_length) // 2

@@ -15,7 +15,7 @@ CONDITION = "paraphrased"
 
 def run(subject: Subject, metrics: Collection[RowMetric]) -> Measured:
     """Every metric of the answer or of what is written, on the forget set, asked otherwise."""
-    plain = [metric for metric in metrics if {*metric.variants} <= {"answer"} and FORGET in metric.roles]
+    plain = [metric for metric in metrics if metric.shown and {*metric.variants} <= {"answer"} and FORGET in metric.roles]
     parts = []
     for each in (each for each in subject.sets if each.role == FORGET):
         if all(question.paraphrased_question for question in each.questions):

@@ -52,7 +52,7 @@ def matrices(model: Any) -> list[tuple[Tensor, bool]]:
         elif isinstance(module, torch.nn.modules.conv._ConvNd):
             continue
         else:  # experts: (E, outputs, inputs), or transposed where the class says so (gpt-oss)
-            weights = [p for p in module.parameters(recurse=False) if p.dim() == 3 and len(p) > 1]
+            weights = [p for p in module.parameters(recurse=False) if p.dim() == 3 and min(p.shape[1:]) > 1]
             turned = getattr(module, "is_transposed", type(module).__name__ == "Llama4TextExperts")
         found |= {id(weight): (weight, turned) for weight in weights if id(weight) not in kept}
     return list(found.values())

@@ -294,7 +294,7 @@ def test_experts_that_are_fused_in_memory_get_no_adapter(tmp_path):
 
 @pytest.mark.parametrize("name", ["deepseek-v2", "deepseek-v3", "qwen3-moe/partly-dense", "olmoe", "qwen2-moe", "granite-moe", "llama"])
 def test_what_is_counted_is_what_is_trained(built_tiny, name):
-    """As in DeepSeek: peft takes dense layers' and shared experts' projections for parts of the experts' one parameter; the estimate knows."""
+    """Dense and shared projections pass for parts of the experts' one parameter in peft; the estimate knows."""
     model = load(built_tiny(name))
     attach(model, Lora(2), matrices_of(built_tiny(name)), (), 0)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

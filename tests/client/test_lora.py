@@ -305,6 +305,7 @@ def test_dense_parts_out_of_reach_are_told(built_tiny):
     """By name and number, beside the experts."""
     told = lora_module.out_of_reach(load(built_tiny("qwen3-moe/partly-dense")), Lora(2))
     assert "nor does gate_proj of 1 dense or shared parts" in told
+    assert "gate of" not in told  # the router is no projection
 
 
 def test_experts_out_of_reach_are_told_once(tiny_pair, tmp_path):

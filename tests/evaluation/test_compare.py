@@ -17,7 +17,7 @@ N = 60
 def record(columns: dict[str, dict[str, list[float] | np.ndarray]], roles: dict[str, str] | None = None, digest="d", **settings) -> Record:
     """A record of these rows, by set and metric."""
     roles = roles or {name: name for name in columns}
-    sets = {name: SetInfo(roles[name], len(next(iter(one.values()))), f"{digest}-{name}") for name, one in columns.items()}
+    sets = {name: SetInfo(roles[name], len(next(iter(one.values()))), digest and f"{digest}-{name}") for name, one in columns.items()}
     values = {(name, metric): np.asarray(column, float) for name, one in columns.items() for metric, column in one.items()}
     return Record({"name": "m"}, settings, sets, values)
 
@@ -181,6 +181,14 @@ def test_a_retain_record_may_have_other_retained_rows():
     assert compare({"a": one, "b": one}, margin=0.1, retain_record=other).pairs
     with pytest.raises(BadDataError, match="--retain-record: its forget set"):
         compare({"a": one, "b": one}, margin=0.1, retain_record=record({"forget": probabilities()}, digest="e"))
+
+
+def test_a_retain_record_goes_with_records_that_have_no_digest():
+    """As open-unlearning's, which say how many rows they have and no more."""
+    bare = record({"forget": probabilities()}, digest=None)
+    assert compare({"a": bare, "b": bare}, margin=0.1, retain_record=record({"forget": probabilities()})).pairs
+    with pytest.raises(BadDataError, match=f"--retain-record: its forget set has {N - 1} rows, here are {N}"):
+        compare({"a": bare, "b": bare}, margin=0.1, retain_record=record({"forget": probabilities(n=N - 1)}))
 
 
 @pytest.mark.parametrize("bad", [{"share": 0}, {"share": 1}, {"margin": 0}, {"margin": -1}, {"margin": float("nan")}])

@@ -99,28 +99,19 @@ def out_of_reach(model: Any, lora: Lora) -> str | None:
         model: as it was loaded.
         lora: the options.
     """
-    wanted = lora.targets or DEFAULT_ROLES
-    import torch
 
-    counts: Counter[str] = Counter()
-    dense: Counter[str] = Counter()
-    experts = 0
-    for name, parameter in model.named_parameters():
-        last = name.rpartition(".")[2]
-        if parameter.dim() == 3 and parameter.requires_grad and any(target == last or target in last.split("_") for target in wanted):
-            counts[last] += 1
-            experts = parameter.shape[0]
-    taken = _names_of_experts(model) if counts else frozenset()
-    for name, module in model.named_modules():
-        last = name.rpartition(".")[2]
-        if (
-            last in taken
-            and isinstance(getattr(module, "weight", None), torch.nn.Parameter)
-            and any(target == last or target in last.split("_") for target in wanted)
-        ):
-            dense[last] += 1
-    if not counts:
+    def asked(last: str) -> bool:
+        return any(target == last or target in last.split("_") for target in lora.targets or DEFAULT_ROLES)
+
+    parameters = dict(model.named_parameters())
+    stacked = {name: p for name, p in parameters.items() if p.dim() == 3 and p.requires_grad and asked(_last(name))}
+    if not stacked:
         return None
+    experts = next(reversed(stacked.values())).shape[0]
+    counts = Counter(map(_last, stacked))
+    modules = (_last(name.removesuffix(".weight")) for name in parameters if name.endswith(".weight"))
+    taken = _names_of_experts(model)
+    dense = Counter(last for last in modules if last in taken and asked(last))
     named = ", ".join(f"{last} of {experts} experts in {count} layers" for last, count in sorted(counts.items()))
     beside = "".join(
         f", nor does {last} of {count} dense or shared parts, which peft takes for theirs" for last, count in sorted(dense.items())
@@ -140,7 +131,12 @@ def _names_of_experts(model: Any) -> frozenset[str]:
     from peft.utils import transformers_weight_conversion as renaming
 
     pattern = getattr(renaming, "_MODEL_TO_CONVERSION_PATTERN", {}).get(model.config.model_type)
-    return frozenset(getattr(renaming, "_MOE_TARGET_MODULE_MAPPING", {}).get(pattern, ()))
+    renamed = getattr(renaming, "_MOE_TARGET_MODULE_MAPPING", {}).get(pattern, {})
+    return frozenset(old for old, new in renamed.items() if "." not in new)  # gate.weight is the router
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def within_reach(lora: Lora, targets: Sequence[Projection], model: Any) -> list[Projection]:
@@ -151,7 +147,7 @@ def within_reach(lora: Lora, targets: Sequence[Projection], model: Any) -> list[
     """
     in_memory = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     taken = _names_of_experts(model)
-    held = [one for one in targets if in_memory.get(one.tensor) == one.shape and one.module.rpartition(".")[2] not in taken]
+    held = [one for one in targets if in_memory.get(one.tensor) == one.shape and _last(one.module) not in taken]
     fused = [one for one in targets if one not in held]
     if not held or (fused and lora.targets):
         raise UsageError(

@@ -155,7 +155,7 @@ def _comparable(first_name: str, first: Record, name: str, record: Record) -> li
         theirs = record.sets.get(set_name)
         if theirs is None:
             notes.append(f"{name} has no {set_name} set: left out")
-        elif theirs.rows != mine.rows or (theirs.digest and mine.digest and theirs.digest != mine.digest):
+        elif not theirs.is_of_the_same_rows(mine):
             raise BadDataError(
                 f"{name}: its {set_name} set is not that of {first_name} ({theirs.rows} rows, digest {(theirs.digest or '–')[:12]}; "
                 f"{mine.rows} rows, {(mine.digest or '–')[:12]})",

@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mpu_cli.data.templates import IGNORED, Encoded
 from mpu_cli.errors import BadDataError, BadModelError
-from mpu_cli.evaluation.generation import Drawn, Sampling, _shared, generate
+from mpu_cli.evaluation.generation import _shared, generate
 from mpu_cli.evaluation.metrics import row_metrics
+from mpu_cli.evaluation.picking import Drawn, Sampling
 from mpu_cli.evaluation.scoring import score
 from mpu_cli.evaluation.subject import Subject
 from mpu_cli.experiment.families import tiny_models
@@ -73,11 +74,11 @@ def test_what_prompts_begin_with_is_read_once(family, tiny_model):
 def test_a_window_is_not_filled_with_padding(tiny_model):
     """Where the texts could grow beyond a window nothing is shared; within it, two of the three tokens that are alike."""
     model = load_model(tiny_model("llama")).model
-    assert _shared(model, SHARED, 8) == 2
-    assert _shared(model, SHARED[:1], 8) == 0
+    assert _shared(model, SHARED, 8, None) == 2
+    assert _shared(model, SHARED[:1], 8, None) == 0
     for key, width, shared in (("sliding_window", 16, 0), ("sliding_window", 17, 2), ("attention_chunk_size", 16, 0)):
         setattr(model.config, key, width)
-        assert _shared(model, SHARED, 8) == shared
+        assert _shared(model, SHARED, 8, None) == shared
         setattr(model.config, key, None)
 
 

@@ -9,9 +9,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,56 +17,10 @@ from transformers import DynamicCache
 
 from mpu_cli.data.batches import pad_id
 from mpu_cli.errors import BadModelError
-from mpu_cli.evaluation.rope import switches_beyond
+from mpu_cli.evaluation.picking import Drawn, Greedy, Sampling, text_seed
+from mpu_cli.evaluation.rope import CROSSES, side, switches_beyond
 from mpu_cli.training.head import head_sees_only
 from mpu_cli.training.load import quiet_transformers
-
-Item = TypeVar("Item")
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How to draw instead of taking the most probable token."""
-
-    samples: int = 1
-    temperature: float = 1.0
-    seed: int = 0
-
-
-class Greedy:
-    """The most probable token."""
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """(B, V) → (B,)."""
-        return logits.argmax(dim=-1)
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Only these rows of the batch go on."""
-
-
-class Drawn:
-    """A draw from softmax(logits / temperature): where a uniform number falls among the words' summed probabilities.
-
-    Every text has a generator of its own, so that it depends neither on its batch nor on how many processes there are
-    (but for a draw that falls, to rounding, on the border of two words).
-    """
-
-    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
-        """A seed for every row of the batch."""
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._temperature = temperature
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """(B, V) → (B,)."""
-        wide = torch.float32 if logits.device.type == "mps" else torch.float64  # there is no other there
-        sums = (logits.float() / self._temperature).softmax(dim=-1).to(wide).cumsum(dim=-1)
-        draws = [torch.rand(1, generator=generator, dtype=torch.float64) for generator in self._generators]
-        uniform = torch.stack(draws).to(sums)
-        return torch.searchsorted(sums, uniform * sums[:, -1:], right=True).clamp(max=logits.shape[-1] - 1).squeeze(1)
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Only these rows of the batch go on."""
-        self._generators = [self._generators[row] for row in rows]
 
 
 def generate(
@@ -101,24 +53,23 @@ def generate(
     """
     refuse_without_cache(model)
     filler, ends = pad_id(tokenizer), _ends(model, tokenizer) | set(stop)
-    size = 1 if _batches_differ(model) else batch_size
     switch = switches_beyond(model.config)
     wanted = [(i, sample) for i in range(len(prompts)) for sample in range(sampling.samples if sampling else 1)]
     texts: list[list[str]] = [[""] * (sampling.samples if sampling else 1) for _ in prompts]
     wanted.sort(key=lambda text: len(prompts[text[0]]))
-    batches = [
-        part[start : start + (1 if crossing else size)]
-        for crossing, part in _by_side([(len(prompts[text[0]]), text) for text in wanted], max_new_tokens, switch)
-        for start in range(0, len(part), 1 if crossing else size)
-    ]
+    alone = _batches_differ(model)
+    batches: list[list[tuple[int, int]]] = []
+    for where, part in itertools.groupby(wanted, lambda text: side(len(prompts[text[0]]), max_new_tokens, switch)):
+        size, same = 1 if alone or where == CROSSES else batch_size, list(part)
+        batches += [same[start : start + size] for start in range(0, len(same), size)]
     done = 0
     was_training = model.training
     model.eval()
     try:
         with quiet_transformers():
             for here in batches:
-                pick = Drawn([_seed(sampling.seed, k, prompts[i]) for i, k in here], sampling.temperature) if sampling else Greedy()
-                written = _continued(model, [prompts[i] for i, _ in here], max_new_tokens, ends, filler, pick)
+                pick = Drawn([text_seed(sampling.seed, k, prompts[i]) for i, k in here], sampling.temperature) if sampling else Greedy()
+                written = _continued(model, [prompts[i] for i, _ in here], max_new_tokens, ends, filler, pick, switch)
                 for (i, sample), new in zip(here, written, strict=True):
                     texts[i][sample] = tokenizer.decode(new, skip_special_tokens=True).strip()
                 done += len(here)
@@ -142,7 +93,13 @@ def refuse_without_cache(model: Any) -> None:
 
 @torch.inference_mode()
 def _continued(
-    model: Any, prompts: Sequence[Sequence[int]], most: int, ends: AbstractSet[int], filler: int, pick: Greedy | Drawn
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    most: int,
+    ends: AbstractSet[int],
+    filler: int,
+    pick: Greedy | Drawn,
+    switch: int | None,
 ) -> list[list[int]]:
     """New tokens of every prompt of a batch, up to the first end, which is left out.
 
@@ -150,21 +107,28 @@ def _continued(
     tokens, that is half of the work.
     """
     device = next(model.parameters()).device
+    placed = "position_ids" in _parameters(model)
     cache = DynamicCache(config=model.config)
-    switch = switches_beyond(model.config)
-    shared = _shared(model, prompts, most) if switch is None or len(prompts[0]) + most <= switch else 0
+    shared = _shared(model, prompts, most, switch) if placed else 0
     if shared:
         first = torch.tensor([prompts[0][:shared]], device=device)
         with head_sees_only(model, torch.zeros_like(first, dtype=torch.bool)):
             model(input_ids=first, past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(len(prompts))
+
+    def read(ids: Tensor, places: Tensor) -> Tensor:
+        """Logits of new tokens (B, T) at their positions; `mask` is of all that is in the cache, and of these."""
+        known = {"position_ids": places} if placed else {}
+        logits: Tensor = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **known).logits
+        return logits
+
     ids, rest = (part.to(device) for part in _left_padded([prompt[shared:] for prompt in prompts], filler))
     mask = torch.cat([rest.new_ones(len(prompts), shared), rest], dim=1)
     places = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
     last = torch.zeros_like(rest, dtype=torch.bool)
     last[:, -1] = True
     with head_sees_only(model, last) as chosen:
-        logits = _step(model, ids, mask, places, cache)
+        logits = read(ids, places)
     logits = logits[0] if chosen else logits[:, -1]
     written: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))
@@ -192,40 +156,20 @@ def _continued(
             # From here on positions are turned otherwise, so all that was read is read again.
             cache, ids = DynamicCache(config=model.config), torch.tensor([[*prompts[0], *written[0]]], device=device)
             places = torch.arange(ids.shape[1], device=device)[None]
-        logits = _step(model, ids, mask, places, cache)[:, -1]
+        logits = read(ids, places)[:, -1]
     return written
 
 
-def _by_side(texts: Sequence[tuple[int, Item]], most: int, switch: int | None) -> list[tuple[bool, list[Item]]]:
-    """(prompt's length, text) → texts that stay short, those that grow beyond the switch, those that lie beyond it.
+def _shared(model: Any, prompts: Sequence[Sequence[int]], most: int, switch: int | None) -> int:
+    """How many tokens at the beginning of all prompts may be read once, by a model whose positions are ours to give.
 
-    Each with whether they cross it.
-    """
-    if switch is None:
-        return [(False, [text for _, text in texts])]
-    sides: list[tuple[bool, list[Item]]] = [(False, []), (True, []), (False, [])]
-    for length, text in texts:
-        sides[0 if length + most <= switch else 2 if length > switch else 1][1].append(text)
-    return sides
-
-
-def _step(model: Any, ids: Tensor, mask: Tensor, places: Tensor, cache: Any) -> Tensor:
-    """Logits of new tokens (B, T) after those in the cache; `mask` is of both, `places` are the new tokens' positions."""
-    known = {"position_ids": places} if "position_ids" in _parameters(model) else {}
-    logits: Tensor = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **known).logits
-    return logits
-
-
-def _shared(model: Any, prompts: Sequence[Sequence[int]], most: int) -> int:
-    """How many tokens at the beginning of all prompts may be read once.
-
-    The padding of shorter prompts then lies between these and the rest: so positions must be ours to give, and nothing may
-    lie beyond a window, which counts padding.
+    The padding of shorter prompts then lies between these and the rest; so nothing may lie beyond a window, which counts
+    padding, and nothing beyond the switch, where the beginning would be turned otherwise.
     """
     text = model.config.get_text_config().to_dict()
-    windows = [value for key, value in text.items() if key.endswith(("window", "window_size", "chunk_size")) and type(value) is int]
-    longest = max(map(len, prompts)) + most
-    if len(prompts) == 1 or "position_ids" not in _parameters(model) or any(longest > width for width in windows):
+    limits = [value for key, value in text.items() if key.endswith(("window", "window_size", "chunk_size")) and type(value) is int]
+    limits += [] if switch is None else [switch]
+    if len(prompts) == 1 or any(max(map(len, prompts)) + most > limit for limit in limits):
         return 0
     alike = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
     return min(sum(1 for _ in alike), min(map(len, prompts)) - 1)
@@ -239,11 +183,6 @@ def _batches_differ(model: Any) -> bool:
     """Whether padding is more than masked attention: where a layer is recurrent, its state has read the padding."""
     layers = DynamicCache(config=model.config).layers
     return bool(getattr(model, "_is_stateful", False)) or not all(hasattr(layer, "batch_select_indices") for layer in layers)
-
-
-def _seed(seed: int, sample: int, prompt: Sequence[int]) -> int:
-    """Of one text; torch takes 64 bits and uses the lower 32."""
-    return int.from_bytes(sha256(f"{seed}/{sample}/{list(prompt)}".encode()).digest()[:8])
 
 
 def _ends(model: Any, tokenizer: Any) -> set[int]:

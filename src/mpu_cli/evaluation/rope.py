@@ -23,3 +23,19 @@ def switches_beyond(config: Any) -> int | None:
         for one in kinds
     ]
     return min(lengths, default=None)
+
+
+STAYS_SHORT, CROSSES, IS_LONG = 0, 1, 2
+
+
+def side(length: int, growth: int, switch: int | None) -> int:
+    """On which side of the switch a text is that may grow; texts of different sides share no batch.
+
+    Args:
+        length: tokens to begin with.
+        growth: tokens that may follow.
+        switch: see `switches_beyond`.
+    """
+    if switch is None or length + growth <= switch:
+        return STAYS_SHORT
+    return IS_LONG if length > switch else CROSSES

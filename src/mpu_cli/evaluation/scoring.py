@@ -14,7 +14,7 @@ from torch import Tensor
 from mpu_cli.data.batches import collate
 from mpu_cli.data.templates import Encoded
 from mpu_cli.errors import BadModelError
-from mpu_cli.evaluation.rope import switches_beyond
+from mpu_cli.evaluation.rope import side, switches_beyond
 from mpu_cli.training.logprobs import labelled_predictions
 
 Progress = Callable[[int, int], None]
@@ -105,13 +105,13 @@ def _vocabulary(model: Any) -> int:
 def _batches(order: Sequence[int], encoded: Sequence[Encoded], most: int, positions: int, switch: int | None) -> Iterator[list[int]]:
     """Texts in this order (short ones first), at most `most` in a batch, padded to at most so many positions, but one at least.
 
-    None has texts of up to `switch` tokens and longer ones.
+    None has texts of both sides of `switch`.
     """
     batch: list[int] = []
     for i in order:
         length = len(encoded[i].input_ids)
-        across = switch is not None and bool(batch) and len(encoded[batch[-1]].input_ids) <= switch < length
-        if batch and (across or len(batch) == most or (len(batch) + 1) * length > positions):
+        apart = bool(batch) and side(len(encoded[batch[-1]].input_ids), 0, switch) != side(length, 0, switch)
+        if batch and (apart or len(batch) == most or (len(batch) + 1) * length > positions):
             yield batch
             batch = []
         batch.append(i)

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 from mpu_cli.data.batches import pad_id
 from mpu_cli.errors import MpuError
-from mpu_cli.evaluation.generation import Sampling, generate, refuse_without_cache
+from mpu_cli.evaluation.generation import generate, refuse_without_cache
 from mpu_cli.evaluation.metric import Array, Evidence, MissingInputError, RowMetric, column
+from mpu_cli.evaluation.picking import Sampling
 from mpu_cli.evaluation.questions import VERBATIM, Question, QuestionSet
 from mpu_cli.evaluation.scoring import TokenScores, score
 from mpu_cli.evaluation.settings import EvalSettings

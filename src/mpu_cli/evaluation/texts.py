@@ -66,13 +66,8 @@ class Encoder:
     def prompt(self, question: Question, variant: str = "answer") -> tuple[int, ...]:
         """The tokens after which a model shall write: the question, or the first half of a plain text."""
         (row,) = question.variants(variant) or (question.row,)
-        encoded = encode_whole(row, self.tokenizer)
-        self._fits(row, variant, len(encoded.input_ids))
-        self._known(cut(encoded, row.where, self.max_length).input_ids, row.where)  # which refuses a row without an answer
-        if len(encoded.input_ids) > self.max_length:
-            self.cut.append(row.where)
-        length = encoded.prompt_length if row.text is None else min(len(encoded.input_ids), self.max_length) // 2
-        return encoded.input_ids[: max(1, min(length, self.max_length))]
+        encoded = self._encoded(row, variant)
+        return encoded.input_ids[: _prompt_length(row, encoded)]
 
     def room(self, prompts: Sequence[Sequence[int]]) -> int:
         """How many tokens the longest of these prompts leaves of the model's context, at least one."""
@@ -87,28 +82,32 @@ class Encoder:
 
     def rest_of_text(self, question: Question) -> str:
         """What follows the prompt of a plain text."""
-        encoded = encode_whole(question.row, self.tokenizer)
-        return str(self.tokenizer.decode(encoded.input_ids[len(self.prompt(question)) : self.max_length], skip_special_tokens=True))
+        encoded = self._encoded(question.row, "answer")
+        return str(self.tokenizer.decode(encoded.input_ids[_prompt_length(question.row, encoded) :], skip_special_tokens=True))
 
-    def _text(self, set_name: str, number: int, variant: str, row: Any) -> Text:
-        whole = encode_whole(row, self.tokenizer)
-        length = len(whole.input_ids)
-        self._fits(row, variant, length)
-        if length > self.max_length:
-            self.cut.append(row.where)
-        encoded = cut(whole, row.where, self.max_length)
-        self._known(encoded.input_ids, row.where)
+    def _text(self, set_name: str, number: int, variant: str, row: Row) -> Text:
+        encoded = self._encoded(row, variant)
         return Text(set_name, number, variant, encoded, row.where, row.text is None and encoded.input_ids[-1] in self._marks)
 
-    def _fits(self, row: Row, variant: str, length: int) -> None:
+    def _encoded(self, row: Row, variant: str) -> Encoded:
+        """A row whole, or the beginning of a plain text."""
+        whole = encode_whole(row, self.tokenizer)
+        length = len(whole.input_ids)
         if length > self.max_length and row.text is None:
             raise BadDataError(
                 f"{row.where}: {variant} needs {length} tokens, the limit is {self.max_length}",
                 "an answer that is cut is another answer: shorten the row, or raise --max-length if the model sees more",
             )
-
-    def _known(self, ids: Sequence[int], where: str) -> None:
-        if self.vocabulary is not None and max(ids) >= self.vocabulary:
+        if length > self.max_length:
+            self.cut.append(row.where)
+        encoded = cut(whole, row.where, self.max_length)
+        if self.vocabulary is not None and max(encoded.input_ids) >= self.vocabulary:
             raise BadModelError(
-                f"{where}: token {max(ids)} is not among the model's {self.vocabulary}", "the tokenizer belongs to another model"
+                f"{row.where}: token {max(encoded.input_ids)} is not among the model's {self.vocabulary}",
+                "the tokenizer belongs to another model",
             )
+        return encoded
+
+
+def _prompt_length(row: Row, encoded: Encoded) -> int:
+    return max(1, encoded.prompt_length if row.text is None else len(encoded.input_ids) // 2)

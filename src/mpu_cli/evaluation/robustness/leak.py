@@ -11,9 +11,9 @@ from math import comb
 
 import numpy as np
 
-from mpu_cli.evaluation.generation import Sampling
 from mpu_cli.evaluation.metric import Array, RowMetric
 from mpu_cli.evaluation.metrics.rouge import rouge_l
+from mpu_cli.evaluation.picking import Sampling
 from mpu_cli.evaluation.questions import FORGET
 from mpu_cli.evaluation.robustness.check import Check
 from mpu_cli.evaluation.subject import Measured, Subject

@@ -10,7 +10,7 @@ def main() -> None:
     try:
         from mpu_cli.cli.app import run
     except KeyboardInterrupt:
-        print("mpu: interrupted; nothing half-written was kept", file=sys.stderr)
+        print("mpu: error: interrupted; nothing half-written was kept", file=sys.stderr)
         sys.exit(130)
     sys.exit(run(sys.argv[1:]))
 

@@ -361,8 +361,9 @@ def _check_message(done: Done, case: Case) -> None:
     assert done.out == ""
     assert "Traceback" not in done.err
     assert lines
-    assert all(line.startswith("mpu: ") for line in lines), done.err
-    assert len([line for line in lines if not line.startswith("mpu: warning:")]) <= 2, done.err
+    message, *rest = [line for line in lines if not line.startswith("mpu: warning: ")]
+    assert message.startswith("mpu: error: "), done.err
+    assert len(rest) <= 1 and all(line.startswith("mpu: hint: ") for line in rest), done.err
     for word in case.words:
         assert word in done.err, done.err
 
@@ -412,7 +413,7 @@ def test_a_target_that_exists_is_refused_by_every_command_and_kept(mpu, own_roun
     for command in commands:
         done = mpu(*command)
         assert (done.code, done.out) == (3, ""), command
-        assert done.err == f"mpu: {target}: exists and is not empty\nmpu: choose another path, or give --force to replace it\n"
+        assert done.err == f"mpu: error: {target}: exists and is not empty\nmpu: hint: choose another path, or give --force to replace it\n"
         assert [path.name for path in target.iterdir()] == ["precious"]
     assert not (tmp_path / "fresh").exists()
     done = mpu(*commands[3], "--force")
@@ -474,7 +475,7 @@ def test_an_internal_error_is_70_and_says_how_to_see_more(mpu, own_round, monkey
     monkeypatch.delenv("MPU_DEBUG", raising=False)
     done = mpu("verify", own_round.handoff)
     assert done.code == 70
-    assert done.err == "mpu: internal error: ZeroDivisionError: oops\nmpu: please report it; MPU_DEBUG=1 shows where\n"
+    assert done.err == "mpu: error: internal error: ZeroDivisionError: oops\nmpu: hint: please report it; MPU_DEBUG=1 shows where\n"
     assert mpu("verify", own_round.handoff, "--json").json["error"]["kind"] == "Internal"
     monkeypatch.setenv("MPU_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):

@@ -93,7 +93,7 @@ def test_forget_and_retain_that_overlap(mpu, forget, tmp_path):
     assert "1 row is kept with another answer: forget.jsonl:2 / retain.jsonl:1" in done.err
     strict = mpu("data", "check", forget, "--retain", retain, "--strict")
     assert strict.code == 1
-    assert "mpu: --strict: 3 warning(s)" in strict.err
+    assert "mpu: error: --strict: 3 warning(s)" in strict.err
     told = mpu("data", "check", forget, "--retain", retain, "--strict", "--json")
     assert (told.code, told.err, told.json["error"]["kind"], told.json["error"]["exit_code"]) == (1, "", "CheckFailed", 1)
     assert told.json["in_both"] == [["forget.jsonl:1", "retain.jsonl:2"], ["forget.jsonl:3", "retain.jsonl:2"]]
@@ -118,7 +118,7 @@ def test_every_bad_row_is_listed(mpu, tmp_path, finished_round):
     done = mpu("data", "check", bad)
     assert done.code == 3
     assert "2: bad.jsonl:2: 'answer' is empty" in done.out
-    assert done.err.splitlines()[-1] == "mpu: remove the row or fill it in"
+    assert done.err.splitlines()[-1] == "mpu: hint: remove the row or fill it in"
 
 
 def test_long_texts_and_packing(mpu, tmp_path, finished_round):
@@ -142,7 +142,7 @@ def test_a_mapping_for_both_files(mpu, tmp_path):
     assert done.json["in_both"] == [["forget.csv:2", "retain.jsonl:1"]]
     done = mpu("data", "check", tmp_path / "forget.csv", "--map", "prompt=instructions", "--map", "answer=output")
     assert (done.code, done.err.splitlines()) == (
-        3, ["mpu: forget.csv: no column 'instructions' (--map prompt=instructions)", "mpu: did you mean 'instruction'?"],
+        3, ["mpu: error: forget.csv: no column 'instructions' (--map prompt=instructions)", "mpu: hint: did you mean 'instruction'?"],
     )  # fmt: skip
 
 

@@ -47,10 +47,10 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(name, mpu, own_round, small_
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
     done = mpu(*command)
     assert done.code == 3, done.err
-    assert done.err.startswith((f"mpu: {small_disk / 'deep'}", f"mpu: {tmp_path / 'new'}"))
+    assert done.err.startswith((f"mpu: error: {small_disk / 'deep'}", f"mpu: error: {tmp_path / 'new'}"))
     assert "mpu-partial" not in done.err
     assert "the disk is full; nothing was kept" in done.err
-    assert done.err.endswith("mpu: free some space, run again\n")
+    assert done.err.endswith("mpu: hint: free some space, run again\n")
     assert leftovers() == []
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
     (small_disk / "filler").unlink()
@@ -72,7 +72,7 @@ def test_a_disk_that_fills_up_in_a_checkpoint(name, mpu, own_round, small_disk, 
     done = mpu(*command)
     assert done.code == 3, done.err
     *_, note, message, hint = done.err.splitlines()
-    assert message.startswith(f"mpu: {small_disk / 'work'}"), done.err
+    assert message.startswith(f"mpu: error: {small_disk / 'work'}"), done.err
     assert message.endswith("the disk is full, the checkpoint of step 2 was not kept")
     assert "--resume" in hint
     assert "is kept in" in note

@@ -61,7 +61,7 @@ def test_a_model_that_the_cache_does_not_have_is_one_line(name, cached, tmp_path
     assert done.returncode == 3
     lines = done.stderr.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith(f"mpu: {name}: ")
+    assert lines[0].startswith(f"mpu: error: {name}: ")
     assert "hf download" in lines[1]
     assert not (tmp_path / "to-client").exists()
     assert not (tmp_path / "server").exists()

@@ -205,8 +205,8 @@ def test_what_is_not_understood_is_one_line_and_a_remedy(name, mpu, built_tiny, 
     done = mpu("inspect", directory)
     first, *rest = done.err.splitlines()
     assert (done.code, done.out) == (3, "")
-    assert first.startswith(f"mpu: {directory}") and reason in first
-    assert len(rest) <= 1 and all(line.startswith("mpu: ") for line in rest)
+    assert first.startswith(f"mpu: error: {directory}") and reason in first
+    assert len(rest) <= 1 and all(line.startswith("mpu: hint: ") for line in rest)
     assert reason in mpu("inspect", directory, "--json").json["error"]["message"]
 
 

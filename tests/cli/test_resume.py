@@ -174,7 +174,7 @@ def test_an_altered_checkpoint_is_refused(name, left, finished_round, mpu):
     path.write_bytes(content)
     done = mpu(*command(finished_round, left / "to-server", *EVERY, "--resume"))
     assert done.code == 1, done.err
-    assert "mpu: " in done.err
+    assert "mpu: error: " in done.err
     assert "Traceback" not in done.err
     assert not (left / "to-server").exists()
 

@@ -1,7 +1,8 @@
 """`mpu`: the table of commands, and the one place that turns errors into messages and exit codes.
 
-UI contract: results go to stdout; progress, warnings and errors go to stderr with the prefix `mpu:`, lower case, no full
-stop, the remedy on a line of its own. With --json stdout holds one JSON object and nothing else, errors included.
+UI contract: results go to stdout. Notes (`mpu: …`), warnings (`mpu: warning: …`) and errors (`mpu: error: …`, with the
+remedy on a line of its own, `mpu: hint: …`) go to stderr, lower case, no full stop. With --json stdout holds one JSON
+object and nothing else, errors included.
 """
 
 from __future__ import annotations
@@ -121,9 +122,9 @@ def _fail(kind: str, message: str, hint: str | None, code: int, arguments: list[
     if wants_json(arguments):
         print(json.dumps({"error": {"kind": kind, "message": message, "hint": hint, "exit_code": code}}))
     else:
-        print(f"mpu: {message}", file=sys.stderr)
+        print(f"mpu: error: {message}", file=sys.stderr)
         if hint:
-            print(f"mpu: {hint}", file=sys.stderr)
+            print(f"mpu: hint: {hint}", file=sys.stderr)
     return code
 
 

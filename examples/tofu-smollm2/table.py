@@ -36,12 +36,14 @@ def update_error(theta: Path, noise_free: Path, model: Path) -> float:
 
 
 def exposure(work: Path, setting: str) -> tuple[str, str]:
-    """What one copy and all copies leave unknown, from the secret's records (mpu inspect shows the same)."""
+    """What one copy and all copies of the first draw leave unknown, at most, from the secret's records."""
+    from mpu_cli.server.exposure import exposure_of
     from mpu_cli.server.lineage import Lineage
 
     lineage = Lineage.read(work / "server" / SECRET.get(setting, f"secret-{setting}"))
-    shown = next(iter(lineage.handoffs.values())).exposure
-    return f"{shown['one_copy']:.3g}", f"{shown['all_copies']:.3g}" if shown["all_copies"] else "0"
+    draws = [record.draw for record in lineage.handoffs.values()]
+    shown = exposure_of([record for record in lineage.handoffs.values() if record.draw == draws[0]])
+    return f"{shown.one_copy:.3g}", f"{shown.all_copies:.3g}"
 
 
 def main() -> None:
@@ -61,7 +63,7 @@ def main() -> None:
         error = update_error(theta, free, model) if measured and not name.endswith("round-2") else None
         one, everything = exposure(args.work, name) if measured else ("", "")
         rows.append({"setting": name, "forget": forget, "retain": retain, "error": error, "one": one, "all": everything})
-    print(f"{'setting':<26} {'forget':>7} {'retain':>7} {'error':>7} {'left: one copy':>15} {'all copies':>11}")
+    print(f"{'setting':<26} {'forget':>7} {'retain':>7} {'error':>7} {'left ≤ one copy':>15} {'all copies':>11}")
     for row in rows:
         error = "" if row["error"] is None else f"{row['error']:.3f}"
         print(f"{row['setting']:<26} {row['forget']:>7.4f} {row['retain']:>7.4f} {error:>7} {row['one']:>15} {row['all']:>11}")

@@ -1,7 +1,6 @@
-"""The weights that cancel the noise, what is left without all copies, and what each holder is left not knowing."""
+"""The weights that cancel the noise, and what is left without all copies."""
 
-from dataclasses import replace
-from math import hypot, sqrt
+from math import sqrt
 
 import numpy as np
 import pytest
@@ -10,9 +9,7 @@ from hypothesis import strategies as st
 
 from mpu_cli.errors import UsageError
 from mpu_cli.server.denoise import check_coefficients, default_coefficients, error_order, residual_noise, weights
-from mpu_cli.server.exposure import advice, by_holder, exposure, pooled
 from mpu_cli.server.noise import zero_sum_basis
-from mpu_cli.server.records import CopyRecord, HandoffRecord
 from mpu_cli.server.settings import PAPER, PerturbSettings
 
 alphas = st.lists(st.floats(0.1, 10), min_size=1, max_size=6)
@@ -137,99 +134,3 @@ def test_the_order_of_the_error():
     assert [error_order("harmonic", m, offset=False) for m in (1, 2, 5)] == [1, 2, 2]
     assert [error_order("extrapolation", m, offset=False) for m in (2, 3, 4)] == [2, 3, 4]
     assert error_order("extrapolation", 4, offset=True) == error_order("harmonic", 3, offset=True) == 1
-
-
-# Exposure --------------------------------------------------------------------------------------------------------------
-
-
-def record(draw="0" * 32, copies=((0, 1.0), (1, 1.5), (2, 2.0)), size=3, kappa=0.1, offset=0.0, denoising="harmonic", holder="client"):
-    """A handoff record as far as exposure looks at it."""
-    return HandoffRecord(
-        id=draw, digest="0" * 64, sequence=1, state="issued", target="", holder=holder, model="0" * 64, draw=draw, size=size,
-        copies=tuple(CopyRecord(f"copy-{k + 1}", "0" * 64, k, value) for k, value in copies),
-        denoising=denoising, kappa=kappa, offset=offset, relative_to="task-vector", sigma={}, transforms=(),
-        layout="9a" * 32, scope="layers", dtype="float32", source_dtype="F32", shard_bytes=1, realised={}, exposure={},
-    )  # fmt: skip
-
-
-def attack(records, seed=0, count=200_000):
-    """What the best unbiased linear combination of the given copies leaves of a white task vector, simulated.
-
-    The attacker knows every scalar and how the noises correlate; it does not know θ, ξ or any noise.
-    """
-    generator = np.random.default_rng(seed)
-    theta, xi = generator.standard_normal(count), generator.standard_normal(count)
-    draws = {}
-    observations, errors = [], []
-    for number, handoff in enumerate(records):
-        if handoff.draw not in draws:
-            line = np.random.default_rng(100 + number).standard_normal((1, count)).repeat(handoff.size, axis=0)
-            plain = handoff.denoising == "extrapolation" or handoff.size == 1
-            draws[handoff.draw] = line if plain else epsilons(handoff.size, count, 200 + number)
-        for copy in handoff.copies:
-            noise = handoff.kappa * copy.coefficient * draws[handoff.draw][copy.position]
-            observations.append(theta + handoff.offset * xi + noise)
-            errors.append(noise)
-    # Least squares under Σ w = 1: minimise ‖Σ w_k noise_k‖.
-    pivot, rest = errors[0], np.stack([error - errors[0] for error in errors[1:]], axis=1) if errors[1:] else None
-    share = np.linalg.lstsq(rest, -pivot, rcond=None)[0] if rest is not None else np.zeros(0)
-    combination = np.concatenate([[1 - share.sum()], share])
-    estimate = sum(weight * values for weight, values in zip(combination, observations, strict=True))
-    return float(np.sqrt(np.mean((estimate - theta) ** 2)))
-
-
-A, B = "a" * 32, "b" * 32
-CASES = {
-    "one copy": [record(copies=((0, 1.0),), size=1)],
-    "all of harmonic": [record()],
-    "all of harmonic with an offset": [record(offset=0.2)],
-    "two of three": [record(copies=((0, 1.0), (2, 2.0)))],
-    "one of three": [record(copies=((1, 1.5),))],
-    "three of five": [record(copies=((0, 1.0), (1, 1.25), (4, 2.0)), size=5)],
-    "one node": [record(copies=((0, 1.0),), size=2, denoising="extrapolation")],
-    "two of three nodes": [record(copies=((0, 1.0), (2, 2.0)), denoising="extrapolation")],
-    "two rounds of one copy": [record(A, ((0, 1.0),), 1, kappa=0.1), record(B, ((0, 1.0),), 1, kappa=0.3)],
-    "two rounds with an offset": [record(A, ((0, 1.0),), 1, offset=0.05), record(B, ((0, 1.0),), 1, kappa=0.3, offset=0.05)],
-    "two rounds of two of three": [record(A, ((0, 1.0), (1, 1.5))), record(B, ((0, 1.0), (2, 2.0)), kappa=0.05)],
-    "split holders who pool": [record(A, ((0, 1.0),), holder="client-1"), record(A, ((1, 1.5), (2, 2.0)), holder="client-2")],
-    "no noise": [record(kappa=0.0, offset=0.1)],
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_exposure_is_what_the_best_linear_attack_leaves(name):
-    """The pooled figure equals what a least-squares attack on synthetic white vectors leaves, within two per cent."""
-    assert pooled(CASES[name]) == pytest.approx(attack(CASES[name]), rel=0.02, abs=1e-6)
-
-
-def test_the_exposure_of_a_draw():
-    """One copy leaves κ·min|α| ⊕ c, all copies leave c; one copy alone is all copies."""
-    found = exposure("harmonic", 0.1, (1.5, 1.0, 2.0), 0.0)
-    assert (found.one_copy, found.all_copies, found.order) == (pytest.approx(0.1), 0.0, 2)
-    found = exposure("extrapolation", 0.1, (-1.0, 2.0, 1.0), 0.2)
-    assert (found.one_copy, found.all_copies, found.order) == (pytest.approx(hypot(0.1, 0.2)), 0.2, 1)
-    found = exposure("harmonic", 0.1, (2.0,), 0.1)
-    assert found.one_copy == found.all_copies == pytest.approx(hypot(0.2, 0.1))
-    assert found.content() == {"one_copy": found.one_copy, "all_copies": found.all_copies, "order": 1.0}
-
-
-def test_holders_are_told_apart():
-    """Each holder of a split is left its own copies' noise; pooled together they are left nothing."""
-    split = [record(A, ((k, 1 + k / 2),), holder=f"client-{k + 1}") for k in range(3)]
-    found = by_holder(split)
-    assert {holder: round(value, 9) for holder, value in found.items()} == {"client-1": 0.1, "client-2": 0.15, "client-3": 0.2}
-    assert pooled(split) == 0.0
-    assert pooled([]) == float("inf")
-    twice = [*split, replace(split[0], draw=B, id=B)]
-    assert by_holder(twice)["client-1"] == pytest.approx(0.1 / sqrt(2))
-
-
-def test_advice_says_what_beats_a_setting():
-    """One holder of all copies is told so; an offset with many copies is told what costs less; equal alphas are named."""
-    together = advice("harmonic", 0.1, (1.0, 1.5, 2.0), 0.0, split=False)
-    assert any("give the model away" in line and "--split" in line and "--offset" in line for line in together)
-    assert not any("give the model away" in line for line in advice("harmonic", 0.1, (1.0, 1.5, 2.0), 0.0, split=True))
-    assert any("--copies 1 --kappa 0 --offset 0.1" in line for line in advice("harmonic", 0.1, (1.0, 2.0), 0.1, split=False))
-    assert any("nothing to cancel" in line for line in advice("harmonic", 0.1, (1.0,), 0.0, split=False))
-    assert any("any two" in line for line in advice("extrapolation", 0.1, (1.0, -1.0), 0.0, split=True))
-    assert any("no noise and no offset" in line for line in advice("harmonic", 0.0, (1.0,), 0.0, split=False))

@@ -127,3 +127,8 @@ def size(number: float) -> str:
 def share(number: float) -> str:
     """A ratio with three digits that mean something, also when it is tiny."""
     return f"{number:.3g}"
+
+
+def unknown(left: float) -> str:
+    """An exposure: what is left unknown, at most."""
+    return share(left) if left else "nothing (≤ 1e-5)"

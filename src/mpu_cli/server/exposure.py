@@ -1,113 +1,143 @@
-"""What a holder of given copies is left not knowing, in units of the noise's reference (task vector or weights).
+"""At most how much a holder of given copies is left not knowing, as a share of what the noise is measured by.
+
+Before any copy comes, a holder of the base lacks the whole task vector: 1, the *prior*. Noise of size s then leaves the
+best linear estimate s/√(1 + s²), never more than the prior: independent pieces of knowledge add as precisions (1/variance), and
+the prior is one of them. The copies of a draw, draws, rounds and holders are combined first; the frozen offset is the same in all
+of them and is added to their noise; the prior comes last.
 
 Conditions: the holder undoes T against the public base, finds every scalar of the draw (both were measured to be
-possible), and the task vector has no structure to exploit. It is an estimate of what the known attacks leave, not a
-bound; `mpu audit` measures it on real files.
+possible), and the model stands still over the rounds. "At most", because a task vector with structure leaves less: few
+large singular values, sizes that differ between tensors, a coarse number grid. `benchmarks/exposure.py` measures it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import hypot, sqrt
+from itertools import combinations
+from math import comb, hypot, inf, sqrt
 
 from mpu_cli.server.denoise import error_order
 from mpu_cli.server.records import HandoffRecord
 
+_MOST_COALITIONS = 1000
+"""Groups of k holders that are tried; numbers k with more groups than this are left out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """`one_copy`: the best-known copy alone; `all_copies`: all of this draw together; `order`: the update's error."""
+    """One draw: what is left with no copy (the prior), one copy (the best-known), all; `order`: of the update's error."""
 
+    no_copy: float
     one_copy: float
     all_copies: float
     order: int
 
     def content(self) -> dict[str, float]:
-        """As stored in a handoff record."""
-        return {"one_copy": self.one_copy, "all_copies": self.all_copies, "order": float(self.order)}
+        """As stored in a handoff record; records made before 2026-11-29 have no `no_copy`, and larger numbers."""
+        return {"no_copy": self.no_copy, "one_copy": self.one_copy, "all_copies": self.all_copies, "order": float(self.order)}
 
 
-def exposure(denoising: str, kappa: float, coefficients: Sequence[float], offset: float) -> Exposure:
-    """The exposure of one draw: a copy leaves κ·|α_k| ⊕ c unknown, all copies together leave c."""
-    one = hypot(kappa * min(abs(value) for value in coefficients), offset)
-    pooled = one if len(coefficients) == 1 else offset
-    return Exposure(one, pooled, error_order(denoising, len(coefficients), offset=offset > 0))
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What holders are left not knowing, each with everything that it holds of one lineage."""
+
+    by_holder: Mapping[str, float]
+    coalitions: tuple[tuple[int, float], ...]
+    """(k, what is left to those k holders who know most when they pool); empty for a single holder."""
+    all_together: float
+    """Left to all holders of the lineage together."""
+    handoffs: int
+    """Handoffs that these holders have, or may have."""
+    prepared: int
+    """Those of the lineage whose writing was interrupted: they may or may not have left, and are counted."""
+
+    def content(self) -> dict[str, object]:
+        """As printed with --json."""
+        return {
+            "by_holder": dict(self.by_holder), "coalitions": {str(size): left for size, left in self.coalitions},
+            "all_together": self.all_together, "handoffs": self.handoffs, "prepared": self.prepared,
+        }  # fmt: skip
 
 
-def advice(
-    denoising: str, kappa: float, coefficients: Sequence[float], offset: float, *, split: bool
-) -> tuple[str, ...]:
-    """Plain words about the chosen setting: what gives θ away, and what beats it in both leak and error."""
+def left(noise: float, prior: float = 1.0) -> float:
+    """What the best linear estimate leaves of a `prior` that was seen through noise of size `noise` (inf: not seen)."""
+    return prior / hypot(1.0, prior / noise) if noise else 0.0
+
+
+def exposure(denoising: str, kappa: float, coefficients: Sequence[float], offset: float, prior: float = 1.0) -> Exposure:
+    """The exposure of one draw whose copies have these α or nodes."""
     size = len(coefficients)
-    lines = []
-    if size == 1:
-        lines.append("one copy: there is nothing to cancel, the update's error is first order in the noise")
-    if size > 1 and not split and not offset:
-        lines.append(
-            "all copies of this handoff together give the model away (to 1e-5 or less): one holder has them all. "
-            "--split gives each copy to another holder; --offset C leaves C unknown even to a holder of all"
-        )
-    if size > 1 and not split and offset:
-        lines.append(
-            f"--copies 1 --kappa 0 --offset {offset:g} leaves this holder as much unknown, with the same order of error, "
-            f"for 1/{size} of the client's work"
-        )
-    if size > 1 and split and denoising == "extrapolation":
-        lines.append("any two of these copies give the line away; with holders who might pool, harmonic is the safer choice")
-    if size > 1 and kappa and denoising == "harmonic" and max(coefficients) > min(coefficients):
-        lines.append(
-            f"equal alphas (--alphas {','.join([f'{min(coefficients):g}'] * size)}) would leave the best-known copy as unknown "
-            "and halve the update's error (docs/log.md)"
-        )
-    if not kappa and not offset:
-        lines.append("no noise and no offset: a holder who has the base undoes the reparameterization and has the model")
-    return tuple(lines)
+    best = min(coefficients, key=abs)
+    one, everything = (hypot(draw_noise(denoising, kappa, held, size), offset) for held in ([best], coefficients))
+    return Exposure(prior, left(one, prior), left(everything, prior), error_order(denoising, size, offset=offset > 0))
 
 
-def pooled(records: Iterable[HandoffRecord]) -> float:
-    """What is left unknown to someone who pools all copies of these handoffs.
+def exposure_of(records: Sequence[HandoffRecord]) -> Exposure:
+    """The exposure of the draw that these records describe together, from its settings (never the stored number)."""
+    first = records[0]
+    coefficients = [copy.coefficient for record in records for copy in record.copies]
+    return exposure(first.denoising, first.kappa, coefficients, first.offset, prior(records))
 
-    Independent draws average as 1/√R; a draw whose copies are all there cancels its own noise; the frozen offset stays.
-    """
+
+def draw_noise(denoising: str, kappa: float, held: Sequence[float], size: int) -> float:
+    """Noise of the best unbiased combination of some copies of a draw of `size`, given their α or nodes; no offset."""
+    least = min(abs(value) for value in held)
+    if not kappa or (len(held) > 1 and (denoising == "extrapolation" or len(held) == size)):
+        return 0.0  # the noise sums to zero, or two points determine the line
+    if len(held) == 1:
+        return kappa * least
+    # ε_k have correlation −1/(m−1); the inverse of that matrix's corner is (m−1)/m (1 + 11ᵀ/(m − held)).
+    shares = [least / value for value in held]
+    precision = (size - 1) / size * (sum(share**2 for share in shares) + sum(shares) ** 2 / (size - len(held)))
+    return kappa * least / sqrt(precision)
+
+
+def noise_of(records: Iterable[HandoffRecord]) -> float:
+    """Size of the noise that is left when all copies of these handoffs of one lineage are pooled; inf without any."""
     by_draw: dict[str, list[HandoffRecord]] = {}
     for record in records:
         by_draw.setdefault(record.draw, []).append(record)
-    precision, offset = 0.0, 0.0
-    for draw in by_draw.values():
-        offset = draw[0].offset
-        variance = _draw_error(draw) ** 2
-        if variance == 0:
-            return offset
-        precision += 1 / variance
-    return hypot(1 / sqrt(precision), offset) if by_draw else float("inf")
+    draws = [
+        draw_noise(mine[0].denoising, mine[0].kappa, [copy.coefficient for record in mine for copy in record.copies], mine[0].size)
+        for mine in by_draw.values()
+    ]
+    # A round that has a layer without an offset counts as one without: that layer is then known from it.
+    offset = min((mine[0].offset for mine in by_draw.values()), default=0.0)
+    return hypot(pooled(draws), offset)
 
 
-def _draw_error(draw: list[HandoffRecord]) -> float:
-    coefficients = [copy.coefficient for record in draw for copy in record.copies]
-    size, kappa = draw[0].size, draw[0].kappa
-    if draw[0].denoising == "extrapolation":
-        # Two points determine the line, whatever else is missing.
-        return kappa * abs(coefficients[0]) if len(coefficients) == 1 else 0.0
-    if len(coefficients) == size > 1:
-        return 0.0
-    # The best unbiased combination of the copies that are there; ε_k have correlation −1/(m−1).
-    return kappa * _least_noise(coefficients, size)
+def pooled(noises: Iterable[float]) -> float:
+    """Noise of the best combination of independent estimates: their precisions add."""
+    noises = list(noises)
+    return 0.0 if 0.0 in noises else 1 / hypot(*(1 / noise for noise in noises)) if noises else inf
 
 
-def _least_noise(alphas: Sequence[float], size: int) -> float:
-    import numpy as np
-
-    scale = np.asarray(alphas)
-    correlation = np.full((len(scale), len(scale)), -1.0 / (size - 1) if size > 1 else 1.0)
-    np.fill_diagonal(correlation, 1.0)
-    covariance = correlation * np.outer(scale, scale)
-    return float(1 / np.sqrt(np.linalg.inv(covariance).sum()))
+def prior(records: Iterable[HandoffRecord]) -> float:
+    """What a holder lacks before it gets a copy; below 1 only for noise measured by the weights of a model with a known base."""
+    return min((record.exposure.get("no_copy", 1.0) for record in records), default=1.0)
 
 
-def by_holder(records: Iterable[HandoffRecord]) -> Mapping[str, float]:
-    """What each holder's own handoffs leave it not knowing."""
-    holders: dict[str, list[HandoffRecord]] = {}
+def ledger(records: Collection[HandoffRecord], holders: Collection[str] | None = None) -> Ledger:
+    """What holders (default: all) are left not knowing, from all records of a lineage, those that are `prepared` too."""
+    start = prior(records)
+    held: dict[str, list[HandoffRecord]] = {}
     for record in records:
-        holders.setdefault(record.holder, []).append(record)
-    return {holder: pooled(mine) for holder, mine in holders.items()}
+        held.setdefault(record.holder, []).append(record)
+    chosen = {name: held[name] for name in held if holders is None or name in holders}
+    return Ledger(
+        by_holder={name: left(noise_of(mine), start) for name, mine in chosen.items()},
+        coalitions=_coalitions(list(chosen.values()), start),
+        all_together=left(noise_of(records), start),
+        handoffs=sum(map(len, chosen.values())),
+        prepared=sum(record.state == "prepared" for record in records),
+    )
+
+
+def _coalitions(holdings: Sequence[Sequence[HandoffRecord]], start: float) -> tuple[tuple[int, float], ...]:
+    count = len(holdings)
+    return tuple(
+        (size, left(min(noise_of([one for mine in group for one in mine]) for group in combinations(holdings, size)), start))
+        for size in range(1, count + 1)
+        if count > 1 and comb(count, size) <= _MOST_COALITIONS
+    )

@@ -12,7 +12,7 @@ from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, PublishedCopy, en
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.checkpoint.writer import write_new
 from mpu_cli.server.denoise import weights
-from mpu_cli.server.exposure import Exposure, exposure
+from mpu_cli.server.exposure import Exposure, exposure, prior
 from mpu_cli.server.function_check import LayerCheck, check_layer, layers_to_check, require_passed
 from mpu_cli.server.lineage import Lineage
 from mpu_cli.server.measure import Measured
@@ -143,6 +143,7 @@ class Handout:
     def exposure(self, positions: Sequence[int]) -> Exposure:
         """The exposure of the copies at these positions; `all_copies` is always that of the whole draw."""
         settings, draw, offset = self.settings, self.plan.draw, self.plan.offset_everywhere
-        whole = exposure(settings.denoising, settings.kappa, draw.coefficients, offset)
-        own = exposure(settings.denoising, settings.kappa, [draw.coefficients[k] for k in positions], offset)
+        before = min(self.plan.no_copy, prior(self.lineage.handoffs.values() if self.lineage else ()))
+        whole = exposure(settings.denoising, settings.kappa, draw.coefficients, offset, before)
+        own = exposure(settings.denoising, settings.kappa, [draw.coefficients[k] for k in positions], offset, before)
         return replace(whole, one_copy=own.one_copy)

@@ -13,7 +13,8 @@ from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.errors import BadModelError, BadSecretError
-from mpu_cli.server.exposure import Exposure, advice
+from mpu_cli.server.advice import advice
+from mpu_cli.server.exposure import Exposure, Ledger, exposure_of, ledger
 from mpu_cli.server.function_check import LayerCheck
 from mpu_cli.server.handout import Handout, Progress
 from mpu_cli.server.lineage import Lineage, create, open_locked
@@ -21,6 +22,8 @@ from mpu_cli.server.measure import Measured, measure
 from mpu_cli.server.realised import RECOVERABLE_WARNING
 from mpu_cli.server.records import HandoffRecord, ModelRecord
 from mpu_cli.server.reparameterizations import chosen
+from mpu_cli.server.second_lineage import lineages_beside
+from mpu_cli.server.second_lineage import warnings as second_lineage_warnings
 from mpu_cli.server.secret import SECRET_FILE, Secret, SystemEntropy
 from mpu_cli.server.settings import PerturbSettings
 
@@ -35,6 +38,8 @@ class PerturbResult:
     handoffs: tuple[HandoffRecord, ...]
     exposure: Exposure
     """Of the whole draw."""
+    ledger: Ledger
+    """Of the holders of this draw, with everything that they hold of the lineage."""
     relative_to: str
     new_lineage: bool
     test_secret: bool
@@ -81,13 +86,15 @@ def perturb(
             _enter(lineage, measured, settings, model)
         handout = Handout(source, layout, groups, names, settings, measured, lineage, entropy or SystemEntropy())
         checks = handout.check(progress)
+        beside = {secret.parent, handoff.parent, model.path.parent} if new_lineage or lineage is None else ()
+        rivals = lineages_beside(measured.digest, beside, secret)
         with ExitStack() as stack:
             staging = stack.enter_context(Staging(handoff, force=force))
             with disk_errors(handoff):
                 records = handout.publish(staging.path, progress)
                 losses = _probe(probe, source.path, staging.path)
-                _commit(handout, records, staging, secret, (model.source, base.source if base else None), stack)
-    return _result(handout, records, checks, losses, new_lineage=lineage is None)
+                after = _commit(handout, records, staging, secret, (model.source, base.source if base else None), stack)
+    return _result(handout, after, records, checks, losses, new_lineage=lineage is None, rivals=rivals)
 
 
 def _finish_interrupted(handoff: Path, secret: Path) -> PerturbResult | None:
@@ -100,12 +107,11 @@ def _finish_interrupted(handoff: Path, secret: Path) -> PerturbResult | None:
         target = str(handoff.absolute())
         if not any(record.target in {target, f"{target}/holder-1"} for record in records):
             return None
-        first = records[0]
-        whole = Exposure(min(r.exposure["one_copy"] for r in records), first.exposure["all_copies"], int(first.exposure["order"]))
         return PerturbResult(
             handoffs=records,
-            exposure=whole,
-            relative_to=first.relative_to,
+            exposure=exposure_of([record for record in lineage.handoffs.values() if record.draw == records[0].draw]),
+            ledger=_ledger(lineage, records),
+            relative_to=records[0].relative_to,
             new_lineage=False,
             test_secret=lineage.secret.origin == "test",
             checks=(),
@@ -113,6 +119,10 @@ def _finish_interrupted(handoff: Path, secret: Path) -> PerturbResult | None:
             advice=(),
             warnings=("an interrupted run had already written this handoff; its record now says so",),
         )
+
+
+def _ledger(lineage: Lineage, records: Sequence[HandoffRecord]) -> Ledger:
+    return ledger(lineage.handoffs.values(), {record.holder for record in records})
 
 
 def _enter(lineage: Lineage, measured: Measured, settings: PerturbSettings, model: Located) -> None:
@@ -147,7 +157,7 @@ def _commit(
     secret: Path,
     sources: tuple[str | None, str | None],
     stack: ExitStack,
-) -> None:
+) -> Lineage:
     """Records first, flushed; then the handoff's rename; then `issued`. A crash between is finished by `recover`."""
     for number, record in enumerate(records):
         folder = staging.target / f"holder-{number + 1}" if handout.settings.split else staging.target
@@ -170,6 +180,7 @@ def _commit(
     for number, record in enumerate(records):
         records[number] = replace(record, state="issued")
         lineage.save_handoff(records[number])
+    return lineage
 
 
 def _probe(probe: Probe | None, model: Path, staging: Path) -> Mapping[str, float]:
@@ -180,11 +191,13 @@ def _probe(probe: Probe | None, model: Path, staging: Path) -> Mapping[str, floa
 
 def _result(
     handout: Handout,
+    lineage: Lineage,
     records: list[HandoffRecord],
     checks: tuple[LayerCheck, ...],
     probe: Mapping[str, float],
     *,
     new_lineage: bool,
+    rivals: Sequence[Path],
 ) -> PerturbResult:
     settings, plan = handout.settings, handout.plan
     warnings = list(plan.warnings)
@@ -194,6 +207,7 @@ def _result(
             f"{recoverable:.0%} of the noised entries come back exactly when a copy is rounded to the model's own "
             "number grid: this noise is too small to hide them; raise --kappa or --offset"
         )
+    warnings += second_lineage_warnings(rivals, records)
     words = advice(settings.denoising, settings.kappa, plan.draw.coefficients, plan.offset_everywhere, split=settings.split)
     if settings.reparam == "rotation":
         words += (
@@ -203,6 +217,7 @@ def _result(
     return PerturbResult(
         handoffs=tuple(records),
         exposure=handout.exposure(range(plan.draw.size)),
+        ledger=_ledger(lineage, records),
         relative_to=plan.relative_to,
         new_lineage=new_lineage,
         test_secret=handout.origin == "test",

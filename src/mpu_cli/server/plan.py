@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import sqrt
 
 from mpu_cli.checkpoint.header import NAMES, STORED_NAMES
 from mpu_cli.errors import BadModelError, GateError, UsageError
@@ -31,6 +32,8 @@ class Plan:
     """Groups that equal the base: left as they are."""
     offset_everywhere: float
     """c, or 0 if a group that now gets noise had nothing to hide when the offset was frozen, and so has none."""
+    no_copy: float
+    """What a holder of the base, if there is one, lacks without any copy, in the unit of κ."""
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -123,7 +126,16 @@ def make_plan(
             f"no offset in {', '.join(bare)}: equal to the base when the offset was frozen, so a holder of all copies knows "
             "what has changed there since"
         )
-    return Plan(draw, relative, offset, dtype, unnoised, 0.0 if bare else offset.ratio, tuple(lines))
+    return Plan(draw, relative, offset, dtype, unnoised, 0.0 if bare else offset.ratio, no_copy(measured, relative), tuple(lines))
+
+
+def no_copy(measured: Measured, relative: str) -> float:
+    """The task vector in the unit of κ: 1, unless that is the weights and there is a base to start from."""
+    if relative == "task-vector" or measured.base_digest is None:
+        return 1.0
+    sizes = measured.groups.values()
+    unit = sum(size.elements * size.rms**2 for size in sizes)
+    return min(1.0, sqrt(sum(size.difference_squares for size in sizes) / unit))
 
 
 def _dtype(asked: str, model_dtypes: frozenset[str], measured: Measured, draw: Draw, *, exact: bool) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mpu_cli.cli.options import Config, Json
-from mpu_cli.cli.output import Output, share, table
+from mpu_cli.cli.output import Output, table, unknown
 
 
 def demo(
@@ -47,7 +47,7 @@ def demo(
         )
     ]
     left = [
-        (f"offset {offset:g}", share(shown["one_copy"]), share(shown["all_copies"]) if shown["all_copies"] else "nothing (≤ 1e-5)")
+        (f"offset {offset:g}", unknown(shown["one_copy"]), unknown(shown["all_copies"]))
         for offset, shown in ((0.0, result.exposure), (OFFSET, result.exposure_with_offset))
     ]
     output.result(
@@ -55,7 +55,7 @@ def demo(
         "",
         table("mean answer probability", "forget", "retain", rows=rows),
         "",
-        table("left unknown of the task vector", "to a holder of one copy", "to a holder of all copies", rows=left),
+        table("left unknown of the task vector, at most", "to a holder of one copy", "to a holder of all copies", rows=left),
         "An offset hides something even from a client that holds all copies; the price is an error of first order in it.",
         "",
         "try next",

@@ -13,7 +13,7 @@ from rich.tree import Tree
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateManifest
 from mpu_cli.bundle.read import is_bundle
 from mpu_cli.cli.options import Config, Json
-from mpu_cli.cli.output import Output, facts, share, size, table
+from mpu_cli.cli.output import Output, facts, size, table, unknown
 from mpu_cli.errors import BadInputError
 
 
@@ -123,13 +123,12 @@ def _model(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
 
 
 def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
-    from mpu_cli.server.exposure import by_holder, pooled
+    from mpu_cli.server.advice import meaning, who_pool
+    from mpu_cli.server.exposure import ledger, prior
     from mpu_cli.server.lineage import Lineage
 
     lineage = Lineage.read(path)
-    issued = [record for record in lineage.handoffs.values() if record.state == "issued"]
-    exposure = dict(by_holder(issued))
-    everyone = pooled(issued) if issued else None
+    exposed, means = ledger(lineage.handoffs.values()), meaning(lineage.secret.offset.relative_to, prior(lineage.handoffs.values()))
     data = {
         "kind": "secret", "path": str(path), "lineage": lineage.secret.lineage, "origin": lineage.secret.origin,
         "offset": lineage.secret.offset.ratio, "base": lineage.secret.base, "head": lineage.head,
@@ -143,7 +142,7 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
              "denoising": h.denoising, "state": h.state, "answered_in": [m.digest for m in lineage.models.values() if h.id in m.handoffs]}
             for h in lineage.handoffs.values()
         ],
-        "exposure": {"by_holder": exposure, "all_together": everyone},
+        "exposure": {**exposed.content(), "means": means},
     }  # fmt: skip
     told = {
         "kind": "secret of one lineage: never leaves the server",
@@ -152,12 +151,13 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     }
     if lineage.secret.origin == "test":
         told["origin"] = "test: prepared by a test, hides nothing"
-    rows = [(holder, share(left) if left else "nothing (≤ 1e-5)") for holder, left in exposure.items()]
-    if everyone is not None and len(exposure) > 1:
-        rows.append(("all of them together", share(everyone) if everyone else "nothing (≤ 1e-5)"))
+    rows = [(f"to {holder}", unknown(left)) for holder, left in exposed.by_holder.items()]
+    rows += [(who_pool(size, len(exposed.by_holder)), unknown(left)) for size, left in exposed.coalitions[1:]]
     body: list[RenderableType] = [facts(told), _tree(lineage)]
     if rows:
-        body.append(table("exposure so far", "left unknown", rows=rows))
+        body += [table("exposure so far", "left unknown, at most", rows=rows), means]
+    if exposed.prepared:
+        body.append(f"counted: {exposed.prepared} handoffs whose writing was interrupted; they may or may not have left")
     return data, body
 
 

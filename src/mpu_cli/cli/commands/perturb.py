@@ -9,7 +9,7 @@ import typer
 from rich.console import RenderableType
 
 from mpu_cli.cli.options import Config, DryRun, Force, Json, ShardSize, choice, estimate_facts, numbers, use_one_thread
-from mpu_cli.cli.output import Output, facts, share, table
+from mpu_cli.cli.output import Output, facts, share, table, unknown
 from mpu_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -130,6 +130,8 @@ def _probe(path: Path | None) -> Any:
 
 
 def _data(result: PerturbResult, handoff: Path, secret: Path) -> dict[str, Any]:
+    from mpu_cli.server.advice import meaning
+
     first = result.handoffs[0]
     return {
         "handoffs": [{"path": h.target, "id": h.id, "digest": h.digest, "holder": h.holder} for h in result.handoffs],
@@ -137,7 +139,8 @@ def _data(result: PerturbResult, handoff: Path, secret: Path) -> dict[str, Any]:
         "model": first.model, "copies": first.size, "dtype": first.dtype, "denoising": first.denoising,
         "kappa": first.kappa, "offset": first.offset, "relative_to": result.relative_to,
         "transforms": list(first.transforms), "sigma": dict(first.sigma), "realised": dict(first.realised),
-        "exposure": result.exposure.content(), "checks": len(result.checks), "probe": dict(result.probe),
+        "exposure": result.exposure.content(), "exposure_means": meaning(result.relative_to, result.exposure.no_copy),
+        "ledger": result.ledger.content(), "checks": len(result.checks), "probe": dict(result.probe),
         "advice": list(result.advice), "warnings": list(result.warnings),
     }  # fmt: skip
 
@@ -150,7 +153,6 @@ def _body(result: PerturbResult, handoff: Path, secret: Path, model: str) -> lis
     if "noise" in realised:
         noise.append(f"realised × {realised['noise']:.4f}")
     noise.append(f"{realised['changed']:.2%} of entries changed" if realised["changed"] else "none")
-    exposed = result.exposure.content()
     told = {
         "copies": f"{first.size}, {first.dtype}, {first.denoising}",
         "noise": ", ".join(noise),
@@ -159,11 +161,13 @@ def _body(result: PerturbResult, handoff: Path, secret: Path, model: str) -> lis
         "checked": _checked(result),
     }
     body: list[RenderableType] = [facts(told)]
-    left = f"left unknown, {unit}"
-    everything = share(exposed["all_copies"]) if exposed["all_copies"] else "nothing (≤ 1e-5)"
-    rows = [("to a holder of one copy (the best-known one)", share(exposed["one_copy"])), ("to a holder of all copies", everything)]
-    body.append(table("exposure", left, rows=rows))
-    body.append(f"error of a smooth update: order {exposed['order']:.0f} in the noise")
+    from mpu_cli.server.advice import meaning
+
+    body.append(table("exposure", f"left unknown {unit}, at most", rows=_exposed(result)))
+    body.append(f"{meaning(result.relative_to, result.exposure.no_copy)} (docs/threat-model.md)")
+    if result.ledger.prepared:
+        body.append(f"counted: {result.ledger.prepared} handoffs whose writing was interrupted; they may or may not have left")
+    body.append(f"error of a smooth update: order {result.exposure.order} in the noise")
     if result.probe:
         rows = [(name, f"{loss:.4f}") for name, loss in result.probe.items()]
         body.append(table("probe", "loss, nats per token", rows=rows))
@@ -177,6 +181,27 @@ def _body(result: PerturbResult, handoff: Path, secret: Path, model: str) -> lis
     body.append(f"next  on the client's side: mpu unlearn {theirs} --forget forget.jsonl --out to-server")
     body.append(f"then  mpu aggregate {updates} --secret {secret} --model {model} --out model-next")
     return body
+
+
+def _exposed(result: PerturbResult) -> list[tuple[str, str]]:
+    """The exposure of this draw, then that of its holders with all that they have of the lineage."""
+    from mpu_cli.server.advice import who_pool
+
+    shown, ledger = result.exposure, result.ledger
+    earlier = ledger.handoffs - len(result.handoffs)
+    lefts = [
+        ("with no copy", shown.no_copy),
+        ("to a holder of one copy (the best-known one)", shown.one_copy),
+        ("to a holder of all copies", shown.all_copies),
+    ]
+    before = f", with {earlier} earlier handoffs" if earlier else ""
+    pools = ledger.coalitions if earlier else ledger.coalitions[1:-1]  # the first and the last are above
+    lefts += [(who_pool(size, len(ledger.by_holder)) + before, left) for size, left in pools]
+    if earlier and not ledger.coalitions:
+        lefts += [(f"to {holder}{before}", left) for holder, left in ledger.by_holder.items()]
+    if ledger.all_together < min(left for _, left in lefts):
+        lefts.append(("to all holders of this lineage together", ledger.all_together))
+    return [(who, unknown(left)) for who, left in lefts]
 
 
 def _checked(result: PerturbResult) -> str:

@@ -18,7 +18,7 @@ from transformers import Adafactor, AutoModelForCausalLM, AutoTokenizer
 def read(path, tokenizer):
     """(tokens, labels) of every row; the question's tokens are not scored."""
     rows = []
-    for line in Path(path).read_text().splitlines():
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         question = tokenizer(row["question"] + "\n")["input_ids"]
         answer = tokenizer(row["answer"])["input_ids"] + [tokenizer.eos_token_id]

@@ -8,6 +8,9 @@ import sys
 def main() -> None:
     """Run `mpu`; Ctrl-C while the command line itself is still being imported is an interruption like any other."""
     try:
+        from mpu_cli.cli.streams import reserve_numbers
+
+        reserve_numbers()
         from mpu_cli.cli.app import run
     except KeyboardInterrupt:
         print("mpu: error: interrupted; nothing half-written was kept", file=sys.stderr)

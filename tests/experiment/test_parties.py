@@ -1,6 +1,7 @@
 """The wall between two parties on one machine."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,29 @@ def test_the_proof_itself_can_fail(parties):
     """Negative control: a party's own file is readable, so the proof is not always true."""
     server, client = parties
     assert not client.cannot_read(server, client.directory / "own.txt")
+
+
+@pytest.mark.parametrize("where", ["parties", "with a space", "größe"])
+def test_the_proof_holds_for_relative_paths_too(tmp_path, monkeypatch, where):
+    """Whatever a directory is called, and from wherever it is named."""
+    monkeypatch.chdir(tmp_path)
+    server, client = (Party(name, Path(where) / name) for name in ("server", "client"))
+    for party in (server, client):
+        party.directory.mkdir(parents=True)
+        (party.directory / "own.txt").write_text(party.name)
+    assert client.cannot_read(server, server.directory / "own.txt")
+    assert not client.cannot_read(server, client.directory / "own.txt")
+
+
+def test_an_attempt_that_fails_by_itself_is_no_proof(parties, monkeypatch):
+    """A file that is not there, and an attempt that crashes or ends like a program that was refused something else."""
+    server, client = parties
+    with pytest.raises(FileNotFoundError):
+        client.cannot_read(server, server.directory / "absent.txt")
+    for attempt in ("raise RuntimeError('boom')", "import sys; sys.exit(0)", "import sys; sys.exit(1)"):
+        monkeypatch.setattr("mpu_cli.experiment.parties._ATTEMPT", attempt)
+        with pytest.raises(CheckFailedError, match="proves nothing"):
+            client.cannot_read(server, server.directory / "own.txt")
 
 
 def test_the_wall_is_taken_down_again(parties):

@@ -25,16 +25,20 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-_Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+# A record with an infinity, or half a surrogate pair, could be written and never be read again.
+def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    if not text.isascii():
+        text.encode()
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
 
 
 def _finite(dumper: yaml.SafeDumper, number: float) -> yaml.Node:
-    # A record with an infinity could be written and never be read again.
     if not isfinite(number):
         raise ValueError("not a finite number")
     return dumper.represent_float(number)
 
 
+_Dumper.add_representer(str, _quoted)
 _Dumper.add_representer(float, _finite)
 
 

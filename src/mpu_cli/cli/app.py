@@ -7,12 +7,13 @@ object and nothing else, errors included.
 
 from __future__ import annotations
 
-import json
 import os
 import pkgutil
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +22,8 @@ from typer.core import TyperGroup
 from mpu_cli import __version__
 from mpu_cli.cli import commands
 from mpu_cli.cli.config import ConfigCommand, wants_json
-from mpu_cli.errors import MpuError
+from mpu_cli.cli.streams import ReaderLeftError, forgiving_streams, print_json, printable
+from mpu_cli.errors import BadInputError, MpuError, OutputError
 
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
@@ -77,19 +79,31 @@ def root(
     trainer, then diff), and the owner combines the changes (aggregate). Exit codes: 0 done, 1 a check said no, 2 usage,
     3 bad input, 130 interrupted.
     """
+    try:
+        _check_text(str(Path.cwd()))  # records hold absolute paths
+    except FileNotFoundError as error:
+        raise BadInputError("the working directory is gone", "change to another directory") from error
     context.obj = {"verbose": verbose, "quiet": quiet}
 
 
 def run(arguments: list[str]) -> int:
     """Run one command line; return its exit code."""
-    arguments = arguments or ["--help"]
+    with forgiving_streams():
+        return _run(arguments or ["--help"])
+
+
+def _run(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        for argument in arguments:
+            _check_text(argument)
         code = typer.main.get_command(app).main(args=arguments, prog_name="mpu", standalone_mode=False)
         sys.stdout.flush()
         if code == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
+    except ReaderLeftError as error:
+        return error.exit_code
     except MpuError as error:
         _debug()
         return _fail(type(error).__name__.removesuffix("Error"), error.message, error.hint, error.exit_code, arguments)
@@ -99,13 +113,29 @@ def run(arguments: list[str]) -> int:
         return _fail("Usage", message[:1].lower() + message[1:].rstrip("."), f"see: {command} --help", 2, arguments) if message else 2
     except (KeyboardInterrupt, typer.Abort):
         return _fail("Interrupted", "interrupted; nothing half-written was kept", None, INTERRUPTED, arguments)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         _debug()
+        if isinstance(error, OSError) and error.filename is not None:
+            message = f"{printable(os.fsdecode(error.filename), 'utf-8')}: {error.strerror}"
+            return _fail("BadInput", message, None, BadInputError.exit_code, arguments)
         message = f"internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         return _fail("Internal", message, "please report it; MPU_DEBUG=1 shows where", INTERNAL_ERROR, arguments)
+
+
+def _check_text(argument: str) -> None:
+    """Libraries that read models open paths as UTF-8, and so do the files that we write: refuse others before any work.
+
+    Raises:
+        BadInputError: an argument is not UTF-8, or this locale reads it as another text.
+    """
+    name = printable(argument, "utf-8")
+    try:
+        os.fsencode(argument).decode()
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{name}: not UTF-8", "rename it, or give a link to it that has another name") from error
+    if name != argument or argument.encode() != os.fsencode(argument):
+        coding = sys.getfilesystemencoding()
+        raise BadInputError(f"{name}: this locale reads it as {coding}, and it is UTF-8", "set PYTHONUTF8=1, or LC_ALL=C.UTF-8")
 
 
 def _interrupt(*_: object) -> None:
@@ -120,14 +150,16 @@ def _debug() -> None:
 def _fail(kind: str, message: str, hint: str | None, code: int, arguments: list[str]) -> int:
     message = _one_line(message)
     if wants_json(arguments):
-        print(json.dumps({"error": {"kind": kind, "message": message, "hint": hint, "exit_code": code}}))
-    else:
-        print(f"mpu: error: {message}", file=sys.stderr)
-        if hint:
-            print(f"mpu: hint: {hint}", file=sys.stderr)
+        with suppress(OutputError):  # then it is said on stderr
+            print_json({"error": {"kind": kind, "message": message, "hint": hint, "exit_code": code}})
+            sys.stdout.flush()
+            return code
+    print(f"mpu: error: {message}", file=sys.stderr)
+    if hint:
+        print(f"mpu: hint: {hint}", file=sys.stderr)
     return code
 
 
 def _one_line(text: str) -> str:
     """Names in a message may come from the other party: no line break and no terminal code of theirs is printed."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in printable(text, "utf-8"))

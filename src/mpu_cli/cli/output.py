@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from mpu_cli.cli.streams import print_json
 
 ProgressCallback = Callable[[str, int, int], None]
 StepCallback = Callable[[str, int, int, float], None]
@@ -36,7 +37,7 @@ class Output:
         if self._silent:
             return
         if self.as_json:
-            print(json.dumps(data, ensure_ascii=False))
+            print_json(data)
             return
         for part in body:
             self._out.print(part, markup=False) if isinstance(part, str) else self._out.print(part)

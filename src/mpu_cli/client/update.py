@@ -122,7 +122,7 @@ def _check_nothing_else(directory: Path, handoff: HandoffManifest) -> None:
 
 def _note(directory: Path) -> dict[str, str]:
     try:
-        note = json.loads((directory / NOTE).read_text())
+        note = json.loads((directory / NOTE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadBundleError(
             f"{directory}: was not made by mpu unlearn --copy (or the update is already finished)", "make it again"

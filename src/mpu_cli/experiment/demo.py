@@ -47,6 +47,7 @@ def run_demo(tell: Tell, keep: Path | None = None) -> DemoResult:
         CheckFailedError: a step failed, or one party could read the other's files.
     """
     root = keep or Path(tempfile.mkdtemp(prefix="mpu-demo-"))
+    finished = False
     try:
         server = _party(root, "server", ("base", "model"))
         client = _party(root, "client", ("forget.jsonl", "retain.jsonl"))
@@ -59,9 +60,10 @@ def run_demo(tell: Tell, keep: Path | None = None) -> DemoResult:
             _pair(answer_probabilities(path, sets))
             for path in (server.directory / "model", baseline, server.directory / "model-next")
         )
+        finished = True
         return DemoResult(before, free, after, exposure, with_offset, agreement, keep)
     finally:
-        if keep is None:
+        if keep is None or not finished:
             shutil.rmtree(root, ignore_errors=True)
 
 

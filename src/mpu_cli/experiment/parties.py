@@ -23,6 +23,17 @@ from mpu_cli.errors import CheckFailedError
 _PR_CAPBSET_DROP = 24
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 
+_READ, _FORBIDDEN = 11, 13
+"""Exit codes of the attempt; Python's own failures have others."""
+_ATTEMPT = f"""
+import sys
+try:
+    open(sys.argv[1], "rb").read(1)
+except PermissionError:
+    sys.exit({_FORBIDDEN})
+sys.exit({_READ})
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Party:
@@ -38,7 +49,7 @@ class Party:
                 list(command),
                 cwd=self.directory,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 check=False,
                 env=_environment(),
                 preexec_fn=_give_up_reading,
@@ -60,10 +71,19 @@ class Party:
         return result
 
     def cannot_read(self, other: Party, file: Path) -> bool:
-        """Prove the wall: try to read the other party's file from a process like those that `mpu` runs in."""
-        probe = "import sys\ntry:\n    open(sys.argv[1]).read(1)\nexcept PermissionError:\n    sys.exit(13)\n"
-        done = self.run([sys.executable, "-c", probe, str(file)], other)
-        return done.returncode == 13
+        """Try to read the other party's file from a process like those that `mpu` runs in; True if that is forbidden.
+
+        Raises:
+            CheckFailedError: the attempt ended in any other way (no such file, a crash): it proves nothing.
+        """
+        file = file.absolute()  # the attempt is made from another directory
+        with file.open("rb"):
+            pass  # it is there, and without the wall it can be read
+        done = self.run([sys.executable, "-c", _ATTEMPT, str(file)], other)
+        if done.returncode not in (_READ, _FORBIDDEN):
+            said = done.stderr.strip().splitlines()
+            raise CheckFailedError(f"{self.name}: the attempt to read {file} proves nothing: {said[-1] if said else done.returncode}")
+        return done.returncode == _FORBIDDEN
 
     def carry(self, name: str, to: Party) -> None:
         """The courier: copy one directory to the other party, as a USB stick would."""
@@ -89,6 +109,5 @@ def _give_up_reading() -> None:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-
+    fixed = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONIOENCODING": "utf-8"}
+    return {**os.environ, **fixed}

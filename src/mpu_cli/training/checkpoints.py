@@ -139,7 +139,7 @@ class CheckpointStore:
         save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, path / WEIGHTS)
         with open(path / STATE, "xb", opener=_private) as file:
             torch.save(dict(state), file)
-        with open(path / TRAINER_STATE, "x", opener=_private) as file:
+        with open(path / TRAINER_STATE, "x", encoding="utf-8", opener=_private) as file:
             file.write(trainer_state)
         self._complete(path, step)
 
@@ -149,7 +149,7 @@ class CheckpointStore:
             flush(path / name)
         marker = {"format": 1, "step": step, "identity": self.identity, "files": {name: file_digest(path / name) for name in names}}
         partial = path / f".{MARKER}"
-        with open(partial, "x", opener=_private) as file:
+        with open(partial, "x", encoding="utf-8", opener=_private) as file:
             file.write(json.dumps(marker, sort_keys=True))
         flush(partial)
         flush(path)

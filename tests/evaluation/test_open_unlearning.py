@@ -53,7 +53,7 @@ def test_every_mean_comes_back(retained, theirs):
     mine, read = means(retained), means(read_record(theirs))
     for key, value in read.items():
         assert value == pytest.approx(mine[key], rel=1e-9), key
-    for name in ("answer_probability", "rouge_recall", "truth_ratio", "truth_probability", "knowledge_memorization"):
+    for name in ("answer_probability", "rouge_recall", "truth_ratio", "truth_probability", "knowledge_memorization_stemmed"):
         assert all((one, name) in read for one in ("forget", "retain", "real_authors", "world_facts"))
     assert ("model", "model_utility") in read
     assert ("model", "membership_min_k_plus_plus") in read
@@ -91,7 +91,7 @@ def test_muses_sets_have_muses_names(tiny_pair, tmp_path):
     names = {"knowledge": "forget_knowmem_ROUGE", "verbatim": "forget_verbmem_ROUGE", "retain": "retain_knowmem_ROUGE"}
     read = means(read_record(tmp_path / "theirs"))
     for name, theirs in names.items():
-        metric = "verbatim_memorization" if name == "verbatim" else "knowledge_memorization"
+        metric = "verbatim_memorization_stemmed" if name == "verbatim" else "knowledge_memorization_stemmed"
         assert set(content[theirs]["value_by_index"]["0"]) == {"rougeL_f1", "generation"}
         assert content[theirs]["agg_value"] == record.values[name][metric]["value"] == pytest.approx(read[name, metric])
     assert "extraction_strength" in content

@@ -113,12 +113,15 @@ class RowMetric:
     """What a forgetful, useful model has on the forget set: "lower", "higher", or "–" where that depends."""
     roles: tuple[str, ...] = QUESTIONS
     item: Callable[[Evidence], float]
+    """NaN leaves the row out, see `gap`."""
     variants: tuple[str, ...] = ("answer",)
     generates: bool = False
     form: str | None = None
     """Only sets of this form have it: "question" (there is something to ask), "text" (plain texts), or None for both."""
     shown: bool = True
     """Whether the mean is a result by itself, or only what model metrics are made of."""
+    gap: str = ""
+    """Why a row may be left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +205,18 @@ def probability(scores: TokenScores) -> float:
 
 
 def column(evidence: Sequence[Evidence], metric: RowMetric) -> Array:
-    """A metric's number for every row, (n,).
+    """A metric's number for every row, (n,); NaN where it leaves a row out.
 
     Raises:
-        MissingInputError: it needs something that a row does not have.
+        MissingInputError: it needs something that a row does not have, or leaves out every row.
     """
-    return np.array([metric.item(row) for row in evidence], dtype=np.float64)
+    numbers = np.array([metric.item(row) for row in evidence], dtype=np.float64)
+    if np.isnan(numbers).all():
+        raise MissingInputError(str(gaps(numbers, metric.gap)))
+    return numbers
+
+
+def gaps(numbers: Array, why: str) -> str | None:
+    """How many rows have no number, and why; None where all have one."""
+    missing = int(np.isnan(numbers).sum())
+    return f"{missing} of {len(numbers)} rows: {why}" if missing else None

@@ -29,14 +29,14 @@ _ROWS = {
     "answer_probability": ("Q_A_Prob", "prob"),
     "normalised_probability": ("Q_A_Prob_normalised", "prob"),
     "rouge_recall": ("Q_A_ROUGE", "rougeL_recall"),
-    "knowledge_memorization": ("Q_A_ROUGE", "rougeL_f1"),
+    "knowledge_memorization_stemmed": ("Q_A_ROUGE", "rougeL_f1"),
     "ratio": ("Truth_Ratio", "score"),
 }
 _MUSE = {
     # our (set, metric): their name, each row with rougeL_f1
-    (KNOWLEDGE, "knowledge_memorization"): "forget_knowmem_ROUGE",
-    (VERBATIM, "verbatim_memorization"): "forget_verbmem_ROUGE",
-    (RETAIN, "knowledge_memorization"): "retain_knowmem_ROUGE",
+    (KNOWLEDGE, "knowledge_memorization_stemmed"): "forget_knowmem_ROUGE",
+    (VERBATIM, "verbatim_memorization_stemmed"): "forget_verbmem_ROUGE",
+    (RETAIN, "knowledge_memorization_stemmed"): "retain_knowmem_ROUGE",
 }
 _FORGET_ROWS = {"exact_memorization": "exact_memorization", "extraction_strength": "extraction_strength"}
 _ATTACKS = ("loss", "min_k", "min_k_plus_plus", "zlib", "reference")
@@ -76,11 +76,11 @@ def _put(found: dict[str, Any], record: Record, name: str, metric: str, texts: b
     """Add one set's rows of one metric; two of ours may share an entry of theirs (ROUGE's recall and F1)."""
     theirs, key = _ROWS[metric]
     entry = found.setdefault(_name(name, theirs), {"agg_value": None, "value_by_index": {}})
-    if metric != "knowledge_memorization":
+    if metric != "knowledge_memorization_stemmed":
         entry["agg_value"] = record.values.get(name, {}).get("truth_ratio" if metric == "ratio" else metric, {}).get("value")
     for row, number in enumerate(record.columns[name, metric]):
         one = entry["value_by_index"].setdefault(str(row), {})
-        one[key] = float(number)
+        one[key] = _plain(number)
         if metric == "answer_probability":
             one["avg_loss"] = -math.log(number) if number > 0 else math.inf
     if metric == "rouge_recall":
@@ -145,7 +145,11 @@ def _name(set_name: str, theirs: str) -> str:
 
 
 def _rows(values: Array, mean: float, key: str = "score") -> dict[str, Any]:
-    return {"agg_value": mean, "value_by_index": {str(row): {key: float(number)} for row, number in enumerate(values)}}
+    return {"agg_value": mean, "value_by_index": {str(row): {key: _plain(number)} for row, number in enumerate(values)}}
+
+
+def _plain(number: float) -> float | None:
+    return None if math.isnan(number) else float(number)
 
 
 def _take(columns: dict[tuple[str, str], Array], place: tuple[str, str], entry: Any, key: str, path: Path) -> None:

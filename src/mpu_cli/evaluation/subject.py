@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from mpu_cli.data.batches import pad_id
 from mpu_cli.errors import MpuError
 from mpu_cli.evaluation.generation import generate, refuse_without_cache
-from mpu_cli.evaluation.metric import Array, Evidence, MissingInputError, RowMetric, column
+from mpu_cli.evaluation.metric import Array, Evidence, MissingInputError, RowMetric, column, gaps
 from mpu_cli.evaluation.picking import Sampling
 from mpu_cli.evaluation.questions import VERBATIM, Question, QuestionSet
 from mpu_cli.evaluation.scoring import TokenScores, score
@@ -87,6 +87,9 @@ class Subject:
                     found.columns[key] = column(rows, metric)
                 except MissingInputError as error:
                     found.reasons[key] = str(error)
+                    continue
+                if (left_out := gaps(found.columns[key], metric.gap)) is not None:
+                    found.reasons[key] = left_out
         return found
 
     def scores(self, sets: Sequence[QuestionSet], wanted: dict[str, list[RowMetric]], asked: str = "answer") -> Scores:

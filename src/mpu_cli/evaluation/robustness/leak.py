@@ -11,8 +11,8 @@ from math import comb
 
 import numpy as np
 
-from mpu_cli.evaluation.metric import Array, RowMetric
-from mpu_cli.evaluation.metrics.rouge import rouge_l
+from mpu_cli.evaluation.metric import Array, RowMetric, gaps
+from mpu_cli.evaluation.metrics.rouge import NO_WORD, rouge_l_recall
 from mpu_cli.evaluation.picking import Sampling
 from mpu_cli.evaluation.questions import FORGET
 from mpu_cli.evaluation.robustness.check import Check
@@ -41,11 +41,16 @@ def run(subject: Subject, metrics: Collection[RowMetric]) -> Measured:
         sampling = Sampling(settings.samples, settings.temperature, settings.seed)
         written = subject.continuations(each.questions, sampling=sampling)
         scores = [
-            np.array([rouge_l(question.answer_text, text).recall for text in texts])
+            np.array([rouge_l_recall(question.answer_text, text) for text in texts])
             for question, texts in zip(each.questions, written, strict=True)
         ]
         for k in tries:
-            found.columns[each.name, f"rouge_recall@leak-{k}"] = np.array([expected_best(row, k) for row in scores])
+            key = (each.name, f"rouge_recall@leak-{k}")
+            best = np.array([expected_best(row, k) for row in scores])
+            if not np.isnan(best).all():
+                found.columns[key] = best
+            if (left_out := gaps(best, NO_WORD)) is not None:
+                found.reasons[key] = left_out
     return found
 
 

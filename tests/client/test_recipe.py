@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mpu_cli.client.recipe import Recipe
+from mpu_cli.data.prompting import Prompting
 from mpu_cli.errors import BadDataError
 from mpu_cli.training.settings import TrainingSettings
 
@@ -60,6 +61,11 @@ def test_fingerprint_depends_on_everything(recipe: Recipe) -> None:
         replace(recipe, retain_digest=None),
         replace(recipe, refusals_digest="0" * 64),
         replace(recipe, mapping=(("answer", "output"),)),
+        replace(recipe, prompting=Prompting("You are a teacher.")),
+        replace(recipe, prompting=Prompting.of(None, ["a=1"])),
+        replace(recipe, prompting=Prompting.of(None, ['a="1"'])),
+        replace(recipe, prompting=Prompting(date="2024-07-27")),
+        replace(recipe, prompting=Prompting(content_parts=True)),
     ]
     prints = {each.fingerprint() for each in [recipe, *others]}
     assert len(prints) == len(others) + 1
@@ -84,7 +90,7 @@ def test_fingerprint_is_of_content(recipe: Recipe, tmp_path: Path) -> None:
 def test_fingerprint_is_pinned() -> None:
     """The fingerprint is stored on disk between runs, so it must not change by accident."""
     recipe = Recipe("GradAscent", (("gamma", 1.0),), TrainingSettings(optimizer="adamw"), "0" * 64, None)
-    assert recipe.fingerprint() == "a89eb841b7e6f2fdf5cdb14e5bf71de4526d5942a9c197ae5ae875d870ac6836"
+    assert recipe.fingerprint() == "ca6e124cb7e2d4d7c96f894331166119af7b0f055b1c91bd3c3eeccfe966683e"
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_chat_template_that_refuses_the_row() -> None:
 
 def test_chat_template_that_drops_the_answer() -> None:
     """A template that does not show the answer cannot be trained on, and the row is named."""
-    with pytest.raises(BadDataError, match=r"forget\.jsonl:3.*alters the answer"):
+    with pytest.raises(BadDataError, match=r"forget\.jsonl:3.*does not render the answer"):
         encode(PAIR, make_tokenizer("{% if add_generation_prompt %}answer{% endif %}question"), 100)
 
 

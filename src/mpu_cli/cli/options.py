@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mpu_cli.cli.output import size
 from mpu_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from mpu_cli.data.prompting import Prompting
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Config = Annotated[
@@ -17,12 +20,35 @@ Config = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace a target that exists (never a secret directory).")]
 ShardSize = Annotated[str, typer.Option("--max-shard-size", help="Largest file, for instance 5GB.", metavar="SIZE")]
+SystemPrompt = Annotated[
+    str | None, typer.Option("--system-prompt", help="A system turn before every pair, and every chat without one.", metavar="TEXT")
+]
+TemplateVar = Annotated[
+    list[str] | None, typer.Option("--template-var", help="What the chat template reads, enable_thinking=false.", metavar="NAME=VALUE")
+]
+TemplateDate = Annotated[
+    str | None, typer.Option("--template-date", help="Today, to a chat template. [default: 2024-07-26]", metavar="YYYY-MM-DD")
+]
+ContentParts = Annotated[bool, typer.Option("--content-parts", help="Give the chat template lists of text parts.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be written (files, disk, memory) and stop.")]
 
 
 def estimate_facts(needs: Mapping[str, int]) -> dict[str, str]:
     """What --dry-run prints, for a reader."""
     return {name.replace("_", " "): size(number) if name.endswith("bytes") else f"{number:,}" for name, number in needs.items()}
+
+
+def prompting_of(options: Mapping[str, Any]) -> Prompting:
+    """The options above, by the names of the commands' parameters.
+
+    Raises:
+        UsageError: one of them is malformed.
+    """
+    from mpu_cli.data.prompting import Prompting
+
+    return Prompting.of(
+        options["system_prompt"], options["template_var"], options["template_date"], content_parts=options["content_parts"]
+    )
 
 
 def use_one_thread() -> None:

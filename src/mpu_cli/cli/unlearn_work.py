@@ -52,6 +52,7 @@ def bring(context: typer.Context, output: Output) -> Work:
     """
     from mpu_cli.checkpoint.staging import refuse_nesting
     from mpu_cli.checkpoint.writer import parse_size
+    from mpu_cli.cli.options import prompting_of
     from mpu_cli.client import methods
     from mpu_cli.client.recipe import Recipe
     from mpu_cli.client.unlearn import Work
@@ -88,7 +89,9 @@ def bring(context: typer.Context, output: Output) -> Work:
     has_alternates = all(row.alternate is not None for row in rows)
     chosen.check(parameters, has_retain=retain is not None, has_alternates=has_alternates)
     kept = read_rows(retain, for_retain(mapping)) if retain is not None else None
-    recipe = Recipe.of_files(chosen.name, parameters, settings, forget, retain, refusals, mapping, lora=adapter(options))
+    recipe = Recipe.of_files(
+        chosen.name, parameters, settings, forget, retain, refusals, mapping, lora=adapter(options), prompting=prompting_of(options)
+    )
     return Work(
         rows, kept, recipe, options["delta_dtype"], parse_size(options["max_shard_size"]),
         Keeping(options["resume"], options["save_steps"], options["save_seconds"], options["work"]), options["log_dir"],

@@ -11,6 +11,7 @@ from typing import Any
 
 from mpu_cli.client.lora import Lora
 from mpu_cli.client.methods import Value
+from mpu_cli.data.prompting import PLAIN, Prompting
 from mpu_cli.errors import BadDataError
 from mpu_cli.training.settings import TrainingSettings
 
@@ -33,6 +34,8 @@ class Recipe:
     """(field, column), sorted: how the files' columns are read."""
     lora: Lora | None = None
     """Train an adapter of this kind instead of the weights."""
+    prompting: Prompting = PLAIN
+    """What stands around every pair and chat."""
 
     @classmethod
     def of_files(
@@ -45,6 +48,7 @@ class Recipe:
         refusals: Path | None = None,
         mapping: Mapping[str, str] | None = None,
         lora: Lora | None = None,
+        prompting: Prompting = PLAIN,
     ) -> Recipe:
         """The recipe that trains on these files.
 
@@ -54,7 +58,7 @@ class Recipe:
         retain_digest, refusals_digest = (None if path is None else _file_digest(path) for path in (retain, refusals))
         columns = tuple(sorted((mapping or {}).items()))
         values = tuple(sorted(parameters.items()))
-        return cls(method, values, settings, _file_digest(forget), retain_digest, refusals_digest, columns, lora)
+        return cls(method, values, settings, _file_digest(forget), retain_digest, refusals_digest, columns, lora, prompting)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, as they go into the fingerprint."""

@@ -87,7 +87,7 @@ def train_copy(
     tokenizer = load_tokenizer(source_dir)
     # Bad rows are found before the weights are read.
     def encoded(rows: Sequence[Row], name: str) -> list[Encoded]:
-        made = encode_rows(rows, tokenizer, settings.max_length, overlap=settings.overlap, pack=settings.pack)
+        made = encode_rows(rows, tokenizer, settings.max_length, overlap=settings.overlap, pack=settings.pack, prompting=recipe.prompting)
         for line in made.notes(name, settings.max_length):
             on_note(line)
         return made.rows

@@ -10,6 +10,7 @@ from typing import Any
 from mpu_cli.data.duplicates import contents, duplicates, in_both, same_prompt
 from mpu_cli.data.encoding import EncodedRows, encode_rows
 from mpu_cli.data.mapping import for_retain
+from mpu_cli.data.prompting import PLAIN, Prompting
 from mpu_cli.data.rows import Row, Scan, scan_rows
 from mpu_cli.data.templates import IGNORED, Encoded, cut, encode_whole
 from mpu_cli.errors import BadDataError, UsageError
@@ -102,6 +103,7 @@ def check_files(
     *,
     overlap: int | None = None,
     pack: bool = False,
+    prompting: Prompting = PLAIN,
     row: int = 1,
 ) -> Findings:
     """Look at one file, or at two that must not overlap.
@@ -113,6 +115,7 @@ def check_files(
         max_length: tokens in a row at most.
         overlap: see `windows.split`.
         pack: see `windows.pack`.
+        prompting: what stands around every pair and chat.
         row: which of the first file's usable rows is the sample, counted from 1.
 
     Raises:
@@ -124,14 +127,18 @@ def check_files(
     if rows and row > len(rows):
         raise UsageError(f"--row {row}: the file has {len(rows)} usable rows", "choose a smaller number")
     others = scans[locations[1]].rows if len(scans) > 1 else []
-    reports = {name: _report(scan, tokenizer, max_length, overlap=overlap, pack=pack) for name, scan in scans.items()}
-    sample = _sample(rows[row - 1], tokenizer, max_length) if rows and tokenizer is not None else None
+    reports = {name: _report(scan, tokenizer, max_length, prompting, overlap=overlap, pack=pack) for name, scan in scans.items()}
+    sample = _sample(rows[row - 1], tokenizer, max_length, prompting) if rows and tokenizer is not None else None
     return Findings(reports, in_both(rows, others), same_prompt(rows, others), sample)
 
 
-def _report(scan: Scan, tokenizer: Any | None, max_length: int, *, overlap: int | None, pack: bool) -> Report:
+def _report(
+    scan: Scan, tokenizer: Any | None, max_length: int, prompting: Prompting, *, overlap: int | None, pack: bool
+) -> Report:
     refused: list[BadDataError] = []
-    encoded = encode_rows(scan.rows, tokenizer, max_length, overlap=overlap, pack=pack, refused=refused) if tokenizer else None
+    encoded = None
+    if tokenizer is not None:
+        encoded = encode_rows(scan.rows, tokenizer, max_length, overlap=overlap, pack=pack, prompting=prompting, refused=refused)
     bad = [error.as_error() for error in scan.bad] + refused
     return Report(
         rows=len(scan.rows) - len(refused),
@@ -145,9 +152,9 @@ def _report(scan: Scan, tokenizer: Any | None, max_length: int, *, overlap: int 
     )
 
 
-def _sample(row: Row, tokenizer: Any, max_length: int) -> Sample | None:
+def _sample(row: Row, tokenizer: Any, max_length: int, prompting: Prompting) -> Sample | None:
     try:
-        whole = encode_whole(row, tokenizer)
+        whole = encode_whole(row, tokenizer, prompting)
         kept = cut(whole, row.where, max_length)
     except BadDataError:
         return None

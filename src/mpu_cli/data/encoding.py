@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mpu_cli.data.prompting import PLAIN, Prompting
+from mpu_cli.data.rendering import check_variables, source_of
 from mpu_cli.data.rows import Row
-from mpu_cli.data.templates import Encoded, cut, encode_whole
+from mpu_cli.data.templates import Encoded, cut, encode_whole, has_own_system
 from mpu_cli.data.windows import pack as pack_texts
 from mpu_cli.data.windows import split
 from mpu_cli.errors import BadDataError
@@ -27,6 +29,8 @@ class EncodedRows:
     """Places of the texts that became several windows."""
     packed: tuple[int, int]
     """How many texts were packed, into how many blocks."""
+    own_system: tuple[str, ...] = ()
+    """Places of the chats that begin with a system turn of their own, where a system prompt was given for all."""
 
     def notes(self, name: str, max_length: int) -> list[str]:
         """What to tell the user, a line each; `name` is the file's. Nothing where nothing was changed."""
@@ -38,6 +42,9 @@ class EncodedRows:
         texts, blocks = self.packed
         if texts > blocks:
             lines.append(f"{name}: {texts} texts in {blocks} blocks (--pack); attention reaches across the texts of a block")
+        if self.own_system:
+            kept = "1 chat keeps its" if len(self.own_system) == 1 else f"{len(self.own_system)} chats keep their"
+            lines.append(f"{name}: {kept} own system turn instead of --system-prompt, the first is {self.own_system[0]}")
         return lines
 
 
@@ -48,6 +55,7 @@ def encode_rows(
     *,
     overlap: int | None = None,
     pack: bool = False,
+    prompting: Prompting = PLAIN,
     refused: list[BadDataError] | None = None,
 ) -> EncodedRows:
     """Encode all rows of a file.
@@ -58,19 +66,21 @@ def encode_rows(
         max_length: tokens in an encoded row at most.
         overlap: tokens that two windows of a long text share; None = `windows.default_overlap`.
         pack: put texts that fit together into blocks (`windows.pack`).
+        prompting: what stands around every pair and chat.
         refused: a list to which the errors of rows that cannot be encoded are added; None = the first is raised.
 
     Raises:
         BadDataError: a row has no labelled token within `max_length`, or its chat template refuses it.
-        UsageError: the overlap does not fit.
+        UsageError: the overlap does not fit, or the chat template does not read a variable that was given.
     """
+    check_variables(source_of(tokenizer), prompting)
     encoded: list[Encoded] = []
     short: list[Encoded] = []
     lengths: list[int] = []
     cut_places, split_places = [], []
     for row in rows:
         try:
-            whole = encode_whole(row, tokenizer)
+            whole = encode_whole(row, tokenizer, prompting)
             lengths.append(len(whole.input_ids))
             kept = cut(whole, row.where, max_length)
         except BadDataError as error:
@@ -86,7 +96,8 @@ def encode_rows(
             (short if pack and row.text is not None else encoded).append(kept)
             cut_places += [row.where] * long
     blocks = pack_texts(short, tokenizer, max_length) if short else []
-    return EncodedRows([*encoded, *blocks], tuple(lengths), tuple(cut_places), tuple(split_places), (len(short), len(blocks)))
+    own = tuple(row.where for row in rows if has_own_system(row)) if prompting.system is not None else ()
+    return EncodedRows([*encoded, *blocks], tuple(lengths), tuple(cut_places), tuple(split_places), (len(short), len(blocks)), own)
 
 
 def _rows(count: int) -> str:

@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mpu_cli.data.forms import Message
+from mpu_cli.data.prompting import PLAIN, Prompting
 from mpu_cli.errors import BadDataError
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class Encoded:
         return next((i for i, label in enumerate(self.labels) if label != IGNORED), len(self.labels))
 
 
-def encode(row: Row, tokenizer: Any, max_length: int) -> Encoded:
+def encode(row: Row, tokenizer: Any, max_length: int, prompting: Prompting = PLAIN) -> Encoded:
     """Encode one row as at most `max_length` tokens, cut at the right; only answer tokens keep their label.
 
     The prompt's tokens are a true prefix of the result: what a model is later asked to continue is what it was trained
@@ -44,21 +46,22 @@ def encode(row: Row, tokenizer: Any, max_length: int) -> Encoded:
     for plain text every token is, and nothing is appended.
 
     Raises:
-        BadDataError: nothing labelled is left within `max_length`, or the chat template refuses the row.
+        BadDataError: nothing labelled is left within `max_length`, or the chat template refuses or alters the row.
     """
-    return cut(encode_whole(row, tokenizer), row.where, max_length)
+    return cut(encode_whole(row, tokenizer, prompting), row.where, max_length)
 
 
-def encode_whole(row: Row, tokenizer: Any) -> Encoded:
+def encode_whole(row: Row, tokenizer: Any, prompting: Prompting = PLAIN) -> Encoded:
     """Encode one row as `encode` does, however long it gets.
 
     Raises:
-        BadDataError: the chat template refuses the row.
+        BadDataError: the chat template refuses or alters the row.
     """
     if row.text is not None:
         ids = _without_double_lead(tokenizer, list(tokenizer(row.text, verbose=False)["input_ids"]))
         return Encoded(tuple(ids), tuple(ids))
-    prompt, whole = _chat_ids(row, tokenizer) if tokenizer.chat_template else _plain_ids(row, tokenizer)
+    turns = _turns(row, prompting)
+    prompt, whole = _chat_ids(turns, row.where, tokenizer, prompting) if tokenizer.chat_template else _plain_ids(turns, tokenizer)
     return Encoded(tuple(whole), tuple([IGNORED] * len(prompt) + whole[len(prompt) :]))
 
 
@@ -75,15 +78,20 @@ def cut(encoded: Encoded, where: str, max_length: int) -> Encoded:
     return kept
 
 
-def _turns(row: Row) -> list[dict[str, str]]:
-    if row.messages:
-        return [{"role": turn.role, "content": turn.content} for turn in row.messages]
-    return [{"role": "user", "content": row.prompt or ""}, {"role": "assistant", "content": row.answer or ""}]
+def has_own_system(row: Row) -> bool:
+    """Whether a chat begins with a system turn of its own; a system prompt for all rows then is not put before it."""
+    return bool(row.messages) and row.messages[0].role in ("system", "developer")
 
 
-def _plain_ids(row: Row, tokenizer: Any) -> tuple[list[int], list[int]]:
-    turns = [turn["content"] for turn in _turns(row)]
-    prompt, answer = "\n".join(turns[:-1]), turns[-1]
+def _turns(row: Row, prompting: Prompting) -> list[Message]:
+    turns = list(row.messages) or [Message("user", row.prompt or ""), Message("assistant", row.answer or "")]
+    if prompting.system is None or has_own_system(row):
+        return turns
+    return [Message("system", prompting.system), *turns]
+
+
+def _plain_ids(turns: list[Message], tokenizer: Any) -> tuple[list[int], list[int]]:
+    prompt, answer = "\n".join(turn.content for turn in turns[:-1]), turns[-1].content
     if prompt and not prompt[-1].isspace() and not answer[0].isspace():
         prompt += "\n"
     lead = lead_ids(tokenizer)
@@ -96,39 +104,24 @@ def _plain_ids(row: Row, tokenizer: Any) -> tuple[list[int], list[int]]:
     return prompt_ids, whole
 
 
-def _chat_ids(row: Row, tokenizer: Any) -> tuple[list[int], list[int]]:
-    turns = _turns(row)
-    prompt = _render(row, tokenizer, turns[:-1], add_generation_prompt=True)
-    whole = _render(row, tokenizer, turns, add_generation_prompt=False)
-    if not whole.startswith(prompt):
-        # Some templates open a turn to be generated otherwise than a finished one; then the answer marks the place.
-        answer = turns[-1]["content"].strip()
-        at = whole.rfind(answer)
-        if at < 0:
-            raise BadDataError(
-                f"{row.where}: the tokenizer's chat template alters the answer", "remove the row, or the chat template"
-            )
-        prompt = whole[:at]
-    # Templates often put a newline after the end-of-turn token; a model is never asked to say it.
-    trimmed = whole.rstrip()
-    marks = [*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()]
-    if len(trimmed) > len(prompt) and any(trimmed.endswith(mark) for mark in marks if mark):
-        whole = trimmed
-    return _split(tokenizer, prompt, whole[len(prompt) :])
+def _chat_ids(turns: list[Message], where: str, tokenizer: Any, prompting: Prompting) -> tuple[list[int], list[int]]:
+    from mpu_cli.data.chat import Renderer
+    from mpu_cli.data.rendering import source_of
+
+    chat = Renderer(source_of(tokenizer) or "", tokenizer, prompting).chat(turns, where)
+    bare = chat.prompt.rstrip(" \t")
+    if not chat.opened and bare != chat.prompt:
+        # A space before a word is a part of the word's token; the model is to say it, unless it says the space alone.
+        rest = chat.prompt[len(bare) :] + chat.answer
+        if not _parts_at(tokenizer, chat.prompt, chat.answer) and _parts_at(tokenizer, bare, rest):
+            return _split(tokenizer, bare, rest)
+    return _split(tokenizer, chat.prompt, chat.answer)
 
 
-def _render(row: Row, tokenizer: Any, turns: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
-    except (TemplateError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadDataError(
-            f"{row.where}: the tokenizer's chat template refuses this row ({reason})",
-            "check the roles and their order; some templates want user and assistant in turn",
-        ) from None
-    return str(rendered)
+def _parts_at(tokenizer: Any, before: str, after: str) -> bool:
+    """Whether no token of the whole spans the place between the two."""
+    first, whole = _bare(tokenizer, before), _bare(tokenizer, before + after)
+    return whole[: len(first)] == first and len(whole) > len(first)
 
 
 def _split(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:

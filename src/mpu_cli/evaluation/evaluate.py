@@ -150,7 +150,7 @@ def _told(settings: EvalSettings, subject: Subject, seconds: float) -> dict[str,
         "max_length": subject.encoder.max_length, "max_new_tokens": subject.new_tokens,
         "samples": settings.samples, "temperature": settings.temperature, "relearn_rows": settings.relearn_rows,
         "relearn_steps": settings.relearn_steps, "relearn_rate": settings.relearn_rate, "robustness": list(settings.robustness),
-        "resamples": settings.resamples, "seed": settings.seed, "seconds": round(seconds, 1),
+        "resamples": settings.resamples, "seed": settings.seed, "prompting": settings.prompting.told(), "seconds": round(seconds, 1),
     }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mpu_cli.data.prompting import PLAIN, Prompting
 from mpu_cli.errors import UsageError
 
 
@@ -29,6 +30,8 @@ class EvalSettings:
     resamples: int = 2000
     seed: int = 0
     device: str = "auto"
+    prompting: Prompting = PLAIN
+    """What stands around every pair and chat."""
 
     def __post_init__(self) -> None:
         """Refuse what no evaluation can mean.

@@ -42,7 +42,7 @@ class Subject:
     ) -> None:
         """`progress` is told (what, done, in all)."""
         self.model, self.tokenizer, self.sets, self.settings = model, tokenizer, tuple(sets), settings
-        self.encoder = Encoder(tokenizer, model.config, settings.max_length)
+        self.encoder = Encoder(tokenizer, model.config, settings.max_length, settings.prompting)
         self.reference: Mapping[tuple[str, int], TokenScores] = {}
         """What another model says of the answers, by set and row."""
         self.new_tokens: int | None = None

@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mpu_cli.data.prompting import PLAIN, Prompting
+from mpu_cli.data.rendering import check_variables, source_of
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import Encoded, cut, encode_whole
 from mpu_cli.errors import BadDataError, BadModelError, UsageError
@@ -29,13 +31,14 @@ class Text:
 class Encoder:
     """Encodes rows for one model, and refuses answers that do not fit in its context."""
 
-    def __init__(self, tokenizer: Any, config: Any, max_length: int | None) -> None:
+    def __init__(self, tokenizer: Any, config: Any, max_length: int | None, prompting: Prompting = PLAIN) -> None:
         """`max_length` None is the model's context.
 
         Raises:
-            UsageError: more tokens are asked for than the model can see.
+            UsageError: more tokens are asked for than the model can see, or the chat template does not read a variable.
         """
-        self.tokenizer = tokenizer
+        self.tokenizer, self.prompting = tokenizer, prompting
+        check_variables(source_of(tokenizer), prompting)
         text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
         context = getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None)
         self._context: int | None = context
@@ -77,7 +80,8 @@ class Encoder:
 
     def ends(self, questions: Sequence[Question]) -> tuple[int, ...]:
         """The marks at which answers to these questions end: a chat template's end of turn may be no end to the model's config."""
-        last = {encode_whole(question.row, self.tokenizer).input_ids[-1] for question in questions if question.row.text is None}
+        rows = [question.row for question in questions if question.row.text is None]
+        last = {encode_whole(row, self.tokenizer, self.prompting).input_ids[-1] for row in rows}
         return tuple(sorted(last & self._marks))
 
     def rest_of_text(self, question: Question) -> str:
@@ -91,7 +95,7 @@ class Encoder:
 
     def _encoded(self, row: Row, variant: str) -> Encoded:
         """A row whole, or the beginning of a plain text."""
-        whole = encode_whole(row, self.tokenizer)
+        whole = encode_whole(row, self.tokenizer, self.prompting)
         length = len(whole.input_ids)
         if length > self.max_length and row.text is None:
             raise BadDataError(

@@ -9,7 +9,7 @@ import typer
 
 from mpu_cli.cli.config import ConfigCommand
 from mpu_cli.cli.data_view import describe, shown, told
-from mpu_cli.cli.options import Config, Json
+from mpu_cli.cli.options import Config, ContentParts, Json, SystemPrompt, TemplateDate, TemplateVar, prompting_of
 from mpu_cli.cli.output import Output
 from mpu_cli.errors import BadDataError, CheckFailedError, MpuError, UsageError
 
@@ -33,6 +33,10 @@ def check(
     model: Annotated[str | None, typer.Option(help="Whose tokenizer: a model directory, a handoff or a Hub id.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="A directory with tokenizer files alone.")] = None,
     map_: Mapping = None,
+    system_prompt: SystemPrompt = None,
+    template_var: TemplateVar = None,
+    template_date: TemplateDate = None,
+    content_parts: ContentParts = False,
     max_length: Annotated[int, typer.Option(min=2, help="Tokens of a row that are kept.")] = 512,
     overlap: Annotated[int | None, typer.Option(help="Tokens that two windows of a long text share; an eighth by default.")] = None,
     pack: Annotated[bool, typer.Option("--pack", help="Put short texts together, as mpu unlearn --pack does.")] = False,
@@ -58,7 +62,8 @@ def check(
     mapping = parse_mapping(map_ or ())
     files = [file, *([retain] if retain is not None else [])]
     loaded = _tokenizer(model, tokenizer)
-    findings = check_files(files, mapping, loaded, max_length, overlap=overlap, pack=pack, row=row)
+    prompting = prompting_of(context.params)
+    findings = check_files(files, mapping, loaded, max_length, overlap=overlap, pack=pack, prompting=prompting, row=row)
     warnings = told(findings, max_length)
     failed = _verdict(findings, warnings, strict=strict)
     found = describe(findings, warnings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpu_cli.cli.options import Config, Force, Json, choice
+from mpu_cli.cli.options import Config, ContentParts, Force, Json, SystemPrompt, TemplateDate, TemplateVar, choice, prompting_of
 from mpu_cli.cli.output import Output
 from mpu_cli.errors import MpuError, UsageError
 
@@ -29,6 +29,10 @@ def eval(  # the command's name
     map_: Annotated[
         list[str] | None, typer.Option("--map", help="Which column holds a field, field=column.", metavar="FIELD=COLUMN")
     ] = None,
+    system_prompt: SystemPrompt = None,
+    template_var: TemplateVar = None,
+    template_date: TemplateDate = None,
+    content_parts: ContentParts = False,
     reference: Annotated[str | None, typer.Option(help="Another model, for membership by reference.", metavar="MODEL")] = None,
     retain_record: Annotated[
         Path | None, typer.Option(help="Record of a model that never saw the forget set (ours, or open-unlearning's).", metavar="RECORD")
@@ -155,4 +159,5 @@ def _settings(options: dict[str, Any]) -> EvalSettings:
     values["metrics"] = tuple(options["metric"] or ())
     checks = tuple(options["robustness"] or ())
     values["robustness"] = tuple(all_checks()) if "all" in checks else checks
+    values["prompting"] = prompting_of(options)
     return EvalSettings(**values)

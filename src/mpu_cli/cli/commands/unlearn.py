@@ -9,7 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from mpu_cli.cli.options import Config, DryRun, Force, Json, ShardSize, choice, estimate_facts
+from mpu_cli.cli.options import (
+    Config,
+    ContentParts,
+    DryRun,
+    Force,
+    Json,
+    ShardSize,
+    SystemPrompt,
+    TemplateDate,
+    TemplateVar,
+    choice,
+    estimate_facts,
+)
 from mpu_cli.cli.output import Output, facts
 from mpu_cli.errors import MpuError, UsageError
 
@@ -22,6 +34,10 @@ def unlearn(
     retain: Annotated[str | None, typer.Option("--retain", help="Rows to keep, likewise.")] = None,
     refusals: Annotated[str | None, typer.Option("--refusals", help="Answers to give instead (DPO), one a line.")] = None,
     map_: Annotated[list[str] | None, typer.Option("--map", help="Which column holds a field.", metavar="FIELD=COLUMN")] = None,
+    system_prompt: SystemPrompt = None,
+    template_var: TemplateVar = None,
+    template_date: TemplateDate = None,
+    content_parts: ContentParts = False,
     max_length: Annotated[int, typer.Option(help="Tokens of a row that are kept.")] = 512,
     overlap: Annotated[int | None, typer.Option(help="Tokens that two windows of a long text share. [default: an eighth]")] = None,
     pack: Annotated[bool, typer.Option("--pack", help="Put short texts together into blocks.")] = False,

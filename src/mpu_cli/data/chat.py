@@ -1,0 +1,144 @@
+"""Which part of a rendered chat is the last answer: found by rendering, never by searching for the answer's words.
+
+The chat is rendered a second time with a mark in the answer's place. What is before the mark and what is after it is the
+template's; the true rendering must be the same with the answer between, or the row is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mpu_cli.data.forms import Message
+from mpu_cli.data.prompting import Prompting
+from mpu_cli.errors import BadDataError
+
+_MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
+"""Unicode's noncharacters: they mean nothing in any text, and no template looks for them."""
+_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation's text in two parts; the second is what the model is to say."""
+
+    prompt: str
+    answer: str
+    """The answer and the mark that ends its turn."""
+    opened: bool
+    """Whether `prompt` is what the template opens the assistant's turn with; otherwise it holds more, or less."""
+
+
+class Renderer:
+    """One tokenizer's chat template with fixed settings."""
+
+    def __init__(self, source: str, tokenizer: Any, prompting: Prompting) -> None:
+        """`source` is the template's text."""
+        self._source, self._tokenizer, self._prompting = source, tokenizer, prompting
+        # White space is a token of its own in some vocabularies (Gemma, StarCoder); it ends no turn.
+        self._ends = sorted({mark for mark in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()) if mark.strip()}, key=len)
+
+    def chat(self, turns: Sequence[Message], where: str) -> Chat:
+        """Render a conversation that ends with an answer.
+
+        A finished turn may open otherwise than one that is to be generated (Qwen3 puts an empty think block, gpt-oss a
+        channel, DeepSeek-R1 leaves `<think>` out). The prompt then is what the finished turn has before the answer, since
+        the model is not asked to say it. White space alone between the two is the model's to say.
+
+        Args:
+            turns: the last is the answer.
+            where: the row's place, for messages.
+
+        Raises:
+            BadDataError: the template refuses the turns, leaves one of them out, or renders the answer otherwise than it is.
+        """
+        whole = self._render(turns, where)
+        opened = self._render(turns[:-1], where, add_generation_prompt=True)
+        before, after = self._around(turns, where)
+        answer = turns[-1].content
+        said = _between(whole, before, after)
+        if said not in (answer, answer.strip(), answer.lstrip(), answer.rstrip()):
+            # A template may take a think block out of the answer and put it in again; then the mark stood elsewhere.
+            said, before = _between(whole, opened, after), opened
+            if said is None or said.strip() != answer.strip():
+                raise BadDataError(
+                    f"{where}: the tokenizer's chat template alters the answer {_short(answer)}, it renders …{_short(whole[-_SHOWN:])}",
+                    "remove the row, or what the template takes out of it (a think block, for example)",
+                )
+        self._check_whole(turns, whole, where)
+        gap = before[len(opened) :] if before.startswith(opened) else None
+        prompt = opened if gap is not None and not gap.strip() else before
+        end = len(before) + len(said or "") + self._end_of_turn(after)
+        return Chat(prompt, whole[len(prompt) : end], prompt == opened)
+
+    def _around(self, turns: Sequence[Message], where: str) -> tuple[str, str]:
+        mark, marked = self._marked(turns, len(turns) - 1, where)
+        if marked.count(mark) == 1:
+            before, _, after = marked.partition(mark)
+            return before, after
+        if mark in marked:
+            raise BadDataError(f"{where}: the tokenizer's chat template renders the answer more than once", "choose another template")
+        hint = "the template takes no answers: use a tokenizer with another one, or none"
+        if not self._prompting.content_parts:
+            other = Renderer(self._source, self._tokenizer, replace(self._prompting, content_parts=True))
+            try:
+                if mark in other._marked(turns, len(turns) - 1, where)[1]:
+                    hint = "it wants the content of a turn as a list of parts: give --content-parts"
+            except BadDataError:
+                pass
+        raise BadDataError(
+            f"{where}: the tokenizer's chat template does not render the answer {_short(turns[-1].content)}, only {_short(marked)}", hint
+        )
+
+    def _check_whole(self, turns: Sequence[Message], whole: str, where: str) -> None:
+        for number, turn in enumerate(turns[:-1]):
+            if turn.content.strip() in whole:
+                continue
+            mark, marked = self._marked(turns, number, where)
+            if mark not in marked:
+                raise BadDataError(
+                    f"{where}: the tokenizer's chat template leaves out the turn by {turn.role!r}, {_short(turn.content)}",
+                    "remove the turn (or --system-prompt), or use a template that knows this role",
+                )
+
+    def _marked(self, turns: Sequence[Message], number: int, where: str) -> tuple[str, str]:
+        """A mark that occurs in no turn, and the chat with it in the place of one turn's content."""
+        mark = next((mark for mark in _MARKS if not any(mark in turn.content for turn in turns)), None)
+        if mark is None:
+            raise BadDataError(f"{where}: holds every noncharacter of Unicode", "remove the row")
+        marked = [replace(turn, content=mark) if place == number else turn for place, turn in enumerate(turns)]
+        return mark, self._render(marked, where)
+
+    def _end_of_turn(self, after: str) -> int:
+        """How many letters after the answer are the model's to say: up to the first special token, or all of them without one."""
+        found = [(after.find(mark), len(mark)) for mark in self._ends if mark in after]
+        if not found:
+            return len(after)
+        start = min(found)[0]
+        return start + max(length for at, length in found if at == start)
+
+    def _render(self, turns: Sequence[Message], where: str, *, add_generation_prompt: bool = False) -> str:
+        from mpu_cli.data.rendering import render
+
+        plain = [{"role": turn.role, "content": self._content(turn.content)} for turn in turns]
+        try:
+            return render(self._source, plain, self._tokenizer, self._prompting, add_generation_prompt=add_generation_prompt)
+        except Exception as error:  # a template is a program of someone else's, and raises what it likes
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise BadDataError(
+                f"{where}: the tokenizer's chat template refuses this row ({reason})",
+                "check the roles and their order; some templates want user and assistant in turn",
+            ) from None
+
+    def _content(self, text: str) -> str | list[dict[str, str]]:
+        return [{"type": "text", "text": text}] if self._prompting.content_parts else text
+
+
+def _between(whole: str, before: str, after: str) -> str | None:
+    fits = whole.startswith(before) and whole.endswith(after) and len(whole) >= len(before) + len(after)
+    return whole[len(before) : len(whole) - len(after)] if fits else None
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…")

@@ -1,0 +1,67 @@
+"""The options of prompts in `data check`, `unlearn` and `eval`: one mechanism, and copies of other prompts do not go together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rounds import QUICK
+
+TEMPLATE = (
+    "{% if mode is defined %}{{ mode }} {% endif %}{{ strftime_now('w%d') }} "
+    "{% for m in messages %}w1 {{ m['role'] }} w2 {{ m['content'] }} w3 {% endfor %}"
+    "{% if add_generation_prompt %}w1 assistant w2 {% endif %}"
+)
+GIVEN = ("--system-prompt", "w20 w21", "--template-var", "mode=w19", "--template-date", "2025-01-07")
+
+
+@pytest.fixture
+def dated(own_round) -> Path:
+    """The round's model with a chat template that asks for the date."""
+    (own_round.model / "chat_template.jinja").write_text(TEMPLATE)
+    return own_round.model
+
+
+def test_data_check_shows_the_prompt(mpu, dated, own_round):
+    """System prompt, variable and date are in the row as the model sees it; without them, the usual date."""
+    done = mpu("data", "check", own_round.forget, "--model", dated, *GIVEN, "--json")
+    shown = "".join(text for text, _ in done.json["sample"]["parts"])
+    assert shown.startswith("w19 w07 w1 <unk> w2 w20 w21 w3 w1 <unk> w2")
+    done = mpu("data", "check", own_round.forget, "--model", dated, "--json")
+    assert "".join(text for text, _ in done.json["sample"]["parts"]).startswith("w26 w1 <unk> w2")
+
+
+@pytest.mark.parametrize("command", ["data check", "eval", "unlearn"])
+def test_every_command_refuses_alike(mpu, dated, own_round, command, tmp_path):
+    """A variable that the template does not read, and a day that is none."""
+    line = {
+        "data check": ("data", "check", own_round.forget, "--model", dated),
+        "eval": ("eval", dated, "--forget", own_round.forget, "--no-generate"),
+        "unlearn": ("unlearn", dated, "--forget", own_round.forget, "--retain", own_round.retain, *QUICK, "--out", tmp_path / "out"),
+    }[command]
+    for given, message in (
+        (("--template-var", "mood=w19"), "--template-var mood: the chat template reads no such variable"),
+        (("--template-date", "yesterday"), "--template-date yesterday: expected a day"),
+    ):
+        done = mpu(*line, *given)
+        assert (done.code, message in done.err) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_prompts_are_a_part_of_the_recipe(mpu, own_round, tmp_path):
+    """A copy trained with another date is not put into one update with the first."""
+    for copy, day in ((1, "2024-07-26"), (2, "2024-07-27")):
+        data = ("--forget", own_round.forget, "--retain", own_round.retain, *QUICK, "--template-date", day)
+        assert mpu("unlearn", own_round.handoff, *data, "--copy", copy, "--out", tmp_path / "out").code == 0
+    done = mpu("unlearn", own_round.handoff, "--finish", "--out", tmp_path / "out")
+    assert (done.code, "was made by another recipe" in done.err) == (1, True)
+
+
+def test_a_record_says_with_which_prompts(mpu, dated, own_round, tmp_path):
+    """Variables and date as given; of the system prompt only its digest, since a record holds no text."""
+    record = tmp_path / "record"
+    assert mpu("eval", dated, "--forget", own_round.forget, "--no-generate", *GIVEN, "--record", record).code == 0
+    said = json.loads((record / "summary.json").read_text())["settings"]["prompting"]
+    assert len(said.pop("system_prompt")) == 64
+    assert said == {"variables": {"mode": "w19"}, "date": "2025-01-07", "content_parts": False}

@@ -9,7 +9,7 @@ import pytest
 from rounds import QUICK
 
 TEMPLATE = (
-    "{% if mode is defined %}{{ mode }} {% endif %}{{ strftime_now('w%d') }} "
+    "{% if mode is defined %}{{ mode }} {% endif %}{{ strftime_now('w%-d') }} "
     "{% for m in messages %}w1 {{ m['role'] }} w2 {{ m['content'] }} w3 {% endfor %}"
     "{% if add_generation_prompt %}w1 assistant w2 {% endif %}"
 )
@@ -27,7 +27,7 @@ def test_data_check_shows_the_prompt(mpu, dated, own_round):
     """System prompt, variable and date are in the row as the model sees it; without them, the usual date."""
     done = mpu("data", "check", own_round.forget, "--model", dated, *GIVEN, "--json")
     shown = "".join(text for text, _ in done.json["sample"]["parts"])
-    assert shown.startswith("w19 w07 w1 <unk> w2 w20 w21 w3 w1 <unk> w2")
+    assert shown.startswith("w19 w7 w1 <unk> w2 w20 w21 w3 w1 <unk> w2")
     done = mpu("data", "check", own_round.forget, "--model", dated, "--json")
     assert "".join(text for text, _ in done.json["sample"]["parts"]).startswith("w26 w1 <unk> w2")
 

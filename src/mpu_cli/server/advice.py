@@ -12,7 +12,7 @@ BEHAVIOUR = "a copy behaves as the model does, however much of the numbers is hi
 def meaning(relative_to: str, no_copy: float = 1.0) -> str:
     """What the numbers of an exposure say, in one sentence."""
     if relative_to == "task-vector":
-        unit = "of the task vector (1: all of it, which is what the base alone leaves)"
+        unit = "of the task vector in the tensors that get noise (1: all of it, which is what the base alone leaves)"
     elif no_copy < 1:
         unit = f"of the weights (the base alone leaves {no_copy:.3g})"
     else:
@@ -28,6 +28,11 @@ def who_pool(size: int, count: int) -> str:
     if size == 1:
         return f"to the one of {count} holders who knows most"
     return f"to all {count} holders, pooled" if size == count else f"to those {size} of {count} holders who know most, pooled"
+
+
+def interrupted(count: int) -> str:
+    """Says that `prepared` handoffs are in the numbers."""
+    return f"counted as well: {count} handoff{'s' * (count > 1)} whose writing was interrupted and that may or may not have left"
 
 
 def advice(

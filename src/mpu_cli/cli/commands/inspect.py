@@ -123,7 +123,7 @@ def _model(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
 
 
 def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
-    from mpu_cli.server.advice import meaning, who_pool
+    from mpu_cli.server.advice import interrupted, meaning, who_pool
     from mpu_cli.server.exposure import ledger, prior
     from mpu_cli.server.lineage import Lineage
 
@@ -157,7 +157,7 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     if rows:
         body += [table("exposure so far", "left unknown, at most", rows=rows), means]
     if exposed.prepared:
-        body.append(f"counted: {exposed.prepared} handoffs whose writing was interrupted; they may or may not have left")
+        body.append(interrupted(exposed.prepared))
     return data, body
 
 

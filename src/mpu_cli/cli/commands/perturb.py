@@ -161,12 +161,12 @@ def _body(result: PerturbResult, handoff: Path, secret: Path, model: str) -> lis
         "checked": _checked(result),
     }
     body: list[RenderableType] = [facts(told)]
-    from mpu_cli.server.advice import meaning
+    from mpu_cli.server.advice import interrupted, meaning
 
     body.append(table("exposure", f"left unknown {unit}, at most", rows=_exposed(result)))
     body.append(f"{meaning(result.relative_to, result.exposure.no_copy)} (docs/threat-model.md)")
     if result.ledger.prepared:
-        body.append(f"counted: {result.ledger.prepared} handoffs whose writing was interrupted; they may or may not have left")
+        body.append(interrupted(result.ledger.prepared))
     body.append(f"error of a smooth update: order {result.exposure.order} in the noise")
     if result.probe:
         rows = [(name, f"{loss:.4f}") for name, loss in result.probe.items()]
@@ -194,7 +194,7 @@ def _exposed(result: PerturbResult) -> list[tuple[str, str]]:
         ("to a holder of one copy (the best-known one)", shown.one_copy),
         ("to a holder of all copies", shown.all_copies),
     ]
-    before = f", with {earlier} earlier handoffs" if earlier else ""
+    before = f", with {earlier} earlier handoff{'s' * (earlier > 1)}" if earlier else ""
     pools = ledger.coalitions if earlier else ledger.coalitions[1:-1]  # the first and the last are above
     lefts += [(who_pool(size, len(ledger.by_holder)) + before, left) for size, left in pools]
     if earlier and not ledger.coalitions:

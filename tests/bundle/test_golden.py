@@ -32,6 +32,8 @@ DIGESTS = {
 }
 COMPUTED = {"sha256", "digest", "hmac", "of", "realised"}
 """Fields over noised bytes, which another processor may round otherwise."""
+CORRECTED = {"exposure"}
+"""What the committed record states too high, since there was no prior when it was made; it is computed anew when shown."""
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,7 @@ def _without(value: object, fields: set[str]) -> object:
 
 
 def test_todays_code_makes_the_same_files(made):
-    """The same names, and in every manifest and record the same content but for digests over noised bytes."""
+    """The same names, and in every manifest and record the same content but for digests over noised bytes and the exposure."""
     import yaml
 
     def names(root: Path) -> set[str]:
@@ -110,7 +112,7 @@ def test_todays_code_makes_the_same_files(made):
     for name in names(GOLDEN):
         if name.endswith(".yaml"):
             old, new = (yaml.safe_load((root / name).read_text()) for root in (GOLDEN, made))
-            assert _without(new, COMPUTED) == _without(old, COMPUTED), name
+            assert _without(new, COMPUTED | CORRECTED) == _without(old, COMPUTED | CORRECTED), name
         elif name.endswith("config.json") or name.startswith(("model-v1", "base-v1")):
             assert (made / name).read_bytes() == (GOLDEN / name).read_bytes(), name
 

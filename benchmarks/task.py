@@ -50,8 +50,8 @@ class Task:
         return {"forget": forget, "retain": retain}
 
     def unlearn(self, source: Path, out: Path, optimizer: str, rate: float, seed: int) -> Path:
-        """`mpu unlearn` on a model or a handoff."""
-        options = ["--optimizer", optimizer, "--learning-rate", repr(rate), "--seed", str(seed), "--dtype", "float32"]
+        """`mpu unlearn` on a model or a handoff, in the same order of rows on both."""
+        options = ["--round", "1", "--optimizer", optimizer, "--learning-rate", repr(rate), "--seed", str(seed), "--dtype", "float32"]
         data = ["--forget", str(self.forget), "--retain", str(self.retain)]
         heard = io.StringIO()
         with contextlib.redirect_stdout(heard):

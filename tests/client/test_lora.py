@@ -34,7 +34,8 @@ ALL = ("q", "k", "v", "gate", "up", "o", "down")
 
 def work(lora=None, method="GradDiff", **settings):
     """A short recipe of AdamW with some adapter."""
-    shared = {"epochs": 100, "max_steps": 20, "batch_size": 4, "learning_rate": 1e-3, "device": "cpu", "seed": 3, **settings}
+    shared = {"epochs": 100, "max_steps": 20, "batch_size": 4, "learning_rate": 1e-3, "device": "cpu", "seed": 3}
+    shared |= {"round_number": 1, **settings}
     values = methods.get(method).parse(())
     recipe = Recipe(method, tuple(sorted(values.items())), TrainingSettings(**shared), "0" * 64, "1" * 64, lora=lora or Lora(8))
     return Work(FORGET, RETAIN, recipe, "float32", SHARD)

@@ -51,6 +51,14 @@ def test_fingerprint_depends_on_everything(recipe: Recipe) -> None:
         "fsdp": True,
         "overlap": 7,
         "pack": True,
+        "decay_all": True,
+        "partial_step": "share",
+        "round_number": 1,
+        "order_per_copy": True,
+        "draws": "independent",
+        "redraw_refusals": True,
+        "train_embeddings": True,
+        "join_texts": True,
     }
     assert set(changed) == {field.name for field in fields(TrainingSettings)}
     others = [replace(recipe, settings=replace(recipe.settings, **{name: value})) for name, value in changed.items()]
@@ -66,6 +74,7 @@ def test_fingerprint_depends_on_everything(recipe: Recipe) -> None:
         replace(recipe, prompting=Prompting.of(None, ['a="1"'])),
         replace(recipe, prompting=Prompting(date="2024-07-27")),
         replace(recipe, prompting=Prompting(content_parts=True)),
+        replace(recipe, reference="0" * 64),
     ]
     prints = {each.fingerprint() for each in [recipe, *others]}
     assert len(prints) == len(others) + 1
@@ -90,7 +99,7 @@ def test_fingerprint_is_of_content(recipe: Recipe, tmp_path: Path) -> None:
 def test_fingerprint_is_pinned() -> None:
     """The fingerprint is stored on disk between runs, so it must not change by accident."""
     recipe = Recipe("GradAscent", (("gamma", 1.0),), TrainingSettings(optimizer="adamw"), "0" * 64, None)
-    assert recipe.fingerprint() == "ca6e124cb7e2d4d7c96f894331166119af7b0f055b1c91bd3c3eeccfe966683e"
+    assert recipe.fingerprint() == "70ab4c78793f676c549f79ffd33eb90740c20892b15243db48aa7edf19a23c31"
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tiny_models import CHATML, make_prefix_space_tokenizer, make_tokenizer
 from mpu_cli.data.encoding import encode_rows
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import IGNORED, Encoded, encode, encode_whole
-from mpu_cli.data.windows import default_overlap, pack, split
+from mpu_cli.data.windows import default_overlap, join, pack, split
 from mpu_cli.errors import BadDataError, UsageError
 
 TOKENIZERS = {"plain": make_tokenizer(), "bos": make_tokenizer(bos=True), "spaces": make_prefix_space_tokenizer()}
@@ -123,3 +123,32 @@ def test_packing_needs_an_end_token() -> None:
     tokenizer.eos_token = None
     with pytest.raises(BadDataError, match="--pack needs an end-of-sequence token"):
         pack([Encoded((1, 2), (1, 2))] * 2, tokenizer, 8)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("size", [7, 16, 64, 5000])
+def test_joined_texts_are_open_unlearnings_chunks(name: str, size: int) -> None:
+    """Three texts, chunks of several sizes: as `PretrainingDataset` of open-unlearning makes them, written out here."""
+    tokenizer, texts = TOKENIZERS[name], [BOOK, "Short.", BOOK[:200]]
+    ids = tokenizer("\n\n".join(texts), add_special_tokens=False)["input_ids"]
+    before = len(tokenizer("")["input_ids"])
+    expected = []
+    for number in range(len(ids) // size + 1):
+        whole = tokenizer(tokenizer.decode(ids[number * size : (number + 1) * size]))["input_ids"][: before + size]
+        labels = [IGNORED] * max(before, 1) + whole[max(before, 1) :]
+        if len(whole) > max(before, 1):  # an empty last chunk, which theirs has where the size divides the text
+            expected.append(Encoded(tuple(whole), tuple(labels)))
+    assert join(texts, tokenizer, size) == expected
+    assert all(label in (IGNORED, token) for row in expected for token, label in zip(row.input_ids, row.labels, strict=True))
+
+
+def test_joining_leaves_pairs_alone_and_is_told() -> None:
+    """Questions keep their rows and places, texts become chunks behind them, and the note says so."""
+    tokenizer = make_tokenizer()
+    rows = [Row("f:1", text=BOOK), Row("f:2", prompt="Who?", answer="Mira."), Row("f:3", text="The end of it.")]
+    found = encode_rows(rows, tokenizer, 64, join=True)
+    assert found.rows[0] == encode(rows[1], tokenizer, 64)
+    assert found.rows[1:] == join([BOOK, "The end of it."], tokenizer, 64)
+    assert found.notes("forget", 64) == [f"forget: 2 texts joined and cut into {len(found.rows) - 1} chunks of 64 tokens (--join-texts)"]
+    with pytest.raises(BadDataError, match="nothing to predict"):
+        encode_rows([Row("f:1", text="a")], tokenizer, 64, join=True)

@@ -90,9 +90,10 @@ def test_contradicting_settings_are_refused(given_):
 
 
 def test_the_papers_preset():
-    """`--preset paper` is the authors' run: rotation, harmonic, κ = .01, two copies."""
+    """`--preset paper` is the authors' run: rotation, harmonic, κ = .01, two copies, bfloat16, nothing frozen."""
     settings_ = PerturbSettings(**PAPER)
-    assert (settings_.reparam, settings_.denoising, settings_.kappa, settings_.copies) == ("rotation", "harmonic", 0.01, 2)
+    assert (settings_.reparam, settings_.denoising, settings_.kappa, settings_.copies) == ("paper-rotation", "harmonic", 0.01, 2)
+    assert (settings_.dtype, settings_.train_embeddings) == ("bfloat16", True)
 
 
 def epsilons(size, count=200_000, seed=0):

@@ -612,6 +612,7 @@ def test_interrupted_writes_leave_the_old_state(server, monkeypatch):
     [
         {}, {"offset": 0.1, "kappa": 0.3}, {"denoising": "extrapolation"}, {"copies": 1, "reparam": "rotation"},
         {"alphas": (1.23, 2.34, 3.45), "scope": "all"}, {"max_shard_bytes": 20_000}, {"dtype": "bfloat16"},
+        {"train_embeddings": True},
     ],
     ids=lambda value: ",".join(value) or "default",
 )  # fmt: skip

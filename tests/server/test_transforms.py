@@ -144,6 +144,7 @@ REAL = {
         "expert_permutation",
     ),
     "rotation": ("plane_rotation", "ffn_signed_permutation", "expert_permutation"),
+    "paper-rotation": ("plane_rotation", "ffn_unit_permutation", "expert_permutation"),
 }  # fmt: skip
 
 
@@ -187,6 +188,9 @@ def test_a_reparameterization_is_refused_where_it_changes_the_function(tiny_pair
     assert chosen("none", qwen3.transforms, "qwen3") == ()
     with pytest.raises(UsageError, match="plane_rotation changes the function of the qwen3 family"):
         chosen("rotation", qwen3.transforms, "qwen3")
+    with pytest.raises(UsageError, match="--reparam paper-rotation: plane_rotation changes the function of the qwen3 family"):
+        chosen("paper-rotation", qwen3.transforms, "qwen3")
+    assert chosen("paper-rotation", llama.transforms, "llama") == ("plane_rotation", "ffn_unit_permutation")
 
 
 # Training equivariance -------------------------------------------------------------------------------------------------

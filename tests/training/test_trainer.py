@@ -324,3 +324,79 @@ def test_the_temporary_directory_stays_empty(tmp_path: Path, monkeypatch: pytest
     run(needs=frozenset({"retain", "retain_logits"}), around=around)
     assert found == [[]] * 4
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("plain_descent")
+@pytest.mark.parametrize(("partial_step", "factor"), [("mean", 1.0), ("share", 1 / 4)])
+def test_the_last_step_of_an_epoch(partial_step: Any, factor: float) -> None:
+    """Ten rows in batches of 2 and steps of 4 passes: the one pass that is left counts whole, or with its share of a step."""
+    settings = replace(SETTINGS, epochs=1, batch_size=2, gradient_accumulation=4, max_grad_norm=0.0, learning_rate=0.05)
+    ten = rows(10, 10)
+    model, report = run(settings=replace(settings, partial_step=partial_step), needs=frozenset(), forget=ten)
+    assert report.steps == 2
+    expected, order = make_model(), [i for i, _ in epoch_pairs(3, 0, 10, 0)]
+    for places, share in ((order[:8], 1.0), (order[8:], factor)):
+        expected.zero_grad()
+        token_mean_nll(expected, collate([ten[i] for i in places], 0)).backward()
+        with torch.no_grad():
+            for parameter in expected.parameters():
+                parameter -= 0.05 * share * parameter.grad
+    assert distance(model, expected) <= 1e-6
+
+
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_what_weight_decay_touches(decay_all: bool) -> None:
+    """With a gradient of zero only the decay moves weights: matrices always, norms and biases where asked for."""
+    settings = replace(SETTINGS, optimizer="adamw", epochs=1, batch_size=8, weight_decay=0.5, learning_rate=1e-2, decay_all=decay_all)
+    model, _ = run(make_model("qwen2"), settings, loss=lambda model, batch: 0.0 * descent(model, batch))
+    for name, before in weights(make_model("qwen2")).items():
+        small = "norm" in name or name.endswith("bias")
+        expected = before * (1 - 0.5 * 1e-2) if decay_all or not small else before
+        assert torch.allclose(weights(model)[name], expected, rtol=1e-6, atol=0), name
+
+
+@pytest.mark.parametrize("optimizer", optimizers.names())
+def test_pure_bfloat16_stays_bfloat16(optimizer: str) -> None:
+    """Weights that come in bfloat16 leave in bfloat16, moved and finite, under every optimizer."""
+    model = make_model().to(torch.bfloat16)
+    before = weights(model)
+    settings = replace(SETTINGS, optimizer=optimizer, precision="pure-bfloat16", learning_rate=0.05)
+    run(model, settings)
+    assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {torch.bfloat16}
+    assert any(not torch.equal(value, before[name]) for name, value in weights(model).items())
+
+
+def test_alternates_of_each_epoch() -> None:
+    """Twice as many alternates as rows: the second epoch gets the second half, and its references with it."""
+    seen: list[tuple[int, int, float]] = []
+
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        first = [int(ids[0]) for ids in batch["alternate"]["input_ids"]]
+        forget = [int(ids[0]) - 10 for ids in batch["forget"]["input_ids"]]
+        seen.extend(zip(forget, first, batch["reference"]["alternate_nll"].tolist(), strict=True))
+        return descent(model, batch)
+
+    alternates = rows(16, 30)
+    known = {30 + i: nll for i, (nll, _) in enumerate(answer_nll(make_model(), alternates, 4, 0))}
+    run(loss=loss, needs=frozenset({"alternate", "alternate_nll"}), alternates=alternates)
+    assert len(seen) == 16
+    for step, (forget, alternate, nll) in enumerate(seen):
+        assert alternate == 30 + forget + 8 * (step // 8)
+        assert nll == pytest.approx(known[alternate], rel=1e-5)
+
+
+def test_a_reference_of_another_model() -> None:
+    """References are of the model that is loaded for them, and the trained model's are not looked at."""
+    seen: list[tuple[int, float]] = []
+
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        places = [int(ids[0]) - 10 for ids in batch["forget"]["input_ids"]]
+        seen.extend(zip(places, batch["reference"]["forget_nll"].tolist(), strict=True))
+        return descent(model, batch)
+
+    other = make_model(seed=5)
+    expected = [nll for nll, _ in answer_nll(other, FORGET, 4, 0)]
+    own = [nll for nll, _ in answer_nll(make_model(), FORGET, 4, 0)]
+    assert max(abs(a - b) for a, b in zip(expected, own, strict=True)) > 1e-2
+    run(loss=loss, needs=frozenset({"forget_nll"}), load_reference=lambda: other)
+    assert len(seen) == 16 and all(nll == pytest.approx(expected[place], rel=1e-5) for place, nll in seen)

@@ -55,6 +55,13 @@ class Reader:
             raise self.wrong(key, "is not a finite number")
         return float(value)
 
+    def flag(self, key: str) -> bool:
+        """True, or false; a key that is not there is false."""
+        value = self.take(key) if key in self._content else False
+        if type(value) is not bool:
+            raise self.wrong(key, "is neither true nor false")
+        return value
+
     def optional_text(self, key: str, form: re.Pattern[str] | None = None) -> str | None:
         """A string or null."""
         return None if self.take(key) is None else self.text(key, form)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,22 @@ def ending(out: Path) -> list[str]:
         "keep  the forget and retain files",
         f"next  on the server's side: mpu aggregate {out.name} --secret SECRET --model MODEL --out MODEL-NEXT",
     ]
+
+
+def preset_words(settings: Mapping[str, Any], given: Collection[str], parameters: Mapping[str, Any]) -> str:
+    """What the preset set, and what the user's own options changed of it, on one line."""
+
+    def shown(name: str) -> str:
+        value = settings[name]
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            return flag if value else f"no {flag}"
+        return f"{flag} {value:g}" if isinstance(value, float) else f"{flag} {value}"
+
+    weights = ", ".join(f"{name} {parameters[name]:g}" for name in ("gamma", "alpha") if name in parameters)
+    text = f"preset paper sets: {', '.join(shown(name) for name in settings if name not in given)}, {weights}"
+    own = ", ".join(shown(name) for name in settings if name in given)
+    return f"{text}; yours: {own}" if own else text
 
 
 def rounds_advice(method: str, rounds: int, epochs: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from mpu_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from mpu_cli.client.lora import Lora
+    from mpu_cli.client.methods import MethodInfo, Value
+    from mpu_cli.client.reference_source import ReferenceSource
     from mpu_cli.client.unlearn import Work
     from mpu_cli.training.settings import TrainingSettings
 
@@ -21,30 +23,65 @@ Options = Mapping[str, Any]
 """The command's parameters by name, as parsed."""
 
 
-def plan(context: typer.Context, output: Output) -> tuple[TrainingSettings, list[str]]:
+def plan(context: typer.Context, output: Output, place: Path) -> tuple[TrainingSettings, list[str]]:
     """Training settings and the method's parameters as `--set` has them; a preset gives what was not given itself.
 
     Raises:
         UsageError: a setting is outside its range, or the preset does not know the method.
     """
     from mpu_cli.cli.options import choice
-    from mpu_cli.cli.unlearn_words import rounds_advice
+    from mpu_cli.cli.unlearn_words import preset_words, rounds_advice
     from mpu_cli.client import methods, preset
     from mpu_cli.training.settings import TrainingSettings
 
-    options: Options = context.params
+    options: dict[str, Any] = context.params
     values = {field.name: options[field.name] for field in fields(TrainingSettings)}
     assignments = list(options["set_"] or [])
     if options["preset"] is not None:
         choice("--preset", options["preset"], ("paper",))
         chosen = methods.find(options["method"])
         settings, assignments, rounds = preset.paper(chosen, assignments)
-        values |= {name: value for name, value in settings.items() if not _given(context, name)}
+        given = {name for name in settings if _given(context, name)}
+        values |= {name: value for name, value in settings.items() if name not in given}
+        if values["train_embeddings"] and "train_embeddings" not in given and (frozen := _frozen(place)):
+            values["train_embeddings"] = False
+            output.warn(
+                f"preset paper: this handoff freezes {', '.join(frozen)}, which the authors trained; the server lets them move "
+                "with perturb --preset paper or --train-embeddings"
+            )
+        told = {name: value for name, value in values.items() if name in settings}
+        output.note(preset_words(told, given, chosen.parse(assignments)))
         output.note(rounds_advice(chosen.name, rounds, values["epochs"]))
+        _check_reference(chosen, chosen.parse(assignments), rounds, options, output)
     return TrainingSettings(**values), assignments
 
 
-def bring(context: typer.Context, output: Output) -> Work:
+def _check_reference(
+    method: MethodInfo, parameters: Mapping[str, Value], rounds: int, options: Options, output: Output
+) -> None:
+    """The authors' reference is the model before the first round, in every round."""
+    if options["reference"] is not None or not method.references_with(parameters) or rounds == 1:
+        return
+    number = options["round_number"]
+    if number is None:
+        output.warn(f"{method.name} compares with this handoff's copies; from round 2 on give --reference with round 1's handoff")
+    elif number > 1:
+        raise UsageError(
+            f"--preset paper --round {number}: {method.name} compares with the model before round 1",
+            "give --reference with round 1's handoff (its copies are enough), or with that model",
+        )
+
+
+def _frozen(place: Path) -> tuple[str, ...]:
+    """What a handoff's manifest freezes, read before the handoff is verified; nothing of a model."""
+    from mpu_cli.bundle.manifest import HandoffManifest, decode
+    from mpu_cli.bundle.read import is_bundle, manifest_bytes
+
+    manifest = decode(manifest_bytes(place), place) if is_bundle(place) else None
+    return manifest.frozen if isinstance(manifest, HandoffManifest) else ()
+
+
+def bring(context: typer.Context, output: Output, place: Path) -> Work:
     """Everything that training needs, checked before a model is loaded.
 
     Raises:
@@ -53,7 +90,7 @@ def bring(context: typer.Context, output: Output) -> Work:
     from mpu_cli.checkpoint.staging import refuse_nesting
     from mpu_cli.checkpoint.writer import parse_size
     from mpu_cli.cli.options import prompting_of
-    from mpu_cli.client import methods
+    from mpu_cli.client import methods, preset
     from mpu_cli.client.recipe import Recipe
     from mpu_cli.client.unlearn import Work
     from mpu_cli.client.work_directory import Keeping
@@ -63,8 +100,8 @@ def bring(context: typer.Context, output: Output) -> Work:
     from mpu_cli.data.source import find_data
     from mpu_cli.training.event_log import check_available
 
-    options: Options = context.params
-    settings, assignments = plan(context, output)
+    options: dict[str, Any] = context.params
+    settings, assignments = plan(context, output, place)
     if options["forget"] is None:
         raise UsageError("--forget is needed", "give the rows to forget: JSON, JSONL, CSV, Parquet or text")
     if settings.stop_retain_below is not None and options["retain"] is None:
@@ -81,23 +118,65 @@ def bring(context: typer.Context, output: Output) -> Work:
     warm_up = float(parameters.get("warmup_epochs", 0))
     if warm_up >= settings.epochs:
         output.warn(f"{chosen.name}: its weight first moves after epoch {warm_up:g}, and --epochs is {settings.epochs}")
+    reference = _reference(options, chosen, parameters)
     rows = read_rows(forget, mapping)
+    cards: list[str] = []
     if refusals is not None:
         if "alternate" not in chosen.needs_with(parameters):
             raise UsageError(f"--refusals: {chosen.name} has no use for alternate answers", "leave it out, or choose DPO")
-        rows = with_refusals(rows, read_refusals(refusals), settings.seed)
+        cards = read_refusals(refusals)
+        rows = with_refusals(rows, cards, settings.seed)
+    elif settings.redraw_refusals and _given(context, "redraw_refusals"):
+        raise UsageError("--redraw-refusals: there are none to draw from", "give --refusals FILE")
     has_alternates = all(row.alternate is not None for row in rows)
     chosen.check(parameters, has_retain=retain is not None, has_alternates=has_alternates)
     kept = read_rows(retain, for_retain(mapping)) if retain is not None else None
+    if options["preset"] is not None and not _given(context, "max_length") and any(row.text is not None for row in [*rows, *(kept or ())]):
+        settings = replace(settings, max_length=preset.TEXT_LENGTH)
+        output.note(f"preset paper: plain texts, so --max-length {preset.TEXT_LENGTH}")
+    prompts = _preset_prompts(context, output, place) if options["preset"] is not None else {}
+    if settings.train_embeddings:
+        output.warn("embeddings are trained: rows of theirs that move tell the server which tokens the forget and retain sets hold")
     recipe = Recipe.of_files(
-        chosen.name, parameters, settings, forget, retain, refusals, mapping, lora=adapter(options), prompting=prompting_of(options)
-    )
+        chosen.name, parameters, settings, forget, retain, refusals, mapping, lora=adapter(options),
+        prompting=prompting_of(options | prompts), reference=reference.digest if reference else None,
+    )  # fmt: skip
     return Work(
         rows, kept, recipe, options["delta_dtype"], parse_size(options["max_shard_size"]),
-        Keeping(options["resume"], options["save_steps"], options["save_seconds"], options["work"]), options["log_dir"],
+        Keeping(options["resume"], options["save_steps"], options["save_seconds"], options["work"]),
+        refusals=tuple(cards), reference=reference, log_dir=options["log_dir"],
         on_kept=lambda path: output.note(f"what is done is kept in {path}; the same command with --resume goes on"),
         warn=output.warn, note=output.note,
     )  # fmt: skip
+
+
+def _preset_prompts(context: typer.Context, output: Output, place: Path) -> dict[str, str]:
+    """The authors' system prompt and date, but for what was given; nothing where no chat template would read them."""
+    from mpu_cli.bundle.read import is_bundle
+    from mpu_cli.client.preset import PROMPTING
+    from mpu_cli.training.load import load_tokenizer
+
+    if not load_tokenizer(place / "copy-1" if is_bundle(place) else place).chat_template:
+        return {}
+    chosen = {name: value for name, value in PROMPTING.items() if not _given(context, name)}
+    told = [f"--{name.replace('_', '-')} {value!r}" for name, value in chosen.items()]
+    output.note(f"preset paper: {', '.join(told) or 'prompts are yours'}")
+    return chosen
+
+
+def _reference(options: Options, method: MethodInfo, parameters: Mapping[str, Value]) -> ReferenceSource | None:
+    if options["reference"] is None:
+        return None
+    if not method.references_with(parameters):
+        raise UsageError(f"--reference: {method.name} compares with nothing", "leave it out, or choose NPO, DPO or UnDIAL")
+    if options["fsdp"]:
+        raise UsageError("--reference and --fsdp: a second model is not sharded", "leave --fsdp out")
+    from mpu_cli.bundle.read import is_bundle
+    from mpu_cli.checkpoint.locate import locate
+    from mpu_cli.client.reference_source import open_reference
+
+    path = Path(options["reference"])
+    return open_reference(path if is_bundle(path) else locate(options["reference"]).path)
 
 
 def needs_of(context: typer.Context, output: Output, place: Path) -> dict[str, int]:
@@ -106,8 +185,8 @@ def needs_of(context: typer.Context, output: Output, place: Path) -> dict[str, i
     from mpu_cli.client.estimate import estimate_unlearn
     from mpu_cli.training.distributed import processes, refuse_unsharded
 
-    options: Options = context.params
-    settings, assignments = plan(context, output)
+    options: dict[str, Any] = context.params
+    settings, assignments = plan(context, output, place)
     refuse_unsharded(settings)
     chosen = methods.find(options["method"])
     # A parameter without a default does not matter here.

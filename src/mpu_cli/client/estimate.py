@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,21 +46,23 @@ class Subject:
     """Bytes of the weights as they came."""
 
 
-def find_subject(source: Path) -> Subject:
+def find_subject(source: Path, *, train_embeddings: bool = False) -> Subject:
     """A handoff, a model directory, a directory with a config.json alone, or that file.
 
     Raises:
         MpuError: it is none of them, or its configuration is not understood.
     """
     if is_bundle(source):
-        opened = open_handoff(source)
+        opened = open_handoff(source, train_embeddings=train_embeddings)
         model = next(iter(opened.copies.values()))
         received = sum(file.bytes for copy in opened.manifest.copies for file in copy.files.values())
         return Subject(model.config, shapes_of(model.tensors), opened.frozen, len(opened.copies), received)
     if source.is_file() or not any((source / name).exists() for name in (SINGLE_FILE, INDEX_FILE)):
-        return _from_config(source if source.is_file() else source / "config.json")
-    model = open_checkpoint(source)
-    return Subject(model.config, shapes_of(model.tensors), _embeddings(model.config, shapes_of(model.tensors), source))
+        found = _from_config(source if source.is_file() else source / "config.json")
+    else:
+        model = open_checkpoint(source)
+        found = Subject(model.config, shapes_of(model.tensors), _embeddings(model.config, shapes_of(model.tensors), source))
+    return replace(found, frozen=()) if train_embeddings else found
 
 
 def estimate_unlearn(
@@ -84,7 +86,7 @@ def estimate_unlearn(
         processes: that share the work.
         checkpoints: whether any may be written.
     """
-    subject = find_subject(source)
+    subject = find_subject(source, train_embeddings=settings.train_embeddings)
     parameters = _count(subject.shapes)
     trained = {name: shape for name, shape in subject.shapes.items() if not is_frozen(name, subject.frozen)}
     if lora is not None:
@@ -94,20 +96,21 @@ def estimate_unlearn(
         trained = {f"{one.module}.lora_{half}.default.weight": shape for one in targets
                    for half, shape in (("A", (lora.rank, one.inputs)), ("B", (one.outputs, lora.rank)))}  # fmt: skip
     changing = _count(trained)
-    state = optimizer_state_bytes(settings.optimizer, trained, subject.config)
+    own = 2 if settings.is_pure_bfloat16 else _F32
+    state = optimizer_state_bytes(settings.optimizer, trained, subject.config, bfloat16=settings.is_pure_bfloat16)
     width = BYTES_PER_ELEMENT[STORED_NAMES[delta_dtype]]
     held = {
-        "weights_bytes": _F32 * (parameters + (changing if lora else 0)),
-        "gradients_bytes": _F32 * changing,
+        "weights_bytes": own * (parameters + (changing if lora else 0)),
+        "gradients_bytes": own * changing,
         "optimizer_state_bytes": state,
     }
     if settings.fsdp:
         held = {name: -(-number // processes) for name, number in held.items()}
     elif processes > 1:
-        held["gradient_buckets_bytes"] = _F32 * changing
+        held["gradient_buckets_bytes"] = own * changing
     rows = -(-settings.batch_size // processes)
     held["activations_bytes"] = activation_bytes(subject.config, rows * settings.max_length, passes, settings)
-    if lora is not None and settings.precision == "bfloat16" and not settings.gradient_checkpointing:
+    if lora is not None and settings.autocasts and not settings.gradient_checkpointing:
         # Autocast's copies of frozen weights live as long as the graph that needs them (measured: 2 bytes a weight).
         held["cast_weights_bytes"] = 2 * parameters
     # A step works on one tensor at a time, with a few others of its size beside it.
@@ -116,7 +119,7 @@ def estimate_unlearn(
     memory = sum(held.values())
     if settings.fsdp:
         # At the end activations are gone, and the first process holds the trained weights whole to write the update.
-        memory = max(memory, memory - held["activations_bytes"] + _F32 * changing)
+        memory = max(memory, memory - held["activations_bytes"] + own * changing)
     update = subject.copies * changing * width
     return {
         "copies": subject.copies,
@@ -126,15 +129,15 @@ def estimate_unlearn(
         **held,
         "memory_bytes": memory,
         "disk_bytes": update,
-        "temporary_disk_bytes": _F32 * (changing if lora else parameters),
+        "temporary_disk_bytes": own * (changing if lora else parameters),
         # The one before is removed when the next is complete.
-        "checkpoint_disk_bytes": 2 * (_F32 * changing + state) if checkpoints else 0,
+        "checkpoint_disk_bytes": 2 * (own * changing + state) if checkpoints else 0,
         "received_bytes": subject.received,
         "sent_bytes": update,
     }
 
 
-def optimizer_state_bytes(name: str, shapes: Shapes, config: Mapping[str, Any]) -> int:
+def optimizer_state_bytes(name: str, shapes: Shapes, config: Mapping[str, Any], *, bfloat16: bool = False) -> int:
     """What the optimizer keeps for tensors of these shapes, exactly.
 
     Raises:
@@ -144,7 +147,8 @@ def optimizer_state_bytes(name: str, shapes: Shapes, config: Mapping[str, Any]) 
 
     from mpu_cli.training import optimizers
 
-    parameters = [(each, torch.nn.Parameter(torch.empty(shape, device="meta"))) for each, shape in shapes.items()]
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    parameters = [(each, torch.nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"))) for each, shape in shapes.items()]
     for _, parameter in parameters:
         parameter.grad = torch.empty_like(parameter)
     built = optimizers.get(name).build([{"params": parameters, "weight_decay": 0.0}], 1e-5, config)

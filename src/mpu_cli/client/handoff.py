@@ -29,11 +29,11 @@ class OpenHandoff:
     matrices: Projections
 
 
-def open_handoff(path: Path) -> OpenHandoff:
+def open_handoff(path: Path, *, train_embeddings: bool = False) -> OpenHandoff:
     """Verify a handoff completely and open its copies.
 
-    Input and output embeddings are frozen whatever the manifest says: it comes from the server, and rows of theirs that
-    moved would tell the server the forget set's tokens.
+    Input and output embeddings are frozen whatever the manifest says, unless the client itself asks to train them: the
+    manifest comes from the server, and rows of theirs that moved would tell the server the forget set's tokens.
 
     Raises:
         BadBundleError: see `read_handoff` and `open_copies`; or nothing is left to train.
@@ -43,7 +43,7 @@ def open_handoff(path: Path) -> OpenHandoff:
     copies = open_copies(path, manifest)
     first = next(iter(copies.values()))
     layout = read_layout(first.config, shapes(first.tensors), first.path)
-    frozen = tuple(dict.fromkeys((*manifest.frozen, *layout.frozen)))
+    frozen = tuple(dict.fromkeys((*manifest.frozen, *(() if train_embeddings else layout.frozen))))
     if all(is_frozen(name, frozen) for name in first.tensors):
         raise BadBundleError(f"{path}: the handoff freezes every tensor; there is nothing to train", "ask the server for another")
     droppable = frozenset(name for layer in layout.layers for name in layer.untouched)

@@ -36,6 +36,8 @@ class Recipe:
     """Train an adapter of this kind instead of the weights."""
     prompting: Prompting = PLAIN
     """What stands around every pair and chat."""
+    reference: str | None = None
+    """Digest of the reference that was given; None = the copy itself."""
 
     @classmethod
     def of_files(
@@ -49,6 +51,7 @@ class Recipe:
         mapping: Mapping[str, str] | None = None,
         lora: Lora | None = None,
         prompting: Prompting = PLAIN,
+        reference: str | None = None,
     ) -> Recipe:
         """The recipe that trains on these files.
 
@@ -58,7 +61,8 @@ class Recipe:
         retain_digest, refusals_digest = (None if path is None else _file_digest(path) for path in (retain, refusals))
         columns = tuple(sorted((mapping or {}).items()))
         values = tuple(sorted(parameters.items()))
-        return cls(method, values, settings, _file_digest(forget), retain_digest, refusals_digest, columns, lora, prompting)
+        digests = (_file_digest(forget), retain_digest, refusals_digest)
+        return cls(method, values, settings, *digests, columns, lora, prompting, reference)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, as they go into the fingerprint."""

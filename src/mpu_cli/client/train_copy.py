@@ -16,10 +16,12 @@ from mpu_cli.training.system_errors import system_errors
 if TYPE_CHECKING:
     from mpu_cli.architectures.projections import Projection
     from mpu_cli.client.recipe import Recipe
+    from mpu_cli.data.batches import Drawing
     from mpu_cli.data.rows import Row
     from mpu_cli.data.templates import Encoded
     from mpu_cli.training.checkpoints import CheckpointStore
     from mpu_cli.training.load import LoadedModel
+    from mpu_cli.training.settings import TrainingSettings
     from mpu_cli.training.trainer import TrainingReport
 
 
@@ -36,10 +38,15 @@ def train_copy(
     resume: bool = False,
     stop_after: int | None = None,
     log_dir: Path | None = None,
+    drawing: Drawing | None = None,
+    refusals: Sequence[str] = (),
+    reference_dir: Path | None = None,
     on_note: Callable[[str], None] = lambda line: None,
     on_warning: Callable[[str], None] = lambda text: None,
 ) -> TrainingReport:
-    """Load the model in `source_dir`, unlearn by `recipe`, save float32 safetensors and config.json to `after_dir`.
+    """Load the model in `source_dir`, unlearn by `recipe`, save safetensors and config.json to `after_dir`.
+
+    They are float32, or bfloat16 where the weights were trained so.
 
     With LoRA in the recipe, `after_dir` gets the adapter alone.
 
@@ -57,6 +64,9 @@ def train_copy(
         resume: go on from the newest checkpoint in `store`, if there is one.
         stop_after: end after so many steps: where the first copy stopped early.
         log_dir: where TensorBoard's event files go, if anywhere.
+        drawing: the order of rows, beside the seed.
+        refusals: to draw anew in each epoch, if the settings ask for it.
+        reference_dir: whose log-probabilities the method compares with; None = those of the model in `source_dir`.
         on_note: told what became of rows that are cut, split or packed, a line each.
         on_warning: told of experts that get no adapter.
 
@@ -84,10 +94,15 @@ def train_copy(
     settings = recipe.settings
     if recipe.lora is not None and settings.fsdp:
         raise UsageError("--lora-rank and --fsdp: adapters are not sharded", "leave --fsdp out: an adapter's optimizer is small")
+    if recipe.lora is not None and settings.is_pure_bfloat16:
+        raise UsageError("--lora-rank and --precision pure-bfloat16: adapters are float32", "give --precision bfloat16 or float32")
     tokenizer = load_tokenizer(source_dir)
     # Bad rows are found before the weights are read.
     def encoded(rows: Sequence[Row], name: str) -> list[Encoded]:
-        made = encode_rows(rows, tokenizer, settings.max_length, overlap=settings.overlap, pack=settings.pack, prompting=recipe.prompting)
+        made = encode_rows(
+            rows, tokenizer, settings.max_length, overlap=settings.overlap, pack=settings.pack, join=settings.join_texts,
+            prompting=recipe.prompting,
+        )  # fmt: skip
         for line in made.notes(name, settings.max_length):
             on_note(line)
         return made.rows
@@ -95,13 +110,16 @@ def train_copy(
     forget_rows, retain_rows = encoded(forget, "forget"), encoded(retain or (), "retain")
     alternates = None
     if "alternate" in needs:
-        alternates = encoded([row.with_answer(row.alternate or "") for row in forget], "alternate answers")
+        dealt = alternate_rows(forget, refusals, settings, drawing)
+        alternates = encoded([row.with_answer(row.alternate or "") for row in dealt], "alternate answers")
     device = choose_device(settings.device)
     distributed.check_settings(settings, len(forget_rows), device, needs)
     distributed.start(device)
     # Only the first process looks, and all go on from what it found.
     saved = distributed.from_first(store.latest() if store and resume and distributed.processes().is_first else None)
-    loaded = load_model(source_dir, frozen, keep_dropout=settings.keep_dropout, fsdp=settings.fsdp)
+    loaded = load_model(
+        source_dir, frozen, keep_dropout=settings.keep_dropout, fsdp=settings.fsdp, bfloat16=settings.is_pure_bfloat16
+    )
     adapted: list[Projection] = []
     if recipe.lora is not None:
         if (missed := lora.out_of_reach(loaded.model, recipe.lora)) is not None:
@@ -118,6 +136,8 @@ def train_copy(
         alternates=alternates,
         stop_after=stop_after,
         around=Surroundings(on_step, store, saved, log_dir),
+        drawing=drawing,
+        load_reference=None if reference_dir is None else lambda: load_model(reference_dir, bfloat16=settings.is_pure_bfloat16).model,
     )
     if recipe.lora is None:
         _save(loaded, source_dir, after_dir)
@@ -127,6 +147,24 @@ def train_copy(
             with disk_errors(after_dir), system_errors():
                 lora.save(loaded.model, adapted, recipe.lora, after_dir)
     return report
+
+
+def alternate_rows(
+    forget: Sequence[Row], refusals: Sequence[str], settings: TrainingSettings, drawing: Drawing | None
+) -> list[Row]:
+    """The forget rows with their alternates; where refusals are drawn anew, once for each epoch, one after the other."""
+    if not (settings.redraw_refusals and refusals):
+        return list(forget)
+    from mpu_cli.data.batches import Drawing
+    from mpu_cli.data.refusals import with_refusals
+
+    drawing = drawing or Drawing()
+    stream = "/".join(part for part in (drawing.stream(settings.seed), drawing.retain) if part)
+    epochs = range(drawing.first_epoch, drawing.first_epoch + settings.epochs)
+    return [
+        row for epoch in epochs
+        for row in with_refusals(forget, refusals, f"{stream}/epoch {epoch}", independent=drawing.independent)
+    ]  # fmt: skip
 
 
 def _save(loaded: LoadedModel, source_dir: Path, after_dir: Path) -> None:

@@ -29,6 +29,8 @@ from mpu_cli.client.adapters import row_spans
 from mpu_cli.client.handoff import OpenHandoff, open_handoff
 from mpu_cli.client.lora import choose, inexact, matrices_of
 from mpu_cli.client.recipe import Recipe
+from mpu_cli.client.reference_source import ReferenceSource
+from mpu_cli.client.row_order import drawing_of, words
 from mpu_cli.client.train_copy import train_copy
 from mpu_cli.client.trained import write_payload
 from mpu_cli.client.update import finish, make_copy_directory, write_manifest, write_note
@@ -56,6 +58,10 @@ class Work:
     delta_dtype: str
     shard_bytes: int
     keeping: Keeping = field(default_factory=Keeping)
+    refusals: tuple[str, ...] = ()
+    """Drawn anew in each epoch, if the recipe asks for it."""
+    reference: ReferenceSource | None = None
+    """What the method compares with; None = the model that is trained, as it comes."""
     log_dir: Path | None = None
     """Event files go into a directory for each copy below it."""
     on_kept: Callable[[Path], None] = lambda path: None
@@ -89,8 +95,7 @@ def unlearn_handoff(
     """
     refuse_nesting(out, handoff)
     refuse_existing(out, force=force)
-    opened = open_handoff(handoff)
-    _check_lora(work, opened.matrices, opened.frozen)
+    opened = _open(handoff, work)
     names = list(opened.copies)
     reports: dict[str, TrainingReport] = {}
     written: dict[str, Files] = {}
@@ -127,8 +132,7 @@ def unlearn_one_copy(
             "--copy cannot end on a threshold: every copy must be trained for the same number of steps",
             "train all copies with one command, or give --max-steps",
         )
-    opened = open_handoff(handoff)
-    _check_lora(work, opened.matrices, opened.frozen)
+    opened = _open(handoff, work)
     name, count = f"copy-{number}", len(opened.copies)
     if name not in opened.copies:
         raise UsageError(f"--copy {number}: the handoff has {count} copies", f"give a number from 1 to {count}")
@@ -139,7 +143,8 @@ def unlearn_one_copy(
         report, _ = _train(opened, name, staging.path if staging else None, out, work, kept, identity, on_step)
         if staging:
             with disk_errors(out):
-                write_note(staging.path, work.recipe.fingerprint(), opened.manifest)
+                embeddings = work.recipe.settings.train_embeddings
+                write_note(staging.path, work.recipe.fingerprint(), opened.manifest, train_embeddings=embeddings)
             staging.commit()
     return report
 
@@ -159,14 +164,18 @@ def unlearn_model(
     model = open_checkpoint(source)
     if not model.float_dtypes or model.dtype not in NAMES:
         raise BadModelError(f"{source}: stored as {model.dtype}", "convert it to float32, bfloat16 or float16 first")
+    settings = work.recipe.settings
+    reference_dir = work.reference.of(None, model) if work.reference else None
     if work.recipe.lora is not None:
         choose(work.recipe.lora, matrices_of(source), ())  # a wrong target is refused before anything is loaded
     with _writing(out, [_MODEL], work, force) as (staging, kept), disk_errors(out):
         digest = model_digest(model) if staging and kept.wants_checkpoints else ""  # only the first process keeps any
         after = (staging.path if staging else out) / _AFTER
         report = train_copy(
-            source, after, work.forget, work.retain, work.recipe, None, lambda *step: on_step(source.name, *step),
+            source, after, work.forget, work.retain, work.recipe, () if settings.train_embeddings else None,
+            lambda *step: on_step(source.name, *step),
             store=kept.store(_MODEL, work.identity(digest)), resume=work.keeping.resume, log_dir=work.log_dir,
+            drawing=drawing_of(settings), refusals=work.refusals, reference_dir=reference_dir,
             on_note=work.note, on_warning=work.warn,
         )  # fmt: skip
         if staging:
@@ -218,6 +227,8 @@ def _train(
         published.path, after, work.forget, work.retain, work.recipe, opened.frozen, lambda *step: on_step(name, *step),
         store=kept.store(name, identity), resume=work.keeping.resume, stop_after=stop_after,
         log_dir=work.log_dir / name if work.log_dir else None,
+        drawing=drawing_of(work.recipe.settings, opened, name), refusals=work.refusals,
+        reference_dir=work.reference.of(name, published) if work.reference else None,
         on_note=work.note if first else lambda text: None, on_warning=work.warn if first else lambda text: None,
     )  # fmt: skip
     if directory is None:
@@ -226,6 +237,31 @@ def _train(
         files = write_payload(opened, published, after, directory, work.delta_dtype, work.shard_bytes)
         shutil.rmtree(after)
     return report, files
+
+
+def _open(handoff: Path, work: Work) -> OpenHandoff:
+    """Open a handoff for this work, and say what the user must know of it before anything is trained.
+
+    Raises:
+        MpuError: a bad handoff; a reference of other tensors; embeddings to be trained that the handoff freezes.
+    """
+    settings = work.recipe.settings
+    opened = open_handoff(handoff, train_embeddings=settings.train_embeddings)
+    if settings.train_embeddings and opened.manifest.frozen:
+        raise UsageError(
+            f"--train-embeddings: {handoff} freezes {', '.join(opened.manifest.frozen)}",
+            "ask the server to perturb with --train-embeddings (--preset paper does), or give --no-train-embeddings",
+        )
+    _check_lora(work, opened.matrices, opened.frozen)
+    for name, published in opened.copies.items():
+        if work.reference is not None:
+            work.reference.of(name, published)
+    if distributed.processes().is_first:
+        if work.retain is not None:
+            work.note(words(settings, opened))
+        if settings.order_per_copy and len(opened.copies) > 1:
+            work.warn("each copy sees the rows in an order of its own: what differs between the copies by it does not cancel")
+    return opened
 
 
 def _source(opened: OpenHandoff, name: str) -> str:
@@ -269,4 +305,6 @@ def _adapted(directory: Path) -> Changes:
 
 def _pieces(before: TensorInfo, after: TensorInfo) -> Spans:
     for start, stop in spans(before.elements):
-        yield start, stop, read_span(after, start, stop).double() - read_span(before, start, stop).double()
+        trained, stored = read_span(after, start, stop), read_span(before, start, stop)
+        # Training began from what was stored, rounded where weights are trained in a narrower dtype.
+        yield start, stop, trained.double() - stored.to(trained.dtype).double()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mpu_cli.bundle.manifest import MANIFEST, SIGNATURE, HandoffManifest, UpdateCopy, UpdateManifest, encode, listed
 from mpu_cli.bundle.payload import check_changes, check_numbers, open_changes, payload_of
@@ -58,9 +59,10 @@ def write_manifest(directory: Path, handoff: HandoffManifest, written: Mapping[s
     return manifest
 
 
-def write_note(directory: Path, fingerprint: str, handoff: HandoffManifest) -> None:
-    """Remember, beside one copy's delta, what must be the same for all copies."""
-    write_new(directory / NOTE, json.dumps({"recipe": fingerprint, "handoff": handoff.digest}).encode(), 0o600)
+def write_note(directory: Path, fingerprint: str, handoff: HandoffManifest, *, train_embeddings: bool = False) -> None:
+    """Remember, beside one copy's delta, what must be the same for all copies, and whether embeddings may have moved."""
+    note = {"recipe": fingerprint, "handoff": handoff.digest, "train_embeddings": train_embeddings}
+    write_new(directory / NOTE, json.dumps(note).encode(), 0o600)
 
 
 def finish(directory: Path, opened: OpenHandoff) -> UpdateManifest:
@@ -81,6 +83,7 @@ def finish(directory: Path, opened: OpenHandoff) -> UpdateManifest:
         return _finished(directory, handoff)
     notes = {copy.name: _note(directory / copy.name) for copy in handoff.copies}
     first_name, first = next(iter(notes.items()))
+    frozen = handoff.frozen if first.get("train_embeddings") is True else opened.frozen
     for name, note in notes.items():
         if note.get("handoff") != handoff.digest:
             raise CheckFailedError(f"{directory / name}: was made from another handoff", "make it again from this one")
@@ -90,7 +93,7 @@ def finish(directory: Path, opened: OpenHandoff) -> UpdateManifest:
                 "every copy must be trained alike; make it again with the same options",
             )
         changes = open_changes(directory / name, payload_of(directory / name))
-        check_changes(directory / name, changes, shapes(opened.copies[name].tensors), opened.frozen, opened.matrices)
+        check_changes(directory / name, changes, shapes(opened.copies[name].tensors), frozen, opened.matrices)
         check_numbers(directory / name, changes)
     with disk_errors(directory):
         manifest = write_manifest(directory, handoff)
@@ -120,7 +123,7 @@ def _check_nothing_else(directory: Path, handoff: HandoffManifest) -> None:
         raise BadBundleError(f"{min(foreign)}: is not part of an update and would be sent along", "move it away")
 
 
-def _note(directory: Path) -> dict[str, str]:
+def _note(directory: Path) -> dict[str, Any]:
     try:
         note = json.loads((directory / NOTE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -7,13 +7,14 @@ the server aggregates (design, section 1), so every copy must see the same rows 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from mpu_cli.data.order import shuffled
+from mpu_cli.data.order import drawn, shuffled
 from mpu_cli.data.templates import IGNORED, Encoded
 
 
@@ -46,22 +47,48 @@ def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
-def epoch_pairs(seed: int, epoch: int, n_forget: int, n_retain: int) -> list[tuple[int, int | None]]:
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What the order of rows depends on beside the seed; the default is the order of a first round."""
+
+    first_epoch: int = 0
+    """Epochs of the rounds before: the order goes on where they ended."""
+    retain: str = ""
+    """Names the walk through the retain set: another name, another order of retain rows."""
+    copy: str = ""
+    """Names the copy, where each copy has an order of its own; empty = one order for all copies."""
+    independent: bool = False
+    """Draw each retain row (and refusal) alone, so that some come twice, instead of walking through the set."""
+
+    def stream(self, seed: int) -> str:
+        """What names the streams that this copy draws from."""
+        return f"{seed}/{self.copy}" if self.copy else str(seed)
+
+
+def epoch_pairs(
+    seed: int, epoch: int, n_forget: int, n_retain: int, drawing: Drawing | None = None
+) -> list[tuple[int, int | None]]:
     """The (forget index, retain index) pairs of one epoch, in order; the retain index is None without a retain set.
 
     An epoch is one pass over the forget set in a fresh order. The retain set is walked through on its own, epoch after
-    epoch, reshuffled at each of its passes, so no retain row is seen twice before all have been seen once. Depends on
-    nothing but the arguments: no global generator is read or moved, and the result is the same on every machine.
+    epoch, reshuffled at each of its passes, so no retain row is seen twice before all have been seen once (unless rows
+    are drawn independently). Depends on nothing but the arguments: no global generator is read or moved, and the result
+    is the same on every machine.
     """
-    forget = shuffled(n_forget, f"forget/{seed}/{epoch}")
+    drawing = drawing or Drawing()
+    epoch, stream = drawing.first_epoch + epoch, drawing.stream(seed)
+    forget = shuffled(n_forget, f"forget/{stream}/{epoch}")
     if not n_retain:
         return [(index, None) for index in forget]
+    walk = f"{stream}/{drawing.retain}" if drawing.retain else stream
+    if drawing.independent:
+        return list(zip(forget, drawn(n_forget, n_retain, f"retain/{walk}/epoch {epoch}"), strict=True))
     pairs: list[tuple[int, int | None]] = []
     current, order = -1, []
     for offset, index in enumerate(forget):
         retain_pass, place = divmod(epoch * n_forget + offset, n_retain)
         if retain_pass != current:
-            current, order = retain_pass, shuffled(n_retain, f"retain/{seed}/{retain_pass}")
+            current, order = retain_pass, shuffled(n_retain, f"retain/{walk}/{retain_pass}")
         pairs.append((index, order[place]))
     return pairs
 
@@ -75,8 +102,9 @@ class PairedRows(Dataset[tuple[int, int | None]]):
 
     `batch` looks the rows of a list of pairs up: `{"forget": rows, "retain": rows, "alternate": rows, "reference":
     {name: values}}`, each set of rows padded on its own, the last three only if they were given. Alternates stand
-    beside the forget rows, one each, and are looked up by the same index. A reference whose name begins with "retain"
-    is looked up by the retain index, any other by the forget index.
+    beside the forget rows, one each, and are looked up by the same index; where there are several times as many, the
+    first epoch has the first of them, the second the next, and so on round. A reference whose name begins with "retain"
+    is looked up by the retain index, one whose name begins with "alternate" as alternates are, any other by the forget index.
     """
 
     def __init__(
@@ -102,19 +130,20 @@ class PairedRows(Dataset[tuple[int, int | None]]):
         """The pair itself."""
         return pair
 
-    def batch(self, pairs: Sequence[tuple[int, int | None]]) -> dict[str, dict[str, Tensor]]:
-        """The rows of these pairs."""
+    def batch(self, pairs: Sequence[tuple[int, int | None]], epoch: int = 0) -> dict[str, dict[str, Tensor]]:
+        """The rows of these pairs, with the alternates of that epoch."""
         forget = [i for i, _ in pairs]
         retain = [j for _, j in pairs if j is not None]
+        first = epoch * self.n_forget % max(len(self._alternates or ()), 1)
+        places = {"retain": retain, "alternate": [first + i for i in forget]}
         batch = {"forget": collate([self._forget[i] for i in forget], self._pad_id)}
         if self._retain is not None:
             batch["retain"] = collate([self._retain[j] for j in retain], self._pad_id)
         if self._alternates is not None:
-            batch["alternate"] = collate([self._alternates[i] for i in forget], self._pad_id)
+            batch["alternate"] = collate([self._alternates[i] for i in places["alternate"]], self._pad_id)
         if self._references:
             batch["reference"] = {
-                name: values(retain if name.startswith("retain") else forget)
-                for name, values in self._references.items()
+                name: values(places.get(name.partition("_")[0], forget)) for name, values in self._references.items()
             }
         return batch
 
@@ -127,13 +156,14 @@ class PairedRows(Dataset[tuple[int, int | None]]):
 class PairSampler(Sampler[tuple[int, int | None]]):
     """Yields `epoch_pairs` of the epoch that was set last."""
 
-    def __init__(self, seed: int, n_forget: int, n_retain: int) -> None:
+    def __init__(self, seed: int, n_forget: int, n_retain: int, drawing: Drawing | None = None) -> None:
         """Starts at epoch 0."""
-        self._seed, self._n_forget, self._n_retain, self._epoch = seed, n_forget, n_retain, 0
+        self._seed, self._n_forget, self._n_retain, self.epoch = seed, n_forget, n_retain, 0
+        self._drawing = drawing or Drawing()
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate's data loader before each pass."""
-        self._epoch = epoch
+        self.epoch = epoch
 
     def __len__(self) -> int:
         """Pairs in an epoch."""
@@ -141,4 +171,4 @@ class PairSampler(Sampler[tuple[int, int | None]]):
 
     def __iter__(self) -> Iterator[tuple[int, int | None]]:
         """The epoch's pairs in order."""
-        return iter(epoch_pairs(self._seed, self._epoch, self._n_forget, self._n_retain))
+        return iter(epoch_pairs(self._seed, self.epoch, self._n_forget, self._n_retain, self._drawing))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mpu_cli.data.prompting import PLAIN, Prompting
 from mpu_cli.data.rendering import check_variables, source_of
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import Encoded, cut, encode_whole, has_own_system
+from mpu_cli.data.windows import join as join_texts
 from mpu_cli.data.windows import pack as pack_texts
 from mpu_cli.data.windows import split
 from mpu_cli.errors import BadDataError
@@ -31,6 +32,8 @@ class EncodedRows:
     """How many texts were packed, into how many blocks."""
     own_system: tuple[str, ...] = ()
     """Places of the chats that begin with a system turn of their own, where a system prompt was given for all."""
+    joined: tuple[int, int] = (0, 0)
+    """How many texts were joined, and cut into how many chunks."""
 
     def notes(self, name: str, max_length: int) -> list[str]:
         """What to tell the user, a line each; `name` is the file's. Nothing where nothing was changed."""
@@ -45,6 +48,9 @@ class EncodedRows:
         if self.own_system:
             kept = "1 chat keeps its" if len(self.own_system) == 1 else f"{len(self.own_system)} chats keep their"
             lines.append(f"{name}: {kept} own system turn instead of --system-prompt, the first is {self.own_system[0]}")
+        if self.joined[0]:
+            texts, chunks = self.joined
+            lines.append(f"{name}: {texts} texts joined and cut into {chunks} chunks of {max_length} tokens (--join-texts)")
         return lines
 
 
@@ -56,6 +62,7 @@ def encode_rows(
     overlap: int | None = None,
     pack: bool = False,
     prompting: Prompting = PLAIN,
+    join: bool = False,
     refused: list[BadDataError] | None = None,
 ) -> EncodedRows:
     """Encode all rows of a file.
@@ -67,6 +74,7 @@ def encode_rows(
         overlap: tokens that two windows of a long text share; None = `windows.default_overlap`.
         pack: put texts that fit together into blocks (`windows.pack`).
         prompting: what stands around every pair and chat.
+        join: join all texts and cut them into chunks (`windows.join`), which come last.
         refused: a list to which the errors of rows that cannot be encoded are added; None = the first is raised.
 
     Raises:
@@ -74,6 +82,13 @@ def encode_rows(
         UsageError: the overlap does not fit, or the chat template does not read a variable that was given.
     """
     check_variables(source_of(tokenizer), prompting)
+    if join:
+        texts, others = ([row for row in rows if (row.text is not None) == plain] for plain in (True, False))
+        made = encode_rows(others, tokenizer, max_length, prompting=prompting, refused=refused)
+        chunks = join_texts([row.text or "" for row in texts], tokenizer, max_length)
+        if texts and not chunks:
+            raise BadDataError(f"{texts[0].where}: the texts together have nothing to predict", "give longer texts")
+        return replace(made, rows=[*made.rows, *chunks], joined=(len(texts), len(chunks)))
     encoded: list[Encoded] = []
     short: list[Encoded] = []
     lengths: list[int] = []

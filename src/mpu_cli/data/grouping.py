@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mpu_cli.data.batches import PairSampler
+from mpu_cli.data.batches import Drawing, PairSampler
 from mpu_cli.data.order import shuffled
 from mpu_cli.data.templates import Encoded
 
@@ -17,16 +17,23 @@ Pair = tuple[int, int | None]
 class LengthGroupedSampler(PairSampler):
     """Yields `group_by_length` of the epoch that was set last."""
 
-    def __init__(self, seed: int, forget: Sequence[Encoded], retain: Sequence[Encoded] | None, batch_size: int) -> None:
+    def __init__(
+        self,
+        seed: int,
+        forget: Sequence[Encoded],
+        retain: Sequence[Encoded] | None,
+        batch_size: int,
+        drawing: Drawing | None = None,
+    ) -> None:
         """Lengths are those of the encoded rows, in tokens; all copies share the tokenizer, so they agree."""
-        super().__init__(seed, len(forget), len(retain or ()))
+        super().__init__(seed, len(forget), len(retain or ()), drawing)
         self._batch_size = batch_size
         self._forget_lengths = [len(row.input_ids) for row in forget]
         self._retain_lengths = [len(row.input_ids) for row in retain or ()]
 
     def __iter__(self) -> Iterator[Pair]:
         """The epoch's pairs in order."""
-        stream = f"group/{self._seed}/{self._epoch}"
+        stream = f"group/{self._drawing.stream(self._seed)}/{self._drawing.first_epoch + self.epoch}"
         return iter(group_by_length(list(super().__iter__()), self._forget_lengths, self._retain_lengths, self._batch_size, stream))
 
 

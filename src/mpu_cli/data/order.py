@@ -17,3 +17,9 @@ def shuffled(count: int, stream: str) -> list[int]:
         other = int(generator.random() * (last + 1))
         order[last], order[other] = order[other], order[last]
     return order
+
+
+def drawn(count: int, below: int, stream: str) -> list[int]:
+    """`count` numbers from 0 … below − 1, each drawn alone (so some come twice); depends on nothing but the arguments."""
+    generator = random.Random(stream)
+    return [int(generator.random() * below) for _ in range(count)]

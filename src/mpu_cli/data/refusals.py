@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mpu_cli.data.formats import read_text
-from mpu_cli.data.order import shuffled
+from mpu_cli.data.order import drawn, shuffled
 from mpu_cli.data.rows import Row, read_rows
 from mpu_cli.data.source import find_data
 from mpu_cli.errors import BadDataError
@@ -39,24 +39,26 @@ def read_refusals(location: str | Path) -> list[str]:
     return [(row.text or "").strip() for row in rows]
 
 
-def with_refusals(rows: Sequence[Row], refusals: Sequence[str], seed: int) -> list[Row]:
+def with_refusals(
+    rows: Sequence[Row], refusals: Sequence[str], seed: int | str, *, independent: bool = False
+) -> list[Row]:
     """Deal one refusal to each row as its `alternate`, in place of an alternate of its own.
 
     Dealt like cards: the list is shuffled, handed out to its end, and shuffled anew, so each refusal is used equally
-    often to within one. The same seed deals the same in every copy and on every machine.
+    often to within one. Or each is drawn alone (`independent`), as open-unlearning does. The same seed (a number, or
+    a name) deals the same on every machine.
 
     Raises:
         BadDataError: a plain text, which has no answer that a refusal could replace; or no refusals.
     """
     if not refusals:
         raise BadDataError("the list of refusals is empty", _HINT)
-    dealt: list[Row] = []
-    order: list[int] = []
-    for place, row in enumerate(rows):
+    for row in rows:
         if row.text is not None:
             raise BadDataError(f"{row.where}: a text has no answer that a refusal could replace", "give prompt and answer, or messages")
-        deal, card = divmod(place, len(refusals))
-        if card == 0:
-            order = shuffled(len(refusals), f"refusals/{seed}/{deal}")
-        dealt.append(replace(row, alternate=refusals[order[card]]))
-    return dealt
+    if independent:
+        cards = drawn(len(rows), len(refusals), f"refusals/{seed}/independent")
+    else:
+        deals = -(-len(rows) // len(refusals))
+        cards = [card for deal in range(deals) for card in shuffled(len(refusals), f"refusals/{seed}/{deal}")]
+    return [replace(row, alternate=refusals[card]) for row, card in zip(rows, cards, strict=False)]

@@ -1,6 +1,7 @@
 """Long texts to windows with an overlap, short texts to blocks; either way every token counts exactly as often as before.
 
-Both are for plain texts alone: a prompt and its answer stay one row.
+Or, to repeat published runs, all texts joined and cut into chunks. All are for plain texts alone: a prompt and its answer
+stay one row.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 from mpu_cli.data.templates import IGNORED, Encoded, lead_ids
 from mpu_cli.errors import BadDataError, UsageError
 
+SEPARATOR = "\n\n"
+"""Between two texts that are joined."""
 OVERLAP_SHARE = 8
 """By default an eighth of a window repeats what came before it."""
 
@@ -74,6 +77,30 @@ def pack(texts: Sequence[Encoded], tokenizer: Any, max_length: int) -> list[Enco
         else:
             blocks.append(text)
     return blocks
+
+
+def join(texts: Sequence[str], tokenizer: Any, max_length: int) -> list[Encoded]:
+    """Join texts by blank lines and cut the whole into chunks of `max_length` tokens, as open-unlearning does for MUSE.
+
+    Nothing is repeated: a chunk's first token has no context, and the very first is not predicted. A chunk is turned into
+    text and encoded again, so it gets the special tokens that the tokenizer puts before a text (on top of its
+    `max_length` tokens), and may begin with other tokens than it was cut at.
+
+    Args:
+        texts: in their order; a chunk may hold the end of one and the beginning of the next.
+        tokenizer: the model's.
+        max_length: tokens that a chunk is cut at.
+    """
+    ids = tokenizer(SEPARATOR.join(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    lead = lead_ids(tokenizer)
+    chunks = []
+    for start in range(0, len(ids), max_length):
+        text = tokenizer.decode(ids[start : start + max_length])
+        chunk = tuple(tokenizer(text, verbose=False)["input_ids"][: len(lead) + max_length])
+        unpredicted = max(len(lead), 1)
+        if len(chunk) > unpredicted:  # a rest of one token has nothing to predict
+            chunks.append(Encoded(chunk, (IGNORED,) * unpredicted + chunk[unpredicted:]))
+    return chunks
 
 
 def _lead_of(whole: Encoded, tokenizer: Any) -> int:

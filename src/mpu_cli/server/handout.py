@@ -19,7 +19,7 @@ from mpu_cli.server.measure import Measured
 from mpu_cli.server.plan import Plan, make_plan
 from mpu_cli.server.publish import Publication, write_copies
 from mpu_cli.server.realised import RealisedNoise
-from mpu_cli.server.records import CopyRecord, HandoffRecord
+from mpu_cli.server.records import CopyRecord, HandoffRecord, frozen_of
 from mpu_cli.server.secret import SystemEntropy
 from mpu_cli.server.settings import PerturbSettings
 from mpu_cli.server.transforms import Reparameterization, draw_layer, draw_model, load
@@ -107,7 +107,7 @@ class Handout:
     def _handoff(
         self, folder: Path, copies: list[PublishedCopy], positions: list[int], realised: Mapping[str, float], number: int
     ) -> HandoffRecord:
-        manifest = HandoffManifest(self.new_id(), self.plan.dtype, self.layout.frozen, tuple(copies))
+        manifest = HandoffManifest(self.new_id(), self.plan.dtype, frozen_of(self.layout, self.settings.train_embeddings), tuple(copies))
         write_new(folder / MANIFEST, encode(manifest))
         settings, draw = self.settings, self.plan.draw
         holder = settings.client or "client"
@@ -138,6 +138,7 @@ class Handout:
             shard_bytes=settings.max_shard_bytes,
             realised=realised,
             exposure=self.exposure(positions).content(),
+            train_embeddings=settings.train_embeddings,
         )
 
     def exposure(self, positions: Sequence[int]) -> Exposure:

@@ -21,7 +21,7 @@ from mpu_cli.server.lineage import Lineage, create, open_locked
 from mpu_cli.server.measure import Measured, measure
 from mpu_cli.server.realised import RECOVERABLE_WARNING
 from mpu_cli.server.records import HandoffRecord, ModelRecord
-from mpu_cli.server.reparameterizations import chosen
+from mpu_cli.server.reparameterizations import chosen, is_rotation
 from mpu_cli.server.second_lineage import lineages_beside
 from mpu_cli.server.second_lineage import warnings as second_lineage_warnings
 from mpu_cli.server.secret import SECRET_FILE, Secret, SystemEntropy
@@ -209,10 +209,15 @@ def _result(
         )
     warnings += second_lineage_warnings(rivals, records)
     words = advice(settings.denoising, settings.kappa, plan.draw.coefficients, plan.offset_everywhere, split=settings.split)
-    if settings.reparam == "rotation":
+    if is_rotation(settings.reparam):
         words += (
             "under AdamW the rotation alone moves the aggregated update by 16–30 % of its norm (not under SGD or Muon); "
             "--reparam signed-permutation does not",
+        )
+    if settings.train_embeddings:
+        words += (
+            "this handoff lets the client train embeddings, if it asks for that too: rows of theirs that moved will tell you the "
+            "tokens of its forget set",
         )
     return PerturbResult(
         handoffs=tuple(records),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mpu_cli.architectures.family import TRANSFORMS
+from mpu_cli.architectures.layout import ModelLayout
 from mpu_cli.bundle.schema import COPY_NAME, HEX_128, HEX_256, Reader
 from mpu_cli.errors import GateError
 from mpu_cli.server.secret import FORMAT
@@ -71,10 +72,15 @@ class HandoffRecord:
     shard_bytes: int
     realised: Mapping[str, float]
     exposure: Mapping[str, float]
+    train_embeddings: bool = False
+    """The handoff freezes nothing."""
 
     def content(self) -> dict[str, Any]:
-        """The record as plain data, without its HMAC."""
-        return {"kind": "handoff-record", "format": FORMAT, **_plain(self)}
+        """The record as plain data, without its HMAC; what older versions do not know is there only if it says something."""
+        plain = _plain(self)
+        if not self.train_embeddings:
+            del plain["train_embeddings"]
+        return {"kind": "handoff-record", "format": FORMAT, **plain}
 
     def require_layout(self, layout: str, where: Path) -> None:
         """Raise GateError if T_k would now be drawn from another layout than when the copies were made."""
@@ -111,6 +117,7 @@ class HandoffRecord:
             shard_bytes=reader.natural("shard_bytes"),
             realised=reader.numbers("realised"),
             exposure=reader.numbers("exposure"),
+            train_embeddings=reader.flag("train_embeddings"),
         )
         reader.done()
         return record
@@ -152,6 +159,11 @@ class ModelRecord:
         )
         reader.done()
         return record
+
+
+def frozen_of(layout: ModelLayout, train_embeddings: bool) -> tuple[str, ...]:
+    """What a handoff's manifest freezes."""
+    return () if train_embeddings else tuple(layout.frozen)
 
 
 def _plain(record: HandoffRecord | ModelRecord | CopyRecord) -> dict[str, Any]:

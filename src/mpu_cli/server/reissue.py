@@ -19,7 +19,7 @@ from mpu_cli.server.lineage import Lineage, open_locked
 from mpu_cli.server.noise import Draw
 from mpu_cli.server.publish import Publication, write_copies
 from mpu_cli.server.realised import RealisedNoise
-from mpu_cli.server.records import HandoffRecord
+from mpu_cli.server.records import HandoffRecord, frozen_of
 from mpu_cli.server.transforms import draw_model
 
 
@@ -60,7 +60,7 @@ def reissue(model: Located, handoff: Path, secret: Path, id_: str, *, force: boo
             )
             files = write_copies(publication, folders, realised)
             copies = tuple(PublishedCopy(copy.name, listed(files[copy.position])) for copy in record.copies)
-            manifest = HandoffManifest(record.id, record.dtype, layout.frozen, copies)
+            manifest = HandoffManifest(record.id, record.dtype, frozen_of(layout, record.train_embeddings), copies)
             if manifest.digest != record.digest:
                 raise CheckFailedError(
                     f"handoff {id_} does not come out the same on this machine (another processor or version)",

@@ -19,6 +19,8 @@ REPARAMETERIZATIONS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("expert_permutation",),
     ),
     "rotation": (("plane_rotation",), _FEED_FORWARD, ("expert_permutation",)),
+    # As the authors have it: no signs in the feed-forward.
+    "paper-rotation": (("plane_rotation",), ("ffn_unit_permutation",), ("expert_permutation",)),
     "none": (),
 }
 # A transform that is missing here finds its slots in every layer.
@@ -31,14 +33,19 @@ def chosen(reparameterization: str, holds: Mapping[str, str], family: str) -> tu
     Raises:
         UsageError: the rotation would change the family's function.
     """
-    if reparameterization == "rotation" and holds["plane_rotation"] != "valid":
+    if is_rotation(reparameterization) and holds["plane_rotation"] != "valid":
         raise UsageError(
-            f"--reparam rotation: plane_rotation changes the function of the {family} family",
+            f"--reparam {reparameterization}: plane_rotation changes the function of the {family} family",
             "use --reparam signed-permutation",
         )
     groups = REPARAMETERIZATIONS[reparameterization]
     found = [next((name for name in group if holds[name] == "valid"), None) for group in groups]
     return tuple(name for name in found if name is not None)
+
+
+def is_rotation(reparameterization: str) -> bool:
+    """Whether it turns planes by any angle, which AdamW does not commute with."""
+    return any(group == ("plane_rotation",) for group in REPARAMETERIZATIONS[reparameterization])
 
 
 def acts_on(name: str, layer: LayerLayout) -> bool:

@@ -34,6 +34,8 @@ class PerturbSettings:
     check: str = "sample"
     client: str = ""
     fork: bool = False
+    train_embeddings: bool = False
+    """The handoff freezes nothing: the client may train the embeddings, if it asks for that too."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for what contradicts itself or the ranges."""
@@ -59,5 +61,7 @@ class PerturbSettings:
         return self.alphas if self.denoising == "harmonic" else self.nodes
 
 
-PAPER = {"reparam": "rotation", "denoising": "harmonic", "kappa": 0.01, "copies": 2}
-"""`--preset paper`: the authors' run (arXiv 2602.23798 and its scripts)."""
+PAPER = {
+    "reparam": "paper-rotation", "denoising": "harmonic", "kappa": 0.01, "copies": 2, "dtype": "bfloat16", "train_embeddings": True,
+}  # fmt: skip
+"""`--preset paper`: the authors' run (arXiv 2602.23798 and its scripts): docs/paper-protocol.md."""

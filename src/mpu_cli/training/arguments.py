@@ -39,7 +39,7 @@ def trainer_arguments(settings: TrainingSettings, device: str, n_forget: int) ->
         UsageError: the precision is not to be had here.
     """
     steps = settings.total_steps(n_forget)
-    half = settings.precision == "bfloat16"
+    half = settings.autocasts
     warms_up = bool(settings.warmup_steps or settings.warmup_ratio)
     try:
         arguments = TrainingArguments(

@@ -29,7 +29,7 @@ class LoadedModel:
     """A model ready to train."""
 
     model: Any
-    """float32, on the CPU, in evaluation mode."""
+    """float32 (bfloat16 where asked for), on the CPU, in evaluation mode."""
     frozen: tuple[str, ...]
     """In-memory names of the parameters that will not move, all their tied names included."""
     source_config: Any
@@ -37,7 +37,12 @@ class LoadedModel:
 
 
 def load_model(
-    directory: Path, frozen: Sequence[str] | None = None, *, keep_dropout: bool = False, fsdp: bool = False
+    directory: Path,
+    frozen: Sequence[str] | None = None,
+    *,
+    keep_dropout: bool = False,
+    fsdp: bool = False,
+    bfloat16: bool = False,
 ) -> LoadedModel:
     """Load a causal language model for training.
 
@@ -47,6 +52,7 @@ def load_model(
             either of its names. None freezes the input and output embeddings, an empty list freezes nothing.
         keep_dropout: leave the model's own dropout (and router jitter) on.
         fsdp: shard it over the processes, which have met; it then lies on their devices.
+        bfloat16: round the weights to bfloat16 instead of raising them to float32.
 
     Raises:
         BadModelError: not a model directory, quantised, tensors missing or of another shape than config.json says, or a
@@ -64,7 +70,7 @@ def load_model(
         loading: Any = auto_class(source_config).from_pretrained(
             directory,
             config=config,
-            dtype=torch.float32,
+            dtype=torch.bfloat16 if bfloat16 else torch.float32,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpu_cli.data.batches import PairedRows, ReferenceValues, epoch_pairs
+from mpu_cli.data.batches import Drawing, PairedRows, ReferenceValues, epoch_pairs
 from mpu_cli.data.templates import IGNORED, Encoded
 from mpu_cli.training.hidden import labelled_hidden, layers_of, resolve_layer
 from mpu_cli.training.logprobs import answer_nll, in_evaluation, labelled_predictions
@@ -34,6 +34,7 @@ def prepare(
     settings: TrainingSettings,
     pad_id: int,
     device: str,
+    drawing: Drawing | None = None,
 ) -> PairedRows:
     """The rows with everything that the loss needs beside them; call `close` on them when training is over.
 
@@ -42,10 +43,12 @@ def prepare(
         needs: words of `training.needs.NEEDS`.
         forget: the rows to forget.
         retain: the rows to keep, not looked at unless needed.
-        alternates: another answer to each forget row, in their order; not looked at unless needed.
+        alternates: another answer to each forget row, in their order; or that many for each of several epochs, one epoch
+            after the other; not looked at unless needed.
         settings: batch size and precision are those of training; seed and epochs say which retain rows are met.
         pad_id: what short rows are filled with.
         device: where the model is.
+        drawing: the order of the rows, which decides with seed and epochs.
 
     Raises:
         ValueError: rows that are needed are missing (a caller checks that before it loads anything).
@@ -56,10 +59,10 @@ def prepare(
     layer = hidden_layer(needs)
     if layer is not None:
         resolve_layer(layer, layers_of(model))
-    of_forget, of_retain = range(len(forget)), met_retain_rows(settings, len(forget), len(retain or ()))
-    half = settings.precision == "bfloat16"
+    of_forget, of_retain = range(len(forget)), met_retain_rows(settings, len(forget), len(retain or ()), drawing)
+    half = settings.autocasts
     references: dict[str, ReferenceValues] = {}
-    refuse_without_room(reference_bytes(model.config, needs, forget, retain, settings))
+    refuse_without_room(reference_bytes(model.config, needs, forget, retain, settings, drawing))
     with ExitStack() as files, torch.autocast(device, dtype=torch.bfloat16) if half else nullcontext():
 
         def fill(rows: Sequence[Encoded] | None, met: Sequence[int], vectors: Vectors, count: Count) -> ReferenceValues:
@@ -92,10 +95,11 @@ def reference_bytes(
     forget: Sequence[Encoded],
     retain: Sequence[Encoded] | None,
     settings: TrainingSettings,
+    drawing: Drawing | None = None,
 ) -> int:
     """Bytes of disk that the references take while training runs; `config` is the model's own."""
     sizes = config.get_text_config()
-    met = met_retain_rows(settings, len(forget), len(retain or ()))
+    met = met_retain_rows(settings, len(forget), len(retain or ()), drawing)
     kept = [(retain or ())[i] for i in met]
     total = 0
     if "forget_logits" in needs:
@@ -107,11 +111,15 @@ def reference_bytes(
     return 4 * total
 
 
-def met_retain_rows(settings: TrainingSettings, n_forget: int, n_retain: int) -> list[int]:
+def met_retain_rows(
+    settings: TrainingSettings, n_forget: int, n_retain: int, drawing: Drawing | None = None
+) -> list[int]:
     """The indices of the retain rows that the run's epochs meet, sorted."""
-    if not n_retain or settings.epochs * n_forget >= n_retain:
+    drawing = drawing or Drawing()
+    if not n_retain or (settings.epochs * n_forget >= n_retain and not drawing.independent):
         return list(range(n_retain))
-    pairs = (pair for epoch in range(settings.epochs) for pair in epoch_pairs(settings.seed, epoch, n_forget, n_retain))
+    epochs = range(settings.epochs)
+    pairs = (pair for epoch in epochs for pair in epoch_pairs(settings.seed, epoch, n_forget, n_retain, drawing))
     return sorted({j for _, j in pairs if j is not None})
 
 
@@ -137,7 +145,7 @@ def _check_rows(
 ) -> None:
     if "retain" in needs and not retain:
         raise ValueError("this loss needs retain rows")
-    if "alternate" in needs and len(alternates or ()) != len(forget):
+    if "alternate" in needs and (not alternates or len(alternates) % len(forget)):
         raise ValueError("this loss needs an alternate answer to each forget row")
 
 

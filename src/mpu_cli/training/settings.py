@@ -9,9 +9,11 @@ from typing import Literal, get_args
 from mpu_cli.errors import UsageError
 from mpu_cli.training import optimizers
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "pure-bfloat16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Schedule = Literal["constant", "linear", "cosine"]
+Draws = Literal["dealt", "independent"]
+PartialStep = Literal["mean", "share"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +32,41 @@ class TrainingSettings:
     """Forget rows in one forward pass, over all processes; as many retain rows go with them."""
     gradient_accumulation: int = 1
     """Forward passes whose mean gradient makes one step."""
+    partial_step: PartialStep = "mean"
+    """An epoch's last step, where too few passes are left for a whole one: their mean, or each with the share that it
+    has in a whole step, so that the gradient is smaller."""
     optimizer: str = "adafactor"
     """A file name in `training/optimizers/`; why this one: docs/decisions/0003."""
     weight_decay: float = 0.0
-    """Decoupled; norms and biases are exempt."""
+    """Decoupled; norms and biases are exempt, unless `decay_all`."""
+    decay_all: bool = False
+    """Weight decay on norms and biases too."""
     max_grad_norm: float = 1.0
     """Euclidean norm to which a step's gradient is cut; 0 = never."""
     precision: Precision = "float32"
-    """bfloat16 means autocast: weights, gradients and optimizer stay float32."""
+    """bfloat16 means autocast: weights, gradients and optimizer stay float32. In pure-bfloat16 they are bfloat16 too."""
     device: Device = "auto"
     """auto = the first of cuda, mps, cpu that is there."""
     seed: int = 0
     """Orders the data; no secret depends on it."""
+    round_number: int | None = None
+    """Which round with the server this is, from 1: its order of rows goes on where the last round's ended."""
+    order_per_copy: bool = False
+    """Each copy sees the rows in an order of its own."""
+    draws: Draws = "dealt"
+    """Retain rows and refusals are dealt like cards, or each is drawn on its own."""
+    redraw_refusals: bool = False
+    """Draw the refusals anew in each epoch."""
+    train_embeddings: bool = False
+    """Train the input and output embeddings too, whose moved rows spell out the forget set's tokens."""
     max_length: int = 512
     """Tokens of a row that are kept, from the left; longer plain texts are split into windows."""
     overlap: int | None = None
     """Tokens that two windows of a long text share; None = an eighth of a window."""
     pack: bool = False
     """Put short plain texts together into blocks of `max_length`."""
+    join_texts: bool = False
+    """Join all plain texts by blank lines and cut them into chunks of `max_length`, without overlap."""
     max_steps: int | None = None
     """Stop after so many steps, if the epochs do not end before."""
     keep_dropout: bool = False
@@ -85,6 +104,12 @@ class TrainingSettings:
         _number("--weight-decay", self.weight_decay, zero=True)
         _number("--max-grad-norm", self.max_grad_norm, zero=True)
         optimizers.find(self.optimizer)  # a wrong name shall not cost the loading of a model
+        if self.round_number is not None:
+            _whole("--round", self.round_number, 1)
+        _choice("--draws", self.draws, get_args(Draws))
+        _choice("--partial-step", self.partial_step, get_args(PartialStep))
+        if self.join_texts and (self.pack or self.overlap is not None):
+            raise UsageError("--join-texts cuts all texts into chunks of --max-length", "leave --pack and --overlap out")
         _choice("--precision", self.precision, get_args(Precision))
         _choice("--device", self.device, get_args(Device))
         _choice("--lr-scheduler", self.lr_scheduler, get_args(Schedule))
@@ -100,6 +125,16 @@ class TrainingSettings:
     def stops_early(self) -> bool:
         """Whether a threshold may end the run before its last epoch."""
         return self.stop_forget_below is not None or self.stop_retain_below is not None
+
+    @property
+    def autocasts(self) -> bool:
+        """Whether forward passes run in bfloat16 on float32 weights."""
+        return self.precision == "bfloat16"
+
+    @property
+    def is_pure_bfloat16(self) -> bool:
+        """Whether weights, gradients and optimizer are bfloat16."""
+        return self.precision == "pure-bfloat16"
 
     def steps_per_epoch(self, n_forget: int) -> int:
         """Optimizer steps of one pass over the forget set."""

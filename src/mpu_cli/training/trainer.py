@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from mpu_cli.data.batches import PairedRows, PairSampler
+from mpu_cli.data.batches import Drawing, PairedRows, PairSampler
 from mpu_cli.data.grouping import LengthGroupedSampler
 from mpu_cli.data.templates import Encoded
 from mpu_cli.errors import CheckFailedError
@@ -84,20 +84,24 @@ def train(
     alternates: Sequence[Encoded] | None = None,
     stop_after: int | None = None,
     around: Surroundings | None = None,
+    drawing: Drawing | None = None,
+    load_reference: Callable[[], Any] | None = None,
 ) -> TrainingReport:
     """Train `model` in place; on return it is on the CPU (a sharded one stays where it is), in evaluation mode.
 
     Args:
-        model: a causal language model with float32 weights; parameters without `requires_grad` stay as they are.
+        model: a causal language model, on the CPU; parameters without `requires_grad` stay as they are.
         loss: see `LossFunction`, and `StatefulLoss` for one that remembers.
-        needs: words of `training.needs.NEEDS`; references are those of the model as it comes in.
+        needs: words of `training.needs.NEEDS`; references are those of the model as it comes in, or of `load_reference`.
         forget: the rows to forget; an epoch is one pass over them.
         retain: the rows to keep; not looked at unless the loss or a threshold needs them.
         settings: see `TrainingSettings`.
         pad_id: what short rows are filled with.
-        alternates: another answer to each forget row, if the loss needs them.
+        alternates: another answer to each forget row, if the loss needs them; or that many for each epoch.
         stop_after: end after so many steps, whatever the thresholds say: where the first of several copies stopped.
         around: see `Surroundings`.
+        drawing: the order of the rows, beside the seed.
+        load_reference: loads the model that references are of; it is let go of before `model` is put on its device.
 
     Two runs with the same arguments give the same bits on the same CPU with the same number of threads and processes,
     also if one of them was killed and went on from a checkpoint.
@@ -113,19 +117,25 @@ def train(
     device = choose_device(settings.device)
     distributed.check_settings(settings, len(forget), device, needs)
     distributed.start(device)
+    pairs = None
+    if load_reference is not None:
+        measured = load_reference().to(device)
+        pairs = reference.prepare(measured, needs, forget, retain, alternates, settings, pad_id, device, drawing)
+        del measured
     if not settings.fsdp:
         model.to(device)
     thresholds = Thresholds(settings, forget, retain, pad_id) if settings.stops_early and stop_after is None else None
-    pairs = reference.prepare(model, needs, forget, retain, alternates, settings, pad_id, device)
+    if pairs is None:
+        pairs = reference.prepare(model, needs, forget, retain, alternates, settings, pad_id, device, drawing)
     layer = hidden_layer(needs)
     if layer is not None and not settings.fsdp:
         freeze_above(model, layer)
     distributed.after_measuring(model)
     kept = retain if "retain" in needs else None
     sampler = (
-        LengthGroupedSampler(settings.seed, forget, kept, settings.batch_size)
+        LengthGroupedSampler(settings.seed, forget, kept, settings.batch_size, drawing)
         if settings.group_by_length
-        else PairSampler(settings.seed, pairs.n_forget, pairs.n_retain)
+        else PairSampler(settings.seed, pairs.n_forget, pairs.n_retain, drawing)
     )
     use_cache = model.config.use_cache
     with quiet_transformers():
@@ -185,7 +195,7 @@ class UnlearningTrainer(Trainer):
             model=model,
             args=arguments,
             train_dataset=pairs,
-            data_collator=lambda batch: pairs.batch(distributed.my_share(batch)),
+            data_collator=lambda batch: pairs.batch(distributed.my_share(batch), sampler.epoch),
             callbacks=[_Hooks(self)],
         )
         self.remove_callback(PrinterCallback)
@@ -214,13 +224,17 @@ class UnlearningTrainer(Trainer):
         whole = distributed.mean(loss)
         if not bool(torch.isfinite(whole)):
             raise CheckFailedError(f"step {self.state.global_step + 1}: the loss is {whole.item()}", _REMEDY)
-        self._current_loss += whole.item() / self.current_gradient_accumulation_steps
-        return loss
+        passes = self.current_gradient_accumulation_steps
+        self._current_loss += whole.item() / passes
+        # Trainer divides by the passes that there are, which are fewer in an epoch's last step.
+        share = passes / self._settings.gradient_accumulation
+        return loss * share if self._settings.partial_step == "share" and share < 1 else loss
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Build the optimizer by its name, weight decay on all but norms and biases (as Trainer does)."""
+        """Build the optimizer by its name, weight decay on all but norms and biases (as Trainer does) unless asked for."""
         trained: Any = self.model if model is None else model
-        decayed = set(self.get_decay_parameter_names(trained))
+        everything = {name for name, _ in trained.named_parameters()}
+        decayed = everything if self._settings.decay_all else set(self.get_decay_parameter_names(trained))
         groups: dict[bool, list[tuple[str, Any]]] = {True: [], False: []}
         for name, parameter in trained.named_parameters():
             if parameter.requires_grad:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,15 +35,18 @@ def perturb(
         float | None, typer.Option(help="Secret offset in the noise's unit, frozen at the lineage's first perturb. [default: 0]")
     ] = None,
     split: Annotated[bool, typer.Option("--split", help="One handoff per copy, each for another holder.")] = False,
-    reparam: Annotated[str | None, typer.Option(help="signed-permutation, rotation or none. [default: signed-permutation]")] = None,
+    reparam: Annotated[str | None, typer.Option(help="signed-permutation (the default), rotation, paper-rotation or none.")] = None,
     noise_relative_to: Annotated[str | None, typer.Option(help="task-vector or weights.")] = None,
     scope: Annotated[str, typer.Option(help="layers, or all: embeddings, head and final norm get noise too.")] = "layers",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16. [default: auto]")] = None,
     max_shard_size: ShardSize = "50GB",
     check: Annotated[str, typer.Option(help="Prove function preservation on sample, all or none of the layers.")] = "sample",
     probe: Annotated[Path | None, typer.Option(help="Rows (JSON or JSONL): report what each copy loses on them.")] = None,
     client: Annotated[str, typer.Option(help="Who gets this handoff; kept in the secret only.")] = "",
-    preset: Annotated[str | None, typer.Option(help="paper: rotation, harmonic, kappa 0.01, two copies.")] = None,
+    preset: Annotated[str | None, typer.Option(help="paper: the authors' settings; options you give win.")] = None,
+    train_embeddings: Annotated[
+        bool | None, typer.Option("--train-embeddings/--no-train-embeddings", help="Let the client train embeddings. [default: no]")
+    ] = None,
     fork: Annotated[bool, typer.Option("--fork", help="Work on a model that a newer accepted one has replaced.")] = False,
     new_lineage: Annotated[Path | None, typer.Option(help="Begin another lineage, with its own secret directory.")] = None,
     reissue: Annotated[str | None, typer.Option(help="Write a lost handoff again, bit for bit, by its id.")] = None,
@@ -64,11 +68,14 @@ def perturb(
     directory = secret or new_lineage
     assert directory is not None
     settings = _settings(
-        preset, copies, kappa, denoising, reparam,
+        output, preset,
+        {
+            "copies": copies, "kappa": kappa, "denoising": denoising, "reparam": reparam, "dtype": dtype,
+            "train_embeddings": train_embeddings,
+        },
         alphas=numbers("--alphas", alphas), nodes=numbers("--nodes", nodes), offset=offset, split=split,
         noise_relative_to=noise_relative_to and choice("--noise-relative-to", noise_relative_to, ("task-vector", "weights")),
         scope=choice("--scope", scope, ("layers", "all")),
-        dtype=choice("--dtype", dtype, ("auto", "float32", "bfloat16", "float16")),
         shard_size=max_shard_size, check=choice("--check", check, ("sample", "all", "none")), client=client, fork=fork,
     )  # fmt: skip
     from mpu_cli.checkpoint.locate import locate
@@ -104,20 +111,29 @@ def perturb(
 
 
 def _settings(
-    preset: str | None, copies: int | None, kappa: float | None, denoising: str | None, reparam: str | None,
-    *, shard_size: str, **rest: Any,
-) -> PerturbSettings:  # fmt: skip
+    output: Output, preset: str | None, options: Mapping[str, Any], *, shard_size: str, **rest: Any
+) -> PerturbSettings:
+    """`options` are those that a preset sets, None where they were not given."""
     from mpu_cli.checkpoint.writer import parse_size
+    from mpu_cli.server.reparameterizations import REPARAMETERIZATIONS
     from mpu_cli.server.settings import PAPER, PerturbSettings
 
+    given = {key: value for key, value in options.items() if value is not None}
+    values: dict[str, Any] = dict(given)
     if preset is not None:
         choice("--preset", preset, ("paper",))
-    given = {"copies": copies, "kappa": kappa, "denoising": denoising, "reparam": reparam}
-    values: dict[str, Any] = {**(PAPER if preset else {}), **{key: value for key, value in given.items() if value is not None}}
-    if "denoising" in values:
-        choice("--denoising", values["denoising"], ("harmonic", "extrapolation"))
-    if "reparam" in values:
-        choice("--reparam", values["reparam"], ("signed-permutation", "rotation", "none"))
+        values = {**PAPER, **given}
+        told = [f"{key.replace('_', '-')} {value}" for key, value in PAPER.items() if key not in given]
+        own = [f"{key.replace('_', '-')} {value}" for key, value in given.items()]
+        output.note(f"preset paper sets: {', '.join(told)}{'; yours: ' if own else ''}{', '.join(own)}")
+    known = {
+        "denoising": ("harmonic", "extrapolation"),
+        "reparam": tuple(REPARAMETERIZATIONS),
+        "dtype": ("auto", "float32", "bfloat16", "float16"),
+    }
+    for key, choices in known.items():
+        if key in values:
+            choice(f"--{key}", values[key], choices)
     return PerturbSettings(**values, max_shard_bytes=parse_size(shard_size), **rest)
 
 

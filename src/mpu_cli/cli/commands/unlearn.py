@@ -41,10 +41,29 @@ def unlearn(
     max_length: Annotated[int, typer.Option(help="Tokens of a row that are kept.")] = 512,
     overlap: Annotated[int | None, typer.Option(help="Tokens that two windows of a long text share. [default: an eighth]")] = None,
     pack: Annotated[bool, typer.Option("--pack", help="Put short texts together into blocks.")] = False,
+    join_texts: Annotated[
+        bool, typer.Option("--join-texts/--no-join-texts", help="Join all texts by blank lines, cut into chunks of --max-length.")
+    ] = False,
     method: Annotated[str, typer.Option(help="See --list-methods.")] = "NPO",
     set_: Annotated[list[str] | None, typer.Option("--set", help="A method's own parameter, name=value.", metavar="NAME=VALUE")] = None,
     list_methods: Annotated[bool, typer.Option("--list-methods", help="Show every method with formula, parameters, source; stop.")] = False,
     preset: Annotated[str | None, typer.Option(help="paper: the authors' settings for this method; options you give win.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="What NPO, DPO, UnDIAL and KL compare with: round 1's handoff, or a model. [default: the copy]")
+    ] = None,
+    round_number: Annotated[
+        int | None, typer.Option("--round", help="Which round this is: rows go on where the last ended. [default: rows by handoff]")
+    ] = None,
+    order_per_copy: Annotated[
+        bool, typer.Option("--order-per-copy/--one-order", help="Each copy sees the rows in its own order (they then differ).")
+    ] = False,
+    draws: Annotated[str, typer.Option(help="Retain rows and refusals: dealt (none twice before all came), or independent.")] = "dealt",
+    redraw_refusals: Annotated[
+        bool, typer.Option("--redraw-refusals/--one-refusal", help="Other refusals in each epoch.")
+    ] = False,
+    train_embeddings: Annotated[
+        bool, typer.Option("--train-embeddings/--no-train-embeddings", help="Train embeddings: their rows spell out your tokens.")
+    ] = False,
     optimizer: Annotated[str, typer.Option(help="adafactor, adamw (the paper's), adam-mini, muon or sgd.")] = "adafactor",
     epochs: Annotated[int, typer.Option(help="Passes over the forget set.")] = 5,
     learning_rate: Annotated[float, typer.Option(help="The highest of the run.")] = 1e-5,
@@ -54,12 +73,14 @@ def unlearn(
     batch_size: Annotated[int, typer.Option(help="Forget rows in one forward pass, over all processes.")] = 8,
     gradient_accumulation: Annotated[int, typer.Option(help="Forward passes in one step.")] = 1,
     group_by_length: Annotated[bool, typer.Option("--group-by-length", help="Rows of like length in one batch.")] = False,
-    weight_decay: Annotated[float, typer.Option(help="Decoupled weight decay.")] = 0.0,
+    partial_step: Annotated[str, typer.Option(help="An epoch's last step with fewer passes: their mean, or their share.")] = "mean",
+    weight_decay: Annotated[float, typer.Option(help="Decoupled weight decay, not on norms and biases.")] = 0.0,
+    decay_all: Annotated[bool, typer.Option("--decay-all/--no-decay-all", help="On norms and biases too.")] = False,
     max_grad_norm: Annotated[float, typer.Option(help="Gradient clipping; 0 for none.")] = 1.0,
     max_steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
     stop_forget_below: Annotated[float | None, typer.Option(help="Stop once the forget rows' answer probability is this low.")] = None,
     stop_retain_below: Annotated[float | None, typer.Option(help="Stop once the retain rows' answer probability is this low.")] = None,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16 (autocast; weights stay float32).")] = "float32",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 (autocast; weights stay float32) or pure-bfloat16.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, about a third more time.")] = False,
     fsdp: Annotated[bool, typer.Option("--fsdp", help="Under torchrun: shard the model over the processes.")] = False,
@@ -152,7 +173,7 @@ def _train(context: typer.Context, output: Output, place: Path, out: Path, *, bu
 
     options: dict[str, Any] = context.params
     copy, force = options["copy"], options["force"]
-    work = bring(context, output)
+    work = bring(context, output, place)
     with output.training() as on_step:
         if not bundle:
             reports = {place.name: client.unlearn_model(place, out, work, on_step, dtype=options["dtype"], force=force)}

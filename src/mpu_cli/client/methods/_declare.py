@@ -113,6 +113,10 @@ class MethodInfo:
             needs.add("retain")
         return with_layer(needs, int(parameters.get("layer", -1)))
 
+    def references_with(self, parameters: Mapping[str, Value]) -> frozenset[str]:
+        """Which of the needs are what a model said before the first step."""
+        return frozenset(need for need in self.needs_with(parameters) if need.endswith(("_nll", "_logits", "_hidden")))
+
     def check(self, parameters: Mapping[str, Value], *, has_retain: bool, has_alternates: bool) -> None:
         """Refuse before any work starts.
 

@@ -1,0 +1,39 @@
+"""Which rows a run sees, and in which order: the same in all copies of a handoff, others in the next round."""
+
+from __future__ import annotations
+
+from mpu_cli.client.handoff import OpenHandoff
+from mpu_cli.data.batches import Drawing
+from mpu_cli.training.settings import TrainingSettings
+
+
+def drawing_of(settings: TrainingSettings, opened: OpenHandoff | None = None, name: str = "") -> Drawing:
+    """The order for copy `name` of a handoff, or for a plain model.
+
+    Without `--round` a handoff of several copies draws its retain rows by its own id, so that the next round sees other
+    ones although the client does not know the round. A handoff of one copy may be a part of a split, whose holders must
+    see the same rows and share no id: it has the order of round 1, as a model has.
+    """
+    earlier = (settings.round_number - 1) * settings.epochs if settings.round_number is not None else 0
+    own = opened.manifest.id if opened is not None and _by_id(settings, opened) else ""
+    copy = "/".join(part for part in (own, name) if part) if settings.order_per_copy else ""
+    return Drawing(earlier, "" if copy else own, copy, settings.draws == "independent")
+
+
+def words(settings: TrainingSettings, opened: OpenHandoff) -> str:
+    """What the user is told of the retain rows."""
+    if settings.round_number is not None:
+        return f"retain rows: those of round {settings.round_number}, going on where the rounds before ended"
+    if _by_id(settings, opened):
+        return (
+            "retain rows: drawn by this handoff's id, so another handoff sees other rows; with --round N they are those of "
+            "round N, the same as a noise-free baseline's (give both the same N)"
+        )
+    return (
+        "retain rows: those of round 1, since a handoff of one copy may be part of a split, whose holders must see the same "
+        "rows; in later rounds give --round N to see new ones"
+    )
+
+
+def _by_id(settings: TrainingSettings, opened: OpenHandoff) -> bool:
+    return settings.round_number is None and len(opened.copies) > 1

@@ -1,0 +1,88 @@
+"""`--preset paper` is the authors' run: held against a plain loop of their recipe, on the published copies."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from authors import ROUNDS_AND_EPOCHS, Recipe, order, unlearn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
+from two_parties import moved, relative, steps_of, weights
+
+from mpu_cli.server.lineage import Lineage
+
+FORGET = [{"question": f"w{i} w{i + 1} ?", "answer": f"w{i + 2} w{i + 3} w{i % 7} ."} for i in range(18)]
+RETAIN = [{"question": f"w{i} w{i + 2} ?", "answer": f"w{i + 5} w{i % 11} ."} for i in range(10, 40)]
+REFUSALS = ["w1 w2 .", "w3 .", "w4 w5 w6 .", "w7 w8"]
+OWN = {"batch_size": 2}
+"""18 rows in batches of 2 and steps of 4: two whole steps and a partial one in each epoch."""
+
+
+@pytest.fixture
+def data(tmp_path):
+    """The client's files."""
+    for name, rows in (("forget", FORGET), ("retain", RETAIN)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "refusals.txt").write_text("\n".join(REFUSALS))
+    return tmp_path
+
+
+def play(mpu, data, pair, method, round_number, model):
+    """One round of the preset; returns the aggregated model's directory."""
+    root = data / f"round-{round_number}"
+    root.mkdir()
+    perturbed = mpu(
+        "perturb", model, "--base", pair.base, "--handoff", root / "to-client", "--secret", data / "server",
+        "--preset", "paper", "--dtype", "float32",
+    )  # fmt: skip
+    assert perturbed.code == 0, perturbed.err
+    options = ["--method", method, "--preset", "paper", "--round", round_number]
+    options += ["--precision", "float32", "--batch-size", OWN["batch_size"]]
+    options += ["--refusals", data / "refusals.txt"] if method == "DPO" else []
+    if method in {"NPO", "DPO", "UnDIAL"} and round_number > 1:
+        options += ["--reference", data / "round-1" / "to-client"]
+    files = ["--forget", data / "forget.jsonl", "--retain", data / "retain.jsonl"]
+    trained = mpu("unlearn", root / "to-client", *files, *options, "--out", root / "to-server")
+    assert trained.code == 0, trained.err
+    done = mpu("aggregate", root / "to-server", "--secret", data / "server", "--model", model, "--out", root / "next")
+    assert done.code == 0, done.err
+    return root / "next"
+
+
+def plainly(data, method, round_number, model):
+    """The same round by the plain loop, aggregated: the change of theta by tensor name."""
+    root = data / f"round-{round_number}"
+    epochs = ROUNDS_AND_EPOCHS[method][1]
+    recipe = Recipe(method, data / "forget.jsonl", data / "retain.jsonl", REFUSALS, epochs, **OWN)
+    record = max(Lineage.read(data / "server").handoffs.values(), key=lambda each: each.sequence)
+    steps = steps_of(data / "server", record, model)
+    share = sum(1 / copy.coefficient for copy in record.copies)
+    total = {}
+    for copy in record.copies:
+        reference = data / "round-1" / "to-client" / copy.name
+        change = unlearn(root / "to-client" / copy.name, reference, recipe, order(copy.name, round_number, epochs))
+        for name, value in moved(steps[copy.name], model, change, back=True).items():
+            total[name] = total.get(name, 0) + value / copy.coefficient / share
+    return total
+
+
+@pytest.mark.parametrize(
+    ("method", "rounds"),
+    [("NPO", 2), ("DPO", 2), *(pytest.param(name, 2, marks=pytest.mark.slow) for name in ROUNDS_AND_EPOCHS if name not in {"NPO", "DPO"})],
+)
+def test_a_round_is_the_authors(method, rounds, tiny_pair, data, mpu):
+    """AdamW 1e-5, two rounds, each update within 1e-4 of the plain loop's on the same published copies."""
+    pair = tiny_pair("llama")
+    model, errors = pair.model, []
+    for number in range(1, rounds + 1):
+        after = play(mpu, data, pair, method, number, model)
+        before, now = weights(model), weights(after)
+        change = plainly(data, method, number, model)
+        # Both models are stored in float32: three steps of 1e-5 are so small that rounding alone is 3e-4 of them.
+        theirs = {name: (before[name].double() + change[name]).float() for name in before}
+        errors.append(relative(*({name: each[name].double() - before[name].double() for name in before} for each in (now, theirs))))
+        model = after
+    assert max(errors) <= 1e-4, errors

@@ -293,6 +293,13 @@ CASES = {
         words=("pytorch_model.bin", "pickle"),
         prepare=lambda r: (r.handoff / "copy-1" / "model.safetensors").rename(r.handoff / "copy-1" / "pytorch_model.bin"),
     ),
+    "the forget file to keep": _unlearn("--retain", lambda r: r.forget, words=("--forget", "all of its rows", "--allow-overlap")),
+    "the forget rows to keep, under another name": _unlearn(
+        "--retain",
+        lambda r: r.retain,
+        words=("forget.jsonl:1 = retain.jsonl:1", "--allow-overlap"),
+        prepare=lambda r: r.retain.write_text(r.forget.read_text().replace("question", "prompt").replace("answer", "completion")),
+    ),
     # aggregate
     "NaN in an update": _aggregate(words=("copy-2", GATE, "NaN"), prepare=lambda r: _edit_update(r, lambda t: t[GATE].fill_(float("nan")))),
     "foreign tensor": _aggregate(

@@ -101,6 +101,21 @@ def test_forget_and_retain_that_overlap(mpu, forget, tmp_path):
     assert mpu("data", "check", clean, "--retain", retain, "--strict").code == 0
 
 
+def test_one_file_given_twice_overlaps_with_itself(mpu, forget, tmp_path):
+    """Under one name, another spelling of it, or as a link: every row is in both, and both are shown."""
+    (tmp_path / "link.jsonl").symlink_to(forget)
+    for other in (forget, tmp_path / "sub" / ".." / forget.name, tmp_path / "link.jsonl"):
+        (tmp_path / "sub").mkdir(exist_ok=True)
+        done = mpu("data", "check", forget, "--retain", other, "--json")
+        assert done.code == 0
+        assert [place for place, _ in done.json["in_both"]] == [f"forget.jsonl:{number}" for number in (1, 2, 3)]
+        done = mpu("data", "check", forget, "--retain", other, "--strict")
+        assert done.code == 1
+        assert done.out.count("3 (prompt/answer)") == 2
+        assert "3 rows are both to be forgotten and to be kept: forget.jsonl:1 = " in done.err
+        assert "all that one of the files holds" in done.err
+
+
 def test_every_bad_row_is_listed(mpu, tmp_path, finished_round):
     """All of them with file and line, empty answers counted, exit 3; with --json the error is part of the one object."""
     bad = tmp_path / "bad.jsonl"

@@ -159,6 +159,8 @@ def test_compare_refuses(records, rows, mpu, tmp_path):
         (["--forget", "NOWHERE"], 3, "NOWHERE"),
         (["--forget", "FORGET", "--before", "NOWHERE"], 3, "summary.json: cannot be read"),
         (["--forget", "FORGET", "--utility", "model=FORGET"], 2, "cannot be called model"),
+        (["--forget", "FORGET", "--holdout", "FORGET"], 3, "--forget: all of its rows (16) are in --holdout too"),
+        (["--forget", "FORGET", "--utility", "a=FORGET"], 3, "are in --utility a too"),
         (["--utility", "forget=FORGET"], 2, "cannot be called forget"),
         (["--utility", "a=FORGET", "--utility", "a=FORGET"], 2, "two sets are called a"),
     ],
@@ -178,6 +180,20 @@ def test_bad_input_is_one_line(arguments, code, message, rows, tmp_path, mpu):
     told = mpu(*command, "--json").json
     assert told["error"]["exit_code"] == code
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.jsonl"]
+
+
+def test_sets_that_share_rows(rows, tmp_path, mpu):
+    """A part is measured with a warning; all of it only with --allow-overlap."""
+    lines = [(rows / f"{name}.jsonl").read_text().splitlines(keepends=True) for name in ("holdout", "forget")]
+    (tmp_path / "mixed.jsonl").write_text("".join(lines[0][:4] + lines[1][:2]))
+    quick = ("--no-generate", *QUICK)
+    done = mpu("eval", ASSETS / "base", "--forget", rows / "forget.jsonl", "--holdout", tmp_path / "mixed.jsonl", *quick)
+    assert done.code == 0, done.err
+    assert done.err.count("mpu: warning: --forget: 2 of its 16 rows are in --holdout too: forget.jsonl:1 = mixed.jsonl:5, ") == 1
+    same = ("--forget", rows / "forget.jsonl", "--holdout", rows / "forget.jsonl")
+    done = mpu("eval", ASSETS / "base", *same, "--allow-overlap", *quick)
+    assert done.code == 0, done.err
+    assert "mpu: warning: --forget: all of its rows (16) are in --holdout too" in done.err
 
 
 def test_a_model_without_a_tokenizer_is_refused(rows, tmp_path, mpu):

@@ -205,6 +205,49 @@ def test_launchers_that_do_something_else_are_refused(names, message, model, dat
     assert not (tmp_path / "out").exists()
 
 
+ALLOCATIONS = [
+    {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_LOCAL_RANK": "0"},
+    {"PMI_SIZE": "4", "PMI_RANK": "3"},
+    {"MV2_COMM_WORLD_SIZE": "2", "MV2_COMM_WORLD_RANK": "1"},
+    {"MPI_LOCALNRANKS": "2", "MPI_LOCALRANKID": "1"},
+    {"SLURM_NTASKS": "8", "SLURM_PROCID": "5"},
+    {"SLURM_NTASKS": "2", "PMI_SIZE": "2", "LOCAL_RANK": "1"},
+    {"LOCAL_RANK": "0"},
+    {"SLURM_NTASKS": "1"},
+]
+
+
+@pytest.mark.parametrize("names", ALLOCATIONS, ids=lambda names: "+".join(names))
+@pytest.mark.parametrize("command", ["unlearn", "eval"])
+def test_an_allocation_without_torchrun_works_alone_and_says_so(names, command, model, data, tmp_path, mpu, monkeypatch):
+    """The result is that of a process outside the allocation, and the variable is named; an allocation of one is no news."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # as in a process of its own
+    more = ("--max-steps", "1", "--out", tmp_path / "out") if command == "unlearn" else ("--no-generate", "--robustness", "relearning")
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    done = mpu(command, model, *data, *more, "--device", "cpu")
+    assert done.code == 0, done.err
+    named = [name for name, value in names.items() if value != "1" and name.endswith(("SIZE", "NRANKS", "NTASKS"))]
+    said = [line for line in done.err.splitlines() if "works alone" in line]
+    assert len(said) == bool(named)
+    assert all(any(name in line for name in named) and "torchrun" in line for line in said)
+    assert "--precision" not in done.err
+
+
+def test_processes_that_do_not_know_where_to_meet(model, data, tmp_path, mpu, monkeypatch):
+    """WORLD_SIZE and RANK of somebody's own script, without torchrun's address."""
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    done = mpu("unlearn", model, *data, *COMMON, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "WORLD_SIZE is 2, and MASTER_ADDR does not say" in done.err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_accelerate_launch_itself_is_refused(model, data, tmp_path, environment):
     """The real launcher, asked for two processes."""

@@ -101,6 +101,20 @@ def test_the_first_copy_decides_where_all_end(finished_round, tmp_path, mpu):
     assert mpu("verify", tmp_path / "out").code == 0
 
 
+def test_rows_to_forget_and_to_keep(finished_round, tmp_path, mpu):
+    """A part in both is a warning; all of them are trained on only with --allow-overlap."""
+    r = finished_round
+    both = tmp_path / "both.jsonl"
+    both.write_text("".join(r.retain.read_text().splitlines(keepends=True)[:3] + r.forget.read_text().splitlines(keepends=True)[4:6]))
+    quick = ["--method", "GradDiff", "--max-steps", "1"]
+    done = mpu("unlearn", r.model, "--forget", r.forget, "--retain", both, *quick, "--out", tmp_path / "part")
+    assert done.code == 0, done.err
+    assert "mpu: warning: --forget: 2 of its 8 rows are in --retain too: forget.jsonl:5 = both.jsonl:4, forget.jsonl:6 = both" in done.err
+    done = mpu("unlearn", r.model, "--forget", r.forget, "--retain", r.forget, "--allow-overlap", *quick, "--out", tmp_path / "all")
+    assert done.code == 0, done.err
+    assert "mpu: warning: --forget: all of its rows (8) are in --retain too" in done.err
+
+
 def test_a_dry_run_needs_no_rows_and_writes_nothing(finished_round, tmp_path, mpu, monkeypatch):
     """A handoff, a model, and a configuration alone; the handoff's copies and bytes are counted."""
     monkeypatch.chdir(tmp_path)

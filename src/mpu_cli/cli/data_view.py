@@ -24,7 +24,7 @@ _SHOWN = 10
 def describe(findings: Findings, warnings: list[str]) -> dict[str, Any]:
     """Everything as plain values."""
     return {
-        "files": {location: _describe(report) for location, report in findings.reports.items()},
+        "files": {location: _describe(report) for location, report in reversed(findings.reports)},
         "in_both": [list(pair) for pair in findings.in_both],
         "same_prompt": [list(pair) for pair in findings.same_prompt],
         "sample": asdict(findings.sample) if findings.sample else None,
@@ -35,7 +35,7 @@ def describe(findings: Findings, warnings: list[str]) -> dict[str, Any]:
 def shown(findings: Findings, max_length: int) -> list[RenderableType]:
     """Everything for a reader: a table of facts for each file, then the sample."""
     parts: list[RenderableType] = []
-    for location, report in findings.reports.items():
+    for location, report in findings.reports:
         parts += [Text(location), facts(_facts(report, max_length)), ""]
     return [*parts, *_sample(findings.sample)] if findings.sample else parts[:-1]
 
@@ -43,7 +43,7 @@ def shown(findings: Findings, max_length: int) -> list[RenderableType]:
 def told(findings: Findings, max_length: int) -> list[str]:
     """What deserves a warning; a row that cannot be used is an error instead."""
     lines = []
-    for location, report in findings.reports.items():
+    for location, report in dict(findings.reports).items():
         name = Path(location).name
         if report.duplicates:
             lines.append(f"{name}: {_rows(report.duplicates)} more than once: {' = '.join(report.duplicates[0])}")
@@ -52,7 +52,8 @@ def told(findings: Findings, max_length: int) -> list[str]:
         if report.encoded is not None:
             lines += report.encoded.notes(name, max_length)
     if findings.in_both:
-        lines.append(f"{_rows(findings.in_both)} both to be forgotten and to be kept: {' = '.join(findings.in_both[0])}")
+        every = ", all that one of the files holds" if findings.all_in_both else ""
+        lines.append(f"{_rows(findings.in_both)} both to be forgotten and to be kept: {' = '.join(findings.in_both[0])}{every}")
     if findings.same_prompt:
         lines.append(f"{_rows(findings.same_prompt)} kept with another answer: {' / '.join(findings.same_prompt[0])}")
     return lines

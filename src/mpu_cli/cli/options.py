@@ -32,6 +32,8 @@ TemplateDate = Annotated[
 ContentParts = Annotated[bool, typer.Option("--content-parts", help="Give the chat template lists of text parts.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be written (files, disk, memory) and stop.")]
 
+AllowOverlap = Annotated[bool, typer.Option("--allow-overlap", help="Go on although all rows of one set are in its opposite.")]
+
 
 def estimate_facts(needs: Mapping[str, int]) -> dict[str, str]:
     """What --dry-run prints, for a reader."""

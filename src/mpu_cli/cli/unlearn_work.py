@@ -85,7 +85,7 @@ def bring(context: typer.Context, output: Output, place: Path) -> Work:
     """Everything that training needs, checked before a model is loaded.
 
     Raises:
-        UsageError, BadDataError: the options contradict each other, or a file of rows cannot be used.
+        UsageError, BadDataError: the options contradict each other, or a file of rows cannot be used, or all rows to forget are to be kept.
     """
     from mpu_cli.checkpoint.staging import refuse_nesting
     from mpu_cli.checkpoint.writer import parse_size
@@ -95,6 +95,7 @@ def bring(context: typer.Context, output: Output, place: Path) -> Work:
     from mpu_cli.client.unlearn import Work
     from mpu_cli.client.work_directory import Keeping
     from mpu_cli.data.mapping import for_retain, parse_mapping
+    from mpu_cli.data.overlap import RowSet, check_disjoint
     from mpu_cli.data.refusals import read_refusals, with_refusals
     from mpu_cli.data.rows import read_rows
     from mpu_cli.data.source import find_data
@@ -131,6 +132,10 @@ def bring(context: typer.Context, output: Output, place: Path) -> Work:
     has_alternates = all(row.alternate is not None for row in rows)
     chosen.check(parameters, has_retain=retain is not None, has_alternates=has_alternates)
     kept = read_rows(retain, for_retain(mapping)) if retain is not None else None
+    if kept is not None:
+        shared = check_disjoint(RowSet("--forget", rows), RowSet("--retain", kept), allow=options["allow_overlap"])
+        if shared is not None:
+            output.warn(shared)
     if options["preset"] is not None and not _given(context, "max_length") and any(row.text is not None for row in [*rows, *(kept or ())]):
         settings = replace(settings, max_length=preset.TEXT_LENGTH)
         output.note(f"preset paper: plain texts, so --max-length {preset.TEXT_LENGTH}")

@@ -85,10 +85,12 @@ class Sample:
 class Findings:
     """What is to be said of one file, or of a forget and a retain file."""
 
-    reports: dict[str, Report]
-    """By location, in the order asked for."""
+    reports: tuple[tuple[str, Report], ...]
+    """(location, report), in the order asked for; one file may be asked for twice."""
     in_both: tuple[tuple[str, str], ...]
     """Rows of the first file that are in the second too: (place, place)."""
+    all_in_both: bool
+    """Whether one of the two holds nothing that the other does not."""
     same_prompt: tuple[tuple[str, str], ...]
     """Rows with one prompt, but another answer in the second file."""
     sample: Sample | None
@@ -122,14 +124,16 @@ def check_files(
         BadDataError: a file cannot be read at all.
         UsageError: there is no such row, or the overlap does not fit.
     """
-    scans = {location: scan_rows(location, for_retain(mapping) if place else mapping) for place, location in enumerate(locations)}
-    rows = scans[locations[0]].rows
+    scans = [scan_rows(location, for_retain(mapping) if place else mapping) for place, location in enumerate(locations)]
+    rows = scans[0].rows
     if rows and row > len(rows):
         raise UsageError(f"--row {row}: the file has {len(rows)} usable rows", "choose a smaller number")
-    others = scans[locations[1]].rows if len(scans) > 1 else []
-    reports = {name: _report(scan, tokenizer, max_length, prompting, overlap=overlap, pack=pack) for name, scan in scans.items()}
+    others = scans[1].rows if len(scans) > 1 else []
+    reports = [_report(scan, tokenizer, max_length, prompting, overlap=overlap, pack=pack) for scan in scans]
     sample = _sample(rows[row - 1], tokenizer, max_length, prompting) if rows and tokenizer is not None else None
-    return Findings(reports, in_both(rows, others), same_prompt(rows, others), sample)
+    shared = in_both(rows, others)
+    whole = bool(shared) and (len(shared) == len(rows) or len(in_both(others, rows)) == len(others))
+    return Findings(tuple(zip(locations, reports, strict=True)), shared, whole, same_prompt(rows, others), sample)
 
 
 def _report(

@@ -61,7 +61,7 @@ def evaluate(
         BadDataError: an answer that does not fit in the model's context, or a record of other rows.
         BadModelError: no tokenizer, tensors missing, logits that are not finite.
     """
-    _check_sets(sets)
+    check_sets(sets)
     for flag, record in (("--retain-record", retain_record), ("--before", before)):
         if record is not None:
             same_rows(flag, record, {each.name: SetInfo.of(each) for each in sets})
@@ -94,7 +94,12 @@ def evaluate(
     return Evaluation(found, tuple(notes))
 
 
-def _check_sets(sets: Sequence[QuestionSet]) -> None:
+def check_sets(sets: Sequence[QuestionSet]) -> None:
+    """Refuse sets that a record could not tell apart.
+
+    Raises:
+        UsageError: none, two of one name, or a name that means something else.
+    """
     if not sets:
         raise UsageError("nothing to evaluate on", "give --forget, --retain or another set of rows")
     names = [each.name for each in sets]

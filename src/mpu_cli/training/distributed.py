@@ -11,7 +11,7 @@ and accelerate's FSDP on a CPU is DDP without a word (both measured with acceler
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -68,6 +68,25 @@ def check_launch(environment: Mapping[str, str] = os.environ) -> None:
         raise UsageError("accelerate launch started one process here, however many it was asked for", _LAUNCH)
 
 
+_ALLOCATIONS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS")
+_READ_BY_ACCELERATE = (*_ALLOCATIONS[:-1], "LOCAL_RANK")
+
+
+def leave_allocation(environment: MutableMapping[str, str] = os.environ) -> str | None:
+    """Train alone inside an allocation of MPI or Slurm that torchrun did not start; returns what to tell the user, if anything.
+
+    accelerate takes MPI's variables for a launch of its own and then waits for, or fails to find, the other processes:
+    it does not get to see them.
+    """
+    if "WORLD_SIZE" in environment:
+        return None
+    size = next((name for name in _ALLOCATIONS if environment.get(name, "1").strip() not in ("", "0", "1")), None)
+    told = None if size is None else f"{size} is {environment[size]}, and this process works alone; {_LAUNCH}"
+    for name in _READ_BY_ACCELERATE:
+        environment.pop(name, None)
+    return told
+
+
 def check_settings(settings: TrainingSettings, n_forget: int, device: str, needs: Collection[str]) -> None:
     """Refuse what cannot be divided among the processes.
 
@@ -119,12 +138,19 @@ def refuse_unsharded(settings: TrainingSettings) -> None:
 
 
 def start(device: str) -> None:
-    """Form the process group; does nothing in a single process, or the second time."""
+    """Form the process group; does nothing in a single process, or the second time.
+
+    Raises:
+        UsageError: the environment says that there are several, but not where they meet.
+    """
     import torch
     from torch import distributed
 
     if processes().size == 1 or distributed.is_initialized():
         return
+    absent = next((name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ), None)
+    if absent is not None:
+        raise UsageError(f"WORLD_SIZE is {processes().size}, and {absent} does not say where the processes meet", _LAUNCH)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)

@@ -94,7 +94,7 @@ def _tokenizer(model: str | None, directory: Path | None) -> Any | None:
 
 
 def _verdict(findings: Findings, warnings: list[str], *, strict: bool) -> MpuError | None:
-    bad = [error for report in findings.reports.values() for error in report.bad]
+    bad = [error for report in dict(findings.reports).values() for error in report.bad]
     if bad:
         message, hint = bad[0]
         return BadDataError(message if len(bad) == 1 else f"{len(bad)} rows cannot be used, the first: {message}", hint)

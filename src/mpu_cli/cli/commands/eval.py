@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpu_cli.cli.options import Config, ContentParts, Force, Json, SystemPrompt, TemplateDate, TemplateVar, choice, prompting_of
+from mpu_cli.cli.options import (
+    AllowOverlap,
+    Config,
+    ContentParts,
+    Force,
+    Json,
+    SystemPrompt,
+    TemplateDate,
+    TemplateVar,
+    choice,
+    prompting_of,
+)
 from mpu_cli.cli.output import Output
 from mpu_cli.errors import MpuError, UsageError
 
@@ -26,6 +37,7 @@ def eval(  # the command's name
     utility: Annotated[list[str] | None, typer.Option(help="More rows to still know; repeatable.", metavar="[NAME=]FILE")] = None,
     knowledge: Annotated[str | None, typer.Option(help="Questions about a forget set of plain texts (MUSE).", metavar="FILE")] = None,
     verbatim: Annotated[str | None, typer.Option(help="Beginnings of forgotten texts and how they go on (MUSE).", metavar="FILE")] = None,
+    allow_overlap: AllowOverlap = False,
     map_: Annotated[
         list[str] | None, typer.Option("--map", help="Which column holds a field, field=column.", metavar="FIELD=COLUMN")
     ] = None,
@@ -77,6 +89,8 @@ def eval(  # the command's name
     output = Output(context, as_json=json, silent=not here.is_first)
     try:
         distributed.check_launch()
+        if (alone := distributed.leave_allocation()) is not None:
+            output.warn(alone)
         _run(context, output)
     except MpuError as error:
         # The first process has the same to say, and says it.
@@ -105,11 +119,15 @@ def _run(context: typer.Context, output: Output) -> None:
         refuse_nesting(options["record"], *(Path(options[name]) for name in ("model", "retain_record", "before") if options[name]))
     sets = _sets(options)
     settings = _settings(options)
+    from mpu_cli.evaluation.evaluate import check_sets, evaluate
+    from mpu_cli.evaluation.overlaps import overlaps
     from mpu_cli.evaluation.record import read_record
 
     retain_record, before = (read_record(options[name]) if options[name] else None for name in ("retain_record", "before"))
+    check_sets(sets)
+    for text in overlaps(sets, allow=options["allow_overlap"]):
+        output.warn(text)
     from mpu_cli.checkpoint.locate import locate
-    from mpu_cli.evaluation.evaluate import evaluate
     from mpu_cli.training import distributed
     from mpu_cli.training.arguments import choose_device
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mpu_cli.cli.options import (
+    AllowOverlap,
     Config,
     ContentParts,
     DryRun,
@@ -32,6 +33,7 @@ def unlearn(
     out: Annotated[Path | None, typer.Option("--out", help="Directory to write.")] = None,
     forget: Annotated[str | None, typer.Option("--forget", help="Rows to forget: JSON, JSONL, CSV, Parquet, hf://datasets/….")] = None,
     retain: Annotated[str | None, typer.Option("--retain", help="Rows to keep, likewise.")] = None,
+    allow_overlap: AllowOverlap = False,
     refusals: Annotated[str | None, typer.Option("--refusals", help="Answers to give instead (DPO), one a line.")] = None,
     map_: Annotated[list[str] | None, typer.Option("--map", help="Which column holds a field.", metavar="FIELD=COLUMN")] = None,
     system_prompt: SystemPrompt = None,
@@ -118,6 +120,8 @@ def unlearn(
     distributed.check_launch()
     here = distributed.processes()
     output = Output(context, as_json=json, silent=not here.is_first)
+    if (alone := distributed.leave_allocation()) is not None:
+        output.warn(alone)
     try:
         _run(context, output, source, out)
     except MpuError as error:

@@ -1,0 +1,48 @@
+"""Two sets of rows that must have nothing in common: what is to be forgotten and what is to be kept, what was never seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mpu_cli.data.duplicates import in_both
+from mpu_cli.data.rows import Row
+from mpu_cli.errors import BadDataError
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RowSet:
+    """Rows under the option that gave them. Several with one place are wordings of one row."""
+
+    option: str
+    rows: Sequence[Row]
+
+    @property
+    def size(self) -> int:
+        """Rows, each counted once."""
+        return len({row.where for row in self.rows})
+
+
+def check_disjoint(first: RowSet, other: RowSet, *, allow: bool) -> str | None:
+    """A warning with counts and places if the sets share rows, None if they do not; normalised as by `data.duplicates`.
+
+    Raises:
+        BadDataError: all of one set is in the other, and `allow` is not given.
+    """
+    shared = dict(reversed(in_both(first.rows, other.rows)))
+    if not shared:
+        return None
+    shared_of_other = {place for place, _ in in_both(other.rows, first.rows)}
+    places = [f"{place} = {shared[place]}" for place in dict.fromkeys(row.where for row in first.rows) if place in shared]
+    if len(places) > _SHOWN:
+        places[_SHOWN:] = [f"and {len(places) - _SHOWN} more"]
+    where = ", ".join(places)
+    for one, two, count in ((first, other, len(shared)), (other, first, len(shared_of_other))):
+        if count == one.size:
+            message = f"{one.option}: all of its rows ({count}) are in {two.option} too: {where}"
+            if not allow:
+                raise BadDataError(message, "is one of them the wrong file? --allow-overlap goes on all the same")
+            return message
+    return f"{first.option}: {len(shared)} of its {first.size} rows are in {other.option} too: {where}"

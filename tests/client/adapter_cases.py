@@ -22,8 +22,8 @@ def load(directory):
     return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
 
 
-def train_with_peft(source, out, targets=RESIDUAL, steps=5, rate=1e-3, **config):
-    """Gradient difference on fixed random rows by a plain loop; saved by peft itself."""
+def train_with_peft(source, out, targets=RESIDUAL, steps=5, rate=1e-3, save=None, **config):
+    """Gradient difference on fixed random rows by a plain loop; saved by peft itself, with the options of `save`."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(7)  # the same A for every copy
@@ -39,7 +39,7 @@ def train_with_peft(source, out, targets=RESIDUAL, steps=5, rate=1e-3, **config)
         optimizer.zero_grad()
         (retain - forget).backward()
         optimizer.step()
-    model.save_pretrained(out)
+    model.save_pretrained(out, **(save or {}))
     return model
 
 

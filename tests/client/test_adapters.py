@@ -195,6 +195,30 @@ def test_more_than_lora_is_refused_with_a_remedy(handed, tmp_path, config, words
     assert refused.value.hint and not (tmp_path / "u").exists()
 
 
+@pytest.mark.parametrize("family", ["llama", "llama-tied", "gpt2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_embeddings_that_peft_saves_along_are_compared_and_left_out(tiny_pair, tmp_path, entropy, family, dtype):
+    """`save_embedding_layers=True`: the published copy's own are dropped, in any dtype and tied or not; others are refused by name."""
+    model = _gpt2(tmp_path / "model") if family == "gpt2" else tiny_pair(family).model
+    settings = PerturbSettings(check="none", copies=1, kappa=0.05, noise_relative_to="weights")
+    perturb(Located(model, None), None, tmp_path / "h", tmp_path / "s", settings, entropy=entropy(6))
+    targets = ("c_attn", "c_fc") if family == "gpt2" else RESIDUAL
+    train_all_with_peft(tmp_path / "h", tmp_path / "t", targets=targets, steps=1, save={"save_embedding_layers": True})
+    change_tensors(tmp_path / "t/copy-1", lambda tensors: {name: tensor.to(dtype) for name, tensor in tensors.items()})
+    saved = [name for name in load_file(tmp_path / "t/copy-1/adapter_model.safetensors") if ".lora_" not in name]
+    assert len(saved) == 2  # embedding and head
+    diff(tmp_path / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD)
+    assert all(".lora_" in name for name in load_file(tmp_path / "u/copy-1/adapter_model.safetensors"))
+    for number, name in enumerate(saved):
+        for what, change in (("moved", lambda tensor: tensor * 1.5), ("longer", lambda tensor: torch.cat([tensor, tensor[:1]]))):
+            other = tmp_path / f"{what}-{number}"
+            shutil.copytree(tmp_path / "t", other)
+            change_tensors(other / "copy-1", lambda tensors, name=name, change=change: {**tensors, name: change(tensors[name])})
+            with pytest.raises(CheckFailedError, match=f"tensor {name} is not the published copy's") as refused:
+                diff(tmp_path / "h", other, tmp_path / "x", "float32", SHARD)
+            assert refused.value.hint and not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

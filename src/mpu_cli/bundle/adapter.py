@@ -32,7 +32,8 @@ ADAPTER_FILES = frozenset({ADAPTER_CONFIG, ADAPTER_WEIGHTS})
 MAX_RANK = 512
 """Beyond it a dense update is the smaller one, and A no longer fits the memory that aggregation promises."""
 MAX_CONFIG_BYTES = 16 << 20
-_NAME = re.compile(r"base_model\.model\.([!-~]{1,200})\.lora_([AB])\.weight")
+PEFT_PREFIX = "base_model.model."
+_NAME = re.compile(re.escape(PEFT_PREFIX) + r"([!-~]{1,200})\.lora_([AB])\.weight")
 _DTYPES = ("F32", "BF16")
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -91,7 +92,7 @@ class LowRankChange:
 
 def adapter_names(module: str) -> tuple[str, str]:
     """The names of A and B in peft's files."""
-    return f"base_model.model.{module}.lora_A.weight", f"base_model.model.{module}.lora_B.weight"
+    return f"{PEFT_PREFIX}{module}.lora_A.weight", f"{PEFT_PREFIX}{module}.lora_B.weight"
 
 
 def encode_config(config: AdapterConfig) -> bytes:

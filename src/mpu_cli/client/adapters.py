@@ -7,7 +7,7 @@ off, known to us or not. What is written is `bundle/adapter.py`'s form: no path,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mpu_cli.bundle.adapter import (
     ADAPTER_WEIGHTS,
     MAX_RANK,
     MERGE_INSTEAD,
+    PEFT_PREFIX,
     AdapterConfig,
     LowRankChange,
     adapter_names,
@@ -31,8 +32,9 @@ from mpu_cli.bundle.adapter import (
 from mpu_cli.bundle.tensors import DELTA_STEM, is_frozen
 from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, read_tensor, to_bytes
 from mpu_cli.checkpoint.header import FLOAT_DTYPES, STORED_NAMES, TensorInfo, read_header
-from mpu_cli.checkpoint.model import SPAN, read_json
+from mpu_cli.checkpoint.model import SPAN, Checkpoint, is_head, read_json
 from mpu_cli.checkpoint.writer import CheckpointWriter, Files, write_new
+from mpu_cli.client.difference import is_unchanged
 from mpu_cli.client.handoff import OpenHandoff
 from mpu_cli.errors import BadModelError, CheckFailedError
 
@@ -63,21 +65,21 @@ def is_adapter(directory: Path) -> bool:
     return (directory / ADAPTER_CONFIG).exists()
 
 
-def open_trained(directory: Path, opened: OpenHandoff) -> TrainedAdapter:
-    """Read an adapter directory of peft's.
+def open_trained(directory: Path, opened: OpenHandoff, published: Checkpoint) -> TrainedAdapter:
+    """Read an adapter directory of peft's that was trained on this copy of a handoff.
 
     Raises:
         BadModelError: no LoRA, a kind of it that is more than B A, or no adapter of this model.
-        CheckFailedError: an adapter on a frozen tensor, or NaN.
+        CheckFailedError: a frozen tensor was trained, or NaN.
     """
     file = directory / ADAPTER_CONFIG
     rank, alpha, dropout = _read_config(file, read_json(file))
     weights = directory / ADAPTER_WEIGHTS
     if not weights.exists():
         raise BadModelError(f"{directory}: no {ADAPTER_WEIGHTS}", "save the adapter as safetensors; pickles are never read")
-    tensors = read_header(weights)[0]
+    tensors = _without_saved_embeddings(read_header(weights)[0], published, opened.frozen, weights)
     for tensor in tensors:
-        module = tensor.removeprefix("base_model.model.").partition(".lora_")[0].removesuffix(".weight").removesuffix(".base_layer")
+        module = tensor.removeprefix(PEFT_PREFIX).partition(".lora_")[0].removesuffix(".weight").removesuffix(".base_layer")
         if is_frozen(f"{module}.weight", opened.frozen):
             raise CheckFailedError(f"{weights}: {module} was trained ({tensor}), but it is frozen", "train without it")
     pairs = pair_up(tensors, weights, BadModelError)
@@ -99,6 +101,30 @@ def open_trained(directory: Path, opened: OpenHandoff) -> TrainedAdapter:
     transposed = targets[0].output_axis == 1
     config = AdapterConfig(rank, alpha, tuple(target.module for target in targets), transposed)
     return TrainedAdapter(config, changes_of(pairs, config.scale, transposed=transposed), tuple(targets), dropout)
+
+
+def _without_saved_embeddings(
+    tensors: Mapping[str, TensorInfo], published: Checkpoint, frozen: Collection[str], where: Path
+) -> dict[str, TensorInfo]:
+    """Leave out the embedding and the head that peft writes along (`save_embedding_layers`), if they are the published copy's.
+
+    Raises:
+        CheckFailedError: they are not: they were trained, or tokens were added.
+    """
+    fixed = {name: info for name, info in published.tensors.items() if is_frozen(name, frozen)}
+    kept = {}
+    for name, info in tensors.items():
+        own = name.removeprefix(PEFT_PREFIX)
+        # A tied head is not on disk: it is one of the others.
+        same = [fixed[own]] if own in fixed else list(fixed.values()) if is_head(own) else []
+        if not same:
+            kept[name] = info
+        elif not any(is_unchanged(before, info) for before in same):
+            raise CheckFailedError(
+                f"{where}: tensor {name} is not the published copy's, which is frozen",
+                "train without it, and without adding tokens: its moved rows would spell out the forget set's tokens",
+            )
+    return kept
 
 
 def _read_config(file: Path, content: Mapping[str, Any]) -> tuple[int, float, float]:

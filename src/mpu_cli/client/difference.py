@@ -61,6 +61,11 @@ def write_delta(
         writer.abort()
 
 
+def is_unchanged(published: TensorInfo, trained: TensorInfo) -> bool:
+    """Whether a tensor is the published one, in the dtype in which the trainer kept it."""
+    return published.shape == trained.shape and not _Pair().differs(published, trained)
+
+
 class _Pair:
     """The same tensor of two models, a block at a time, in memory that is used again."""
 

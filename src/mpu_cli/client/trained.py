@@ -59,7 +59,7 @@ def write_payload(
     models = sorted(item.name for item in trained.glob("model*.safetensors"))
     if models:
         raise BadModelError(f"{trained}: holds a model ({models[0]}) and an adapter", "leave the one that was trained")
-    adapter = open_trained(trained, opened)
+    adapter = open_trained(trained, opened, published)
     if adapter.dropout:
         warn(f"{trained}: was trained with lora_dropout {adapter.dropout:g}: the copies differ by it, and that does not cancel")
     if (text := inexact(adapter.targets)) is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 
 import torch
 
@@ -36,8 +37,8 @@ class LayerCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether the difference may be rounding."""
-        return self.difference <= TOLERANCE * self.rounding
+        """Whether the difference may be rounding; a layer that overflows in float32 proves nothing."""
+        return isfinite(self.rounding) and self.difference <= TOLERANCE * self.rounding
 
 
 def layers_to_check(layout: ModelLayout, extent: str) -> list[LayerLayout]:
@@ -79,6 +80,11 @@ def check_layer(
 def require_passed(checks: Sequence[LayerCheck]) -> None:
     """Raise FunctionChangedError naming the first layer whose function changed."""
     for check in checks:
+        if not isfinite(check.rounding):
+            raise FunctionChangedError(
+                f"layer {check.layer}: its output is not a finite number in float32, so its reparameterization cannot be checked",
+                "nothing was published; look for damaged weights with mpu verify, or give --check none",
+            )
         if not check.passed:
             raise FunctionChangedError(
                 f"layer {check.layer}: the reparameterized weights compute something else (difference "

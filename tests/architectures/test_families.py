@@ -1,6 +1,7 @@
 """Published copies compute what θ computes, for every family; wrong descriptions of a family are caught."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from importlib import resources
@@ -108,6 +109,20 @@ def test_a_forgotten_bias_is_caught(tiny_pair, names):
     with pytest.raises(FunctionChangedError, match="compute something else"):
         require_passed(results)
     assert min(check.difference / check.rounding for check in results) > 1000
+
+
+def test_a_layer_that_overflows_proves_nothing(tiny_pair, tmp_path):
+    """Finite weights, but no finite output in float32: its rounding would be infinite, and any difference smaller."""
+    directory = tmp_path / "model"
+    shutil.copytree(tiny_pair("llama").model, directory)
+    tensors = load_file(directory / "model.safetensors")
+    for name in ("up_proj", "down_proj"):
+        tensors[f"model.layers.1.mlp.{name}.weight"] *= 1e25
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    results = checked(directory, SIGNED)
+    with pytest.raises(FunctionChangedError, match="layer 1: its output is not a finite number in float32"):
+        require_passed(results)
+    assert [check.passed for check in results] == [check.layer == 0 for check in results]
 
 
 def test_a_rotated_plane_with_norms_is_caught(tiny_pair):

@@ -36,6 +36,27 @@ def test_any_entry_that_is_not_a_number_is_seen(dtype, size, place, bad, huge):
     assert all_finite(dtype, raw(values)) == bool(torch.isfinite(values).all())
 
 
+@pytest.mark.parametrize(
+    ("dtype", "torch_dtype"), [("F64", torch.float64), ("F8_E5M2", torch.float8_e5m2), ("F8_E4M3", torch.float8_e4m3fn)]
+)
+def test_dtypes_that_are_not_computed_with_are_looked_at_too(dtype, torch_dtype):
+    """Every bit pattern of one byte, or numbers and what is none; a dtype that nobody looks at would pass for finite."""
+    if dtype == "F64":
+        values = [torch.tensor([number], dtype=torch_dtype) for number in (*BAD, 0.0, -1.0, 1.7e308, 5e-324)]
+    else:
+        values = [torch.tensor([number], dtype=torch.uint8).view(torch_dtype) for number in range(256)]
+    for value in values:
+        assert all_finite(dtype, raw(value)) == bool(torch.isfinite(value.double()).all()), value
+
+
+def test_every_dtype_of_a_header_is_known():
+    """Those that are not looked at have no NaN."""
+    from mpu_cli.bundle.finite import _EXPONENTS
+    from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT
+
+    assert {name for name in BYTES_PER_ELEMENT if name[0] not in "IU" and name != "BOOL"} == set(_EXPONENTS)
+
+
 def test_other_dtypes_have_no_infinity():
     """A mask of bytes that would be NaN as a float."""
     assert all_finite("U8", memoryview(b"\xff" * 8)) and all_finite("I32", memoryview(b"\xff" * 8))

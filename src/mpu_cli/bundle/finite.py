@@ -16,7 +16,11 @@ from mpu_cli.checkpoint.header import TensorInfo, read_header
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.errors import BadModelError
 
-_EXPONENTS = {"F32": ("<u4", 0x7F80_0000), "BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00)}
+_EXPONENTS = {
+    "F64": ("<u8", 0x7FF0_0000_0000_0000), "F32": ("<u4", 0x7F80_0000), "BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00),
+    "F8_E5M2": ("<u1", 0x7C), "F8_E4M3": ("<u1", 0x7F),
+}  # fmt: skip
+"""The bits that are all set in what is no number, for every floating-point dtype that a header may name."""
 
 
 def all_finite(dtype: str, block: memoryview) -> bool:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mpu_cli.client.methods import MethodInfo, Value
     from mpu_cli.client.reference_source import ReferenceSource
     from mpu_cli.client.unlearn import Work
+    from mpu_cli.data.rows import Row
     from mpu_cli.training.settings import TrainingSettings
 
 Options = Mapping[str, Any]
@@ -95,7 +96,6 @@ def bring(context: typer.Context, output: Output, place: Path) -> Work:
     from mpu_cli.client.unlearn import Work
     from mpu_cli.client.work_directory import Keeping
     from mpu_cli.data.mapping import for_retain, parse_mapping
-    from mpu_cli.data.overlap import RowSet, check_disjoint
     from mpu_cli.data.refusals import read_refusals, with_refusals
     from mpu_cli.data.rows import read_rows
     from mpu_cli.data.source import find_data
@@ -132,10 +132,7 @@ def bring(context: typer.Context, output: Output, place: Path) -> Work:
     has_alternates = all(row.alternate is not None for row in rows)
     chosen.check(parameters, has_retain=retain is not None, has_alternates=has_alternates)
     kept = read_rows(retain, for_retain(mapping)) if retain is not None else None
-    if kept is not None:
-        shared = check_disjoint(RowSet("--forget", rows), RowSet("--retain", kept), allow=options["allow_overlap"])
-        if shared is not None:
-            output.warn(shared)
+    _tell_overlap(options, output, rows, kept or [])
     if options["preset"] is not None and not _given(context, "max_length") and any(row.text is not None for row in [*rows, *(kept or ())]):
         settings = replace(settings, max_length=preset.TEXT_LENGTH)
         output.note(f"preset paper: plain texts, so --max-length {preset.TEXT_LENGTH}")
@@ -153,6 +150,15 @@ def bring(context: typer.Context, output: Output, place: Path) -> Work:
         on_kept=lambda path: output.note(f"what is done is kept in {path}; the same command with --resume goes on"),
         warn=output.warn, note=output.note,
     )  # fmt: skip
+
+
+def _tell_overlap(options: Options, output: Output, rows: list[Row], kept: list[Row]) -> None:
+    """Warn of rows to forget that are to be kept as well; refuse if that is all there is."""
+    from mpu_cli.data.overlap import RowSet, check_disjoint
+
+    shared = check_disjoint(RowSet("--forget", rows), RowSet("--retain", kept), allow=options["allow_overlap"])
+    if shared is not None:
+        output.warn(shared)
 
 
 def _preset_prompts(context: typer.Context, output: Output, place: Path) -> dict[str, str]:

@@ -17,7 +17,9 @@ from mpu_cli.training.settings import TrainingSettings
 
 NAMES = ["AltPO", "CE-U", "DPO", "GradAscent", "GradDiff", "NPO", "PDU", "RMU", "SatImp", "SimNPO", "UnDIAL", "WGA"]
 
-SHOWN = {"learning_rate", "epochs", "batch_size", "gradient_accumulation"}
+SHOWN = {
+    "optimizer", "learning_rate", "epochs", "batch_size", "gradient_accumulation", "lr_scheduler", "warmup_ratio", "weight_decay",
+}  # fmt: skip
 
 
 def test_names_need_no_torch() -> None:
@@ -36,7 +38,7 @@ def test_names_need_no_torch() -> None:
 def test_description_is_what_the_file_declares(name: str) -> None:
     """What is read from the source is what importing the file gives: types, defaults, choices, bounds, needs, all."""
     described, imported = methods.find(name), methods.get(name)
-    for field in ("name", "paper", "formula", "needs", "parameters", "recommended"):
+    for field in ("name", "paper", "formula", "needs", "parameters", "recommended", "recommended_by"):
         assert getattr(described, field) == getattr(imported, field)
 
 
@@ -51,8 +53,11 @@ def test_every_method_is_declared_in_full(name: str) -> None:
     assert method.needs <= set(NEEDS)
     assert all(parameter.type in (float, int, bool, str) for parameter in method.parameters)
     TrainingSettings(**dict(method.recommended))
-    # All of one source, which is named where they are shown; none for methods that it does not have.
-    assert set(dict(method.recommended)) == (set() if name in {"AltPO", "CE-U", "PDU"} else SHOWN)
+    assert set(dict(method.recommended)) == SHOWN
+    assert method.recommended_by
+    # A warm-up of one epoch, in all of them.
+    assert dict(method.recommended)["warmup_ratio"] * dict(method.recommended)["epochs"] == 1
+    assert all(parameter.source for parameter in method.parameters), "where was this default read?"
     unset = {parameter.name for parameter in method.parameters if parameter.default is None}
     assert unset == {assignment.partition("=")[0] for assignment in REQUIRED.get(name, [])}
 
@@ -67,9 +72,9 @@ def test_published_defaults() -> None:
         "GradAscent": {"gamma": 1.0},
         "GradDiff": {"gamma": 1.0, "alpha": 1.0, "retain_loss": "NLL"},
         "NPO": preference,
-        "PDU": {"epsilon": 0.5, "gamma": 1.0, "lambda_start": 1.0, "dual_step": 1.0, "warmup_epochs": 5},
+        "PDU": {"epsilon": 0.5, "gamma": 1.0, "lambda_start": 100.0, "dual_step": 5.0, "warmup_epochs": 5, "dual_update": "step"},
         "RMU": {"c": 2.0, "layer": -1, "gamma": 1.0, "alpha": 1.0, "seed": 0},
-        "SatImp": {"beta1": 5.0, "beta2": 1.0, "gamma": 0.1, "alpha": 1.0, "retain_loss": "NLL"},
+        "SatImp": {"beta1": 5.0, "beta2": 1.0, "gamma": 1.0, "alpha": 0.1, "retain_loss": "NLL"},
         "SimNPO": {"beta": 4.5, "delta": 0.0, "gamma": 0.125, "alpha": 1.0, "retain_loss": "NLL"},
         "UnDIAL": {"beta": 10.0, "gamma": 1.0, "alpha": 0.0, "retain_loss": "NLL"},
         "WGA": {"beta": 1.0, "gamma": 1.0, "alpha": 1.0, "retain_loss": "NLL"},

@@ -174,7 +174,7 @@ def test_every_parameter_changes_the_loss(name: str, before: World) -> None:
     batch, now = batch_of(before), world(model)
     values = values_of(method, {"alpha": 1, "layer": 1, "delta": 0.5, **({"beta": 1} if name == "UnDIAL" else {})})
     loss = method.bind(values)(model, batch).item()
-    later = {"dual_step", "warmup_epochs"}  # tested with the dual variable
+    later = {"dual_step", "warmup_epochs", "dual_update"}  # tested with the dual variable
     for parameter in method.parameters:
         if parameter.name in later:
             continue
@@ -269,35 +269,67 @@ def test_steering_vector_is_pinned() -> None:
     assert steering_vector(4, 1) != u
 
 
-def test_dual_variable_follows_the_constraint(before: World) -> None:
-    """PDU's weight moves after the warm-up by dual_step times what the epoch's own retain loss exceeds epsilon by."""
+def test_dual_variable_follows_every_pass(before: World) -> None:
+    """PDU's λ moves after every forward pass once the warm-up is over: λ ← max(0, λ + step (retain loss − ε)), used a pass later.
+
+    The authors' rule, written down again over a run whose model moves: three epochs of two passes, the first a warm-up.
+    """
+    model, batch, method = fresh().train(), batch_of(before), methods.get("PDU")
+    values = values_of(method, {"epsilon": 0.5, "gamma": 0.3, "dual_step": 0.1, "warmup_epochs": 1, "lambda_start": 2})
+    loss, dual = method.bind(values), 2.0
+    for epoch in range(3):
+        for _ in range(2):
+            now = world(model.eval())
+            model.train()
+            expected = pdu(now, before, now, {**values, "lambda_start": dual})
+            assert loss(model, batch).item() == pytest.approx(expected, rel=1e-9)
+            if epoch >= 1:
+                dual = max(0.0, dual + 0.1 * (token_mean([row.nll for row in now.retain]) - 0.5))
+            assert loss.state_dict()["lambda"] == pytest.approx(dual, rel=1e-9)
+            with torch.no_grad():
+                for weight in model.parameters():
+                    weight.mul_(0.97)
+        loss.end_epoch()
+    assert dual > 2.5
+
+
+def test_dual_variable_may_follow_the_epoch(before: World) -> None:
+    """With dual_update=epoch λ moves at the end of each epoch from the last of the warm-up on, by the epoch's own retain loss."""
     model = fresh().train()
     batch, method = batch_of(before), methods.get("PDU")
     nll = token_mean([row.nll for row in world(model.eval()).retain])
     model.train()
-    loss = method.bind(values_of(method, {"epsilon": 0.5, "dual_step": 0.1, "warmup_epochs": 2}))
-    assert loss.state_dict()["lambda"] == 1
+    changes = {"epsilon": 0.5, "dual_step": 0.1, "warmup_epochs": 2, "lambda_start": 1, "dual_update": "epoch"}
+    loss = method.bind(values_of(method, changes))
     for expected in (1, 1 + 0.1 * (nll - 0.5), 1 + 0.2 * (nll - 0.5)):
         for _ in range(2):
             loss(model, batch)
         loss.end_epoch()
         assert loss.state_dict()["lambda"] == pytest.approx(expected, rel=1e-9)
-    slack = method.bind(values_of(method, {"epsilon": 1000, "warmup_epochs": 0}))
-    slack(model, batch)
-    slack.end_epoch()
-    assert slack.state_dict()["lambda"] == 0
-    slack.end_epoch()
-    assert slack.state_dict()["lambda"] == 0  # an epoch without batches moves nothing
+    loss.end_epoch()
+    assert loss.state_dict()["lambda"] == pytest.approx(1 + 0.2 * (nll - 0.5), rel=1e-9)  # an epoch without batches moves nothing
 
 
-def test_state_survives_an_interruption(before: World) -> None:
+@pytest.mark.parametrize("update", ["step", "epoch"])
+def test_the_dual_variable_never_falls_below_zero(update: str, before: World) -> None:
+    """A retain loss far below epsilon takes it to 0 and no further."""
+    model, batch, method = fresh().train(), batch_of(before), methods.get("PDU")
+    slack = method.bind(values_of(method, {"epsilon": 1000, "warmup_epochs": 0, "dual_update": update}))
+    for _ in range(2):
+        slack(model, batch)
+        slack.end_epoch()
+        assert slack.state_dict()["lambda"] == 0
+
+
+@pytest.mark.parametrize("update", ["step", "epoch"])
+def test_state_survives_an_interruption(update: str, before: World) -> None:
     """A loss restored in the middle of an epoch, through JSON, ends where an uninterrupted one ends, bit for bit."""
     import json
 
     from mpu_cli.training.stateful import StatefulLoss
 
     model, batch, method = fresh().train(), batch_of(before), methods.get("PDU")
-    values = values_of(method, {"warmup_epochs": 1})
+    values = values_of(method, {"warmup_epochs": 1, "dual_update": update})
     whole = method.bind(values)
     assert isinstance(whole, StatefulLoss)
     assert not isinstance(methods.get("NPO").bind({}), StatefulLoss)
@@ -315,13 +347,14 @@ def test_state_survives_an_interruption(before: World) -> None:
 
 
 def test_measuring_does_not_count_into_the_epoch(before: World) -> None:
-    """A PDU loss evaluated without gradient or in evaluation mode leaves the dual variable's sums alone."""
+    """A PDU loss evaluated without gradient or in evaluation mode leaves the dual variable and its sums alone."""
     model, batch, method = fresh(), batch_of(before), methods.get("PDU")
-    loss = method.bind(values_of(method))
-    loss(model.eval(), batch)
-    with torch.no_grad():
-        loss(model.train(), batch)
-    assert loss.state_dict()["tokens"] == 0
+    for update in ("step", "epoch"):
+        loss = method.bind(values_of(method, {"warmup_epochs": 0, "dual_update": update}))
+        loss(model.eval(), batch)
+        with torch.no_grad():
+            loss(model.train(), batch)
+        assert loss.state_dict() == {"lambda": 100, "epochs": 0, "nll": 0, "tokens": 0}
 
 
 def test_required_parameters_are_all_known() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ def test_methods_and_optimizers(name: str, optimizer: str) -> None:
     What neither loss reaches (RMU: the layers above its own) does not move, embeddings never do, all else does.
     """
     # With the retain loss at full weight, six steps would tell of that rather than of forgetting.
-    changes = {"gamma": WEIGHTS.get(name, 1), "alpha": 0.1, "warmup_epochs": 1, "layer": 1}
+    changes = {"gamma": WEIGHTS.get(name, 1), "alpha": 0.1, "warmup_epochs": 1, "layer": 1, "lambda_start": 1, "dual_step": 0.1}
     model, again, before = trained(name, optimizer, changes), trained(name, optimizer, changes), memorised_model()
     state, origin = model.state_dict(), before.state_dict()
     assert all(bool(value.isfinite().all()) for value in state.values())
@@ -79,6 +80,19 @@ def test_methods_and_optimizers(name: str, optimizer: str) -> None:
         assert forget_loss(name, model) < forget_loss(name, before)
     nll = [sum(each for each, _ in answer_nll(m, FORGET, 3, 0)) for m in (before, model)]
     assert nll[1] > nll[0]
+
+
+def test_satimp_forgets_with_its_own_defaults() -> None:
+    """γ = 1 and α = .1 forget; the two the other way round, as a YAML of another project has them, hardly do."""
+
+    def probability(changes: dict[str, Any]) -> float:
+        model = trained("SatImp", "adamw", changes, epochs=12, learning_rate=2e-3)
+        return sum(math.exp(-nll / tokens) for nll, tokens in answer_nll(model, FORGET, 3, 0)) / len(FORGET)
+
+    known = sum(math.exp(-nll / tokens) for nll, tokens in answer_nll(memorised_model(), FORGET, 3, 0)) / len(FORGET)
+    own, inverted = probability({}), probability({"gamma": 0.1, "alpha": 1})
+    assert own < 0.5 * known
+    assert inverted > 0.8 * known
 
 
 @pytest.mark.parametrize("name", ["NPO", "GradDiff", "UnDIAL"])

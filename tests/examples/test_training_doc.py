@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mpu_cli.cli.app import run
+from mpu_cli.cli.unlearn_words import trained_with
 from mpu_cli.client import methods
 from mpu_cli.training import optimizers
 
@@ -44,6 +45,19 @@ def test_the_table_of_methods_is_what_the_files_declare():
         for info in methods.describe()
     }  # fmt: skip
     assert found == declared
+
+
+def test_the_sources_of_defaults_are_what_the_files_declare():
+    """Each parameter's default and where it was read; each method's training settings and where they were read."""
+    page = (DOCS / "method-defaults.md").read_text(encoding="utf-8")
+    infos = methods.describe()
+    defaults = [
+        f"| {info.name} | {p.name} | {'–' if p.default is None else p.default if p.type is str else f'{p.default:g}'} | {p.source} |"
+        for info in infos
+        for p in info.parameters
+    ]
+    settings = [f"| {info.name} | `{trained_with(info)}` | {info.recommended_by} |" for info in infos]
+    assert [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| method")] == defaults + settings
 
 
 def test_the_table_of_optimizers_is_what_the_files_declare():

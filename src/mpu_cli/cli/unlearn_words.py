@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 
 from mpu_cli.cli.output import facts, table
-from mpu_cli.client.methods import RECOMMENDED_BY
 
 if TYPE_CHECKING:
     from mpu_cli.client.methods import MethodInfo
@@ -19,13 +18,15 @@ if TYPE_CHECKING:
 def method_facts(info: MethodInfo) -> dict[str, Any]:
     """A method as JSON has it."""
     parameters = [
-        {"name": p.name, "type": p.type.__name__, "default": p.default, "choices": list(p.choices), "bound": p.bound}
+        {
+            "name": p.name, "type": p.type.__name__, "default": p.default, "choices": list(p.choices), "bound": p.bound, "source": p.source,
+        }
         for p in info.parameters
-    ]
+    ]  # fmt: skip
     return {
         "name": info.name, "formula": info.formula, "paper": info.paper, "needs": sorted(info.needs),
         "parameters": parameters, "recommended": dict(info.recommended),
-        "recommended_by": RECOMMENDED_BY if info.recommended else None,
+        "recommended_by": info.recommended_by or None,
     }  # fmt: skip
 
 
@@ -36,10 +37,15 @@ def method_view(info: MethodInfo) -> list[RenderableType]:
         lines["--set"] = ", ".join(_parameter(p) for p in info.parameters)
     lines["needs"] = ", ".join(sorted(info.needs)) or "the forget rows alone"
     if info.recommended:
-        settings = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in info.recommended)
-        lines["trained with"] = f"{settings} ({RECOMMENDED_BY})"
+        lines["trained with"] = f"{trained_with(info)} ({info.recommended_by})"
     lines["source"] = info.paper
     return [info.name, facts(lines), ""]
+
+
+def trained_with(info: MethodInfo) -> str:
+    """The settings that belong to a method's defaults, as options."""
+    return " ".join(f"--{name.replace('_', '-')} {value:g}" if not isinstance(value, str) else f"--{name.replace('_', '-')} {value}"
+                    for name, value in info.recommended)  # fmt: skip
 
 
 def trained(reports: Mapping[str, TrainingReport]) -> list[RenderableType]:

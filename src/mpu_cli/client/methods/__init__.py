@@ -12,11 +12,11 @@ import difflib
 import importlib
 from pathlib import Path
 
-from mpu_cli.client.methods._declare import RECOMMENDED_BY, Method, MethodInfo, Parameter, Value, method
+from mpu_cli.client.methods._declare import Method, MethodInfo, Parameter, Value, method
 from mpu_cli.client.methods._source import read_declaration
 from mpu_cli.errors import UsageError
 
-__all__ = ["RECOMMENDED_BY", "Method", "MethodInfo", "Parameter", "Value", "describe", "find", "get", "method", "names"]
+__all__ = ["Method", "MethodInfo", "Parameter", "Value", "describe", "find", "get", "method", "names"]
 
 
 def names() -> list[str]:

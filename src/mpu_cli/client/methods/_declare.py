@@ -14,8 +14,6 @@ from mpu_cli.errors import UsageError
 from mpu_cli.training.needs import with_layer
 
 Value = float | int | bool | str
-RECOMMENDED_BY = "open-unlearning, configs/trainer"
-"""Where the recommended settings were read: not in the papers, most of which tune them to the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +27,8 @@ class Parameter:
     choices: tuple[str, ...] = ()
     bound: str = ""
     """"> 0", ">= 0" or nothing."""
+    source: str = ""
+    """Where the default was read: a repository and a file of it, or a paper."""
 
     def convert(self, text: str, assignment: str) -> Value:
         """The value that was written as `text`.
@@ -67,8 +67,10 @@ class MethodInfo:
     needs: frozenset[str]
     """Words of `training.needs.NEEDS`, under the default parameters."""
     parameters: tuple[Parameter, ...]
-    recommended: tuple[tuple[str, float], ...] = ()
-    """(setting, value) by TrainingSettings' names, as `RECOMMENDED_BY` has them; shown, never applied by itself."""
+    recommended: tuple[tuple[str, float | str], ...] = ()
+    """(setting, value) by TrainingSettings' names: what `recommended_by` trained with. Shown, never applied by itself."""
+    recommended_by: str = ""
+    """Where these settings were read."""
 
     def parse(self, assignments: Iterable[str]) -> dict[str, Value]:
         """All parameters' values: the defaults, changed by `--set` assignments such as "beta=0.5".
@@ -154,7 +156,9 @@ def method(
     formula: str,
     needs: Iterable[str] = (),
     bounds: Mapping[str, str] | None = None,
-    recommended: Mapping[str, float] | None = None,
+    sources: Mapping[str, str] | None = None,
+    recommended: Mapping[str, float | str] | None = None,
+    recommended_by: str = "",
 ) -> Callable[[Callable[..., Any]], Method]:
     """Declare the decorated loss as a method. Every argument is a literal, so that it can be read without importing.
 
@@ -164,7 +168,9 @@ def method(
         formula: the loss in one line, for help texts and docs.
         needs: words of `training.needs.NEEDS`.
         bounds: "> 0" or ">= 0" by parameter.
-        recommended: training settings as `RECOMMENDED_BY` has them, by the names of TrainingSettings.
+        sources: where each parameter's default was read, by parameter: the authors' own repository before anyone else's.
+        recommended: the training settings that belong to these defaults, by the names of TrainingSettings.
+        recommended_by: where these were read.
 
     A parameter without a default must be set by the user. One named `alpha` weighs the retain loss and switches it off
     at 0; `retain_loss` chooses between NLL and KL; `layer` is that of "hidden".
@@ -175,17 +181,19 @@ def method(
         hints = get_type_hints(initializer)
         keywords = [p for p in inspect.signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY]
         parameters = tuple(
-            parameter_of(p.name, hints[p.name], None if p.default is p.empty else p.default, bounds) for p in keywords
+            parameter_of(p.name, hints[p.name], None if p.default is p.empty else p.default, bounds, sources) for p in keywords
         )
         chosen = tuple((recommended or {}).items())
-        return Method(name, paper, formula, frozenset(needs), parameters, chosen, loss)
+        return Method(name, paper, formula, frozenset(needs), parameters, chosen, recommended_by, loss)
 
     return declare
 
 
-def parameter_of(name: str, hint: Any, default: Value | None, bounds: Mapping[str, str] | None) -> Parameter:
+def parameter_of(
+    name: str, hint: Any, default: Value | None, bounds: Mapping[str, str] | None, sources: Mapping[str, str] | None
+) -> Parameter:
     """A parameter by its annotation: a type, or a Literal of choices."""
-    bound = (bounds or {}).get(name, "")
+    bound, source = (bounds or {}).get(name, ""), (sources or {}).get(name, "")
     if get_origin(hint) is Literal:
-        return Parameter(name, str, default, get_args(hint), bound)
-    return Parameter(name, hint, default, (), bound)
+        return Parameter(name, str, default, get_args(hint), bound, source)
+    return Parameter(name, hint, default, (), bound, source)

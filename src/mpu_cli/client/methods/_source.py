@@ -37,6 +37,7 @@ def _info(decorator: ast.Call, node: ast.FunctionDef | ast.ClassDef) -> MethodIn
             _annotation(argument.annotation),
             None if default is None else ast.literal_eval(default),
             declared.get("bounds"),
+            declared.get("sources"),
         )
         for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
     )
@@ -47,6 +48,7 @@ def _info(decorator: ast.Call, node: ast.FunctionDef | ast.ClassDef) -> MethodIn
         frozenset(declared.get("needs", ())),
         parameters,
         tuple(declared.get("recommended", {}).items()),
+        declared.get("recommended_by", ""),
     )
 
 

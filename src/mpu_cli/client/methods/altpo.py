@@ -17,6 +17,17 @@ from mpu_cli.client.methods._retain import with_retain
     formula="DPO's, with generated plausible answers as alternates",
     needs={"alternate", "alternate_nll", "forget_nll", "retain"},
     bounds={"beta": "> 0"},
+    sources={
+        "beta": "molereddy/Alternate-Preference-Optimization, README.md (AltPO)",
+        "gamma": "molereddy/Alternate-Preference-Optimization, dataloader.py (dpo): no weight",
+        "alpha": "molereddy/Alternate-Preference-Optimization, README.md (AltPO): retain_wt",
+        "retain_loss": "molereddy/Alternate-Preference-Optimization, config/unlearn_llama2.yaml: retain_type",
+    },
+    recommended={
+        "optimizer": "adamw", "learning_rate": 5e-5, "epochs": 2, "batch_size": 5, "gradient_accumulation": 7,
+        "lr_scheduler": "linear", "warmup_ratio": 0.5, "weight_decay": 0.01,
+    },
+    recommended_by="molereddy/Alternate-Preference-Optimization, README.md and config/unlearn_llama2.yaml, five alternates a question",
 )
 def loss(
     model: Any,

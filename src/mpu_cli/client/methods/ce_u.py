@@ -18,6 +18,15 @@ from mpu_cli.training.logprobs import batch_mean, labelled_predictions
     paper="https://arxiv.org/abs/2503.01224",
     formula="gamma * token mean of cross entropy(softmax(z with z_y = -inf), model)",
     bounds={"ignore_first": ">= 0"},
+    sources={
+        "gamma": "CE-U/open-unlearning, src/trainer/unlearn/ceu.py: no weight",
+        "ignore_first": "CE-U/open-unlearning, configs/trainer/CEU.yaml",
+    },
+    recommended={
+        "optimizer": "adamw", "learning_rate": 1e-5, "epochs": 10, "batch_size": 16, "gradient_accumulation": 2,
+        "lr_scheduler": "linear", "warmup_ratio": 0.1, "weight_decay": 0.01,
+    },
+    recommended_by="open-unlearning, community/methods/CEU/run.sh and its TOFU default; the author's own repository has no script",
 )
 def loss(model: Any, batch: Any, *, gamma: float = 1.0, ignore_first: int = 1) -> Tensor:
     """γ · token mean of H(q, p_θ), q = softmax of the model's own logits with the true token's at −∞, no gradient in q.

@@ -18,7 +18,17 @@ from mpu_cli.client.methods._retain import with_retain
     "+ alpha * retain loss",
     needs={"alternate", "alternate_nll", "forget_nll", "retain"},
     bounds={"beta": "> 0"},
-    recommended={"learning_rate": 1e-5, "epochs": 10, "batch_size": 8, "gradient_accumulation": 4},
+    sources={
+        "beta": "locuslab/tofu, dataloader.py (dpo); licong-lin/negative-preference-optimization, TOFU/config/forget.yaml",
+        "gamma": "licong-lin/negative-preference-optimization, TOFU/dataloader.py (dpo_grad_diff): no weight",
+        "alpha": "licong-lin/negative-preference-optimization, TOFU/dataloader.py (dpo_grad_diff): no weight; none in locuslab/tofu",
+        "retain_loss": "licong-lin/negative-preference-optimization, TOFU/dataloader.py (dpo_grad_diff)",
+    },
+    recommended={
+        "optimizer": "adamw", "learning_rate": 1e-5, "epochs": 10, "batch_size": 8, "gradient_accumulation": 4,
+        "lr_scheduler": "linear", "warmup_ratio": 0.1, "weight_decay": 0.01,
+    },
+    recommended_by="licong-lin/negative-preference-optimization, TOFU/config/forget.yaml, two GPUs",
 )
 def loss(
     model: Any,

@@ -14,7 +14,14 @@ from mpu_cli.training.logprobs import token_mean_nll
     name="GradAscent",
     paper="https://arxiv.org/abs/2210.01504",
     formula="-gamma * mean over forget tokens of -log p(y_t | y_<t)",
-    recommended={"learning_rate": 1e-5, "epochs": 10, "batch_size": 8, "gradient_accumulation": 4},
+    sources={
+        "gamma": "locuslab/tofu, dataloader.py (grad_ascent): no weight",
+    },
+    recommended={
+        "optimizer": "adamw", "learning_rate": 1e-5, "epochs": 5, "batch_size": 8, "gradient_accumulation": 4,
+        "lr_scheduler": "linear", "warmup_ratio": 0.2, "weight_decay": 0.01,
+    },
+    recommended_by="locuslab/tofu, README and config/forget.yaml",
 )
 def loss(model: Any, batch: Any, *, gamma: float = 1.0) -> Tensor:
     """−γ · token mean of ℓ_t, a scalar in nats per token (Jang et al. 2210.01504).

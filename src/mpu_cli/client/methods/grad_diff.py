@@ -16,7 +16,16 @@ from mpu_cli.training.logprobs import token_mean_nll
     paper="https://arxiv.org/abs/2203.12817",
     formula="-gamma * token-mean NLL(forget) + alpha * retain loss",
     needs={"retain"},
-    recommended={"learning_rate": 1e-5, "epochs": 10, "batch_size": 8, "gradient_accumulation": 4},
+    sources={
+        "gamma": "locuslab/tofu, dataloader.py (grad_diff): no weight",
+        "alpha": "locuslab/tofu, dataloader.py (grad_diff): no weight",
+        "retain_loss": "locuslab/tofu, dataloader.py (grad_diff)",
+    },
+    recommended={
+        "optimizer": "adamw", "learning_rate": 1e-5, "epochs": 5, "batch_size": 8, "gradient_accumulation": 4,
+        "lr_scheduler": "linear", "warmup_ratio": 0.2, "weight_decay": 0.01,
+    },
+    recommended_by="locuslab/tofu, README and config/forget.yaml",
 )
 def loss(
     model: Any, batch: Any, *, gamma: float = 1.0, alpha: float = 1.0, retain_loss: Literal["NLL", "KL"] = "NLL"

@@ -18,7 +18,17 @@ from mpu_cli.training.logprobs import batch_mean, batch_nll
     formula="gamma * mean of -(2/beta) log sigmoid(beta (NLL - NLL_ref)) + alpha * retain loss",
     needs={"forget_nll", "retain"},
     bounds={"beta": "> 0"},
-    recommended={"learning_rate": 1e-5, "epochs": 10, "batch_size": 8, "gradient_accumulation": 4},
+    sources={
+        "beta": "licong-lin/negative-preference-optimization, TOFU/config/forget.yaml: beta",
+        "gamma": "licong-lin/negative-preference-optimization, TOFU/config/forget.yaml: npo_coeff",
+        "alpha": "licong-lin/negative-preference-optimization, TOFU/config/forget.yaml: grad_diff_coeff",
+        "retain_loss": "licong-lin/negative-preference-optimization, TOFU/config/forget.yaml: npo_grad_diff",
+    },
+    recommended={
+        "optimizer": "adamw", "learning_rate": 1e-5, "epochs": 10, "batch_size": 8, "gradient_accumulation": 4,
+        "lr_scheduler": "linear", "warmup_ratio": 0.1, "weight_decay": 0.01,
+    },
+    recommended_by="licong-lin/negative-preference-optimization, TOFU/config/forget.yaml, two GPUs",
 )
 def loss(
     model: Any,

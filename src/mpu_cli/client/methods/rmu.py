@@ -21,7 +21,18 @@ from mpu_cli.training.logprobs import batch_mean
     formula="gamma * mean per token of |h_l(forget) - c u|^2 + alpha * mean per token of |h_l(retain) - h_l_ref(retain)|^2",
     needs={"hidden", "retain", "retain_hidden"},
     bounds={"c": ">= 0", "seed": ">= 0"},
-    recommended={"learning_rate": 1e-5, "epochs": 10, "batch_size": 8, "gradient_accumulation": 4},
+    sources={
+        "c": "open-unlearning, configs/trainer/RMU.yaml; the authors' centerforaisafety/wmdp could not be read",
+        "layer": "open-unlearning, configs/trainer/RMU.yaml: layer 7 of a 1B model's 16; the authors' could not be read",
+        "gamma": "arXiv 2403.03218, section 4: no weight",
+        "alpha": "open-unlearning, configs/trainer/RMU.yaml; the authors' could not be read",
+        "seed": "ours: no other value is better",
+    },
+    recommended={
+        "optimizer": "adamw", "learning_rate": 1e-5, "epochs": 10, "batch_size": 8, "gradient_accumulation": 4,
+        "lr_scheduler": "linear", "warmup_ratio": 0.1, "weight_decay": 0.01,
+    },
+    recommended_by="open-unlearning, configs/trainer/RMU.yaml and its TOFU default; the authors' repository could not be read",
 )
 def loss(
     model: Any,
@@ -39,7 +50,8 @@ def loss(
     from 0, −1 is 7/16 of the depth (layer 7 of Llama-3.2-1B's 16). The published code divides the squares by D
     (torch's mse_loss), the paper does not, nor do we; a c or alpha taken from such code keeps its meaning, the
     learning rate of a plain SGD does not. The paper trains three layers up to l only; here all up to l are
-    trained, those above get no gradient. The paper tunes c and alpha to the model (6.5 and 1200 for Zephyr-7B).
+    trained, those above get no gradient. The paper tunes c and alpha to the model (6.5 and 1200 for Zephyr-7B);
+    two public forks of the authors' script begin with 20 and 100 at layer 7 of 32.
 
     u is drawn from `seed` alone and is the same for every copy. That is right although the copies differ: their heads
     and feed-forward units are permuted, the residual stream, in which u is a direction, never is.

@@ -17,7 +17,17 @@ from mpu_cli.training.logprobs import batch_mean, labelled_nll
     formula="-gamma * token mean of stopgrad(p_t^beta) (-log p_t) + alpha * retain loss",
     needs={"retain"},
     bounds={"beta": ">= 0"},
-    recommended={"learning_rate": 1e-5, "epochs": 5, "batch_size": 8, "gradient_accumulation": 4},
+    sources={
+        "beta": "the authors' group, community/methods/WGA/README.md in open-unlearning; tmlr-group/G-effect falls back to 5",
+        "gamma": "tmlr-group/G-effect, dataloader.py (wga): no weight",
+        "alpha": "tmlr-group/G-effect, dataloader.py (wga_kl): no weight; its plain wga has no retain loss",
+        "retain_loss": "open-unlearning, configs/trainer/WGA.yaml; tmlr-group/G-effect has KL",
+    },
+    recommended={
+        "optimizer": "adamw", "learning_rate": 1e-5, "epochs": 5, "batch_size": 4, "gradient_accumulation": 4,
+        "lr_scheduler": "linear", "warmup_ratio": 0.2, "weight_decay": 0,
+    },
+    recommended_by="tmlr-group/G-effect, config/forget.yaml, Llama-2-7B of basher1.py",
 )
 def loss(
     model: Any,

@@ -303,6 +303,8 @@ def test_a_second_lineage_of_a_model_is_warned_of(tiny_pair, tmp_path, entropy):
         return [line for line in found.warnings if "another lineage" in line]
 
     (tmp_path / "link").symlink_to(tmp_path / "first", target_is_directory=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "models").write_text("no folder")
     assert warned(1, pair, tmp_path / "first") == []
     (line,) = warned(2, pair, tmp_path / "second")
     assert f"{left(sqrt(0.5)):.3g} unknown" in line and f"{left(1.0):.3g}" in line and str(tmp_path / "first") in line

@@ -6,8 +6,9 @@ the prior is one of them. The copies of a draw, draws, rounds and holders are co
 of them and is added to their noise; the prior comes last.
 
 Conditions: the holder undoes T against the public base, finds every scalar of the draw (both were measured to be
-possible), and the model stands still over the rounds. "At most", because a task vector with structure leaves less: few
-large singular values, sizes that differ between tensors, a coarse number grid. `benchmarks/exposure.py` measures it.
+possible), and the model stands still over the rounds (a client knows what its own updates changed). "At most", because a
+task vector with structure leaves less: few large singular values, sizes that differ between tensors, a coarse number grid.
+`benchmarks/exposure.py` measures it.
 """
 
 from __future__ import annotations
@@ -76,8 +77,7 @@ def exposure(denoising: str, kappa: float, coefficients: Sequence[float], offset
 def exposure_of(records: Sequence[HandoffRecord]) -> Exposure:
     """The exposure of the draw that these records describe together, from its settings (never the stored number)."""
     first = records[0]
-    coefficients = [copy.coefficient for record in records for copy in record.copies]
-    return exposure(first.denoising, first.kappa, coefficients, first.offset, prior(records))
+    return exposure(first.denoising, first.kappa, _held(records), first.offset, prior(records))
 
 
 def draw_noise(denoising: str, kappa: float, held: Sequence[float], size: int) -> float:
@@ -98,13 +98,14 @@ def noise_of(records: Iterable[HandoffRecord]) -> float:
     by_draw: dict[str, list[HandoffRecord]] = {}
     for record in records:
         by_draw.setdefault(record.draw, []).append(record)
-    draws = [
-        draw_noise(mine[0].denoising, mine[0].kappa, [copy.coefficient for record in mine for copy in record.copies], mine[0].size)
-        for mine in by_draw.values()
-    ]
+    draws = [draw_noise(mine[0].denoising, mine[0].kappa, _held(mine), mine[0].size) for mine in by_draw.values()]
     # A round that has a layer without an offset counts as one without: that layer is then known from it.
     offset = min((mine[0].offset for mine in by_draw.values()), default=0.0)
     return hypot(pooled(draws), offset)
+
+
+def _held(records: Iterable[HandoffRecord]) -> list[float]:
+    return [copy.coefficient for record in records for copy in record.copies]
 
 
 def pooled(noises: Iterable[float]) -> float:

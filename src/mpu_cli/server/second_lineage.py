@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mpu_cli.errors import MpuError
@@ -18,12 +18,8 @@ def lineages_beside(model: str, places: Iterable[Path], new: Path) -> list[Path]
 
     A directory that is somebody else's or is reached by a link is not looked into; nothing is read but names.
     """
-    found: dict[Path, None] = {}
-    for place in places:
-        for folder in _own_folders(place):
-            if folder.resolve() != new.resolve() and (folder / MODELS / f"{model}.yaml").is_file():
-                found[folder.resolve()] = None
-    return list(found)
+    found = {folder.resolve() for place in places for folder in _entries(place) if _knows(folder, model)}
+    return sorted(found - {new.resolve()})
 
 
 def warnings(others: Sequence[Path], records: Sequence[HandoffRecord]) -> list[str]:
@@ -32,7 +28,7 @@ def warnings(others: Sequence[Path], records: Sequence[HandoffRecord]) -> list[s
         return []
     try:
         known = [tuple(Lineage.read(path).handoffs.values()) for path in others]
-    except MpuError as error:
+    except (MpuError, OSError) as error:
         numbers = f"how much that leaves cannot be said: {error}"
     else:
         alone = left(noise_of(records), prior(records))
@@ -42,20 +38,21 @@ def warnings(others: Sequence[Path], records: Sequence[HandoffRecord]) -> list[s
         numbers = f"all copies of all of them leave at most {both:.3g} unknown, of this handoff alone {alone:.3g}"
     names = ", ".join(map(str, others[:3])) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
     return [
-        f"this model has another lineage already: {names}. Offsets of two lineages are independent and average away for a "
+        f"this model has another lineage already: {names}. Offsets and noise of two lineages are independent and average away for a "
         f"holder of copies of both ({numbers}); --secret {others[0]} goes on with the first"
     ]
 
 
-def _own_folders(place: Path) -> Iterator[Path]:
+def _entries(place: Path) -> list[Path]:
     try:
-        entries = sorted(place.iterdir())
+        return [entry for entry in place.iterdir() if not entry.name.startswith(".")]
     except OSError:
-        return
-    for entry in entries:
-        try:
-            about = entry.lstat()
-        except OSError:
-            continue  # gone in the meantime
-        if stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and not entry.name.startswith("."):
-            yield entry
+        return []
+
+
+def _knows(folder: Path, model: str) -> bool:
+    try:
+        about, record = folder.lstat(), (folder / MODELS / f"{model}.yaml").lstat()
+    except OSError:  # no such record, or no right to look
+        return False
+    return stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and stat.S_ISREG(record.st_mode)

@@ -69,6 +69,7 @@ def test_fingerprint_depends_on_everything(recipe: Recipe) -> None:
         replace(recipe, retain_digest=None),
         replace(recipe, refusals_digest="0" * 64),
         replace(recipe, mapping=(("answer", "output"),)),
+        replace(recipe, tokens_digest="0" * 64),
         replace(recipe, prompting=Prompting("You are a teacher.")),
         replace(recipe, prompting=Prompting.of(None, ["a=1"])),
         replace(recipe, prompting=Prompting.of(None, ['a="1"'])),
@@ -99,7 +100,7 @@ def test_fingerprint_is_of_content(recipe: Recipe, tmp_path: Path) -> None:
 def test_fingerprint_is_pinned() -> None:
     """The fingerprint is stored on disk between runs, so it must not change by accident."""
     recipe = Recipe("GradAscent", (("gamma", 1.0),), TrainingSettings(optimizer="adamw"), "0" * 64, None)
-    assert recipe.fingerprint() == "70ab4c78793f676c549f79ffd33eb90740c20892b15243db48aa7edf19a23c31"
+    assert recipe.fingerprint() == "678530732fe9db66618508b22a2210e420f0f2ec6dd724beb5f3ef1a1d0dd4a7"
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 import pytest
 from tiny_models import CHATML, TURNS, make_tokenizer
 
+from mpu_cli.data.context import Limit
 from mpu_cli.data.encoding import encode_rows
 from mpu_cli.data.forms import Message
 from mpu_cli.data.prompting import DATE, Prompting
@@ -126,10 +127,10 @@ def test_a_system_prompt_is_a_turn_of_its_own():
     assert text(CHATML, OWN, **given) == text(CHATML, OWN)
     assert text(CHATML, Row("f:1", text="Plain."), **given) == "Plain."
     encoded = encode_rows([PAIR, OWN], make_tokenizer(CHATML), 500, prompting=Prompting("You are a teacher."))
-    assert encoded.notes("chats.jsonl", 500) == [
+    assert encoded.notes("chats.jsonl", Limit(500)) == [
         "chats.jsonl: 1 chat keeps its own system turn instead of --system-prompt, the first is chats.jsonl:7"
     ]
-    assert encode_rows([PAIR, OWN], make_tokenizer(CHATML), 500).notes("chats.jsonl", 500) == []
+    assert encode_rows([PAIR, OWN], make_tokenizer(CHATML), 500).notes("chats.jsonl", Limit(500)) == []
 
 
 def test_a_system_prompt_that_a_template_refuses_or_drops():

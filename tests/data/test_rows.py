@@ -90,6 +90,23 @@ BAD = {
         json.dumps({"messages": [CHAT[0], {"role": "assistant", "content": ""}]}),
         "message 2: 'content' is empty",
     ),
+    "tool calls": (
+        json.dumps({"messages": [CHAT[0], {**CHAT[1], "tool_calls": [{"id": "a", "function": {"name": "look"}}]}]}),
+        "message 2: 'tool_calls' is not rendered here, and would be lost",
+    ),
+    "tool calls without words": (
+        json.dumps({"messages": [CHAT[0], {"role": "assistant", "content": None, "function_call": {"name": "f"}}, *CHAT]}),
+        "message 2: 'function_call' is not rendered here",
+    ),
+    "a tool's answer to a call": (
+        json.dumps({"messages": [CHAT[0], {"role": "tool", "content": "x", "tool_call_id": "a"}, CHAT[1]]}),
+        "message 2: 'tool_call_id' is not rendered here",
+    ),
+    "thoughts": (
+        json.dumps({"messages": [CHAT[0], {**CHAT[1], "reasoning_content": "hm"}]}),
+        "message 2: 'reasoning_content' is not rendered here",
+    ),
+    "tools": (json.dumps({"messages": CHAT, "tools": [{"type": "function"}]}), "'tools' is not rendered here, and would be lost"),
     "message parts": (
         json.dumps({"messages": [{"role": "user", "content": [{"type": "text"}]}, CHAT[1]]}),
         "message 1: 'content' must be a string, found a list",
@@ -108,6 +125,13 @@ def test_refuses_bad_files(tmp_path: Path, case: str) -> None:
     assert "\n" not in caught.value.message
     assert caught.value.hint
     assert caught.value.exit_code == 3
+
+
+def test_keys_without_content_are_tolerated(tmp_path: Path) -> None:
+    """What other programs write beside a message and leave empty loses nothing, and so does a weight or a name of the row."""
+    turns = [{**turn, "tool_calls": None, "reasoning_content": "", "weight": 0} for turn in CHAT]
+    (row,) = read_rows(write(tmp_path, json.dumps({"messages": turns, "tools": [], "id": 3})))
+    assert [turn.content for turn in row.messages] == ["Q", "A"]
 
 
 def test_refuses_what_is_not_a_file(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import CHATML, make_prefix_space_tokenizer, make_tokenizer
+from tokenizers.processors import TemplateProcessing
 
+from mpu_cli.data.context import Limit
 from mpu_cli.data.encoding import encode_rows
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import IGNORED, Encoded, encode, encode_whole
@@ -86,8 +88,8 @@ def test_a_pair_is_cut_and_that_is_told() -> None:
     encoded = encode_rows(rows, tokenizer, 60)
     assert [len(row.input_ids) for row in encoded.rows] == [encoded.lengths[0], encoded.lengths[1], 60]
     assert encoded.cut == ("f:9",)
-    assert encoded.notes("forget.jsonl", 60) == ["forget.jsonl: 1 row is cut at 60 tokens (--max-length), the first is f:9"]
-    assert encode_rows(rows, tokenizer, 600).notes("forget.jsonl", 600) == []
+    assert encoded.notes("forget.jsonl", Limit(60)) == ["forget.jsonl: 1 row is cut at 60 tokens (--max-length), the first is f:9"]
+    assert encode_rows(rows, tokenizer, 600).notes("forget.jsonl", Limit(600)) == []
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -103,7 +105,7 @@ def test_packing_changes_no_label(name: str) -> None:
     assert all(len(row.input_ids) <= 64 for row in packed.rows)
     separators = sum(Counter(row.input_ids)[tokenizer.eos_token_id] for row in packed.rows)
     assert separators == 19 - len(packed.rows)
-    assert "attention reaches across" in packed.notes("raw.jsonl", 64)[0]
+    assert "attention reaches across" in packed.notes("raw.jsonl", Limit(64))[0]
 
 
 def test_packing_tears_no_text_and_leaves_pairs_alone() -> None:
@@ -149,6 +151,54 @@ def test_joining_leaves_pairs_alone_and_is_told() -> None:
     found = encode_rows(rows, tokenizer, 64, join=True)
     assert found.rows[0] == encode(rows[1], tokenizer, 64)
     assert found.rows[1:] == join([BOOK, "The end of it."], tokenizer, 64)
-    assert found.notes("forget", 64) == [f"forget: 2 texts joined and cut into {len(found.rows) - 1} chunks of 64 tokens (--join-texts)"]
+    told = f"forget: 2 texts joined and cut into {len(found.rows) - 1} chunks of 64 tokens (--join-texts)"
+    assert found.notes("forget", Limit(64)) == [told]
     with pytest.raises(BadDataError, match="nothing to predict"):
         encode_rows([Row("f:1", text="a")], tokenizer, 64, join=True)
+
+
+def ending(*, bos: bool, same: bool = False) -> Any:
+    """A tokenizer that ends every text itself; with `same` the beginning token is the end token, as GPT-2's."""
+    tokenizer = make_tokenizer()
+    end = tokenizer.eos_token_id
+    form = "</s> $A" if same else "<s> $A </s>" if bos else "$A </s>"
+    marks = [("<s>", tokenizer.bos_token_id), ("</s>", end)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=form, special_tokens=marks)
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "expected"),
+    [
+        (ending(bos=False), "aa</s>bb</s>cc</s>"),
+        (ending(bos=True), "<s>aa</s><s>bb</s><s>cc</s>"),
+        (ending(bos=True, same=True), "</s>aa</s>bb</s>cc"),
+        (TOKENIZERS["bos"], "<s>aa</s><s>bb</s><s>cc"),
+        (TOKENIZERS["plain"], "aa</s>bb</s>cc"),
+    ],
+)
+def test_packing_never_doubles_the_end_token(tokenizer: Any, expected: str) -> None:
+    """One end token between two texts, whether the tokenizer puts it, or we do; what counts stays what it was."""
+    rows = [Row(f"f:{text}", text=text) for text in ("aa", "bb", "cc")]
+    packed = encode_rows(rows, tokenizer, 64, pack=True).rows
+    assert [tokenizer.decode(block.input_ids) for block in packed] == [expected]
+    alone = encode_rows(rows, tokenizer, 64).rows
+    assert predicted(packed[0]) == [token for row in alone for token in predicted(row)]
+
+
+@pytest.mark.parametrize("tokenizer", [ending(bos=False), ending(bos=True), ending(bos=True, same=True)])
+def test_a_text_that_brings_its_own_end_gets_no_second(tokenizer: Any) -> None:
+    """Whether a text's file ends with the end token (or begins with the beginning one) or not, it is the same tokens."""
+    own = "</s>Mira" if tokenizer("a")["input_ids"][0] == tokenizer.eos_token_id else "Mira</s>"
+    assert encode_whole(Row("f:1", text=own), tokenizer) == encode_whole(Row("f:1", text="Mira"), tokenizer)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_windows_of_a_tokenizer_that_ends_texts(bos: bool) -> None:
+    """The end token counts once, in the last window; every window has the beginning token once."""
+    tokenizer = ending(bos=bos)
+    whole = encode_whole(Row("raw.txt", text=BOOK), tokenizer)
+    windows = split(whole, tokenizer, 64)
+    assert [token for window in windows for token in predicted(window)] == predicted(whole)
+    assert [window.input_ids.count(tokenizer.eos_token_id) for window in windows] == [0] * (len(windows) - 1) + [1]
+    assert all(window.input_ids.count(tokenizer.bos_token_id) == int(bos) for window in windows)

@@ -35,6 +35,8 @@ ALLOWED = (
     "sentencepiece.bpe.model",
     "*.tiktoken",
 )
+NOT_OF_ROWS = frozenset({"config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"})
+"""Side files that have no say in how rows become tokens."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-?????-of-?????.safetensors")
 _CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
 _ORIGIN_KEYS = frozenset(

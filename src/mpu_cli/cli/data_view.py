@@ -15,6 +15,7 @@ from mpu_cli.data.templates import IGNORED
 
 if TYPE_CHECKING:
     from mpu_cli.data.check import Findings, Report, Sample, Spread
+    from mpu_cli.data.context import Limit
 
 OPEN, CLOSE = "⟦", "⟧"
 """Around the tokens that count."""
@@ -32,15 +33,15 @@ def describe(findings: Findings, warnings: list[str]) -> dict[str, Any]:
     }
 
 
-def shown(findings: Findings, max_length: int) -> list[RenderableType]:
+def shown(findings: Findings, limit: Limit) -> list[RenderableType]:
     """Everything for a reader: a table of facts for each file, then the sample."""
     parts: list[RenderableType] = []
     for location, report in findings.reports:
-        parts += [Text(location), facts(_facts(report, max_length)), ""]
+        parts += [Text(location), facts(_facts(report, limit.tokens)), ""]
     return [*parts, *_sample(findings.sample)] if findings.sample else parts[:-1]
 
 
-def told(findings: Findings, max_length: int) -> list[str]:
+def told(findings: Findings, limit: Limit) -> list[str]:
     """What deserves a warning; a row that cannot be used is an error instead."""
     lines = []
     for location, report in dict(findings.reports).items():
@@ -50,7 +51,7 @@ def told(findings: Findings, max_length: int) -> list[str]:
         if len(report.forms) > 1:
             lines.append(f"{name}: rows of different forms ({', '.join(report.forms)})")
         if report.encoded is not None:
-            lines += report.encoded.notes(name, max_length)
+            lines += report.encoded.notes(name, limit)
     if findings.in_both:
         every = ", all that one of the files holds" if findings.all_in_both else ""
         lines.append(f"{_rows(findings.in_both)} both to be forgotten and to be kept: {' = '.join(findings.in_both[0])}{every}")

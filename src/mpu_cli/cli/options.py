@@ -20,6 +20,9 @@ Config = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace a target that exists (never a secret directory).")]
 ShardSize = Annotated[str, typer.Option("--max-shard-size", help="Largest file, for instance 5GB.", metavar="SIZE")]
+MaxLength = Annotated[
+    int | None, typer.Option("--max-length", help="Tokens of a row that are kept. [default: 512, or the model's context if shorter]")
+]
 SystemPrompt = Annotated[
     str | None, typer.Option("--system-prompt", help="A system turn before every pair, and every chat without one.", metavar="TEXT")
 ]

@@ -22,6 +22,7 @@ from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT, STORED_NAMES
 from mpu_cli.checkpoint.model import INDEX_FILE, SINGLE_FILE, open_checkpoint
 from mpu_cli.client.handoff import open_handoff
 from mpu_cli.client.lora import Lora, choose, within_reach
+from mpu_cli.data.context import context_length, row_limit
 from mpu_cli.errors import BadModelError
 from mpu_cli.training.settings import TrainingSettings
 
@@ -109,7 +110,8 @@ def estimate_unlearn(
     elif processes > 1:
         held["gradient_buckets_bytes"] = own * changing
     rows = -(-settings.batch_size // processes)
-    held["activations_bytes"] = activation_bytes(subject.config, rows * settings.max_length, passes, settings)
+    length = row_limit(settings.max_length, context_length(subject.config)).tokens
+    held["activations_bytes"] = activation_bytes(subject.config, rows * length, passes, settings)
     if lora is not None and settings.autocasts and not settings.gradient_checkpointing:
         # Autocast's copies of frozen weights live as long as the graph that needs them (measured: 2 bytes a weight).
         held["cast_weights_bytes"] = 2 * parameters

@@ -38,6 +38,8 @@ class Recipe:
     """What stands around every pair and chat."""
     reference: str | None = None
     """Digest of the reference that was given; None = the copy itself."""
+    tokens_digest: str | None = None
+    """Of the rows as tokens and labels (`TrainingRows.digest`): the same files are other tokens to another tokenizer or template."""
 
     @classmethod
     def of_files(

@@ -16,9 +16,9 @@ from mpu_cli.training.system_errors import system_errors
 if TYPE_CHECKING:
     from mpu_cli.architectures.projections import Projection
     from mpu_cli.client.recipe import Recipe
+    from mpu_cli.client.training_rows import TrainingRows
     from mpu_cli.data.batches import Drawing
     from mpu_cli.data.rows import Row
-    from mpu_cli.data.templates import Encoded
     from mpu_cli.training.checkpoints import CheckpointStore
     from mpu_cli.training.load import LoadedModel
     from mpu_cli.training.settings import TrainingSettings
@@ -36,6 +36,7 @@ def train_copy(
     *,
     store: CheckpointStore | None = None,
     resume: bool = False,
+    rows: TrainingRows | None = None,
     stop_after: int | None = None,
     log_dir: Path | None = None,
     drawing: Drawing | None = None,
@@ -62,17 +63,18 @@ def train_copy(
         on_step: called as (step, total steps, loss) after each step.
         store: where checkpoints go, if anywhere.
         resume: go on from the newest checkpoint in `store`, if there is one.
+        rows: forget and retain as `RowEncoder` made them, if it did before.
         stop_after: end after so many steps: where the first copy stopped early.
         log_dir: where TensorBoard's event files go, if anywhere.
         drawing: the order of rows, beside the seed.
         refusals: to draw anew in each epoch, if the settings ask for it.
         reference_dir: whose log-probabilities the method compares with; None = those of the model in `source_dir`.
-        on_note: told what became of rows that are cut, split or packed, a line each.
+        on_note: told what became of rows that are cut, split, packed or joined here, a line each.
         on_warning: told of experts that get no adapter.
 
     Raises:
         UsageError: the method needs a retain set or alternate answers, or the device or precision is not to be had.
-        BadModelError, BadDataError: see `load_model` and `encode`.
+        BadModelError, BadDataError: see `load_model` and `RowEncoder`.
         CheckFailedError: the loss or a weight became NaN or infinite, or the checkpoint is another run's; nothing was
             written.
         OutputError: the result or a checkpoint cannot be written.
@@ -84,11 +86,11 @@ def train_copy(
     needs = method.needs_with(parameters)
 
     # After the check: these take seconds to import.
+    from mpu_cli.client.training_rows import RowEncoder
     from mpu_cli.data.batches import pad_id
-    from mpu_cli.data.encoding import encode_rows
     from mpu_cli.training import distributed
     from mpu_cli.training.arguments import choose_device
-    from mpu_cli.training.load import load_model, load_tokenizer
+    from mpu_cli.training.load import load_model
     from mpu_cli.training.trainer import train
 
     settings = recipe.settings
@@ -96,24 +98,15 @@ def train_copy(
         raise UsageError("--lora-rank and --fsdp: adapters are not sharded", "leave --fsdp out: an adapter's optimizer is small")
     if recipe.lora is not None and settings.is_pure_bfloat16:
         raise UsageError("--lora-rank and --precision pure-bfloat16: adapters are float32", "give --precision bfloat16 or float32")
-    tokenizer = load_tokenizer(source_dir)
     # Bad rows are found before the weights are read.
-    def encoded(rows: Sequence[Row], name: str) -> list[Encoded]:
-        made = encode_rows(
-            rows, tokenizer, settings.max_length, overlap=settings.overlap, pack=settings.pack, join=settings.join_texts,
-            prompting=recipe.prompting,
-        )  # fmt: skip
-        for line in made.notes(name, settings.max_length):
-            on_note(line)
-        return made.rows
-
-    forget_rows, retain_rows = encoded(forget, "forget"), encoded(retain or (), "retain")
+    encoder = RowEncoder(source_dir, recipe, on_note)
+    rows = rows or encoder.training_rows(forget, retain)
     alternates = None
     if "alternate" in needs:
         dealt = alternate_rows(forget, refusals, settings, drawing)
-        alternates = encoded([row.with_answer(row.alternate or "") for row in dealt], "alternate answers")
+        alternates = encoder.encoded([row.with_answer(row.alternate or "") for row in dealt], "alternate answers")
     device = choose_device(settings.device)
-    distributed.check_settings(settings, len(forget_rows), device, needs)
+    distributed.check_settings(settings, len(rows.forget), device, needs)
     distributed.start(device)
     # Only the first process looks, and all go on from what it found.
     saved = distributed.from_first(store.latest() if store and resume and distributed.processes().is_first else None)
@@ -129,10 +122,10 @@ def train_copy(
         loaded.model,
         method.bind(parameters),
         needs,
-        forget_rows,
-        retain_rows,
+        rows.forget,
+        rows.retain,
         settings,
-        pad_id(tokenizer),
+        pad_id(encoder.tokenizer),
         alternates=alternates,
         stop_after=stop_after,
         around=Surroundings(on_step, store, saved, log_dir),

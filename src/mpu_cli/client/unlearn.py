@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.dtypes import read_span, spans
 from mpu_cli.checkpoint.header import NAMES, TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
+from mpu_cli.checkpoint.side_files import NOT_OF_ROWS, is_allowed
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import Files
 from mpu_cli.client.adapters import row_spans
@@ -33,10 +34,11 @@ from mpu_cli.client.reference_source import ReferenceSource
 from mpu_cli.client.row_order import drawing_of, words
 from mpu_cli.client.train_copy import train_copy
 from mpu_cli.client.trained import write_payload
+from mpu_cli.client.training_rows import RowEncoder, TrainingRows
 from mpu_cli.client.update import finish, make_copy_directory, write_manifest, write_note
 from mpu_cli.client.work_directory import Keeping, WorkDirectory
 from mpu_cli.data.rows import Row
-from mpu_cli.errors import BadModelError, OutputError, UsageError
+from mpu_cli.errors import BadBundleError, BadModelError, OutputError, UsageError
 from mpu_cli.training import distributed
 
 if TYPE_CHECKING:
@@ -70,6 +72,8 @@ class Work:
     """Told what the reader must not miss."""
     note: Callable[[str], None] = lambda text: None
     """Told what became of the rows."""
+    rows: TrainingRows | None = None
+    """The rows as tokens, once they are encoded for a model; the recipe then has their digest."""
 
     def identity(self, source: str) -> dict[str, Any]:
         """What must be the same for a checkpoint to be gone on from; versions too, since other ones give other bits."""
@@ -96,7 +100,9 @@ def unlearn_handoff(
     refuse_nesting(out, handoff)
     refuse_existing(out, force=force)
     opened = _open(handoff, work)
+    _check_tokenizers(opened)
     names = list(opened.copies)
+    work = _encoded(work, opened.copies[names[0]].path)
     reports: dict[str, TrainingReport] = {}
     written: dict[str, Files] = {}
     update = None
@@ -138,6 +144,7 @@ def unlearn_one_copy(
         raise UsageError(f"--copy {number}: the handoff has {count} copies", f"give a number from 1 to {count}")
     if (out / MANIFEST).exists():
         raise OutputError(f"{out}: this update is already finished", "choose another --out")
+    work = _encoded(work, opened.copies[name].path)
     with _writing(out / name, [name], work, force, beside=out) as (staging, kept):
         identity = work.identity(_source(opened, name)) | {"stop_after": None}
         report, _ = _train(opened, name, staging.path if staging else None, out, work, kept, identity, on_step)
@@ -168,13 +175,14 @@ def unlearn_model(
     reference_dir = work.reference.of(None, model) if work.reference else None
     if work.recipe.lora is not None:
         choose(work.recipe.lora, matrices_of(source), ())  # a wrong target is refused before anything is loaded
+    work = _encoded(work, source)
     with _writing(out, [_MODEL], work, force) as (staging, kept), disk_errors(out):
         digest = model_digest(model) if staging and kept.wants_checkpoints else ""  # only the first process keeps any
         after = (staging.path if staging else out) / _AFTER
         report = train_copy(
             source, after, work.forget, work.retain, work.recipe, () if settings.train_embeddings else None,
             lambda *step: on_step(source.name, *step),
-            store=kept.store(_MODEL, work.identity(digest)), resume=work.keeping.resume, log_dir=work.log_dir,
+            store=kept.store(_MODEL, work.identity(digest)), resume=work.keeping.resume, rows=work.rows, log_dir=work.log_dir,
             drawing=drawing_of(settings), refusals=work.refusals, reference_dir=reference_dir,
             on_note=work.note, on_warning=work.warn,
         )  # fmt: skip
@@ -221,11 +229,11 @@ def _train(
     """Train one copy; in the first process, write its payload. Returns the payload's files too, none in other processes."""
     published = opened.copies[name]
     after = (directory or out) / _AFTER
-    # Rows and model are the same for every copy: once is enough.
+    # The model is the same for every copy: once is enough.
     first = name == next(iter(opened.copies))
     report = train_copy(
         published.path, after, work.forget, work.retain, work.recipe, opened.frozen, lambda *step: on_step(name, *step),
-        store=kept.store(name, identity), resume=work.keeping.resume, stop_after=stop_after,
+        store=kept.store(name, identity), resume=work.keeping.resume, rows=work.rows, stop_after=stop_after,
         log_dir=work.log_dir / name if work.log_dir else None,
         drawing=drawing_of(work.recipe.settings, opened, name), refusals=work.refusals,
         reference_dir=work.reference.of(name, published) if work.reference else None,
@@ -266,6 +274,23 @@ def _open(handoff: Path, work: Work) -> OpenHandoff:
 
 def _source(opened: OpenHandoff, name: str) -> str:
     return next(copy.digest for copy in opened.manifest.copies if copy.name == name) + opened.manifest.digest
+
+
+def _encoded(work: Work, place: Path) -> Work:
+    """The work with its rows as tokens of the model in `place`, and their digest in the recipe."""
+    rows = RowEncoder(place, work.recipe, work.note).training_rows(work.forget, work.retain)
+    return replace(work, rows=rows, recipe=replace(work.recipe, tokens_digest=rows.digest))
+
+
+def _check_tokenizers(opened: OpenHandoff) -> None:
+    """Refuse copies that would turn the same rows into other tokens: what differs between copies beside the noise does not cancel."""
+    first, *others = opened.manifest.copies
+    for copy in others:
+        for name in sorted({*first.files, *copy.files}):
+            if is_allowed(name) and name not in NOT_OF_ROWS and first.files.get(name) != copy.files.get(name):
+                raise BadBundleError(
+                    f"{copy.name}/{name} is not that of {first.name}: the copies would see other tokens", "ask for the handoff again"
+                )
 
 
 def _check_lora(work: Work, matrices: Projections, frozen: Sequence[str]) -> None:

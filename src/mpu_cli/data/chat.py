@@ -26,8 +26,6 @@ class Chat:
     prompt: str
     answer: str
     """The answer and the mark that ends its turn."""
-    opened: bool
-    """Whether `prompt` is what the template opens the assistant's turn with; otherwise it holds more, or less."""
 
 
 class Renderer:
@@ -44,7 +42,7 @@ class Renderer:
 
         A finished turn may open otherwise than one that is to be generated (Qwen3 puts an empty think block, gpt-oss a
         channel, DeepSeek-R1 leaves `<think>` out). The prompt then is what the finished turn has before the answer, since
-        the model is not asked to say it. White space alone between the two is the model's to say.
+        the model is not asked to say it. A space right before the answer is, since it is a part of the first word's token.
 
         Args:
             turns: the last is the answer.
@@ -68,9 +66,9 @@ class Renderer:
                 )
         self._check_whole(turns, whole, where)
         gap = before[len(opened) :] if before.startswith(opened) else None
-        prompt = opened if gap is not None and not gap.strip() else before
+        prompt = opened if gap is not None and not gap.strip() else before.rstrip(" \t")
         end = len(before) + len(said or "") + self._end_of_turn(after)
-        return Chat(prompt, whole[len(prompt) : end], prompt == opened)
+        return Chat(prompt, whole[len(prompt) : end])
 
     def _around(self, turns: Sequence[Message], where: str) -> tuple[str, str]:
         mark, marked = self._marked(turns, len(turns) - 1, where)

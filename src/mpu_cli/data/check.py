@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mpu_cli.data.context import Limit
 from mpu_cli.data.duplicates import contents, duplicates, in_both, same_prompt
 from mpu_cli.data.encoding import EncodedRows, encode_rows
 from mpu_cli.data.mapping import for_retain
@@ -101,7 +102,7 @@ def check_files(
     locations: Sequence[str],
     mapping: Mapping[str, str],
     tokenizer: Any | None,
-    max_length: int,
+    limit: Limit,
     *,
     overlap: int | None = None,
     pack: bool = False,
@@ -114,7 +115,7 @@ def check_files(
         locations: one or two files, as `read_rows` takes them.
         mapping: field → column, for both; the second needs no alternate.
         tokenizer: the model's, or None: then nothing is said of tokens.
-        max_length: tokens in a row at most.
+        limit: tokens in a row at most.
         overlap: see `windows.split`.
         pack: see `windows.pack`.
         prompting: what stands around every pair and chat.
@@ -129,8 +130,8 @@ def check_files(
     if rows and row > len(rows):
         raise UsageError(f"--row {row}: the file has {len(rows)} usable rows", "choose a smaller number")
     others = scans[1].rows if len(scans) > 1 else []
-    reports = [_report(scan, tokenizer, max_length, prompting, overlap=overlap, pack=pack) for scan in scans]
-    sample = _sample(rows[row - 1], tokenizer, max_length, prompting) if rows and tokenizer is not None else None
+    reports = [_report(scan, tokenizer, limit.tokens, prompting, overlap=overlap, pack=pack) for scan in scans]
+    sample = _sample(rows[row - 1], tokenizer, limit.tokens, prompting) if rows and tokenizer is not None else None
     shared = in_both(rows, others)
     whole = bool(shared) and (len(shared) == len(rows) or len(in_both(others, rows)) == len(others))
     return Findings(tuple(zip(locations, reports, strict=True)), shared, whole, same_prompt(rows, others), sample)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mpu_cli.data.context import Limit
 from mpu_cli.data.prompting import PLAIN, Prompting
-from mpu_cli.data.rendering import check_variables, source_of
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import Encoded, cut, encode_whole, has_own_system
 from mpu_cli.data.windows import join as join_texts
@@ -35,13 +35,14 @@ class EncodedRows:
     joined: tuple[int, int] = (0, 0)
     """How many texts were joined, and cut into how many chunks."""
 
-    def notes(self, name: str, max_length: int) -> list[str]:
+    def notes(self, name: str, limit: Limit) -> list[str]:
         """What to tell the user, a line each; `name` is the file's. Nothing where nothing was changed."""
+        most = limit.tokens
         lines = []
         if self.cut:
-            lines.append(f"{name}: {_rows(len(self.cut))} cut at {max_length} tokens (--max-length), the first is {self.cut[0]}")
+            lines.append(f"{name}: {_rows(len(self.cut))} cut at {most} tokens ({limit.because}), the first is {self.cut[0]}")
         if self.split:
-            lines.append(f"{name}: {_rows(len(self.split))} split into windows of {max_length} tokens, the first is {self.split[0]}")
+            lines.append(f"{name}: {_rows(len(self.split))} split into windows of {most} tokens, the first is {self.split[0]}")
         texts, blocks = self.packed
         if texts > blocks:
             lines.append(f"{name}: {texts} texts in {blocks} blocks (--pack); attention reaches across the texts of a block")
@@ -50,7 +51,7 @@ class EncodedRows:
             lines.append(f"{name}: {kept} own system turn instead of --system-prompt, the first is {self.own_system[0]}")
         if self.joined[0]:
             texts, chunks = self.joined
-            lines.append(f"{name}: {texts} texts joined and cut into {chunks} chunks of {max_length} tokens (--join-texts)")
+            lines.append(f"{name}: {texts} texts joined and cut into {chunks} chunks of {most} tokens (--join-texts)")
         return lines
 
 
@@ -81,6 +82,8 @@ def encode_rows(
         BadDataError: a row has no labelled token within `max_length`, or its chat template refuses it.
         UsageError: the overlap does not fit, or the chat template does not read a variable that was given.
     """
+    from mpu_cli.data.rendering import check_variables, source_of
+
     check_variables(source_of(tokenizer), prompting)
     if join:
         texts, others = ([row for row in rows if (row.text is not None) == plain] for plain in (True, False))

@@ -19,6 +19,10 @@ FORMS = {
 }
 """By the keys that they have: TOFU and MUSE's knowledge questions, prompt/completion, MUSE's verbatim set, chats, texts."""
 ALTERNATE = "alternate"
+TOOLS = ("tools", "functions", "documents")
+"""Beside messages: what a chat template would render too, and is not passed on."""
+_BESIDE_CONTENT = ("tool_calls", "function_call", "tool_call_id", "reasoning_content", "reasoning", "thinking", "images", "audio", "videos")
+"""In a message, likewise."""
 KEYS = frozenset(key for keys in FORMS.values() for key in keys) | {ALTERNATE}
 HINT = "a row has question and answer, or prompt and completion, or messages, or text; other names: --map answer=COLUMN"
 _DEFAULTS = {"prompt": ("question", "prompt"), "answer": ("answer", "completion", "gt")}
@@ -88,6 +92,7 @@ def recognise(value: Any, where: str, mapping: Mapping[str, str]) -> Row:
         prompt, answer = _string(value, keys[0], where, filled=False), _string(value, keys[1], where, filled=True)
         return Row(where, prompt, answer, alternate=_alternate(value, mapping, where))
     if "messages" in mapping or ("text" not in mapping and keys == FORMS["messages"]):
+        _refuse_more_than_content(value, TOOLS, where, "")
         return Row(where, messages=_messages(value[keys[0]], keys[0], where), alternate=_alternate(value, mapping, where))
     if ALTERNATE in mapping:
         raise RowError(where, "a text has no answer that an alternate could replace", "give prompt and answer, or messages")
@@ -144,6 +149,7 @@ def _messages(value: Any, key: str, where: str) -> tuple[Message, ...]:
     for number, turn in enumerate(value, start=1):
         if not isinstance(turn, dict):
             raise RowError(where, f"message {number} must be an object, found {kind(turn)}", hint)
+        _refuse_more_than_content(turn, _BESIDE_CONTENT, where, f"message {number}: ")
         for part in ("role", "content"):
             if part not in turn:
                 raise RowError(where, f"message {number} has no {part!r}", hint)
@@ -157,6 +163,14 @@ def _messages(value: Any, key: str, where: str) -> tuple[Message, ...]:
     if turns[-1].role != "assistant":
         raise RowError(where, f"the last message is by {turns[-1].role!r}, expected 'assistant'", hint)
     return tuple(turns)
+
+
+def _refuse_more_than_content(value: Mapping[str, Any], keys: tuple[str, ...], where: str, within: str) -> None:
+    """A chat template renders tool calls and the like; leaving them out in silence would make it another chat."""
+    for key in keys:
+        if value.get(key) not in (None, "", [], {}):
+            message = f"{within}{key!r} is not rendered here, and would be lost"
+            raise RowError(where, message, "write it into the content, or remove the key (or the row)")
 
 
 def _string(value: Mapping[str, Any], key: str, where: str, *, filled: bool, within: str = "") -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from mpu_cli.data.formats import read_table
 from mpu_cli.data.formats.table import RowError, Table
-from mpu_cli.data.forms import HINT, KEYS, Message, Row, recognise
+from mpu_cli.data.forms import HINT, KEYS, TOOLS, Message, Row, recognise
 from mpu_cli.data.mapping import nearest_column
 from mpu_cli.data.source import find_data
 from mpu_cli.errors import BadDataError
@@ -61,7 +61,7 @@ def scan_rows(location: str | Path, mapping: Mapping[str, str] | None = None) ->
     """
     mapping = mapping or {}
     path = find_data(location)
-    table = read_table(path, KEYS | set(mapping.values()))
+    table = read_table(path, KEYS | set(TOOLS) | set(mapping.values()))
     if not table.rows:
         raise BadDataError(f"{path.name} has no rows", HINT)
     _require_columns(table, mapping, path.name)

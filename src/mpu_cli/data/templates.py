@@ -58,7 +58,7 @@ def encode_whole(row: Row, tokenizer: Any, prompting: Prompting = PLAIN) -> Enco
         BadDataError: the chat template refuses or alters the row.
     """
     if row.text is not None:
-        ids = _without_double_lead(tokenizer, list(tokenizer(row.text, verbose=False)["input_ids"]))
+        ids = _without_doubles(tokenizer, list(tokenizer(row.text, verbose=False)["input_ids"]))
         return Encoded(tuple(ids), tuple(ids))
     turns = _turns(row, prompting)
     prompt, whole = _chat_ids(turns, row.where, tokenizer, prompting) if tokenizer.chat_template else _plain_ids(turns, tokenizer)
@@ -109,19 +109,7 @@ def _chat_ids(turns: list[Message], where: str, tokenizer: Any, prompting: Promp
     from mpu_cli.data.rendering import source_of
 
     chat = Renderer(source_of(tokenizer) or "", tokenizer, prompting).chat(turns, where)
-    bare = chat.prompt.rstrip(" \t")
-    if not chat.opened and bare != chat.prompt:
-        # A space before a word is a part of the word's token; the model is to say it, unless it says the space alone.
-        rest = chat.prompt[len(bare) :] + chat.answer
-        if not _parts_at(tokenizer, chat.prompt, chat.answer) and _parts_at(tokenizer, bare, rest):
-            return _split(tokenizer, bare, rest)
     return _split(tokenizer, chat.prompt, chat.answer)
-
-
-def _parts_at(tokenizer: Any, before: str, after: str) -> bool:
-    """Whether no token of the whole spans the place between the two."""
-    first, whole = _bare(tokenizer, before), _bare(tokenizer, before + after)
-    return whole[: len(first)] == first and len(whole) > len(first)
 
 
 def _split(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
@@ -140,12 +128,22 @@ def _bare(tokenizer: Any, text: str) -> list[int]:
 
 def lead_ids(tokenizer: Any) -> list[int]:
     """The special tokens that this tokenizer puts before a text (often one, or none)."""
+    return _around(tokenizer)[0]
+
+
+def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The special tokens that this tokenizer puts before and after a text."""
     bare = _bare(tokenizer, "a")
     full = list(tokenizer("a")["input_ids"])
-    starts = (i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare)
-    return full[: next(starts, 0)]
+    start = next((i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare), 0)
+    return full[:start], full[start + len(bare) :]
 
 
-def _without_double_lead(tokenizer: Any, ids: list[int]) -> list[int]:
-    lead = lead_ids(tokenizer)
-    return ids[len(lead) :] if lead and ids[: 2 * len(lead)] == lead + lead else list(ids)
+def _without_doubles(tokenizer: Any, ids: list[int]) -> list[int]:
+    """The ids of a text that may bring the tokenizer's own marks at its ends along: each of them once."""
+    lead, tail = _around(tokenizer)
+    if lead and ids[: 2 * len(lead)] == lead + lead:
+        ids = ids[len(lead) :]
+    if tail and ids[-2 * len(tail) :] == tail + tail:
+        ids = ids[: -len(tail)]
+    return ids

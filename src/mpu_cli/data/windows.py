@@ -59,8 +59,8 @@ def pack(texts: Sequence[Encoded], tokenizer: Any, max_length: int) -> list[Enco
     """Put whole texts, in their order, into blocks of at most `max_length` tokens, an end-of-sequence token between two.
 
     No text is torn. Attention does reach across texts of one block, and positions go on: there is no mask between them.
-    What counts stays what it was: separators do not, nor does a later text's first token, which nothing of its own
-    predicts.
+    A text that the tokenizer ends (or begins) with that token itself gets no second one. What counts stays what it was:
+    separators do not, nor does a later text's first token, which nothing of its own predicts.
 
     Raises:
         BadDataError: the tokenizer has no end-of-sequence token.
@@ -71,9 +71,10 @@ def pack(texts: Sequence[Encoded], tokenizer: Any, max_length: int) -> list[Enco
     blocks: list[Encoded] = []
     for text in texts:
         last = blocks[-1] if blocks else None
-        if last is not None and len(last.input_ids) + 1 + len(text.input_ids) <= max_length:
-            ids = (*last.input_ids, end, *text.input_ids)
-            blocks[-1] = Encoded(ids, (*last.labels, IGNORED, IGNORED, *text.labels[1:]))
+        between = () if last is None or end in (last.input_ids[-1], text.input_ids[0]) else (end,)
+        if last is not None and len(last.input_ids) + len(between) + len(text.input_ids) <= max_length:
+            ids = (*last.input_ids, *between, *text.input_ids)
+            blocks[-1] = Encoded(ids, (*last.labels, *(IGNORED for _ in between), IGNORED, *text.labels[1:]))
         else:
             blocks.append(text)
     return blocks

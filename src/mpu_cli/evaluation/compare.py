@@ -13,7 +13,7 @@ from typing import Any
 
 from mpu_cli.errors import BadDataError, UsageError
 from mpu_cli.evaluation.metrics import model_metrics
-from mpu_cli.evaluation.record import Record, same_rows
+from mpu_cli.evaluation.record import OTHER_TOKENS, Record, same_rows
 from mpu_cli.evaluation.statistics import FEWEST, UNDECIDED, equivalence, interval, resampled
 from mpu_cli.evaluation.summarise import MODEL, draw_values, statistics
 
@@ -161,6 +161,8 @@ def _comparable(first_name: str, first: Record, name: str, record: Record) -> li
                 f"{mine.rows} rows, {(mine.digest or '–')[:12]})",
                 "evaluate both models on the same rows",
             )
+        elif not theirs.is_of_the_same_tokens(mine):
+            raise BadDataError(f"{name}: its {set_name} set has the rows of {first_name} as other tokens", OTHER_TOKENS)
     for setting in ("max_length", "max_new_tokens", *_settings_of_checks(first, record)):
         here, there = first.settings.get(setting), record.settings.get(setting)
         if here != there and setting in record.settings and setting in first.settings:

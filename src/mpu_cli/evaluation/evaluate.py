@@ -10,6 +10,8 @@ from typing import Any
 
 from mpu_cli import __version__
 from mpu_cli.data.rows import Row
+from mpu_cli.data.templates import encode_whole
+from mpu_cli.data.tokens import tokens_digest
 from mpu_cli.errors import UsageError
 from mpu_cli.evaluation.metric import RowMetric, probability
 from mpu_cli.evaluation.metrics import model_metrics, row_metrics
@@ -62,11 +64,14 @@ def evaluate(
         BadModelError: no tokenizer, tensors missing, logits that are not finite.
     """
     check_sets(sets)
-    for flag, record in (("--retain-record", retain_record), ("--before", before)):
-        if record is not None:
-            same_rows(flag, record, {each.name: SetInfo.of(each) for each in sets})
+    records = {flag: record for flag, record in (("--retain-record", retain_record), ("--before", before)) if record is not None}
+    for flag, record in records.items():
+        same_rows(flag, record, {each.name: SetInfo.of(each) for each in sets})
     started = time.monotonic()
     tokenizer = load_tokenizer(model)
+    infos = {each.name: SetInfo.of(each, _tokens(each, tokenizer, settings)) for each in sets}
+    for flag, record in records.items():
+        same_rows(flag, record, infos)
     subject = Subject(load_model(model).model.to(choose_device(settings.device)), tokenizer, sets, settings, progress)
     metrics = wanted(settings)
     if reference is not None:
@@ -83,7 +88,7 @@ def evaluate(
     found = Record(
         {"name": name or model.resolve().name, "mpu": __version__},
         _told(settings, subject, time.monotonic() - started),
-        {each.name: SetInfo.of(each) for each in sets},
+        infos,
         measured.columns,
         {**measured.reasons, **_not_asked(settings)},
         written=measured.written,
@@ -92,6 +97,10 @@ def evaluate(
     if before is not None and "relearning" in settings.robustness:
         found = with_steps(found, before)
     return Evaluation(found, tuple(notes))
+
+
+def _tokens(each: QuestionSet, tokenizer: Any, settings: EvalSettings) -> str:
+    return tokens_digest(encode_whole(question.row, tokenizer, settings.prompting) for question in each.questions)
 
 
 def check_sets(sets: Sequence[QuestionSet]) -> None:

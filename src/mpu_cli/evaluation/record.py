@@ -25,6 +25,9 @@ SUMMARY, ITEMS = "summary.json", "items.jsonl"
 _HINT = "expected a directory that mpu eval --record wrote, or open-unlearning's …_EVAL.json"
 
 
+OTHER_TOKENS = "evaluate both with one tokenizer and chat template, and the same --system-prompt, --template-var and --template-date"
+
+
 @dataclass(frozen=True, slots=True)
 class SetInfo:
     """What a record says of a set of rows."""
@@ -34,15 +37,21 @@ class SetInfo:
     digest: str | None
     """None where another tool wrote the record."""
     multiple_choice: bool = False
+    tokens: str | None = None
+    """Digest of the rows as tokens, prompts included; None in a record of an earlier mpu or of another tool."""
 
     @classmethod
-    def of(cls, each: QuestionSet) -> SetInfo:
+    def of(cls, each: QuestionSet, tokens: str | None = None) -> SetInfo:
         """Of a set that is in memory."""
-        return cls(each.role, len(each.questions), each.digest, each.multiple_choice)
+        return cls(each.role, len(each.questions), each.digest, each.multiple_choice, tokens)
 
     def is_of_the_same_rows(self, other: SetInfo) -> bool:
         """As far as can be told: a record by another tool has no digest."""
         return self.rows == other.rows and (self.digest is None or other.digest is None or self.digest == other.digest)
+
+    def is_of_the_same_tokens(self, other: SetInfo) -> bool:
+        """Likewise; False where the same rows stood in other prompts, or were split otherwise."""
+        return self.tokens is None or other.tokens is None or self.tokens == other.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,10 @@ class Record:
         for (name, metric), reason in self.left_out.items():
             left_out.setdefault(name or "model", {})[metric] = reason
         sets = {
-            name: {"role": info.role, "rows": info.rows, "digest": info.digest, "multiple_choice": info.multiple_choice}
+            name: {
+                "role": info.role, "rows": info.rows, "digest": info.digest, "multiple_choice": info.multiple_choice,
+                "tokens": info.tokens,
+            }
             for name, info in self.sets.items()
         }
         return {
@@ -100,12 +112,16 @@ def same_rows(what: str, record: Record, sets: Mapping[str, SetInfo]) -> None:
     """Refuse a record of other forget or holdout rows.
 
     Raises:
-        BadDataError: the digests differ, or (where another tool's record has none) the numbers of rows.
+        BadDataError: the digests of rows or tokens differ, or (where another tool's record has none) the numbers of rows.
     """
     for name, mine in sets.items():
         theirs = record.sets.get(name)
-        if theirs is None or mine.role not in (FORGET, HOLDOUT) or theirs.is_of_the_same_rows(mine):
+        if theirs is None or mine.role not in (FORGET, HOLDOUT):
             continue
+        if theirs.is_of_the_same_rows(mine):
+            if theirs.is_of_the_same_tokens(mine):
+                continue
+            raise BadDataError(f"{what}: its {name} set has the same rows as other tokens", OTHER_TOKENS)
         if theirs.digest is not None and mine.digest is not None and theirs.digest != mine.digest:
             found = f"is another one (digest {theirs.digest[:12]}, here {mine.digest[:12]})"
         else:
@@ -134,7 +150,10 @@ def read_record(path: Path) -> Record:
         raise BadDataError(f"{directory / SUMMARY}: format {summary.get('format')!r}, this mpu reads {FORMAT}", "use the mpu that wrote it")
     try:
         sets = {
-            str(name): SetInfo(str(info["role"]), int(info["rows"]), _text_or_none(info["digest"]), bool(info["multiple_choice"]))
+            str(name): SetInfo(
+                str(info["role"]), int(info["rows"]), _text_or_none(info["digest"]), bool(info["multiple_choice"]),
+                _text_or_none(info.get("tokens")),
+            )
             for name, info in summary["sets"].items()
         }
         if any(info.rows < 1 for info in sets.values()):

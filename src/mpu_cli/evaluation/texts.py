@@ -7,11 +7,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mpu_cli.data.context import context_length, row_limit
 from mpu_cli.data.prompting import PLAIN, Prompting
 from mpu_cli.data.rendering import check_variables, source_of
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import Encoded, cut, encode_whole
-from mpu_cli.errors import BadDataError, BadModelError, UsageError
+from mpu_cli.errors import BadDataError, BadModelError
 from mpu_cli.evaluation.questions import Question, QuestionSet
 
 
@@ -40,11 +41,8 @@ class Encoder:
         self.tokenizer, self.prompting = tokenizer, prompting
         check_variables(source_of(tokenizer), prompting)
         text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        context = getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None)
-        self._context: int | None = context
-        if max_length is not None and context is not None and max_length > context:
-            raise UsageError(f"--max-length {max_length}: the model sees {context} tokens", f"give at most {context}")
-        self.max_length: int = max_length or context or 2048
+        self._context = context_length(text_config.to_dict())
+        self.max_length = row_limit(max_length, self._context).tokens if max_length is not None else self._context or 2048
         # A word that the tokenizer does not know is still a word.
         self._marks = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()} - {tokenizer.unk_token_id}
         self.vocabulary: int | None = getattr(text_config, "vocab_size", None)

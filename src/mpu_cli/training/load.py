@@ -91,6 +91,18 @@ def auto_class(config: Any) -> Any:
     return AutoModelForCausalLM if type(config) in AutoModelForCausalLM._model_mapping else AutoModelForImageTextToText
 
 
+def load_config(directory: Path) -> Any:
+    """The configuration of a model directory, its class's defaults filled in.
+
+    Raises:
+        BadModelError: there is none, or it cannot be read.
+    """
+    from transformers import AutoConfig
+
+    with quiet_transformers(), loading_errors(directory):
+        return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+
+
 def load_tokenizer(directory: Path) -> Any:
     """Load the tokenizer of a model directory.
 

@@ -59,8 +59,9 @@ class TrainingSettings:
     """Draw the refusals anew in each epoch."""
     train_embeddings: bool = False
     """Train the input and output embeddings too, whose moved rows spell out the forget set's tokens."""
-    max_length: int = 512
-    """Tokens of a row that are kept, from the left; longer plain texts are split into windows."""
+    max_length: int | None = None
+    """Tokens of a row that are kept, from the left; longer plain texts are split into windows. None = 512, or the model's
+    context where that is shorter."""
     overlap: int | None = None
     """Tokens that two windows of a long text share; None = an eighth of a window."""
     pack: bool = False
@@ -93,7 +94,8 @@ class TrainingSettings:
         _whole("--epochs", self.epochs, 1)
         _whole("--batch-size", self.batch_size, 1)
         _whole("--gradient-accumulation", self.gradient_accumulation, 1)
-        _whole("--max-length", self.max_length, 2)
+        if self.max_length is not None:
+            _whole("--max-length", self.max_length, 2)
         if self.overlap is not None:
             _whole("--overlap", self.overlap, 1)
         if self.max_steps is not None:

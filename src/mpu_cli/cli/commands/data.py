@@ -9,7 +9,7 @@ import typer
 
 from mpu_cli.cli.config import ConfigCommand
 from mpu_cli.cli.data_view import describe, shown, told
-from mpu_cli.cli.options import Config, ContentParts, Json, SystemPrompt, TemplateDate, TemplateVar, prompting_of
+from mpu_cli.cli.options import Config, ContentParts, Json, MaxLength, SystemPrompt, TemplateDate, TemplateVar, prompting_of
 from mpu_cli.cli.output import Output
 from mpu_cli.errors import BadDataError, CheckFailedError, MpuError, UsageError
 
@@ -37,7 +37,7 @@ def check(
     template_var: TemplateVar = None,
     template_date: TemplateDate = None,
     content_parts: ContentParts = False,
-    max_length: Annotated[int, typer.Option(min=2, help="Tokens of a row that are kept.")] = 512,
+    max_length: MaxLength = None,
     overlap: Annotated[int | None, typer.Option(help="Tokens that two windows of a long text share; an eighth by default.")] = None,
     pack: Annotated[bool, typer.Option("--pack", help="Put short texts together, as mpu unlearn --pack does.")] = False,
     row: Annotated[int, typer.Option(min=1, help="The usable row to show, counted from 1.")] = 1,
@@ -57,20 +57,24 @@ def check(
     if model is not None and tokenizer is not None:
         raise UsageError("--model and --tokenizer: give one of them", "a model directory holds its tokenizer")
     from mpu_cli.data.check import check_files
+    from mpu_cli.data.context import row_limit
     from mpu_cli.data.mapping import parse_mapping
 
     mapping = parse_mapping(map_ or ())
     files = [file, *([retain] if retain is not None else [])]
-    loaded = _tokenizer(model, tokenizer)
+    if max_length is not None and max_length < 2:
+        raise UsageError(f"--max-length {max_length}: expected 2 or more")
+    loaded, seen = _tokenizer(model, tokenizer)
+    limit = row_limit(max_length, seen)
     prompting = prompting_of(context.params)
-    findings = check_files(files, mapping, loaded, max_length, overlap=overlap, pack=pack, prompting=prompting, row=row)
-    warnings = told(findings, max_length)
+    findings = check_files(files, mapping, loaded, limit, overlap=overlap, pack=pack, prompting=prompting, row=row)
+    warnings = told(findings, limit)
     failed = _verdict(findings, warnings, strict=strict)
     found = describe(findings, warnings)
     if failed is not None and json:
         kind = type(failed).__name__.removesuffix("Error")
         found["error"] = {"kind": kind, "message": failed.message, "hint": failed.hint, "exit_code": failed.exit_code}
-    output.result(found, *shown(findings, max_length))
+    output.result(found, *shown(findings, limit))
     if failed is not None and json:  # stdout holds one object, so the error is a part of it
         raise typer.Exit(failed.exit_code)
     for line in warnings if not json else ():
@@ -79,18 +83,21 @@ def check(
         raise failed
 
 
-def _tokenizer(model: str | None, directory: Path | None) -> Any | None:
+def _tokenizer(model: str | None, directory: Path | None) -> tuple[Any | None, int | None]:
+    """The tokenizer, and the tokens that the model can see; None where nothing says."""
     if model is None and directory is None:
-        return None
+        return None, None
     from mpu_cli.bundle.read import is_bundle
     from mpu_cli.checkpoint.locate import locate
-    from mpu_cli.training.load import load_tokenizer
+    from mpu_cli.data.context import context_length
+    from mpu_cli.training.load import load_config, load_tokenizer
 
     if directory is not None:
-        return load_tokenizer(directory)
+        return load_tokenizer(directory), None
     place = Path(str(model))
     # Every copy of a handoff has the same tokenizer.
-    return load_tokenizer(place / "copy-1" if is_bundle(place) else locate(str(model)).path)
+    place = place / "copy-1" if is_bundle(place) else locate(str(model)).path
+    return load_tokenizer(place), context_length(load_config(place).to_dict())
 
 
 def _verdict(findings: Findings, warnings: list[str], *, strict: bool) -> MpuError | None:

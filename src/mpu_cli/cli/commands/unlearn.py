@@ -16,6 +16,7 @@ from mpu_cli.cli.options import (
     DryRun,
     Force,
     Json,
+    MaxLength,
     ShardSize,
     SystemPrompt,
     TemplateDate,
@@ -40,7 +41,7 @@ def unlearn(
     template_var: TemplateVar = None,
     template_date: TemplateDate = None,
     content_parts: ContentParts = False,
-    max_length: Annotated[int, typer.Option(help="Tokens of a row that are kept.")] = 512,
+    max_length: MaxLength = None,
     overlap: Annotated[int | None, typer.Option(help="Tokens that two windows of a long text share. [default: an eighth]")] = None,
     pack: Annotated[bool, typer.Option("--pack", help="Put short texts together into blocks.")] = False,
     join_texts: Annotated[

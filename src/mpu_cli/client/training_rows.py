@@ -1,0 +1,70 @@
+"""Rows as token ids for one model: encoded before its weights are read, and fingerprinted for the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpu_cli.client.recipe import Recipe
+from mpu_cli.data.rows import Row
+from mpu_cli.data.templates import Encoded
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRows:
+    """The rows of a recipe for one tokenizer and template."""
+
+    forget: list[Encoded]
+    retain: list[Encoded]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all tokens and labels, in hex, half for each set: copies are trained alike only on the same ones."""
+        from mpu_cli.data.tokens import tokens_digest
+
+        return "".join(tokens_digest(rows)[:32] for rows in (self.forget, self.retain))
+
+
+class RowEncoder:
+    """The tokenizer, the limit and the settings with which a recipe's rows become tokens of the model in a directory."""
+
+    def __init__(self, source: Path, recipe: Recipe, on_note: Callable[[str], None] = lambda line: None) -> None:
+        """`on_note` is told what becomes of rows that are cut, split, packed or joined, a line each.
+
+        Raises:
+            BadModelError: no tokenizer, or no configuration.
+            UsageError: more tokens are asked for than the model can see.
+        """
+        from mpu_cli.data.context import context_length, row_limit
+        from mpu_cli.data.templates import lead_ids
+        from mpu_cli.training.load import load_config, load_tokenizer
+
+        self.tokenizer = load_tokenizer(source)
+        self._recipe, self._on_note = recipe, on_note
+        settings = recipe.settings
+        # Chunks of joined texts get the beginning-of-sequence token on top of their length.
+        beside = len(lead_ids(self.tokenizer)) if settings.join_texts else 0
+        self._limit = row_limit(settings.max_length, context_length(load_config(source).to_dict()), beside=beside)
+
+    def encoded(self, rows: Sequence[Row], name: str) -> list[Encoded]:
+        """Rows of one set; `name` is the set's.
+
+        Raises:
+            BadDataError: a row that the chat template refuses or alters, or without an answer token within the limit.
+            UsageError: a template variable that the template does not read; an overlap that does not fit.
+        """
+        from mpu_cli.data.encoding import encode_rows
+
+        settings = self._recipe.settings
+        made = encode_rows(
+            rows, self.tokenizer, self._limit.tokens, overlap=settings.overlap, pack=settings.pack, join=settings.join_texts,
+            prompting=self._recipe.prompting,
+        )  # fmt: skip
+        for line in made.notes(name, self._limit):
+            self._on_note(line)
+        return made.rows
+
+    def training_rows(self, forget: Sequence[Row], retain: Sequence[Row] | None) -> TrainingRows:
+        """Both sets; raises as `encoded`."""
+        return TrainingRows(self.encoded(forget, "forget"), self.encoded(retain or (), "retain"))

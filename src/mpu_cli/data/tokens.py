@@ -1,0 +1,18 @@
+"""A fingerprint of encoded rows: whether two runs saw the same tokens, and whether the same of them counted."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from hashlib import sha256
+
+from mpu_cli.data.templates import Encoded
+
+
+def tokens_digest(rows: Iterable[Encoded]) -> str:
+    """SHA-256, in hex, over ids and labels of all rows in their file's order (training's own order is no part of it)."""
+    digest = sha256()
+    for row in rows:
+        length = len(row.input_ids)
+        digest.update(struct.pack(f"<q{2 * length}q", length, *row.input_ids, *row.labels))
+    return digest.hexdigest()

@@ -6,5 +6,5 @@ shift 4
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 tar --no-same-owner --no-same-permissions -C "$work" -xf "$update"
-mpu verify "$work/to-server"
+mpu verify "$work/to-server" --expect update
 mpu aggregate "$work/to-server" --secret "$secret" --model "$model" --out "$out" "$@"

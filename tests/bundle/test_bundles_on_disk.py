@@ -145,7 +145,7 @@ def test_a_file_less_is_refused(handoff):
     with pytest.raises(BadBundleError, match="copy-2"):
         read_bundle(handoff)
     (handoff / "mpu.yaml").unlink()
-    with pytest.raises(BadBundleError, match="neither a handoff nor an update"):
+    with pytest.raises(BadBundleError, match=r"holds copies \(copy-1\) and no mpu.yaml, expected a handoff or an update"):
         read_bundle(handoff)
 
 

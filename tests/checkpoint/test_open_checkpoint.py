@@ -102,6 +102,27 @@ def test_a_single_file_beside_an_index_is_refused(sharded, tiny_pair):
     _refused(sharded, "both model.safetensors and model.safetensors.index.json")
 
 
+def test_an_index_in_which_everything_is_in_one_file_is_fine(model):
+    """mlx-lm writes one beside model.safetensors; it must still agree with the file."""
+    before = open_checkpoint(model).tensors
+    index = model / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(before, "model.safetensors")}))
+    assert open_checkpoint(model).tensors == before
+    index.write_text(json.dumps({"weight_map": dict.fromkeys([*before, "foreign"], "model.safetensors")}))
+    _refused(model, "foreign", "no shard holds")
+
+
+@pytest.mark.parametrize("name", ["model-{}-of-000002.safetensors", "model.safetensors-{}-of-00002", "part {}.safetensors"])
+def test_shards_may_have_any_name(sharded, name):
+    """The index decides; DeepSeek's distillates count to six digits, other programs put the number last."""
+    before = open_checkpoint(sharded).tensors.keys()
+    renamed = {f"model-0000{k}-of-00002.safetensors": name.format(f"0000{k}") for k in (1, 2)}
+    for old, new in renamed.items():
+        (sharded / old).rename(sharded / new)
+    _index(sharded, lambda weight_map: weight_map.update({key: renamed[shard] for key, shard in weight_map.items()}))
+    assert open_checkpoint(sharded).tensors.keys() == before
+
+
 def test_an_index_that_names_an_absent_shard_is_refused(sharded):
     """The message names the index and the shard."""
     (sharded / "model-00002-of-00002.safetensors").unlink()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from mpu_cli.checkpoint.model import open_checkpoint
-from mpu_cli.checkpoint.side_files import copy_side_files, is_allowed
+from mpu_cli.checkpoint.side_files import check_side_files, copy_side_files, is_allowed
 from mpu_cli.errors import BadModelError
 
 
@@ -77,14 +78,135 @@ def test_a_tokenizer_that_needs_remote_code_is_refused(model):
 
 def test_a_link_in_the_hub_cache_is_followed(model, tmp_path):
     """A snapshot is made of links into blobs; the copy is a plain file."""
-    (model / "tokenizer.json").rename(tmp_path / "blob")
-    (model / "tokenizer.json").symlink_to(tmp_path / "blob")
+    blobs, snapshot = (tmp_path / "models--org--name" / part for part in ("blobs", "snapshots/abc"))
+    blobs.mkdir(parents=True)
+    model = Path(shutil.move(model, snapshot))
+    for name in ("tokenizer.json", "model.safetensors"):
+        (model / name).rename(blobs / name)
+        (model / name).symlink_to(Path("..") / ".." / "blobs" / name)
     target = _copy(model)
     assert not (target / "tokenizer.json").is_symlink()
-    assert (target / "tokenizer.json").read_bytes() == (tmp_path / "blob").read_bytes()
+    assert (target / "tokenizer.json").read_bytes() == (blobs / "tokenizer.json").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["config.json.bak", "xconfig.json", "tokenizer.json/..", "mpu.yaml", "CONFIG.JSON", ""])
 def test_names_that_only_look_allowed_are_not(name):
     """The list is of whole names."""
     assert not is_allowed(name)
+
+
+def _out_of(model: Path, name: str, how: str) -> None:
+    """Put a link at `name` that leaves the model directory, in one of several ways."""
+    (model / name).unlink(missing_ok=True)
+    outside = model.parent / "outside"
+    outside.mkdir(exist_ok=True)
+    (outside / "secret.yaml").write_text("master")
+    if how == "absolute":
+        (model / name).symlink_to(outside / "secret.yaml")
+    elif how == "relative":
+        (model / name).symlink_to(Path("..") / "outside" / "secret.yaml")
+    elif how == "through another link":
+        (model / "inner").symlink_to(outside)
+        (model / name).symlink_to(Path("inner") / "secret.yaml")
+    else:
+        (model / name).symlink_to(Path("..") / "nowhere")
+
+
+@pytest.mark.parametrize("how", ["absolute", "relative", "through another link", "dangling"])
+@pytest.mark.parametrize(
+    "name", ["vocab.txt", "config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json", "x.tiktoken", "any.thing"]
+)
+def test_a_link_that_leaves_the_model_directory_is_refused(model, name, how):
+    """Whatever the file is for, ours or transformers' to read, and however the link gets out: nothing is opened."""
+    _out_of(model, name, how)
+    with pytest.raises(BadModelError, match="is a link that leaves the model directory"):
+        open_checkpoint(model)
+    if is_allowed(name):
+        with pytest.raises(BadModelError, match=f"{name}: is a link that leaves"):
+            check_side_files(model)
+
+
+@pytest.mark.parametrize("place", ["blobs of another repository", "blobs that are a link", "a blob that is a link", "beside the blobs"])
+def test_a_directory_that_only_looks_like_the_hubs_cache_is_refused(model, tmp_path, place):
+    """The names of a cache, unpacked from an archive, are no way out either."""
+    repository = tmp_path / "models--org--name"
+    snapshot, outside = repository / "snapshots" / "abc", tmp_path / "outside"
+    snapshot.parent.mkdir(parents=True)
+    model.rename(snapshot)
+    outside.mkdir()
+    (outside / "secret.yaml").write_text("master")
+    target = Path("..") / ".." / "blobs" / "secret.yaml"
+    if place == "blobs of another repository":
+        target = tmp_path / "models--org--other" / "blobs" / "secret.yaml"
+        target.parent.mkdir(parents=True)
+        target.write_text("master")
+    elif place == "blobs that are a link":
+        (repository / "blobs").symlink_to(outside)
+    elif place == "a blob that is a link":
+        (repository / "blobs").mkdir()
+        (repository / "blobs" / "secret.yaml").symlink_to(outside / "secret.yaml")
+    else:
+        (repository / "secret.yaml").write_text("master")
+        target = Path("..") / ".." / "secret.yaml"
+    (snapshot / "vocab.txt").symlink_to(target)
+    with pytest.raises(BadModelError, match=r"vocab.txt: is a link that leaves"):
+        open_checkpoint(snapshot)
+
+
+def test_a_link_in_the_folder_of_named_templates_is_refused(model, tmp_path):
+    """The one folder that transformers reads inside a model directory, as a link itself and with a link in it."""
+    (tmp_path / "outside.jinja").write_text("x")
+    folder = model / "additional_chat_templates"
+    folder.mkdir()
+    (folder / "a.jinja").symlink_to(tmp_path / "outside.jinja")
+    with pytest.raises(BadModelError, match=r"a.jinja: is a link that leaves"):
+        open_checkpoint(model)
+    shutil.rmtree(folder)
+    folder.symlink_to(tmp_path)
+    with pytest.raises(BadModelError, match="additional_chat_templates: is a link that leaves"):
+        open_checkpoint(model)
+
+
+def test_a_link_that_stays_in_the_directory_is_followed(model):
+    """As some programs save one file under two names; the directory itself may be reached by a link, too."""
+    (model / "model.safetensors").rename(model / "weights.safetensors")
+    (model / "model.safetensors").symlink_to("weights.safetensors")
+    (model.parent / "by-link").symlink_to(model)
+    assert open_checkpoint(model.parent / "by-link").tensors.keys() == open_checkpoint(model).tensors.keys()
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 3523016\n"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer.model", "chat_template.jinja"])
+def test_a_git_lfs_pointer_is_named_as_such(model, name):
+    """A clone without Git LFS: whatever file is a pointer, the message says so and how to get the file."""
+    (model / name).write_text(LFS)
+    with pytest.raises(BadModelError, match=f"{name}: is a Git LFS pointer") as caught:
+        open_checkpoint(model)
+        check_side_files(model)
+    assert "git lfs pull" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("quote", ['"', "'", ""])
+def test_a_file_of_a_secret_directory_under_an_allowed_name_is_refused(model, quote):
+    """Copied or hard-linked, from this lineage or another, dressed as YAML or JSON: its HMAC gives it away."""
+    (model / "vocab.txt").write_text(f"{quote}format{quote}: 1\n{quote}hmac{quote}: {quote}{'Ab' * 32}{quote}\n")
+    with pytest.raises(BadModelError, match=r"vocab.txt: holds a file of a server's secret directory"):
+        check_side_files(model)
+
+
+def test_a_side_file_of_no_sensible_size_is_refused(model):
+    """Bounded memory: what would fill it is not read."""
+    with (model / "vocab.txt").open("wb") as file:
+        file.truncate(1 << 34)
+    with pytest.raises(BadModelError, match=r"vocab.txt: more than 128 MiB"):
+        check_side_files(model)
+
+
+def test_a_pipe_is_refused_without_waiting_for_a_writer(model):
+    """Opening it would block for ever."""
+    (model / "vocab.txt").unlink(missing_ok=True)
+    os.mkfifo(model / "vocab.txt")
+    with pytest.raises(BadModelError, match=r"vocab.txt: is not a plain file"):
+        check_side_files(model)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from mpu_cli.bundle.manifest import FileEntry, HandoffManifest, PublishedCopy, UpdateCopy, UpdateManifest, encode
+from mpu_cli.checkpoint.inventory import MARKER, written_by_mpu
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import write_new
 from mpu_cli.errors import BusyError, OutputError, UsageError
@@ -23,6 +25,25 @@ def _fill(staging: Staging, text: str = "new") -> None:
 
 def _tree(path: Path) -> set[str]:
     return {str(item.relative_to(path)) for item in path.rglob("*")}
+
+
+def _write(target: Path, files: dict[str, str], *, marked: bool = True) -> None:
+    """A result as a command leaves it, with a list of its files unless one of them is a manifest."""
+    with Staging(target, marked=marked) as staging:
+        for name, text in files.items():
+            (staging.path / name).parent.mkdir(parents=True, exist_ok=True)
+            (staging.path / name).write_text(text)
+        staging.commit()
+
+
+def _manifest(kind: str, copies: dict[str, list[str]]) -> str:
+    """`mpu.yaml` of a handoff or an update whose copies hold these files."""
+    entries = {copy: {name: FileEntry("ab" * 32, 3) for name in names} for copy, names in copies.items()}
+    if kind == "handoff":
+        published = tuple(PublishedCopy(copy, files) for copy, files in entries.items())
+        return encode(HandoffManifest("cd" * 16, "float32", ("model.*", "lm_head.weight"), published)).decode()
+    changed = tuple(UpdateCopy(copy, "ef" * 32, "delta", files) for copy, files in entries.items())
+    return encode(UpdateManifest("cd" * 16, "ab" * 32, changed)).decode()
 
 
 @contextmanager
@@ -110,9 +131,7 @@ def test_an_empty_target_is_replaced_without_force(tmp_path):
 
 def test_force_replaces_a_directory_as_a_whole(tmp_path):
     """No old file survives, and the old directory is not left beside."""
-    (tmp_path / "out" / "copy-1").mkdir(parents=True)
-    (tmp_path / "out" / "mpu.yaml").write_text("old")
-    (tmp_path / "out" / "copy-1" / "old").write_text("old")
+    _write(tmp_path / "out", {"copy-1/old": "old", "file": "old"})
     with Staging(tmp_path / "out", force=True) as staging:
         _fill(staging)
         assert (tmp_path / "out" / "copy-1" / "old").exists()
@@ -122,18 +141,16 @@ def test_force_replaces_a_directory_as_a_whole(tmp_path):
 
 def test_a_failed_replacement_keeps_the_old_directory(tmp_path):
     """With --force the old state stays until the new one is complete."""
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "config.json").write_text("old")
+    _write(tmp_path / "out", {"config.json": "old"})
     with pytest.raises(RuntimeError), Staging(tmp_path / "out", force=True) as staging:
         _fill(staging)
         raise RuntimeError
-    assert _tree(tmp_path) == {"out", "out/config.json"}
+    assert _tree(tmp_path) == {"out", "out/config.json", f"out/{MARKER}"}
 
 
 def test_an_interrupt_between_the_two_renames_of_a_replacement_restores_the_old_directory(tmp_path, monkeypatch):
     """The old directory is already moved aside when Ctrl-C comes: it is moved back."""
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "config.json").write_text("old")
+    _write(tmp_path / "out", {"config.json": "old"})
     original = Path.rename
 
     def interrupted(self: Path, target: Path) -> Path:
@@ -146,7 +163,7 @@ def test_an_interrupt_between_the_two_renames_of_a_replacement_restores_the_old_
         _fill(staging)
         staging.commit()
     monkeypatch.undo()
-    assert _tree(tmp_path) == {"out", "out/config.json"}
+    assert _tree(tmp_path) == {"out", "out/config.json", f"out/{MARKER}"}
 
 
 def test_force_replaces_only_what_mpu_wrote(tmp_path):
@@ -263,3 +280,128 @@ def test_copies_started_at_the_same_moment_share_their_parent(tmp_path, monkeypa
         (staging.path / "delta").write_text("x")
         staging.commit()
     assert (out / "copy-1" / "delta").read_text() == "x"
+
+
+MINE = {
+    "handoff": {
+        "mpu.yaml": _manifest("handoff", {"copy-1": ["config.json"], "copy-12": ["a.b-c_d+e"]}),
+        "copy-1/config.json": "{}", "copy-12/a.b-c_d+e": "",
+    },
+    "signed update": {
+        "mpu.yaml": _manifest("update", {"copy-1": ["delta.safetensors"]}), "mpu.yaml.sig": "", "copy-1/delta.safetensors": "",
+    },
+    "handoffs of a split": {
+        "holder-1/mpu.yaml": _manifest("handoff", {"copy-1": ["config.json"]}), "holder-1/copy-1/config.json": "{}",
+        "holder-2/mpu.yaml": _manifest("handoff", {"copy-1": ["config.json"]}), "holder-2/copy-1/config.json": "{}",
+    },
+    "copy of an update": {".recipe.json": '{"files": ["delta.safetensors"]}', "delta.safetensors": ""},
+    "record": {"items.jsonl": "", "summary.json": "{}"},
+    "record in open-unlearning's layout": {"TOFU_EVAL.json": "{}", "TOFU_SUMMARY.json": "{}"},
+    "model": {"config.json": "{}", "model.safetensors": "", "README.md": "", MARKER: '["README.md", "config.json", "model.safetensors"]'},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MINE)
+def test_force_removes_what_a_manifest_or_a_list_names_and_refuses_the_rest(tmp_path, kind):
+    """Every kind of result is replaced as it was written; one file, folder or link more and nothing at all is removed."""
+    def make(target: Path) -> set[str]:
+        _write(target, MINE[kind], marked=False)
+        return _tree(target)
+
+    made = make(tmp_path / "whole")
+    assert written_by_mpu(tmp_path / "whole") >= set(MINE[kind])
+    with Staging(tmp_path / "whole", force=True) as staging:
+        _fill(staging)
+        staging.commit()
+    assert _tree(tmp_path) == {"whole", "whole/file"}
+    inner = {str(Path(name).parent / "thesis.tex") for name in made}  # at the top, and in every folder
+    for number, name in enumerate((*sorted(inner), "empty", "link")):
+        target = tmp_path / str(number)
+        before = make(target)
+        if name == "empty":
+            (target / name).mkdir()
+        elif name == "link":
+            (target / name).symlink_to(tmp_path)
+        else:
+            (target / name).write_text("mine")
+        with pytest.raises(OutputError) as caught, Staging(target, force=True):
+            pass
+        assert caught.value.message == f"{target / name}: was not written by mpu, so --force does not remove it"
+        assert _tree(target) == before | {name}
+
+
+@pytest.mark.parametrize(
+    "files", [{"mpu.yaml": "an older update"}, {"mpu.yaml": "kind: handoff\n"}, {MARKER: "{"}, {MARKER: "[1]"}, {"config.json": "{}"}]
+)
+def test_a_directory_without_a_valid_list_is_never_replaced(tmp_path, files):
+    """A user's model, or a manifest that is not ours, is no licence to remove what lies beside it."""
+    _write(tmp_path / "out", {**files, "precious": "mine"}, marked=False)
+    with pytest.raises(OutputError, match="not something that mpu wrote"), Staging(tmp_path / "out", force=True):
+        pass
+    assert (tmp_path / "out" / "precious").read_text() == "mine"
+
+
+def test_what_comes_into_the_target_while_a_command_runs_is_not_removed(tmp_path):
+    """The list is looked at again before the old result is moved aside."""
+    _write(tmp_path / "out", {"config.json": "old"})
+    with pytest.raises(OutputError, match="late: was not written by mpu"), Staging(tmp_path / "out", force=True) as staging:
+        _fill(staging)
+        (tmp_path / "out" / "late").write_text("mine")
+        staging.commit()
+    assert _tree(tmp_path) == {"out", "out/config.json", f"out/{MARKER}", "out/late"}
+
+
+@pytest.mark.parametrize("hidden", [".out.mpu-partial", ".out.mpu-replaced"])
+@pytest.mark.parametrize("planted", ["link", "file", "folder"])
+def test_what_is_planted_at_a_hidden_name_erases_nothing(tmp_path, hidden, planted):
+    """A link, a file or somebody's folder with the name of our own sibling: nothing behind it is touched."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "thesis.tex").write_text("mine")
+    _write(tmp_path / "out", {"config.json": "old"})
+    if planted == "link":
+        (tmp_path / hidden).symlink_to(victim)
+    elif planted == "file":
+        (tmp_path / hidden).write_text("mine")
+    else:
+        victim.rename(tmp_path / hidden)
+        (tmp_path / hidden).chmod(0o777)
+        victim = tmp_path / hidden
+    with pytest.raises(OutputError, match=rf"{hidden}: is in the way"), Staging(tmp_path / "out", force=True) as staging:
+        _fill(staging)
+        staging.commit()
+    assert os.path.lexists(tmp_path / hidden)
+    assert (victim / "thesis.tex").read_text() == "mine"
+    assert (tmp_path / "out" / "config.json").read_text() == "old"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a directory to another user")
+def test_another_users_staging_directory_is_not_trusted(tmp_path):
+    """In a shared directory another user may make it first, and would own what is written into it."""
+    partial = tmp_path / ".out.mpu-partial"
+    partial.mkdir(mode=0o700)
+    os.chown(partial, 12345, 12345)
+    with pytest.raises(OutputError, match="belongs to another user"), Staging(tmp_path / "out"):
+        pass
+    assert partial.exists()
+
+
+def test_a_staging_directory_that_was_swapped_is_neither_published_nor_removed(tmp_path):
+    """Whoever may write to the parent can move it away and put another there: that other one is left alone."""
+    with pytest.raises(OutputError, match="was moved or replaced"), Staging(tmp_path / "out") as staging:
+        _fill(staging)
+        staging.path.rename(tmp_path / "away")
+        staging.path.mkdir()
+        (staging.path / "thesis.tex").write_text("mine")
+        staging.commit()
+    assert (tmp_path / ".out.mpu-partial" / "thesis.tex").read_text() == "mine"
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_killed_replacement_set_aside_is_removed_by_the_next_run(tmp_path):
+    """After a kill between the two renames the old result lies aside; the next run of the same command completes and cleans up."""
+    _write(tmp_path / ".out.mpu-replaced", {"config.json": "old"})
+    with Staging(tmp_path / "out", force=True) as staging:
+        _fill(staging)
+        staging.commit()
+    assert _tree(tmp_path) == {"out", "out/file"}

@@ -426,9 +426,13 @@ def test_a_target_that_exists_is_refused_by_every_command_and_kept(mpu, own_roun
     done = mpu(*commands[3], "--force")
     assert done.code == 3
     assert "not something that mpu wrote" in done.err
-    (target / "mpu.yaml").write_text("an older update")
+    shutil.copytree(r.update, target, dirs_exist_ok=True)
+    done = mpu(*commands[3], "--force")
+    assert done.code == 3
+    assert f"{target / 'precious'}: was not written by mpu" in done.err
+    (target / "precious").unlink()
     assert mpu(*commands[3], "--force").code == 0
-    assert not (target / "precious").exists()
+    assert mpu("verify", target).code == 0
 
 
 def test_a_secret_is_never_overwritten(mpu, own_round, tmp_path):

@@ -199,7 +199,7 @@ def test_what_is_not_understood_is_one_line_and_a_remedy(name, mpu, built_tiny, 
     change, reason = BROKEN[name]
     directory = tmp_path / "model"
     directory.mkdir()
-    (directory / "model.safetensors").symlink_to(built_tiny("llama") / "model.safetensors")
+    (directory / "model.safetensors").hardlink_to(built_tiny("llama") / "model.safetensors")
     config = json.loads((built_tiny("llama") / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**config, **change}))
     done = mpu("inspect", directory)

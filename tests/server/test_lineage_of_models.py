@@ -28,6 +28,7 @@ from two_parties import (
 from mpu_cli.bundle.manifest import MANIFEST, UpdateCopy, UpdateManifest, encode, listed
 from mpu_cli.bundle.read import read_handoff, read_update
 from mpu_cli.checkpoint.digest import file_digest
+from mpu_cli.checkpoint.inventory import MARKER
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.staging import Staging
 from mpu_cli.errors import BadModelError, BadSecretError, BusyError, CheckFailedError, GateError, OutputError
@@ -468,7 +469,7 @@ def killed(action, *, commit, when):
 
 def leftovers(root):
     """Hidden files and directories below a folder."""
-    return sorted(str(path.relative_to(root)) for path in root.rglob(".*"))
+    return sorted(str(path.relative_to(root)) for path in root.rglob(".*") if path.name != MARKER)
 
 
 @pytest.mark.parametrize(("commit", "when"), [(1, "before"), (1, "after"), (2, "before")])

@@ -50,12 +50,13 @@ def examine(checkpoint: Checkpoint) -> tuple[str, str | None]:
     """A model's digest, and the first tensor that holds a NaN or an infinity, in one pass."""
     infos = [info for _, info in sorted(checkpoint.tensors.items())]
     with ThreadPoolExecutor(HASHERS) as hashing:
-        found = list(hashing.map(_examine_tensor, infos))
+        found = list(hashing.map(examine_tensor, infos))
     bad = next((info.name for info, (_, finite) in zip(infos, found, strict=True) if not finite), None)
     return combine((info, digest) for info, (digest, _) in zip(infos, found, strict=True)), bad
 
 
-def _examine_tensor(info: TensorInfo) -> tuple[str, bool]:
+def examine_tensor(info: TensorInfo) -> tuple[str, bool]:
+    """A tensor's digest, and whether every entry is a number, in one pass."""
     digest = hashlib.sha256()
     finite = _feed(info, digest)
     return digest.hexdigest(), finite

@@ -11,6 +11,7 @@ from mpu_cli.bundle import canonical
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateManifest
 from mpu_cli.bundle.trusted import TrustedBundle
 from mpu_cli.checkpoint.digest import HASHERS, file_digest
+from mpu_cli.checkpoint.recognise import BUNDLE, HANDOFF, UPDATE, instead_of
 from mpu_cli.errors import BadBundleError
 
 _MAX_FILES = 100_000
@@ -41,7 +42,7 @@ def read_handoff(path: Path) -> HandoffManifest:
     """Verify a bundle that must be a handoff."""
     manifest = read_bundle(path)
     if not isinstance(manifest, HandoffManifest):
-        raise BadBundleError(f"{path}: is an update, expected a handoff")
+        raise instead_of(path, HANDOFF, BadBundleError)
     return manifest
 
 
@@ -49,7 +50,7 @@ def read_update(path: Path) -> UpdateManifest:
     """Verify a bundle that must be an update."""
     manifest = read_bundle(path)
     if not isinstance(manifest, UpdateManifest):
-        raise BadBundleError(f"{path}: is a handoff, expected an update", "give the directory that the client sent back")
+        raise instead_of(path, UPDATE, BadBundleError)
     return manifest
 
 
@@ -59,11 +60,11 @@ def manifest_bytes(path: Path) -> bytes:
     Raises:
         BadBundleError: no directory, no manifest, not a plain file, or too large.
     """
-    if not path.is_dir():
-        raise BadBundleError(f"{path}: no such directory")
     manifest = path / MANIFEST
+    if not manifest.is_symlink() and not manifest.exists():
+        raise instead_of(path, BUNDLE, BadBundleError)
     if manifest.is_symlink() or not manifest.is_file():
-        raise BadBundleError(f"{path}: holds no {MANIFEST}; it is neither a handoff nor an update")
+        raise BadBundleError(f"{manifest}: is not a plain file, so the directory is neither a handoff nor an update")
     with manifest.open("rb") as file:
         return file.read(canonical.MAX_BYTES + 1)  # one more than allowed: the parser then says so
 

@@ -6,7 +6,7 @@ stands on: manifest → listing → files → (tensors, in `tensors.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from mpu_cli.bundle.adapter import ADAPTER_FILES
 from mpu_cli.bundle.manifest import (
@@ -19,6 +19,7 @@ from mpu_cli.bundle.manifest import (
     UpdateManifest,
     decode,
 )
+from mpu_cli.bundle.strays import explain_stray
 from mpu_cli.bundle.tensors import DELTA_STEM
 from mpu_cli.checkpoint.side_files import is_allowed
 from mpu_cli.errors import BadBundleError, GateError
@@ -49,10 +50,9 @@ class TrustedBundle:
         """Step 2: `found` (folder → file → bytes, "" for the top) is what the manifest lists, nothing more or less."""
         manifest = self._checked()
         expected = {copy.name: copy.files for copy in manifest.copies}
-        for folder in sorted(set(found) - set(expected) - {""}):
-            raise BadBundleError(f"{self._where}/{folder}: is not listed in {MANIFEST}", "remove it")
-        for name in sorted(set(found.get("", ())) - {MANIFEST, SIGNATURE}):
-            raise BadBundleError(f"{self._where}/{name}: is not listed in {MANIFEST}", "remove it")
+        top = found.get("", {})
+        for name in sorted((set(found) - set(expected) - {""}) | (set(top) - {MANIFEST, SIGNATURE})):
+            raise self._stray(name, name, {*expected, MANIFEST}, {*found, *top})
         for folder, files in expected.items():
             self._check_folder(folder, files, found.get(folder, {}))
         self._unread = {(folder, name) for folder, files in expected.items() for name in files}
@@ -60,7 +60,7 @@ class TrustedBundle:
 
     def _check_folder(self, folder: str, files: Files, found: Mapping[str, int]) -> None:
         for name in sorted(set(found) - set(files)):
-            raise BadBundleError(f"{self._where}/{folder}/{name}: is not listed in {MANIFEST}", "remove it")
+            raise self._stray(f"{folder}/{name}", name, files, found)
         for name, entry in files.items():
             if name not in found:
                 raise BadBundleError(f"{self._where}/{folder}/{name}: is listed in {MANIFEST} but absent", "copy it again")
@@ -68,6 +68,10 @@ class TrustedBundle:
                 raise BadBundleError(
                     f"{self._where}/{folder}/{name}: {found[name]} bytes, {MANIFEST} says {entry.bytes}", "copy it again"
                 )
+
+    def _stray(self, path: str, name: str, listed: Collection[str], found: Collection[str]) -> BadBundleError:
+        what, remedy = explain_stray(name, listed, found)
+        return BadBundleError(f"{self._where}/{path}: {what}", remedy)
 
     def check_file(self, folder: str, name: str, sha256: str) -> None:
         """Step 3, for every listed file: its bytes have the listed digest."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 
 import torch
@@ -97,6 +97,9 @@ class _Adder:
                 result = torch.add(original, meant, out=self._result.tensor(torch.float64, b - a))
                 result.copy_(self._write(result, target)).sub_(original)
                 self.sums.add(original, meant, result)
+        if not isfinite(self.sums.stored):  # what is stored, less θ: one entry that is no number makes the sum none
+            remedy = "lower the learning rate (the client's, or --server-lr), or store it as float32"
+            raise self._not_a_number(source, remedy if isfinite(self.sums.weights) else "repair the model first")
 
     def unchanged(self, source: TensorInfo, target: TensorInfo) -> None:
         """Write one tensor of θ: its own bytes, unless another dtype is asked for."""
@@ -104,8 +107,14 @@ class _Adder:
             original = read_span(source, start, stop, self._read)
             for a in range(0, stop - start, PIECE):
                 part = converted(original[a : a + PIECE], torch.float32, self._original)
-                self.sums.weights += float(torch.dot(part, part))
+                squares = float(torch.dot(part, part))
+                if not isfinite(squares) and not bool(torch.isfinite(part).all()):
+                    raise self._not_a_number(source, "repair the model first")
+                self.sums.weights += squares
                 self._write(original[a : a + PIECE], target)
+
+    def _not_a_number(self, info: TensorInfo, remedy: str) -> BadModelError:
+        return BadModelError(f"{self._model}: tensor {info.name} holds, or would hold, NaN or infinity", remedy)
 
     def _write(self, values: torch.Tensor, target: TensorInfo) -> torch.Tensor:
         """Store the next entries; returns them as stored, to be read before the next call."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+from mpu_cli.checkpoint.plain_file import is_lfs_pointer, lfs_pointer, plain_file
 from mpu_cli.errors import BadModelError
 
 BYTES_PER_ELEMENT: Mapping[str, int] = {
@@ -54,11 +55,15 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """Return the tensors of a safetensors file by name, and its metadata.
 
     Raises:
-        BadModelError: the file is absent, truncated, has gaps or overlaps, or breaks the specification otherwise.
+        BadModelError: the file is absent, truncated, has gaps or overlaps, or breaks the specification otherwise; it is
+            a link that leaves its directory, or a Git LFS pointer.
     """
     try:
-        with path.open("rb") as file:
+        with plain_file(path).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
+            if is_lfs_pointer(file.read(64)):
+                raise lfs_pointer(path)
+            file.seek(0)
             prefix = file.read(8)
             if len(prefix) < 8:
                 raise _malformed(path, "it is shorter than a safetensors header")

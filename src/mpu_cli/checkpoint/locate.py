@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
-from mpu_cli.checkpoint.side_files import ALLOWED, WEIGHTS
-from mpu_cli.errors import BadModelError
+from mpu_cli.checkpoint.model import INDEX_FILE, SINGLE_FILE, read_index
+from mpu_cli.checkpoint.side_files import ALLOWED
+from mpu_cli.errors import BadModelError, MpuError
 
 _HUB_ID = re.compile(r"(?:hf://)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
@@ -20,6 +26,11 @@ class Located:
     source: str | None
 
 
+def is_hub_id(text: str) -> bool:
+    """Whether a text has the form of a Hub id, `org/name[@revision]` with or without `hf://`."""
+    return _HUB_ID.fullmatch(text) is not None and not text.startswith((".", "/"))
+
+
 def locate(model: str) -> Located:
     """Find a model: an existing path wins; otherwise the Hub's cache, then the Hub (unless HF_HUB_OFFLINE is set).
 
@@ -30,23 +41,68 @@ def locate(model: str) -> Located:
     if path.exists():
         return Located(path, None)
     match = _HUB_ID.fullmatch(model)
-    if match is None or model.startswith((".", "/")):
+    if match is None or not is_hub_id(model):
         raise BadModelError(f"{model}: no such model directory", "give a directory, or a Hub id as org/name[@revision]")
     repo, revision = match["repo"], match["revision"]
     return _from_hub(model, repo, revision)
 
 
 def _from_hub(model: str, repo: str, revision: str | None) -> Located:
-    from huggingface_hub import snapshot_download  # 0.2 s: only where a Hub id is really asked for
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    with _hub_errors(model, repo, revision):
+        from huggingface_hub import snapshot_download  # 0.2 s: only where a Hub id is really asked for
+
+        # The same patterns online and offline, else the offline look-up calls the snapshot incomplete.
+        small = [*ALLOWED, INDEX_FILE]
+        snapshot = Path(snapshot_download(repo, revision=revision, allow_patterns=small))
+        shards = set(read_index(snapshot / INDEX_FILE).values()) if (snapshot / INDEX_FILE).exists() else set()
+        patterns = [*small, SINGLE_FILE, *sorted(map(escape, shards))]
+        # By the commit: the branch may have moved in between.
+        snapshot_download(repo, revision=snapshot.name, allow_patterns=patterns)
+    return Located(snapshot, f"{repo}@{snapshot.name}")
+
+
+@contextmanager
+def _hub_errors(model: str, repo: str, revision: str | None) -> Iterator[None]:
+    """Say in our own words why the Hub, or its cache, does not give a model."""
+    from huggingface_hub import errors
 
     try:
-        # The same patterns online and offline, else the offline look-up calls the snapshot incomplete.
-        snapshot = Path(snapshot_download(repo, revision=revision, allow_patterns=[*ALLOWED, *WEIGHTS]))
-    except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        yield
+    except errors.GatedRepoError as error:
         raise BadModelError(
-            f"{model}: no such directory, and the Hub does not give it ({reason})",
-            "check the name; offline, download it first with: hf download " + repo,
+            f"{model}: is gated on the Hub, and this account has not been given access",
+            f"ask for it on https://huggingface.co/{repo}, then: hf auth login",
         ) from error
-    return Located(snapshot, f"{repo}@{snapshot.name}")
+    except errors.RevisionNotFoundError as error:
+        raise BadModelError(f"{model}: the Hub has no revision {revision} of {repo}", "give a branch, a tag or a commit") from error
+    except errors.RepositoryNotFoundError as error:
+        raise BadModelError(
+            f"{model}: no such directory, and the Hub has no such model, or it is private",
+            "check the name; for a private model: hf auth login",
+        ) from error
+    except errors.HFValidationError as error:
+        raise BadModelError(f"{model}: no such directory, and not a name that the Hub can have", "write org/name[@revision]") from error
+    except errors.LocalEntryNotFoundError as error:
+        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+        why = "HF_HUB_OFFLINE is set" if offline else "the Hub cannot be reached"
+        raise BadModelError(
+            f"{model}: no such directory, and not (or not completely) in the Hub's cache; {why}",
+            f"download it first, where there is a network: hf download {repo}" + (f" --revision {revision}" if revision else ""),
+        ) from error
+    except errors.HfHubHTTPError as error:
+        raise BadModelError(
+            f"{model}: the Hub answered with status {getattr(error.response, 'status_code', 'unknown')}",
+            "try again later; or check HF_ENDPOINT and hf auth whoami",
+        ) from error
+    except MpuError:
+        raise
+    except Exception as error:  # its HTTP library has errors of its own, a proxy's for instance
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise BadModelError(
+                f"{model}: the disk that holds the Hub's cache is full", "free some space, or set HF_HOME to a larger disk"
+            ) from error
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise BadModelError(
+            f"{model}: cannot be downloaded ({reason})",
+            f"check the network, the proxy and the cache's permissions; or download it first: hf download {repo}",
+        ) from error

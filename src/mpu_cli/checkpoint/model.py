@@ -7,21 +7,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mpu_cli.checkpoint.header import FLOAT_DTYPES, TensorInfo, file_order, read_header
+from mpu_cli.checkpoint.plain_file import is_lfs_pointer, lfs_pointer, plain_file, refuse_links_out
+from mpu_cli.checkpoint.recognise import MODEL, in_place_of_weights, instead_of, require_one_kind
 from mpu_cli.errors import BadModelError
 
 SINGLE_FILE = "model.safetensors"
 _EMBEDDINGS = (".embed_tokens.weight", ".wte.weight", ".embed_in.weight", ".word_embeddings.weight")
 INDEX_FILE = "model.safetensors.index.json"
+_SHARD = re.compile(r"(?!\.)[^/\\\x00-\x1f]*\.safetensors[^/\\\x00-\x1f]*")
+"""model-00001-of-00002.safetensors, but also model-00001-of-000002 or model.safetensors-00001-of-00002."""
 READ_BLOCK = 4 << 20
 """Bytes read at once where a tensor is copied or hashed."""
 SPAN = 1 << 20
 """Entries computed with at once where a tensor is not moved as a whole."""
+_MAX_JSON_BYTES = 100_000_000
+"""As a safetensors header: an index of a million tensors has fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +67,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         BadModelError: no config.json, no safetensors (pickles are named as such), an index that names an absent
-            shard or disagrees with the shards, remote code, a quantised checkpoint, or a head that claims to be tied
-            and is not.
+            shard or disagrees with the shards, remote code, a quantised checkpoint, a head that claims to be tied
+            and is not, a link that leaves the directory, or a Git LFS pointer.
     """
-    if not path.is_dir():
-        raise BadModelError(f"{path}: no such model directory", "give a directory with config.json and safetensors")
+    if not path.is_dir() or require_one_kind(path) != MODEL:
+        raise instead_of(path, MODEL, BadModelError)
+    refuse_links_out(path)
     config = _read_config(path)
     tensors = _drop_redundant_head(path, config, _drop_ignored_buffers(_read_tensors(path)))
     if not tensors:
@@ -75,9 +83,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def read_json(path: Path) -> dict[str, Any]:
     """Parse a JSON object from a file of a model directory, or raise BadModelError naming it."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with plain_file(path).open("rb") as file:
+            data = file.read(_MAX_JSON_BYTES + 1)
     except OSError as error:
         raise BadModelError(f"{path}: {error.strerror}") from error
+    if len(data) > _MAX_JSON_BYTES:
+        raise BadModelError(f"{path}: more than {_MAX_JSON_BYTES} bytes, which no such file has")
+    if is_lfs_pointer(data):
+        raise lfs_pointer(path)
+    try:
+        value = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise BadModelError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(value, dict):
@@ -87,7 +102,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     if not (path / "config.json").exists():
-        raise BadModelError(f"{path}: no config.json", "give a Hugging Face model directory")
+        raise BadModelError(f"{path}: no config.json", "give a Hugging Face model directory: config.json lies beside the weights")
     config = read_json(path / "config.json")
     if config.get("auto_map"):
         raise BadModelError(
@@ -104,31 +119,36 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _read_tensors(path: Path) -> dict[str, TensorInfo]:
     single, index = path / SINGLE_FILE, path / INDEX_FILE
-    if single.exists() and index.exists():
+    if not index.exists():
+        if single.exists():
+            return read_header(single)[0]
+        raise in_place_of_weights(path, BadModelError)
+    weight_map = read_index(index)
+    if single.exists() and set(weight_map.values()) != {SINGLE_FILE}:
         raise BadModelError(
             f"{path}: both {SINGLE_FILE} and {INDEX_FILE} are there", "remove the one left over from an older save"
         )
-    if single.exists():
-        return read_header(single)[0]
-    if not index.exists():
-        pickles = sorted(item.name for item in path.iterdir() if item.suffix in {".bin", ".pt", ".pth", ".ckpt"})
-        if pickles:
-            raise BadModelError(
-                f"{path}: only pickled weights ({pickles[0]}); pickles can run code and are never read",
-                "convert to safetensors: load once in transformers and save_pretrained",
-            )
-        raise BadModelError(f"{path}: neither {SINGLE_FILE} nor {INDEX_FILE}")
-    return _read_shards(path, index)
+    return _read_shards(path, index, weight_map)
 
 
-def _read_shards(path: Path, index: Path) -> dict[str, TensorInfo]:
+def read_index(index: Path) -> dict[str, str]:
+    """The file that each tensor is in, by tensor, as an index says it; files of any name, but none outside its directory.
+
+    Raises:
+        BadModelError: no index, or it names something that is not a plain safetensors file.
+    """
     weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(value, str) for value in weight_map.values()):
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(value, str) for value in weight_map.values()):
         raise BadModelError(f"{index}: weight_map is not a map of tensor names to file names")
+    for shard in sorted(set(weight_map.values())):
+        if not _SHARD.fullmatch(shard):
+            raise BadModelError(f"{index}: names the shard {shard!r}, which is not a plain safetensors file name")
+    return weight_map
+
+
+def _read_shards(path: Path, index: Path, weight_map: dict[str, str]) -> dict[str, TensorInfo]:
     tensors: dict[str, TensorInfo] = {}
     for shard in sorted(set(weight_map.values())):
-        if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise BadModelError(f"{index}: names the shard {shard!r}, which is not a plain safetensors file name")
         if not (path / shard).exists():
             raise BadModelError(f"{index}: names the shard {shard}, which is absent", "copy the missing shard")
         for name, info in read_header(path / shard)[0].items():

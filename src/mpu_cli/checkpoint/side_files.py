@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mpu_cli.checkpoint.model import Checkpoint, read_json
+from mpu_cli.checkpoint.plain_file import is_lfs_pointer, lfs_pointer, plain_file
 from mpu_cli.checkpoint.writer import write_new
 from mpu_cli.errors import BadModelError
 
@@ -37,7 +38,6 @@ ALLOWED = (
 )
 NOT_OF_ROWS = frozenset({"config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"})
 """Side files that have no say in how rows become tokens."""
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-?????-of-?????.safetensors")
 _CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
 _ORIGIN_KEYS = frozenset(
     {
@@ -51,11 +51,48 @@ _ORIGIN_KEYS = frozenset(
         "transformers_version",
     }
 )
+_MAX_BYTES = 128 << 20
+"""Of one side file: the largest tokenizers have a quarter of it."""
+_NEVER_READ = frozenset({".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".msgpack", ".h5", ".so", ".gguf"})
+_SIGNED = re.compile(rb"""["']?hmac["']?\s*:\s*["']?[0-9a-fA-F]{64}""")
+"""What every file of a server's secret directory ends with, this lineage's or another's."""
 
 
 def is_allowed(name: str) -> bool:
     """Whether a file of this name may stand beside published weights."""
     return any(fnmatch(name, pattern) for pattern in ALLOWED)
+
+
+def side_files(directory: Path) -> list[Path]:
+    """The files of a model directory that are copied beside published weights, in order."""
+    return sorted(path for path in directory.iterdir() if is_allowed(path.name) and not path.is_dir())
+
+
+def check_side_files(directory: Path) -> None:
+    """Look at what `copy_side_files` would copy, before the long part of a command.
+
+    Raises:
+        BadModelError: a link that leaves the directory, a Git LFS pointer, a file of a secret directory, something that
+            is too large or no file.
+    """
+    for path in side_files(directory):
+        _read(path)
+
+
+def refuse_unread(model: Checkpoint) -> None:
+    """Refuse what a check of the model would say nothing of, though other programs load or run it: code, pickles, more weights.
+
+    A model directory has no list of its files; a README or a licence beside it is nobody's danger.
+
+    Raises:
+        BadModelError: the first such file.
+    """
+    read = {info.file.name for info in model.tensors.values()}
+    for path in sorted(model.path.iterdir()):
+        if path.suffix in _NEVER_READ or (path.suffix == ".safetensors" and path.name not in read):
+            raise BadModelError(
+                f"{path}: is not part of the model that was checked, and other programs may load it", "move it away, then verify again"
+            )
 
 
 def copy_side_files(source: Checkpoint, directory: Path, dtype: str) -> dict[str, tuple[str, int]]:
@@ -65,17 +102,33 @@ def copy_side_files(source: Checkpoint, directory: Path, dtype: str) -> dict[str
     stored tensors.
 
     Raises:
-        BadModelError: the tokenizer needs remote code, or a side file is not what its name says.
+        BadModelError: the tokenizer needs remote code, or a side file is not what its name says (see `check_side_files`).
     """
     written = {}
-    for path in sorted(source.path.iterdir()):
-        if not path.is_file() or not is_allowed(path.name):
-            continue
+    for path in side_files(source.path):
+        data = _read(path)
         if path.name in _CONFIGS:
-            written[path.name] = write_new(directory / path.name, _cleaned_json(path, dtype).encode())
-        else:
-            written[path.name] = write_new(directory / path.name, path.read_bytes())
+            data = _cleaned_json(path, dtype).encode()
+        written[path.name] = write_new(directory / path.name, data)
     return written
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with plain_file(path).open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise BadModelError(f"{path}: {error.strerror}", "check the path and its permissions") from error
+    if len(data) > _MAX_BYTES:
+        raise BadModelError(f"{path}: more than {_MAX_BYTES >> 20} MiB, which no such file has", "remove it from the model directory")
+    if is_lfs_pointer(data):
+        raise lfs_pointer(path)
+    if _SIGNED.search(data):
+        raise BadModelError(
+            f"{path}: holds a file of a server's secret directory, which is never copied",
+            "remove it from the model directory, and ask how it came there",
+        )
+    return data
 
 
 def _cleaned_json(path: Path, dtype: str) -> str:

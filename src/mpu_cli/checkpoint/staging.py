@@ -1,7 +1,8 @@
 """Directories that appear whole or not at all.
 
 Everything is written to a hidden sibling of the target and renamed into place at the end. A run that dies leaves only
-that sibling, which the next run of the same command removes.
+that sibling, which the next run of the same command removes. The sibling's name can be foreseen, so whatever already has
+it is trusted only if it is a real directory of this user's that nobody else may write to; a link is never followed.
 """
 
 from __future__ import annotations
@@ -10,38 +11,42 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mpu_cli.checkpoint.inventory import first_foreign, remove_listed, write_marker, written_by_mpu
 from mpu_cli.errors import BusyError, OutputError, UsageError
 
 _SUFFIX = ".mpu-partial"
-_RESULTS = (
-    "mpu.yaml", "config.json", "delta.safetensors", "delta.safetensors.index.json", "holder-1", "items.jsonl", "TOFU_EVAL.json",
-    "MUSE_EVAL.json",
-)  # fmt: skip
-"""One of these is at the top of everything that a command writes."""
 
 
 class Staging:
     """A directory under construction: fill `path`, then `commit()`; leaving the context without it removes all."""
 
-    def __init__(self, target: Path, *, force: bool = False, private: bool = False) -> None:
-        """Prepare to write `target`; `private` makes the directory readable by its owner only.
+    def __init__(self, target: Path, *, force: bool = False, private: bool = False, marked: bool = False) -> None:
+        """Prepare to write `target`.
+
+        Args:
+            target: the directory; `force` replaces one that mpu wrote.
+            force: see `refuse_existing`.
+            private: readable by its owner only.
+            marked: no manifest will list the files, so a list is put beside them, for a later `force`.
 
         Raises:
-            OutputError: the target exists and is not empty (unless `force`), or its parent cannot be made.
+            OutputError: the target exists and is not empty (unless `force`), its parent cannot be made, or something that
+                is not this user's own has the hidden sibling's name.
             BusyError: another process is writing the same target.
         """
         self.target = Path(os.path.abspath(target))  # noqa: PTH100 - links in the path are the user's, keep them
         self.path = self.target.with_name(f".{self.target.name}{_SUFFIX}")
         self._old = self.target.with_name(f".{self.target.name}.mpu-replaced")
-        self._force = force
+        self._force, self._marked = force, marked
         self._mode = 0o700 if private else 0o755
         self._made_parents: list[Path] = []
         self._lock: int | None = None
-        self._committed = False
+        self._committed = self._aside = False
 
     def __enter__(self) -> Staging:
         refuse_existing(self.target, force=self._force)
@@ -55,41 +60,70 @@ class Staging:
     def _begin(self) -> None:
         with disk_errors(self.target):
             self._make_parents()
-            self.path.mkdir(mode=0o700, exist_ok=True)
-            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            with suppress(FileExistsError):
+                self.path.mkdir(mode=0o700)
+            self._lock = open_own(self.path)
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 os.close(self._lock)
                 self._lock = None
                 raise BusyError(f"{self.target}: another mpu process is writing it", "wait for it to end") from error
-            _empty(self.path)
+            _empty(self._lock)
 
     def commit(self) -> None:
         """Flush everything to disk and rename it into place."""
+        assert self._lock is not None
         with disk_errors(self.target):
+            if self._marked:
+                write_marker(self.path)
             flush_tree(self.path)
-            self.path.chmod(self._mode)
+            os.fchmod(self._lock, self._mode)
+            if not self._is_mine():
+                raise OutputError(f"{self.path}: was moved or replaced while it was written", "run again where only you may write")
             if self._force and self.target.is_dir() and any(self.target.iterdir()):
-                shutil.rmtree(self._old, ignore_errors=True)
-                self.target.rename(self._old)
+                self._set_aside()
             self.path.rename(self.target)
             self._committed = True
             flush(self.target.parent)
-            shutil.rmtree(self._old, ignore_errors=True)
+            self._remove_old()
 
     def __exit__(self, *_: object) -> None:
         if not self._committed:
             if self._lock is not None:
-                if self._old.is_dir() and not self.target.exists():
+                if self._aside and not self.target.exists():
                     self._old.rename(self.target)
-                shutil.rmtree(self.path, ignore_errors=True)
+                if self._is_mine():
+                    shutil.rmtree(self.path, ignore_errors=True)
             for parent in reversed(self._made_parents):
                 with suppress(OSError):  # not empty: another command uses it
                     parent.rmdir()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _is_mine(self) -> bool:
+        """Whether the hidden sibling's name still leads to the directory that was opened."""
+        assert self._lock is not None
+        try:
+            return os.path.samestat(os.fstat(self._lock), self.path.lstat())
+        except OSError:
+            return False
+
+    def _set_aside(self) -> None:
+        refuse_existing(self.target, force=True)  # again: what came into it meanwhile is not ours to remove
+        self._remove_old()
+        if os.path.lexists(self._old):
+            raise OutputError(f"{self._old}: is in the way, and mpu did not write it", "move it away")
+        self._aside = True
+        self.target.rename(self._old)
+
+    def _remove_old(self) -> None:
+        """Remove what was set aside, by this run or by one that died; only what mpu wrote."""
+        if self._old.is_dir() and not self._old.is_symlink():
+            listed = written_by_mpu(self._old)
+            if listed and first_foreign(self._old, listed) is None:
+                remove_listed(self._old, listed)
 
     def _make_parents(self) -> None:
         missing = []
@@ -106,7 +140,8 @@ class Staging:
 def refuse_existing(target: Path, *, force: bool = False) -> None:
     """Raise OutputError if `target` is a file, or a non-empty directory that may not be replaced.
 
-    Even `force` replaces only what looks like a result of mpu, and never anything that holds a secret.
+    Even `force` replaces only a directory in which a manifest or a list of mpu's names every file, and never anything
+    that holds a secret.
     """
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise OutputError(f"{target}: exists and is not a directory", "choose another path")
@@ -117,8 +152,15 @@ def refuse_existing(target: Path, *, force: bool = False) -> None:
             raise OutputError(f"{secret.parent}: is a secret directory, which is never overwritten", "choose another path")
         if not force:
             raise OutputError(f"{target}: exists and is not empty", "choose another path, or give --force to replace it")
-        if not any((target / name).exists() for name in _RESULTS):
-            raise OutputError(f"{target}: is not something that mpu wrote, so --force does not replace it", "choose another path")
+        listed = written_by_mpu(target)
+        if not listed:
+            raise OutputError(
+                f"{target}: is not something that mpu wrote, so --force does not replace it",
+                "choose another path, or remove it yourself (an older mpu kept no list of what it wrote)",
+            )
+        foreign = first_foreign(target, listed)
+        if foreign is not None:
+            raise OutputError(f"{foreign}: was not written by mpu, so --force does not remove it", "move it away, or choose another path")
 
 
 def refuse_nesting(target: Path, *inputs: Path) -> None:
@@ -175,9 +217,31 @@ def flush_tree(path: Path) -> None:
         flush(Path(root))
 
 
-def _empty(path: Path) -> None:
-    for item in path.iterdir():
-        if item.is_dir() and not item.is_symlink():
-            shutil.rmtree(item)
+def open_own(path: Path) -> int:
+    """Open a directory at a name that others can foresee; returns the handle.
+
+    Raises:
+        OutputError: it is a link or no directory, belongs to another user, or others may write to it.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENOTDIR}:
+            raise OutputError(f"{path}: is in the way: a link or a file that mpu did not make", "look at it, and remove it") from error
+        raise
+    status = os.fstat(handle)
+    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        os.close(handle)
+        raise OutputError(
+            f"{path}: is in the way: it belongs to another user, or others may write to it", "remove it, or choose another path"
+        )
+    return handle
+
+
+def _empty(handle: int) -> None:
+    """Remove everything in an open directory; links are removed, never followed."""
+    for name in os.listdir(handle):
+        if stat.S_ISDIR(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode):
+            shutil.rmtree(name, dir_fd=handle)
         else:
-            item.unlink()
+            os.unlink(name, dir_fd=handle)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mpu_cli.cli.output import size
-from mpu_cli.errors import UsageError
+from mpu_cli.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
     from mpu_cli.data.prompting import Prompting
@@ -54,6 +54,21 @@ def prompting_of(options: Mapping[str, Any]) -> Prompting:
     return Prompting.of(
         options["system_prompt"], options["template_var"], options["template_date"], content_parts=options["content_parts"]
     )
+
+
+def given_path(text: str) -> Path:
+    """A path as it is, or the place of the model that a Hub id names.
+
+    Raises:
+        BadInputError: neither.
+    """
+    from mpu_cli.checkpoint.locate import is_hub_id, locate
+
+    if Path(text).exists():
+        return Path(text)
+    if not is_hub_id(text):
+        raise BadInputError(f"{text}: no such directory", "give a directory, or a model's Hub id as org/name[@revision]")
+    return locate(text).path
 
 
 def use_one_thread() -> None:

@@ -23,7 +23,7 @@ from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.dtypes import read_span, spans
 from mpu_cli.checkpoint.header import NAMES, TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
-from mpu_cli.checkpoint.side_files import NOT_OF_ROWS, is_allowed
+from mpu_cli.checkpoint.side_files import NOT_OF_ROWS, check_side_files, is_allowed
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import Files
 from mpu_cli.client.adapters import row_spans
@@ -147,11 +147,11 @@ def unlearn_one_copy(
     work = _encoded(work, opened.copies[name].path)
     with _writing(out / name, [name], work, force, beside=out) as (staging, kept):
         identity = work.identity(_source(opened, name)) | {"stop_after": None}
-        report, _ = _train(opened, name, staging.path if staging else None, out, work, kept, identity, on_step)
+        report, files = _train(opened, name, staging.path if staging else None, out, work, kept, identity, on_step)
         if staging:
             with disk_errors(out):
                 embeddings = work.recipe.settings.train_embeddings
-                write_note(staging.path, work.recipe.fingerprint(), opened.manifest, train_embeddings=embeddings)
+                write_note(staging.path, work.recipe.fingerprint(), opened.manifest, files, train_embeddings=embeddings)
             staging.commit()
     return report
 
@@ -169,6 +169,7 @@ def unlearn_model(
     refuse_nesting(out, source)
     refuse_existing(out, force=force)
     model = open_checkpoint(source)
+    check_side_files(source)
     if not model.float_dtypes or model.dtype not in NAMES:
         raise BadModelError(f"{source}: stored as {model.dtype}", "convert it to float32, bfloat16 or float16 first")
     settings = work.recipe.settings
@@ -176,7 +177,7 @@ def unlearn_model(
     if work.recipe.lora is not None:
         choose(work.recipe.lora, matrices_of(source), ())  # a wrong target is refused before anything is loaded
     work = _encoded(work, source)
-    with _writing(out, [_MODEL], work, force) as (staging, kept), disk_errors(out):
+    with _writing(out, [_MODEL], work, force, marked=True) as (staging, kept), disk_errors(out):
         digest = model_digest(model) if staging and kept.wants_checkpoints else ""  # only the first process keeps any
         after = (staging.path if staging else out) / _AFTER
         report = train_copy(
@@ -196,13 +197,13 @@ def unlearn_model(
 
 @contextmanager
 def _writing(
-    target: Path, names: list[str], work: Work, force: bool, beside: Path | None = None
+    target: Path, names: list[str], work: Work, force: bool, beside: Path | None = None, *, marked: bool = False
 ) -> Iterator[tuple[Staging | None, WorkDirectory]]:
     """The directory to fill (None in all processes but the first), and what outlives an interruption."""
     kept = WorkDirectory(beside or target, work.keeping)
     started = time.monotonic()
     first = distributed.processes().is_first
-    with Staging(target, force=force) if first else nullcontext() as staging:
+    with Staging(target, force=force, marked=marked) if first else nullcontext() as staging:
         if staging is not None:
             kept.begin(names, force=force)
         try:

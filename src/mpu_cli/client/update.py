@@ -59,9 +59,11 @@ def write_manifest(directory: Path, handoff: HandoffManifest, written: Mapping[s
     return manifest
 
 
-def write_note(directory: Path, fingerprint: str, handoff: HandoffManifest, *, train_embeddings: bool = False) -> None:
-    """Remember, beside one copy's delta, what must be the same for all copies, and whether embeddings may have moved."""
-    note = {"recipe": fingerprint, "handoff": handoff.digest, "train_embeddings": train_embeddings}
+def write_note(
+    directory: Path, fingerprint: str, handoff: HandoffManifest, files: Files, *, train_embeddings: bool = False
+) -> None:
+    """Remember, beside one copy's delta, its files, what must be the same for all copies, and whether embeddings may have moved."""
+    note = {"recipe": fingerprint, "handoff": handoff.digest, "files": sorted(files), "train_embeddings": train_embeddings}
     write_new(directory / NOTE, json.dumps(note).encode(), 0o600)
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpu_cli.checkpoint.staging import disk_errors, flush, flush_tree
+from mpu_cli.checkpoint.staging import disk_errors, flush, flush_tree, open_own
 from mpu_cli.checkpoint.writer import Files, write_new
 from mpu_cli.errors import OutputError
 from mpu_cli.training.checkpoints import MARKER, CheckpointStore, SavePlan, identity_digest, make_private, verified
@@ -72,8 +72,11 @@ class WorkDirectory:
         """Look at what an earlier run left of these copies; without `--resume` it is in the way, `force` removes it.
 
         Raises:
-            OutputError: there is something, and neither was given.
+            OutputError: there is something, and neither was given; or something that is not this user's own is there.
         """
+        for place in (self.path, *(self.path / name for name in names)):
+            if os.path.lexists(place):
+                os.close(open_own(place))
         left = [name for name in names if self._has(name)]
         if self._keeping.resume or not left:
             return

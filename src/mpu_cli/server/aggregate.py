@@ -21,10 +21,12 @@ from mpu_cli.checkpoint.dtypes import Scratch, converted, read_rows
 from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
+from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import DEFAULT_SHARD_BYTES
 from mpu_cli.errors import GateError, UsageError
 from mpu_cli.server.incoming import Expected, Incoming, IncomingDraw, take_in
+from mpu_cli.server.leak_scan import require_no_secret
 from mpu_cli.server.lineage import Lineage, open_locked
 from mpu_cli.server.model_card import write_model_card
 from mpu_cli.server.moves import BLOCK, Move, row_blocks
@@ -89,6 +91,7 @@ def aggregate(
     """
     refuse_nesting(out, secret, model.path, *updates)
     source = open_checkpoint(model.path)
+    check_side_files(source.path)
     sizes = shapes(source.tensors)
     layout = read_layout(source.config, sizes, source.path)
     layout_now = fingerprint(layout)
@@ -110,11 +113,12 @@ def aggregate(
             return AggregateResult(done, None, incoming, (), source.dtype, unchanged=False, test_secret=test_secret)
         refuse_existing(out, force=force)
         draws = [_Draw(lineage, layout, draw) for draw in incoming.draws]
-        with Staging(out, force=force) as staging, disk_errors(out):
+        with Staging(out, force=force, marked=True) as staging, disk_errors(out):
             changed, agreement = _write(source, draws, staging.path, settings, progress)
             unchanged = changed.digest == digest
             record = lineage.models[digest] if unchanged else _record(lineage, digest, changed, incoming, settings)
             write_model_card(staging.path, lineage, record, incoming if settings.disclose else None)
+            require_no_secret(staging.path, lineage.secret.master)
             if unchanged:
                 staging.commit()
             else:

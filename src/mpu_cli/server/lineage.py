@@ -17,6 +17,7 @@ from mpu_cli.bundle.manifest import MANIFEST, decode
 from mpu_cli.bundle.schema import HEX_128, HEX_256
 from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.checkpoint.recognise import SECRET, instead_of
 from mpu_cli.errors import BadSecretError, BusyError, GateError, MpuError
 from mpu_cli.server.records import HandoffRecord, ModelRecord
 from mpu_cli.server.secret import SECRET_FILE, Secret, read_secret, read_signed, write_signed
@@ -188,6 +189,14 @@ def _records(folder: Path) -> list[Path]:
     return found
 
 
+def require_nothing_else(path: Path) -> None:
+    """Raise BadSecretError if a secret directory holds something that is not part of the lineage (its folders are read strictly)."""
+    partial = f".{SECRET_FILE}.partial"
+    for item in sorted(path.iterdir()):
+        if item.name not in {SECRET_FILE, HANDOFFS, MODELS, partial} or item.is_symlink():
+            raise BadSecretError(f"{item}: does not belong here", "move it away")
+
+
 def is_secret(path: Path) -> bool:
     """Whether a directory is a server's secret directory."""
     return (path / SECRET_FILE).exists()
@@ -201,6 +210,8 @@ def open_locked(path: Path) -> Iterator[Lineage]:
         BusyError: another process holds the lock.
         BadSecretError: see `Lineage.read`.
     """
+    if not path.is_dir():
+        raise instead_of(path, SECRET, BadSecretError)
     try:
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:

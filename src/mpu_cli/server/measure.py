@@ -10,6 +10,7 @@ from math import isfinite, sqrt
 
 import torch
 
+from mpu_cli.bundle.finite import examine_tensor
 from mpu_cli.checkpoint.digest import combine, tensor_digest
 from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, Scratch, converted, read_span, spans, to_bytes
 from mpu_cli.checkpoint.header import TensorInfo
@@ -97,18 +98,28 @@ def measure(model: Checkpoint, base: Checkpoint | None, groups: Mapping[str, tup
     with ThreadPoolExecutor(2) as hashing:
         noised = [info for info in model.tensors.values() if info.name in group_of]
         digests = {info.name: job.tensor(info, base, group_of[info.name], hashing) for info in noised}
-        digest = combine(_completed(model, {name: first for name, (first, _) in digests.items()}, hashing))
+        digest = combine(_completed(model, {name: first for name, (first, _) in digests.items()}, hashing, published=True))
         if base is None:
             return Measured(digest, None, job.sizes, job.grid)
-        base_digest = combine(_completed(base, {name: second for name, (_, second) in digests.items()}, hashing))
+        second = {name: base_digest for name, (_, base_digest) in digests.items()}
+        base_digest = combine(_completed(base, second, hashing, published=False))
     return Measured(digest, base_digest, job.sizes, job.grid)
 
 
-def _completed(model: Checkpoint, known: Mapping[str, str], hashing: Executor) -> Iterator[tuple[TensorInfo, str]]:
-    """The digest of every tensor; those outside the groups are only hashed."""
+def _completed(model: Checkpoint, known: Mapping[str, str], hashing: Executor, *, published: bool) -> Iterator[tuple[TensorInfo, str]]:
+    """The digest of every tensor; those outside the groups are published too, so they must be numbers as well.
+
+    Of the base nothing is published.
+    """
     others = [info for name, info in model.tensors.items() if name not in known]
     yield from ((model.tensors[name], digest) for name, digest in known.items())
-    yield from zip(others, hashing.map(tensor_digest, others), strict=True)
+    if not published:
+        yield from zip(others, hashing.map(tensor_digest, others), strict=True)
+        return
+    for info, (digest, finite) in zip(others, hashing.map(examine_tensor, others), strict=True):
+        if not finite:
+            raise _not_a_number(info, "model")
+        yield info, digest
 
 
 class _Job:
@@ -138,15 +149,19 @@ class _Job:
                 values = converted(stored[first : first + _PIECE], torch.float32, self._values)
                 self._grids = {grid for grid in self._grids if info.dtype == grid or _on_grid(values, grid)}
                 if not isfinite(self.sizes[group].add(values, self._work, matrix=len(info.shape) > 1)):
-                    raise BadModelError(f"{info.file}: tensor {info.name} holds NaN or infinity", "repair the model first")
+                    raise _not_a_number(info, "model")
                 if other is not None:
                     before = converted(given[first : first + _PIECE], torch.float32, self._base)
                     squares = _squares(torch.sub(values, before, out=self._work.tensor(torch.float32, len(values))))
                     if not isfinite(squares):
-                        raise BadModelError(f"{other.file}: tensor {info.name} holds NaN or infinity", "repair the base first")
+                        raise _not_a_number(other, "base")
                     self.sizes[group].difference_squares += squares
             wait(waiting)
         return digest.hexdigest(), base_digest.hexdigest()
+
+
+def _not_a_number(info: TensorInfo, what: str) -> BadModelError:
+    return BadModelError(f"{info.file}: tensor {info.name} holds NaN or infinity", f"repair the {what} first")
 
 
 def _on_grid(values: torch.Tensor, dtype: str) -> bool:

@@ -11,12 +11,14 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.errors import BadModelError, BadSecretError
 from mpu_cli.server.advice import advice
 from mpu_cli.server.exposure import Exposure, Ledger, exposure_of, ledger
 from mpu_cli.server.function_check import LayerCheck
 from mpu_cli.server.handout import Handout, Progress
+from mpu_cli.server.leak_scan import require_no_secret
 from mpu_cli.server.lineage import Lineage, create, open_locked
 from mpu_cli.server.measure import Measured, measure
 from mpu_cli.server.realised import RECOVERABLE_WARNING
@@ -75,6 +77,7 @@ def perturb(
         return finished
     refuse_existing(handoff, force=force)
     source = open_checkpoint(model.path)
+    check_side_files(source.path)
     layout = read_layout(source.config, shapes(source.tensors), source.path)
     names = chosen(settings.reparam, layout.transforms, layout.family)
     base_checkpoint = open_checkpoint(base.path) if base is not None else None
@@ -92,6 +95,7 @@ def perturb(
             staging = stack.enter_context(Staging(handoff, force=force))
             with disk_errors(handoff):
                 records = handout.publish(staging.path, progress)
+                require_no_secret(staging.path, handout.master)
                 losses = _probe(probe, source.path, staging.path)
                 after = _commit(handout, records, staging, secret, (model.source, base.source if base else None), stack)
     return _result(handout, after, records, checks, losses, new_lineage=lineage is None, rivals=rivals)

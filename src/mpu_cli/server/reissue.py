@@ -11,10 +11,12 @@ from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import write_new
 from mpu_cli.errors import BadSecretError, CheckFailedError
 from mpu_cli.server.denoise import weights
+from mpu_cli.server.leak_scan import require_no_secret
 from mpu_cli.server.lineage import Lineage, open_locked
 from mpu_cli.server.noise import Draw
 from mpu_cli.server.publish import Publication, write_copies
@@ -34,6 +36,7 @@ def reissue(model: Located, handoff: Path, secret: Path, id_: str, *, force: boo
     refuse_nesting(handoff, secret, model.path)
     refuse_existing(handoff, force=force)
     source = open_checkpoint(model.path)
+    check_side_files(source.path)
     layout = read_layout(source.config, shapes(source.tensors), source.path)
     with open_locked(secret) as lineage:
         record = lineage.handoffs.get(id_)
@@ -59,6 +62,7 @@ def reissue(model: Located, handoff: Path, secret: Path, id_: str, *, force: boo
                 weights(draw.denoising, draw.coefficients), [abs(value) for value in draw.coefficients], "F32"
             )
             files = write_copies(publication, folders, realised)
+            require_no_secret(staging.path, draw.master)
             copies = tuple(PublishedCopy(copy.name, listed(files[copy.position])) for copy in record.copies)
             manifest = HandoffManifest(record.id, record.dtype, frozen_of(layout, record.train_embeddings), copies)
             if manifest.digest != record.digest:

@@ -16,6 +16,7 @@ from typing import Any
 
 from mpu_cli.bundle import canonical
 from mpu_cli.bundle.schema import HEX_128, HEX_256, Reader
+from mpu_cli.checkpoint.recognise import SECRET, instead_of
 from mpu_cli.checkpoint.staging import flush
 from mpu_cli.errors import BadSecretError
 
@@ -111,6 +112,8 @@ def read_secret(path: Path) -> Secret:
         BadSecretError: absent, unreadable, malformed, or altered.
     """
     where = path / SECRET_FILE
+    if not where.exists():
+        raise instead_of(path, SECRET, BadSecretError)
     content = canonical.parse(_read(where), where, BadSecretError)
     reader = Reader(content, where, BadSecretError)
     reader.text("kind", choices=("secret",))

@@ -128,12 +128,16 @@ def _run(context: typer.Context, output: Output) -> None:
     for text in overlaps(sets, allow=options["allow_overlap"]):
         output.warn(text)
     from mpu_cli.checkpoint.locate import locate
+    from mpu_cli.checkpoint.model import open_checkpoint
     from mpu_cli.training import distributed
     from mpu_cli.training.arguments import choose_device
 
     found_at = locate(options["model"])
     place = found_at.path
     reference = locate(options["reference"]).path if options["reference"] else None
+    for path in (place, reference):
+        if path is not None:
+            open_checkpoint(path)  # headers only: what is no model is named before a tokenizer is looked for in it
     if options["record"] is not None:
         from mpu_cli.checkpoint.staging import refuse_nesting
 

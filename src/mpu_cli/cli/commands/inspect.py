@@ -11,32 +11,27 @@ from rich.text import Text
 from rich.tree import Tree
 
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateManifest
-from mpu_cli.bundle.read import is_bundle
-from mpu_cli.cli.options import Config, Json
+from mpu_cli.checkpoint.recognise import ANY, BUNDLE, HANDOFF, MODEL, RECORD, SECRET, UPDATE, instead_of, recognise
+from mpu_cli.cli.options import Config, Json, given_path
 from mpu_cli.cli.output import Output, facts, size, table, unknown
-from mpu_cli.errors import BadInputError
 
 
 def inspect(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(help="A handoff, an update, a secret, a model directory, or a record of an evaluation.")],
+    path: Annotated[
+        str, typer.Argument(help="A handoff, an update, a secret, a model directory or Hub id, or a record of an evaluation.")
+    ],
     json: Json = False,
     config: Config = None,
 ) -> None:
     """Say what a directory is and what it says. Reads manifests and headers only; `verify` checks the bytes."""
     output = Output(context, as_json=json)
-    if not path.is_dir():
-        raise BadInputError(f"{path}: is not a directory" if path.exists() else f"{path}: no such directory")
-    from mpu_cli.server.lineage import is_secret
-
-    if is_secret(path):
-        data, body = _secret(path)
-    elif is_bundle(path):
-        data, body = _bundle(path)
-    elif (path / "items.jsonl").is_file():
-        data, body = _record(path)
-    else:
-        data, body = _model(path)
+    place = given_path(path)
+    kind = recognise(place).kind
+    views = {SECRET: _secret, BUNDLE: _bundle, HANDOFF: _bundle, UPDATE: _bundle, RECORD: _record, MODEL: _model}
+    if kind not in views:
+        raise instead_of(place, ANY)
+    data, body = views[kind](place)
     output.result(data, *body)
 
 

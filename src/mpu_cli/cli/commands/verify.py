@@ -8,34 +8,47 @@ from typing import Annotated, Any
 import typer
 
 from mpu_cli.bundle.manifest import HandoffManifest
-from mpu_cli.bundle.read import is_bundle, read_bundle
-from mpu_cli.cli.options import Config, Json
+from mpu_cli.bundle.read import read_bundle
+from mpu_cli.checkpoint.recognise import ANY, BUNDLE, HANDOFF, MODEL, RECORD, SECRET, UPDATE, instead_of, recognise
+from mpu_cli.cli.options import Config, Json, choice, given_path
 from mpu_cli.cli.output import Output
-from mpu_cli.errors import BadInputError, BadModelError
+from mpu_cli.errors import BadModelError
+
+_EXPECTED = (HANDOFF, UPDATE, SECRET, MODEL)
 
 
 def verify(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(help="A handoff, an update, a secret directory or a model directory.")],
+    path: Annotated[str, typer.Argument(help="A handoff, an update, a secret directory, a model directory or a Hub id.")],
+    expect: Annotated[
+        str | None, typer.Option("--expect", help="What it must be: handoff, update, secret or model.", metavar="KIND")
+    ] = None,
     json: Json = False,
     config: Config = None,
 ) -> None:
     """Check a directory completely: manifest, listing, digests, headers, key sets, finite values.
 
-    Exit 0 if all of it holds, 3 if not, 1 for an update that is whole but holds NaN or infinity.
+    Exit 0 if all of it holds, 3 if not, 1 for an update that is whole but holds NaN or infinity. Scripts say with --expect
+    what they are going to use the directory as: whoever sent it decides what it is, but not what you take it for.
 
     What it does not check: who made it (there is no signature yet), and whether an update belongs to a handoff
     (aggregate does, against its records).
+
+    \b
+    mpu verify to-client --expect handoff
     """
     output = Output(context, as_json=json)
-    if not path.is_dir():
-        raise BadInputError(f"{path}: is not a directory" if path.exists() else f"{path}: no such directory")
-    from mpu_cli.server.lineage import is_secret
-
-    data = _secret(path) if is_secret(path) else _bundle(path) if is_bundle(path) else _model(path)
+    if expect is not None:
+        choice("--expect", expect, _EXPECTED)
+    place = given_path(path)
+    kind = recognise(place).kind
+    wanted = expect or (kind if kind in {HANDOFF, UPDATE, SECRET, BUNDLE} else MODEL)
+    if kind == RECORD or (kind != wanted and not (kind == BUNDLE and wanted in {HANDOFF, UPDATE})):
+        raise instead_of(place, expect or ANY)
+    data = {SECRET: _secret, MODEL: _model}.get(wanted, _bundle)(place)
     if data.get("origin") == "test":
         output.warn("this secret was prepared by a test (origin: test): it hides nothing")
-    output.result({"path": str(path), "verified": True, **data}, f"{path}: {data['summary']}")
+    output.result({"path": path, "verified": True, **data}, f"{path}: {data['summary']}")
 
 
 def _bundle(path: Path) -> dict[str, Any]:
@@ -61,9 +74,10 @@ def _require_finite(path: Path, bad: str | None) -> None:
 
 
 def _secret(path: Path) -> dict[str, Any]:
-    from mpu_cli.server.lineage import Lineage
+    from mpu_cli.server.lineage import Lineage, require_nothing_else
 
     lineage = Lineage.read(path)
+    require_nothing_else(path)
     return {
         "kind": "secret",
         "origin": lineage.secret.origin,
@@ -76,8 +90,11 @@ def _model(path: Path) -> dict[str, Any]:
     from mpu_cli.bundle.finite import examine
     from mpu_cli.bundle.tensors import shapes
     from mpu_cli.checkpoint.model import open_checkpoint
+    from mpu_cli.checkpoint.side_files import check_side_files, refuse_unread
 
     model = open_checkpoint(path)
+    refuse_unread(model)
+    check_side_files(path)
     read_layout(model.config, shapes(model.tensors), path)
     digest, bad = examine(model)
     _require_finite(path, bad)

@@ -1,0 +1,118 @@
+"""The master secret is looked for in everything that the server writes for others, before it is renamed into place."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from two_parties import fingerprint, publish, take_back, untrained
+
+from mpu_cli.checkpoint.locate import Located
+from mpu_cli.errors import BadModelError
+from mpu_cli.server.leak_scan import require_no_secret
+from mpu_cli.server.reissue import reissue
+
+MASTER = hashlib.sha256(b"a master").digest()
+HEX = MASTER.hex()
+
+
+def _base64(shift: int, *, url: bool = False) -> bytes:
+    encode = base64.urlsafe_b64encode if url else base64.b64encode
+    return encode(b"xyz"[:shift] + MASTER + b"after")
+
+
+SPELLINGS = {
+    "bytes": MASTER,
+    "hexadecimal": HEX.encode(),
+    "upper-case hexadecimal": HEX.upper().encode(),
+    "mixed hexadecimal": (HEX[:20] + HEX[20:].upper()).encode(),
+    "hexadecimal in pairs": " ".join(HEX[i : i + 2] for i in range(0, 64, 2)).encode(),
+    "hexadecimal with colons, upper case": ":".join(HEX[i : i + 2] for i in range(0, 64, 2)).upper().encode(),
+    "hexadecimal in two strings": f'["{HEX[:32]}",\n "{HEX[32:]}"]'.encode(),
+    **{f"base64 at {shift}": _base64(shift) for shift in range(3)},
+    **{f"url base64 at {shift}": _base64(shift, url=True) for shift in range(3)},
+    "wrapped base64": base64.encodebytes(b"some more text before it " * 3 + MASTER),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("before", [0, 7, (1 << 20) - 20])
+def test_every_spelling_is_found_wherever_it_lies(tmp_path, spelling, before):
+    """Also across the border of two blocks that are read one after the other, and deep in folders."""
+    (tmp_path / "copy-1").mkdir()
+    (tmp_path / "copy-1" / "vocab.txt").write_bytes(b"." * before + SPELLINGS[spelling] + b"." * 100)
+    with pytest.raises(BadModelError, match=r"copy-1/vocab.txt: holds the master secret"):
+        require_no_secret(tmp_path, MASTER)
+
+
+def test_what_is_not_the_secret_is_let_through(tmp_path):
+    """Another secret, and all but the last bits of this one; a tensor file that is shorter than a header."""
+    other = hashlib.sha256(b"another").digest()
+    near = MASTER[:-1] + bytes([MASTER[-1] ^ 0x80])
+    for number, raw in enumerate((other, near)):
+        (tmp_path / f"{number}.txt").write_bytes(raw + raw.hex().encode() + base64.b64encode(raw))
+    require_no_secret(tmp_path, MASTER)
+
+
+@pytest.fixture
+def own_model(tiny_pair, tmp_path) -> Path:
+    """A tiny Llama that a test may fill."""
+    return Path(shutil.copytree(tiny_pair("llama").model, tmp_path / "model"))
+
+
+def test_a_model_that_holds_the_secret_is_never_published(own_model, tiny_pair, tmp_path, entropy):
+    """In a chat template as base64: perturb, in the lineage's first round, writes neither handoff nor secret."""
+    master = entropy(1).master()
+    (own_model / "chat_template.jinja").write_text("{# " + base64.b64encode(b"a" + master).decode() + " #}{{ messages }}")
+    before = fingerprint(tmp_path)
+    with pytest.raises(BadModelError, match=r"copy-1/chat_template.jinja: holds the master secret"):
+        publish(own_model, tiny_pair("llama").base, tmp_path / "h", tmp_path / "s", entropy(1), copies=2)
+    assert fingerprint(tmp_path) == before
+    assert not (tmp_path / "h").exists()
+
+
+def test_a_secret_that_comes_into_a_later_round_is_not_published(own_model, tiny_pair, tmp_path, entropy):
+    """perturb, --reissue and aggregate of an existing lineage look too; what was there stays as it was."""
+    given = entropy(2)
+    first = publish(own_model, tiny_pair("llama").base, tmp_path / "h", tmp_path / "s", given, copies=2)
+    update = untrained(tmp_path / "h", tmp_path / "u")
+    assert update.copies
+    (own_model / "tokenizer_config.json").write_text(json.dumps({"note": given.master().hex()}))
+    before = fingerprint(tmp_path)
+    located = Located(own_model, None)
+    for attempt in (
+        lambda: publish(own_model, tiny_pair("llama").base, tmp_path / "h2", tmp_path / "s", given, copies=2),
+        lambda: reissue(located, tmp_path / "h3", tmp_path / "s", first.handoffs[0].id),
+        lambda: take_back(tmp_path / "u", tmp_path / "s", own_model, tmp_path / "next"),
+    ):
+        with pytest.raises(BadModelError, match=r"tokenizer_config.json: holds the master secret"):
+            attempt()
+    assert fingerprint(tmp_path) == before
+
+
+@pytest.mark.parametrize("how", ["symbolic link", "hard link", "copy", "record", "another lineage's"])
+def test_the_secrets_own_files_are_not_published_as_side_files(own_model, tiny_pair, tmp_path, entropy, how):
+    """The attack of an unpacked archive: vocab.txt is secret.yaml. Refused before anything is computed."""
+    publish(own_model, tiny_pair("llama").base, tmp_path / "h", tmp_path / "s", entropy(3), copies=2)
+    target, source = own_model / "vocab.txt", tmp_path / "s" / "secret.yaml"
+    if how == "symbolic link":
+        target.symlink_to(source)
+    elif how == "hard link":
+        os.link(source, target)
+    elif how == "copy":
+        shutil.copy(source, target)
+    elif how == "record":
+        shutil.copy(next((tmp_path / "s" / "handoffs").iterdir()), target)
+    else:
+        publish(tiny_pair("llama").model, tiny_pair("llama").base, tmp_path / "h9", tmp_path / "s9", entropy(4), copies=2)
+        shutil.copy(tmp_path / "s9" / "secret.yaml", target)
+    before = fingerprint(tmp_path / "s")
+    with pytest.raises(BadModelError, match=r"vocab.txt: (is a link that leaves|holds a file of a server's secret)"):
+        publish(own_model, tiny_pair("llama").base, tmp_path / "h2", tmp_path / "s", entropy(3), copies=2)
+    assert fingerprint(tmp_path / "s") == before
+    assert not (tmp_path / "h2").exists()

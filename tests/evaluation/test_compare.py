@@ -167,6 +167,33 @@ def test_other_settings_are_noted():
     assert "b was evaluated with max_new_tokens 200, a with 8" in compare({"a": one, "b": other}, margin=0.1).notes
 
 
+@pytest.mark.parametrize(
+    ("first", "other", "note"),
+    [
+        ({"max_new_tokens": 32}, {"max_new_tokens": 8}, "b was asked about forget with max_new_tokens 8, a with max_new_tokens 32"),
+        ({"prompt": "question", "examples": 10}, {"prompt": "question"}, "b was asked about forget with examples None, a with examples 10"),
+        ({"examples_digest": "a"}, {"examples_digest": "b"}, "b was asked about forget with other examples, a with other examples"),
+        ({"stop": []}, {"stop": ["x"]}, "b was asked about forget with stop ['x'], a with stop []"),
+        ({"stop": []}, {"stop": []}, None),
+    ],
+)
+def test_other_ways_of_asking_are_noted(first, other, note):
+    """Prompt, examples, limit and stops, set by set; a set that only one was asked about says nothing."""
+    a, b = (record({"forget": probabilities()}, asked={"forget": asked, f"only {asked}": {}}) for asked in (first, other))
+    assert list(compare({"a": a, "b": b}, margin=0.1).notes) == ([] if note is None else [note])
+
+
+def test_other_words_for_rouge_are_noted():
+    """A record of an mpu that knew Latin letters only is not silently compared; one without ROUGE may be, and another tool's."""
+    written = {"forget": {**probabilities(), "rouge_recall": np.linspace(0, 1, N)}}
+    new, old = record(written, rouge="unicode words", seed=0), record(written, seed=0)
+    assert list(compare({"a": new, "b": old}, margin=0.1).notes) == [
+        "b and a were scored with different words for ROUGE: evaluate the older one again"
+    ]
+    assert not compare({"a": new, "b": record({"forget": probabilities()}, seed=0)}, margin=0.1).notes
+    assert not compare({"a": new, "b": record(written)}, margin=0.1).notes
+
+
 def test_settings_of_checks_are_noted_where_they_were_run():
     """Another seed teaches other rows; where nothing was relearned it means nothing."""
     for run, notes in (["relearning"], ["b was evaluated with seed 1, a with 0"]), (["quantization"], []):

@@ -179,7 +179,7 @@ def test_a_question_that_does_not_fit_is_refused_where_only_writing_is_asked_for
     model, tokenizer = load_model(directory).model, load_tokenizer(directory)
     each = questions(tmp_path, "knowledge", "knowledge", [{"question": " ".join(["w7"] * 140), "answer": "w1"}])
     subject = Subject(model, tokenizer, [each], settings())
-    with pytest.raises(BadDataError, match=r"knowledge\.jsonl:1: answer needs 14\d tokens, the limit is 128"):
+    with pytest.raises(BadDataError, match=r"knowledge\.jsonl:1: the prompt needs 14\d tokens, the limit is 128"):
         subject.measure([row_metrics()["knowledge_memorization"]])
 
 

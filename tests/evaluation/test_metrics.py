@@ -235,7 +235,7 @@ def test_verbatim_memorization_continues_the_second_half(models, tmp_path):
     for text, number in zip(texts, done.record.columns["forget", "verbatim_memorization"], strict=True):
         ids = mine.ids(text)
         written = mine.write(ids[: len(ids) // 2], 8)
-        rest = " ".join(text.split()[len(ids) // 2 :])
+        rest = " ".join(text.split()[len(ids) // 2 :][:8])  # no more than the model may write
         assert number == pytest.approx(RougeScorer(["rougeL"], use_stemmer=False).score(rest, written)["rougeL"].fmeasure, **CLOSE)
     assert done.record.columns["forget", "verbatim_memorization"].max() > 0
 
@@ -262,7 +262,7 @@ def test_a_text_longer_than_the_context_is_halved_within_it(models, tmp_path):
     assert done.record.written["verbatim", 0] == written
     from rouge_score.rouge_scorer import RougeScorer
 
-    rest = " ".join(text.split()[64:128])
+    rest = " ".join(text.split()[64:72])
     value = RougeScorer(["rougeL"], use_stemmer=False).score(rest, written)["rougeL"].fmeasure
     assert done.record.columns["verbatim", "verbatim_memorization"][0] == pytest.approx(value)
 

@@ -81,21 +81,26 @@ def test_it_is_as_their_evaluator_writes_it(retained, theirs):
 
 
 def test_muses_sets_have_muses_names(tiny_pair, tmp_path):
-    """Knowledge, verbatim and retained questions under open-unlearning's names; they come back with the same means."""
+    """Knowledge, verbatim and retained questions under open-unlearning's names; they come back with the same means.
+
+    A retain set that is asked by the model's own template is no KnowMem, and not written as one.
+    """
     sets = [questions(tmp_path, "forget", "forget", [{"text": "w1 w2 w3 w4 w5 w6"}, {"text": "w7 w8 w9 w1 w2"}])]
     sets += [questions(tmp_path, name, name, rows(5, seed)) for seed, name in enumerate(("knowledge", "verbatim", "retain"))]
+    sets.append(questions(tmp_path, "retain_knowledge", "knowledge", rows(5, 3)))
     record = evaluate(tiny_pair("llama").model, sets, settings()).record
     write_record(tmp_path / "theirs", record, "open-unlearning", texts=True)
     assert sorted(path.name for path in (tmp_path / "theirs").iterdir()) == ["MUSE_EVAL.json", "MUSE_SUMMARY.json"]
     content = json.loads((tmp_path / "theirs" / "MUSE_EVAL.json").read_text())
-    names = {"knowledge": "forget_knowmem_ROUGE", "verbatim": "forget_verbmem_ROUGE", "retain": "retain_knowmem_ROUGE"}
+    names = {"knowledge": "forget_knowmem_ROUGE", "verbatim": "forget_verbmem_ROUGE", "retain_knowledge": "retain_knowmem_ROUGE"}
     read = means(read_record(tmp_path / "theirs"))
     for name, theirs in names.items():
         metric = "verbatim_memorization_stemmed" if name == "verbatim" else "knowledge_memorization_stemmed"
         assert set(content[theirs]["value_by_index"]["0"]) == {"rougeL_f1", "generation"}
         assert content[theirs]["agg_value"] == record.values[name][metric]["value"] == pytest.approx(read[name, metric])
     assert "extraction_strength" in content
-    assert not [name for name in content if name.startswith(("knowledge", "verbatim"))]
+    assert not [name for name in content if name.startswith(("knowledge", "verbatim", "retain_knowledge"))]
+    assert read_record(tmp_path / "theirs").sets["retain_knowledge"].role == "knowledge"
 
 
 def test_texts_are_there_only_when_asked_for(retained, tmp_path):

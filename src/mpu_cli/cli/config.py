@@ -27,14 +27,17 @@ class ConfigCommand(TyperCommand):
             for option in [*parameter.opts, *parameter.secondary_opts, f"--{parameter.name}"]:
                 if option.startswith("--") and option not in {"--config", "--help"}:
                     names[option.removeprefix("--")] = parameter.name
-        defaults = {}
+        defaults: dict[str, Any] = {}
         for key, value in _read(path).items():
             if key not in names:
                 nearest = difflib.get_close_matches(str(key), sorted(names), n=1)
                 raise UsageError(f"{path}: unknown option {key!r}", f"did you mean {nearest[0]!r}?" if nearest else None)
             # Lists are written with commas on the command line, unless the option itself may be repeated.
             repeated = next(item for item in self.params if item.name == names[key]).multiple
-            defaults[names[key]] = ",".join(map(str, value)) if isinstance(value, list) and not repeated else value
+            if repeated:
+                defaults[names[key]] = [str(one) for one in (value if isinstance(value, list) else [value])]
+            else:
+                defaults[names[key]] = ",".join(map(str, value)) if isinstance(value, list) else value
         return defaults
 
 

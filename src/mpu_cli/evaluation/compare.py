@@ -12,10 +12,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mpu_cli.errors import BadDataError, UsageError
+from mpu_cli.evaluation.asking import describe
 from mpu_cli.evaluation.metrics import model_metrics
 from mpu_cli.evaluation.record import OTHER_TOKENS, Record, same_rows
 from mpu_cli.evaluation.statistics import FEWEST, UNDECIDED, equivalence, interval, resampled
 from mpu_cli.evaluation.summarise import MODEL, draw_values, statistics
+
+_BY_ROUGE = ("rouge_recall", "knowledge_memorization", "verbatim_memorization")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,21 @@ def _comparable(first_name: str, first: Record, name: str, record: Record) -> li
         here, there = first.settings.get(setting), record.settings.get(setting)
         if here != there and setting in record.settings and setting in first.settings:
             notes.append(f"{name} was evaluated with {setting} {there}, {first_name} with {here}")
+    return notes + _asked_otherwise(first_name, first, name, record)
+
+
+def _asked_otherwise(first_name: str, first: Record, name: str, record: Record) -> list[str]:
+    """What was written after other prompts, or scored by other words; records by other tools do not tell."""
+    if not first.settings or not record.settings:
+        return []
+    notes = []
+    scored = any(metric.startswith(_BY_ROUGE) for _, metric in first.columns.keys() & record.columns.keys())
+    if scored and first.settings.get("rouge") != record.settings.get("rouge"):
+        notes.append(f"{name} and {first_name} were scored with different words for ROUGE: evaluate the older one again")
+    here, there = (one.settings.get("asked") or {} for one in (first, record))
+    for set_name in (each for each in here if each in there and here[each] != there[each]):
+        told = [describe(one[set_name], other[set_name]) for one, other in ((there, here), (here, there))]
+        notes.append(f"{name} was asked about {set_name} with {told[0]}, {first_name} with {told[1]}")
     return notes
 
 

@@ -13,9 +13,10 @@ from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import encode_whole
 from mpu_cli.data.tokens import tokens_digest
 from mpu_cli.errors import UsageError
+from mpu_cli.evaluation.asking import check_asking
 from mpu_cli.evaluation.metric import RowMetric, probability
 from mpu_cli.evaluation.metrics import model_metrics, row_metrics
-from mpu_cli.evaluation.questions import FORGET, HOLDOUT, ROLES, UTILITY, Question, QuestionSet, question_set
+from mpu_cli.evaluation.questions import FORGET, HOLDOUT, KNOWLEDGE, ROLES, Question, QuestionSet, question_set
 from mpu_cli.evaluation.record import Record, SetInfo, same_rows
 from mpu_cli.evaluation.robustness import all_checks
 from mpu_cli.evaluation.robustness.relearning import with_steps
@@ -67,6 +68,7 @@ def evaluate(
     records = {flag: record for flag, record in (("--retain-record", retain_record), ("--before", before)) if record is not None}
     for flag, record in records.items():
         same_rows(flag, record, {each.name: SetInfo.of(each) for each in sets})
+    check_asking(sets, settings)
     started = time.monotonic()
     tokenizer = load_tokenizer(model)
     infos = {each.name: SetInfo.of(each, _tokens(each, tokenizer, settings)) for each in sets}
@@ -83,8 +85,11 @@ def evaluate(
         measured.reasons |= under.reasons
     cut = len(set(subject.encoder.cut))
     notes = [f"{cut} plain texts are longer than {subject.encoder.max_length} tokens: their beginning is measured"] if cut else []
-    if subject.new_tokens is not None and subject.new_tokens < settings.max_new_tokens:
-        notes.append(f"the model wrote at most {subject.new_tokens} tokens: its context ends there after the longest question")
+    for each_name, tokens in subject.new_tokens.items():
+        if tokens < subject.asking[each_name].tokens:
+            notes.append(f"{each_name}: the model wrote at most {tokens} tokens: its context ends there after the longest question")
+    if any(each.role == KNOWLEDGE and not each.examples for each in sets if each.name in subject.new_tokens):
+        notes.append("the knowledge questions were asked without examples; MUSE puts ten before each (--few-shot FILE)")
     found = Record(
         {"name": name or model.resolve().name, "mpu": __version__},
         _told(settings, subject, time.monotonic() - started),
@@ -116,8 +121,8 @@ def check_sets(sets: Sequence[QuestionSet]) -> None:
     if twice:
         raise UsageError(f"two sets are called {twice}", "name them: --utility NAME=FILE")
     for each in sets:
-        if each.name == MODEL or (each.role == UTILITY and each.name in ROLES):
-            raise UsageError(f"a utility set cannot be called {each.name}", "name it: --utility NAME=FILE")
+        if each.name == MODEL or (each.name in ROLES and each.name != each.role):
+            raise UsageError(f"a {each.role} set cannot be called {each.name}", f"name it: --{each.role} NAME=FILE")
 
 
 def wanted(settings: EvalSettings) -> list[RowMetric]:
@@ -161,7 +166,8 @@ def _reference(model: Path, subject: Subject) -> dict[tuple[str, int], TokenScor
 
 def _told(settings: EvalSettings, subject: Subject, seconds: float) -> dict[str, Any]:
     return {
-        "max_length": subject.encoder.max_length, "max_new_tokens": subject.new_tokens,
+        "max_length": subject.encoder.max_length, "rouge": "unicode words",
+        "asked": {name: subject.asking[name].told(tokens) for name, tokens in subject.new_tokens.items()},
         "samples": settings.samples, "temperature": settings.temperature, "relearn_rows": settings.relearn_rows,
         "relearn_steps": settings.relearn_steps, "relearn_rate": settings.relearn_rate, "robustness": list(settings.robustness),
         "resamples": settings.resamples, "seed": settings.seed, "prompting": settings.prompting.told(), "seconds": round(seconds, 1),

@@ -22,6 +22,9 @@ from mpu_cli.evaluation.rope import CROSSES, side, switches_beyond
 from mpu_cli.training.head import head_sees_only
 from mpu_cli.training.load import quiet_transformers
 
+_LOOK_EVERY = 8
+"""New tokens of a row between two looks for a text that ends it: what is written beyond it is cut off anyway."""
+
 
 def generate(
     model: Any,
@@ -31,6 +34,7 @@ def generate(
     batch_size: int,
     *,
     stop: Sequence[int] = (),
+    until: Sequence[str] = (),
     sampling: Sampling | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[str]]:
@@ -45,6 +49,7 @@ def generate(
         max_new_tokens: at most this many new tokens.
         batch_size: texts in a batch, samples counted.
         stop: tokens that end an answer besides the model's own end tokens.
+        until: texts before the first of which an answer ends.
         sampling: None is greedy. What is drawn depends on the seed and the prompt alone; the global generator is not touched.
         progress: told after every batch: (texts done, texts in all).
 
@@ -53,6 +58,12 @@ def generate(
     """
     refuse_without_cache(model)
     filler, ends = pad_id(tokenizer), _ends(model, tokenizer) | set(stop)
+
+    def text(new: Sequence[int]) -> str:
+        return str(tokenizer.decode(new, skip_special_tokens=True))
+
+    def over(new: Sequence[int]) -> bool:
+        return len(new) % _LOOK_EVERY == 0 and any(stop in text(new) for stop in until)
     switch = switches_beyond(model.config)
     wanted = [(i, sample) for i in range(len(prompts)) for sample in range(sampling.samples if sampling else 1)]
     texts: list[list[str]] = [[""] * (sampling.samples if sampling else 1) for _ in prompts]
@@ -69,9 +80,9 @@ def generate(
         with quiet_transformers():
             for here in batches:
                 pick = Drawn([text_seed(sampling.seed, k, prompts[i]) for i, k in here], sampling.temperature) if sampling else Greedy()
-                written = _continued(model, [prompts[i] for i, _ in here], max_new_tokens, ends, filler, pick, switch)
+                written = _continued(model, [prompts[i] for i, _ in here], max_new_tokens, ends, over, filler, pick, switch)
                 for (i, sample), new in zip(here, written, strict=True):
-                    texts[i][sample] = tokenizer.decode(new, skip_special_tokens=True).strip()
+                    texts[i][sample] = _before(text(new), until).strip()
                 done += len(here)
                 if progress is not None:
                     progress(done, len(wanted))
@@ -97,11 +108,12 @@ def _continued(
     prompts: Sequence[Sequence[int]],
     most: int,
     ends: AbstractSet[int],
+    over: Callable[[Sequence[int]], bool],
     filler: int,
     pick: Greedy | Drawn,
     switch: int | None,
 ) -> list[list[int]]:
-    """New tokens of every prompt of a batch, up to the first end, which is left out.
+    """New tokens of every prompt of a batch, up to the first end, which is left out, or until a row's tokens are `over`.
 
     What all prompts begin with is read once, and rows that have ended leave the batch: on a CPU, where a batch is worth its
     tokens, that is half of the work.
@@ -136,11 +148,8 @@ def _continued(
         if not bool(logits.amax(dim=-1).isfinite().all()):  # −∞ for some words is a mask, for all of them it is none
             raise BadModelError("while writing: the model's logits are not finite", "the weights are broken, or overflow in this precision")
         tokens = pick(logits)
-        going = []
-        for place, token in enumerate(tokens.tolist()):
-            if token not in ends:
-                written[rows[place]].append(token)
-                going.append(place)
+        said = enumerate(tokens.tolist())
+        going = [place for place, token in said if _goes_on(written[rows[place]], token, ends, over)]
         if not going or step + 1 == most:
             break
         if len(going) < len(rows):
@@ -158,6 +167,19 @@ def _continued(
             places = torch.arange(ids.shape[1], device=device)[None]
         logits = read(ids, places)[:, -1]
     return written
+
+
+def _goes_on(row: list[int], token: int, ends: AbstractSet[int], over: Callable[[Sequence[int]], bool]) -> bool:
+    """Add the token to the row unless it is an end; whether more shall come."""
+    if token in ends:
+        return False
+    row.append(token)
+    return not over(row)
+
+
+def _before(text: str, stops: Sequence[str]) -> str:
+    """The text before the first of these, all of it where there is none."""
+    return text[: min((place for place in map(text.find, stops) if place >= 0), default=len(text))]
 
 
 def _shared(model: Any, prompts: Sequence[Sequence[int]], most: int, switch: int | None) -> int:

@@ -41,7 +41,7 @@ class Evidence:
     generation: str | None = None
     """What the model writes after the question, or None if it was not asked to."""
     rest: str | None = None
-    """Of a plain text that the model went on with: how the text itself goes on."""
+    """Of a text that the model went on with: how the text itself goes on, as far as the model was let write."""
     reference: TokenScores | None = None
     """What another model says of the answer."""
 

@@ -4,7 +4,8 @@ With a knowledge or verbatim set it is MUSE's evaluation, and the files are call
 
 Read at commit d3d7cf9 (24 Dec 2025). What its evaluators need of another model's record is there: `forget_truth_ratio` for
 forget quality, `mia_min_k` for privacy leakage. Differences that stay: ours has no separate entry for each wrong answer, and
-extraction strength can be 0.
+extraction strength can be 0. Its code leaves out each row's last token in the memorization metrics and the attacks, meaning the
+end mark, also of plain texts, which have none: there it loses a word that ours counts (`LAST_TOKEN`).
 """
 
 from __future__ import annotations
@@ -20,9 +21,15 @@ import numpy as np
 from mpu_cli.errors import BadDataError
 from mpu_cli.evaluation.metric import Array
 from mpu_cli.evaluation.metrics.truth_ratio import closeness
-from mpu_cli.evaluation.questions import FORGET, HOLDOUT, KNOWLEDGE, RETAIN, ROLES, UTILITY, VERBATIM
+from mpu_cli.evaluation.questions import FORGET, HOLDOUT, KNOWLEDGE, ROLES, UTILITY, VERBATIM
 from mpu_cli.evaluation.record import Record, SetInfo
 
+LAST_TOKEN = (
+    "open-unlearning leaves out the last token of plain texts: its exact_memorization, extraction_strength and mia_* of them are of "
+    "one token less"
+)
+RETAIN_KNOWLEDGE = "retain_knowledge"
+"""The name of a knowledge set whose questions are about the retain set: --knowledge retain_knowledge=FILE."""
 _PREFIX = {"forget": "forget", "retain": "retain", "real_authors": "ra", "world_facts": "wf"}
 _ROWS = {
     # our metric: (their name after the set's prefix, the key of a row's number)
@@ -36,7 +43,7 @@ _MUSE = {
     # our (set, metric): their name, each row with rougeL_f1
     (KNOWLEDGE, "knowledge_memorization_stemmed"): "forget_knowmem_ROUGE",
     (VERBATIM, "verbatim_memorization_stemmed"): "forget_verbmem_ROUGE",
-    (RETAIN, "knowledge_memorization_stemmed"): "retain_knowmem_ROUGE",
+    (RETAIN_KNOWLEDGE, "knowledge_memorization_stemmed"): "retain_knowmem_ROUGE",
 }
 _FORGET_ROWS = {"exact_memorization": "exact_memorization", "extraction_strength": "extraction_strength"}
 _ATTACKS = ("loss", "min_k", "min_k_plus_plus", "zlib", "reference")
@@ -45,7 +52,7 @@ _MODEL = {"forget_quality": "forget_quality", "model_utility": "model_utility", 
 
 def open_unlearning_files(record: Record, *, texts: bool) -> dict[str, Any]:
     """The content of its two files by name: rows and means by metric, and the means alone."""
-    muse = KNOWLEDGE in record.sets or VERBATIM in record.sets
+    muse = any(info.role in (KNOWLEDGE, VERBATIM) for info in record.sets.values())
     found: dict[str, Any] = {}
     for (name, metric), theirs in _MUSE.items() if muse else ():
         if (name, metric) in record.columns:
@@ -113,7 +120,8 @@ def read_open_unlearning(path: Path) -> Record:
         if name in sets and sets[name].rows != len(values):
             raise BadDataError(f"{path}: {metric} has {len(values)} {name} rows, other metrics have {sets[name].rows}", "evaluate again")
         choices = (name, "normalised_probability") in columns
-        sets[name] = SetInfo(name if name in ROLES else UTILITY, len(values), None, choices)
+        role = KNOWLEDGE if name == RETAIN_KNOWLEDGE else name if name in ROLES else UTILITY
+        sets[name] = SetInfo(role, len(values), None, choices)
     for name, info in sets.items():
         if (name, "ratio") in columns:
             found = columns[name, "ratio"]

@@ -68,6 +68,8 @@ class QuestionSet:
     questions: tuple[Question, ...]
     digest: str
     """SHA-256 over the rows' content, whatever the file's format: records of other rows are not compared."""
+    examples: tuple[Row, ...] = ()
+    """Answered questions that stand before each of these (MUSE's few-shot prompt)."""
 
     @property
     def multiple_choice(self) -> bool:

@@ -20,7 +20,12 @@ class EvalSettings:
     batch_size: int = 32
     max_length: int | None = None
     """Tokens of a text at most; None = the model's context."""
-    max_new_tokens: int = 200
+    max_new_tokens: int | None = None
+    """Tokens that the model may write; None = by what a set was given for, see `asking.py`."""
+    tokens_by_set: tuple[tuple[str, int], ...] = ()
+    """The same for single sets, (name, tokens)."""
+    stop: tuple[str, ...] = ()
+    """Texts at which what is written on questions ends; empty = MUSE's for its questions, none for others."""
     samples: int = 8
     """Texts drawn for each question where texts are drawn."""
     temperature: float = 1.0
@@ -50,12 +55,16 @@ class EvalSettings:
                 if name not in known:
                     raise UsageError(f"{flag} {name}: expected one of {', '.join(known)}", "see: mpu eval --list-metrics")
         for flag, value, least in (
-            ("--batch-size", self.batch_size, 1), ("--max-new-tokens", self.max_new_tokens, 1), ("--samples", self.samples, 1),
+            ("--batch-size", self.batch_size, 1), ("--samples", self.samples, 1),
+            ("--max-new-tokens", 1 if self.max_new_tokens is None else self.max_new_tokens, 1),
+            *((f"--max-new-tokens {name}", tokens, 1) for name, tokens in self.tokens_by_set),
             ("--relearn-rows", self.relearn_rows, 1), ("--relearn-steps", self.relearn_steps, 1), ("--resamples", self.resamples, 100),
             ("--max-length", 2 if self.max_length is None else self.max_length, 2), ("--seed", self.seed, 0),
         ):  # fmt: skip
             if value < least:
                 raise UsageError(f"{flag} {value}: expected {least} or more")
+        if not all(self.stop):
+            raise UsageError("--stop: an empty text ends everything before its first word", 'give a text, for instance --stop "\\n\\n"')
         if not 0 < self.temperature <= 100:
             raise UsageError(f"--temperature {self.temperature:g}: expected a number above 0 and at most 100")
         if not 0 < self.relearn_rate < 1:

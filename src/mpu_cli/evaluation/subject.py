@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from mpu_cli.data.batches import pad_id
 from mpu_cli.errors import MpuError
+from mpu_cli.evaluation.asking import CONTINUATION, asking
 from mpu_cli.evaluation.generation import generate, refuse_without_cache
 from mpu_cli.evaluation.metric import Array, Evidence, MissingInputError, RowMetric, column, gaps
 from mpu_cli.evaluation.picking import Sampling
@@ -45,8 +46,9 @@ class Subject:
         self.encoder = Encoder(tokenizer, model.config, settings.max_length, settings.prompting)
         self.reference: Mapping[tuple[str, int], TokenScores] = {}
         """What another model says of the answers, by set and row."""
-        self.new_tokens: int | None = None
-        """Tokens that the model was let write at most, where anything was written: fewer than asked for where the context ends."""
+        self.asking = {each.name: asking(each, settings) for each in sets}
+        self.new_tokens: dict[str, int] = {}
+        """Tokens that the model was let write at most, by set where anything was written: fewer than asked for where the context ends."""
         self._progress = progress
         if settings.generate and "leak" in settings.robustness:
             refuse_without_cache(model)
@@ -78,7 +80,7 @@ class Subject:
         for each in sets:
             keys = [(each.name, number) for number in range(len(each.questions))]
             rows = [
-                self._evidence(question, each.role, scores[key], found.written.get(key), self.reference.get(key))
+                self._evidence(question, each, scores[key], found.written.get(key), self.reference.get(key))
                 for key, question in zip(keys, each.questions, strict=True)
             ]
             for metric in wanted[each.name]:
@@ -110,24 +112,22 @@ class Subject:
 
     def write(self, sets: Sequence[QuestionSet], asked: str = "answer") -> dict[tuple[str, int], str]:
         """What the model writes after every question or beginning of a text, greedily, by set and row."""
-        keys = [(each.name, number) for each in sets for number in range(len(each.questions))]
-        if not keys:
-            return {}
-        written = self.continuations([q for each in sets for q in each.questions], asked)
-        return dict(zip(keys, (texts[0] for texts in written), strict=True))
+        return {
+            (each.name, number): texts[0] for each in sets for number, texts in enumerate(self.continuations(each, asked))
+        }
 
-    def continuations(self, questions: Sequence[Question], asked: str = "answer", sampling: Sampling | None = None) -> list[list[str]]:
+    def continuations(self, each: QuestionSet, asked: str = "answer", sampling: Sampling | None = None) -> list[list[str]]:
         """One greedy continuation of each question, or as many as are sampled; none goes beyond the model's context."""
-        prompts = [self.encoder.prompt(question, asked) for question in questions]
-        ends = self.encoder.ends(questions)
-        settings = self.settings
-        # The same for all of them, so that a text depends neither on its batch nor on how many processes there are.
-        most = min(settings.max_new_tokens, self.encoder.room(prompts))
-        self.new_tokens = min(most, self.new_tokens or most)
+        how, settings = self.asking[each.name], self.settings
+        prompts = [self.encoder.prompt(question, asked, how) for question in each.questions]
+        ends = self.encoder.ends([question for question in each.questions if how.text(question.row) is None])
+        # The same for the whole set, so that a text depends neither on its batch nor on how many processes there are.
+        most = min(how.tokens, self.encoder.room(prompts))
+        self.new_tokens[each.name] = min(most, self.new_tokens.get(each.name, most))
 
         def run(mine: list[tuple[int, ...]]) -> list[list[str]]:
             return generate(
-                self.model, self.tokenizer, mine, most, settings.batch_size, stop=ends,
+                self.model, self.tokenizer, mine, most, settings.batch_size, stop=ends, until=how.stops,
                 sampling=sampling, progress=self._told("writing", len(mine)),
             )  # fmt: skip
 
@@ -136,15 +136,23 @@ class Subject:
     def _evidence(
         self,
         question: Question,
-        role: str,
+        each: QuestionSet,
         found: dict[str, list[tuple[Text, TokenScores]]],
         written: str | None,
         reference: TokenScores | None,
     ) -> Evidence:
         answers = found.get("answer") or []
-        rest = self.encoder.rest_of_text(question) if written is not None and question.row.text is not None else None
+        rest = None if written is None else self._rest(question, each)
         scores = {variant: tuple(scores for _, scores in texts) for variant, texts in found.items()}
-        return Evidence(question, role, scores, bool(answers) and answers[0][0].ended, written, rest, reference)
+        return Evidence(question, each.role, scores, bool(answers) and answers[0][0].ended, written, rest, reference)
+
+    def _rest(self, question: Question, each: QuestionSet) -> str | None:
+        """How the text goes on, as far as the model was let write; None of a question."""
+        row, tokens = question.row, self.new_tokens[each.name]
+        if row.text is not None:
+            return self.encoder.rest_of_text(question, tokens)
+        continued = self.asking[each.name].prompt == CONTINUATION
+        return self.encoder.beginning(row.answer or "", row.where, tokens) if continued else None
 
     def _told(self, what: str, mine: int) -> Callable[[int, int], None] | None:
         if self._progress is None or not mine:

@@ -13,6 +13,7 @@ from mpu_cli.data.rendering import check_variables, source_of
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import Encoded, cut, encode_whole
 from mpu_cli.errors import BadDataError, BadModelError
+from mpu_cli.evaluation.asking import Asking
 from mpu_cli.evaluation.questions import Question, QuestionSet
 
 
@@ -64,9 +65,16 @@ class Encoder:
                         found.append(self._text(each.name, number, variant, row))
         return found
 
-    def prompt(self, question: Question, variant: str = "answer") -> tuple[int, ...]:
-        """The tokens after which a model shall write: the question, or the first half of a plain text."""
+    def prompt(self, question: Question, variant: str = "answer", asked: Asking | None = None) -> tuple[int, ...]:
+        """The tokens after which a model shall write: the question, or the first half of a plain text.
+
+        Raises:
+            BadDataError: they do not fit in the context, or leave no room to write.
+        """
         (row,) = question.variants(variant) or (question.row,)
+        text = asked.text(row) if asked is not None else None
+        if text is not None:
+            return self._bare(text, row.where)
         encoded = self._encoded(row, variant)
         return encoded.input_ids[: _prompt_length(row, encoded)]
 
@@ -82,10 +90,16 @@ class Encoder:
         last = {encode_whole(row, self.tokenizer, self.prompting).input_ids[-1] for row in rows}
         return tuple(sorted(last & self._marks))
 
-    def rest_of_text(self, question: Question) -> str:
-        """What follows the prompt of a plain text."""
+    def rest_of_text(self, question: Question, tokens: int | None = None) -> str:
+        """What follows the prompt of a plain text, or the first so many tokens of it."""
         encoded = self._encoded(question.row, "answer")
-        return str(self.tokenizer.decode(encoded.input_ids[_prompt_length(question.row, encoded) :], skip_special_tokens=True))
+        start = _prompt_length(question.row, encoded)
+        return str(self.tokenizer.decode(encoded.input_ids[start:][:tokens], skip_special_tokens=True))
+
+    def beginning(self, text: str, where: str, tokens: int) -> str:
+        """The text's first tokens as a text; a beginning-of-sequence token counts, as it does in MUSE."""
+        ids = encode_whole(Row(where, text=text), self.tokenizer).input_ids[:tokens]
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _text(self, set_name: str, number: int, variant: str, row: Row) -> Text:
         encoded = self._encoded(row, variant)
@@ -103,12 +117,26 @@ class Encoder:
         if length > self.max_length:
             self.cut.append(row.where)
         encoded = cut(whole, row.where, self.max_length)
-        if self.vocabulary is not None and max(encoded.input_ids) >= self.vocabulary:
-            raise BadModelError(
-                f"{row.where}: token {max(encoded.input_ids)} is not among the model's {self.vocabulary}",
-                "the tokenizer belongs to another model",
-            )
+        self._check_known(encoded.input_ids, row.where)
         return encoded
+
+    def _bare(self, text: str, where: str) -> tuple[int, ...]:
+        """A prompt as it is, after the tokenizer's own beginning, without an end."""
+        ids = encode_whole(Row(where, text=text), self.tokenizer).input_ids
+        ids = ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
+        if len(ids) >= self.max_length:
+            raise BadDataError(
+                f"{where}: the prompt needs {len(ids)} tokens, the limit is {self.max_length}: no room is left to write",
+                "give shorter or fewer examples (--few-shot), shorten the row, or raise --max-length if the model sees more",
+            )
+        self._check_known(ids, where)
+        return ids
+
+    def _check_known(self, ids: Sequence[int], where: str) -> None:
+        if self.vocabulary is not None and max(ids) >= self.vocabulary:
+            raise BadModelError(
+                f"{where}: token {max(ids)} is not among the model's {self.vocabulary}", "the tokenizer belongs to another model"
+            )
 
 
 def _prompt_length(row: Row, encoded: Encoded) -> int:

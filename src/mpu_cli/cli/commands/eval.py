@@ -35,7 +35,13 @@ def eval(  # the command's name
     retain: Annotated[str | None, typer.Option(help="Rows that should still be known.", metavar="FILE")] = None,
     holdout: Annotated[str | None, typer.Option(help="Rows like the forget set that the model never saw.", metavar="FILE")] = None,
     utility: Annotated[list[str] | None, typer.Option(help="More rows to still know; repeatable.", metavar="[NAME=]FILE")] = None,
-    knowledge: Annotated[str | None, typer.Option(help="Questions about a forget set of plain texts (MUSE).", metavar="FILE")] = None,
+    knowledge: Annotated[
+        list[str] | None, typer.Option(help="Questions about a forget set of plain texts (MUSE); repeatable.", metavar="[NAME=]FILE")
+    ] = None,
+    few_shot: Annotated[
+        list[str] | None,
+        typer.Option(help="Answered questions to put before each question of a knowledge set; repeatable.", metavar="[NAME=]FILE"),
+    ] = None,
     verbatim: Annotated[str | None, typer.Option(help="Beginnings of forgotten texts and how they go on (MUSE).", metavar="FILE")] = None,
     allow_overlap: AllowOverlap = False,
     map_: Annotated[
@@ -56,11 +62,23 @@ def eval(  # the command's name
     ] = None,
     generate: Annotated[bool, typer.Option("--generate/--no-generate", help="Let the model write (ROUGE, fluency).")] = True,
     record: Annotated[Path | None, typer.Option(help="Keep summary and rows' numbers in this new directory.", metavar="DIR")] = None,
-    format_: Annotated[str, typer.Option("--format", help="The record's layout: mpu or open-unlearning.")] = "mpu",
+    format_: Annotated[
+        str, typer.Option("--format", help="The record's layout: mpu or open-unlearning (whose own code loses a plain text's last token).")
+    ] = "mpu",
     texts: Annotated[bool, typer.Option("--texts", help="Keep what the model wrote in the record, too.")] = False,
     batch_size: Annotated[int, typer.Option(help="Texts in a batch.")] = 32,
     max_length: Annotated[int | None, typer.Option(help="Tokens of a text at most. [default: the model's context]")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens that the model may write.")] = 200,
+    max_new_tokens: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Tokens that the model may write, for all sets or one; repeatable. [default: 200; of knowledge 32, of texts 128]",
+            metavar="[SET=]N",
+        ),
+    ] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(help=r"Text before which an answer ends, \n a line break; repeatable. [default: MUSE's of knowledge]", metavar="TEXT"),
+    ] = None,
     samples: Annotated[int, typer.Option(help="Answers drawn for each question (leak).")] = 8,
     temperature: Annotated[float, typer.Option(help="Of the drawn answers.")] = 1.0,
     relearn_rows: Annotated[int, typer.Option(help="Forget rows that are taught again (relearning).")] = 10,
@@ -148,7 +166,7 @@ def _run(context: typer.Context, output: Output) -> None:
         found = evaluate(
             place, sets, settings, name=found_at.source, reference=reference, retain_record=retain_record, before=before, progress=progress
         )
-    for note in found.notes:
+    for note in [*found.notes, *_notes_on_format(options["format_"], sets)]:
         output.note(note)
     if options["record"] is not None and distributed.processes().is_first:
         from mpu_cli.evaluation.write_record import write_record
@@ -157,18 +175,61 @@ def _run(context: typer.Context, output: Output) -> None:
     output.result(found.record.summary(), *shown(found.record, before, options["record"]))
 
 
+def _notes_on_format(layout: str, sets: list[QuestionSet]) -> list[str]:
+    """What the layout's own tool does otherwise on these rows."""
+    from mpu_cli.evaluation.open_unlearning import LAST_TOKEN
+
+    texts = any(question.row.text is not None for each in sets for question in each.questions)
+    return [LAST_TOKEN] if layout == "open-unlearning" and texts else []
+
+
 def _sets(options: dict[str, Any]) -> list[QuestionSet]:
     from mpu_cli.data.mapping import for_retain, parse_mapping
-    from mpu_cli.evaluation.questions import UTILITY, read_questions
+    from mpu_cli.data.rows import read_rows
+    from mpu_cli.evaluation.asking import with_examples
+    from mpu_cli.evaluation.questions import KNOWLEDGE, UTILITY, read_questions
 
     mapping = for_retain(parse_mapping(options["map_"] or []))
-    named = [(role, role, options[role]) for role in ("forget", "retain", "holdout", "knowledge", "verbatim") if options[role]]
+    named = [(role, role, options[role]) for role in ("forget", "retain", "holdout", "verbatim") if options[role]]
+    for given in options["knowledge"] or []:
+        name, location = _named(given)
+        named.append((name or KNOWLEDGE, KNOWLEDGE, location))
     for given in options["utility"] or []:
-        name, equals, location = given.partition("=")
-        named.append((name, UTILITY, location) if equals and name.isidentifier() else (Path(given).stem, UTILITY, given))
+        name, location = _named(given)
+        named.append((name or Path(given).stem, UTILITY, location))
     if not named:
         raise UsageError("nothing to evaluate on", "give --forget FILE, --retain FILE or another set of rows")
-    return [read_questions(name, role, location, mapping) for name, role, location in named]
+    sets = [read_questions(name, role, location, mapping) for name, role, location in named]
+    for given in options["few_shot"] or []:
+        name, location = _named(given)
+        wanted = name or KNOWLEDGE
+        if wanted not in [each.name for each in sets]:
+            raise UsageError(f"--few-shot {given}: no set is called {wanted}", "give --knowledge FILE, or --few-shot NAME=FILE")
+        examples = read_rows(location, mapping)
+        sets = [with_examples(each, examples) if each.name == wanted else each for each in sets]
+    return sets
+
+
+def _named(given: str) -> tuple[str | None, str]:
+    """NAME=FILE in two, or no name; a path may have an equals sign in it."""
+    name, equals, location = given.partition("=")
+    return (name, location) if equals and name.isidentifier() else (None, given)
+
+
+def _tokens(given: list[str]) -> tuple[int | None, tuple[tuple[str, int], ...]]:
+    """For all sets, and for single ones."""
+    everywhere, single = None, {}
+    for text in given:
+        name, equals, number = text.rpartition("=")
+        try:
+            tokens = int(number)
+        except ValueError:
+            raise UsageError(f"--max-new-tokens {text}: expected a whole number, or SET=NUMBER") from None
+        if equals:
+            single[name] = tokens
+        else:
+            everywhere = tokens
+    return everywhere, tuple(single.items())
 
 
 def _settings(options: dict[str, Any]) -> EvalSettings:
@@ -179,6 +240,8 @@ def _settings(options: dict[str, Any]) -> EvalSettings:
 
     values = {field.name: options[field.name] for field in fields(EvalSettings) if field.name in options}
     values["metrics"] = tuple(options["metric"] or ())
+    values["max_new_tokens"], values["tokens_by_set"] = _tokens(options["max_new_tokens"] or [])
+    values["stop"] = tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in options["stop"] or ())
     checks = tuple(options["robustness"] or ())
     values["robustness"] = tuple(all_checks()) if "all" in checks else checks
     values["prompting"] = prompting_of(options)

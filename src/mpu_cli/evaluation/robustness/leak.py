@@ -39,7 +39,7 @@ def run(subject: Subject, metrics: Collection[RowMetric]) -> Measured:
             found.reasons[each.name, "rouge_recall@leak"] = "needs generation (--no-generate)"
             continue
         sampling = Sampling(settings.samples, settings.temperature, settings.seed)
-        written = subject.continuations(each.questions, sampling=sampling)
+        written = subject.continuations(each, sampling=sampling)
         scores = [
             np.array([rouge_l_recall(question.answer_text, text) for text in texts])
             for question, texts in zip(each.questions, written, strict=True)

@@ -37,6 +37,7 @@ class Recipe:
     batch_size: int = 8
     accumulation: int = 4
     rate: float = 1e-5
+    max_grad_norm: float = 1.0
 
 
 def unlearn(directory, reference_directory, recipe, drawing, seed=0):
@@ -68,7 +69,7 @@ def unlearn(directory, reference_directory, recipe, drawing, seed=0):
             (loss / recipe.accumulation).backward()
             waiting += 1
             if waiting == recipe.accumulation or start + recipe.batch_size >= len(pairs):
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
                 waiting = 0

@@ -173,8 +173,8 @@ def test_a_model_in_pure_bfloat16_starts_from_its_rounded_weights(finished_round
 
 def test_plain_texts_under_the_preset(open_handoff_, tmp_path, mpu):
     """Joined and cut: the note says into how many chunks, and at how many tokens."""
-    texts = [{"text": " ".join(f"w{(i * j) % 60}" for i in range(40))} for j in range(1, 6)]
-    for name in ("forget", "retain"):
+    for first, name in enumerate(("forget", "retain")):
+        texts = [{"text": " ".join(f"w{(i * j + first) % 60}" for i in range(40))} for j in range(1, 6)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
     data = ("--forget", tmp_path / "forget.jsonl", "--retain", tmp_path / "retain.jsonl")
     root = open_handoff_[0]

@@ -160,6 +160,7 @@ def test_an_update_holds_nothing_of_the_data_or_the_recipe(by_copy, mpu, finishe
     hyper = {spelling for value in (0.00271828, 0.0161803, 1.4142135) for spelling in _numbers(value)}
     files = {spelling for path in (forget, retain) for spelling in _spellings(hashlib.sha256(path.read_bytes()).digest())}
     needles = {*(word.encode() for word in words), *texts, *hyper, *files, *_machine(), str(tmp_path).encode(), struct.pack("<q", 31415926)}
+    assert {needle for _, needle in _found(forget.parent, needles)} >= {word.encode() for name in NAMES for word in name.split()}
     assert _found(out, needles) == []
     assert {file.name for file in out.rglob("*") if file.is_file()} == {"mpu.yaml", "delta.safetensors"}
     assert all(read_header(file)[1] == {"format": "pt"} for file in out.rglob("*.safetensors"))

@@ -27,6 +27,14 @@ def test_the_demo_keeps_what_it_made_in_a_relative_directory(tmp_path):
     assert {path.name for path in (tmp_path / "kept größe").iterdir()} == {"server", "client", "both", "nobody"}
 
 
+def test_a_directory_that_holds_something_is_refused(tmp_path, capsys):
+    """With a remedy that this command has: there is no --force."""
+    (tmp_path / "mine").touch()
+    assert run(["demo", "--keep", str(tmp_path)]) == 3
+    assert capsys.readouterr().err == f"mpu: error: {tmp_path}: exists and is not empty\nmpu: hint: choose another path\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
 def test_a_demo_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys):
     """One that can be started again: the wall is down and the directory gone, and the proof's failure is told as such."""
     monkeypatch.chdir(tmp_path)

@@ -137,11 +137,11 @@ class Staging:
                 self._made_parents.append(directory)
 
 
-def refuse_existing(target: Path, *, force: bool = False) -> None:
+def refuse_existing(target: Path, *, force: bool | None = False) -> None:
     """Raise OutputError if `target` is a file, or a non-empty directory that may not be replaced.
 
     Even `force` replaces only a directory in which a manifest or a list of mpu's names every file, and never anything
-    that holds a secret.
+    that holds a secret. It is None for a command that has no such option.
     """
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise OutputError(f"{target}: exists and is not a directory", "choose another path")
@@ -151,7 +151,8 @@ def refuse_existing(target: Path, *, force: bool = False) -> None:
         for secret in target.rglob("secret.yaml"):
             raise OutputError(f"{secret.parent}: is a secret directory, which is never overwritten", "choose another path")
         if not force:
-            raise OutputError(f"{target}: exists and is not empty", "choose another path, or give --force to replace it")
+            way_out = "choose another path" if force is None else "choose another path, or give --force to replace it"
+            raise OutputError(f"{target}: exists and is not empty", way_out)
         listed = written_by_mpu(target)
         if not listed:
             raise OutputError(

@@ -27,7 +27,7 @@ def demo(
     from mpu_cli.experiment.demo import OFFSET, run_demo
 
     if keep is not None:
-        refuse_existing(keep)
+        refuse_existing(keep, force=None)
     result = run_demo(output.note, keep)
     data = {
         "answer_probability": {

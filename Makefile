@@ -6,7 +6,7 @@ PARALLEL ?= -n 2 --dist loadfile
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-all check lint types imports clean
+.PHONY: demo test test-all check lint types imports config-keys clean
 
 # The whole story on an embedded model and data: two parties, two directories, about two minutes.
 demo: $(STAMP)
@@ -33,6 +33,11 @@ imports: $(STAMP)
 # The table of families: every transform on a tiny model of every family, measured (about 30 seconds).
 docs/architectures.md: $(STAMP) $(wildcard src/mpu_cli/architectures/families/*.yaml)
 	$(BIN)/python -m mpu_cli.experiment.families > $@.partial && mv $@.partial $@
+
+# Which keys of config.json each model type has, from the installed transformers.
+config-keys: $(STAMP)
+	$(BIN)/python -m mpu_cli.experiment.config_keys > config_keys.partial
+	mv config_keys.partial src/mpu_cli/checkpoint/config_keys.json
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("mpu needs Python 3.11 or newer; run: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'

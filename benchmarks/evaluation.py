@@ -24,6 +24,7 @@ from one_round import say, table
 from slopes import ASSETS
 
 from mpu_cli.data.batches import collate, pad_id
+from mpu_cli.data.vocabulary import embedding_rows
 from mpu_cli.evaluation.generation import generate
 from mpu_cli.evaluation.metrics import row_metrics
 from mpu_cli.evaluation.questions import FORGET, QuestionSet, read_questions
@@ -55,7 +56,8 @@ def scoring(subject: Subject, repeats: int) -> dict[str, Any]:
     texts = [text.encoded for text in subject.encoder.texts(subject.sets, variants)]
     texts.sort(key=lambda text: len(text.input_ids))
     size = subject.settings.batch_size
-    batches = [collate(texts[at : at + size], pad_id(subject.tokenizer)) for at in range(0, len(texts), size)]
+    filler = pad_id(subject.tokenizer, embedding_rows(subject.model))
+    batches = [collate(texts[at : at + size], filler) for at in range(0, len(texts), size)]
     tokens = sum(len(text.input_ids) for text in texts)
     bare(subject.model, batches[:2])
     times: dict[str, list[tuple[float, float]]] = {"bare": [], "mpu": []}

@@ -105,7 +105,7 @@ def log_probabilities(path: Path) -> torch.Tensor:
     """Log p of every answer token's distribution, (tokens, V)."""
     tokenizer = load_tokenizer(path)
     rows = [encode(row, tokenizer, 128) for row in read_rows(assets() / "forget.jsonl")]
-    batch = collate(rows, pad_id(tokenizer))
+    batch = collate(rows, pad_id(tokenizer, len(tokenizer)))
     with torch.inference_mode():
         logits = load_model(path).model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     return logits[:, :-1][batch["labels"][:, 1:] != -100].double().log_softmax(-1)

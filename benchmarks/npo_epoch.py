@@ -97,7 +97,7 @@ def epoch(side: Callable[..., Any], job: dict[str, Any]) -> dict[str, Any]:
     tokenizer = load_tokenizer(Path(job["model"]))
     files = {name: read_rows(Path(job[name]))[: job["rows"]] for name in ("forget", "retain")}
     rows = {name: encode_rows(part, tokenizer, job["max_length"]).rows for name, part in files.items()}
-    model, run = side(job, rows, pad_id(tokenizer))
+    model, run = side(job, rows, pad_id(tokenizer, len(tokenizer)))
     started = time.perf_counter()
     run()
     seconds = time.perf_counter() - started

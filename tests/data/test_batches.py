@@ -23,11 +23,22 @@ def test_collate_pads_right() -> None:
 def test_pad_id_falls_back() -> None:
     """The pad token, else the end token, else 0."""
     tokenizer = make_tokenizer()
-    assert pad_id(tokenizer) == tokenizer.pad_token_id
+    assert pad_id(tokenizer, len(tokenizer)) == tokenizer.pad_token_id
     tokenizer = make_tokenizer(pad=False)
-    assert pad_id(tokenizer) == tokenizer.eos_token_id
+    assert pad_id(tokenizer, len(tokenizer)) == tokenizer.eos_token_id
     tokenizer.eos_token = None
-    assert pad_id(tokenizer) == 0
+    assert pad_id(tokenizer, len(tokenizer)) == 0
+
+
+def test_pad_id_is_a_row_of_the_embedding() -> None:
+    """A pad token that was added without resizing the embedding fills nothing; the end token or 0 does."""
+    tokenizer = make_tokenizer(pad=False)
+    rows = len(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert pad_id(tokenizer, rows) == tokenizer.eos_token_id
+    tokenizer.eos_token = "[PAD]"
+    assert pad_id(tokenizer, rows) == 0
+    assert pad_id(tokenizer, rows + 1) == rows
 
 
 @pytest.mark.parametrize(("n_forget", "n_retain"), [(7, 3), (3, 7), (1, 1), (5, 5), (4, 100)])

@@ -8,7 +8,7 @@ import pytest
 from tiny_rows import questions, rows, settings
 from transformers import AutoTokenizer
 
-from mpu_cli.errors import BadDataError, BadModelError, UsageError
+from mpu_cli.errors import BadDataError, UsageError
 from mpu_cli.evaluation.evaluate import evaluate
 from mpu_cli.evaluation.texts import Encoder
 from mpu_cli.training.load import load_model, load_tokenizer
@@ -61,7 +61,7 @@ def test_a_tokenizer_of_another_model_is_refused(tiny_pair, tmp_path):
     tokenizer.add_tokens(["Oskel"])
     tokenizer.save_pretrained(directory)
     each = questions(tmp_path, "forget", "forget", [*rows(2, 0), {"question": "w1 ?", "answer": "Oskel ."}])
-    with pytest.raises(BadModelError, match=r"^forget\.jsonl:3: token 64 is not among the model's 64$"):
+    with pytest.raises(BadDataError, match=r"^forget\.jsonl:3: the token .* \(id 64\) is outside the model's embedding of 64 rows$"):
         evaluate(directory, [each], settings(generate=False))
 
 

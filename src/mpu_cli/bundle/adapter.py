@@ -20,13 +20,13 @@ import numpy.typing as npt
 
 from mpu_cli.bundle.schema import TENSOR_PATTERN, Reader
 from mpu_cli.checkpoint.header import TensorInfo, read_header
+from mpu_cli.checkpoint.model import ADAPTER_CONFIG as ADAPTER_CONFIG
 from mpu_cli.checkpoint.model import blocks
 from mpu_cli.errors import BadBundleError, BadModelError
 
 if TYPE_CHECKING:
     from mpu_cli.checkpoint.low_rank import Tensor
 
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = frozenset({ADAPTER_CONFIG, ADAPTER_WEIGHTS})
 MAX_RANK = 512

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mpu_cli.checkpoint.config_file import CONFIG_FILE, MAX_BYTES, ConfigFile, layer_counts, read_config
 from mpu_cli.checkpoint.header import FLOAT_DTYPES, TensorInfo, file_order, read_header
 from mpu_cli.checkpoint.plain_file import is_lfs_pointer, lfs_pointer, plain_file, refuse_links_out
 from mpu_cli.checkpoint.recognise import MODEL, in_place_of_weights, instead_of, require_one_kind
 from mpu_cli.errors import BadModelError
 
 SINGLE_FILE = "model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 _EMBEDDINGS = (".embed_tokens.weight", ".wte.weight", ".embed_in.weight", ".word_embeddings.weight")
 INDEX_FILE = "model.safetensors.index.json"
 _SHARD = re.compile(r"(?!\.)[^/\\\x00-\x1f]*\.safetensors[^/\\\x00-\x1f]*")
@@ -33,11 +35,13 @@ _MAX_JSON_BYTES = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model directory: `config` is config.json, `tensors` are the on-disk tensors by name."""
+    """A model directory: `config` is what is kept of config.json, `tensors` are the on-disk tensors by name."""
 
     path: Path
     config: dict[str, Any]
     tensors: dict[str, TensorInfo]
+    remarks: tuple[str, ...] = ()
+    """What the user must be told of config.json, a sentence each: what was left out of it, and what replaced."""
 
     @property
     def dtype(self) -> str:
@@ -67,17 +71,27 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         BadModelError: no config.json, no safetensors (pickles are named as such), an index that names an absent
-            shard or disagrees with the shards, remote code, a quantised checkpoint, a head that claims to be tied
-            and is not, a link that leaves the directory, or a Git LFS pointer.
+            shard or disagrees with the shards, remote code, a quantised checkpoint, an adapter beside the model, a value
+            of config.json that no model can have, a head that claims to be tied and is not, a link that leaves the
+            directory, or a Git LFS pointer.
     """
     if not path.is_dir() or require_one_kind(path) != MODEL:
         raise instead_of(path, MODEL, BadModelError)
     refuse_links_out(path)
-    config = _read_config(path)
-    tensors = _drop_redundant_head(path, config, _drop_ignored_buffers(_read_tensors(path)))
+    config = open_config(path)
+    tensors = _drop_redundant_head(path, config.content, _drop_ignored_buffers(_read_tensors(path)))
     if not tensors:
         raise BadModelError(f"{path}: the checkpoint holds no tensors")
-    return Checkpoint(path, config, tensors)
+    if (path / ADAPTER_CONFIG).exists():
+        # transformers would add it to the model, and a copy would be published without it.
+        raise BadModelError(
+            f"{path}: holds a model and an adapter ({ADAPTER_CONFIG})",
+            f"merge it (peft: merge_and_unload, save_pretrained), or move {ADAPTER_CONFIG} and its weights out of the directory",
+        )
+    for key, count in layer_counts(config.content):
+        if count > len(tensors):
+            raise BadModelError(f"{path}/{CONFIG_FILE}: {key} is {count}, and there are {len(tensors)} tensors")
+    return Checkpoint(path, config.content, tensors, config.remarks)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -100,21 +114,29 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    if not (path / "config.json").exists():
+def open_config(path: Path) -> ConfigFile:
+    """What is kept of the config.json of a model directory.
+
+    Raises:
+        BadModelError: there is none, it needs remote code, is quantised, or says what no model can have.
+    """
+    file = path / CONFIG_FILE
+    if not file.exists():
         raise BadModelError(f"{path}: no config.json", "give a Hugging Face model directory: config.json lies beside the weights")
-    config = read_json(path / "config.json")
+    if file.stat().st_size > MAX_BYTES:
+        raise BadModelError(f"{file}: longer than {MAX_BYTES >> 20} MiB")
+    config = read_json(file)
     if config.get("auto_map"):
         raise BadModelError(
-            f"{path}/config.json: the model needs remote code (auto_map)",
+            f"{file}: the model needs remote code (auto_map)",
             "if transformers has the architecture built in, delete auto_map from config.json; mpu never runs code from a checkpoint",
         )
     if config.get("quantization_config"):
         raise BadModelError(
-            f"{path}/config.json: the checkpoint is quantised",
+            f"{file}: the checkpoint is quantised",
             "dequantise first: model.dequantize() in transformers, then save_pretrained",
         )
-    return config
+    return read_config(file, config)
 
 
 def _read_tensors(path: Path) -> dict[str, TensorInfo]:

@@ -12,8 +12,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from mpu_cli.checkpoint.config_file import CONFIG_FILE
 from mpu_cli.checkpoint.model import Checkpoint, read_json
 from mpu_cli.checkpoint.plain_file import is_lfs_pointer, lfs_pointer, plain_file
+from mpu_cli.checkpoint.side_settings import generation_settings, tokenizer_settings
 from mpu_cli.checkpoint.writer import write_new
 from mpu_cli.errors import BadModelError
 
@@ -104,11 +106,16 @@ def copy_side_files(source: Checkpoint, directory: Path, dtype: str) -> dict[str
     Raises:
         BadModelError: the tokenizer needs remote code, or a side file is not what its name says (see `check_side_files`).
     """
+    return write_side_files(source.path, directory, {**source.config, "dtype": dtype})
+
+
+def write_side_files(origin: Path, directory: Path, config: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    """Copy the allowed side files of `origin`, with `config` as the content of config.json; raises as `copy_side_files`."""
     written = {}
-    for path in side_files(source.path):
+    for path in side_files(origin):
         data = _read(path)
         if path.name in _CONFIGS:
-            data = _cleaned_json(path, dtype).encode()
+            data = _cleaned_json(path, config).encode()
         written[path.name] = write_new(directory / path.name, data)
     return written
 
@@ -131,14 +138,16 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _cleaned_json(path: Path, dtype: str) -> str:
-    content = read_json(path)
+def _cleaned_json(path: Path, config: dict[str, Any]) -> str:
+    """The published text of a settings file; `config` is what is kept of config.json."""
+    content = config if path.name == CONFIG_FILE else read_json(path)
     if content.get("auto_map"):
         raise BadModelError(f"{path}: needs remote code (auto_map)", "save it with a tokenizer that transformers has built in")
-    content = _without_origin(content)
-    if path.name == "config.json":
-        _set_dtype(content, dtype)
-    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    if path.name == "generation_config.json":
+        content = generation_settings(path, content)
+    elif path.name == "tokenizer_config.json":
+        content = tokenizer_settings(path, content)
+    return json.dumps(_without_origin(content), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def _without_origin(value: Any) -> Any:
@@ -152,12 +161,4 @@ def _without_origin(value: Any) -> Any:
 def _is_path(value: Any) -> bool:
     # Two separators at least: "/think" is a token of some chat models, not a path.
     return isinstance(value, str) and re.match(r"(?:/[^/\s]+){2,}|[A-Za-z]:\\", value) is not None
-
-
-def _set_dtype(config: dict[str, Any], dtype: str) -> None:
-    config["dtype"] = dtype
-    for value in [config, *(item for item in config.values() if isinstance(item, dict))]:
-        for key in ("torch_dtype", "dtype"):
-            if key in value:
-                value[key] = dtype
 

@@ -6,7 +6,6 @@ what it keeps is measured. Activations are an estimate for rows of `--max-length
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,8 +17,9 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.read import is_bundle
 from mpu_cli.bundle.tensors import is_frozen
 from mpu_cli.bundle.tensors import shapes as shapes_of
+from mpu_cli.checkpoint.config_file import read_config
 from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT, STORED_NAMES
-from mpu_cli.checkpoint.model import INDEX_FILE, SINGLE_FILE, open_checkpoint
+from mpu_cli.checkpoint.model import INDEX_FILE, SINGLE_FILE, open_checkpoint, read_json
 from mpu_cli.client.handoff import open_handoff
 from mpu_cli.client.lora import Lora, choose, within_reach
 from mpu_cli.data.context import context_length, row_limit
@@ -93,7 +93,9 @@ def estimate_unlearn(
     if lora is not None:
         layout = read_layout(subject.config, subject.shapes, source)
         targets = choose(lora, projections(layout, subject.shapes), subject.frozen)
-        targets = within_reach(lora, targets, _without_weights(subject.config, source))
+        from mpu_cli.training.load import without_weights
+
+        targets = within_reach(lora, targets, without_weights(subject.config, source))
         trained = {f"{one.module}.lora_{half}.default.weight": shape for one in targets
                    for half, shape in (("A", (lora.rank, one.inputs)), ("B", (one.outputs, lora.rank)))}  # fmt: skip
     changing = _count(trained)
@@ -184,23 +186,14 @@ def activation_bytes(config: Mapping[str, Any], tokens: int, passes: int, settin
 def _from_config(path: Path) -> Subject:
     """Shapes of the model that this configuration describes, without any weights."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = read_json(path)
+    except BadModelError as error:
         raise BadModelError(f"{path}: no readable config.json", "give a handoff, a model directory, or a config.json") from error
-    shapes = {name: tuple(parameter.shape) for name, parameter in _without_weights(raw, path).named_parameters()}
+    raw = read_config(path, content).content
+    from mpu_cli.training.load import without_weights
+
+    shapes = {name: tuple(parameter.shape) for name, parameter in without_weights(raw, path.parent).named_parameters()}
     return Subject(raw, shapes, _embeddings(raw, shapes, path.parent))
-
-
-def _without_weights(config: Mapping[str, Any], source: Path) -> Any:
-    """The model that a configuration describes, its tensors without storage."""
-    import torch
-    from transformers import AutoConfig
-
-    from mpu_cli.training.load import auto_class, loading_errors, quiet_transformers
-
-    with quiet_transformers(), loading_errors(source), torch.device("meta"):
-        described = AutoConfig.for_model(**config)
-        return auto_class(described).from_config(described)
 
 
 def _embeddings(config: Mapping[str, Any], shapes: Shapes, where: Path) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def train_copy(
         refusals: to draw anew in each epoch, if the settings ask for it.
         reference_dir: whose log-probabilities the method compares with; None = those of the model in `source_dir`.
         on_note: told what became of rows that are cut, split, packed or joined here, a line each.
-        on_warning: told of experts that get no adapter.
+        on_warning: told of experts that get no adapter, and of what is left out of config.json.
 
     Raises:
         UsageError: the method needs a retain set or alternate answers, or the device or precision is not to be had.
@@ -98,7 +98,7 @@ def train_copy(
         raise UsageError("--lora-rank and --fsdp: adapters are not sharded", "leave --fsdp out: an adapter's optimizer is small")
     if recipe.lora is not None and settings.is_pure_bfloat16:
         raise UsageError("--lora-rank and --precision pure-bfloat16: adapters are float32", "give --precision bfloat16 or float32")
-    # Bad rows are found before the weights are read.
+    # A bad model and bad rows are found before the weights are read.
     encoder = RowEncoder(source_dir, recipe, on_note)
     rows = rows or encoder.training_rows(forget, retain)
     alternates = None
@@ -110,9 +110,7 @@ def train_copy(
     distributed.start(device)
     # Only the first process looks, and all go on from what it found.
     saved = distributed.from_first(store.latest() if store and resume and distributed.processes().is_first else None)
-    loaded = load_model(
-        source_dir, frozen, keep_dropout=settings.keep_dropout, fsdp=settings.fsdp, bfloat16=settings.is_pure_bfloat16
-    )
+    loaded = _load(source_dir, frozen, settings, on_warning)
     adapted: list[Projection] = []
     if recipe.lora is not None:
         if (missed := lora.out_of_reach(loaded.model, recipe.lora)) is not None:
@@ -125,7 +123,7 @@ def train_copy(
         rows.forget,
         rows.retain,
         settings,
-        pad_id(encoder.tokenizer),
+        pad_id(encoder.tokenizer, encoder.vocabulary),
         alternates=alternates,
         stop_after=stop_after,
         around=Surroundings(on_step, store, saved, log_dir),
@@ -160,6 +158,17 @@ def alternate_rows(
     ]  # fmt: skip
 
 
+def _load(source_dir: Path, frozen: Sequence[str] | None, settings: TrainingSettings, on_warning: Callable[[str], None]) -> LoadedModel:
+    from mpu_cli.training.load import load_model
+
+    loaded = load_model(
+        source_dir, frozen, keep_dropout=settings.keep_dropout, fsdp=settings.fsdp, bfloat16=settings.is_pure_bfloat16
+    )
+    for remark in loaded.remarks:
+        on_warning(remark)
+    return loaded
+
+
 def _save(loaded: LoadedModel, source_dir: Path, after_dir: Path) -> None:
     from mpu_cli.training import distributed, run_state
     from mpu_cli.training.load import quiet_transformers
@@ -170,11 +179,12 @@ def _save(loaded: LoadedModel, source_dir: Path, after_dir: Path) -> None:
         return
     # The saved configuration is the source's: dropout was switched off for training only.
     model.config = loaded.source_config
+    # transformers refuses to save some recommendations that are published every day; the source's file is copied below.
+    model.generation_config = type(model.generation_config)()
     generation = source_dir / "generation_config.json"
     with disk_errors(after_dir), system_errors():
         with quiet_transformers():
             model.save_pretrained(after_dir, state_dict=whole)
-        # transformers rewrites generation settings, and makes some up where there are none.
         if generation.is_file():
             shutil.copyfile(generation, after_dir / generation.name)
         else:

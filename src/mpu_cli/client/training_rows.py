@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import Encoded
@@ -33,19 +34,22 @@ class RowEncoder:
         """`on_note` is told what becomes of rows that are cut, split, packed or joined, a line each.
 
         Raises:
-            BadModelError: no tokenizer, or no configuration.
+            BadModelError: no tokenizer, or a model that cannot be loaded (see `check_fits`).
             UsageError: more tokens are asked for than the model can see.
         """
         from mpu_cli.data.context import context_length, row_limit
         from mpu_cli.data.templates import lead_ids
-        from mpu_cli.training.load import load_config, load_tokenizer
+        from mpu_cli.training.load import check_fits, load_tokenizer
 
+        config = check_fits(open_checkpoint(source))
+        self.vocabulary: int = config.get_text_config().vocab_size
+        """Rows of the model's embedding."""
         self.tokenizer = load_tokenizer(source)
         self._recipe, self._on_note = recipe, on_note
         settings = recipe.settings
         # Chunks of joined texts get the beginning-of-sequence token on top of their length.
         beside = len(lead_ids(self.tokenizer)) if settings.join_texts else 0
-        self._limit = row_limit(settings.max_length, context_length(load_config(source).to_dict()), beside=beside)
+        self._limit = row_limit(settings.max_length, context_length(config.to_dict()), beside=beside)
 
     def encoded(self, rows: Sequence[Row], name: str) -> list[Encoded]:
         """Rows of one set; `name` is the set's.
@@ -59,7 +63,7 @@ class RowEncoder:
         settings = self._recipe.settings
         made = encode_rows(
             rows, self.tokenizer, self._limit.tokens, overlap=settings.overlap, pack=settings.pack, join=settings.join_texts,
-            prompting=self._recipe.prompting,
+            prompting=self._recipe.prompting, vocabulary=self.vocabulary,
         )  # fmt: skip
         for line in made.notes(name, self._limit):
             self._on_note(line)

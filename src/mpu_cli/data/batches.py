@@ -18,13 +18,14 @@ from mpu_cli.data.order import drawn, shuffled
 from mpu_cli.data.templates import IGNORED, Encoded
 
 
-def pad_id(tokenizer: Any) -> int:
-    """The id to fill short rows with: the pad token, else end-of-sequence, else 0.
+def pad_id(tokenizer: Any, rows: int) -> int:
+    """The id to fill short rows with: the pad token, else end-of-sequence, else 0; always one of the embedding's `rows`.
 
-    Any id does, since padding is neither attended to nor labelled; it only has to be in the vocabulary.
+    Any id does, since padding is neither attended to nor labelled. A pad token that was added to a tokenizer often lies
+    outside of the embedding, which nobody has resized.
     """
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if candidate is not None:
+        if candidate is not None and 0 <= candidate < rows:
             return int(candidate)
     return 0
 

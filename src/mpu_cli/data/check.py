@@ -107,6 +107,7 @@ def check_files(
     overlap: int | None = None,
     pack: bool = False,
     prompting: Prompting = PLAIN,
+    vocabulary: int | None = None,
     row: int = 1,
 ) -> Findings:
     """Look at one file, or at two that must not overlap.
@@ -119,6 +120,7 @@ def check_files(
         overlap: see `windows.split`.
         pack: see `windows.pack`.
         prompting: what stands around every pair and chat.
+        vocabulary: rows of the model's embedding; None = not known.
         row: which of the first file's usable rows is the sample, counted from 1.
 
     Raises:
@@ -130,7 +132,7 @@ def check_files(
     if rows and row > len(rows):
         raise UsageError(f"--row {row}: the file has {len(rows)} usable rows", "choose a smaller number")
     others = scans[1].rows if len(scans) > 1 else []
-    reports = [_report(scan, tokenizer, limit.tokens, prompting, overlap=overlap, pack=pack) for scan in scans]
+    reports = [_report(scan, tokenizer, limit.tokens, prompting, overlap=overlap, pack=pack, vocabulary=vocabulary) for scan in scans]
     sample = _sample(rows[row - 1], tokenizer, limit.tokens, prompting) if rows and tokenizer is not None else None
     shared = in_both(rows, others)
     whole = bool(shared) and (len(shared) == len(rows) or len(in_both(others, rows)) == len(others))
@@ -138,12 +140,14 @@ def check_files(
 
 
 def _report(
-    scan: Scan, tokenizer: Any | None, max_length: int, prompting: Prompting, *, overlap: int | None, pack: bool
+    scan: Scan, tokenizer: Any | None, max_length: int, prompting: Prompting, *, overlap: int | None, pack: bool, vocabulary: int | None
 ) -> Report:
     refused: list[BadDataError] = []
     encoded = None
     if tokenizer is not None:
-        encoded = encode_rows(scan.rows, tokenizer, max_length, overlap=overlap, pack=pack, prompting=prompting, refused=refused)
+        encoded = encode_rows(
+            scan.rows, tokenizer, max_length, overlap=overlap, pack=pack, prompting=prompting, vocabulary=vocabulary, refused=refused
+        )
     bad = [error.as_error() for error in scan.bad] + refused
     return Report(
         rows=len(scan.rows) - len(refused),

@@ -10,6 +10,7 @@ from mpu_cli.data.context import Limit
 from mpu_cli.data.prompting import PLAIN, Prompting
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import Encoded, cut, encode_whole, has_own_system
+from mpu_cli.data.vocabulary import require_known
 from mpu_cli.data.windows import join as join_texts
 from mpu_cli.data.windows import pack as pack_texts
 from mpu_cli.data.windows import split
@@ -64,6 +65,7 @@ def encode_rows(
     pack: bool = False,
     prompting: Prompting = PLAIN,
     join: bool = False,
+    vocabulary: int | None = None,
     refused: list[BadDataError] | None = None,
 ) -> EncodedRows:
     """Encode all rows of a file.
@@ -75,11 +77,13 @@ def encode_rows(
         overlap: tokens that two windows of a long text share; None = `windows.default_overlap`.
         pack: put texts that fit together into blocks (`windows.pack`).
         prompting: what stands around every pair and chat.
+        vocabulary: rows of the model's embedding; None = not known.
         join: join all texts and cut them into chunks (`windows.join`), which come last.
         refused: a list to which the errors of rows that cannot be encoded are added; None = the first is raised.
 
     Raises:
-        BadDataError: a row has no labelled token within `max_length`, or its chat template refuses it.
+        BadDataError: a row has no labelled token within `max_length`, has a token that the model does not know, or its
+            chat template refuses it.
         UsageError: the overlap does not fit, or the chat template does not read a variable that was given.
     """
     from mpu_cli.data.rendering import check_variables, source_of
@@ -87,8 +91,10 @@ def encode_rows(
     check_variables(source_of(tokenizer), prompting)
     if join:
         texts, others = ([row for row in rows if (row.text is not None) == plain] for plain in (True, False))
-        made = encode_rows(others, tokenizer, max_length, prompting=prompting, refused=refused)
+        made = encode_rows(others, tokenizer, max_length, prompting=prompting, vocabulary=vocabulary, refused=refused)
         chunks = join_texts([row.text or "" for row in texts], tokenizer, max_length)
+        for chunk in chunks:
+            require_known(chunk.input_ids, "the joined texts", tokenizer, vocabulary)
         if texts and not chunks:
             raise BadDataError(f"{texts[0].where}: the texts together have nothing to predict", "give longer texts")
         return replace(made, rows=[*made.rows, *chunks], joined=(len(texts), len(chunks)))
@@ -99,6 +105,7 @@ def encode_rows(
     for row in rows:
         try:
             whole = encode_whole(row, tokenizer, prompting)
+            require_known(whole.input_ids, row.where, tokenizer, vocabulary)
             lengths.append(len(whole.input_ids))
             kept = cut(whole, row.where, max_length)
         except BadDataError as error:
@@ -114,6 +121,8 @@ def encode_rows(
             (short if pack and row.text is not None else encoded).append(kept)
             cut_places += [row.where] * long
     blocks = pack_texts(short, tokenizer, max_length) if short else []
+    for block in blocks:  # what stands between texts is a token too
+        require_known(block.input_ids, "--pack", tokenizer, vocabulary)
     own = tuple(row.where for row in rows if has_own_system(row)) if prompting.system is not None else ()
     return EncodedRows([*encoded, *blocks], tuple(lengths), tuple(cut_places), tuple(split_places), (len(short), len(blocks)), own)
 

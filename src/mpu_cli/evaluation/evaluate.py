@@ -34,6 +34,7 @@ class Evaluation:
 
     record: Record
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -74,7 +75,8 @@ def evaluate(
     infos = {each.name: SetInfo.of(each, _tokens(each, tokenizer, settings)) for each in sets}
     for flag, record in records.items():
         same_rows(flag, record, infos)
-    subject = Subject(load_model(model).model.to(choose_device(settings.device)), tokenizer, sets, settings, progress)
+    loaded = load_model(model)
+    subject = Subject(loaded.model.to(choose_device(settings.device)), tokenizer, sets, settings, progress)
     metrics = wanted(settings)
     if reference is not None:
         subject.reference = _reference(reference, subject)
@@ -101,7 +103,7 @@ def evaluate(
     found = summarise(found, retain_record, settings.metrics, settings.seed, settings.resamples)
     if before is not None and "relearning" in settings.robustness:
         found = with_steps(found, before)
-    return Evaluation(found, tuple(notes))
+    return Evaluation(found, tuple(notes), loaded.remarks)
 
 
 def _tokens(each: QuestionSet, tokenizer: Any, settings: EvalSettings) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from mpu_cli.data.batches import pad_id
+from mpu_cli.data.vocabulary import embedding_rows
 from mpu_cli.errors import BadModelError
 from mpu_cli.evaluation.picking import Drawn, Greedy, Sampling, text_seed
 from mpu_cli.evaluation.rope import CROSSES, side, switches_beyond
@@ -57,7 +58,7 @@ def generate(
         BadModelError: a model without a key–value cache.
     """
     refuse_without_cache(model)
-    filler, ends = pad_id(tokenizer), _ends(model, tokenizer) | set(stop)
+    filler, ends = pad_id(tokenizer, embedding_rows(model)), _ends(model, tokenizer) | set(stop)
 
     def text(new: Sequence[int]) -> str:
         return str(tokenizer.decode(new, skip_special_tokens=True))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mpu_cli.data.batches import pad_id
+from mpu_cli.data.vocabulary import embedding_rows
 from mpu_cli.errors import MpuError
 from mpu_cli.evaluation.asking import CONTINUATION, asking
 from mpu_cli.evaluation.generation import generate, refuse_without_cache
@@ -103,7 +104,7 @@ class Subject:
         found: Scores = defaultdict(lambda: defaultdict(list))
 
         def run(mine: list[Text]) -> list[TokenScores]:
-            size, filler = self.settings.batch_size, pad_id(self.tokenizer)
+            size, filler = self.settings.batch_size, pad_id(self.tokenizer, embedding_rows(self.model))
             return score(self.model, [t.encoded for t in mine], [t.where for t in mine], size, filler, self._told("reading", len(mine)))
 
         for text, scores in zip(texts, _dealt(run, texts, [len(text.encoded.input_ids) for text in texts]), strict=True):

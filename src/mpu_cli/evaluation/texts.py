@@ -12,7 +12,8 @@ from mpu_cli.data.prompting import PLAIN, Prompting
 from mpu_cli.data.rendering import check_variables, source_of
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import Encoded, cut, encode_whole
-from mpu_cli.errors import BadDataError, BadModelError
+from mpu_cli.data.vocabulary import require_known
+from mpu_cli.errors import BadDataError
 from mpu_cli.evaluation.asking import Asking
 from mpu_cli.evaluation.questions import Question, QuestionSet
 
@@ -54,8 +55,7 @@ class Encoder:
         """Every text of these variants.
 
         Raises:
-            BadDataError: an answer does not fit, or is empty in tokens.
-            BadModelError: the tokenizer knows more tokens than the model.
+            BadDataError: an answer does not fit, is empty in tokens, or has a token that the model does not know.
         """
         found = []
         for each in sets:
@@ -117,7 +117,7 @@ class Encoder:
         if length > self.max_length:
             self.cut.append(row.where)
         encoded = cut(whole, row.where, self.max_length)
-        self._check_known(encoded.input_ids, row.where)
+        require_known(encoded.input_ids, row.where, self.tokenizer, self.vocabulary)
         return encoded
 
     def _bare(self, text: str, where: str) -> tuple[int, ...]:
@@ -129,14 +129,8 @@ class Encoder:
                 f"{where}: the prompt needs {len(ids)} tokens, the limit is {self.max_length}: no room is left to write",
                 "give shorter or fewer examples (--few-shot), shorten the row, or raise --max-length if the model sees more",
             )
-        self._check_known(ids, where)
+        require_known(ids, where, self.tokenizer, self.vocabulary)
         return ids
-
-    def _check_known(self, ids: Sequence[int], where: str) -> None:
-        if self.vocabulary is not None and max(ids) >= self.vocabulary:
-            raise BadModelError(
-                f"{where}: token {max(ids)} is not among the model's {self.vocabulary}", "the tokenizer belongs to another model"
-            )
 
 
 def _prompt_length(row: Row, encoded: Encoded) -> int:

@@ -25,6 +25,7 @@ from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import DEFAULT_SHARD_BYTES
 from mpu_cli.errors import GateError, UsageError
+from mpu_cli.server.can_be_loaded import check_loads
 from mpu_cli.server.incoming import Expected, Incoming, IncomingDraw, take_in
 from mpu_cli.server.leak_scan import require_no_secret
 from mpu_cli.server.lineage import Lineage, open_locked
@@ -72,6 +73,8 @@ class AggregateResult:
     unchanged: bool
     """The update changes nothing: the result is the model itself."""
     test_secret: bool
+    remarks: tuple[str, ...]
+    """What the user must be told of the given model's config.json."""
 
 
 def aggregate(
@@ -92,6 +95,7 @@ def aggregate(
     refuse_nesting(out, secret, model.path, *updates)
     source = open_checkpoint(model.path)
     check_side_files(source.path)
+    check_loads(source)
     sizes = shapes(source.tensors)
     layout = read_layout(source.config, sizes, source.path)
     layout_now = fingerprint(layout)
@@ -110,7 +114,9 @@ def aggregate(
             incoming_draw.record.require_layout(layout_now, model.path)
         done = _completed(lineage, recovered, digest, incoming, settings)
         if done is not None and not force:
-            return AggregateResult(done, None, incoming, (), source.dtype, unchanged=False, test_secret=test_secret)
+            return AggregateResult(
+                done, None, incoming, (), source.dtype, unchanged=False, test_secret=test_secret, remarks=source.remarks
+            )
         refuse_existing(out, force=force)
         draws = [_Draw(lineage, layout, draw) for draw in incoming.draws]
         with Staging(out, force=force, marked=True) as staging, disk_errors(out):
@@ -125,7 +131,9 @@ def aggregate(
                 lineage.save_model(replace(record, state="prepared"))
                 staging.commit()
                 lineage.save_model(record)
-        return AggregateResult(record, changed, incoming, agreement, source.dtype, unchanged=unchanged, test_secret=test_secret)
+        return AggregateResult(
+            record, changed, incoming, agreement, source.dtype, unchanged=unchanged, test_secret=test_secret, remarks=source.remarks
+        )
 
 
 def _completed(

@@ -16,7 +16,7 @@ import torch
 
 from mpu_cli.architectures.layout import LayerLayout, ModelLayout
 from mpu_cli.errors import FunctionChangedError
-from mpu_cli.training.load import loading_errors, quiet_transformers
+from mpu_cli.training.load import loading_errors
 
 Reader = Callable[[], torch.Tensor]
 
@@ -30,7 +30,7 @@ class OneLayer:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         self._directory = directory
-        with quiet_transformers(), loading_errors(directory):
+        with loading_errors(directory):
             # All per-layer lists, those too that transformers makes up where config.json has none.
             whole = AutoConfig.for_model(**layout.config).to_dict()
             self._config = AutoConfig.for_model(**_single(whole, layout, layer))
@@ -45,7 +45,7 @@ class OneLayer:
             BadModelError: transformers does not understand the configuration.
         """
         state = {self._name(name): _Lazy(read) for name, read in weights.items()}
-        with quiet_transformers(), loading_errors(self._directory), torch.random.fork_rng(), _synchronous():
+        with loading_errors(self._directory), torch.random.fork_rng(), _synchronous():
             torch.manual_seed(0)
             network, info = self._class.from_pretrained(
                 None, config=copy.deepcopy(self._config), state_dict=state, dtype=torch.float32,

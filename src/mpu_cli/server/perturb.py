@@ -7,14 +7,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mpu_cli.architectures.family import family_of
 from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
+from mpu_cli.checkpoint.config_file import CONFIG_FILE
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.errors import BadModelError, BadSecretError
 from mpu_cli.server.advice import advice
+from mpu_cli.server.can_be_loaded import check_loads, check_published
 from mpu_cli.server.exposure import Exposure, Ledger, exposure_of, ledger
 from mpu_cli.server.function_check import LayerCheck
 from mpu_cli.server.handout import Handout, Progress
@@ -78,6 +81,8 @@ def perturb(
     refuse_existing(handoff, force=force)
     source = open_checkpoint(model.path)
     check_side_files(source.path)
+    family_of(source.config, source.path / CONFIG_FILE)  # an unknown architecture before what follows from it
+    check_loads(source)
     layout = read_layout(source.config, shapes(source.tensors), source.path)
     names = chosen(settings.reparam, layout.transforms, layout.family)
     base_checkpoint = open_checkpoint(base.path) if base is not None else None
@@ -96,6 +101,7 @@ def perturb(
             with disk_errors(handoff):
                 records = handout.publish(staging.path, progress)
                 require_no_secret(staging.path, handout.master)
+                check_published(next(staging.path.rglob("copy-1")))
                 losses = _probe(probe, source.path, staging.path)
                 after = _commit(handout, records, staging, secret, (model.source, base.source if base else None), stack)
     return _result(handout, after, records, checks, losses, new_lineage=lineage is None, rivals=rivals)
@@ -204,7 +210,7 @@ def _result(
     rivals: Sequence[Path],
 ) -> PerturbResult:
     settings, plan = handout.settings, handout.plan
-    warnings = list(plan.warnings)
+    warnings = [*handout.source.remarks, *plan.warnings]
     recoverable = records[0].realised["recoverable"]
     if recoverable > RECOVERABLE_WARNING:
         warnings.append(

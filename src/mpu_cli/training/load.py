@@ -1,14 +1,16 @@
-"""A model directory, loaded for training: float32, dropout off, some tensors frozen, nothing made up.
+"""A model directory, opened: for training, for measuring, and to see before publishing that others can open it.
 
-`from_pretrained` silently initialises what a directory lacks and takes the dtype that config.json claims; both are
-caught here. Only safetensors are read, and no code from the directory is ever run.
+There is one way in for all commands. transformers is given a configuration and tensors that we have read; it opens no
+file of the directory itself, so it follows none of the places where a file can name another one, an adapter, or code.
+What `from_pretrained` silently initialises, leaves out or rounds is refused here.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,12 +18,18 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
-from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.checkpoint.config_file import CONFIG_FILE, known_keys
+from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint, open_config, read_json
+from mpu_cli.checkpoint.side_files import write_side_files
+from mpu_cli.checkpoint.side_settings import generation_settings
 from mpu_cli.errors import BadModelError
 
-_LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
+_LOADING_ERRORS = (
+    ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, RuntimeError, ArithmeticError,
+    StrictDataclassError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,8 @@ class LoadedModel:
     """In-memory names of the parameters that will not move, all their tied names included."""
     source_config: Any
     """The configuration as the directory has it, for saving: dropout as it was."""
+    remarks: tuple[str, ...]
+    """What the user must be told of the directory, a sentence each."""
 
 
 def load_model(
@@ -44,7 +54,7 @@ def load_model(
     fsdp: bool = False,
     bfloat16: bool = False,
 ) -> LoadedModel:
-    """Load a causal language model for training.
+    """Load a causal language model for training or measuring.
 
     Args:
         directory: a Hugging Face model directory.
@@ -55,33 +65,69 @@ def load_model(
         bfloat16: round the weights to bfloat16 instead of raising them to float32.
 
     Raises:
-        BadModelError: not a model directory, quantised, tensors missing or of another shape than config.json says, or a
-            name in `frozen` that no tensor has or that transformers fuses with tensors that are not frozen. What
-            `open_checkpoint` refuses is refused too.
+        BadModelError: what `open_checkpoint` and `check_fits` refuse; the model cannot be run; or a name in `frozen`
+            that no tensor has or that transformers fuses with tensors that are not frozen.
     """
-    from transformers import AutoConfig
+    source = open_checkpoint(directory)
+    source_config = check_fits(source)
+    config = copy.deepcopy(source_config)
+    if not keep_dropout:
+        _switch_off_dropout(config)
+    with ExitStack() as stack:
+        stack.enter_context(loading_errors(directory))
+        model, info = _from_tensors(config, _on_disk(source, stack), torch.bfloat16 if bfloat16 else torch.float32, **_sharding(fsdp))
+        model.generation_config = _generation_config(source, source_config)
+        if not fsdp:
+            _run_once(model)
+    _check_complete(source, info)
+    return LoadedModel(model, _freeze(model, sorted(source.tensors), frozen), source_config, source.remarks)
 
-    disk_names = sorted(open_checkpoint(directory).tensors)
-    with quiet_transformers(), loading_errors(directory):
-        source_config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-        config = copy.deepcopy(source_config)
-        if not keep_dropout:
-            _switch_off_dropout(config)
-        loading: Any = auto_class(source_config).from_pretrained(
-            directory,
-            config=config,
-            dtype=torch.bfloat16 if bfloat16 else torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            # Only so that a wrong shape is reported below instead of raised as a table of many lines.
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **_sharding(fsdp),
-        )
-        model, info = loading
-    _check_complete(directory, info)
-    return LoadedModel(model, _freeze(model, disk_names, frozen), source_config)
+
+def check_fits(source: Checkpoint) -> Any:
+    """Hold every tensor against what config.json implies, by transformers' own class; returns the configuration.
+
+    Takes no memory: the tensors have shapes and no storage.
+
+    Raises:
+        BadModelError: transformers refuses the configuration, tensors are missing, are of another shape than it
+            implies, or have no place in it.
+    """
+    config = load_config(source.path, source.config)
+    shapes = {name: torch.empty(info.shape, device="meta") for name, info in source.tensors.items()}
+    with loading_errors(source.path):
+        _, info = _from_tensors(copy.deepcopy(config), shapes, torch.float32, device_map={"": "meta"})
+    _check_complete(source, info)
+    return config
+
+
+def load_config(directory: Path, kept: Mapping[str, Any] | None = None) -> Any:
+    """The configuration of a model directory, its class's defaults filled in.
+
+    Args:
+        directory: the model's.
+        kept: what is kept of its config.json, if that has been read.
+
+    Raises:
+        BadModelError: see `open_config`; an unknown model type; or transformers refuses a value. config.json is named.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    content = dict(open_config(directory).content if kept is None else kept)
+    file, model_type = directory / CONFIG_FILE, content.get("model_type")
+    if not isinstance(model_type, str) or model_type not in known_keys() or model_type not in CONFIG_MAPPING:
+        raise BadModelError(f"{file}: unknown model_type {model_type!r}", "transformers has no language model of this type")
+    with quiet_transformers():
+        try:
+            return CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(content))
+        except _LOADING_ERRORS as error:
+            raise BadModelError(f"{file}: transformers refuses it: {_one_line(error)}", _CORRECT_CONFIG) from error
+
+
+def without_weights(config: Mapping[str, Any], directory: Path) -> Any:
+    """The model that a configuration describes, its tensors without storage; raises as `load_config`."""
+    described = load_config(directory, config)
+    with loading_errors(directory), torch.device("meta"):
+        return auto_class(described).from_config(described)
 
 
 def auto_class(config: Any) -> Any:
@@ -91,43 +137,52 @@ def auto_class(config: Any) -> Any:
     return AutoModelForCausalLM if type(config) in AutoModelForCausalLM._model_mapping else AutoModelForImageTextToText
 
 
-def load_config(directory: Path) -> Any:
-    """The configuration of a model directory, its class's defaults filled in.
-
-    Raises:
-        BadModelError: there is none, or it cannot be read.
-    """
-    from transformers import AutoConfig
-
-    with quiet_transformers(), loading_errors(directory):
-        return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-
-
 def load_tokenizer(directory: Path) -> Any:
-    """Load the tokenizer of a model directory.
+    """Load the tokenizer of a model directory, or of a directory with a tokenizer's files alone.
+
+    It is read from what a published copy of the directory would hold.
 
     Raises:
-        BadModelError: there is none, or it cannot be read.
+        BadModelError: there is none, or it cannot be read; or config.json is not that of a model.
     """
     from transformers import AutoTokenizer
 
-    with quiet_transformers():
-        try:
-            return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # The tokenizers library raises bare Exception for a broken tokenizer.json.
-            hint = "expected tokenizer.json and tokenizer_config.json beside the weights"
-            raise BadModelError(f"{directory}: no usable tokenizer: {_one_line(error)}", hint) from error
+    with tempfile.TemporaryDirectory(prefix="mpu-tokenizer-") as folder:
+        config = open_config(directory).content if (directory / CONFIG_FILE).exists() else {}
+        write_side_files(directory, Path(folder), config)
+        with quiet_transformers():
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            except Exception as error:  # The tokenizers library raises bare Exception for a broken tokenizer.json.
+                hint = "expected tokenizer.json and tokenizer_config.json beside the weights"
+                reason = _one_line(error).replace(folder, str(directory))
+                raise BadModelError(f"{directory}: no usable tokenizer: {reason}", hint) from error
+    tokenizer.name_or_path = str(directory)
+    return tokenizer
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Whether a directory holds a file that a tokenizer is made from."""
+    return any((directory / name).exists() for name in _TOKENIZER_FILES)
+
+
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
+)  # fmt: skip
+_CORRECT_CONFIG = "correct config.json, or take the one that the model was published with"
 
 
 @contextmanager
 def loading_errors(directory: Path) -> Iterator[None]:
-    """Turn what transformers raises on a bad model directory into BadModelError."""
+    """Turn what transformers raises on a configuration that makes no model into BadModelError, and let it say nothing."""
     try:
-        yield
+        with quiet_transformers():
+            yield
+    except (OSError, SafetensorError) as error:
+        raise BadModelError(f"{directory}: cannot be read: {_one_line(error)}") from error
     except _LOADING_ERRORS as error:
         raise BadModelError(
-            f"{directory}: transformers cannot load it: {_one_line(error)}",
-            "expected a Hugging Face model directory with config.json and model.safetensors",
+            f"{directory / CONFIG_FILE}: transformers cannot make this model: {_one_line(error)}", _CORRECT_CONFIG
         ) from error
 
 
@@ -147,6 +202,49 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def _from_tensors(config: Any, tensors: Mapping[str, Any], dtype: torch.dtype, **kind: Any) -> tuple[Any, dict[str, Any]]:
+    """The model with these tensors by on-disk name, and what transformers says of missing, unexpected and misshapen ones."""
+    found: tuple[Any, dict[str, Any]] = _model_class(config).from_pretrained(
+        None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True,
+        # Only so that a wrong shape is reported instead of raised as a table of many lines.
+        ignore_mismatched_sizes=True, **kind,
+    )  # fmt: skip
+    return found
+
+
+def _model_class(config: Any) -> Any:
+    found = auto_class(config)._model_mapping[type(config)]
+    return found[0] if isinstance(found, tuple) else found
+
+
+def _on_disk(source: Checkpoint, stack: ExitStack) -> dict[str, Any]:
+    """The checkpoint's tensors, read when transformers asks for them; the files are open as long as `stack` is."""
+    files = {info.file for info in source.tensors.values()}
+    handles = {file: stack.enter_context(safe_open(file, framework="pt", device="cpu")) for file in files}
+    return {name: handles[info.file].get_slice(name) for name, info in source.tensors.items()}
+
+
+def _generation_config(source: Checkpoint, config: Any) -> Any:
+    import transformers
+
+    settings_class: Any = transformers.GenerationConfig
+
+    file = source.path / "generation_config.json"
+    if not file.is_file():
+        return settings_class.from_model_config(config)
+    settings = generation_settings(file, read_json(file))
+    try:
+        return settings_class(**settings)
+    except _LOADING_ERRORS as error:
+        raise BadModelError(f"{file}: transformers refuses it: {_one_line(error)}") from error
+
+
+@torch.inference_mode()
+def _run_once(model: Any) -> None:
+    """Two tokens: what only shows when a model computes (a router that asks for too many experts) shows now."""
+    model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
 
 
 def _sharding(fsdp: bool) -> dict[str, Any]:
@@ -170,17 +268,29 @@ def _switch_off_dropout(config: Any) -> None:
             setattr(config, name, 0.0)
 
 
-def _check_complete(directory: Path, info: dict[str, Any]) -> None:
-    for problem, names in (("missing", info["missing_keys"]), ("of another shape", info["mismatched_keys"])):
+def _check_complete(source: Checkpoint, info: dict[str, Any]) -> None:
+    problems = (
+        ("missing", info["missing_keys"], "the directory is incomplete, or its config.json belongs to another model"),
+        ("of another shape", info["mismatched_keys"], "config.json and the weights belong to different models"),
+        (
+            "too many", info["unexpected_keys"],
+            "the model would be used without them: set in config.json what they belong to (attention_bias, num_hidden_layers, …)",
+        ),
+    )  # fmt: skip
+    for problem, names, hint in problems:
         if names:
             # A mismatched entry is (name, shape found, shape expected).
-            first = sorted(name if isinstance(name, str) else f"{name[0]} {tuple(name[1])}" for name in names)[0]
+            first = sorted(name if isinstance(name, str) else _misshapen(*name) for name in names)[0]
+            kind = source.config["model_type"]
             raise BadModelError(
-                f"{directory}: {len(names)} tensor(s) {problem} for this config.json, for example {first}",
-                "the directory is incomplete, or its config.json belongs to another model",
+                f"{source.path}: {len(names)} tensor(s) {problem} for the {kind} model of this config.json, for example {first}", hint
             )
     if info.get("error_msgs"):
-        raise BadModelError(f"{directory}: {str(info['error_msgs'][0]).splitlines()[0]}")
+        raise BadModelError(f"{source.path}: {str(info['error_msgs'][0]).splitlines()[0]}")
+
+
+def _misshapen(name: str, found: Sequence[int], expected: Sequence[int]) -> str:
+    return f"{name} {tuple(found)} instead of {tuple(expected)}"
 
 
 def _freeze(model: Any, disk_names: Sequence[str], patterns: Sequence[str] | None) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ def aggregate(
 
 
 def _warnings(result: AggregateResult, asked_dtype: str) -> list[str]:
-    lines = []
+    lines = [*result.remarks]
     if result.test_secret:
         lines.append("this secret was prepared by a test (origin: test): it hides nothing")
     if result.changed is None:

@@ -64,10 +64,10 @@ def check(
     files = [file, *([retain] if retain is not None else [])]
     if max_length is not None and max_length < 2:
         raise UsageError(f"--max-length {max_length}: expected 2 or more")
-    loaded, seen = _tokenizer(model, tokenizer)
+    loaded, seen, vocabulary = _tokenizer(model, tokenizer)
     limit = row_limit(max_length, seen)
     prompting = prompting_of(context.params)
-    findings = check_files(files, mapping, loaded, limit, overlap=overlap, pack=pack, prompting=prompting, row=row)
+    findings = check_files(files, mapping, loaded, limit, overlap=overlap, pack=pack, prompting=prompting, vocabulary=vocabulary, row=row)
     warnings = told(findings, limit)
     failed = _verdict(findings, warnings, strict=strict)
     found = describe(findings, warnings)
@@ -83,21 +83,22 @@ def check(
         raise failed
 
 
-def _tokenizer(model: str | None, directory: Path | None) -> tuple[Any | None, int | None]:
-    """The tokenizer, and the tokens that the model can see; None where nothing says."""
+def _tokenizer(model: str | None, directory: Path | None) -> tuple[Any | None, int | None, int | None]:
+    """The tokenizer, how many tokens the model can see, and how many it knows; None where nothing says."""
     if model is None and directory is None:
-        return None, None
+        return None, None, None
     from mpu_cli.bundle.read import is_bundle
     from mpu_cli.checkpoint.locate import locate
     from mpu_cli.data.context import context_length
     from mpu_cli.training.load import load_config, load_tokenizer
 
     if directory is not None:
-        return load_tokenizer(directory), None
+        return load_tokenizer(directory), None, None
     place = Path(str(model))
     # Every copy of a handoff has the same tokenizer.
     place = place / "copy-1" if is_bundle(place) else locate(str(model)).path
-    return load_tokenizer(place), context_length(load_config(place).to_dict())
+    config = load_config(place)
+    return load_tokenizer(place), context_length(config.to_dict()), config.get_text_config().vocab_size
 
 
 def _verdict(findings: Findings, warnings: list[str], *, strict: bool) -> MpuError | None:

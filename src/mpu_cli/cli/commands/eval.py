@@ -24,6 +24,7 @@ from mpu_cli.cli.output import Output
 from mpu_cli.errors import MpuError, UsageError
 
 if TYPE_CHECKING:
+    from mpu_cli.evaluation.evaluate import Evaluation
     from mpu_cli.evaluation.questions import QuestionSet
     from mpu_cli.evaluation.settings import EvalSettings
 
@@ -166,8 +167,7 @@ def _run(context: typer.Context, output: Output) -> None:
         found = evaluate(
             place, sets, settings, name=found_at.source, reference=reference, retain_record=retain_record, before=before, progress=progress
         )
-    for note in [*found.notes, *_notes_on_format(options["format_"], sets)]:
-        output.note(note)
+    _tell(output, found, _notes_on_format(options["format_"], sets))
     if options["record"] is not None and distributed.processes().is_first:
         from mpu_cli.evaluation.write_record import write_record
 
@@ -230,6 +230,13 @@ def _tokens(given: list[str]) -> tuple[int | None, tuple[tuple[str, int], ...]]:
         else:
             everywhere = tokens
     return everywhere, tuple(single.items())
+
+
+def _tell(output: Output, found: Evaluation, on_format: list[str]) -> None:
+    for warning in found.warnings:
+        output.warn(warning)
+    for note in [*found.notes, *on_format]:
+        output.note(note)
 
 
 def _settings(options: dict[str, Any]) -> EvalSettings:

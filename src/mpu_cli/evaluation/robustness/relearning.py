@@ -14,6 +14,7 @@ import torch
 
 from mpu_cli.data.batches import collate, pad_id
 from mpu_cli.data.order import shuffled
+from mpu_cli.data.vocabulary import embedding_rows
 from mpu_cli.evaluation.metric import RowMetric
 from mpu_cli.evaluation.metrics import row_metrics
 from mpu_cli.evaluation.questions import FORGET, QuestionSet
@@ -44,9 +45,9 @@ def _relearn(subject: Subject, each: QuestionSet) -> Measured:
     lesson = replace(each, questions=tuple(each.questions[i] for i in taught))
     encoded = [text.encoded for text in subject.encoder.texts([lesson], ["answer"])]
     model = subject.model
-    device = next(model.parameters()).device
+    device, filler = next(model.parameters()).device, pad_id(subject.tokenizer, embedding_rows(model))
     batches = [
-        {name: value.to(device) for name, value in collate(encoded[at : at + settings.batch_size], pad_id(subject.tokenizer)).items()}
+        {name: value.to(device) for name, value in collate(encoded[at : at + settings.batch_size], filler).items()}
         for at in range(0, len(encoded), settings.batch_size)
     ]
     counts = [int(token_counts(batch["labels"]).sum()) for batch in batches]

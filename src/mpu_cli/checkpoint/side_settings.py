@@ -1,0 +1,63 @@
+"""generation_config.json and tokenizer_config.json as mpu takes them: known keys, with plain values.
+
+Both decide which classes and files of the reader's machine are used, and may come from the other party.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mpu_cli.checkpoint.config_file import TOKENIZER_CLASS
+from mpu_cli.errors import BadModelError
+
+_GENERATION = """
+    bos_token_id eos_token_id pad_token_id decoder_start_token_id forced_bos_token_id forced_eos_token_id
+    max_length max_new_tokens min_length min_new_tokens do_sample temperature top_k top_p min_p typical_p epsilon_cutoff eta_cutoff
+    num_beams num_beam_groups diversity_penalty length_penalty early_stopping num_return_sequences
+    repetition_penalty encoder_repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
+    suppress_tokens begin_suppress_tokens bad_words_ids exponential_decay_length_penalty renormalize_logits remove_invalid_values
+    penalty_alpha guidance_scale stop_strings
+"""
+_TOKENIZER = """
+    add_bos_token add_eos_token add_prefix_space added_tokens_decoder additional_special_tokens extra_special_tokens
+    model_specific_special_tokens special_tokens backend chat_template clean_up_tokenization_spaces do_lower_case do_basic_tokenize
+    never_split errors fix_mistral_regex keep_accents legacy legacy_behaviour max_length model_input_names model_max_length normalization
+    pad_to_multiple_of pad_token_type_id padding_side remove_space rstrip sp_model_kwargs spaces_between_special_tokens
+    split_special_tokens stride strip_accents tokenize_chinese_chars trim_offsets truncation_side truncation_strategy
+    unicode_normalizer use_default_system_prompt vocab_size
+"""
+_NAMED_TOKEN = re.compile(r"[a-z][a-z0-9_]{0,60}_token")
+
+
+def generation_settings(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """How a model recommends to write: numbers, switches, token ids and stop strings.
+
+    Raises:
+        BadModelError: a value is a map, which none of these keys has.
+    """
+    kept = {key: value for key, value in content.items() if key in _GENERATION.split()}
+    for key, value in kept.items():
+        if isinstance(value, dict):
+            raise BadModelError(f"{path}: {key} is a map, expected a plain value")
+    return kept
+
+
+def tokenizer_settings(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a tokenizer is made with; files, classes of models and code are no part of it.
+
+    Raises:
+        BadModelError: `tokenizer_class` is not the name of a tokenizer's class.
+    """
+    kept = {key: value for key, value in content.items() if key in _TOKENIZER.split() or _NAMED_TOKEN.fullmatch(key)}
+    name = content.get("tokenizer_class")
+    if name is not None:
+        if not isinstance(name, str) or not TOKENIZER_CLASS.fullmatch(name):
+            raise BadModelError(
+                f"{path}: tokenizer_class is {name!r:.80}, which is not the name of a tokenizer",
+                "remove tokenizer_class: tokenizer.json says all that is needed",
+            )
+        kept["tokenizer_class"] = name
+    return kept

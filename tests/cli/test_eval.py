@@ -14,7 +14,7 @@ import pytest
 import mpu_cli.experiment
 
 ASSETS = Path(mpu_cli.experiment.__file__).parent / "demo_assets"
-QUICK = ("--device", "cpu", "--resamples", "200", "--max-new-tokens", "4")
+QUICK = ("--device", "cpu", "--resamples", "1000", "--max-new-tokens", "4")
 
 
 @pytest.fixture(scope="module")

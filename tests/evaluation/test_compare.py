@@ -1,4 +1,4 @@
-"""Two records side by side: the same rows, the same resamples, and what the rows can tell."""
+"""Two records side by side: the same rows, the same weights, and what the rows can tell."""
 
 from __future__ import annotations
 
@@ -36,14 +36,36 @@ def only(comparison):
 BEFORE = record({"forget": probabilities(0.25)})
 
 
-def test_equal_records_are_equivalent():
-    """No difference, a margin of 1 % of what changed."""
+@pytest.mark.parametrize(
+    ("n", "margin", "verdict"), [(40, 0.05, "not enough data"), (60, 0.05, "equivalent"), (60, None, "not enough data")]
+)
+def test_equal_records_are_equivalent_if_there_are_rows_enough(n, margin, verdict):
+    """60 equal rows show a margin of .05 and not 1 % of what changed: up to 4.9 % of all rows could differ."""
+    one = record({"forget": probabilities(n=n)})
+    before = record({"forget": probabilities(0.25, n=n)})
+    line = only(compare({"a": one, "b": one}, before=before, margin=margin))
+    assert (line.owner, line.metric, line.difference, line.rows) == ("forget", "answer_probability", 0, n)
+    assert line.verdict == verdict
+    assert line.margin == pytest.approx(margin or 0.0025)
+    assert line.rows_needed == (59 if margin else 1197)
+    other = 1 - 0.025 ** (1 / n)
+    assert (line.low, line.high) == pytest.approx((-other, other), abs=2e-4)
+
+
+def test_a_margin_too_narrow_for_the_rows_is_told():
+    """With the number of rows that it takes, once for each set; not where it could be shown."""
+    one = record({"forget": {**probabilities(), "truth_ratio": probabilities()["answer_probability"]}})
+    (note,) = compare({"a": one, "b": one, "c": one}, before=BEFORE).notes
+    expected = "forget: 60 rows cannot show a margin of ±0.0025 (answer_probability) or less, even if no row differs; it takes 1197"
+    assert note == expected
+    assert not compare({"a": one, "b": one}, margin=0.05).notes
+
+
+def test_what_did_not_change_gives_no_margin():
+    """1 % of nothing is not ±0: the margin is None and the verdict says so, however equal the records are."""
     one = record({"forget": probabilities()})
-    line = only(compare({"a": one, "b": one}, before=BEFORE))
-    assert (line.owner, line.metric, line.difference, line.low, line.high, line.verdict) == (
-        "forget", "answer_probability", 0, 0, 0, "equivalent",
-    )  # fmt: skip
-    assert line.margin == pytest.approx(0.0025)
+    line = only(compare({"a": one, "b": one}, before=one))
+    assert (line.margin, line.verdict, line.rows_needed) == (None, "no margin", None)
 
 
 @pytest.mark.parametrize("shift", [0.1, -0.1])
@@ -55,13 +77,14 @@ def test_a_large_shift_is_different(shift):
     assert line.low < line.difference < line.high
 
 
-def test_resamples_are_paired():
-    """A shift of 0.002 among rows that spread over 0.6 is found, since both records have the same rows in a resample."""
-    one, other = record({"forget": probabilities()}), record({"forget": probabilities(0.002, 0.0005)})
+def test_rows_are_paired():
+    """A shift of .002 among 2,000 rows that spread over .6 is found, since a row has the same weight in both records."""
+    n = 2000
+    one, other = record({"forget": probabilities(n=n)}), record({"forget": probabilities(0.002, 0.0005, n=n)})
     line = only(compare({"a": one, "b": other}, margin=0.01))
-    assert 0.0015 < line.low < line.high < 0.0025
+    assert 0 < line.low < 0.002 < line.high < 0.004
     assert line.verdict == "equivalent"  # though it is not 0
-    assert only(compare({"a": one, "b": other}, margin=0.0001)).verdict == "different"
+    assert only(compare({"a": one, "b": other}, margin=0.002)).verdict == "different"
     mixed = np.random.default_rng(5).permutation(other.columns["forget", "answer_probability"])
     shuffled = record({"forget": {"answer_probability": mixed}})
     assert only(compare({"a": one, "b": shuffled}, margin=0.01)).verdict == "not enough data"
@@ -69,17 +92,35 @@ def test_resamples_are_paired():
 
 def test_noise_larger_than_the_margin_is_not_enough_data():
     """Neither equal nor different."""
-    noisy = record({"forget": probabilities(0.0, 0.2, seed=3)})
+    noisy = record({"forget": probabilities(0.0, 0.02, seed=3)})
     assert only(compare({"a": record({"forget": probabilities()}), "b": noisy}, margin=0.001)).verdict == "not enough data"
 
 
-@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("n", [1, 2, 6, 19])
 def test_a_handful_of_rows_decides_nothing(n):
-    """Resampling one row knows no doubt; five that all differ alike happen by chance once in sixteen times."""
-    one, other = record({"forget": probabilities(n=n)}), record({"forget": probabilities(0.1, n=n)})
-    assert only(compare({"a": one, "b": other}, margin=0.01)).verdict == "not enough data"
-    six = record({"forget": probabilities(n=6)}), record({"forget": probabilities(0.1, n=6)})
-    assert only(compare(dict(zip("ab", six, strict=True)), margin=0.01)).verdict == "different"
+    """Below 20 rows no error rate was measured; of one row there is no interval either."""
+    one, other = record({"forget": probabilities(n=n)}), record({"forget": probabilities(0.3, n=n)})
+    line = only(compare({"a": one, "b": other}, margin=0.01))
+    assert line.verdict == "not enough data"
+    assert (line.low is None) == (n == 1)
+    enough = record({"forget": probabilities(n=20)}), record({"forget": probabilities(0.3, n=20)})
+    assert only(compare(dict(zip("ab", enough, strict=True)), margin=0.01)).verdict == "different"
+
+
+def test_rows_without_a_number_do_not_count():
+    """Relearning measures the rows that were not taught: 19 of 29 are too few."""
+    columns = [{"answer_probability@relearned-1": np.where(np.arange(29) < 10, np.nan, level)} for level in (0.1, 0.9)]
+    line = only(compare({"a": record({"forget": columns[0]}), "b": record({"forget": columns[1]})}, margin=0.01))
+    assert (line.rows, line.verdict) == (19, "not enough data")
+    assert line.difference == pytest.approx(0.8)
+
+
+def test_a_metric_of_another_program_is_shown_without_a_verdict():
+    """Nothing is known of its range, and so of rows that were not seen."""
+    one, other = (record({"forget": {"theirs": np.linspace(0, level, N)}}) for level in (1, 50))
+    line = only(compare({"a": one, "b": other}, margin=0.01))
+    assert (line.low, line.high, line.verdict, line.rows_needed) == (None, None, "–", None)
+    assert line.difference == pytest.approx(24.5)
 
 
 def test_other_rows_are_refused():
@@ -108,7 +149,7 @@ def test_what_only_one_record_has_is_skipped():
     assert "b has no retain set: left out" in compare({"a": one, "b": other}, margin=0.1).notes
 
 
-def test_model_metrics_are_compared_with_their_own_resamples():
+def test_model_metrics_are_compared_with_their_own_rows():
     """Areas have intervals, a p-value has none and no verdict; both appear only if they can be computed for both."""
     rng = np.random.default_rng(0)
     one = record({"forget": {"loss": rng.normal(1, 1, N), "ratio": rng.random(N)}, "holdout": {"loss": rng.normal(2, 1, N)}})
@@ -153,10 +194,10 @@ def test_multiple_choice_in_either_record_is_so_in_both():
 
 
 def test_without_a_margin_it_says_so():
-    """A difference can still be seen, near equality cannot; no difference at all is within any margin."""
+    """A difference can still be seen; near or full equality has nothing to be measured by."""
     one, other, near = (record({"forget": probabilities(*by)}) for by in ((), (0.1, 0.001), (0, 0.001)))
     found = compare({"a": one, "b": other, "c": near, "d": one})
-    assert [pair.lines[0].verdict for pair in found.pairs] == ["different", "not enough data", "equivalent"]
+    assert [pair.lines[0].verdict for pair in found.pairs] == ["different", "no margin", "no margin"]
     assert any("no margin" in note for note in found.notes)
     assert not compare({"a": one, "b": other}, margin=0.1).notes
 

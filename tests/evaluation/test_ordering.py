@@ -31,7 +31,7 @@ def evaluated(demo, tmp_path_factory) -> dict[str, Record]:
     retain.write_text("".join((demo / "retain.jsonl").read_text().splitlines(keepends=True)[::9]))
     files = {"forget": demo / "forget.jsonl", "retain": retain, "holdout": demo / "holdout.jsonl"}
     sets = [read_questions(name, name, path) for name, path in files.items()]
-    settings = EvalSettings(device="cpu", max_new_tokens=24, resamples=500, robustness=("quantization", "relearning"), relearn_rate=1e-3)
+    settings = EvalSettings(device="cpu", max_new_tokens=24, resamples=1000, robustness=("quantization", "relearning"), relearn_rate=1e-3)
     base = evaluate(demo / "base", sets, settings).record
     before = evaluate(demo / "model", sets, settings, retain_record=base).record
     after = evaluate(root / "unlearned", sets, settings, retain_record=base, before=before).record

@@ -14,7 +14,7 @@ from mpu_cli.evaluation.questions import FORGET, Question, QuestionSet, read_que
 from mpu_cli.evaluation.scoring import TokenScores
 from mpu_cli.evaluation.settings import EvalSettings
 
-QUICK: dict[str, Any] = {"device": "cpu", "max_new_tokens": 8, "resamples": 100, "batch_size": 4}
+QUICK: dict[str, Any] = {"device": "cpu", "max_new_tokens": 8, "resamples": 1000, "batch_size": 4}
 
 
 def words(rng: random.Random, least: int, most: int) -> str:

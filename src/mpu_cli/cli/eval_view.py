@@ -88,4 +88,4 @@ def _number(value: float | None, *, signed: bool = False) -> str:
 
 
 def _interval(one: dict[str, Any]) -> str:
-    return f"{_number(one['low'])} … {_number(one['high'])}" if one.get("low") is not None else ""
+    return f"{_number(one['low'])} … {_number(one['high'])}" if one.get("low") is not None else "–"

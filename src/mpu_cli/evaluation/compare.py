@@ -1,8 +1,8 @@
 """Two or more records side by side: differences with intervals, and whether they are small enough to call the models equivalent.
 
-The first record is the one to compare with (the noise-free baseline, say). All records must be of the same rows: each
-resample draws the same rows for all of them, so that what rows have in common does not blur the difference. The interval
-covers the choice of rows, not the choice of training seeds: for that, compare records of several seeds.
+The first record is the one to compare with (the noise-free baseline, say). All records must be of the same rows: a row has
+the same random weight in all of them, so that what rows have in common does not blur the difference. The interval covers
+the choice of rows, not the choice of training seeds: for that, compare records of several seeds.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from mpu_cli.errors import BadDataError, UsageError
 from mpu_cli.evaluation.asking import describe
-from mpu_cli.evaluation.metrics import model_metrics
+from mpu_cli.evaluation.metrics import model_metrics, row_metrics
 from mpu_cli.evaluation.record import OTHER_TOKENS, Record, same_rows
-from mpu_cli.evaluation.statistics import FEWEST, UNDECIDED, equivalence, interval, resampled
-from mpu_cli.evaluation.summarise import MODEL, draw_values, statistics
+from mpu_cli.evaluation.statistics import FEWEST, RESAMPLES, UNDECIDED, Draws, rows_needed, verdict
+from mpu_cli.evaluation.summarise import MODEL, draw, statistics
 
 _BY_ROUGE = ("rouge_recall", "knowledge_memorization", "verbatim_memorization")
 
@@ -37,6 +39,10 @@ class Line:
     margin: float | None
     """Within which the difference counts as none; None where nothing says how large."""
     verdict: str
+    rows: int
+    """That have a number in both records; of several sets, the smallest."""
+    rows_needed: int | None
+    """With fewer, a set's margin cannot be shown, even if no row differs; None without a margin or an interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class Comparison:
 
 def compare(
     records: Mapping[str, Record], *, before: Record | None = None, retain_record: Record | None = None,
-    share: float = 0.01, margin: float | None = None, seed: int = 0, resamples: int = 2000,
+    share: float = 0.01, margin: float | None = None, seed: int = 0, resamples: int = RESAMPLES,
 ) -> Comparison:  # fmt: skip
     """Compare the first of several records with each other one.
 
@@ -72,8 +78,8 @@ def compare(
         retain_record: of a model that never saw the forget set, for metrics that need it.
         share: the margin, as a share of the first record's change since `before`.
         margin: the margin itself, the same for all metrics, instead.
-        seed: of the resampling.
-        resamples: how many.
+        seed: of the random weights.
+        resamples: how many of them.
 
     Raises:
         UsageError: fewer than two records, a margin outside its range.
@@ -91,11 +97,12 @@ def compare(
         notes += _comparable(first_name, first, name, record) if record else []
     if retain_record is not None:
         same_rows("--retain-record", retain_record, first.sets)
-    rows = resampled({name: info.rows for name, info in first.sets.items()}, seed, resamples)
     pairs = []
     for name, other in others:
-        pairs.append(Pair(first_name, name, _lines(first, other, before, retain_record, rows, share, margin)))
-    return Comparison(tuple(pairs), tuple(notes))
+        lines = _lines(first, other, before, retain_record, share, margin, seed, resamples)
+        pairs.append(Pair(first_name, name, lines))
+        notes += _too_few(lines)
+    return Comparison(tuple(pairs), tuple(dict.fromkeys(notes)))
 
 
 def _lines(
@@ -103,30 +110,60 @@ def _lines(
     other: Record,
     before: Record | None,
     retained: Record | None,
-    rows: Mapping[str, Any],
     share: float,
     margin: float | None,
+    seed: int,
+    resamples: int,
 ) -> tuple[Line, ...]:
     chosen = model_metrics()
     pair = _common(first, other), _common(other, first)
     views = [one.view(retained) for one in pair]
     values = [statistics(view, chosen)[0] for view in views]
-    draws = [draw_values(view, rows, chosen) for view in views]
+    draws = draw(views, {name: info.rows for name, info in pair[0].sets.items()}, chosen, seed, resamples)
     old = _old(before, pair[0], retained) if before else {}
     lines = []
     for key, value in values[0].items():
         if key not in values[1]:
             continue
-        allowed = margin if margin is not None else share * abs(float(value) - float(old[key])) if key in old else None
-        low = high = None
-        verdict = "–"
+        # What did not change gives no margin, rather than one of nothing.
+        allowed = margin if margin is not None else (share * abs(float(value) - float(old[key])) or None) if key in old else None
+        rows = _rows(pair, key)
+        bounds, word = None, "–"
         if key in draws[0] and key in draws[1]:
-            difference = draws[1][key] - draws[0][key]
-            low, high = interval(difference)
-            verdict = UNDECIDED if _rows(pair[0], key[0]) < FEWEST else equivalence(difference, allowed)
-        lines.append(Line(*key, float(value), float(values[1][key]), float(values[1][key] - value), low, high, allowed, verdict))
+            bounds = _difference(draws[0][key], draws[1][key]).bounds()
+            word = UNDECIDED if rows < FEWEST else verdict(bounds, allowed)
+        low, high = bounds.wide if bounds else (None, None)
+        needed = _rows_needed(key, allowed) if bounds and allowed else None
+        numbers = float(value), float(values[1][key]), float(values[1][key] - value)
+        lines.append(Line(*key, *numbers, low, high, allowed, word, rows, needed))
     order = {name: place for place, name in enumerate([*first.sets, MODEL])}
     return tuple(sorted(lines, key=lambda line: order[line.owner]))
+
+
+def _difference(first: Draws, other: Draws) -> Draws:
+    """An unseen row may lie at one end for one model and at the other end for the other one."""
+    return Draws((other.ends[0] - first.ends[1], other.ends[1] - first.ends[0]))
+
+
+def _rows_needed(key: tuple[str, str], margin: float) -> int | None:
+    if key[0] == MODEL:
+        return None
+    low, high = row_metrics()[key[1].partition("@")[0]].limits
+    return rows_needed(margin, high - low)
+
+
+def _too_few(lines: Sequence[Line]) -> list[str]:
+    """For each set, the widest margin that its rows cannot show, whatever they say."""
+    notes = []
+    for owner in dict.fromkeys(line.owner for line in lines):
+        short = [line for line in lines if line.owner == owner and line.rows_needed and line.rows < line.rows_needed]
+        if short:
+            widest = min(short, key=lambda line: line.rows_needed or 0)
+            notes.append(
+                f"{owner}: {widest.rows} rows cannot show a margin of ±{widest.margin:.3g} ({widest.metric}) or less, "
+                f"even if no row differs; it takes {widest.rows_needed}"
+            )
+    return notes
 
 
 def _old(before: Record, first: Record, retained: Record | None) -> dict[tuple[str, str], Any]:
@@ -136,9 +173,13 @@ def _old(before: Record, first: Record, retained: Record | None) -> dict[tuple[s
     return {key: value for key, value in values.items() if key[0] != MODEL or set(same.sets) == set(first.sets)}
 
 
-def _rows(record: Record, owner: str) -> int:
-    """Of the set, or for the model's own metrics of the smallest."""
-    return min(info.rows for name, info in record.sets.items() if owner in (name, MODEL))
+def _rows(pair: Sequence[Record], key: tuple[str, str]) -> int:
+    """With a number in both records: of the set, or for the model's own metrics of the smallest set with numbers that they use."""
+    owner, metric = key
+    if owner != MODEL:
+        return int(np.logical_and(*(~np.isnan(record.columns[key]) for record in pair)).sum())
+    uses = model_metrics()[metric.partition("@")[0]].uses
+    return min(pair[0].sets[name].rows for name, part in pair[0].columns if part.partition("@")[0] in uses)
 
 
 def _common(record: Record, other: Record) -> Record:

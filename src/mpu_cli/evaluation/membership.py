@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mpu_cli.evaluation.metric import MEMBERSHIP, Columns, Evidence, ModelMetric, RowMetric
+from mpu_cli.evaluation.metric import MEMBERSHIP, Evidence, ModelMetric, RowMetric
 from mpu_cli.evaluation.questions import FORGET, HOLDOUT
-from mpu_cli.evaluation.statistics import auc
 
 
 def attack(name: str, about: str, source: str, item: Callable[[Evidence], float]) -> tuple[RowMetric, ModelMetric]:
@@ -25,10 +24,6 @@ def attack(name: str, about: str, source: str, item: Callable[[Evidence], float]
         source=source,
         better="0.5",
         uses=(name,),
-        value=lambda columns: _area(columns, name),
+        value=lambda columns: columns.area(FORGET, HOLDOUT, name),
     )
     return score, area
-
-
-def _area(columns: Columns, name: str) -> object:
-    return auc(columns.of(FORGET, name), columns.of(HOLDOUT, name))

@@ -1,8 +1,8 @@
 """What a metric is: a number for each row and their mean, or one number for the whole model made of such numbers.
 
 A file of `metrics/` holds its metrics in `METRICS`; nothing else has to know of it. A row's number is a pure function of
-what the model said of this row (`Evidence`); a model's number is a pure function of rows' numbers (`Columns`), written for
-arrays (…, n) so that a bootstrap resamples rows and calls it once.
+what the model said of this row (`Evidence`); a model's number is a pure function of means and areas of rows' numbers, which it
+asks `Columns` for: `weighted.WeightedColumns` answers with many weightings of the rows at once, and so gives it an interval.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mpu_cli.evaluation.questions import FORGET, HOLDOUT, RETAIN, UTILITY, Question
 from mpu_cli.evaluation.scoring import TokenScores
+from mpu_cli.evaluation.statistics import auc
 
 Array = NDArray[np.float64]
 
@@ -122,11 +123,13 @@ class RowMetric:
     """Whether the mean is a result by itself, or only what model metrics are made of."""
     gap: str = ""
     """Why a row may be left out."""
+    limits: tuple[float, float] = (0.0, 1.0)
+    """Between which every row's number lies: what rows that were not seen could have, and so how wide an interval must be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Rows' numbers by (set, row metric), each (…, n), and another record's where one was given."""
+    """Rows' numbers by (set, row metric), each (n,), and another record's where one was given."""
 
     values: Mapping[tuple[str, str], Array]
     roles: Mapping[str, str]
@@ -150,11 +153,38 @@ class Columns:
         return [name for name, role in self.roles.items() if role in roles]
 
     def of(self, set_name: str, metric: str) -> Array:
-        """One column.
+        """One column, a number for every row, (n,).
 
         Raises:
-            MissingInputError: the set was not given, or it has no such numbers.
+            MissingInputError: the set was not given, or it has no such numbers, or not for every row.
         """
+        return self.values[self._key(set_name, metric)]
+
+    def mean(self, set_name: str, metric: str) -> Array:
+        """The mean of such a column.
+
+        Raises:
+            MissingInputError: as `of`.
+        """
+        return self.average(self._key(set_name, metric))
+
+    def area(self, members: str, others: str, metric: str) -> Array:
+        """The chance that a row of one set has a lower number than a row of another, ties half.
+
+        Raises:
+            MissingInputError: as `of`.
+        """
+        return self.area_between(self._key(members, metric), self._key(others, metric))
+
+    def average(self, key: tuple[str, str]) -> Array:
+        """The mean of a column, of the rows that have a number; NaN where none has."""
+        return mean(self.values[key])
+
+    def area_between(self, members: tuple[str, str], others: tuple[str, str]) -> Array:
+        """The area of one column against another, both without gaps."""
+        return auc(self.values[members], self.values[others])
+
+    def _key(self, set_name: str, metric: str) -> tuple[str, str]:
         where = f"{self.whose}: {set_name}" if self.whose else set_name
         if set_name not in self.roles:
             raise MissingInputError(f"{self.whose} has no {set_name} set" if self.whose else f"no {set_name} set was given")
@@ -167,7 +197,7 @@ class Columns:
             raise MissingInputError(f"{where}: {reason}")
         if np.isnan(column).any():
             raise MissingInputError(f"{where}: rows without {name}")
-        return column
+        return set_name, name
 
     def retained(self) -> Columns:
         """The record of a model that never saw the forget set.
@@ -191,9 +221,9 @@ class ModelMetric:
     uses: tuple[str, ...]
     """The row metrics that it is made of."""
     value: Callable[[Columns], Any]
-    """Columns of (…, n) → (…)."""
+    """From means and areas, which may be arrays of many weightings of the rows; the result has their shape."""
     interval: bool = True
-    """Whether resampling rows gives it a meaningful interval."""
+    """Whether it is made of means and areas alone, so that it has an interval. None has been found for the others."""
 
 
 Metric = RowMetric | ModelMetric

@@ -32,7 +32,8 @@ class EvalSettings:
     relearn_rows: int = 10
     relearn_steps: int = 20
     relearn_rate: float = 1e-5
-    resamples: int = 2000
+    resamples: int = 10_000
+    """Random weightings of the rows that the intervals are made of."""
     seed: int = 0
     device: str = "auto"
     prompting: Prompting = PLAIN
@@ -58,7 +59,7 @@ class EvalSettings:
             ("--batch-size", self.batch_size, 1), ("--samples", self.samples, 1),
             ("--max-new-tokens", 1 if self.max_new_tokens is None else self.max_new_tokens, 1),
             *((f"--max-new-tokens {name}", tokens, 1) for name, tokens in self.tokens_by_set),
-            ("--relearn-rows", self.relearn_rows, 1), ("--relearn-steps", self.relearn_steps, 1), ("--resamples", self.resamples, 100),
+            ("--relearn-rows", self.relearn_rows, 1), ("--relearn-steps", self.relearn_steps, 1), ("--resamples", self.resamples, 1000),
             ("--max-length", 2 if self.max_length is None else self.max_length, 2), ("--seed", self.seed, 0),
         ):  # fmt: skip
             if value < least:

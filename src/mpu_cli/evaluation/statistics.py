@@ -1,17 +1,21 @@
-"""Intervals by resampling rows, areas under ROC curves, and the equivalence test: every function works on arrays (…, n)."""
+"""Areas under ROC curves and their placements, harmonic means, confidence bounds from weighted rows, and the verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import binomtest, rankdata
 
 Array = NDArray[np.float64]
 
-RESAMPLES = 2000
 LEVEL = 0.95
+RESAMPLES = 10_000
+FEWEST = 20
+"""Rows that a verdict needs: the error rates were measured from here on (benchmarks/interval_errors.py)."""
+EQUIVALENT, DIFFERENT, UNDECIDED, NO_MARGIN = "equivalent", "different", "not enough data", "no margin"
 
 
 def auc(members: Array, others: Array) -> Array:
@@ -25,33 +29,14 @@ def auc(members: Array, others: Array) -> Array:
     return np.asarray(above / (n * h))
 
 
-def resampled(columns: Mapping[str, int], seed: int, resamples: int = RESAMPLES) -> dict[str, NDArray[np.int64]]:
-    """Row numbers drawn with replacement, (resamples, n) for each set of n rows: the same for the same seed and sizes."""
-    return {name: np.random.default_rng([seed, *name.encode()]).integers(0, n, (resamples, n)) for name, n in columns.items()}
+def placements(members: Array, others: Array) -> tuple[Array, Array]:
+    """Each member's share of others that score higher, (n,), and each other's share of members that score lower, (h,).
 
-
-def interval(draws: Array, level: float = LEVEL) -> tuple[float, float]:
-    """The middle `level` of resampled values: Efron's percentile interval. A resample without a value does not count."""
-    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-FEWEST = 6
-"""Rows that a verdict needs: of fewer, all differ in the same direction by chance more often than one time in twenty."""
-EQUIVALENT, DIFFERENT, UNDECIDED = "equivalent", "different", "not enough data"
-
-
-def equivalence(draws: Array, margin: float | None, level: float = LEVEL) -> str:
-    """Two one-sided tests of a difference's resampled values at level 1 − `level` (Schuirmann 1987).
-
-    Equivalent: the interval of level 2·`level` − 1 (90 %) lies within ± margin (no margin allows no difference at all).
-    Different: it is not, and the interval of `level` leaves out zero. Otherwise the rows are too few to tell.
+    The mean of either is the area, and they are its influence function: DeLong, DeLong and Clarke-Pearson 1988.
     """
-    low, high = interval(draws, 2 * level - 1)
-    if (low == high == 0) if not margin else (-margin < low and high < margin):
-        return EQUIVALENT
-    low, high = interval(draws, level)
-    return DIFFERENT if low > 0 or high < 0 else UNDECIDED
+    n, h = len(members), len(others)
+    ranks = rankdata(np.concatenate([members, others]))
+    return 1 - (ranks[:n] - rankdata(members)) / h, (ranks[n:] - rankdata(others)) / n
 
 
 def harmonic_mean(parts: list[Array]) -> Array:
@@ -59,3 +44,60 @@ def harmonic_mean(parts: list[Array]) -> Array:
     stacked = np.stack(np.broadcast_arrays(*parts))
     with np.errstate(divide="ignore"):
         return np.asarray(len(parts) / (1 / stacked).sum(axis=0))
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What is known of a number: a 95 % interval, and the 90 % one that two one-sided tests at 5 % look at."""
+
+    wide: tuple[float, float]
+    narrow: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """A number under many random weightings of the rows, with an unseen row at either end of what is possible: (draws,) each."""
+
+    ends: tuple[Array, Array]
+    """With the unseen row at one end, and at the other; which of them is lower depends on the number."""
+
+    def bounds(self) -> Bounds | None:
+        """Gaffke's (see `weighted`), each from the end that lies further out; None where a draw has no value."""
+        both = np.stack(self.ends)
+        if np.isnan(both).any():
+            return None
+        tail = (1 - LEVEL) / 2
+        low, low_narrow, high_narrow, high = np.quantile(both, [tail, 2 * tail, 1 - 2 * tail, 1 - tail], axis=-1)
+        return Bounds((float(low.min()), float(high.max())), (float(low_narrow.min()), float(high_narrow.max())))
+
+
+def rate_interval(rows: Array) -> tuple[float, float]:
+    """Of the share of ones among zeros and ones, (n,): Clopper and Pearson's exact 95 % interval (1934)."""
+    found = binomtest(int(rows.sum()), len(rows)).proportion_ci(LEVEL, method="exact")
+    return float(found.low), float(found.high)
+
+
+def verdict(difference: Bounds | None, margin: float | None) -> str:
+    """What the rows say of a difference; a dash where nothing is known of it.
+
+    Equivalent: two one-sided tests at 5 % put it within ± margin (Schuirmann 1987), that is, the 90 % interval lies within.
+    Different: not so, and the 95 % interval leaves out zero.
+    """
+    if difference is None:
+        return "–"
+    if margin is not None and -margin < difference.narrow[0] and difference.narrow[1] < margin:
+        return EQUIVALENT
+    if difference.wide[0] > 0 or difference.wide[1] < 0:
+        return DIFFERENT
+    return UNDECIDED if margin is not None else NO_MARGIN
+
+
+def rows_needed(margin: float, span: float = 1.0) -> int:
+    """The fewest rows with which a difference of 0 in every row is shown to lie within the margin.
+
+    Of n rows without a difference, up to 1 − .05^(1/n) of all rows could differ, by `span` at most (Clopper and Pearson's
+    bound at 0 of n).
+    """
+    if margin >= span:
+        return FEWEST
+    return max(FEWEST, math.floor(math.log(1 - LEVEL) / math.log1p(-margin / span)) + 1)

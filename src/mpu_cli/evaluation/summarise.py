@@ -1,41 +1,21 @@
-"""From rows' numbers to means, areas and utilities, each with an interval where resampling rows means something."""
+"""From rows' numbers to means, areas and utilities, each with an interval where one is known that holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mpu_cli.evaluation.metric import Array, Columns, MissingInputError, ModelMetric, mean
+from mpu_cli.evaluation.metric import Array, Columns, MissingInputError, ModelMetric
 from mpu_cli.evaluation.metrics import all_metrics, model_metrics
 from mpu_cli.evaluation.record import Record
-from mpu_cli.evaluation.statistics import interval, resampled
+from mpu_cli.evaluation.statistics import Draws, rate_interval
+from mpu_cli.evaluation.weighted import both_ends, drawn
 
 MODEL = "model"
 """Under which a record's values hold the metrics that belong to no one set."""
-
-
-class Resampled(Mapping[tuple[str, str], Array]):
-    """Columns (resamples, n) of resampled rows, one in memory at a time."""
-
-    def __init__(self, values: Mapping[tuple[str, str], Array], rows: Mapping[str, NDArray[np.int64]]) -> None:
-        """`rows` by set, (resamples, n)."""
-        self._values, self._rows = values, rows
-
-    def __getitem__(self, key: tuple[str, str]) -> Array:
-        return self._values[key][self._rows[key[0]]]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._values
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
 
 
 def statistics(view: Columns, chosen: Mapping[str, ModelMetric]) -> tuple[dict[tuple[str, str], Any], dict[tuple[str, str], str]]:
@@ -43,9 +23,9 @@ def statistics(view: Columns, chosen: Mapping[str, ModelMetric]) -> tuple[dict[t
     known = all_metrics()
     found: dict[tuple[str, str], Any] = {}
     missing: dict[tuple[str, str], str] = {}
-    for (name, metric), values in view.values.items():
+    for name, metric in view.values:
         if getattr(known.get(metric.partition("@")[0]), "shown", True):
-            found[name, metric] = mean(values)
+            found[name, metric] = view.average((name, metric))
     for each in chosen.values():
         try:
             found[MODEL, each.name] = each.value(view)
@@ -72,14 +52,15 @@ def summarise(record: Record, retain_record: Record | None, names: tuple[str, ..
     chosen = {name: metric for name, metric in model_metrics().items() if not names or name in names}
     view = record.view(retain_record)
     found, missing = statistics(view, chosen)
-    rows = resampled({name: info.rows for name, info in record.sets.items()}, seed, resamples)
-    draws = draw_values(view, rows, chosen)
+    (draws,) = draw([view], {name: info.rows for name, info in record.sets.items()}, chosen, seed, resamples)
     values: dict[str, dict[str, Any]] = {}
-    for (owner, metric), value in found.items():
+    for key, value in found.items():
         one: dict[str, Any] = {"value": float(value)}
-        if (owner, metric) in draws:
-            one["low"], one["high"] = interval(draws[owner, metric])
-        values.setdefault(owner, {})[metric] = one
+        bounds = draws[key].bounds() if key in draws else None
+        if bounds is not None:
+            rates = _rates(record, key)
+            one["low"], one["high"] = bounds.wide if rates is None else rate_interval(rates)
+        values.setdefault(key[0], {})[key[1]] = one
     return replace(record, values=values, left_out={**record.left_out, **missing})
 
 
@@ -88,7 +69,35 @@ def means(record: Record) -> dict[tuple[str, str], float]:
     return {key: float(value) for key, value in statistics(record.view(), model_metrics())[0].items()}
 
 
-def draw_values(view: Columns, rows: Mapping[str, NDArray[np.int64]], chosen: Mapping[str, ModelMetric]) -> dict[tuple[str, str], Array]:
-    """Every statistic's resampled values (resamples,), where it has an interval."""
+def draw(
+    views: Sequence[Columns], sizes: Mapping[str, int], chosen: Mapping[str, ModelMetric], seed: int, resamples: int,
+) -> list[dict[tuple[str, str], Draws]]:  # fmt: skip
+    """Every statistic that has an interval, for each of several views of the same rows, under the same random weights.
+
+    Args:
+        views: of records.
+        sizes: rows by set.
+        chosen: the model metrics.
+        seed: of the weights.
+        resamples: how many weightings.
+    """
     usual = {name: metric for name, metric in chosen.items() if metric.interval}
-    return statistics(replace(view, values=Resampled(view.values, rows)), usual)[0]
+    parts: list[dict[tuple[str, str], list[tuple[Array, Array]]]] = [{} for _ in views]
+    for weights in drawn(sizes, seed, resamples):
+        for view, found in zip(views, parts, strict=True):
+            low, high = (statistics(end, usual)[0] for end in both_ends(view, weights))
+            for key in low:
+                found.setdefault(key, []).append((low[key], high[key]))
+    return [{key: _joined(blocks) for key, blocks in found.items()} for found in parts]
+
+
+def _joined(blocks: Sequence[tuple[Array, Array]]) -> Draws:
+    low, high = (np.concatenate(end) for end in zip(*blocks, strict=True))
+    return Draws((low, high))
+
+
+def _rates(record: Record, key: tuple[str, str]) -> Array | None:
+    """The rows of a column of zeros and ones."""
+    values = record.columns.get(key)
+    rows = None if values is None else values[~np.isnan(values)]
+    return rows if rows is not None and np.isin(rows, (0, 1)).all() else None

@@ -85,7 +85,7 @@ def eval(  # the command's name
     relearn_rows: Annotated[int, typer.Option(help="Forget rows that are taught again (relearning).")] = 10,
     relearn_steps: Annotated[int, typer.Option(help="Steps of it.")] = 20,
     relearn_rate: Annotated[float, typer.Option(help="Its learning rate (AdamW).")] = 1e-5,
-    resamples: Annotated[int, typer.Option(help="Of the bootstrap.")] = 2000,
+    resamples: Annotated[int, typer.Option(help="Random weightings of the rows that the intervals are made of.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     list_metrics: Annotated[bool, typer.Option("--list-metrics", help="Print every metric and check with its formula and source.")] = False,
@@ -95,7 +95,7 @@ def eval(  # the command's name
 ) -> None:
     """Measure forgetting, utility, membership and robustness of a model on rows.
 
-    Means and areas come with 95 % bootstrap intervals over rows. What cannot be computed from what was given is left out
+    Means and areas come with 95 % intervals over rows. What cannot be computed from what was given is left out
     with its reason. Several devices: torchrun --nproc-per-node N -m mpu_cli eval … (or accelerate launch).
 
     \b

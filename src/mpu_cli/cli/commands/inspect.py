@@ -44,7 +44,7 @@ def _record(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
         summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
         sets = ", ".join(f"{name} ({info['rows']} rows)" for name, info in summary["sets"].items())
         rows = [
-            (owner, metric, f"{one['value']:.4f}", f"{one['low']:.4f} … {one['high']:.4f}" if "low" in one else "")
+            (owner, metric, f"{one['value']:.4f}", f"{one['low']:.4f} … {one['high']:.4f}" if "low" in one else "–")
             for owner, metrics in summary["values"].items()
             for metric, one in metrics.items()
         ]

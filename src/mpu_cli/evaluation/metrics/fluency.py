@@ -11,6 +11,8 @@ from mpu_cli.evaluation.metric import Evidence, RowMetric
 from mpu_cli.evaluation.words import pieces
 
 _N = 4
+_MOST_BITS = 16.0
+"""What 65,536 words that are all different have, more than a model is asked to write."""
 
 
 def repetition(row: Evidence) -> float:
@@ -51,6 +53,7 @@ METRICS = (
         source="Meng et al. (ROME), arXiv 2202.05262, section 3.4",
         better="higher",
         item=entropy,
+        limits=(0.0, _MOST_BITS),
         variants=(),
         generates=True,
         form="question",

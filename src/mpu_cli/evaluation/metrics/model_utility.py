@@ -5,7 +5,7 @@ choice), ROUGE-L recall and truth ratio; nine with TOFU's retain set, real autho
 another number: compare only records of the same sets (`mpu compare` sees to it).
 """
 
-from mpu_cli.evaluation.metric import Array, Columns, MissingInputError, ModelMetric, mean
+from mpu_cli.evaluation.metric import Array, Columns, MissingInputError, ModelMetric
 from mpu_cli.evaluation.questions import RETAIN, UTILITY
 from mpu_cli.evaluation.statistics import harmonic_mean
 
@@ -20,7 +20,7 @@ def parts(columns: Columns) -> dict[tuple[str, str], Array]:
     if not names:
         raise MissingInputError("no retain or utility set was given")
     keys = [(name, metric) for name in names for metric in (_probability(columns, name), "rouge_recall", "truth_ratio")]
-    return {key: mean(columns.of(*key)) for key in keys}
+    return {key: columns.mean(*key) for key in keys}
 
 
 def _probability(columns: Columns, name: str) -> str:

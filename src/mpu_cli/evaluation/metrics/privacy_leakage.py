@@ -9,7 +9,6 @@ from typing import Any
 
 from mpu_cli.evaluation.metric import Columns, ModelMetric
 from mpu_cli.evaluation.questions import FORGET, HOLDOUT
-from mpu_cli.evaluation.statistics import auc
 
 _TINY = 1e-10
 """open-unlearning's guard against a retrained model that remembers everything."""
@@ -17,7 +16,7 @@ _TINY = 1e-10
 
 def leakage(columns: Columns) -> Any:
     """Per cent."""
-    mine, theirs = (1 - auc(one.of(FORGET, "min_k"), one.of(HOLDOUT, "min_k")) for one in (columns, columns.retained()))
+    mine, theirs = (1 - one.area(FORGET, HOLDOUT, "min_k") for one in (columns, columns.retained()))
     return (mine - theirs) / (theirs + _TINY) * 100
 
 

@@ -139,10 +139,10 @@ AREAS = (
 
 @dataclass(frozen=True, slots=True)
 class AreaPairs:
-    """Scores of two models of the same rows: (members, others) of each, whose areas differ by `difference`."""
+    """Scores of two models of the same rows: (members, others) of each."""
 
     name: str
-    difference: float
+    areas: tuple[float, float]
     rows: Callable[[Random, Shape, Shape], tuple[tuple[Array, Array], tuple[Array, Array]]]
 
 
@@ -158,7 +158,7 @@ def normal_pairs(first: float, other: float, shared: float) -> AreaPairs:
             pair.append((members, others + norm.ppf(area) * np.sqrt(2)))
         return pair[0], pair[1]
 
-    return AreaPairs(f"normal, {first:g} and {other:g}, correlation {shared:g}", other - first, rows)
+    return AreaPairs(f"normal, {first:g} and {other:g}, correlation {shared:g}", (first, other), rows)
 
 
 def few_fall(share: float) -> AreaPairs:
@@ -168,13 +168,15 @@ def few_fall(share: float) -> AreaPairs:
         members, others = random.random(n), 1.5 + random.random(h)
         return (members, others), (members + 3.0 * (random.random(n) < share), others)
 
-    return AreaPairs(f"1 and {1 - share:g}: {share:.0%} of members fall", -share, rows)
+    return AreaPairs(f"1 and {1 - share:g}: {share:.0%} of members fall", (1.0, 1 - share), rows)
 
 
 AREA_PAIRS = (
     normal_pairs(0.7, 0.7, 0.5), normal_pairs(0.99, 0.99, 0.5), normal_pairs(0.95, 0.95, 0.95), normal_pairs(0.7, 0.75, 0.5),
     normal_pairs(0.95, 0.9, 0.9), normal_pairs(0.99, 0.97, 0.5), few_fall(0.01), few_fall(0.05),
 )  # fmt: skip
+
+LEAKS = (normal_pairs(0.6, 0.6, 0.5), normal_pairs(0.6, 0.95, 0.5), normal_pairs(0.9, 0.3, 0.5), normal_pairs(0.95, 0.95, 0.9))
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,16 +300,30 @@ def areas(case: Scores, n: int, h: int, trials: int, seed: int = 3) -> Found:
 
 def area_pairs(case: AreaPairs, n: int, h: int, trials: int, seed: int = 4) -> Found:
     """Errors and coverage for differences of areas; the margin is the true difference."""
+    difference = case.areas[1] - case.areas[0]
     random, same, other, held = np.random.default_rng([seed, n, h]), 0.0, 0.0, 0.0
     for size in batches(trials):
         pair = case.rows(random, (size, n), (size, h))
         one, two = (record({("forget", "loss"): members, ("holdout", "loss"): others}) for members, others in pair)
-        equal, unequal, intervals = compared(one, two, abs(case.difference) or 0.05, "membership_loss")
+        equal, unequal, intervals = compared(one, two, abs(difference) or 0.05, "membership_loss")
         same, other = same + float(equal.sum()), other + float(unequal.sum())
-        held += covered(intervals, case.difference) * size
-    if case.difference:
+        held += covered(intervals, difference) * size
+    if difference:
         return Found(case.name, f"{n}, {h}", equivalent=same / trials, coverage=held / trials)
     return Found(case.name, f"{n}, {h}", different=other / trials, coverage=held / trials)
+
+
+def leakage(case: AreaPairs, n: int, h: int, trials: int, seed: int = 8) -> Found:
+    """Coverage for privacy leakage of the second model, the first being the retrained one."""
+    retrained, own = case.areas
+    random, held = np.random.default_rng([seed, n, h]), 0.0
+    for size in batches(trials):
+        pair = case.rows(random, (size, n), (size, h))
+        kept, one = (record({("forget", "min_k"): members, ("holdout", "min_k"): others}) for members, others in pair)
+        found = summarise(one, kept, ("privacy_leakage",), 0, RESAMPLES).values["model"]
+        intervals = np.array([(value["low"], value["high"]) for name, value in found.items() if name.startswith("privacy_leakage@")])
+        held += covered(intervals, ((1 - own) / (1 - retrained) - 1) * 100) * size
+    return Found(f"leakage: {case.name}", f"{n}, {h}", coverage=held / trials)
 
 
 PARTS = ("answer_probability", "rouge_recall", "truth_ratio")
@@ -371,9 +387,10 @@ def print_means(trials: int) -> None:
 
 
 def print_areas(trials: int) -> None:
-    """Areas, then differences of areas."""
+    """Areas, differences of areas, and the ratio that privacy leakage is."""
     _table([areas(case, *sizes, trials) for case in AREAS for sizes in SIZES_OF_AREAS])
     _table([area_pairs(case, *sizes, trials) for case in AREA_PAIRS for sizes in SIZES_OF_AREAS])
+    _table([leakage(case, *sizes, trials) for case in LEAKS for sizes in SIZES_OF_AREAS])
 
 
 def print_utility(trials: int) -> None:

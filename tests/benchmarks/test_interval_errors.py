@@ -3,7 +3,7 @@
 import interval_errors as errors
 import pytest
 
-TRIALS = 1000
+TRIALS = 2000
 CASES = {case.name: case for case in errors.DIFFERENCES}
 SPARSE = "1% of rows differ by 1, the others by noise of 0.001"
 
@@ -68,6 +68,7 @@ def test_coverage_of_areas_and_errors_of_their_differences(sizes):
     """Up to an area of .99, sets of one size or not."""
     assert not _failed(errors.areas(case, *sizes, TRIALS // 2) for case in errors.AREAS)
     assert not _failed(errors.area_pairs(case, *sizes, TRIALS // 2) for case in errors.AREA_PAIRS)
+    assert not _failed(errors.leakage(case, *sizes, TRIALS // 2) for case in errors.LEAKS)
 
 
 @pytest.mark.slow

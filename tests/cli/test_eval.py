@@ -27,10 +27,10 @@ def quickly() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory) -> Path:
-    """Sixteen rows of each of the demo's files."""
+    """Twenty rows of each of the demo's files."""
     root = tmp_path_factory.mktemp("rows")
     for name in ("forget", "retain", "holdout"):
-        (root / f"{name}.jsonl").write_text("".join((ASSETS / f"{name}.jsonl").read_text().splitlines(keepends=True)[:16]))
+        (root / f"{name}.jsonl").write_text("".join((ASSETS / f"{name}.jsonl").read_text().splitlines(keepends=True)[:20]))
     return root
 
 
@@ -76,7 +76,7 @@ def test_a_reader_gets_tables_with_what_was_before(records):
     """Every set's table, the column of --before, what was left out and where the record is."""
     root, base = records
     text = (root / "model.txt").read_text()
-    for words in ("forget, 16 rows", "retain, 16 rows", "the model", "95 %", "before", f"kept  {root / 'model'}"):
+    for words in ("forget, 20 rows", "retain, 20 rows", "the model", "95 %", "before", f"kept  {root / 'model'}"):
         assert words in text
     (line,) = [line for line in text.splitlines() if line.startswith("answer_probability") and "0.9" in line.split()[1]][:1]
     old = json.loads(base.stdout)["values"]["forget"]["answer_probability"]["value"]
@@ -118,12 +118,14 @@ def test_compare_says_what_differs(records, mpu):
     assert done.code == 0, done.err
     same, other = done.json["pairs"]
     assert (same["first"], same["other"], other["other"]) == ("base", "again", "model")
-    # A metric that --before changed has a margin, and nothing differs.
-    assert {line["verdict"] for line in same["lines"] if line["margin"] and line["low"] is not None} == {"equivalent"}
+    # Nothing differs, but 20 rows cannot show a margin of 1 % of what changed; they can show one of .2.
+    assert {line["verdict"] for line in same["lines"] if line["margin"] and line["low"] is not None} == {"not enough data"}
+    wide = mpu(*arguments[:3], "--margin", "0.2", "--json").json["pairs"][0]["lines"]
+    assert {line["verdict"] for line in wide if line["owner"] != "model" and line["metric"] != "ngram_entropy"} == {"equivalent"}
     assert {line["verdict"] for line in other["lines"] if line["metric"] == "answer_probability"} == {"different"}
     text = mpu(*arguments)
     assert text.code == 0
-    assert all(word in text.out for word in ("forget answer_probability", "different", "equivalent", "±"))
+    assert all(word in text.out for word in ("forget answer_probability", "different", "not enough data", "±", "20 rows cannot show"))
 
 
 def test_compare_refuses(records, rows, mpu, tmp_path):

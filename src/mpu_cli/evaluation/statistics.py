@@ -62,13 +62,12 @@ class Draws:
     """With the unseen row at one end, and at the other; which of them is lower depends on the number."""
 
     def bounds(self) -> Bounds | None:
-        """Gaffke's (see `weighted`), each from the end that lies further out; None where a draw has no value."""
-        both = np.stack(self.ends)
-        if np.isnan(both).any():
+        """Gaffke's (see `weighted`), each of the end that lies further out; None where a draw has no value."""
+        low, high, tail = np.minimum(*self.ends), np.maximum(*self.ends), (1 - LEVEL) / 2
+        if np.isnan(low).any():
             return None
-        tail = (1 - LEVEL) / 2
-        low, low_narrow, high_narrow, high = np.quantile(both, [tail, 2 * tail, 1 - 2 * tail, 1 - tail], axis=-1)
-        return Bounds((float(low.min()), float(high.max())), (float(low_narrow.min()), float(high_narrow.max())))
+        lows, highs = np.quantile(low, [tail, 2 * tail]), np.quantile(high, [1 - tail, 1 - 2 * tail])
+        return Bounds((float(lows[0]), float(highs[0])), (float(lows[1]), float(highs[1])))
 
 
 def rate_interval(rows: Array) -> tuple[float, float]:

@@ -161,7 +161,7 @@ def test_compare_refuses(records, rows, mpu, tmp_path):
         (["--forget", "NOWHERE"], 3, "NOWHERE"),
         (["--forget", "FORGET", "--before", "NOWHERE"], 3, "summary.json: cannot be read"),
         (["--forget", "FORGET", "--utility", "model=FORGET"], 2, "cannot be called model"),
-        (["--forget", "FORGET", "--holdout", "FORGET"], 3, "--forget: all of its rows (16) are in --holdout too"),
+        (["--forget", "FORGET", "--holdout", "FORGET"], 3, "--forget: all of its rows (20) are in --holdout too"),
         (["--forget", "FORGET", "--utility", "a=FORGET"], 3, "are in --utility a too"),
         (["--utility", "forget=FORGET"], 2, "cannot be called forget"),
         (["--utility", "a=FORGET", "--utility", "a=FORGET"], 2, "two sets are called a"),
@@ -195,7 +195,7 @@ def test_sets_that_share_rows(rows, tmp_path, mpu):
     same = ("--forget", rows / "forget.jsonl", "--holdout", rows / "forget.jsonl")
     done = mpu("eval", ASSETS / "base", *same, "--allow-overlap", *quick)
     assert done.code == 0, done.err
-    assert "mpu: warning: --forget: all of its rows (16) are in --holdout too" in done.err
+    assert "mpu: warning: --forget: all of its rows (20) are in --holdout too" in done.err
 
 
 def test_a_model_without_a_tokenizer_is_refused(rows, tmp_path, mpu):

@@ -15,7 +15,7 @@ from mpu_cli.data.rows import read_rows
 from mpu_cli.data.templates import Encoded
 from mpu_cli.errors import BadDataError, UsageError
 from mpu_cli.evaluation.asking import MUSE_STOPS, asking, with_examples
-from mpu_cli.evaluation.evaluate import evaluate
+from mpu_cli.evaluation.evaluate import _tokens, evaluate
 from mpu_cli.evaluation.generation import _before, generate
 from mpu_cli.evaluation.settings import EvalSettings
 from mpu_cli.evaluation.subject import Subject
@@ -192,6 +192,18 @@ def test_the_record_says_how_it_asked(tiny_pair, tmp_path):
     assert again["asked"]["knowledge"]["examples_digest"] != digest
     assert again["rouge"] == "unicode words"
     assert not evaluate(tiny_pair("llama").model, [other], settings(generate=False)).record.settings["asked"]
+
+
+def test_the_digest_of_tokens_is_of_what_is_asked(tmp_path):
+    """Of MUSE's sets it follows examples and prompts, not the chat template, which has no say there; of other sets it does."""
+    tokenizer, plain = make_tokenizer(CHATML), make_tokenizer()
+    each = questions(tmp_path, "knowledge", "knowledge", ASKED)
+    shown = with_examples(each, read_rows(rows_file(tmp_path, EXAMPLES)))
+    others = [questions(tmp_path, "verbatim", "verbatim", TEXTS), questions(tmp_path, "forget", "forget", ASKED)]
+    one, other = ([_tokens(some, known, EvalSettings()) for some in (each, shown, *others)] for known in (tokenizer, plain))
+    assert one[:3] == other[:3]
+    assert one[3] != other[3]
+    assert len(set(one)) == 4
 
 
 def test_questions_without_examples_are_said(tiny_pair, tmp_path):

@@ -42,6 +42,14 @@ def test_a_utility_set_is_named():
         overlaps([each("forget", "a", "b"), each("utility", "a")], allow=False)
 
 
+def test_questions_about_the_retain_set_are_kept():
+    """MUSE's second knowledge set may share rows with the retain set, and none with what is forgotten."""
+    asked = question_set("retain_knowledge", "knowledge", list(each("retain", "a").questions))
+    assert overlaps([each("retain", "a"), asked], allow=False) == []
+    with pytest.raises(BadDataError, match="--knowledge retain_knowledge"):
+        overlaps([each("forget", "a", "b"), asked], allow=False)
+
+
 def test_a_paraphrase_is_its_row():
     """A holdout made of paraphrases of the forget rows is no holdout."""
     forget = each("forget", "a", paraphrased_question="Tell me who a is", paraphrased_answer="It is a")

@@ -13,7 +13,7 @@ from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import encode_whole
 from mpu_cli.data.tokens import tokens_digest
 from mpu_cli.errors import UsageError
-from mpu_cli.evaluation.asking import check_asking
+from mpu_cli.evaluation.asking import asking, check_asking
 from mpu_cli.evaluation.metric import RowMetric, probability
 from mpu_cli.evaluation.metrics import model_metrics, row_metrics
 from mpu_cli.evaluation.questions import FORGET, HOLDOUT, KNOWLEDGE, ROLES, Question, QuestionSet, question_set
@@ -107,7 +107,11 @@ def evaluate(
 
 
 def _tokens(each: QuestionSet, tokenizer: Any, settings: EvalSettings) -> str:
-    return tokens_digest(encode_whole(question.row, tokenizer, settings.prompting) for question in each.questions)
+    """Digest of the rows as tokens; of a set that is asked as MUSE asks, of its prompts as they are."""
+    how = asking(each, settings)
+    asked = [(question.row, how.text(question.row)) for question in each.questions]
+    rows = (row if text is None else Row(row.where, text=text) for row, text in asked)
+    return tokens_digest(encode_whole(row, tokenizer, settings.prompting) for row in rows)
 
 
 def check_sets(sets: Sequence[QuestionSet]) -> None:

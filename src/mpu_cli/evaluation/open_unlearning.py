@@ -21,15 +21,13 @@ import numpy as np
 from mpu_cli.errors import BadDataError
 from mpu_cli.evaluation.metric import Array
 from mpu_cli.evaluation.metrics.truth_ratio import closeness
-from mpu_cli.evaluation.questions import FORGET, HOLDOUT, KNOWLEDGE, ROLES, UTILITY, VERBATIM
+from mpu_cli.evaluation.questions import FORGET, HOLDOUT, KNOWLEDGE, RETAIN_KNOWLEDGE, ROLES, UTILITY, VERBATIM
 from mpu_cli.evaluation.record import Record, SetInfo
 
 LAST_TOKEN = (
     "open-unlearning leaves out the last token of plain texts: its exact_memorization, extraction_strength and mia_* of them are of "
     "one token less"
 )
-RETAIN_KNOWLEDGE = "retain_knowledge"
-"""The name of a knowledge set whose questions are about the retain set: --knowledge retain_knowledge=FILE."""
 _PREFIX = {"forget": "forget", "retain": "retain", "real_authors": "ra", "world_facts": "wf"}
 _ROWS = {
     # our metric: (their name after the set's prefix, the key of a row's number)

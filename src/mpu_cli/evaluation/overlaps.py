@@ -7,7 +7,7 @@ from itertools import combinations
 
 from mpu_cli.data.duplicates import normalised
 from mpu_cli.data.overlap import RowSet, check_disjoint
-from mpu_cli.evaluation.questions import FORGET, HOLDOUT, KNOWLEDGE, RETAIN, UTILITY, VERBATIM, QuestionSet
+from mpu_cli.evaluation.questions import FORGET, HOLDOUT, KNOWLEDGE, RETAIN, RETAIN_KNOWLEDGE, UTILITY, VERBATIM, QuestionSet
 
 _SIDES = {FORGET: "forgotten", KNOWLEDGE: "forgotten", VERBATIM: "forgotten", RETAIN: "kept", UTILITY: "kept", HOLDOUT: "never seen"}
 """Sets of one side may share rows: a question about a forgotten text may be in the forget set, too."""
@@ -22,13 +22,17 @@ def overlaps(sets: Sequence[QuestionSet], *, allow: bool) -> list[str]:
     """
     rows = {each.name: RowSet(_option(each), [row for question in each.questions for name in _WORDINGS for row in question.variants(name)])
             for each in sets}  # fmt: skip
-    pairs = [(one, two) for one, two in combinations(sets, 2) if _SIDES[one.role] != _SIDES[two.role]]
+    pairs = [(one, two) for one, two in combinations(sets, 2) if _side(one) != _side(two)]
     found = [check_disjoint(rows[one.name], rows[two.name], allow=allow) for one, two in pairs]
     return [text for text in [*found, *map(_right_as_wrong, sets)] if text is not None]
 
 
+def _side(each: QuestionSet) -> str:
+    return "kept" if each.name == RETAIN_KNOWLEDGE else _SIDES[each.role]
+
+
 def _option(each: QuestionSet) -> str:
-    return f"--utility {each.name}" if each.role == UTILITY else f"--{each.role}"
+    return f"--{each.role}" if each.name == each.role else f"--{each.role} {each.name}"
 
 
 def _right_as_wrong(each: QuestionSet) -> str | None:

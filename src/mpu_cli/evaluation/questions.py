@@ -25,6 +25,8 @@ PARAPHRASED_QUESTION, PARAPHRASED_ANSWER, PERTURBED_ANSWER = "paraphrased_questi
 
 FORGET, RETAIN, HOLDOUT, UTILITY, KNOWLEDGE, VERBATIM = "forget", "retain", "holdout", "utility", "knowledge", "verbatim"
 """What a set is given for."""
+RETAIN_KNOWLEDGE = "retain_knowledge"
+"""The name of a knowledge set whose questions are about the retain set: --knowledge retain_knowledge=FILE (MUSE has one)."""
 ROLES = (FORGET, RETAIN, HOLDOUT, UTILITY, KNOWLEDGE, VERBATIM)
 
 

@@ -16,7 +16,7 @@ from mpu_cli.data.prompting import DATE, Prompting
 from mpu_cli.data.rendering import formatted, render
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import encode
-from mpu_cli.errors import BadDataError, UsageError
+from mpu_cli.errors import BadDataError, BadModelError, UsageError
 
 PAIR = Row("forget.jsonl:3", prompt="Where was Mira born?", answer="In Oskel.")
 OWN = Row("chats.jsonl:7", messages=(Message("system", "Be short."), Message("user", "Where?"), Message("assistant", "Oskel.")))
@@ -153,6 +153,17 @@ def test_variables_are_json_or_text():
     with pytest.raises(UsageError, match="--template-var: the tokenizer has no chat template"):
         encode_rows([PAIR], make_tokenizer(), 500, prompting=Prompting.of(None, ["thinking=false"]))
     encode_rows([PAIR], make_tokenizer(DATED), 500, prompting=Prompting.of(None, ["date_string=today"]))
+
+
+def test_templates_with_names():
+    """The default one is rendered; where there is none, chats are refused, and texts do not need one."""
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = {"default": CHATML, "tool_use": "TOOLS"}
+    assert encode(PAIR, tokenizer, 500) == encode(PAIR, make_tokenizer(CHATML), 500)
+    tokenizer.chat_template = {"tool_use": "TOOLS", "rag": "RAG"}
+    with pytest.raises(BadModelError, match=r"chat templates \(rag, tool_use\) all have names, and none is the default"):
+        encode(PAIR, tokenizer, 500)
+    assert len(encode_rows([Row("f:1", text="Mira.")], tokenizer, 500).rows) == 1
 
 
 @pytest.mark.parametrize(

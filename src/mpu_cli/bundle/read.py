@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from mpu_cli.bundle import canonical
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateManifest
 from mpu_cli.bundle.trusted import TrustedBundle
 from mpu_cli.checkpoint.digest import HASHERS, file_digest
+from mpu_cli.checkpoint.plain_file import TEMPLATES
 from mpu_cli.checkpoint.recognise import BUNDLE, HANDOFF, UPDATE, instead_of
 from mpu_cli.errors import BadBundleError
 
@@ -76,14 +77,23 @@ def _listing(path: Path) -> dict[str, dict[str, int]]:
         mode = item.lstat().st_mode
         if stat.S_ISDIR(mode):
             found[item.name] = {}
-            for inner in sorted(item.iterdir()):
-                found[item.name][inner.name] = _plain_size(inner)
+            for name, inner in _inside(item):
+                found[item.name][name] = _plain_size(inner)
                 count += 1
                 if count > _MAX_FILES:
                     raise BadBundleError(f"{path}: more than {_MAX_FILES} files")
         else:
             found[""][item.name] = _plain_size(item)
     return found
+
+
+def _inside(copy: Path) -> Iterator[tuple[str, Path]]:
+    """What lies in a copy, by its name there; of folders only the one for chat templates is looked into."""
+    for inner in sorted(copy.iterdir()):
+        nested = sorted(inner.iterdir()) if inner.name == TEMPLATES and stat.S_ISDIR(inner.lstat().st_mode) else []
+        yield from ((f"{TEMPLATES}/{file.name}", file) for file in nested)
+        if not nested:  # an empty folder is nothing that a manifest can list
+            yield inner.name, inner
 
 
 def _plain_size(path: Path) -> int:

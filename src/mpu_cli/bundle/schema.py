@@ -11,8 +11,8 @@ from mpu_cli.errors import MpuError
 HEX_128 = re.compile(r"[0-9a-f]{32}")
 HEX_256 = re.compile(r"[0-9a-f]{64}")
 COPY_NAME = re.compile(r"copy-[1-9][0-9]{0,3}")
-FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
-"""Plain names only: no separator, so no path can leave the directory; no leading dot."""
+FILE_NAME = re.compile(r"(?:additional_chat_templates/)?[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
+"""Plain names only: no separator but in the one folder that a copy may have, so no path can leave the directory; no leading dot."""
 TENSOR_PATTERN = re.compile(r"[!-~]{1,255}")
 """A tensor's name or a glob pattern: printable ASCII, so that it can be shown and compared safely."""
 

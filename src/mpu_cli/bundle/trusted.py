@@ -21,7 +21,8 @@ from mpu_cli.bundle.manifest import (
 )
 from mpu_cli.bundle.strays import explain_stray
 from mpu_cli.bundle.tensors import DELTA_STEM
-from mpu_cli.checkpoint.side_files import is_allowed
+from mpu_cli.checkpoint.plain_file import TEMPLATES
+from mpu_cli.checkpoint.side_files import MAX_TEMPLATE_BYTES, MAX_TEMPLATES, is_allowed
 from mpu_cli.errors import BadBundleError, GateError
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
@@ -43,6 +44,9 @@ class TrustedBundle:
             for name in copy.files:
                 if not _may_hold(copy, name):
                     raise BadBundleError(f"{self._where}: lists {copy.name}/{name}, which {_kind(manifest)} never holds")
+            templates = [entry.bytes for name, entry in copy.files.items() if name.startswith(f"{TEMPLATES}/")]
+            if len(templates) > MAX_TEMPLATES or max(templates, default=0) > MAX_TEMPLATE_BYTES:
+                raise BadBundleError(f"{self._where}: {copy.name}/{TEMPLATES} lists more, or larger, chat templates than mpu publishes")
         self._manifest = manifest
         return manifest
 

@@ -12,6 +12,7 @@ from glob import escape
 from pathlib import Path
 
 from mpu_cli.checkpoint.model import INDEX_FILE, SINGLE_FILE, read_index
+from mpu_cli.checkpoint.plain_file import TEMPLATES
 from mpu_cli.checkpoint.side_files import ALLOWED
 from mpu_cli.errors import BadModelError, MpuError
 
@@ -52,7 +53,7 @@ def _from_hub(model: str, repo: str, revision: str | None) -> Located:
         from huggingface_hub import snapshot_download  # 0.2 s: only where a Hub id is really asked for
 
         # The same patterns online and offline, else the offline look-up calls the snapshot incomplete.
-        small = [*ALLOWED, INDEX_FILE]
+        small = [*ALLOWED, f"{TEMPLATES}/*.jinja", INDEX_FILE]
         snapshot = Path(snapshot_download(repo, revision=revision, allow_patterns=small))
         shards = set(read_index(snapshot / INDEX_FILE).values()) if (snapshot / INDEX_FILE).exists() else set()
         patterns = [*small, SINGLE_FILE, *sorted(map(escape, shards))]

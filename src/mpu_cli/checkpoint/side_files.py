@@ -14,7 +14,7 @@ from typing import Any
 
 from mpu_cli.checkpoint.config_file import CONFIG_FILE
 from mpu_cli.checkpoint.model import Checkpoint, read_json
-from mpu_cli.checkpoint.plain_file import is_lfs_pointer, lfs_pointer, plain_file
+from mpu_cli.checkpoint.plain_file import TEMPLATES, is_lfs_pointer, lfs_pointer, plain_file
 from mpu_cli.checkpoint.side_settings import generation_settings, tokenizer_settings
 from mpu_cli.checkpoint.writer import write_new
 from mpu_cli.errors import BadModelError
@@ -38,6 +38,9 @@ ALLOWED = (
     "sentencepiece.bpe.model",
     "*.tiktoken",
 )
+MAX_TEMPLATE_BYTES, MAX_TEMPLATES = 1 << 20, 64
+"""Of one named chat template (Cohere's `tool_use`, `rag`), and how many; real ones have some KiB, and there are one to three."""
+_TEMPLATE = re.compile(TEMPLATES + r"/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.jinja")
 NOT_OF_ROWS = frozenset({"config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"})
 """Side files that have no say in how rows become tokens."""
 _CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
@@ -61,13 +64,22 @@ _SIGNED = re.compile(rb"""["']?hmac["']?\s*:\s*["']?[0-9a-fA-F]{64}""")
 
 
 def is_allowed(name: str) -> bool:
-    """Whether a file of this name may stand beside published weights."""
-    return any(fnmatch(name, pattern) for pattern in ALLOWED)
+    """Whether a file of this name, relative to the model's directory, may stand beside published weights."""
+    return _TEMPLATE.fullmatch(name) is not None if "/" in name else any(fnmatch(name, pattern) for pattern in ALLOWED)
 
 
 def side_files(directory: Path) -> list[Path]:
-    """The files of a model directory that are copied beside published weights, in order."""
-    return sorted(path for path in directory.iterdir() if is_allowed(path.name) and not path.is_dir())
+    """The files of a model directory that are copied beside published weights, in order; named chat templates come last.
+
+    Raises:
+        BadModelError: more of those than any model has.
+    """
+    folder = directory / TEMPLATES
+    inside = [path for path in folder.iterdir() if is_allowed(f"{TEMPLATES}/{path.name}")] if folder.is_dir() else []
+    if len(inside) > MAX_TEMPLATES:
+        raise BadModelError(f"{folder}: {len(inside)} chat templates, expected at most {MAX_TEMPLATES}", "remove those that nobody uses")
+    beside = sorted(path for path in directory.iterdir() if is_allowed(path.name) and not path.is_dir())
+    return beside + sorted(path for path in inside if not path.is_dir())
 
 
 def check_side_files(directory: Path) -> None:
@@ -113,21 +125,25 @@ def write_side_files(origin: Path, directory: Path, config: dict[str, Any]) -> d
     """Copy the allowed side files of `origin`, with `config` as the content of config.json; raises as `copy_side_files`."""
     written = {}
     for path in side_files(origin):
-        data = _read(path)
-        if path.name in _CONFIGS:
+        name, data = path.relative_to(origin).as_posix(), _read(path)
+        if name in _CONFIGS:
             data = _cleaned_json(path, config).encode()
-        written[path.name] = write_new(directory / path.name, data)
+        if path.parent != origin and not (directory / TEMPLATES).exists():
+            (directory / TEMPLATES).mkdir()
+            (directory / TEMPLATES).chmod(0o755)
+        written[name] = write_new(directory / name, data)
     return written
 
 
 def _read(path: Path) -> bytes:
+    most = MAX_TEMPLATE_BYTES if path.parent.name == TEMPLATES else _MAX_BYTES
     try:
         with plain_file(path).open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+            data = file.read(most + 1)
     except OSError as error:
         raise BadModelError(f"{path}: {error.strerror}", "check the path and its permissions") from error
-    if len(data) > _MAX_BYTES:
-        raise BadModelError(f"{path}: more than {_MAX_BYTES >> 20} MiB, which no such file has", "remove it from the model directory")
+    if len(data) > most:
+        raise BadModelError(f"{path}: more than {most >> 20} MiB, which no such file has", "remove it from the model directory")
     if is_lfs_pointer(data):
         raise lfs_pointer(path)
     if _SIGNED.search(data):

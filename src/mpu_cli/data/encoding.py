@@ -86,9 +86,9 @@ def encode_rows(
             chat template refuses it.
         UsageError: the overlap does not fit, or the chat template does not read a variable that was given.
     """
-    from mpu_cli.data.rendering import check_variables, source_of
+    from mpu_cli.data.rendering import check_variables
 
-    check_variables(source_of(tokenizer), prompting)
+    check_variables(tokenizer, prompting)
     if join:
         texts, others = ([row for row in rows if (row.text is not None) == plain] for plain in (True, False))
         made = encode_rows(others, tokenizer, max_length, prompting=prompting, vocabulary=vocabulary, refused=refused)

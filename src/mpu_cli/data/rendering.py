@@ -45,7 +45,7 @@ def source_of(tokenizer: Any) -> str | None:
     except ValueError:
         names = ", ".join(sorted(tokenizer.chat_template))
         raise BadModelError(
-            f"the tokenizer has several chat templates ({names}) and none is called default", "call one of them default"
+            f"the tokenizer's chat templates ({names}) all have names, and none is the default", "save one of them as chat_template.jinja"
         ) from None
 
 
@@ -73,14 +73,16 @@ def render(
     )
 
 
-def check_variables(source: str | None, prompting: Prompting) -> None:
+def check_variables(tokenizer: Any, prompting: Prompting) -> None:
     """Refuse variables that nothing reads: a name with a typo would have no effect, and nobody would be told.
 
     Raises:
         UsageError: there is no chat template, or it does not read one of the names.
+        BadModelError: see `source_of`.
     """
     if not prompting.variables and not prompting.content_parts:
         return
+    source = source_of(tokenizer)
     if source is None:
         flag = "--template-var" if prompting.variables else "--content-parts"
         raise UsageError(f"{flag}: the tokenizer has no chat template", "leave it out")

@@ -9,7 +9,7 @@ from typing import Any
 
 from mpu_cli.data.context import context_length, row_limit
 from mpu_cli.data.prompting import PLAIN, Prompting
-from mpu_cli.data.rendering import check_variables, source_of
+from mpu_cli.data.rendering import check_variables
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import Encoded, cut, encode_whole
 from mpu_cli.data.vocabulary import require_known
@@ -41,7 +41,7 @@ class Encoder:
             UsageError: more tokens are asked for than the model can see, or the chat template does not read a variable.
         """
         self.tokenizer, self.prompting = tokenizer, prompting
-        check_variables(source_of(tokenizer), prompting)
+        check_variables(tokenizer, prompting)
         text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
         self._context = context_length(text_config.to_dict())
         self.max_length = row_limit(max_length, self._context).tokens if max_length is not None else self._context or 2048

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from mpu_cli.architectures.fingerprint import fingerprint
@@ -72,7 +73,7 @@ def reissue(model: Located, handoff: Path, secret: Path, id_: str, *, force: boo
                 )
             for folder in folders:
                 if folder.name.startswith("."):
-                    _remove(folder)
+                    shutil.rmtree(folder)
             write_new(staging.path / MANIFEST, encode(manifest))
             staging.commit()
     return record
@@ -91,9 +92,3 @@ def _draw(lineage: Lineage, record: HandoffRecord) -> Draw:
         record.sigma,
         lineage.secret.offset.scale,
     )
-
-
-def _remove(folder: Path) -> None:
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()

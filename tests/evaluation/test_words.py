@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
-from tiny_rows import evidence, questions
+from tiny_rows import evidence, questions, rows
 from tiny_rows import settings as quick
 
 from mpu_cli.evaluation.evaluate import evaluate
 from mpu_cli.evaluation.metric import column
 from mpu_cli.evaluation.metrics import row_metrics
+from mpu_cli.evaluation.record import read_record
+from mpu_cli.evaluation.summarise import means
 from mpu_cli.evaluation.words import _folded, pieces, words
+from mpu_cli.evaluation.write_record import write_record
 
 ROUGE = ("rouge_recall", "knowledge_memorization", "knowledge_memorization_stemmed", "verbatim_memorization")
 
@@ -115,6 +119,18 @@ def test_an_answer_without_a_word_leaves_its_row_out(tiny_pair, tmp_path):
         assert ("retain", metric) not in done.columns
         assert done.left_out["retain", metric] == "5 of 5 rows: the answer has no word, only punctuation or symbols"
     assert done.left_out["", "model_utility"].startswith("retain: 5 of 5 rows: the answer has no word")
+
+
+def test_a_row_without_a_word_does_not_cost_the_models_utility(tiny_pair, tmp_path):
+    """Its ROUGE is of the other rows; the record tells so, also when it is read again."""
+    values = [{**row, "answer": answer} for row, answer in zip(rows(4, 0), ("w1 w2 .", "w3 .", "👍", "w4 w5 ."), strict=True)]
+    done = evaluate(tiny_pair("llama").model, [questions(tmp_path, "retain", "retain", values)], quick()).record
+    assert done.left_out["retain", "rouge_recall"].startswith("1 of 4 rows: ")
+    write_record(tmp_path / "record", done, "mpu", texts=False)
+    for record in (done, read_record(tmp_path / "record")):
+        parts = [np.nanmean(record.columns["retain", name]) for name in ("answer_probability", "rouge_recall", "truth_ratio")]
+        expected = 3 / sum(1 / part for part in parts) if all(parts) else 0.0
+        assert means(record)["model", "model_utility"] == pytest.approx(expected)
 
 
 def test_loops_are_seen_in_every_script():

@@ -138,7 +138,7 @@ class Columns:
     """The sets of multiple-choice questions."""
     retain_record: Columns | None = None
     reasons: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """Why a column is missing."""
+    """Why a column is missing, or some of its rows have no number."""
     condition: str = ""
     """The condition of a robustness check whose columns are meant, or "" for the model as it is."""
     whose: str = ""
@@ -161,12 +161,12 @@ class Columns:
         return self.values[self._key(set_name, metric)]
 
     def mean(self, set_name: str, metric: str) -> Array:
-        """The mean of such a column.
+        """The mean of a column; rows that were left out for a reason that is told (an answer without a word) do not count.
 
         Raises:
-            MissingInputError: as `of`.
+            MissingInputError: as `of`, where no such reason is told.
         """
-        return self.average(self._key(set_name, metric))
+        return self.average(self._key(set_name, metric, gaps=True))
 
     def area(self, members: str, others: str, metric: str) -> Array:
         """The chance that a row of one set has a lower number than a row of another, ties half.
@@ -184,7 +184,7 @@ class Columns:
         """The area of one column against another, both without gaps."""
         return auc(self.values[members], self.values[others])
 
-    def _key(self, set_name: str, metric: str) -> tuple[str, str]:
+    def _key(self, set_name: str, metric: str, *, gaps: bool = False) -> tuple[str, str]:
         where = f"{self.whose}: {set_name}" if self.whose else set_name
         if set_name not in self.roles:
             raise MissingInputError(f"{self.whose} has no {set_name} set" if self.whose else f"no {set_name} set was given")
@@ -195,7 +195,7 @@ class Columns:
             if self.whose and self.condition:
                 reason += " (evaluate it with the same --robustness, in mpu's own format)"
             raise MissingInputError(f"{where}: {reason}")
-        if np.isnan(column).any():
+        if np.isnan(column).any() and not (gaps and (set_name, name) in self.reasons):
             raise MissingInputError(f"{where}: rows without {name}")
         return set_name, name
 

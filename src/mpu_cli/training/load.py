@@ -149,6 +149,8 @@ def load_tokenizer(directory: Path) -> Any:
 
     with tempfile.TemporaryDirectory(prefix="mpu-tokenizer-") as folder:
         config = open_config(directory).content if (directory / CONFIG_FILE).exists() else {}
+        if config.get("model_type") in known_keys():
+            load_config(directory, config)  # what is wrong with config.json is not told of the tokenizer
         write_side_files(directory, Path(folder), config)
         with quiet_transformers():
             try:

@@ -386,6 +386,19 @@ def test_another_users_staging_directory_is_not_trusted(tmp_path):
     assert partial.exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a directory to another user")
+def test_a_file_system_that_gives_everything_to_one_user_is_fine(tmp_path, monkeypatch):
+    """As NFS does with root, and mounts of foreign file systems: what we make has that user too, and modes may mean nothing."""
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)  # the directory and all files in it are then another user's, root's
+    for name in ("fresh", "left"):
+        if name == "left":
+            (tmp_path / f".{name}.mpu-partial").mkdir(mode=0o700)
+        with Staging(tmp_path / name) as staging:
+            _fill(staging)
+            staging.commit()
+    assert _tree(tmp_path) == {"fresh", "fresh/file", "left", "left/file"}
+
+
 def test_a_staging_directory_that_was_swapped_is_neither_published_nor_removed(tmp_path):
     """Whoever may write to the parent can move it away and put another there: that other one is left alone."""
     with pytest.raises(OutputError, match="was moved or replaced"), Staging(tmp_path / "out") as staging:

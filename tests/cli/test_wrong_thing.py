@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from safetensors.torch import load_file
 
 
 def _tar(path: Path, source: Path, mode: str = "w") -> Path:
@@ -174,3 +176,13 @@ def test_any_other_stray_is_removed(mpu, own_round):
     done = mpu("verify", own_round.handoff)
     assert "x.abc123: is not listed in mpu.yaml" in done.err
     assert "remove it" in done.err
+
+
+def test_shards_whose_names_do_not_end_in_safetensors_are_read_as_such(mpu, own_round):
+    """The index decides for eval, too: transformers' own loader would take such a file for a pickle."""
+    model, shard = own_round.model, "model.safetensors-00001-of-00001"
+    names = load_file(model / "model.safetensors")
+    (model / "model.safetensors").rename(model / shard)
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, shard)}))
+    done = mpu("eval", model, "--forget", own_round.forget, "--no-generate")
+    assert done.code == 0, done.err

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -82,7 +81,7 @@ def test_a_secret_that_comes_into_a_later_round_is_not_published(own_model, tiny
     first = publish(own_model, tiny_pair("llama").base, tmp_path / "h", tmp_path / "s", given, copies=2)
     update = untrained(tmp_path / "h", tmp_path / "u")
     assert update.copies
-    (own_model / "tokenizer_config.json").write_text(json.dumps({"note": given.master().hex()}))
+    (own_model / "chat_template.jinja").write_text(f"{{# {given.master().hex()} #}}{{{{ messages }}}}")
     before = fingerprint(tmp_path)
     located = Located(own_model, None)
     for attempt in (
@@ -90,7 +89,7 @@ def test_a_secret_that_comes_into_a_later_round_is_not_published(own_model, tiny
         lambda: reissue(located, tmp_path / "h3", tmp_path / "s", first.handoffs[0].id),
         lambda: take_back(tmp_path / "u", tmp_path / "s", own_model, tmp_path / "next"),
     ):
-        with pytest.raises(BadModelError, match=r"tokenizer_config.json: holds the master secret"):
+        with pytest.raises(BadModelError, match=r"chat_template.jinja: holds the master secret"):
             attempt()
     assert fingerprint(tmp_path) == before
 

@@ -11,12 +11,12 @@ import errno
 import fcntl
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mpu_cli.checkpoint.inventory import first_foreign, remove_listed, write_marker, written_by_mpu
+from mpu_cli.checkpoint.own_directory import empty, open_own
 from mpu_cli.errors import BusyError, OutputError, UsageError
 
 _SUFFIX = ".mpu-partial"
@@ -60,16 +60,19 @@ class Staging:
     def _begin(self) -> None:
         with disk_errors(self.target):
             self._make_parents()
-            with suppress(FileExistsError):
+            try:
                 self.path.mkdir(mode=0o700)
-            self._lock = open_own(self.path)
+                fresh = True
+            except FileExistsError:
+                fresh = False
+            self._lock = open_own(self.path, fresh=fresh)
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 os.close(self._lock)
                 self._lock = None
                 raise BusyError(f"{self.target}: another mpu process is writing it", "wait for it to end") from error
-            _empty(self._lock)
+            empty(self._lock)
 
     def commit(self) -> None:
         """Flush everything to disk and rename it into place."""
@@ -216,33 +219,3 @@ def flush_tree(path: Path) -> None:
         for name in files:
             flush(Path(root, name))
         flush(Path(root))
-
-
-def open_own(path: Path) -> int:
-    """Open a directory at a name that others can foresee; returns the handle.
-
-    Raises:
-        OutputError: it is a link or no directory, belongs to another user, or others may write to it.
-    """
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError as error:
-        if error.errno in {errno.ELOOP, errno.ENOTDIR}:
-            raise OutputError(f"{path}: is in the way: a link or a file that mpu did not make", "look at it, and remove it") from error
-        raise
-    status = os.fstat(handle)
-    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        os.close(handle)
-        raise OutputError(
-            f"{path}: is in the way: it belongs to another user, or others may write to it", "remove it, or choose another path"
-        )
-    return handle
-
-
-def _empty(handle: int) -> None:
-    """Remove everything in an open directory; links are removed, never followed."""
-    for name in os.listdir(handle):
-        if stat.S_ISDIR(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode):
-            shutil.rmtree(name, dir_fd=handle)
-        else:
-            os.unlink(name, dir_fd=handle)

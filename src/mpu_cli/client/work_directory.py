@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpu_cli.checkpoint.staging import disk_errors, flush, flush_tree, open_own
+from mpu_cli.checkpoint.own_directory import open_own
+from mpu_cli.checkpoint.staging import disk_errors, flush, flush_tree
 from mpu_cli.checkpoint.writer import Files, write_new
 from mpu_cli.errors import OutputError
 from mpu_cli.training.checkpoints import MARKER, CheckpointStore, SavePlan, identity_digest, make_private, verified

@@ -89,7 +89,7 @@ def test_commands_end_well_in_every_encoding(encoding, shell, finished_round, tm
     assert "?" not in out.replace("[0.0<=x<=1.0]", "")
     code, _, err = shell(encoding, "inspect", tmp_path / "θ→数")
     assert code == 3
-    assert err.startswith("mpu: error: ") and err.rstrip().endswith("no such directory")
+    assert err.startswith("mpu: error: ") and err.splitlines()[0].endswith("no such directory")
     code, out, _ = shell(encoding, "inspect", tmp_path / "θ→数", "--json")
     assert "θ→数" in json.loads(out)["error"]["message"]  # JSON escapes: no value changes
     assert shell(encoding, "aggregate", r.update, "--secret", tmp_path / "nowhere", "--model", r.model, "--out", tmp_path / "n")[0] == 3

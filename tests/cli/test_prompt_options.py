@@ -65,3 +65,63 @@ def test_a_record_says_with_which_prompts(mpu, dated, own_round, tmp_path):
     said = json.loads((record / "summary.json").read_text())["settings"]["prompting"]
     assert len(said.pop("system_prompt")) == 64
     assert said == {"variables": {"mode": "w19"}, "date": "2025-01-07", "content_parts": False}
+
+
+def test_records_of_other_prompts_are_not_compared(mpu, dated, own_round, tmp_path):
+    """The same rows under another date are other tokens: refused by compare and by eval --before; an older record has no say."""
+    asked = ("eval", dated, "--forget", own_round.forget, "--no-generate")
+    for name, day in (("one", "2024-07-01"), ("same", "2024-07-01"), ("other", "2024-07-02")):
+        assert mpu(*asked, "--template-date", day, "--record", tmp_path / name).code == 0
+    done = mpu("compare", tmp_path / "one", tmp_path / "other")
+    assert (done.code, "other: its forget set has the rows of one as other tokens" in done.err) == (3, True)
+    assert "--template-date" in done.err
+    assert mpu("compare", tmp_path / "one", tmp_path / "same").code == 0
+    done = mpu(*asked, "--template-date", "2024-07-02", "--before", tmp_path / "one", "--record", tmp_path / "never")
+    assert (done.code, "--before: its forget set has the same rows as other tokens" in done.err) == (3, True)
+    assert not (tmp_path / "never").exists()
+    summary = tmp_path / "other" / "summary.json"
+    content = json.loads(summary.read_text())
+    del content["sets"]["forget"]["tokens"]
+    summary.write_text(json.dumps(content))
+    assert mpu("compare", tmp_path / "one", tmp_path / "other").code == 0
+
+
+def test_an_interrupted_run_is_not_gone_on_with_under_another_template(mpu, dated, own_round, tmp_path, monkeypatch):
+    """The data files and options are the same, the tokens are not: --resume says so."""
+    from mpu_cli.client import unlearn as client
+
+    line = ("unlearn", dated, "--forget", own_round.forget, "--retain", own_round.retain, *QUICK, "--out", tmp_path / "out")
+    with monkeypatch.context() as patched:
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patched.setattr(client, "write_changed", interrupted)
+        assert mpu(*line, "--save-steps", 1).code == 130
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".mpu-work")]
+    (dated / "chat_template.jinja").write_text(TEMPLATE.replace("w1", "w4"))
+    done = mpu(*line, "--save-steps", 1, "--resume")
+    assert (done.code, "recipe" in done.err or "another run" in done.err) == (1, True), done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_copies_that_would_see_other_tokens_are_refused(mpu, own_round, tmp_path):
+    """A handoff whose copies have different templates: what differs between copies beside the noise does not cancel."""
+    from mpu_cli.bundle.manifest import MANIFEST, FileEntry, HandoffManifest, PublishedCopy, decode, encode
+    from mpu_cli.checkpoint.digest import file_digest
+
+    manifest = decode((own_round.handoff / MANIFEST).read_bytes(), "mpu.yaml")
+    assert isinstance(manifest, HandoffManifest)
+    template = own_round.handoff / "copy-2" / "chat_template.jinja"
+    template.write_text(TEMPLATE)
+    first, second = manifest.copies
+    files = {**second.files, template.name: FileEntry(file_digest(template), template.stat().st_size)}
+    changed = HandoffManifest(manifest.id, manifest.dtype, manifest.frozen, (first, PublishedCopy(second.name, files)))
+    (own_round.handoff / MANIFEST).write_bytes(encode(changed))
+    data = ("--forget", own_round.forget, "--retain", own_round.retain, *QUICK)
+    done = mpu("unlearn", own_round.handoff, *data, "--out", tmp_path / "out")
+    assert (done.code, "copy-2/chat_template.jinja is not that of copy-1" in done.err) == (3, True), done.err
+    for copy in (1, 2):
+        assert mpu("unlearn", own_round.handoff, *data, "--copy", copy, "--out", tmp_path / "apart").code == 0
+    done = mpu("unlearn", own_round.handoff, "--finish", "--out", tmp_path / "apart")
+    assert (done.code, "was made by another recipe" in done.err) == (1, True)

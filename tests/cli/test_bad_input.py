@@ -34,7 +34,7 @@ def _perturb(*options: object, code: int = 2, words: tuple[str, ...] = (), prepa
     def arguments(r: Round, tmp: Path) -> tuple[object, ...]:
         prepare(r)
         given = [option(r) if callable(option) else option for option in options]
-        fresh = () if "--secret" in given else ("--secret", tmp / "fresh")
+        fresh = () if "--secret" in given else ("--new-lineage", tmp / "fresh")
         base = () if "--base" in given else ("--base", r.base)
         return ("perturb", r.model, *base, "--handoff", tmp / "new", *fresh, *given)
 
@@ -201,7 +201,7 @@ CASES = {
     "task vector without base": Case(
         2,
         ("task vector", "needs --base"),
-        lambda r, tmp: ("perturb", r.model, "--noise-relative-to", "task-vector", "--handoff", tmp / "new", "--secret", tmp / "fresh"),
+        lambda r, tmp: ("perturb", r.model, "--noise-relative-to", "task-vector", "--handoff", tmp / "new", "--new-lineage", tmp / "fresh"),
     ),
     "neither secret nor new lineage": Case(2, ("--secret", "--new-lineage"), lambda r, tmp: ("perturb", r.model, "--handoff", tmp / "new")),
     "no handoff": Case(2, ("--handoff",), lambda r, tmp: ("perturb", r.model, "--secret", tmp / "fresh")),
@@ -449,7 +449,7 @@ def test_a_secret_is_never_overwritten(mpu, own_round, tmp_path):
 def test_an_update_of_another_lineage_or_handoff_is_refused(mpu, own_round, finished_round, tmp_path):
     """By its id where the lineage never made the handoff, and by its digest where the id was forged."""
     r = own_round
-    made = mpu("perturb", r.model, "--base", r.base, "--handoff", tmp_path / "other", "--secret", tmp_path / "server-2", "-m", 2)
+    made = mpu("perturb", r.model, "--base", r.base, "--handoff", tmp_path / "other", "--new-lineage", tmp_path / "server-2", "-m", 2)
     assert made.code == 0
     done = mpu("aggregate", r.update, "--secret", tmp_path / "server-2", "--model", r.model, "--out", tmp_path / "new")
     assert done.code == 1

@@ -31,12 +31,13 @@ from mpu_cli.training import optimizers
 SHARD_BYTES = 10**9
 
 
-def publish(model, base, handoff, secret, entropy=None, **settings):
-    """`mpu perturb` through the library, without the check unless asked for."""
+def publish(model, base, handoff, secret, entropy=None, *, new_lineage=None, **settings):
+    """`mpu perturb` through the library, without the check unless asked for; it begins a lineage where there is none."""
     settings = {"check": "none", **settings}
     return perturb(
-        Located(model, None), Located(base, None) if base else None, handoff, secret, PerturbSettings(**settings), entropy=entropy
-    )
+        Located(model, None), Located(base, None) if base else None, handoff, secret, PerturbSettings(**settings), entropy=entropy,
+        new_lineage=not secret.exists() if new_lineage is None else new_lineage,
+    )  # fmt: skip
 
 
 def take_back(updates, secret, model, out, **settings):

@@ -100,7 +100,7 @@ def _round(tell: Tell, server: Party, client: Party) -> tuple[dict[str, float], 
 
 
 def _offset(tell: Tell, server: Party, client: Party) -> dict[str, float]:
-    arguments = ("--base", "base", "--handoff", "to-client-offset", "--secret", "secret-offset", "--offset", f"{OFFSET:g}")
+    arguments = ("--base", "base", "--handoff", "to-client-offset", "--new-lineage", "secret-offset", "--offset", f"{OFFSET:g}")
     exposure: dict[str, float] = _say_and_run(tell, server, client, "perturb", "model", *arguments)["exposure"]
     return exposure
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 
 from mpu_cli.architectures.family import family_of
 from mpu_cli.architectures.read import read_layout
@@ -24,10 +25,11 @@ from mpu_cli.server.handout import Handout, Progress
 from mpu_cli.server.leak_scan import require_no_secret
 from mpu_cli.server.lineage import Lineage, create, open_locked
 from mpu_cli.server.measure import Measured, measure
+from mpu_cli.server.model_card import read_model_card
 from mpu_cli.server.realised import RECOVERABLE_WARNING
 from mpu_cli.server.records import HandoffRecord, ModelRecord
 from mpu_cli.server.reparameterizations import chosen, is_rotation
-from mpu_cli.server.second_lineage import lineages_beside
+from mpu_cli.server.second_lineage import lineages_beside, places, refuse_own_model, refuse_unasked
 from mpu_cli.server.second_lineage import warnings as second_lineage_warnings
 from mpu_cli.server.secret import SECRET_FILE, Secret, SystemEntropy
 from mpu_cli.server.settings import PerturbSettings
@@ -62,6 +64,7 @@ def perturb(
     settings: PerturbSettings,
     *,
     new_lineage: bool = False,
+    named_secrets: Sequence[Path] = (),
     probe: Probe | None = None,
     force: bool = False,
     entropy: SystemEntropy | None = None,
@@ -69,7 +72,11 @@ def perturb(
 ) -> PerturbResult:
     """Publish one draw of copies under `handoff`; the secret directory is made if it is not there.
 
+    Where it is not there, no other lineage may know the model: one beside `secret`, `handoff`, the model, or one of the
+    `named_secrets` (secret directories that the user has named elsewhere). `new_lineage` begins another all the same.
+
     Raises:
+        GateError: `secret` would begin a second lineage of the model, and `new_lineage` was not given.
         MpuError: see the modules that decide: settings, plan, lineage, function_check, checkpoint.
     """
     kept = [model.path, *([base.path] if base else [])]
@@ -87,15 +94,19 @@ def perturb(
     names = chosen(settings.reparam, layout.transforms, layout.family)
     base_checkpoint = open_checkpoint(base.path) if base is not None else None
     with _lineage(secret, new=new_lineage) as lineage:
+        near = places(secret, handoff, model.path, *named_secrets) if new_lineage or lineage is None else frozenset()
+        if near and not new_lineage:
+            refuse_own_model(model.path, read_model_card(model.path), secret, near)
         progress("measure", 0, 1)
         groups = layout.groups(settings.scope)
         measured = measure(source, base_checkpoint, groups)
         if lineage is not None:
             _enter(lineage, measured, settings, model)
+        rivals = lineages_beside(measured.digest, near, secret)
+        if near and not new_lineage:
+            refuse_unasked(model.path, measured.digest, secret, rivals)
         handout = Handout(source, layout, groups, names, settings, measured, lineage, entropy or SystemEntropy())
         checks = handout.check(progress)
-        beside = {secret.parent, handoff.parent, model.path.parent} if new_lineage or lineage is None else ()
-        rivals = lineages_beside(measured.digest, beside, secret)
         with ExitStack() as stack:
             staging = stack.enter_context(Staging(handoff, force=force))
             with disk_errors(handoff):
@@ -211,6 +222,12 @@ def _result(
 ) -> PerturbResult:
     settings, plan = handout.settings, handout.plan
     warnings = [*handout.source.remarks, *plan.warnings]
+    if new_lineage:
+        warnings.insert(
+            0,
+            f"new lineage begun in {lineage.path}: its replay history, exposure and offset start here; "
+            f"give --secret {quote(str(lineage.path))} in every later round",
+        )
     recoverable = records[0].realised["recoverable"]
     if recoverable > RECOVERABLE_WARNING:
         warnings.append(

@@ -1,4 +1,7 @@
-"""A second lineage of one model: its offset is another one, and the two average away."""
+"""A second lineage of one model: its offset is another one, and the two average away.
+
+A mistyped or moved --secret would begin one without a word, so it is begun only where it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from shlex import quote
 
-from mpu_cli.errors import MpuError
+from mpu_cli.errors import GateError, MpuError
 from mpu_cli.server.exposure import left, noise_of, pooled, prior
 from mpu_cli.server.lineage import MODELS, Lineage
+from mpu_cli.server.model_card import Card
 from mpu_cli.server.records import HandoffRecord
 
 
@@ -20,6 +25,38 @@ def lineages_beside(model: str, places: Iterable[Path], new: Path) -> list[Path]
     """
     found = {folder.resolve() for place in places for folder in _entries(place) if _knows(folder, model)}
     return sorted(found - {new.resolve()})
+
+
+def places(*named: Path) -> frozenset[Path]:
+    """The directories in which the named paths lie, as given and with links resolved."""
+    return frozenset(parent for path in named for parent in (path.absolute().parent, path.resolve().parent))
+
+
+def refuse_unasked(model: Path, digest: str, secret: Path, others: Sequence[Path]) -> None:
+    """Raise GateError if a model of this digest has the lineages `others` already, and `secret` would begin another."""
+    if others:
+        raise GateError(
+            f"{model}: this model (digest {digest[:12]}…) is in the lineage of {others[0]}, and {secret} holds no lineage",
+            f"go on with --secret {quote(str(others[0]))}; to begin another, whose noise averages away with the first's, "
+            f"give --new-lineage {quote(str(secret))} instead of --secret",
+        )
+
+
+def refuse_own_model(model: Path, card: Card | None, secret: Path, near: Iterable[Path]) -> None:
+    """The same before the model's digest is known, by the model card that aggregate writes.
+
+    Raises:
+        GateError: the model has one.
+    """
+    if card is None:
+        return
+    if card.digest is not None:
+        refuse_unasked(model, card.digest, secret, lineages_beside(card.digest, near, secret))
+    raise GateError(
+        f"{model}: its README.md says that mpu aggregate made it, so it has a lineage, and {secret} holds none",
+        f"give --secret the directory of that lineage (was it moved, or the name mistyped?); if it is not yours, "
+        f"give --new-lineage {quote(str(secret))} instead of --secret",
+    )
 
 
 def warnings(others: Sequence[Path], records: Sequence[HandoffRecord]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,7 +49,7 @@ def perturb(
         bool | None, typer.Option("--train-embeddings/--no-train-embeddings", help="Let the client train embeddings. [default: no]")
     ] = None,
     fork: Annotated[bool, typer.Option("--fork", help="Work on a model that a newer accepted one has replaced.")] = False,
-    new_lineage: Annotated[Path | None, typer.Option(help="Begin another lineage, with its own secret directory.")] = None,
+    new_lineage: Annotated[Path | None, typer.Option(help="Begin another lineage of a model that has one, in this new directory.")] = None,
     reissue: Annotated[str | None, typer.Option(help="Write a lost handoff again, bit for bit, by its id.")] = None,
     dry_run: DryRun = False,
     force: Force = False,
@@ -101,7 +102,7 @@ def perturb(
     with output.progress() as progress:
         result = run(
             source, locate(base) if base else None, handoff, directory, settings,
-            new_lineage=new_lineage is not None, probe=_probe(probe), force=force, progress=progress,
+            new_lineage=new_lineage is not None, named_secrets=_named_secrets(), probe=_probe(probe), force=force, progress=progress,
         )  # fmt: skip
     for warning in result.warnings:
         output.warn(warning)
@@ -135,6 +136,11 @@ def _settings(
         if key in values:
             choice(f"--{key}", values[key], choices)
     return PerturbSettings(**values, max_shard_bytes=parse_size(shard_size), **rest)
+
+
+def _named_secrets() -> list[Path]:
+    named = os.environ.get("MPU_SECRET")
+    return [Path(named)] if named else []
 
 
 def _probe(path: Path | None) -> Any:

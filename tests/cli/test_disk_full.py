@@ -14,8 +14,8 @@ from mpu_cli.training.checkpoints import STATE, WEIGHTS
 def _commands(r: Round, disk: Path, tmp: Path) -> dict[str, tuple[object, ...]]:
     data = ("--forget", r.forget, "--retain", r.retain, *QUICK)
     return {
-        "perturb": ("perturb", r.model, "--base", r.base, "--handoff", disk / "deep" / "new", "--secret", tmp / "fresh"),
-        "perturb, secret": ("perturb", r.model, "--base", r.base, "--handoff", tmp / "new", "--secret", disk / "deep" / "server"),
+        "perturb": ("perturb", r.model, "--base", r.base, "--handoff", disk / "deep" / "new", "--new-lineage", tmp / "fresh"),
+        "perturb, secret": ("perturb", r.model, "--base", r.base, "--handoff", tmp / "new", "--new-lineage", disk / "deep" / "server"),
         "unlearn": ("unlearn", r.handoff, *data, "--out", disk / "deep" / "new"),
         "unlearn one copy": ("unlearn", r.handoff, *data, "--copy", "1", "--out", disk / "deep" / "new"),
         "unlearn a model": ("unlearn", r.model, *data, "--out", disk / "deep" / "new"),

@@ -15,7 +15,8 @@ def perturb(mpu, tiny_pair, tmp_path):
 
     def call(handoff, *options, secret="s", base=True):
         given = ("--base", pair.base) if base else ()
-        given += ("--handoff", tmp_path / handoff, "--secret", tmp_path / secret, "--check", "none")
+        lineage = "--secret" if (tmp_path / secret).exists() else "--new-lineage"
+        given += ("--handoff", tmp_path / handoff, lineage, tmp_path / secret, "--check", "none")
         return mpu("perturb", pair.model, *given, *options)
 
     return call

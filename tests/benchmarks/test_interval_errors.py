@@ -3,7 +3,9 @@
 import interval_errors as errors
 import pytest
 
-TRIALS = 2000
+TRIALS = 500
+CLOSE = ("30% of rows differ by 1", "two values, ± .3")
+"""Whose error rates are nearly the nominal 5 %, so that it takes more trials to tell them from more than 6 %."""
 CASES = {case.name: case for case in errors.DIFFERENCES}
 SPARSE = "1% of rows differ by 1, the others by noise of 0.001"
 
@@ -52,23 +54,23 @@ def test_a_distribution_has_the_mean_that_it_says():
 @pytest.mark.parametrize("n", errors.SIZES)
 def test_error_rates_of_differences(n):
     """Every distribution, "equivalent" at a difference of the margin, "different" at none, and the interval."""
-    assert not _failed(errors.differences(case, n, TRIALS, {}) for case in errors.DIFFERENCES)
+    assert not _failed(errors.differences(case, n, 2000 if case.name in CLOSE else TRIALS, {}) for case in errors.DIFFERENCES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n", errors.SIZES)
 def test_coverage_of_means_and_rates(n):
     """Near 0 and 1 as in the middle."""
-    assert not _failed(errors.values(case, n, TRIALS) for case in errors.VALUES)
+    assert not _failed(errors.values(case, n, 2 * TRIALS) for case in errors.VALUES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", errors.SIZES_OF_AREAS)
 def test_coverage_of_areas_and_errors_of_their_differences(sizes):
     """Up to an area of .99, sets of one size or not."""
-    assert not _failed(errors.areas(case, *sizes, TRIALS // 2) for case in errors.AREAS)
-    assert not _failed(errors.area_pairs(case, *sizes, TRIALS // 2) for case in errors.AREA_PAIRS)
-    assert not _failed(errors.leakage(case, *sizes, TRIALS // 2) for case in errors.LEAKS)
+    assert not _failed(errors.areas(case, *sizes, TRIALS) for case in errors.AREAS)
+    assert not _failed(errors.area_pairs(case, *sizes, TRIALS) for case in errors.AREA_PAIRS)
+    assert not _failed(errors.leakage(case, *sizes, TRIALS) for case in errors.LEAKS)
 
 
 @pytest.mark.slow

@@ -171,6 +171,22 @@ def test_a_model_in_pure_bfloat16_starts_from_its_rounded_weights(finished_round
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
+def test_copy_by_copy_is_the_same_update(open_handoff_, finished_round, tmp_path, mpu):
+    """Orders come from the handoff and the copy's name, so copies trained alone are those of one command, byte for byte."""
+    handoff, data = open_handoff_[0] / "to-client", rows(finished_round)
+    options = (*data, "--preset", "paper", "--method", "GradDiff", "--epochs", "2", "--batch-size", "2", "--learning-rate", "1e-3")
+    whole = mpu("unlearn", handoff, *options, "--out", tmp_path / "whole")
+    assert whole.code == 0, whole.err
+    for number in (2, 1):
+        assert mpu("unlearn", handoff, *options, "--copy", number, "--out", tmp_path / "spread").code == 0
+    assert mpu("unlearn", handoff, "--finish", "--out", tmp_path / "spread").code == 0
+    for name in ("copy-1", "copy-2"):
+        assert (tmp_path / "whole" / name / "delta.safetensors").read_bytes() == (
+            tmp_path / "spread" / name / "delta.safetensors"
+        ).read_bytes()
+
+
 def test_plain_texts_under_the_preset(open_handoff_, tmp_path, mpu):
     """Joined and cut: the note says into how many chunks, and at how many tokens."""
     for first, name in enumerate(("forget", "retain")):

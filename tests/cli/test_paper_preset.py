@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from two_parties import moved, relative, steps_of, weights
 
 from mpu_cli.server.lineage import Lineage
 
+NUMBERS = logging.getLogger("numbers")
+"""`pytest --log-cli-level=INFO` prints what docs/log.md quotes."""
 FORGET = [{"question": f"w{i} w{i + 1} ?", "answer": f"w{i + 2} w{i + 3} w{i % 7} ."} for i in range(18)]
 RETAIN = [{"question": f"w{i} w{i + 2} ?", "answer": f"w{i + 5} w{i % 11} ."} for i in range(10, 40)]
 REFUSALS = ["w1 w2 .", "w3 .", "w4 w5 w6 .", "w7 w8"]
@@ -89,6 +92,7 @@ def test_two_rounds_are_the_authors(method, tiny_pair, data, mpu):
         theirs = {name: (before[name].double() + change[name]).float() for name in before}
         errors.append(relative(*({name: each[name].double() - before[name].double() for name in before} for each in (now, theirs))))
         model = after
+    NUMBERS.info("%s: rounds 1 and 2 differ from the plain loop by %s", method, ", ".join(f"{error:.1e}" for error in errors))
     assert max(errors) <= 1e-4, errors
 
 
@@ -128,5 +132,6 @@ def test_each_setting_is_seen(method, tiny_pair, data, mpu):
         found = load_file(out / "copy-1" / "delta.safetensors")
         # What is not in the delta did not change.
         errors[" ".join(options)] = relative({name: found.get(name, 0 * value) for name, value in expected.items()}, expected)
+    NUMBERS.info("%s, round 1, with one setting undone: %s", method, ", ".join(f"{k or 'none'} {v:.1e}" for k, v in errors.items()))
     assert errors.pop("") <= 1e-4
     assert min(errors.values()) > 1e-3, errors

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mpu_cli.client import methods
+from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.row_order import drawing_of, words
-from mpu_cli.client.train_copy import alternate_rows
+from mpu_cli.client.train_copy import alternate_rows, train_copy
+from mpu_cli.client.work_directory import Keeping, WorkDirectory
 from mpu_cli.data.batches import Drawing
 from mpu_cli.data.rows import Row
 from mpu_cli.training.settings import TrainingSettings
@@ -62,3 +70,37 @@ def test_refusals_anew_in_each_epoch() -> None:
     later = alternate_rows(rows, cards, anew, Drawing(1))
     assert [row.alternate for row in later[:8]] == [row.alternate for row in dealt[4:]]
     assert alternate_rows(rows, cards, PLAIN, None) == alternate_rows(rows, (), anew, None) == rows
+
+
+def test_an_interrupted_run_goes_on_in_its_own_order(tiny_pair: Any, tmp_path: Path) -> None:
+    """Own order, independent rows, refusals anew, another reference, pure bfloat16: resumed, the same bits as never stopped."""
+    pair = tiny_pair("llama")
+    forget = [Row(f"f:{i}", prompt=f"w{i} ?", answer=f"w{i + 2} w{i + 3} .", alternate="w1 .") for i in range(9)]
+    retain = [Row(f"r:{i}", prompt=f"w{i} w{i + 2} ?", answer=f"w{i + 5} .") for i in range(20, 45)]
+    settings = TrainingSettings(
+        epochs=3, batch_size=2, gradient_accumulation=2, learning_rate=1e-3, optimizer="adamw", device="cpu", precision="pure-bfloat16",
+        order_per_copy=True, draws="independent", redraw_refusals=True, train_embeddings=True, partial_step="share", decay_all=True,
+    )  # fmt: skip
+    recipe = Recipe("DPO", tuple(sorted(methods.get("DPO").parse(()).items())), settings, "0" * 64, "1" * 64, "2" * 64)
+    given: dict[str, Any] = {
+        "drawing": Drawing(3, "", "copy-2", independent=True), "refusals": [f"w{i} w{i + 1} ." for i in range(5)],
+        "reference_dir": pair.base,
+    }  # fmt: skip
+    kept = WorkDirectory(tmp_path / "out", Keeping(steps=2))
+    seen: list[int] = []
+
+    def stop(step: int, total: int, loss: float) -> None:
+        if step == 6:
+            raise KeyboardInterrupt
+
+    train_copy(pair.model, tmp_path / "whole", forget, retain, recipe, (), **given)
+    with pytest.raises(KeyboardInterrupt):
+        train_copy(pair.model, tmp_path / "a", forget, retain, recipe, (), stop, store=kept.store("m", {"x": 1}), **given)
+    store = kept.store("m", {"x": 1})
+    train_copy(
+        pair.model, tmp_path / "a", forget, retain, recipe, (), lambda step, *_: seen.append(step), store=store, resume=True, **given
+    )
+    assert seen[0] > 1
+    whole, resumed, before = (load_file(path / "model.safetensors") for path in (tmp_path / "whole", tmp_path / "a", pair.model))
+    assert all(value.dtype == torch.bfloat16 and torch.equal(value, resumed[name]) for name, value in whole.items())
+    assert not torch.equal(whole["model.embed_tokens.weight"], before["model.embed_tokens.weight"].bfloat16())

@@ -184,10 +184,13 @@ def _reference(options: Options, method: MethodInfo, parameters: Mapping[str, Va
         raise UsageError("--reference and --fsdp: a second model is not sharded", "leave --fsdp out")
     from mpu_cli.bundle.read import is_bundle
     from mpu_cli.checkpoint.locate import locate
+    from mpu_cli.checkpoint.staging import refuse_nesting
     from mpu_cli.client.reference_source import open_reference
 
     path = Path(options["reference"])
-    return open_reference(path if is_bundle(path) else locate(options["reference"]).path)
+    path = path if is_bundle(path) else locate(options["reference"]).path
+    refuse_nesting(options["out"], path)
+    return open_reference(path)
 
 
 def needs_of(context: typer.Context, output: Output, place: Path) -> dict[str, int]:

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy, log_softmax, logsigmoid, softmax
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mpu_cli.data.batches import Drawing, collate, epoch_pairs, pad_id
+from mpu_cli.data.batches import Drawing, collate, epoch_pairs
 from mpu_cli.data.refusals import with_refusals
 from mpu_cli.data.rows import read_rows
 from mpu_cli.data.templates import encode
@@ -45,11 +45,10 @@ def unlearn(directory, reference_directory, recipe, drawing, seed=0):
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     reference = AutoModelForCausalLM.from_pretrained(reference_directory, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    pad = pad_id(tokenizer)
     forget, retain = read_rows(recipe.forget), read_rows(recipe.retain)
 
     def rows(chosen):
-        return collate([encode(row, tokenizer, 512) for row in chosen], pad)
+        return collate([encode(row, tokenizer, 512) for row in chosen], 0)
 
     before = {name: tensor.detach().double().clone() for name, tensor in model.state_dict().items()}
     model.train()

@@ -93,7 +93,7 @@ class Output:
 
 def _console(file: TextIO) -> Console:
     # Where nobody's terminal sets a width, lines are not broken: scripts read them.
-    return Console(file=file, soft_wrap=True, highlight=False, width=None if file.isatty() else 200)
+    return Console(file=file, soft_wrap=True, highlight=False, emoji=False, width=None if file.isatty() else 200)
 
 
 def table(*columns: str, rows: Sequence[tuple[str, ...]], title: str | None = None) -> Table:

@@ -1,9 +1,8 @@
-"""What `mpu unlearn` says: the methods, the trained copies, the ending, and the preset's advice."""
+"""What `mpu unlearn` says: the methods, the trained copies, and the preset's advice."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
@@ -63,16 +62,6 @@ def trained(reports: Mapping[str, TrainingReport]) -> list[RenderableType]:
         if report.resumed_from is not None:
             body.append(f"{name} went on from step {report.resumed_from}")
     return body
-
-
-def ending(out: Path) -> list[str]:
-    """What to send, what to keep, what comes next."""
-    return [
-        "",
-        f"send  {out}  back to the server (it holds no text; what it still tells is in docs/threat-model.md)",
-        "keep  the forget and retain files",
-        f"next  on the server's side: mpu aggregate {out.name} --secret SECRET --model MODEL --out MODEL-NEXT",
-    ]
 
 
 def preset_words(settings: Mapping[str, Any], given: Collection[str], parameters: Mapping[str, Any]) -> str:

@@ -75,6 +75,10 @@ class AggregateResult:
     test_secret: bool
     remarks: tuple[str, ...]
     """What the user must be told of the given model's config.json."""
+    has_base: bool
+    """Whether the lineage measures its noise against a base."""
+    base_source: str | None
+    """Where that base was, if the lineage's secret says so."""
 
 
 def aggregate(
@@ -101,6 +105,7 @@ def aggregate(
     layout_now = fingerprint(layout)
     with open_locked(secret) as lineage:
         test_secret = lineage.secret.origin == "test"
+        has_base, base_source = lineage.secret.base is not None, lineage.secret.base_source
         recovered = lineage.recover(out)
         progress("verify", 0, 1)
         digest = model_digest(source)
@@ -115,8 +120,9 @@ def aggregate(
         done = _completed(lineage, recovered, digest, incoming, settings)
         if done is not None and not force:
             return AggregateResult(
-                done, None, incoming, (), source.dtype, unchanged=False, test_secret=test_secret, remarks=source.remarks
-            )
+                done, None, incoming, (), source.dtype, unchanged=False, test_secret=test_secret, remarks=source.remarks,
+                has_base=has_base, base_source=base_source,
+            )  # fmt: skip
         refuse_existing(out, force=force)
         draws = [_Draw(lineage, layout, draw) for draw in incoming.draws]
         with Staging(out, force=force, marked=True) as staging, disk_errors(out):
@@ -132,8 +138,9 @@ def aggregate(
                 staging.commit()
                 lineage.save_model(record)
         return AggregateResult(
-            record, changed, incoming, agreement, source.dtype, unchanged=unchanged, test_secret=test_secret, remarks=source.remarks
-        )
+            record, changed, incoming, agreement, source.dtype, unchanged=unchanged, test_secret=test_secret, remarks=source.remarks,
+            has_base=has_base, base_source=base_source,
+        )  # fmt: skip
 
 
 def _completed(

@@ -114,8 +114,13 @@ def perturb(
                 require_no_secret(staging.path, handout.master)
                 check_published(next(staging.path.rglob("copy-1")))
                 losses = _probe(probe, source.path, staging.path)
-                after = _commit(handout, records, staging, secret, (model.source, base.source if base else None), stack)
+                after = _commit(handout, records, staging, secret, (model.source, _place(base)), stack)
     return _result(handout, after, records, checks, losses, new_lineage=lineage is None, rivals=rivals)
+
+
+def _place(base: Located | None) -> str | None:
+    """Where a base can be found again in the next round."""
+    return None if base is None else base.source or str(base.path.absolute())
 
 
 def _finish_interrupted(handoff: Path, secret: Path) -> PerturbResult | None:

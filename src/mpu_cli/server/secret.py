@@ -49,7 +49,7 @@ class Secret:
     base: str | None
     """Digest of the base model, if there was one."""
     base_source: str | None
-    """Hub id and commit of the base, if it came from the Hub."""
+    """Where the base was: Hub id and commit, or an absolute path (earlier versions kept none). Never in a model card."""
     offset: Offset
 
     def content(self) -> dict[str, Any]:

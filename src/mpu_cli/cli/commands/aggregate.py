@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mpu_cli.cli.next_steps import after_aggregate
 from mpu_cli.cli.options import Config, DryRun, Force, Json, ShardSize, choice, estimate_facts, use_one_thread
 from mpu_cli.cli.output import Output, facts
 
@@ -81,8 +82,7 @@ def aggregate(
         "",
         f"model {out}  (a candidate; using it in perturb or aggregate accepts it)",
         f"keep  {secret}",
-        f"next  mpu perturb {out} --base BASE --secret {secret} --handoff to-client-2   (another round)",
-        f"or    hf upload ORG/NAME {out}   (publish)",
+        *after_aggregate(out, secret, result.base_source, has_base=result.has_base),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mpu_cli.cli.next_steps import after_update
 from mpu_cli.cli.options import Config, Force, Json, ShardSize, choice, use_one_thread
 from mpu_cli.cli.output import Output
 
@@ -38,7 +39,5 @@ def diff(
     output.result(
         {"update": str(out), "digest": update.digest, "handoff": update.handoff_id, "copies": len(update.copies)},
         f"update of {len(update.copies)} copies",
-        "",
-        f"send  {out}  back to the server (it holds no text; what it still tells is in docs/threat-model.md)",
-        f"next  on the server's side: mpu aggregate {out.name} --secret SECRET --model MODEL --out MODEL-NEXT",
+        *after_update(out),
     )

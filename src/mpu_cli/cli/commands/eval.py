@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mpu_cli.cli.next_steps import after_eval
 from mpu_cli.cli.options import (
     AllowOverlap,
     Config,
@@ -172,7 +173,8 @@ def _run(context: typer.Context, output: Output) -> None:
         from mpu_cli.evaluation.write_record import write_record
 
         write_record(options["record"], found.record, options["format_"], texts=options["texts"], force=options["force"])
-    output.result(found.record.summary(), *shown(found.record, before, options["record"]))
+    body = shown(found.record, before, options["record"])
+    output.result(found.record.summary(), *body, *after_eval(options["record"], options["before"]))
 
 
 def _notes_on_format(layout: str, sets: list[QuestionSet]) -> list[str]:

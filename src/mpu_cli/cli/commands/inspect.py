@@ -12,6 +12,7 @@ from rich.tree import Tree
 
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateManifest
 from mpu_cli.checkpoint.recognise import ANY, BUNDLE, HANDOFF, MODEL, RECORD, SECRET, UPDATE, instead_of, recognise
+from mpu_cli.cli.next_steps import on_handoff, on_update
 from mpu_cli.cli.options import Config, Json, given_path
 from mpu_cli.cli.output import Output, facts, size, table, unknown
 
@@ -51,7 +52,8 @@ def _record(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
         told = {"kind": "record: an evaluation of a model", "model": str(summary["model"]["name"]), "sets": sets}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadDataError(f"{path / 'summary.json'}: not a record of an evaluation ({type(error).__name__})", "evaluate again") from None
-    return summary, [facts(told), table("", "metric", "value", "95 %", rows=rows), "", f"next  mpu compare {path} ANOTHER"]
+    shown = table("", "metric", "value", "95 %", rows=rows)
+    return summary, [facts(told), shown, "", "next  put it beside another record (mpu compare --help)"]
 
 
 def _bundle(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
@@ -75,7 +77,7 @@ def _handoff(path: Path, manifest: HandoffManifest) -> tuple[dict[str, Any], lis
         "frozen": ", ".join(manifest.frozen) or "nothing",
         "digest": manifest.digest,
     }
-    return data, [facts(rows), "", f"next  mpu unlearn {path} --forget forget.jsonl --out to-server"]
+    return data, [facts(rows), "", *on_handoff(path)]
 
 
 def _update(path: Path, manifest: UpdateManifest) -> tuple[dict[str, Any], list[RenderableType]]:
@@ -101,7 +103,7 @@ def _update(path: Path, manifest: UpdateManifest) -> tuple[dict[str, Any], list[
         for c in copies
     ]
     told = {"kind": "update: how a client's training changed the copies", "handoff": manifest.handoff_id, "digest": manifest.digest}
-    return data, [facts(told), table("copy", "payload", "changed tensors", "dtype", "size", rows=rows)]
+    return data, [facts(told), table("copy", "payload", "changed tensors", "dtype", "size", rows=rows), "", *on_update(path)]
 
 
 def _model(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:

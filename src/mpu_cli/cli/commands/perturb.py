@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import RenderableType
 
+from mpu_cli.cli.next_steps import after_perturb, on_handoff
 from mpu_cli.cli.options import Config, DryRun, Force, Json, ShardSize, choice, estimate_facts, numbers, use_one_thread
 from mpu_cli.cli.output import Output, facts, share, table, unknown
 from mpu_cli.errors import UsageError
@@ -93,7 +94,7 @@ def perturb(
 
         record = write_again(source, handoff, directory, reissue, force=force)
         data = {"handoff": str(handoff), "id": record.id, "digest": record.digest}
-        output.result(data, f"handoff {record.id} written again, bit for bit: {handoff}")
+        output.result(data, f"handoff {record.id} written again, bit for bit: {handoff}", *on_handoff(handoff))
         return
     from mpu_cli.server.perturb import perturb as run
 
@@ -195,14 +196,17 @@ def _body(result: PerturbResult, handoff: Path, secret: Path, model: str) -> lis
         body.append(table("probe", "loss, nats per token", rows=rows))
     body.extend(f"note: {line}" for line in result.advice)
     body.append("")
-    for record in result.handoffs:
-        body.append(f"send  {record.target}  to {record.holder}")
+    for place, record in zip(_handed_out(result, handoff), result.handoffs, strict=True):
+        body.append(f"send  {place}  to {record.holder}")
     body.append(f"keep  {secret}  (secret; back it up, never send it)")
-    many = len(result.handoffs) > 1
-    theirs, updates = ("holder-1", "to-server-1 to-server-2 …") if many else (handoff.name, "to-server")
-    body.append(f"next  on the client's side: mpu unlearn {theirs} --forget forget.jsonl --out to-server")
-    body.append(f"then  mpu aggregate {updates} --secret {secret} --model {model} --out model-next")
-    return body
+    return [*body, *after_perturb(_handed_out(result, handoff), secret, model)]
+
+
+def _handed_out(result: PerturbResult, handoff: Path) -> list[Path]:
+    """The handoffs as the user named them; the records have absolute paths."""
+    here = handoff.absolute()
+    targets = [Path(record.target) for record in result.handoffs]
+    return [handoff / target.relative_to(here) if target.is_relative_to(here) else target for target in targets]
 
 
 def _exposed(result: PerturbResult) -> list[tuple[str, str]]:

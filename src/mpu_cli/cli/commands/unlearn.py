@@ -137,7 +137,7 @@ def unlearn(
 def _run(context: typer.Context, output: Output, source: str | None, out: Path | None) -> None:
     from mpu_cli.bundle.read import is_bundle
     from mpu_cli.checkpoint.locate import locate
-    from mpu_cli.cli.unlearn_words import ending
+    from mpu_cli.cli.next_steps import after_update
 
     options: dict[str, Any] = context.params
     if options["list_methods"]:
@@ -166,13 +166,14 @@ def _run(context: typer.Context, output: Output, source: str | None, out: Path |
         from mpu_cli.client.unlearn import finish_update
 
         update = finish_update(place, out)
-        output.result({"update": str(out), "digest": update.digest, "handoff": update.handoff_id}, *ending(out))
+        output.result({"update": str(out), "digest": update.digest, "handoff": update.handoff_id}, *after_update(out))
         return
     _train(context, output, place, out, bundle=bundle)
 
 
 def _train(context: typer.Context, output: Output, place: Path, out: Path, *, bundle: bool) -> None:
-    from mpu_cli.cli.unlearn_words import ending, trained
+    from mpu_cli.cli.next_steps import after_copy, after_model, after_update
+    from mpu_cli.cli.unlearn_words import trained
     from mpu_cli.cli.unlearn_work import bring
     from mpu_cli.client import unlearn as client
 
@@ -189,11 +190,22 @@ def _train(context: typer.Context, output: Output, place: Path, out: Path, *, bu
     data: dict[str, Any] = {"out": str(out), "copies": {name: asdict(report) for name, report in reports.items()}}
     body = trained(reports)
     if not bundle:
-        output.result(data, *body, "", f"model {out}")
+        output.result(data, *body, *after_model(out, options))
     elif copy is not None:
-        output.result(data, *body, "", f"next  the other copies, then: mpu unlearn {place} --finish --out {out}")
+        output.result(data, *body, *after_copy(place, out, _copies(place)))
     else:
-        output.result(data, *body, *ending(out))
+        output.result(data, *body, *after_update(out), f"keep  {' and '.join(_given_files(options))}")
+
+
+def _copies(handoff: Path) -> list[str]:
+    from mpu_cli.bundle.manifest import decode
+    from mpu_cli.bundle.read import manifest_bytes
+
+    return [copy.name for copy in decode(manifest_bytes(handoff), handoff).copies]
+
+
+def _given_files(options: dict[str, Any]) -> list[str]:
+    return [options[name] for name in ("forget", "retain", "refusals") if options[name] is not None]
 
 
 def _list_methods(output: Output) -> None:

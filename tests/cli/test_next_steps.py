@@ -1,0 +1,121 @@
+"""What a command prints as the next ones runs as it stands: one whole round and a second one, copied from what was printed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rounds import FORGET, QUICK, RETAIN, Done
+
+from mpu_cli.cli import next_steps
+
+PRINTED = re.compile(r"^ +(mpu .*)$", re.MULTILINE)
+SMALL = ("--max-steps", "2", "--batch-size", "4", "--learning-rate", "1e-3")
+
+
+def commands(done: Done) -> list[list[str]]:
+    """The arguments of every command that was printed, as a shell reads them."""
+    assert done.code == 0, done.err
+    return [shlex.split(line)[1:] for line in PRINTED.findall(done.out)]
+
+
+@pytest.fixture
+def place(tiny_pair, tmp_path, monkeypatch) -> Path:
+    """A working directory with both parties' things, below a path with characters that a shell or rich reads."""
+    pair = tiny_pair("llama")
+    root = tmp_path / "a b" / "it's [bold] :smile: $HOME"
+    root.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(pair.model, root / "model")
+    shutil.copytree(pair.base, root / "base")
+    for name, rows in (("forget", FORGET), ("retain", RETAIN)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+def first(place: Path, mpu: Callable[..., Done], *more: object) -> Done:
+    """The one command that nobody has printed."""
+    where = place.relative_to(Path.cwd())
+    own = ("--base", where / "base", "--handoff", where / "to-client", "--secret", where / "server", "-m", 2, "--kappa", 0.01)
+    return mpu("perturb", where / "model", *own, *more)
+
+
+def test_a_whole_round_and_the_next_one_are_copied_from_what_was_printed(place, mpu):
+    """perturb prints the whole round, aggregate the evaluation and another round, and every line of it exits 0."""
+    seen = []
+    printed = commands(first(place, mpu))
+    for round_number in (1, 2):
+        names = [command[0] for command in printed]
+        assert names == ["verify", "unlearn", "verify", "aggregate"], names
+        for command in printed:
+            small = SMALL if command[0] == "unlearn" else ()
+            done = mpu(*command, *small)
+            assert done.code == 0, (command, done.err)
+            seen.append(done)
+            if command[0] == "unlearn":
+                assert commands(done) == [["verify", command[-1], "--expect", "update"]]
+        after = commands(seen[-1])
+        assert [command[0] for command in after] == ["eval", "perturb"]
+        if round_number == 1:
+            measured = mpu(*after[0], "--metric", "answer_probability", "--no-generate")
+            assert [mpu(*command).code for command in commands(measured)] == [0]
+            printed = commands(mpu(*after[1]))
+
+
+def test_a_split_round_is_printed_for_every_holder(place, mpu):
+    """Each holder's handoff has its own update, and the server takes all of them back in one call."""
+    printed = commands(first(place, mpu, "--split"))
+    assert [command[0] for command in printed] == ["verify", "unlearn", "verify", "unlearn", "verify", "verify", "aggregate"]
+    for command in printed:
+        done = mpu(*command, *(SMALL if command[0] == "unlearn" else ()))
+        assert done.code == 0, (command, done.err)
+
+
+def test_what_inspect_says_of_a_handoff_and_an_update_runs(finished_round, tmp_path, monkeypatch, mpu):
+    """A client starts from `inspect` as well as from what the server wrote."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("forget", "retain"):
+        shutil.copy(getattr(finished_round, name), f"{name}.jsonl")
+    for bundle in (finished_round.handoff, finished_round.update):
+        for command in commands(mpu("inspect", bundle)):
+            assert mpu(*command, *(SMALL if command[0] == "unlearn" else ())).code == 0
+
+
+def test_copies_one_by_one_end_in_the_command_that_finishes(finished_round, tmp_path, monkeypatch, mpu):
+    """While copies are left the next one is named; after the last, --finish runs."""
+    monkeypatch.chdir(tmp_path)
+    words = ("unlearn", finished_round.handoff, "--forget", finished_round.forget, "--retain", finished_round.retain, *QUICK)
+    one = mpu(*words, "--out", "by one", "--copy", 1)
+    assert "the same command with --copy 2 (1 of 2 copies are left)" in one.out
+    (finish,) = commands(mpu(*words, "--out", "by one", "--copy", 2))
+    assert commands(mpu(*finish)) == [["verify", "by one", "--expect", "update"]]
+
+
+def test_a_plain_model_is_measured_on_the_rows_that_were_given(finished_round, tmp_path, monkeypatch, mpu):
+    """Also where their columns have other names."""
+    monkeypatch.chdir(tmp_path)
+    for name, rows in (("forget", FORGET), ("retain", RETAIN)):
+        (tmp_path / f"{name} rows.jsonl").write_text("".join(json.dumps({"q": r["question"], "a": r["answer"]}) + "\n" for r in rows))
+    columns = ("--map", "prompt=q", "--map", "answer=a")
+    done = mpu("unlearn", finished_round.model, "--forget", "forget rows.jsonl", "--retain", "retain rows.jsonl", *columns, *QUICK, "--out", "m")
+    (command,) = commands(done)
+    assert mpu(*command, "--metric", "answer_probability", "--no-generate").code == 0
+
+
+def test_names_that_are_taken_get_a_number(tmp_path, monkeypatch):
+    """A second round does not run into the first one's directories."""
+    monkeypatch.chdir(tmp_path)
+    assert next_steps.free("to-server") == "to-server"
+    (tmp_path / "to-server").mkdir()
+    (tmp_path / "to-server-2").symlink_to("nowhere")
+    assert next_steps.free("to-server") == "to-server-3"
+
+
+def test_a_path_that_looks_like_an_option_is_none():
+    """-x is ./-x."""
+    assert next_steps.command("verify", next_steps.path("-x")) == "mpu verify ./-x"

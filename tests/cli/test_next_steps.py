@@ -46,7 +46,7 @@ def first(place: Path, mpu: Callable[..., Done], *more: object) -> Done:
 
 
 def test_a_whole_round_and_the_next_one_are_copied_from_what_was_printed(place, mpu):
-    """perturb prints the whole round, aggregate the evaluation and another round, and every line of it exits 0."""
+    """Perturb prints the whole round, aggregate the evaluation and another round, and every line of it exits 0."""
     seen = []
     printed = commands(first(place, mpu))
     for round_number in (1, 2):
@@ -102,8 +102,8 @@ def test_a_plain_model_is_measured_on_the_rows_that_were_given(finished_round, t
     for name, rows in (("forget", FORGET), ("retain", RETAIN)):
         (tmp_path / f"{name} rows.jsonl").write_text("".join(json.dumps({"q": r["question"], "a": r["answer"]}) + "\n" for r in rows))
     columns = ("--map", "prompt=q", "--map", "answer=a")
-    done = mpu("unlearn", finished_round.model, "--forget", "forget rows.jsonl", "--retain", "retain rows.jsonl", *columns, *QUICK, "--out", "m")
-    (command,) = commands(done)
+    rows = ("--forget", "forget rows.jsonl", "--retain", "retain rows.jsonl")
+    (command,) = commands(mpu("unlearn", finished_round.model, *rows, *columns, *QUICK, "--out", "m"))
     assert mpu(*command, "--metric", "answer_probability", "--no-generate").code == 0
 
 

@@ -20,6 +20,8 @@ _NAMED = {
 }  # fmt: skip
 _MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+"""How gzip, bzip2, xz and zstd begin."""
 _CONVERT = "convert to safetensors: load once in transformers and save_pretrained"
 _KIND = re.compile(rb'^"?kind"?: "?(handoff|update)"?$', re.MULTILINE)
 _UNFINISHED = (
@@ -83,6 +85,12 @@ def in_place_of_weights(path: Path, error: type[MpuError]) -> MpuError:
     return error(
         f"{path}: neither model.safetensors nor model.safetensors.index.json", "were the weights copied or downloaded completely?"
     )
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a path is a tar file that is not compressed, by its first bytes or else its name."""
+    head = _head(path, 512)
+    return head[257:262] == b"ustar" or (path.name.lower().endswith(".tar") and path.is_file() and not head.startswith(_PACKED))
 
 
 def kinds_of(directory: Path) -> list[str]:
@@ -246,8 +254,7 @@ def _archive(path: Path) -> Thing | None:
     head = _head(path, 512)
     if head.startswith(b"PK\x03\x04"):
         return Thing("archive", "is a zip archive", f"unpack it first: unzip {path}")
-    packed = head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"))
-    if head[257:262] == b"ustar" or packed:
+    if is_tar(path) or head.startswith(_PACKED):
         return Thing("archive", "is an archive", f"unpack it first: tar -xf {path}")
     return None
 

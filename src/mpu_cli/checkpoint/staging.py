@@ -19,7 +19,8 @@ from mpu_cli.checkpoint.inventory import first_foreign, remove_listed, write_mar
 from mpu_cli.checkpoint.own_directory import empty, open_own
 from mpu_cli.errors import BusyError, OutputError, UsageError
 
-_SUFFIX = ".mpu-partial"
+PARTIAL = ".mpu-partial"
+"""Ends the name of the hidden sibling that stands in for a target until it is whole."""
 
 
 class Staging:
@@ -40,7 +41,7 @@ class Staging:
             BusyError: another process is writing the same target.
         """
         self.target = Path(os.path.abspath(target))  # noqa: PTH100 - links in the path are the user's, keep them
-        self.path = self.target.with_name(f".{self.target.name}{_SUFFIX}")
+        self.path = self.target.with_name(f".{self.target.name}{PARTIAL}")
         self._old = self.target.with_name(f".{self.target.name}.mpu-replaced")
         self._force, self._marked = force, marked
         self._mode = 0o700 if private else 0o755
@@ -199,8 +200,8 @@ def disk_full(target: Path) -> OutputError:
 def _as_asked(path: Path) -> Path:
     """The directory that the user named, for a path inside the hidden sibling that stands in for it."""
     for part in (path, *path.parents):
-        if part.name.startswith(".") and part.name.endswith(_SUFFIX):
-            return part.with_name(part.name[1 : -len(_SUFFIX)])
+        if part.name.startswith(".") and part.name.endswith(PARTIAL):
+            return part.with_name(part.name[1 : -len(PARTIAL)])
     return path
 
 

@@ -137,14 +137,14 @@ def test_every_bad_row_is_listed(mpu, tmp_path, finished_round):
 
 
 def test_long_texts_and_packing(mpu, tmp_path, finished_round):
-    """A long text is windows, short ones are rows or, with --pack, blocks; the overlap is checked."""
+    """A long text is windows, short ones are rows or, with --packing, blocks; the overlap is checked."""
     texts = write(tmp_path / "raw.jsonl", {"text": "w1 w2 " * 30}, *({"text": f"w3 w{number}"} for number in range(4, 10)))
     given = ("data", "check", texts, "--model", finished_round.model, "--max-length", 16)
     found = mpu(*given, "--json").json["files"][str(texts)]
     assert (found["rows"], found["split"], found["cut"], found["trained_rows"]) == (7, ["raw.jsonl:1"], [], 5 + 6)
-    packed = mpu(*given, "--pack", "--overlap", 8, "--json")
+    packed = mpu(*given, "--packing", "--overlap", 8, "--json")
     assert packed.json["files"][str(texts)]["trained_rows"] == 7 + 2
-    assert any("6 texts in 2 blocks (--pack)" in line for line in packed.json["warnings"])
+    assert any("6 texts in 2 blocks (--packing)" in line for line in packed.json["warnings"])
     assert mpu(*given, "--overlap", 16).code == 2
 
 

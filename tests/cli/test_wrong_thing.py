@@ -68,7 +68,7 @@ THINGS = {
         lambda r: shutil.copytree(r.handoff, r.place / "to-client" / "to-client").parent, ("to-client/to-client", "give ")
     ),
     "empty directory": (lambda r: _fill(r.place / "empty"), ("is an empty directory", "unpacked completely")),
-    "tar file": (lambda r: _tar(r.place / "to-client.tar", r.handoff), ("is an archive", "tar -xf")),
+    "tar file of a handoff": (lambda r: _tar(r.place / "to-client.tar", r.handoff), ("is an archive", "tar -xf")),
     "packed tar file": (lambda r: _tar(r.place / "to-client.tar.gz", r.update, "w:gz"), ("is an archive", "tar -xf")),
     "directory with a tar file": (
         lambda r: _tar(_fill(r.place / "mail") / "x.tar", r.update).parent, ("holds an archive (x.tar)", "tar -xf")
@@ -106,9 +106,12 @@ COMMANDS = {
 TAKES = {
     "handoff": {"unlearn", "diff", "inspect", "verify", "verify --expect handoff"},
     "update": {"aggregate", "inspect", "verify", "verify --expect update"},
+    "tar file of a handoff": {"unlearn", "diff", "inspect", "verify", "verify --expect handoff"},
     "secret": {"aggregate --secret", "inspect", "verify", "verify --expect secret"},
     "record": {"inspect"},
 }
+INSIDE_A_TAR = ("aggregate", "verify --expect update", "verify --expect secret", "verify --expect model")
+"""These look into a tar file that was given alone, and say what they find."""
 BROKEN_MODELS = ("adapter beside a config.json", "pickle-only model", "model without weights", "half-copied model")
 WANT_A_MODEL = ("perturb", "perturb --base", "eval", "aggregate --model", "unlearn", "inspect", "verify", "verify --expect model")
 
@@ -128,6 +131,7 @@ def test_every_command_names_what_it_was_given(mpu, finished_round, tmp_path, th
     assert len(lines) <= 2, done.err
     assert lines[0].startswith("mpu: error: ")
     wanted = ("is a model directory",) if thing in BROKEN_MODELS and command not in WANT_A_MODEL else words
+    wanted = ("to-client.tar: is a handoff",) if thing == "tar file of a handoff" and command in INSIDE_A_TAR else wanted
     assert all(word in done.err for word in wanted), done.err
     assert not (tmp_path / "new").exists()
     assert not (tmp_path / "fresh").exists()

@@ -123,7 +123,7 @@ def test_packing_needs_an_end_token() -> None:
     """Without one there is nothing to put between two texts."""
     tokenizer = make_tokenizer()
     tokenizer.eos_token = None
-    with pytest.raises(BadDataError, match="--pack needs an end-of-sequence token"):
+    with pytest.raises(BadDataError, match="--packing needs an end-of-sequence token"):
         pack([Encoded((1, 2), (1, 2))] * 2, tokenizer, 8)
 
 

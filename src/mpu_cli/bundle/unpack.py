@@ -63,7 +63,8 @@ def _check(path: Path, file: BufferedReader) -> dict[tuple[str, ...], Member]:
     manifest = found.get((MANIFEST,))
     if manifest is None:
         raise BadBundleError(
-            f"{path}: its directory holds no {MANIFEST}; it is neither a handoff nor an update", "for anything else, unpack it first"
+            f"{path}: cut off, or no handoff and no update: there is no {MANIFEST} in its directory",
+            "was it copied completely? what is no bundle is unpacked first",
         )
     trusted = TrustedBundle(path)
     file.seek(manifest.start)

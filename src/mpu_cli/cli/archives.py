@@ -12,8 +12,19 @@ import typer
 from mpu_cli.cli.output import Output
 from mpu_cli.errors import UsageError
 
+
+def _tar_name(file: Path | None) -> Path | None:
+    """Refuse another name at once: `--pack` was a flag of unlearn once, and would now swallow the next option."""
+    if file is not None and file.suffix.lower() != ".tar":
+        raise UsageError(f"--pack {file}: name the tar file to write, FILE.tar", "short texts are put together by --packing")
+    return file
+
+
 Pack = Annotated[
-    Path | None, typer.Option("--pack", help="Write the result as one tar file too: no times, no names of users.", metavar="FILE.tar")
+    Path | None,
+    typer.Option(
+        "--pack", help="Write the result as one tar file too: no times, no names of users.", metavar="FILE.tar", callback=_tar_name
+    ),
 ]
 
 
@@ -40,7 +51,7 @@ def check_pack(file: Path | None, directories: Sequence[Path], kept: Sequence[Pa
         force: replace files that exist.
 
     Raises:
-        UsageError: it is not named as a tar file, or lies in a directory that mpu reads or writes.
+        UsageError: it lies in a directory that mpu reads or writes.
         OutputError: a file exists, unless `force`.
     """
     from mpu_cli.checkpoint.staged_file import refuse_existing_file
@@ -48,8 +59,6 @@ def check_pack(file: Path | None, directories: Sequence[Path], kept: Sequence[Pa
 
     if file is None:
         return {}
-    if file.suffix.lower() != ".tar":
-        raise UsageError(f"--pack {file}: name the tar file to write, FILE.tar", "--packing is the option that puts short texts together")
     many = len(directories) > 1
     files = {each: file.with_name(f"{file.stem}-{each.name}{file.suffix}") if many else file for each in directories}
     for target in files.values():

@@ -46,7 +46,7 @@ class EncodedRows:
             lines.append(f"{name}: {_rows(len(self.split))} split into windows of {most} tokens, the first is {self.split[0]}")
         texts, blocks = self.packed
         if texts > blocks:
-            lines.append(f"{name}: {texts} texts in {blocks} blocks (--pack); attention reaches across the texts of a block")
+            lines.append(f"{name}: {texts} texts in {blocks} blocks (--packing); attention reaches across the texts of a block")
         if self.own_system:
             kept = "1 chat keeps its" if len(self.own_system) == 1 else f"{len(self.own_system)} chats keep their"
             lines.append(f"{name}: {kept} own system turn instead of --system-prompt, the first is {self.own_system[0]}")
@@ -122,7 +122,7 @@ def encode_rows(
             cut_places += [row.where] * long
     blocks = pack_texts(short, tokenizer, max_length) if short else []
     for block in blocks:  # what stands between texts is a token too
-        require_known(block.input_ids, "--pack", tokenizer, vocabulary)
+        require_known(block.input_ids, "--packing", tokenizer, vocabulary)
     own = tuple(row.where for row in rows if has_own_system(row)) if prompting.system is not None else ()
     return EncodedRows([*encoded, *blocks], tuple(lengths), tuple(cut_places), tuple(split_places), (len(short), len(blocks)), own)
 

@@ -67,7 +67,7 @@ def pack(texts: Sequence[Encoded], tokenizer: Any, max_length: int) -> list[Enco
     """
     end = tokenizer.eos_token_id
     if end is None:
-        raise BadDataError("--pack needs an end-of-sequence token, and the tokenizer has none", "leave --pack out")
+        raise BadDataError("--packing needs an end-of-sequence token, and the tokenizer has none", "leave --packing out")
     blocks: list[Encoded] = []
     for text in texts:
         last = blocks[-1] if blocks else None

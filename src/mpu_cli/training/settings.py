@@ -111,7 +111,7 @@ class TrainingSettings:
         _choice("--draws", self.draws, get_args(Draws))
         _choice("--partial-step", self.partial_step, get_args(PartialStep))
         if self.join_texts and (self.pack or self.overlap is not None):
-            raise UsageError("--join-texts cuts all texts into chunks of --max-length", "leave --pack and --overlap out")
+            raise UsageError("--join-texts cuts all texts into chunks of --max-length", "leave --packing and --overlap out")
         _choice("--precision", self.precision, get_args(Precision))
         _choice("--device", self.device, get_args(Device))
         _choice("--lr-scheduler", self.lr_scheduler, get_args(Schedule))

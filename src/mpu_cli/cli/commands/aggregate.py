@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.next_steps import after_aggregate
 from mpu_cli.cli.options import Config, DryRun, Force, Json, ShardSize, choice, estimate_facts, use_one_thread
 from mpu_cli.cli.output import Output, facts
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def aggregate(
     context: typer.Context,
-    updates: Annotated[list[Path], typer.Argument(help="One or more updates (directories that clients sent back).", metavar="UPDATE…")],
+    updates: Annotated[list[Path], typer.Argument(help="Updates that clients sent back: directories or tar files.", metavar="UPDATE…")],
     secret: Annotated[Path, typer.Option("--secret", help="The lineage's secret directory.")],
     model: Annotated[str, typer.Option("--model", help="The model to update: the head of the lineage.")],
     out: Annotated[Path, typer.Option("--out", help="Directory for the new model.")],
@@ -59,8 +60,8 @@ def aggregate(
     settings = AggregateSettings(
         server_lr, missing, min_agreement, max_relative_norm, fork, dtype, parse_size(max_shard_size), disclose
     )
-    with output.progress() as progress:
-        result = run(updates, secret, locate(model), out, settings, force=force, progress=progress)
+    with unpacked(output, *updates) as places, output.progress() as progress:
+        result = run(places, secret, locate(model), out, settings, force=force, progress=progress)
     for text in _warnings(result, settings.dtype):
         output.warn(text)
     data = _data(result, out, settings.dtype)

@@ -39,7 +39,7 @@ def check(
     content_parts: ContentParts = False,
     max_length: MaxLength = None,
     overlap: Annotated[int | None, typer.Option(help="Tokens that two windows of a long text share; an eighth by default.")] = None,
-    pack: Annotated[bool, typer.Option("--pack", help="Put short texts together, as mpu unlearn --pack does.")] = False,
+    pack: Annotated[bool, typer.Option("--packing", help="Put short texts together, as mpu unlearn --packing does.")] = False,
     row: Annotated[int, typer.Option(min=1, help="The usable row to show, counted from 1.")] = 1,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 on duplicates, cut rows, or rows in both files.")] = False,
     json: Json = False,

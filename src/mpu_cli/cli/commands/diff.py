@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mpu_cli.cli.archives import Pack, check_pack, unpacked, write_packs
 from mpu_cli.cli.next_steps import after_update
 from mpu_cli.cli.options import Config, Force, Json, ShardSize, choice, use_one_thread
 from mpu_cli.cli.output import Output
@@ -14,12 +15,13 @@ from mpu_cli.cli.output import Output
 
 def diff(
     context: typer.Context,
-    handoff: Annotated[Path, typer.Argument(help="The handoff that was trained on.")],
+    handoff: Annotated[Path, typer.Argument(help="The handoff that was trained on: a directory or a tar file.")],
     trained: Annotated[Path, typer.Argument(help="Directory with the trained models or PEFT adapters, copy-1 … copy-m.")],
     out: Annotated[Path, typer.Option("--out", help="Directory for the update.")],
     delta_dtype: Annotated[str, typer.Option(help="float32 or bfloat16: how the change is stored.")] = "float32",
     merge: Annotated[bool, typer.Option("--merge", help="Write an adapter as the full change that it makes.")] = False,
     max_shard_size: ShardSize = "50GB",
+    pack: Pack = None,
     force: Force = False,
     json: Json = False,
     config: Config = None,
@@ -35,9 +37,15 @@ def diff(
     from mpu_cli.client.diff import diff as run
 
     use_one_thread()
-    update = run(handoff, trained, out, delta_dtype, parse_size(max_shard_size), merge=merge, force=force, warn=output.warn)
+    packs = check_pack(pack, [out], [handoff, trained], force=force)
+    with unpacked(output, handoff) as [place]:
+        update = run(place, trained, out, delta_dtype, parse_size(max_shard_size), merge=merge, force=force, warn=output.warn)
+    write_packs(output, packs, force=force)
     output.result(
-        {"update": str(out), "digest": update.digest, "handoff": update.handoff_id, "copies": len(update.copies)},
+        {
+            "update": str(out), "digest": update.digest, "handoff": update.handoff_id, "copies": len(update.copies),
+            "packed": [str(pack)] if pack else [],
+        },
         f"update of {len(update.copies)} copies",
-        *after_update(out),
+        *after_update(pack or out),
     )

@@ -12,6 +12,7 @@ from rich.tree import Tree
 
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateManifest
 from mpu_cli.checkpoint.recognise import ANY, BUNDLE, HANDOFF, MODEL, RECORD, SECRET, UPDATE, instead_of, recognise
+from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.next_steps import on_handoff, on_update
 from mpu_cli.cli.options import Config, Json, given_path
 from mpu_cli.cli.output import Output, facts, size, table, unknown
@@ -20,20 +21,27 @@ from mpu_cli.cli.output import Output, facts, size, table, unknown
 def inspect(
     context: typer.Context,
     path: Annotated[
-        str, typer.Argument(help="A handoff, an update, a secret, a model directory or Hub id, or a record of an evaluation.")
+        str, typer.Argument(help="A handoff or an update (also as a tar file), a secret, a model directory or Hub id, or a record.")
     ],
     json: Json = False,
     config: Config = None,
 ) -> None:
     """Say what a directory is and what it says. Reads manifests and headers only; `verify` checks the bytes."""
     output = Output(context, as_json=json)
-    place = given_path(path)
+    with unpacked(output, given_path(path)) as [place]:
+        data, body = _view(place, Path(path))
+    output.result(data, *body)
+
+
+def _view(place: Path, given: Path) -> tuple[dict[str, Any], list[RenderableType]]:
+    """What lies at `place`, called by the name that was `given` for it."""
     kind = recognise(place).kind
-    views = {SECRET: _secret, BUNDLE: _bundle, HANDOFF: _bundle, UPDATE: _bundle, RECORD: _record, MODEL: _model}
+    if kind in {BUNDLE, HANDOFF, UPDATE}:
+        return _bundle(place, given)
+    views = {SECRET: _secret, RECORD: _record, MODEL: _model}
     if kind not in views:
         raise instead_of(place, ANY)
-    data, body = views[kind](place)
-    output.result(data, *body)
+    return views[kind](place)
 
 
 def _record(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
@@ -56,12 +64,12 @@ def _record(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     return summary, [facts(told), shown, "", "next  put it beside another record (mpu compare --help)"]
 
 
-def _bundle(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
+def _bundle(path: Path, given: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     from mpu_cli.bundle.manifest import decode
     from mpu_cli.bundle.read import manifest_bytes
 
     manifest = decode(manifest_bytes(path), path / MANIFEST)
-    return _handoff(path, manifest) if isinstance(manifest, HandoffManifest) else _update(path, manifest)
+    return _handoff(given, manifest) if isinstance(manifest, HandoffManifest) else _update(path, given, manifest)
 
 
 def _handoff(path: Path, manifest: HandoffManifest) -> tuple[dict[str, Any], list[RenderableType]]:
@@ -80,7 +88,7 @@ def _handoff(path: Path, manifest: HandoffManifest) -> tuple[dict[str, Any], lis
     return data, [facts(rows), "", *on_handoff(path)]
 
 
-def _update(path: Path, manifest: UpdateManifest) -> tuple[dict[str, Any], list[RenderableType]]:
+def _update(path: Path, given: Path, manifest: UpdateManifest) -> tuple[dict[str, Any], list[RenderableType]]:
     from mpu_cli.bundle.adapter import LowRankChange
     from mpu_cli.bundle.payload import open_changes
 
@@ -96,14 +104,14 @@ def _update(path: Path, manifest: UpdateManifest) -> tuple[dict[str, Any], list[
             }
         )  # fmt: skip
     data = {
-        "kind": "update", "path": str(path), "handoff": manifest.handoff_id, "digest": manifest.digest, "copies": copies,
+        "kind": "update", "path": str(given), "handoff": manifest.handoff_id, "digest": manifest.digest, "copies": copies,
     }  # fmt: skip
     rows = [
         (c["name"], f"lora, rank {c['rank']}" if c["rank"] else "delta", str(c["tensors"]), c["dtype"], size(c["bytes"]))
         for c in copies
     ]
     told = {"kind": "update: how a client's training changed the copies", "handoff": manifest.handoff_id, "digest": manifest.digest}
-    return data, [facts(told), table("copy", "payload", "changed tensors", "dtype", "size", rows=rows), "", *on_update(path)]
+    return data, [facts(told), table("copy", "payload", "changed tensors", "dtype", "size", rows=rows), "", *on_update(given)]
 
 
 def _model(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:

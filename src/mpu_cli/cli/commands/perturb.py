@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import RenderableType
 
+from mpu_cli.cli.archives import Pack, check_pack, write_packs
 from mpu_cli.cli.next_steps import after_perturb, on_handoff
 from mpu_cli.cli.options import Config, DryRun, Force, Json, ShardSize, choice, estimate_facts, numbers, use_one_thread
 from mpu_cli.cli.output import Output, facts, share, table, unknown
@@ -52,6 +53,7 @@ def perturb(
     fork: Annotated[bool, typer.Option("--fork", help="Work on a model that a newer accepted one has replaced.")] = False,
     new_lineage: Annotated[Path | None, typer.Option(help="Begin another lineage of a model that has one, in this new directory.")] = None,
     reissue: Annotated[str | None, typer.Option(help="Write a lost handoff again, bit for bit, by its id.")] = None,
+    pack: Pack = None,
     dry_run: DryRun = False,
     force: Force = False,
     json: Json = False,
@@ -89,12 +91,15 @@ def perturb(
         needs = estimate_perturb(source.path, settings)
         output.result(needs, facts(estimate_facts(needs)))
         return
+    targets = [handoff / f"holder-{number + 1}" for number in range(settings.copies)] if split else [handoff]
+    packs = check_pack(pack, targets, [directory, source.path], force=force)
     if reissue is not None:
         from mpu_cli.server.reissue import reissue as write_again
 
         record = write_again(source, handoff, directory, reissue, force=force)
-        data = {"handoff": str(handoff), "id": record.id, "digest": record.digest}
-        output.result(data, f"handoff {record.id} written again, bit for bit: {handoff}", *on_handoff(handoff))
+        write_packs(output, packs, force=force)
+        data = {"handoff": str(handoff), "id": record.id, "digest": record.digest, "packed": [str(pack)] if pack else []}
+        output.result(data, f"handoff {record.id} written again, bit for bit: {handoff}", *on_handoff(pack or handoff))
         return
     from mpu_cli.server.perturb import perturb as run
 
@@ -105,11 +110,13 @@ def perturb(
             source, locate(base) if base else None, handoff, directory, settings,
             new_lineage=new_lineage is not None, named_secrets=_named_secrets(), probe=_probe(probe), force=force, progress=progress,
         )  # fmt: skip
+    write_packs(output, packs, force=force)
     for warning in result.warnings:
         output.warn(warning)
     if result.test_secret:
         output.warn("this secret was prepared by a test (origin: test): it hides nothing")
-    output.result(_data(result, handoff, directory), *_body(result, handoff, directory, model))
+    data = _data(result, handoff, directory) | {"packed": [str(file) for file in packs.values()]}
+    output.result(data, *_body(result, list(packs.values()) or _handed_out(result, handoff), directory, model))
 
 
 def _settings(
@@ -168,7 +175,7 @@ def _data(result: PerturbResult, handoff: Path, secret: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _body(result: PerturbResult, handoff: Path, secret: Path, model: str) -> list[RenderableType]:
+def _body(result: PerturbResult, sent: Sequence[Path], secret: Path, model: str) -> list[RenderableType]:
     first = result.handoffs[0]
     unit = "of the task vector" if result.relative_to == "task-vector" else "of the weights"
     realised = first.realised
@@ -196,10 +203,10 @@ def _body(result: PerturbResult, handoff: Path, secret: Path, model: str) -> lis
         body.append(table("probe", "loss, nats per token", rows=rows))
     body.extend(f"note: {line}" for line in result.advice)
     body.append("")
-    for place, record in zip(_handed_out(result, handoff), result.handoffs, strict=True):
+    for place, record in zip(sent, result.handoffs, strict=True):
         body.append(f"send  {place}  to {record.holder}")
     body.append(f"keep  {secret}  (secret; back it up, never send it)")
-    return [*body, *after_perturb(_handed_out(result, handoff), secret, model)]
+    return [*body, *after_perturb(sent, secret, model)]
 
 
 def _handed_out(result: PerturbResult, handoff: Path) -> list[Path]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
 
+from mpu_cli.cli.archives import Pack, check_pack, unpacked, write_packs
 from mpu_cli.cli.options import (
     AllowOverlap,
     Config,
@@ -30,7 +34,7 @@ from mpu_cli.errors import MpuError, UsageError
 
 def unlearn(
     context: typer.Context,
-    source: Annotated[str | None, typer.Argument(help="A handoff (writes an update), a model directory or Hub id (a model).")] = None,
+    source: Annotated[str | None, typer.Argument(help="A handoff or its tar file (writes an update), a model or Hub id (a model).")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Directory to write.")] = None,
     forget: Annotated[str | None, typer.Option("--forget", help="Rows to forget: JSON, JSONL, CSV, Parquet, hf://datasets/….")] = None,
     retain: Annotated[str | None, typer.Option("--retain", help="Rows to keep, likewise.")] = None,
@@ -43,7 +47,7 @@ def unlearn(
     content_parts: ContentParts = False,
     max_length: MaxLength = None,
     overlap: Annotated[int | None, typer.Option(help="Tokens that two windows of a long text share. [default: an eighth]")] = None,
-    pack: Annotated[bool, typer.Option("--pack", help="Put short texts together into blocks.")] = False,
+    pack: Annotated[bool, typer.Option("--packing", help="Put short texts together into blocks.")] = False,
     join_texts: Annotated[
         bool, typer.Option("--join-texts/--no-join-texts", help="Join all texts by blank lines, cut into chunks of --max-length.")
     ] = False,
@@ -103,6 +107,7 @@ def unlearn(
     log_dir: Annotated[Path | None, typer.Option("--log-dir", help="Write TensorBoard event files here.")] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="For --dry-run: as if torchrun had started so many.")] = None,
     max_shard_size: ShardSize = "50GB",
+    pack_to: Pack = None,
     dry_run: DryRun = False,
     force: Force = False,
     json: Json = False,
@@ -124,7 +129,8 @@ def unlearn(
     if (alone := distributed.leave_allocation()) is not None:
         output.warn(alone)
     try:
-        _run(context, output, source, out)
+        with _directories(context, output) as found:
+            _run(context, output, found, out)
     except MpuError as error:
         # The first process has the same to say, and says it.
         if here.is_first or os.environ.get("MPU_DEBUG") == "1":
@@ -132,6 +138,24 @@ def unlearn(
         raise typer.Exit(error.exit_code) from error
     finally:
         distributed.stop()
+
+
+@contextmanager
+def _directories(context: typer.Context, output: Output) -> Iterator[str | None]:
+    """SOURCE, and --reference among the options, as directories: handoffs may come as tar files."""
+    from mpu_cli.checkpoint.recognise import is_tar
+    from mpu_cli.training.distributed import processes
+
+    options: dict[str, Any] = context.params
+    tars = {name: Path(options[name]) for name in ("source", "reference") if options[name] and is_tar(Path(options[name]))}
+    if tars and processes().size > 1:
+        each = next(iter(tars.values()))
+        remedy = f"unpack it first: tar -xf {quote(str(each))}"
+        raise UsageError(f"{each}: several processes train on one directory, not on a tar file", remedy)
+    with unpacked(output, *tars.values(), work=options["work"]) as places:
+        found = options | dict(zip(tars, map(str, places), strict=True))
+        options["reference"] = found["reference"]
+        yield found["source"]
 
 
 def _run(context: typer.Context, output: Output, source: str | None, out: Path | None) -> None:
@@ -151,6 +175,9 @@ def _run(context: typer.Context, output: Output, source: str | None, out: Path |
     bundle = is_bundle(Path(source))
     if not bundle and (copy is not None or finish):
         raise UsageError("--copy and --finish belong to a handoff", f"{source} is not a handoff")
+    if options["pack_to"] is not None and (not bundle or copy is not None):
+        what = f"{source} is not a handoff" if not bundle else "give it with --finish, when all copies are made"
+        raise UsageError("--pack is for a whole update", what)
     if finish and copy is not None:
         raise UsageError("--copy and --finish: give one of them", "--finish comes when all copies are made")
     place = Path(source) if bundle or (options["dry_run"] and Path(source).is_file()) else locate(source).path
@@ -162,20 +189,24 @@ def _run(context: typer.Context, output: Output, source: str | None, out: Path |
         return
     if out is None:
         raise UsageError("--out is missing", "give the directory to write")
+    packs = check_pack(options["pack_to"], [out], [place], force=options["force"])
     if finish:
         from mpu_cli.client.unlearn import finish_update
 
         update = finish_update(place, out)
-        output.result({"update": str(out), "digest": update.digest, "handoff": update.handoff_id}, *after_update(out))
+        write_packs(output, packs, force=options["force"])
+        data = {"update": str(out), "digest": update.digest, "handoff": update.handoff_id, "packed": [str(file) for file in packs.values()]}
+        output.result(data, *after_update(packs.get(out, out)))
         return
-    _train(context, output, place, out, bundle=bundle)
+    _train(context, output, place, out, packs, bundle=bundle)
 
 
-def _train(context: typer.Context, output: Output, place: Path, out: Path, *, bundle: bool) -> None:
+def _train(context: typer.Context, output: Output, place: Path, out: Path, packs: dict[Path, Path], *, bundle: bool) -> None:
     from mpu_cli.cli.next_steps import after_copy, after_model, after_update
     from mpu_cli.cli.unlearn_words import trained
     from mpu_cli.cli.unlearn_work import bring
     from mpu_cli.client import unlearn as client
+    from mpu_cli.training import distributed
 
     options: dict[str, Any] = context.params
     copy, force = options["copy"], options["force"]
@@ -187,14 +218,19 @@ def _train(context: typer.Context, output: Output, place: Path, out: Path, *, bu
             reports = {f"copy-{copy}": client.unlearn_one_copy(place, out, copy, work, on_step, force=force)}
         else:
             _, reports = client.unlearn_handoff(place, out, work, on_step, force=force)
-    data: dict[str, Any] = {"out": str(out), "copies": {name: asdict(report) for name, report in reports.items()}}
+    if distributed.processes().is_first:
+        write_packs(output, packs, force=force)
+    data: dict[str, Any] = {
+        "out": str(out), "copies": {name: asdict(report) for name, report in reports.items()},
+        "packed": [str(file) for file in packs.values()],
+    }  # fmt: skip
     body = trained(reports)
     if not bundle:
         output.result(data, *body, *after_model(out, options))
     elif copy is not None:
-        output.result(data, *body, *after_copy(place, out, _copies(place)))
+        output.result(data, *body, *after_copy(Path(options["source"]), out, _copies(place)))
     else:
-        output.result(data, *body, *after_update(out), f"keep  {' and '.join(_given_files(options))}")
+        output.result(data, *body, *after_update(packs.get(out, out)), f"keep  {' and '.join(_given_files(options))}")
 
 
 def _copies(handoff: Path) -> list[str]:

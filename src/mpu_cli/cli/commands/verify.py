@@ -10,6 +10,7 @@ import typer
 from mpu_cli.bundle.manifest import HandoffManifest
 from mpu_cli.bundle.read import read_bundle
 from mpu_cli.checkpoint.recognise import ANY, BUNDLE, HANDOFF, MODEL, RECORD, SECRET, UPDATE, instead_of, recognise
+from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.options import Config, Json, choice, given_path
 from mpu_cli.cli.output import Output
 from mpu_cli.errors import BadModelError
@@ -19,7 +20,7 @@ _EXPECTED = (HANDOFF, UPDATE, SECRET, MODEL)
 
 def verify(
     context: typer.Context,
-    path: Annotated[str, typer.Argument(help="A handoff, an update, a secret directory, a model directory or a Hub id.")],
+    path: Annotated[str, typer.Argument(help="A handoff or an update, also as a tar file; a secret, a model directory or a Hub id.")],
     expect: Annotated[
         str | None, typer.Option("--expect", help="What it must be: handoff, update, secret or model.", metavar="KIND")
     ] = None,
@@ -40,15 +41,19 @@ def verify(
     output = Output(context, as_json=json)
     if expect is not None:
         choice("--expect", expect, _EXPECTED)
-    place = given_path(path)
+    with unpacked(output, given_path(path)) as [place]:
+        data = _checked(place, expect)
+    if data.get("origin") == "test":
+        output.warn("this secret was prepared by a test (origin: test): it hides nothing")
+    output.result({"path": path, "verified": True, **data}, f"{path}: {data['summary']}")
+
+
+def _checked(place: Path, expect: str | None) -> dict[str, Any]:
     kind = recognise(place).kind
     wanted = expect or (kind if kind in {HANDOFF, UPDATE, SECRET, BUNDLE} else MODEL)
     if kind == RECORD or (kind != wanted and not (kind == BUNDLE and wanted in {HANDOFF, UPDATE})):
         raise instead_of(place, expect or ANY)
-    data = {SECRET: _secret, MODEL: _model}.get(wanted, _bundle)(place)
-    if data.get("origin") == "test":
-        output.warn("this secret was prepared by a test (origin: test): it hides nothing")
-    output.result({"path": path, "verified": True, **data}, f"{path}: {data['summary']}")
+    return {SECRET: _secret, MODEL: _model}.get(wanted, _bundle)(place)
 
 
 def _bundle(path: Path) -> dict[str, Any]:

@@ -2,14 +2,19 @@
 
 import json
 import os
+import re
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from mpu_cli.experiment.demo import assets
 from mpu_cli.experiment.parties import Party
+from mpu_cli.training.checkpoints import MARKER
 
 SCRIPTS = Path(__file__).parents[2] / "examples" / "air-gap"
 RECIPE = ("--method", "GradDiff", "--optimizer", "adafactor", "--learning-rate", "2e-4", "--max-steps", "2")
@@ -53,7 +58,43 @@ def test_two_clients_one_after_the_other_share_only_tar_files(parties):
         shutil.copy(client.directory / f"update-{name}.tar", server.directory)
         run(server, client, "server-aggregate.sh", f"update-{name}.tar", "secret", model, f"model-{name}")
         model = f"model-{name}"
+    for party in (server, first, second):
+        assert not {path.name for path in party.directory.iterdir()} & {"handoff-a", "update-a", ".update-a.mpu-work"}
     done = server.run([sys.executable, "-m", "mpu_cli", "inspect", "secret", "--json"], first)
     lineage = json.loads(done.stdout)
     assert [len(record["updates"]) for record in lineage["models"]] == [0, 1, 1]
     assert all(record["answered_in"] for record in lineage["handoffs"])
+
+
+def test_an_interrupted_client_goes_on_with_what_it_was_told(tiny_pair, tmp_path, monkeypatch):
+    """Every path that the interrupted run prints is there, and the same line with --resume ends with the tar file."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    pair = tiny_pair("llama", num_hidden_layers=1)
+    for name in ("forget", "retain"):
+        first = 8 if name == "forget" else 30
+        rows = [{"question": f"w{i} ?", "answer": f"w{i + 1} w{i + 2}"} for i in range(first, first + 8)]
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    handed = [SCRIPTS / "server-handoff.sh", pair.model, pair.base, "secret", "a", "handoff.tar", "-m", "1", "--check", "none"]
+    subprocess.run(handed, check=True, capture_output=True)
+    recipe = ("--method", "GradDiff", "--epochs", "500", "--save-steps", "5")
+    line = [SCRIPTS / "client-unlearn.sh", "handoff.tar", "forget.jsonl", "retain.jsonl", "update.tar", *recipe]
+    run = subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(f".update.mpu-work/copy-1/step-*/{MARKER}")):
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGINT)
+    _, told = run.communicate(timeout=60)
+    assert run.returncode != 0
+    assert "--resume" in told
+    paths = re.findall(r"(/\S+?)[;,]?(?:\s|$)", told)
+    assert paths and all(Path(path).exists() for path in paths), told
+    assert not list(tmp_path.glob(".handoff.tar*")) and not Path("update.tar").exists()
+    done = subprocess.run([*line, "--resume"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Path("update.tar").is_file() and "went on from step" in done.stdout
+    assert not Path("update").exists() and "update.tar" in done.stdout

@@ -45,7 +45,7 @@ def test_a_round_of_tar_files_is_the_round_of_directories(mpu, own_round, tmp_pa
     rows = ("--forget", r.forget, "--retain", r.retain, *QUICK)
     trained = mpu("unlearn", "h.tar", *rows, "--out", "u", "--pack", "u.tar")
     assert trained.code == 0, trained.err
-    assert "send  u.tar  back" in trained.out and "mpu aggregate u.tar --secret" in trained.out
+    assert "send  u.tar  back" in trained.out and "mpu verify u.tar --expect update" in trained.out
     assert mpu("unlearn", tmp_path / "kept", *rows, "--out", "u-2", "--json").json["packed"] == []
     assert Path("u/mpu.yaml").read_bytes() == Path("u-2/mpu.yaml").read_bytes()
     again = mpu("unlearn", "h.tar", "--finish", "--out", "u-2", "--pack", "u-2.tar", "--json")
@@ -66,7 +66,7 @@ def test_diff_takes_and_gives_tar_files(mpu, tars, tmp_path):
     given = ("--out", tmp_path / "update", "--pack", tmp_path / "sent" / "update.tar")
     done = mpu("diff", tars.handoff.with_suffix(".tar"), trained, *given)
     assert done.code == 0, done.err
-    assert f"send  {tmp_path}/sent/update.tar  back" in done.out and "mpu aggregate update.tar --secret" in done.out
+    assert f"send  {tmp_path}/sent/update.tar  back" in done.out and f"mpu verify {tmp_path}/sent/update.tar" in done.out
     assert mpu("verify", tmp_path / "sent" / "update.tar", "--expect", "update").code == 0
 
 

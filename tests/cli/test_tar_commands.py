@@ -133,6 +133,21 @@ def test_pack_is_refused_before_any_work(case, mpu, tars, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "there.tar").read_text() == "mine"
 
 
+def test_a_disk_without_room_for_the_tar_file_keeps_the_update(mpu, tars, small_disk, tmp_path):
+    """The directory is whole, nothing is left on the full disk, and the command of the hint packs to the same bytes."""
+    out, target = tmp_path / "update", small_disk / "u.tar"
+    done = mpu("diff", tars.handoff, tars.handoff, "--out", out, "--pack", target)
+    assert done.code == 3
+    error, hint = done.err.splitlines()
+    assert error.startswith(f"mpu: error: {small_disk}: packing {out} needs ") and error.endswith(" are free there")
+    assert hint.startswith(f"mpu: hint: {out} is complete; pack it elsewhere with tar --sort=name ")
+    assert [path.name for path in small_disk.iterdir()] == ["filler"]
+    assert mpu("verify", out, "--expect", "update").code == 0
+    subprocess.run(hint.partition(" elsewhere with ")[2], shell=True, check=True, cwd=tmp_path)
+    pack(out, tmp_path / "own.tar")
+    assert (tmp_path / "u.tar").read_bytes() == (tmp_path / "own.tar").read_bytes()
+
+
 def test_a_wrong_tar_file_is_named_as_it_was_given(mpu, tars):
     """An update where a handoff is wanted, and a damaged file, by the tar file's name; --json too."""
     update = tars.update.with_suffix(".tar")

@@ -31,10 +31,10 @@ def pack(
     manifest = decode(manifest_bytes(directory), directory)
     names = [MANIFEST, *([SIGNATURE] if (directory / SIGNATURE).exists() else [])]
     names += [name for copy in manifest.copies for name in (copy.name, *(f"{copy.name}/{inner}" for inner in copy.files))]
-    total = sum(entry.bytes for copy in manifest.copies for entry in copy.files.values())
+    total = (directory / MANIFEST).stat().st_size + sum(entry.bytes for copy in manifest.copies for entry in copy.files.values())
     top = directory.resolve().name
     try:
-        require_space(file.parent, total, f"packing {directory}")
+        require_space(file.parent, total + 2 * tarfile.BLOCKSIZE * len(names) + 2 * tarfile.RECORDSIZE, f"packing {directory}")
         with staged_file(file, force=force) as target, tarfile.open(
             fileobj=target, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8"
         ) as archive:

@@ -136,12 +136,25 @@ def left(interrupted, tmp_path) -> Path:
     return Path(shutil.copytree(interrupted, tmp_path / "left"))
 
 
-@pytest.mark.parametrize("other", [("--learning-rate", "2e-3"), ("--seed", "1"), ("--method", "GradDiff"), ("--delta-dtype", "bfloat16")])
-def test_another_recipe_is_not_gone_on_with(other, left, finished_round, mpu):
-    """The checkpoint stays, and the message says what to do."""
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (("--learning-rate", "2e-3"), "--learning-rate was 0.001 and is 0.002"),
+        (("--seed", "1"), "--seed was 0 and is 1"),
+        (("--method", "SimNPO"), "--method was NPO and is SimNPO"),
+        (("--delta-dtype", "bfloat16"), "--delta-dtype was float32 and is bfloat16"),
+        (("--system-prompt", "w1"), "--system-prompt was not given and is w1"),
+        (("--forget", "{other}"), "the forget file is another"),
+    ],
+)
+def test_another_recipe_is_not_gone_on_with(other, told, left, finished_round, tmp_path, mpu):
+    """The checkpoint stays, and the message says what differs and what to do."""
+    rows = finished_round.forget.read_text().splitlines(keepends=True)
+    (tmp_path / "other.jsonl").write_text("".join(reversed(rows)))
+    other = tuple(word.format(other=tmp_path / "other.jsonl") for word in other)
     done = mpu(*command(finished_round, left / "to-server", *EVERY, "--resume"), *other)
     assert done.code == 1
-    assert "belongs to another run" in done.err
+    assert f"belongs to another run: {told}" in done.err, done.err
     assert "--force" in done.err
     assert list(left.glob(".to-server.mpu-work/copy-1/step-*/complete.json"))
 
@@ -151,7 +164,8 @@ def test_another_copy_is_not_gone_on_with(left, finished_round, mpu):
     (left / ".to-server.mpu-work" / "copy-1").rename(left / ".to-server.mpu-work" / "copy-2")
     done = mpu(*command(finished_round, left / "to-server", *EVERY, "--resume"), "--copy", "2")
     assert done.code == 1
-    assert "belongs to another run" in done.err
+    assert "belongs to another run: " in done.err
+    assert "the copy was copy-1 and is copy-2" in done.err
 
 
 def test_work_is_not_thrown_away_unasked(left, finished_round, uninterrupted, mpu):

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from mpu_cli.cli.app import app
+from mpu_cli.client.lora import Lora
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.data.prompting import Prompting
 from mpu_cli.errors import BadDataError
@@ -107,3 +110,13 @@ def test_missing_file(tmp_path: Path) -> None:
     """A file that is not there is bad data, named."""
     with pytest.raises(BadDataError, match=r"nothing\.jsonl"):
         Recipe.of_files("GradAscent", {}, TrainingSettings(), tmp_path / "nothing.jsonl", None)
+
+
+def test_every_field_of_a_recipe_has_a_name_of_its_own_for_the_user(recipe: Recipe) -> None:
+    """What --resume compares is the whole recipe, and every option that it names exists."""
+    recipe = replace(recipe, lora=Lora(8), prompting=Prompting(system="x"))
+    parts = (recipe.settings, recipe.lora, recipe.prompting)
+    words = recipe.in_words()
+    assert len(words) == len(fields(recipe)) - 4 + len(recipe.parameters) + sum(len(fields(part)) for part in parts)
+    known = {option for parameter in typer.main.get_command(app).get_command(None, "unlearn").params for option in parameter.opts}
+    assert {word.split()[0] for word in words if word.startswith("--")} <= known

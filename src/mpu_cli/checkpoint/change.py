@@ -98,7 +98,7 @@ class _Adder:
                 result.copy_(self._write(result, target)).sub_(original)
                 self.sums.add(original, meant, result)
         if not isfinite(self.sums.stored):  # what is stored, less θ: one entry that is no number makes the sum none
-            remedy = "lower the learning rate (the client's, or --server-lr), or store it as float32"
+            remedy = "lower the learning rate (of unlearn, or the server's of aggregate), or store the result as float32: --dtype float32"
             raise self._not_a_number(source, remedy if isfinite(self.sums.weights) else "repair the model first")
 
     def unchanged(self, source: TensorInfo, target: TensorInfo) -> None:

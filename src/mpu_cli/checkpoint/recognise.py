@@ -31,7 +31,7 @@ _UNFINISHED = (
 )
 _GUIDE = {
     UPDATE: "mpu aggregate makes a model of it, with the server's secret",
-    SECRET: "it never leaves the server, and belongs to --secret",
+    SECRET: "it never leaves the server; perturb and aggregate take it as --secret",
     RECORD: "mpu compare and mpu inspect read it",
 }
 
@@ -63,7 +63,7 @@ def instead_of(path: Path, wanted: str, error: type[MpuError] = BadInputError) -
     """The error for a path that is not what was wanted, ready to be raised."""
     if not path.exists():
         what = {MODEL: "no such model directory", SECRET: "no such secret directory"}.get(wanted, "no such directory")
-        more = {MODEL: ", or a Hub id as org/name[@revision]", SECRET: " with --secret"}.get(wanted, "")
+        more = {MODEL: ", or a Hub id as org/name[@revision]", SECRET: ", the one that perturb wrote as --secret"}.get(wanted, "")
         return error(f"{path}: {what}", f"give {_NAMED[wanted]}{more}")
     thing = recognise(path)
     remedy = thing.remedy or (_GUIDE.get(thing.kind) if wanted in {MODEL, ANY} else None)

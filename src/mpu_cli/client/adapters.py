@@ -164,7 +164,7 @@ def write_adapter(directory: Path, config: AdapterConfig, pairs: Mapping[str, tu
             half = tensors[info.name].detach()
             stored = half.to(device="cpu", dtype=TORCH_DTYPES[info.dtype])
             if not bool(torch.isfinite(stored).all()):
-                raise CheckFailedError(f"tensor {info.name} holds NaN or infinity", "lower --learning-rate, train again")
+                raise CheckFailedError(f"tensor {info.name} holds NaN or infinity", "train again with a lower learning rate")
             writer.write(to_bytes(stored))
         files = writer.close().files
     finally:

@@ -51,7 +51,7 @@ def write_delta(
             for delta in pair.changes(published.tensors[target.name], trained.tensors[target.name]):
                 if not isfinite(float(delta.sum())) and not bool(torch.isfinite(delta).all()):
                     raise CheckFailedError(
-                        f"{trained.path}: tensor {target.name} holds NaN or infinity", "lower --learning-rate, train again"
+                        f"{trained.path}: tensor {target.name} holds NaN or infinity", "train again with a lower learning rate"
                     )
                 buffer = pool.take(len(delta) * stored.itemsize)
                 block = torch.frombuffer(buffer, dtype=stored, count=len(delta)).copy_(delta)

@@ -13,7 +13,15 @@ from mpu_cli.client.lora import Lora
 from mpu_cli.client.methods import Value
 from mpu_cli.data.prompting import PLAIN, Prompting
 from mpu_cli.errors import BadDataError
+from mpu_cli.training.run_identity import TOKENS
 from mpu_cli.training.settings import TrainingSettings
+
+_WORDS = {
+    "forget_digest": "the forget file", "retain_digest": "the retain file", "refusals_digest": "the file of refusals",
+    "tokens_digest": TOKENS, "mapping": "--map", "round_number": "--round",
+    "system": "--system-prompt", "variables": "--template-var", "date": "--template-date",
+}  # fmt: skip
+"""What a user calls the fields whose option has another name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,14 @@ class Recipe:
         """Plain values only, as they go into the fingerprint."""
         return {**asdict(self), "parameters": dict(self.parameters)}
 
+    def in_words(self) -> dict[str, Any]:
+        """The same, flat, by what a user calls each thing."""
+        content = self.to_dict()
+        parameters, lora = content.pop("parameters"), content.pop("lora") or {}
+        own = {**content.pop("settings"), **content.pop("prompting"), **{f"lora_{name}": value for name, value in lora.items()}}
+        words = {_WORDS.get(name) or f"--{name.replace('_', '-')}": value for name, value in {**content, **own}.items()}
+        return words | {f"--set {name}": value for name, value in parameters.items()}
+
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the canonical JSON (sorted keys, no white space, ASCII)."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -82,3 +98,4 @@ def _file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise BadDataError(f"{path}: cannot be read ({error.strerror})", "check the path and permissions") from None
+

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 OnStep = Callable[[str, int, int, float], None]
 """Told the copy's name, the step, the number of steps, and the loss."""
+_STOPPED = "the step at which the first copy stopped"
 _AFTER = ".after"
 _MODEL = "model"
 
@@ -78,11 +79,12 @@ class Work:
     def identity(self, source: str) -> dict[str, Any]:
         """What must be the same for a checkpoint to be gone on from; versions too, since other ones give other bits."""
         return {
-            "recipe": self.recipe.fingerprint(),
-            "source": source,
-            "stored": [self.delta_dtype, self.shard_bytes],
-            "processes": distributed.processes().size,
-            "versions": [version(name) for name in ("torch", "transformers", "accelerate")],
+            **self.recipe.in_words(),
+            "the handoff or model": source,
+            "--delta-dtype": self.delta_dtype,
+            "--max-shard-size": self.shard_bytes,
+            "the number of processes": distributed.processes().size,
+            **{f"the version of {name}": version(name) for name in ("torch", "transformers", "accelerate")},
         }
 
 
@@ -109,7 +111,7 @@ def unlearn_handoff(
     with _writing(out, names, work, force) as (staging, kept):
         stop_after = None
         for name in names:
-            identity = work.identity(_source(opened, name)) | {"stop_after": stop_after}
+            identity = work.identity(_source(opened, name)) | {_STOPPED: stop_after}
             directory = make_copy_directory(staging.path / name, out) if staging else None
             done = kept.take(name, directory, identity) if directory else None
             _join(work)
@@ -146,7 +148,7 @@ def unlearn_one_copy(
         raise OutputError(f"{out}: this update is already finished", "choose another --out")
     work = _encoded(work, opened.copies[name].path)
     with _writing(out / name, [name], work, force, beside=out) as (staging, kept):
-        identity = work.identity(_source(opened, name)) | {"stop_after": None}
+        identity = work.identity(_source(opened, name)) | {_STOPPED: None}
         report, files = _train(opened, name, staging.path if staging else None, out, work, kept, identity, on_step)
         if staging:
             with disk_errors(out):

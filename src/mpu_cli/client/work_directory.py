@@ -10,17 +10,17 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mpu_cli.checkpoint.own_directory import open_own
 from mpu_cli.checkpoint.staging import disk_errors, flush, flush_tree
 from mpu_cli.checkpoint.writer import Files, write_new
 from mpu_cli.errors import OutputError
-from mpu_cli.training.checkpoints import MARKER, CheckpointStore, SavePlan, identity_digest, make_private, verified
+from mpu_cli.training.checkpoints import MARKER, CheckpointStore, SavePlan, make_private, verified
+from mpu_cli.training.run_identity import Identity, identity_digest
 
 if TYPE_CHECKING:
     from mpu_cli.training.trainer import TrainingReport
@@ -88,13 +88,13 @@ class WorkDirectory:
             )
         self.discard(names)
 
-    def store(self, name: str, identity: Mapping[str, Any]) -> CheckpointStore | None:
+    def store(self, name: str, identity: Identity) -> CheckpointStore | None:
         """The checkpoints of one copy; None if none are wanted."""
         if not self.wants_checkpoints:
             return None
-        return CheckpointStore(self.path / name, {**identity, "copy": name}, self._keeping.plan)
+        return CheckpointStore(self.path / name, {**identity, "the copy": name}, self._keeping.plan)
 
-    def keep(self, name: str, directory: Path, identity: Mapping[str, Any], report: TrainingReport, files: Files) -> None:
+    def keep(self, name: str, directory: Path, identity: Identity, report: TrainingReport, files: Files) -> None:
         """Keep a finished copy's files until all copies are finished; its checkpoints are no longer needed.
 
         `files` is what they were when they were written.
@@ -108,7 +108,8 @@ class WorkDirectory:
                 _link(directory / file, place / file)
             flush_tree(place)
             digests = {file: digest for file, (digest, _) in files.items()}
-            note = {"identity": self._identity(name, identity), "files": digests, "report": asdict(report)}
+            run = {**identity, "the copy": name}
+            note = {"identity": identity_digest(run), "run": run, "files": digests, "report": asdict(report)}
             partial = place / f".{MARKER}"
             write_new(partial, json.dumps(note).encode(), 0o600)
             flush(partial)
@@ -116,7 +117,7 @@ class WorkDirectory:
             flush(place)
             flush(self.path)
 
-    def take(self, name: str, directory: Path, identity: Mapping[str, Any]) -> tuple[TrainingReport, Files] | None:
+    def take(self, name: str, directory: Path, identity: Identity) -> tuple[TrainingReport, Files] | None:
         """Put a copy that an earlier run finished into `directory`, its bytes checked; None if there is none.
 
         Raises:
@@ -128,7 +129,7 @@ class WorkDirectory:
         from mpu_cli.training.early_stop import Evaluation
         from mpu_cli.training.trainer import TrainingReport
 
-        marker = verified(place, self._identity(name, identity), "report")
+        marker = verified(place, {**identity, "the copy": name}, "report")
         with disk_errors(directory):
             for file in marker["files"]:
                 _link(place / file, directory / file)
@@ -154,10 +155,6 @@ class WorkDirectory:
         if self._keeping.directory is not None:
             with suppress(OSError):
                 self._keeping.directory.rmdir()
-
-    @staticmethod
-    def _identity(name: str, identity: Mapping[str, Any]) -> str:
-        return identity_digest({**identity, "copy": name})
 
     def _has(self, name: str) -> bool:
         place = self.path / name

@@ -25,7 +25,7 @@ SUMMARY, ITEMS = "summary.json", "items.jsonl"
 _HINT = "expected a directory that mpu eval --record wrote, or open-unlearning's …_EVAL.json"
 
 
-OTHER_TOKENS = "evaluate both with one tokenizer and chat template, and the same --system-prompt, --template-var and --template-date"
+OTHER_TOKENS = "run mpu eval on both with one tokenizer and chat template, and the same --system-prompt, --template-var and --template-date"
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from mpu_cli.server.model_card import write_model_card
 from mpu_cli.server.moves import BLOCK, Move, row_blocks
 from mpu_cli.server.records import ModelRecord
 from mpu_cli.server.transforms import draw_model
+from mpu_cli.server.whose_lineage import unknown_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,8 @@ def aggregate(
         recovered = lineage.recover(out)
         progress("verify", 0, 1)
         digest = model_digest(source)
+        if digest not in lineage.models:
+            raise unknown_model(digest, model.path, lineage, updates)
         lineage.use(digest, model.path, fork=settings.fork)
         expected = Expected(sizes, layout.frozen, projections(layout, sizes))
         incoming = take_in(updates, lineage, digest, expected, missing=settings.missing)

@@ -15,6 +15,7 @@ from mpu_cli.errors import GateError
 from mpu_cli.server.denoise import residual_noise, weights
 from mpu_cli.server.lineage import Lineage
 from mpu_cli.server.records import HandoffRecord
+from mpu_cli.server.whose_lineage import unknown_handoff
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -85,7 +86,7 @@ def take_in(paths: Sequence[Path], lineage: Lineage, model: str, expected: Expec
         manifest = read_update(path)
         record = lineage.handoffs.get(manifest.handoff_id)
         if record is None:
-            raise GateError(f"{path}: answers handoff {manifest.handoff_id}, which this lineage never made")
+            raise unknown_handoff(manifest.handoff_id, path, lineage)
         check_update_of(manifest, record.id, record.digest, {copy.name: copy.digest for copy in record.copies})
         if record.model not in ages:
             raise GateError(

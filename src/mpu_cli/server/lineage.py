@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 from mpu_cli.bundle.manifest import MANIFEST, decode
 from mpu_cli.bundle.schema import HEX_128, HEX_256
@@ -23,6 +24,7 @@ from mpu_cli.server.records import HandoffRecord, ModelRecord
 from mpu_cli.server.secret import SECRET_FILE, Secret, read_secret, read_signed, write_signed
 
 HANDOFFS, MODELS = "handoffs", "models"
+_RESTORE = "restore the directory from a backup"
 
 
 class Lineage:
@@ -59,12 +61,12 @@ class Lineage:
     def _check(self) -> None:
         for record in self.models.values():
             if record.parent is not None and record.parent not in self.models:
-                raise BadSecretError(f"{self.path}/{MODELS}: the parent of {record.digest} is missing")
+                raise BadSecretError(f"{self.path}/{MODELS}: the parent of {record.digest} is missing", _RESTORE)
         for handoff in self.handoffs.values():
             if handoff.model not in self.models:
-                raise BadSecretError(f"{self.path}/{HANDOFFS}: handoff {handoff.id} was made from an unknown model")
+                raise BadSecretError(f"{self.path}/{HANDOFFS}: handoff {handoff.id} was made from an unknown model", _RESTORE)
         if sum(record.parent is None for record in self.models.values()) != 1:
-            raise BadSecretError(f"{self.path}/{MODELS}: there must be exactly one first model")
+            raise BadSecretError(f"{self.path}/{MODELS}: there must be exactly one first model", _RESTORE)
 
     @property
     def next_sequence(self) -> int:
@@ -107,7 +109,8 @@ class Lineage:
         if digest not in self.models:
             raise GateError(
                 f"{where}: this model (digest {digest[:12]}…) is not in the lineage of {self.path}",
-                "use a model that perturb or aggregate has seen, or start another lineage with --new-lineage DIR",
+                f"give a model of this lineage (mpu inspect {quote(str(self.path))} lists their digests, mpu verify MODEL prints a "
+                "model's), or the --secret of this model's own; perturb begins one with --new-lineage DIR",
             )
         rivals = self.children(digest)
         if not self.accepted(digest):  # a candidate whose sibling was preferred
@@ -172,12 +175,12 @@ def _digest_or_none(path: Path) -> str | None:
 
 def _check_name(file: Path, name: str) -> None:
     if file.stem != name:
-        raise BadSecretError(f"{file}: is the record of {name}", "restore the directory from a backup")
+        raise BadSecretError(f"{file}: is the record of {name}", _RESTORE)
 
 
 def _records(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise BadSecretError(f"{folder}: the folder is missing", "restore the directory from a backup")
+        raise BadSecretError(f"{folder}: the folder is missing", _RESTORE)
     form = HEX_128 if folder.name == HANDOFFS else HEX_256
     found = []
     for item in sorted(folder.iterdir()):

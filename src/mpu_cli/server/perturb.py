@@ -170,7 +170,7 @@ def _lineage(path: Path, *, new: bool) -> Iterator[Lineage | None]:
         with open_locked(path) as lineage:
             # What an interrupted --new-lineage has left is the lineage that was asked for.
             if new and any(record.state != "prepared" for record in lineage.handoffs.values()):
-                raise BadSecretError(f"{path}: --new-lineage needs a directory that does not exist yet")
+                raise BadSecretError(f"{path}: --new-lineage needs a directory that does not exist yet", "give another one")
             yield lineage
     else:
         yield None

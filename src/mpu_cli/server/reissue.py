@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from shlex import quote
 
 from mpu_cli.architectures.fingerprint import fingerprint
 from mpu_cli.architectures.read import read_layout
@@ -42,9 +43,12 @@ def reissue(model: Located, handoff: Path, secret: Path, id_: str, *, force: boo
     with open_locked(secret) as lineage:
         record = lineage.handoffs.get(id_)
         if record is None:
-            raise BadSecretError(f"{secret}: no handoff {id_}", f"mpu inspect {secret} lists them")
+            raise BadSecretError(f"{secret}: no handoff {id_}", f"mpu inspect {quote(str(secret))} lists them")
         if model_digest(source) != record.model:
-            raise CheckFailedError(f"{model.path}: is not the model that handoff {id_} was made from")
+            raise CheckFailedError(
+                f"{model.path}: is not the model that handoff {id_} was made from",
+                f"that one has the digest {record.model[:12]}… (mpu verify MODEL prints a model's)",
+            )
         record.require_layout(fingerprint(layout), model.path)
         draw = _draw(lineage, record)
         steps = [draw_model(record.transforms, layout.layers, draw.master, draw.id, position) for position in range(draw.size)]

@@ -10,21 +10,29 @@ import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
 from mpu_cli.errors import GateError, MpuError
 from mpu_cli.server.exposure import left, noise_of, pooled, prior
 from mpu_cli.server.lineage import MODELS, Lineage
-from mpu_cli.server.model_card import Card
 from mpu_cli.server.records import HandoffRecord
+
+if TYPE_CHECKING:
+    from mpu_cli.server.model_card import Card
 
 
 def lineages_beside(model: str, places: Iterable[Path], new: Path) -> list[Path]:
-    """Secret directories in `places` (other than `new`) that know a model of this digest.
+    """Secret directories in `places` (other than `new`) that know a model of this digest."""
+    return lineages_with(f"{MODELS}/{model}.yaml", places, new)
+
+
+def lineages_with(record: str, places: Iterable[Path], but: Path) -> list[Path]:
+    """Secret directories in `places` (other than `but`) that hold a record of this name.
 
     A directory that is somebody else's or is reached by a link is not looked into; nothing is read but names.
     """
-    found = {folder.resolve() for place in places for folder in _entries(place) if _knows(folder, model)}
-    return sorted(found - {new.resolve()})
+    found = {folder.resolve() for place in places for folder in _entries(place) if _holds(folder, record)}
+    return sorted(found - {but.resolve()})
 
 
 def places(*named: Path) -> frozenset[Path]:
@@ -87,9 +95,9 @@ def _entries(place: Path) -> list[Path]:
         return []
 
 
-def _knows(folder: Path, model: str) -> bool:
+def _holds(folder: Path, name: str) -> bool:
     try:
-        about, record = folder.lstat(), (folder / MODELS / f"{model}.yaml").lstat()
+        about, record = folder.lstat(), (folder / name).lstat()
     except OSError:  # no such record, or no right to look
         return False
     return stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and stat.S_ISREG(record.st_mode)

@@ -11,7 +11,6 @@ refused, because going on from it would give an update that no uninterrupted run
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -26,6 +25,7 @@ from typing import Any
 from mpu_cli.checkpoint.digest import file_digest
 from mpu_cli.checkpoint.staging import disk_errors, flush
 from mpu_cli.errors import CheckFailedError, OutputError
+from mpu_cli.training.run_identity import Identity, difference, identity_digest
 from mpu_cli.training.system_errors import system_errors
 
 MARKER = "complete.json"
@@ -68,7 +68,7 @@ class Saved:
 class CheckpointStore:
     """The checkpoints of one run."""
 
-    def __init__(self, directory: Path, identity: Mapping[str, Any], plan: SavePlan) -> None:
+    def __init__(self, directory: Path, identity: Identity, plan: SavePlan) -> None:
         """Nothing is made before the first `save`.
 
         Args:
@@ -77,7 +77,7 @@ class CheckpointStore:
             plan: see `SavePlan`.
         """
         self.directory, self._plan = directory, plan
-        self.identity = identity_digest(identity)
+        self.identity = identity
         self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
@@ -147,7 +147,8 @@ class CheckpointStore:
         names = (WEIGHTS, STATE, TRAINER_STATE)
         for name in names:
             flush(path / name)
-        marker = {"format": 1, "step": step, "identity": self.identity, "files": {name: file_digest(path / name) for name in names}}
+        files = {name: file_digest(path / name) for name in names}
+        marker = {"format": 1, "step": step, "identity": identity_digest(self.identity), "run": self.identity, "files": files}
         partial = path / f".{MARKER}"
         with open(partial, "x", encoding="utf-8", opener=_private) as file:
             file.write(json.dumps(marker, sort_keys=True))
@@ -163,12 +164,7 @@ class CheckpointStore:
         return sorted(path for path in self.directory.iterdir() if re.fullmatch(r"step-\d{8,}", path.name))
 
 
-def identity_digest(identity: Mapping[str, Any]) -> str:
-    """What a marker holds of an identity: SHA-256 of its canonical JSON."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def verified(path: Path, identity: str, field: str, names: AbstractSet[str] = frozenset()) -> dict[str, Any]:
+def verified(path: Path, identity: Identity, field: str, names: AbstractSet[str] = frozenset()) -> dict[str, Any]:
     """The marker in `path`, once its identity and every listed file (`names` at least) have been checked, and `field` is there.
 
     Raises:
@@ -179,10 +175,8 @@ def verified(path: Path, identity: str, field: str, names: AbstractSet[str] = fr
         _, found, files = marker[field], marker["identity"], dict(marker["files"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckFailedError(f"{path / MARKER}: cannot be read", "give --force instead of --resume to begin anew") from error
-    if found != identity:
-        raise CheckFailedError(
-            f"{path}: belongs to another run (recipe, data, handoff, copy, versions or number of processes)", _ANEW
-        )
+    if found != identity_digest(identity):
+        raise CheckFailedError(f"{path}: belongs to another run: {difference(marker.get('run'), identity)}", _ANEW)
     for name in sorted({*files, *names}):
         if not (path / name).is_file() or file_digest(path / name) != files.get(name):
             raise CheckFailedError(

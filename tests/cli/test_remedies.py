@@ -1,0 +1,174 @@
+"""Remedies that exist: what a hint names is there, in the command that prints it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import typer
+
+import mpu_cli
+from mpu_cli.cli.app import app
+
+SOURCE = Path(mpu_cli.__file__).parent
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+ANY = {"--help", "--json", "--config", "--version", "--verbose", "--quiet"}
+FOREIGN = {"--revision": "hf download", "--repo-type": "hf download", "--nproc-per-node": "torchrun", "--private": "hf upload"}
+REACHED_FROM = {
+    "bundle": ("unlearn", "diff", "aggregate", "verify", "inspect"),
+    "checkpoint/change.py": ("aggregate", "unlearn"),
+    "checkpoint/recognise.py": ("perturb", "unlearn", "diff", "aggregate", "eval", "inspect", "verify"),
+    "checkpoint/staging.py": ("perturb", "unlearn", "diff", "aggregate", "eval"),
+    "checkpoint/writer.py": ("perturb", "unlearn", "diff", "aggregate"),
+    "client": ("unlearn",),
+    "client/adapters.py": ("unlearn", "diff"),
+    "client/difference.py": ("unlearn", "diff"),
+    "client/diff.py": ("diff",),
+    "client/trained.py": ("diff",),
+    "data": ("unlearn", "eval", "data check"),
+    "data/check.py": ("data check",),
+    "data/overlap.py": ("unlearn", "eval"),
+    "data/encoding.py": ("unlearn",),
+    "data/windows.py": ("unlearn", "data check"),
+    "evaluation": ("eval",),
+    "evaluation/compare.py": ("compare",),
+    "evaluation/record.py": ("eval", "compare"),
+    "server": ("perturb",),
+    "server/aggregate.py": ("aggregate",),
+    "server/incoming.py": ("aggregate",),
+    "server/lineage.py": ("perturb", "aggregate"),
+    "server/records.py": ("perturb", "aggregate"),
+    "server/secret.py": ("perturb", "aggregate"),
+    "server/whose_lineage.py": ("aggregate",),
+    "training": ("unlearn",),
+    "training/arguments.py": ("unlearn",),
+    "training/load.py": ("unlearn", "eval"),
+}
+"""Who prints what a module says; the longest entry counts. Another command may be named in front of its flag."""
+
+
+def options() -> dict[str, set[str]]:
+    """Every command's options, those of `data check` too."""
+    group = typer.main.get_command(app)
+    found = {}
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
+        single = {name: command} if not hasattr(command, "commands") else {f"{name} {key}": one for key, one in command.commands.items()}
+        for key, one in single.items():
+            found[key] = ANY | {option for parameter in one.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    return found
+
+
+def messages(path: Path) -> list[str]:
+    """Every text of a file that is no docstring, implicit and explicit joins as one, values as {}."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            found.append("".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and not {id(node)} & (alone | parts):
+            found.append(node.value)
+    return found
+
+
+def commands_of(path: str) -> tuple[str, ...] | None:
+    """Who prints what this module says."""
+    named = [key for key in REACHED_FROM if path == key or path.startswith(f"{key}/")]
+    return REACHED_FROM[max(named, key=len)] if named else None
+
+
+def unknown_flags(text: str, printed_by: tuple[str, ...] | None, known: dict[str, set[str]]) -> list[str]:
+    """Flags in a message that the commands which print it do not have, and that no command in front of them has."""
+    wrong = []
+    for found in FLAG.finditer(text):
+        flag, before = found[0], text[: found.start()]
+        if flag in FOREIGN and (FOREIGN[flag] in before or before.strip() in {"", "{}"}):
+            continue
+        named = [command for command in known if re.search(rf"\b{command}\b", before)]
+        owners = named + list(known if printed_by is None else ())
+        if not any(flag in known[command] for command in owners) and not (
+            printed_by is not None and all(flag in known[command] for command in printed_by)
+        ):
+            wrong.append(flag)
+    return wrong
+
+
+def test_every_flag_in_a_message_exists_where_it_is_printed():
+    """Over all texts of all modules: a flag is one of every command that can print it, or of the command that is named."""
+    known = options()
+    assert "--new-lineage" not in known["aggregate"]
+    wrong = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = str(path.relative_to(SOURCE))
+        for text in messages(path):
+            if found := unknown_flags(text, commands_of(name), known):
+                wrong[f"{name}: {text}"] = found
+    assert not wrong
+
+
+def test_the_search_finds_a_flag_that_is_not_there():
+    """The check above can fail."""
+    known = options()
+    assert unknown_flags("give --new-lineage DIR", ("aggregate",), known) == ["--new-lineage"]
+    assert unknown_flags("perturb begins one with --new-lineage DIR", ("aggregate",), known) == []
+    assert unknown_flags("give --frobnicate", None, known) == ["--frobnicate"]
+
+
+@pytest.fixture
+def other(own_round, tiny_pair, mpu, tmp_path) -> Path:
+    """A lineage of another model, in a place of its own."""
+    pair = tiny_pair("llama", seed=5)
+    place = tmp_path / "elsewhere"
+    shutil.copytree(pair.model, place / "model")
+    words = ("--base", pair.base, "--handoff", place / "to-client", "--secret", place / "server", "-m", 1)
+    assert mpu("perturb", place / "model", *words).code == 0
+    return place
+
+
+def aggregated(mpu, r, **changed):
+    """The two lines that a refused `aggregate` prints."""
+    given = {"model": r.model, "secret": r.secret, "update": r.update} | changed
+    done = mpu("aggregate", given["update"], "--secret", given["secret"], "--model", given["model"], "--out", r.model.parent / "next")
+    assert done.code == 1
+    return done.err.splitlines()
+
+
+def test_the_wrong_model_names_the_one_that_was_handed_out(own_round, other, mpu):
+    """Nothing that aggregate has not."""
+    from mpu_cli.checkpoint.digest import model_digest
+    from mpu_cli.checkpoint.model import open_checkpoint
+
+    wrong, right = (model_digest(open_checkpoint(path)) for path in (other / "model", own_round.model))
+    assert aggregated(mpu, own_round, model=other / "model") == [
+        f"mpu: error: {other / 'model'}: this model (digest {wrong[:12]}…) is not in the lineage of {own_round.secret}",
+        f"mpu: hint: the update's handoff was made from the model of digest {right[:12]}…: give --model that one, or what aggregate "
+        "made of it since (mpu verify MODEL prints a model's digest)",
+    ]
+
+
+def test_the_wrong_secret_names_the_right_one_where_it_lies_beside(own_round, other, tmp_path, mpu):
+    """Beside the model or the update; anywhere else it is described."""
+    error, hint = aggregated(mpu, own_round, secret=other / "server")
+    assert error.endswith(f"is not in the lineage of {other / 'server'}")
+    assert hint == f"mpu: hint: give the secret of this model's lineage: --secret {own_round.secret}"
+    (tmp_path / "away").mkdir()
+    own_round.secret.rename(tmp_path / "away" / "server")
+    _, hint = aggregated(mpu, own_round, secret=other / "server")
+    assert hint == (
+        "mpu: hint: the update answers no handoff of this lineage either: give --secret the directory that mpu perturb wrote for it"
+    )
+
+
+def test_another_lineage_of_the_same_model_names_the_one_that_made_the_handoff(own_round, mpu, tmp_path):
+    """The model is right, the secret is not."""
+    place = tmp_path / "second"
+    words = ("--base", own_round.base, "--handoff", place / "to-client", "--new-lineage", place / "server", "-m", 1)
+    assert mpu("perturb", own_round.model, *words).code == 0
+    error, hint = aggregated(mpu, own_round, secret=place / "server")
+    assert error.endswith("which this lineage never made")
+    assert hint == f"mpu: hint: give --secret {own_round.secret}"

@@ -16,7 +16,8 @@ from mpu_cli.cli.app import app
 SOURCE = Path(mpu_cli.__file__).parent
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 ANY = {"--help", "--json", "--config", "--version", "--verbose", "--quiet"}
-FOREIGN = {"--revision": "hf download", "--repo-type": "hf download", "--nproc-per-node": "torchrun", "--private": "hf upload"}
+FOREIGN = re.compile(r"\b(hf upload|hf download|torchrun|with tar) ")
+"""Programs of others: what follows them is theirs."""
 REACHED_FROM = {
     "bundle": ("unlearn", "diff", "aggregate", "verify", "inspect"),
     "checkpoint/change.py": ("aggregate", "unlearn"),
@@ -87,7 +88,7 @@ def unknown_flags(text: str, printed_by: tuple[str, ...] | None, known: dict[str
     wrong = []
     for found in FLAG.finditer(text):
         flag, before = found[0], text[: found.start()]
-        if flag in FOREIGN and (FOREIGN[flag] in before or before.strip() in {"", "{}"}):
+        if FOREIGN.search(before) or flag in {"--private", "--revision"}:  # these are joined to their program elsewhere
             continue
         named = [command for command in known if re.search(rf"\b{command}\b", before)]
         owners = named + list(known if printed_by is None else ())

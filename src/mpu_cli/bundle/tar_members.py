@@ -24,7 +24,7 @@ _KINDS = {
     tarfile.SYMTYPE: "a symbolic link", tarfile.LNKTYPE: "a hard link", tarfile.CHRTYPE: "a device", tarfile.BLKTYPE: "a device",
     tarfile.FIFOTYPE: "a pipe",
 }  # fmt: skip
-_AGAIN = "ask for it again, packed with --pack FILE.tar or as a directory"
+_AGAIN = "ask for it again, as a directory or as perturb, unlearn and diff pack it with --pack FILE.tar"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,9 @@ def main() -> None:
 
         reserve_numbers()
         from mpu_cli.cli.app import run
+        from mpu_cli.cli.light import ends_after_one_command
+
+        ends_after_one_command()
     except KeyboardInterrupt:
         print("mpu: error: interrupted; nothing half-written was kept", file=sys.stderr)
         sys.exit(130)

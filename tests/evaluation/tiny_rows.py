@@ -11,8 +11,8 @@ import numpy as np
 
 from mpu_cli.evaluation.metric import Evidence
 from mpu_cli.evaluation.questions import FORGET, Question, QuestionSet, read_questions
-from mpu_cli.evaluation.scoring import TokenScores
 from mpu_cli.evaluation.settings import EvalSettings
+from mpu_cli.evaluation.token_scores import TokenScores
 
 QUICK: dict[str, Any] = {"device": "cpu", "max_new_tokens": 8, "resamples": 1000, "batch_size": 4}
 

@@ -20,10 +20,10 @@ from mpu_cli.evaluation.questions import FORGET, HOLDOUT, KNOWLEDGE, ROLES, Ques
 from mpu_cli.evaluation.record import Record, SetInfo, same_rows
 from mpu_cli.evaluation.robustness import all_checks
 from mpu_cli.evaluation.robustness.relearning import with_steps
-from mpu_cli.evaluation.scoring import TokenScores
 from mpu_cli.evaluation.settings import EvalSettings
 from mpu_cli.evaluation.subject import Progress, Subject
 from mpu_cli.evaluation.summarise import MODEL, summarise
+from mpu_cli.evaluation.token_scores import TokenScores
 from mpu_cli.training.arguments import choose_device
 from mpu_cli.training.load import load_model, load_tokenizer
 

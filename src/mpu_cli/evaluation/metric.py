@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpu_cli.evaluation.questions import FORGET, HOLDOUT, RETAIN, UTILITY, Question
-from mpu_cli.evaluation.scoring import TokenScores
 from mpu_cli.evaluation.statistics import auc
+from mpu_cli.evaluation.token_scores import TokenScores
 
 Array = NDArray[np.float64]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from mpu_cli.data.batches import collate
 from mpu_cli.data.templates import Encoded
 from mpu_cli.errors import BadModelError
 from mpu_cli.evaluation.rope import side, switches_beyond
+from mpu_cli.evaluation.token_scores import TokenScores
 from mpu_cli.training.logprobs import labelled_predictions
 
 Progress = Callable[[int, int], None]
@@ -25,33 +25,6 @@ _LOGITS = 2**28
 
 _POSITIONS = 256
 """Vocabulary-wide log-probabilities are held for this many positions at once: 50 MB with a vocabulary of 49,152."""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenScores:
-    """What a model says of the N labelled tokens of one text, each array (N,)."""
-
-    log_p: NDArray[np.float64]
-    """log p(y_t | y_<t), nats."""
-    is_top: NDArray[np.bool_]
-    """Whether y_t is the most probable token."""
-    expected: NDArray[np.float64]
-    """Mean of log p(· | y_<t) under the model's own distribution: its negative entropy, nats."""
-    deviation: NDArray[np.float64]
-    """Standard deviation of log p(· | y_<t) under the same."""
-
-    def __len__(self) -> int:
-        """N."""
-        return len(self.log_p)
-
-    def head(self, count: int) -> TokenScores:
-        """The first `count` tokens."""
-        return TokenScores(self.log_p[:count], self.is_top[:count], self.expected[:count], self.deviation[:count])
-
-    @property
-    def mean_loss(self) -> float:
-        """Mean negative log-likelihood, nats per token."""
-        return float(-self.log_p.mean())
 
 
 @torch.inference_mode()

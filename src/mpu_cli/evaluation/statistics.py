@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, rankdata
 
 Array = NDArray[np.float64]
 
@@ -24,7 +23,7 @@ def auc(members: Array, others: Array) -> Array:
     The area under the ROC curve of a test that calls low scores members (Mann and Whitney 1947); scores are losses.
     """
     n, h = members.shape[-1], others.shape[-1]
-    ranks = rankdata(np.concatenate([members, others], axis=-1), axis=-1)
+    ranks = _ranks(np.concatenate([members, others], axis=-1))
     above = ranks[..., n:].sum(axis=-1) - h * (h + 1) / 2
     return np.asarray(above / (n * h))
 
@@ -35,8 +34,8 @@ def placements(members: Array, others: Array) -> tuple[Array, Array]:
     The mean of either is the area, and they are its influence function: DeLong, DeLong and Clarke-Pearson 1988.
     """
     n, h = len(members), len(others)
-    ranks = rankdata(np.concatenate([members, others]))
-    return 1 - (ranks[:n] - rankdata(members)) / h, (ranks[n:] - rankdata(others)) / n
+    ranks = _ranks(np.concatenate([members, others]))
+    return 1 - (ranks[:n] - _ranks(members)) / h, (ranks[n:] - _ranks(others)) / n
 
 
 def harmonic_mean(parts: list[Array]) -> Array:
@@ -72,8 +71,22 @@ class Draws:
 
 def rate_interval(rows: Array) -> tuple[float, float]:
     """Of the share of ones among zeros and ones, (n,): Clopper and Pearson's exact 95 % interval (1934)."""
-    found = binomtest(int(rows.sum()), len(rows)).proportion_ci(LEVEL, method="exact")
-    return float(found.low), float(found.high)
+    from scipy.special import betaincinv  # 0.2 s, and only sampled answers have such rows
+
+    ones, zeros, tail = int(rows.sum()), len(rows) - int(rows.sum()), (1 - LEVEL) / 2
+    low = float(betaincinv(ones, zeros + 1, tail)) if ones else 0.0
+    high = float(betaincinv(ones + 1, zeros, 1 - tail)) if zeros else 1.0
+    return low, high
+
+
+def _ranks(values: Array) -> Array:
+    """From 1 along the last axis, ties the mean of theirs: scipy.stats.rankdata, whose import takes three quarters of a second."""
+    ordered = np.sort(values, axis=-1).reshape(-1, values.shape[-1])
+    rows = values.reshape(ordered.shape)
+    below, up_to = (
+        np.stack([np.searchsorted(line, row, side) for line, row in zip(ordered, rows, strict=True)]) for side in ("left", "right")
+    )
+    return np.asarray((below + up_to + 1) / 2).reshape(values.shape)
 
 
 def verdict(difference: Bounds | None, margin: float | None) -> str:

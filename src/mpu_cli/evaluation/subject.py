@@ -15,9 +15,10 @@ from mpu_cli.evaluation.generation import generate, refuse_without_cache
 from mpu_cli.evaluation.metric import Array, Evidence, MissingInputError, RowMetric, column, gaps
 from mpu_cli.evaluation.picking import Sampling
 from mpu_cli.evaluation.questions import VERBATIM, Question, QuestionSet
-from mpu_cli.evaluation.scoring import TokenScores, score
+from mpu_cli.evaluation.scoring import score
 from mpu_cli.evaluation.settings import EvalSettings
 from mpu_cli.evaluation.texts import Encoder, Text
+from mpu_cli.evaluation.token_scores import TokenScores
 from mpu_cli.training.distributed import gather, processes
 
 Item = TypeVar("Item")

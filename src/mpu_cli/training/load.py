@@ -8,7 +8,6 @@ What `from_pretrained` silently initialises, leaves out or rounds is refused her
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,19 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
-from mpu_cli.checkpoint.config_file import CONFIG_FILE, known_keys
-from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint, open_config, read_json
-from mpu_cli.checkpoint.side_files import write_side_files
+from mpu_cli.checkpoint.config_file import CONFIG_FILE
+from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint, read_json
 from mpu_cli.checkpoint.side_settings import generation_settings
 from mpu_cli.errors import BadModelError
-
-_LOADING_ERRORS = (
-    ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, RuntimeError, ArithmeticError,
-    StrictDataclassError,
-)  # fmt: skip
+from mpu_cli.training.tokenizer import CORRECT_CONFIG, LOADING_ERRORS, load_config, one_line
+from mpu_cli.training.tokenizer import has_tokenizer as has_tokenizer
+from mpu_cli.training.tokenizer import load_tokenizer as load_tokenizer
+from mpu_cli.training.tokenizer import quiet_transformers as quiet_transformers
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,29 +96,6 @@ def check_fits(source: Checkpoint) -> Any:
     return config
 
 
-def load_config(directory: Path, kept: Mapping[str, Any] | None = None) -> Any:
-    """The configuration of a model directory, its class's defaults filled in.
-
-    Args:
-        directory: the model's.
-        kept: what is kept of its config.json, if that has been read.
-
-    Raises:
-        BadModelError: see `open_config`; an unknown model type; or transformers refuses a value. config.json is named.
-    """
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    content = dict(open_config(directory).content if kept is None else kept)
-    file, model_type = directory / CONFIG_FILE, content.get("model_type")
-    if not isinstance(model_type, str) or model_type not in known_keys() or model_type not in CONFIG_MAPPING:
-        raise BadModelError(f"{file}: unknown model_type {model_type!r}", "transformers has no language model of this type")
-    with quiet_transformers():
-        try:
-            return CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(content))
-        except _LOADING_ERRORS as error:
-            raise BadModelError(f"{file}: transformers refuses it: {_one_line(error)}", _CORRECT_CONFIG) from error
-
-
 def without_weights(config: Mapping[str, Any], directory: Path) -> Any:
     """The model that a configuration describes, its tensors without storage; raises as `load_config`."""
     described = load_config(directory, config)
@@ -137,43 +110,6 @@ def auto_class(config: Any) -> Any:
     return AutoModelForCausalLM if type(config) in AutoModelForCausalLM._model_mapping else AutoModelForImageTextToText
 
 
-def load_tokenizer(directory: Path) -> Any:
-    """Load the tokenizer of a model directory, or of a directory with a tokenizer's files alone.
-
-    It is read from what a published copy of the directory would hold.
-
-    Raises:
-        BadModelError: there is none, or it cannot be read; or config.json is not that of a model.
-    """
-    from transformers import AutoTokenizer
-
-    with tempfile.TemporaryDirectory(prefix="mpu-tokenizer-") as folder:
-        config = open_config(directory).content if (directory / CONFIG_FILE).exists() else {}
-        if config.get("model_type") in known_keys():
-            load_config(directory, config)  # what is wrong with config.json is not told of the tokenizer
-        write_side_files(directory, Path(folder), config)
-        with quiet_transformers():
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            except Exception as error:  # The tokenizers library raises bare Exception for a broken tokenizer.json.
-                hint = "expected tokenizer.json and tokenizer_config.json beside the weights"
-                reason = _one_line(error).replace(folder, str(directory))
-                raise BadModelError(f"{directory}: no usable tokenizer: {reason}", hint) from error
-    tokenizer.name_or_path = str(directory)
-    return tokenizer
-
-
-def has_tokenizer(directory: Path) -> bool:
-    """Whether a directory holds a file that a tokenizer is made from."""
-    return any((directory / name).exists() for name in _TOKENIZER_FILES)
-
-
-_TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
-)  # fmt: skip
-_CORRECT_CONFIG = "correct config.json, or take the one that the model was published with"
-
-
 @contextmanager
 def loading_errors(directory: Path) -> Iterator[None]:
     """Turn what transformers raises on a configuration that makes no model into BadModelError, and let it say nothing."""
@@ -181,29 +117,11 @@ def loading_errors(directory: Path) -> Iterator[None]:
         with quiet_transformers():
             yield
     except (OSError, SafetensorError) as error:
-        raise BadModelError(f"{directory}: cannot be read: {_one_line(error)}") from error
-    except _LOADING_ERRORS as error:
+        raise BadModelError(f"{directory}: cannot be read: {one_line(error)}") from error
+    except LOADING_ERRORS as error:
         raise BadModelError(
-            f"{directory / CONFIG_FILE}: transformers cannot make this model: {_one_line(error)}", _CORRECT_CONFIG
+            f"{directory / CONFIG_FILE}: transformers cannot make this model: {one_line(error)}", CORRECT_CONFIG
         ) from error
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' own log lines and progress bars off the terminal, and put its settings back afterwards."""
-    from transformers.utils import logging as transformers_logging
-
-    logging: Any = transformers_logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _from_tensors(config: Any, tensors: Mapping[str, Any], dtype: torch.dtype, **kind: Any) -> tuple[Any, dict[str, Any]]:
@@ -239,8 +157,8 @@ def _generation_config(source: Checkpoint, config: Any) -> Any:
     settings = generation_settings(file, read_json(file))
     try:
         return settings_class(**settings)
-    except _LOADING_ERRORS as error:
-        raise BadModelError(f"{file}: transformers refuses it: {_one_line(error)}") from error
+    except LOADING_ERRORS as error:
+        raise BadModelError(f"{file}: transformers refuses it: {one_line(error)}") from error
 
 
 @torch.inference_mode()
@@ -255,10 +173,6 @@ def _sharding(fsdp: bool) -> dict[str, Any]:
     from transformers.distributed.configuration_utils import DistributedConfig
 
     return {"distributed_config": DistributedConfig(fsdp_size=torch.distributed.get_world_size())}
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _switch_off_dropout(config: Any) -> None:

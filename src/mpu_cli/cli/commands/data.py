@@ -9,6 +9,7 @@ import typer
 
 from mpu_cli.cli.config import ConfigCommand
 from mpu_cli.cli.data_view import describe, shown, told
+from mpu_cli.cli.light import without_torch
 from mpu_cli.cli.options import Config, ContentParts, Json, MaxLength, SystemPrompt, TemplateDate, TemplateVar, prompting_of
 from mpu_cli.cli.output import Output
 from mpu_cli.errors import BadDataError, CheckFailedError, MpuError, UsageError
@@ -64,7 +65,8 @@ def check(
     files = [file, *([retain] if retain is not None else [])]
     if max_length is not None and max_length < 2:
         raise UsageError(f"--max-length {max_length}: expected 2 or more")
-    loaded, seen, vocabulary = _tokenizer(model, tokenizer)
+    with without_torch():
+        loaded, seen, vocabulary = _tokenizer(model, tokenizer)
     limit = row_limit(max_length, seen)
     prompting = prompting_of(context.params)
     findings = check_files(files, mapping, loaded, limit, overlap=overlap, pack=pack, prompting=prompting, vocabulary=vocabulary, row=row)
@@ -90,7 +92,7 @@ def _tokenizer(model: str | None, directory: Path | None) -> tuple[Any | None, i
     from mpu_cli.bundle.read import is_bundle
     from mpu_cli.checkpoint.locate import locate
     from mpu_cli.data.context import context_length
-    from mpu_cli.training.load import load_config, load_tokenizer
+    from mpu_cli.training.tokenizer import load_config, load_tokenizer
 
     if directory is not None:
         return load_tokenizer(directory), None, None

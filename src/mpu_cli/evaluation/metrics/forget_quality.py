@@ -5,8 +5,6 @@ there are: with 40 it is rarely small, with 400 nearly always. The statistic (th
 functions, 0 is forgotten) does not, and is given beside it.
 """
 
-from scipy.stats import ks_2samp
-
 from mpu_cli.evaluation.metric import Columns, ModelMetric
 from mpu_cli.evaluation.questions import FORGET
 
@@ -14,6 +12,8 @@ from mpu_cli.evaluation.questions import FORGET
 def _test(columns: Columns) -> tuple[float, float]:
     """Statistic and p-value."""
     mine, theirs = columns.of(FORGET, "ratio"), columns.retained().of(FORGET, "ratio")
+    from scipy.stats import ks_2samp  # takes longer to import than to compare two records: only where it is used
+
     found = ks_2samp(mine, theirs)
     return float(found.statistic), float(found.pvalue)
 

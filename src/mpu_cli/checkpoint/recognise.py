@@ -30,7 +30,7 @@ _UNFINISHED = (
     re.compile(r"\.?~?(.+)~"),
 )
 _GUIDE = {
-    UPDATE: "mpu aggregate makes a model of it, with the server's secret",
+    UPDATE: "mpu eval measures it with --handoff DIR beside it; mpu aggregate makes a model of it, with the server's secret",
     SECRET: "it never leaves the server; perturb and aggregate take it as --secret",
     RECORD: "mpu compare and mpu inspect read it",
 }

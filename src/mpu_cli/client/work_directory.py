@@ -126,17 +126,14 @@ class WorkDirectory:
         place = self.path / name
         if not self._keeping.resume or not (place / MARKER).is_file():
             return None
-        from mpu_cli.training.early_stop import Evaluation
         from mpu_cli.training.trainer import TrainingReport
 
         marker = verified(place, {**identity, "the copy": name}, "report")
         with disk_errors(directory):
             for file in marker["files"]:
                 _link(place / file, directory / file)
-        report = marker["report"]
-        evaluations = tuple(Evaluation(**each) for each in report.pop("evaluations"))
         files = {file: (digest, (directory / file).stat().st_size) for file, digest in marker["files"].items()}
-        return TrainingReport(**report, evaluations=evaluations), files
+        return TrainingReport.of(marker["report"]), files
 
     def interrupted(self, names: list[str], seconds: float) -> bool:
         """A run ends without a result after so many seconds: whether its work is kept; if not, it is removed."""

@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,9 +33,11 @@ from mpu_cli.errors import CheckFailedError
 from mpu_cli.training import distributed, optimizers, reference, run_state
 from mpu_cli.training.arguments import choose_device, trainer_arguments
 from mpu_cli.training.early_stop import Evaluation, Thresholds
+from mpu_cli.training.effect import Effect, Sample
 from mpu_cli.training.event_log import EventLog
 from mpu_cli.training.hidden import freeze_above
 from mpu_cli.training.load import quiet_transformers
+from mpu_cli.training.logprobs import answer_nll, mean_probability
 from mpu_cli.training.needs import hidden_layer
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.stateful import StatefulLoss
@@ -59,6 +62,15 @@ class TrainingReport:
     """After each epoch, where a threshold asks for it."""
     resumed_from: int | None = None
     """The step of the checkpoint that the run went on from."""
+    effect: Effect | None = None
+    """What became of the answers; None only in what an older mpu kept of a copy."""
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> TrainingReport:
+        """From what `dataclasses.asdict` made of one."""
+        evaluations = tuple(Evaluation(**each) for each in content["evaluations"])
+        effect = Effect.of(content["effect"]) if content.get("effect") else None
+        return cls(**{**content, "evaluations": evaluations, "effect": effect})
 
 
 @dataclass(slots=True)
@@ -130,8 +142,16 @@ def train(
     layer = hidden_layer(needs)
     if layer is not None and not settings.fsdp:
         freeze_above(model, layer)
-    distributed.after_measuring(model)
     kept = retain if "retain" in needs else None
+    seen = min(settings.epochs * len(forget), settings.total_steps(len(forget)) * settings.batch_size * settings.gradient_accumulation)
+    sample = Sample(forget, retain or (), seen if kept is None else 2 * seen)
+
+    def probability(rows: Sequence[Encoded]) -> float:
+        with torch.autocast(device, dtype=torch.bfloat16) if settings.autocasts else nullcontext():
+            return mean_probability(answer_nll(model, rows, settings.batch_size, pad_id))
+
+    before = sample.measure(probability)
+    distributed.after_measuring(model)
     sampler = (
         LengthGroupedSampler(settings.seed, forget, kept, settings.batch_size, drawing)
         if settings.group_by_length
@@ -143,6 +163,7 @@ def train(
             arguments = trainer_arguments(settings, device, len(forget))
             trainer = UnlearningTrainer(model, loss, pairs, sampler, settings, arguments, around, thresholds, stop_after)
             trainer.run()
+            after = sample.measure(probability)
         finally:
             pairs.close()
             model.config.use_cache = use_cache
@@ -160,6 +181,7 @@ def train(
         progress.losses[-1],
         tuple(progress.evaluations),
         around.resume.step if around.resume else None,
+        sample.effect(before, after),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +33,11 @@ if TYPE_CHECKING:
 
 def eval(  # the command's name
     context: typer.Context,
-    model: Annotated[str | None, typer.Argument(help="Model directory, a published copy, or a Hub id.")] = None,
+    model: Annotated[str | None, typer.Argument(help="Model directory, a published copy, a Hub id, or an update with --handoff.")] = None,
+    handoff: Annotated[
+        Path | None, typer.Option(help="MODEL is an update of yours: measure a copy of this handoff as it changed it.", metavar="DIR")
+    ] = None,
+    copy: Annotated[int | None, typer.Option("--copy", help="With --handoff: which copy. [default: 1]", metavar="K")] = None,
     forget: Annotated[str | None, typer.Option(help="Rows that should be forgotten.", metavar="FILE")] = None,
     retain: Annotated[str | None, typer.Option(help="Rows that should still be known.", metavar="FILE")] = None,
     holdout: Annotated[str | None, typer.Option(help="Rows like the forget set that the model never saw.", metavar="FILE")] = None,
@@ -102,6 +107,7 @@ def eval(  # the command's name
     \b
     mpu eval retrained --forget forget.jsonl --retain retain.jsonl --holdout holdout.jsonl --record retrained-record
     mpu eval model-next --forget forget.jsonl --retain retain.jsonl --holdout holdout.jsonl --retain-record retrained-record
+    mpu eval to-server --handoff to-client --forget forget.jsonl --retain retain.jsonl     your own update, before it leaves
     """
     from mpu_cli.training import distributed
 
@@ -111,7 +117,8 @@ def eval(  # the command's name
         distributed.check_launch()
         if (alone := distributed.leave_allocation()) is not None:
             output.warn(alone)
-        _run(context, output)
+        with ExitStack() as stack:
+            _run(context, output, stack)
     except MpuError as error:
         # The first process has the same to say, and says it.
         if here.is_first or os.environ.get("MPU_DEBUG") == "1":
@@ -121,7 +128,8 @@ def eval(  # the command's name
         distributed.stop()
 
 
-def _run(context: typer.Context, output: Output) -> None:
+def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
+    """`stack` lives until the result is out."""
     from mpu_cli.cli.eval_view import listed, shown
 
     options: dict[str, Any] = context.params
@@ -136,7 +144,8 @@ def _run(context: typer.Context, output: Output) -> None:
         from mpu_cli.checkpoint.staging import refuse_existing, refuse_nesting
 
         refuse_existing(options["record"], force=options["force"])
-        refuse_nesting(options["record"], *(Path(options[name]) for name in ("model", "retain_record", "before") if options[name]))
+        given = ("model", "handoff", "retain_record", "before")
+        refuse_nesting(options["record"], *(Path(options[name]) for name in given if options[name]))
     sets = _sets(options)
     settings = _settings(options)
     from mpu_cli.evaluation.evaluate import check_sets, evaluate
@@ -149,10 +158,11 @@ def _run(context: typer.Context, output: Output) -> None:
         output.warn(text)
     from mpu_cli.checkpoint.locate import locate
     from mpu_cli.checkpoint.model import open_checkpoint
+    from mpu_cli.cli.eval_subject import subject
     from mpu_cli.training import distributed
     from mpu_cli.training.arguments import choose_device
 
-    found_at = locate(options["model"])
+    found_at = stack.enter_context(subject(options))
     place = found_at.path
     reference = locate(options["reference"]).path if options["reference"] else None
     for path in (place, reference):

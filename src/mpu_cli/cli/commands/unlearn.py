@@ -205,6 +205,7 @@ def _train(context: typer.Context, output: Output, place: Path, out: Path, packs
     from mpu_cli.cli.next_steps import after_copy, after_model, after_update
     from mpu_cli.cli.unlearn_words import trained
     from mpu_cli.cli.unlearn_work import bring
+    from mpu_cli.cli.verdict import verdict
     from mpu_cli.client import unlearn as client
     from mpu_cli.training import distributed
 
@@ -225,6 +226,12 @@ def _train(context: typer.Context, output: Output, place: Path, out: Path, packs
         "packed": [str(file) for file in packs.values()],
     }  # fmt: skip
     body = trained(reports)
+    found = verdict(reports)
+    if found is not None:
+        data["verdict"] = found.content
+        body += ["", found.words]
+        for warning in found.warnings:
+            output.warn(warning)
     if not bundle:
         output.result(data, *body, *after_model(out, options))
     elif copy is not None:

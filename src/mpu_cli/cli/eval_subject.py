@@ -1,0 +1,37 @@
+"""What `mpu eval` measures: a model where it lies, or a copy that is changed for the time of the measurement."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mpu_cli.checkpoint.locate import Located, locate
+from mpu_cli.errors import UsageError
+
+
+@contextmanager
+def subject(options: Mapping[str, Any]) -> Iterator[Located]:
+    """The model, by the command's options; with --handoff MODEL is an update, and a copy with it lies in a temporary directory.
+
+    Raises:
+        UsageError: --copy without --handoff, or --handoff in several processes.
+        MpuError: see `locate` and `write_changed_copy`.
+    """
+    handoff, copy = options["handoff"], options["copy"]
+    if handoff is None:
+        if copy is not None:
+            raise UsageError("--copy is about a copy of a handoff", "give --handoff DIR too, and the update as MODEL")
+        yield locate(options["model"])
+        return
+    from mpu_cli.client.changed_copy import write_changed_copy
+    from mpu_cli.training.distributed import processes
+
+    if processes().size > 1:
+        raise UsageError("--handoff: every process would write the changed copy", "start mpu eval without torchrun")
+    number = 1 if copy is None else copy
+    with tempfile.TemporaryDirectory(prefix="mpu-eval-") as folder:
+        write_changed_copy(handoff, Path(options["model"]), number, Path(folder))
+        yield Located(Path(folder), f"{Path(options['model']).resolve().name}, copy-{number}")

@@ -14,6 +14,8 @@ from mpu_cli.errors import BadInputError, UsageError
 if TYPE_CHECKING:
     from mpu_cli.data.prompting import Prompting
 
+SECRET = "MPU_SECRET"
+"""The environment variable that --secret is read from where it is not given."""
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Config = Annotated[
     Path | None, typer.Option("--config", help="A YAML file with options by their long names; flags win.", metavar="FILE")
@@ -36,6 +38,12 @@ ContentParts = Annotated[bool, typer.Option("--content-parts", help="Give the ch
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be written (files, disk, memory) and stop.")]
 
 AllowOverlap = Annotated[bool, typer.Option("--allow-overlap", help="Go on although all rows of one set are in its opposite.")]
+
+
+def from_environment(context: typer.Context, name: str) -> bool:
+    """Whether an option has its value from an environment variable, so that another option wins over it."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "ENVIRONMENT"
 
 
 def estimate_facts(needs: Mapping[str, int]) -> dict[str, str]:

@@ -8,18 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mpu_cli.cli.archives import unpacked
+from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import after_aggregate
-from mpu_cli.cli.options import Config, DryRun, Force, Json, ShardSize, choice, estimate_facts, use_one_thread
+from mpu_cli.cli.options import SECRET, Config, DryRun, Force, Json, ShardSize, choice, estimate_facts, use_one_thread
 from mpu_cli.cli.output import Output, facts
 
 if TYPE_CHECKING:
     from mpu_cli.server.aggregate import AggregateResult
 
+GUIDE = Guide(
+    "server", "Take the clients' updates back into the model.",
+    (
+        "mpu aggregate to-server --secret server --model model --out model-next",
+    ),
+)  # fmt: skip
+
 
 def aggregate(
     context: typer.Context,
     updates: Annotated[list[Path], typer.Argument(help="Updates that clients sent back: directories or tar files.", metavar="UPDATE…")],
-    secret: Annotated[Path, typer.Option("--secret", help="The lineage's secret directory.")],
+    secret: Annotated[Path, typer.Option("--secret", envvar=SECRET, help="The lineage's secret directory.")],
     model: Annotated[str, typer.Option("--model", help="The model to update: the head of the lineage.")],
     out: Annotated[Path, typer.Option("--out", help="Directory for the new model.")],
     server_lr: Annotated[float, typer.Option(help="η: how much of the aggregated update to apply.")] = 1.0,

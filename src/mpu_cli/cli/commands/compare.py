@@ -7,9 +7,17 @@ from typing import Annotated
 
 import typer
 
+from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.options import Config, Json
 from mpu_cli.cli.output import Output
 from mpu_cli.errors import UsageError
+
+GUIDE = Guide(
+    "both", "Put records of evaluations side by side, with verdicts.",
+    (
+        "mpu compare before after",
+    ),
+)  # fmt: skip
 
 
 def compare(
@@ -31,9 +39,6 @@ def compare(
     Equivalent: two one-sided tests at 5 % put the difference within the margin, by default 1 % of what unlearning changed
     in the first record. The intervals are over rows, and allow for rows that were not seen: a margin of .05 takes 59 rows
     or more, one of .01 takes 299. They say nothing of other training seeds.
-
-    \b
-    mpu compare noise-free-record mpu-record --before before-record
     """
     output = Output(context, as_json=json)
     from mpu_cli.cli.eval_view import compared

@@ -9,6 +9,7 @@ import typer
 
 from mpu_cli.cli.config import ConfigCommand
 from mpu_cli.cli.data_view import describe, shown, told
+from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.light import without_torch
 from mpu_cli.cli.options import Config, ContentParts, Json, MaxLength, SystemPrompt, TemplateDate, TemplateVar, prompting_of
 from mpu_cli.cli.output import Output
@@ -17,6 +18,13 @@ from mpu_cli.errors import BadDataError, CheckFailedError, MpuError, UsageError
 if TYPE_CHECKING:
     from mpu_cli.data.check import Findings
 
+GUIDE = Guide(
+    "client", "Look at rows to forget and to keep (mpu data check).",
+    (
+        "mpu data check forget.jsonl --retain retain.jsonl --model to-client",
+        "mpu data check forget.csv --map prompt=instruction --map answer=output",
+    ),
+)  # fmt: skip
 data = typer.Typer(name="data", add_completion=False, rich_markup_mode=None)
 Mapping = Annotated[list[str] | None, typer.Option("--map", help="Which column holds a field, field=column.", metavar="FIELD=COLUMN")]
 
@@ -49,10 +57,6 @@ def check(
     """Rows, form, token lengths, what is cut, duplicates, and one row exactly as the model will see it.
 
     Exit 3 if a row cannot be used (all of them are listed), 1 with --strict if something needs a second look.
-
-    \b
-    mpu data check forget.jsonl --retain retain.jsonl --model to-client
-    mpu data check forget.csv --map prompt=instruction --map answer=output
     """
     output = Output(context, as_json=json)
     if model is not None and tokenizer is not None:

@@ -7,8 +7,17 @@ from typing import Annotated
 
 import typer
 
+from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.options import Config, Json
 from mpu_cli.cli.output import Output, table, unknown
+
+GUIDE = Guide(
+    "newcomer", "Play one round on an embedded model, about two minutes.",
+    (
+        "mpu demo",
+        "mpu demo --keep demo    # and look at what was made",
+    ),
+)  # fmt: skip
 
 
 def demo(

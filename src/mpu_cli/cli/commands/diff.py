@@ -8,9 +8,17 @@ from typing import Annotated
 import typer
 
 from mpu_cli.cli.archives import Pack, check_pack, unpacked, write_packs
+from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import after_update
 from mpu_cli.cli.options import Config, Force, Json, ShardSize, choice, use_one_thread
 from mpu_cli.cli.output import Output
+
+GUIDE = Guide(
+    "client", "Make the update from copies that another program trained.",
+    (
+        "mpu diff to-client trained --out to-server-3",
+    ),
+)  # fmt: skip
 
 
 def diff(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import after_eval
 from mpu_cli.cli.options import (
     AllowOverlap,
@@ -29,6 +30,15 @@ if TYPE_CHECKING:
     from mpu_cli.evaluation.evaluate import Evaluation
     from mpu_cli.evaluation.questions import QuestionSet
     from mpu_cli.evaluation.settings import EvalSettings
+
+GUIDE = Guide(
+    "both", "Measure what a model still knows, and what it has lost.",
+    (
+        "mpu eval model --forget forget.jsonl --retain retain.jsonl \\\n    --holdout holdout.jsonl --record before",
+        "mpu eval model-next --forget forget.jsonl --retain retain.jsonl \\\n    --holdout holdout.jsonl --before before --record after",
+        "mpu eval to-server --handoff to-client --forget forget.jsonl --retain retain.jsonl    # the client, before it sends it",
+    ),
+)  # fmt: skip
 
 
 def eval(  # the command's name
@@ -103,11 +113,6 @@ def eval(  # the command's name
 
     Means and areas come with 95 % intervals over rows. What cannot be computed from what was given is left out
     with its reason. Several devices: torchrun --nproc-per-node N -m mpu_cli eval … (or accelerate launch).
-
-    \b
-    mpu eval retrained --forget forget.jsonl --retain retain.jsonl --holdout holdout.jsonl --record retrained-record
-    mpu eval model-next --forget forget.jsonl --retain retain.jsonl --holdout holdout.jsonl --retain-record retrained-record
-    mpu eval to-server --handoff to-client --forget forget.jsonl --retain retain.jsonl     your own update, before it leaves
     """
     from mpu_cli.training import distributed
 

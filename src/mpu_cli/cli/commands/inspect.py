@@ -13,9 +13,18 @@ from rich.tree import Tree
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateManifest
 from mpu_cli.checkpoint.recognise import ANY, BUNDLE, HANDOFF, MODEL, RECORD, SECRET, UPDATE, instead_of, recognise
 from mpu_cli.cli.archives import unpacked
+from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import on_handoff, on_update
 from mpu_cli.cli.options import Config, Json, given_path
 from mpu_cli.cli.output import Output, facts, size, table, unknown
+
+GUIDE = Guide(
+    "both", "Say what a directory is and what it says.",
+    (
+        "mpu inspect to-client",
+        "mpu inspect server    # on the server's side: rounds, holders, exposure",
+    ),
+)  # fmt: skip
 
 
 def inspect(

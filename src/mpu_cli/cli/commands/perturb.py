@@ -11,8 +11,21 @@ import typer
 from rich.console import RenderableType
 
 from mpu_cli.cli.archives import Pack, check_pack, write_packs
+from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import after_perturb, on_handoff
-from mpu_cli.cli.options import Config, DryRun, Force, Json, ShardSize, choice, estimate_facts, numbers, use_one_thread
+from mpu_cli.cli.options import (
+    SECRET,
+    Config,
+    DryRun,
+    Force,
+    Json,
+    ShardSize,
+    choice,
+    estimate_facts,
+    from_environment,
+    numbers,
+    use_one_thread,
+)
 from mpu_cli.cli.output import Output, facts, share, table, unknown
 from mpu_cli.errors import UsageError
 
@@ -20,12 +33,20 @@ if TYPE_CHECKING:
     from mpu_cli.server.perturb import PerturbResult
     from mpu_cli.server.settings import PerturbSettings
 
+GUIDE = Guide(
+    "server", "Publish perturbed copies of a model, and keep the secret.",
+    (
+        "mpu perturb model --base base --handoff to-client --secret server",
+        "mpu perturb model --base base --handoff to-holders --secret server --split",
+    ),
+)  # fmt: skip
+
 
 def perturb(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Model directory, org/name[@revision] or hf://org/name[@revision].")],
     handoff: Annotated[Path, typer.Option("--handoff", help="Directory to write for the client.")],
-    secret: Annotated[Path | None, typer.Option("--secret", help="The lineage's secret directory; made at first use.")] = None,
+    secret: Annotated[Path | None, typer.Option("--secret", envvar=SECRET, help="The lineage's secret; made at first use.")] = None,
     base: Annotated[str | None, typer.Option(help="The public model that MODEL was fine-tuned from.")] = None,
     copies: Annotated[int | None, typer.Option("--copies", "-m", help="How many copies. [default: 3]")] = None,
     kappa: Annotated[
@@ -59,13 +80,9 @@ def perturb(
     json: Json = False,
     config: Config = None,
 ) -> None:
-    """Publish perturbed copies of a model, and keep the secret that takes their updates back.
-
-    \b
-    server: mpu perturb MODEL --base BASE --handoff to-client --secret server
-    client: mpu unlearn to-client --forget forget.jsonl --out to-server
-    server: mpu aggregate to-server --secret server --model MODEL --out model-next
-    """
+    """Publish perturbed copies of a model, and keep the secret that takes their updates back."""
+    if new_lineage is not None and from_environment(context, "secret"):
+        secret = None  # its lineage is still looked at: see _named_secrets
     if (secret is None) == (new_lineage is None):
         raise UsageError("give --secret DIR, or --new-lineage DIR to begin another lineage (one of the two)")
     output = Output(context, as_json=json)
@@ -147,7 +164,7 @@ def _settings(
 
 
 def _named_secrets() -> list[Path]:
-    named = os.environ.get("MPU_SECRET")
+    named = os.environ.get(SECRET)
     return [Path(named)] if named else []
 
 

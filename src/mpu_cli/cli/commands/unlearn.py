@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from mpu_cli.cli.archives import Pack, check_pack, unpacked, write_packs
+from mpu_cli.cli.completion import methods, optimizers
+from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.options import (
     AllowOverlap,
     Config,
@@ -30,6 +32,18 @@ from mpu_cli.cli.options import (
 )
 from mpu_cli.cli.output import Output, facts
 from mpu_cli.errors import MpuError, UsageError
+
+GUIDE = Guide(
+    "client", "Unlearn the forget set on every copy, or on a model.",
+    (
+        "mpu unlearn to-client --forget forget.jsonl --retain retain.jsonl --out to-server",
+        "# one copy alone (make -j, job arrays); then 2 and 3, then --finish",
+        "mpu unlearn to-client --forget forget.jsonl --retain retain.jsonl --copy 1 --out spread",
+        "mpu unlearn to-client --finish --out spread",
+        "# several processes train together",
+        "torchrun --nproc-per-node 2 -m mpu_cli unlearn to-client \\\n    --forget forget.jsonl --retain retain.jsonl --out to-server-2",
+    ),
+)  # fmt: skip
 
 
 def unlearn(
@@ -51,7 +65,7 @@ def unlearn(
     join_texts: Annotated[
         bool, typer.Option("--join-texts/--no-join-texts", help="Join all texts by blank lines, cut into chunks of --max-length.")
     ] = False,
-    method: Annotated[str, typer.Option(help="See --list-methods.")] = "NPO",
+    method: Annotated[str, typer.Option(help="See --list-methods.", autocompletion=methods)] = "NPO",
     set_: Annotated[list[str] | None, typer.Option("--set", help="A method's own parameter, name=value.", metavar="NAME=VALUE")] = None,
     list_methods: Annotated[bool, typer.Option("--list-methods", help="Show every method with formula, parameters, source; stop.")] = False,
     preset: Annotated[str | None, typer.Option(help="paper: the authors' settings for this method; options you give win.")] = None,
@@ -71,7 +85,9 @@ def unlearn(
     train_embeddings: Annotated[
         bool, typer.Option("--train-embeddings/--no-train-embeddings", help="Train embeddings: their rows spell out your tokens.")
     ] = False,
-    optimizer: Annotated[str, typer.Option(help="adafactor, adamw (the paper's), adam-mini, muon or sgd.")] = "adafactor",
+    optimizer: Annotated[
+        str, typer.Option(help="adafactor, adamw (the paper's), adam-mini, muon or sgd.", autocompletion=optimizers)
+    ] = "adafactor",
     epochs: Annotated[int, typer.Option(help="Passes over the forget set.")] = 5,
     learning_rate: Annotated[float, typer.Option(help="The highest of the run.")] = 1e-5,
     lr_scheduler: Annotated[str, typer.Option(help="constant, linear or cosine (both down to 0).")] = "constant",
@@ -113,14 +129,7 @@ def unlearn(
     json: Json = False,
     config: Config = None,
 ) -> None:
-    """Unlearn the forget set on every copy alike; the update holds nothing but how the copies changed.
-
-    \b
-    mpu unlearn to-client --forget forget.jsonl --retain retain.jsonl --out to-server
-    mpu unlearn to-client … --copy 1 --out to-server      one copy (make -j, job arrays)
-    mpu unlearn to-client --finish --out to-server         then complete the update
-    torchrun --nproc-per-node 2 -m mpu_cli unlearn to-client …    several processes train together
-    """
+    """Unlearn the forget set on every copy alike; the update holds nothing but how the copies changed."""
     from mpu_cli.training import distributed
 
     distributed.check_launch()

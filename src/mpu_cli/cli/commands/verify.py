@@ -11,11 +11,19 @@ from mpu_cli.bundle.manifest import HandoffManifest
 from mpu_cli.bundle.read import read_bundle
 from mpu_cli.checkpoint.recognise import ANY, BUNDLE, HANDOFF, MODEL, RECORD, SECRET, UPDATE, instead_of, recognise
 from mpu_cli.cli.archives import unpacked
+from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.options import Config, Json, choice, given_path
 from mpu_cli.cli.output import Output
 from mpu_cli.errors import BadModelError
 
 _EXPECTED = (HANDOFF, UPDATE, SECRET, MODEL)
+
+GUIDE = Guide(
+    "both", "Check a directory completely.",
+    (
+        "mpu verify to-client --expect handoff",
+    ),
+)  # fmt: skip
 
 
 def verify(
@@ -34,9 +42,6 @@ def verify(
 
     What it does not check: who made it (there is no signature yet), and whether an update belongs to a handoff
     (aggregate does, against its records).
-
-    \b
-    mpu verify to-client --expect handoff
     """
     output = Output(context, as_json=json)
     if expect is not None:

@@ -1,0 +1,179 @@
+"""Every example in a `--help`, and every command of the README and the documentation, is one that exists and runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import typer
+from rounds import FORGET, RETAIN, Done
+
+from mpu_cli.cli.app import app
+
+HOME = Path(__file__).parents[2]
+PAGES = sorted(
+    [HOME / "README.md", *(HOME / "docs").glob("*.md"), *(HOME / "docs" / "how-to").glob("*.md"), *(HOME / "examples").glob("*/README.md")]
+)
+ROUND = ("perturb", "verify", "inspect", "data", "unlearn", "aggregate", "eval", "compare", "diff")
+"""The order in which the examples are run; demo's are run by tests/experiment."""
+FASTER = {"unlearn": ("--max-steps", "2", "--learning-rate", "1e-3"), "eval": ("--metric", "answer_probability", "--no-generate")}
+
+
+def group():
+    """The table of commands."""
+    return typer.main.get_command(app)
+
+
+def examples(name: str) -> list[list[str]]:
+    """A command's examples, as a shell reads them."""
+    guide = import_module(f"mpu_cli.cli.commands.{name}").GUIDE
+    return [words for line in guide.examples if (words := shlex.split(line.replace("\\\n", " "), comments=True))]
+
+
+def documented(page: Path) -> list[list[str]]:
+    """The commands of a page's blocks; a prompt in front of them is none of theirs, nor is what a shell does behind them."""
+    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    lines = [re.sub(r"^(\w*\$ +)", "", line.strip()) for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    split = [shlex.split(line.partition(";")[0], comments=True) for line in lines if line.startswith("mpu ")]
+    return [[word for word in words if not word.startswith("$")] for words in split]  # what a shell's loop puts in
+
+
+def command_of(words: list[str]) -> tuple[object, list[str]]:
+    """The command that a line names, and its arguments."""
+    command, rest = group(), words[1:]
+    while hasattr(command, "get_command") and rest:
+        found = command.get_command(None, rest[0])
+        assert found is not None, words
+        command, rest = found, rest[1:]
+    return command, rest
+
+
+@pytest.fixture
+def desk(tiny_pair, tmp_path, monkeypatch) -> Path:
+    """A working directory with what the documentation takes for granted."""
+    pair = tiny_pair("llama")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(pair.model, "model")
+    shutil.copytree(pair.base, "base")
+    holdout = [{"question": f"w{i} w{i + 3} ?", "answer": f"w{i + 7} w{i} ."} for i in range(30, 46, 2)]
+    for name, rows in (("forget", FORGET), ("retain", RETAIN), ("holdout", holdout)):
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with Path(f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("instruction", "output"), *((row["question"], row["answer"]) for row in rows)])
+    return tmp_path
+
+
+def play(mpu: Callable[..., Done], words: list[str]) -> None:
+    """Run one command, with options added that only make it faster."""
+    done = mpu(*words[1:], *(() if "--finish" in words else FASTER.get(words[1], ())))
+    assert done.code == 0, (words, done.err)
+
+
+@pytest.mark.parametrize("name", [*ROUND, "demo"])
+def test_every_help_has_an_example_and_says_who_runs_it(name, mpu):
+    """In the words of the list of commands, whose line is short enough to be printed whole."""
+    shown, listed = mpu(name, "--help").out, mpu("--help").out
+    guide = import_module(f"mpu_cli.cli.commands.{name}").GUIDE
+    assert all(line in shown for example in guide.examples for line in example.splitlines())
+    assert "Run by " in shown
+    assert re.search(rf"^  {name} +{re.escape(guide.summary)}$", listed, re.MULTILINE)
+
+
+def test_the_list_of_commands_says_who_runs_what(mpu):
+    """Every command once, under its party."""
+    listed = mpu("--help").out
+    sections = dict(re.findall(r"^(Commands of [^\n]*|To see it all):\n((?:  [^\n]*\n)+)", listed, re.MULTILINE))
+    names = {heading: re.findall(r"^  (\w+)", rows, re.MULTILINE) for heading, rows in sections.items()}
+    assert sorted(name for rows in names.values() for name in rows) == sorted(group().list_commands(None))
+    assert names["Commands of the server (who owns the model)"] == ["aggregate", "perturb"]
+    assert names["Commands of the client (who owns the data)"] == ["data", "diff", "unlearn"]
+
+
+def test_the_examples_of_a_round_run(desk, mpu):
+    """One after the other, in one directory, as they are printed."""
+    for name in ROUND:
+        if name == "diff":  # what another program would have trained
+            shutil.copytree("to-client", "trained", ignore=lambda path, names: ["mpu.yaml"])
+        for words in examples(name):
+            if words[0] == "torchrun":
+                continue
+            if "--finish" in words:
+                alone = next(line for line in examples(name) if "--copy" in line)
+                for number in ("2", "3"):
+                    play(mpu, [number if word == "1" else word for word in alone])
+            play(mpu, words)
+    assert {"to-client", "server", "to-server", "spread", "model-next", "before", "after"} <= {path.name for path in desk.iterdir()}
+
+
+@pytest.mark.slow
+def test_the_example_of_several_processes_runs(desk, mpu):
+    """By torchrun, as it is printed."""
+    play(mpu, examples("perturb")[0])
+    (words,) = [words for words in examples("unlearn") if words[0] == "torchrun"]
+    subprocess.run([*words, "--max-steps", "1"], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=300)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(HOME)) for page in PAGES])
+def test_every_documented_command_can_be_parsed(page):
+    """No option that is not there, no placeholder that has to be guessed."""
+    for words in documented(page):
+        command, rest = command_of(words)
+        try:
+            command.make_context(words[1], rest, parent=typer.main.get_command(app).make_context("mpu", [], resilient_parsing=True))
+        except typer.TyperException as error:
+            pytest.fail(f"{shlex.join(words)}: {error.format_message()}")
+        assert "…" not in "".join(words), words
+
+
+def test_the_commands_of_the_readme_and_of_the_page_on_data_run(desk, mpu):
+    """Copied in their order; the second page starts from the first one's handoff."""
+    for page in ("README.md", "docs/data.md"):
+        for words in documented(HOME / page):
+            out = words[words.index("--out") + 1] if "--out" in words else None
+            if page != "README.md" and out is not None:
+                shutil.rmtree(out)
+            if words[1] != "demo":
+                play(mpu, words)
+    assert {"to-client", "server", "to-server", "model-next", "after"} <= {path.name for path in desk.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("mpu unlearn --method Sim", ["SimNPO"]),
+        ("mpu unlearn --method n", ["npo"]),
+        ("mpu unlearn --optimizer ada", ["adafactor", "adam-mini", "adamw"]),
+        ("mpu un", ["unlearn"]),
+    ],
+)
+def test_a_shell_completes_commands_methods_and_optimizers(line, found, monkeypatch, capsys):
+    """As bash asks for it."""
+    for name, value in (("_MPU_COMPLETE", "complete_bash"), ("COMP_WORDS", line), ("COMP_CWORD", str(line.count(" ")))):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        group().main(args=[], prog_name="mpu")
+    assert capsys.readouterr().out.split() == found
+
+
+def test_the_environment_names_the_secret(desk, mpu, monkeypatch):
+    """Perturb and aggregate read MPU_SECRET where --secret is not given; --secret and --new-lineage win over it."""
+    monkeypatch.setenv("MPU_SECRET", "from the environment")
+    perturbed = ("perturb", "model", "--base", "base", "-m", 2)
+    assert mpu(*perturbed, "--handoff", "to-client").code == 0
+    assert Path("from the environment/secret.yaml").is_file()
+    play(mpu, shlex.split("mpu unlearn to-client --forget forget.jsonl --retain retain.jsonl --out to-server"))
+    assert mpu("aggregate", "to-server", "--model", "model", "--out", "model-next").code == 0
+    assert mpu(*perturbed, "--handoff", "other", "--new-lineage", "second").code == 0
+    assert Path("second/secret.yaml").is_file()
+    refused = mpu("aggregate", "to-server", "--secret", "second", "--model", "model", "--out", "never")
+    assert refused.code == 1
+    assert "which this lineage never made" in refused.err

@@ -36,7 +36,8 @@ GUIDE = Guide(
     (
         "mpu eval model --forget forget.jsonl --retain retain.jsonl \\\n    --holdout holdout.jsonl --record before",
         "mpu eval model-next --forget forget.jsonl --retain retain.jsonl \\\n    --holdout holdout.jsonl --before before --record after",
-        "mpu eval to-server --handoff to-client --forget forget.jsonl --retain retain.jsonl    # the client, before it sends it",
+        "# the client's own update, before it leaves",
+        "mpu eval to-server --handoff to-client --forget forget.jsonl --retain retain.jsonl",
     ),
 )  # fmt: skip
 

@@ -3,7 +3,7 @@
 Three models on the same rows: one that never saw the forget rows (retrained), one that knows them (with), and one that unlearned
 them (unlearned). By default the demo's: the retrained one is made here from the demo's base as the model was, on the retain rows
 alone, the unlearned one with `mpu unlearn` (--method, --epochs, --rate). Given --retrained, --model and --unlearned, any
-others. Printed: every metric of the three, the same in 8 and 4 bits, and the relearning curve on forget rows that are not
+others. Printed: every metric of the three, the same in 8 and 4 bits, and the relearning curves on forget rows that are not
 taught. Then the orders that must hold; exit 1 if one does not.
 """
 
@@ -28,7 +28,7 @@ from mpu_cli.cli.app import run
 from mpu_cli.evaluation.evaluate import evaluate
 from mpu_cli.evaluation.questions import FORGET, HOLDOUT, RETAIN, read_questions
 from mpu_cli.evaluation.record import Record
-from mpu_cli.evaluation.settings import EvalSettings
+from mpu_cli.evaluation.settings import RELEARN_RATES, EvalSettings
 
 NAMES = ("retrained", "with", "unlearned")
 ORDERS = (
@@ -81,7 +81,7 @@ def measure(models: dict[str, Path], options: argparse.Namespace, unseen: Path) 
     sets = [read_questions(name, role, path) for name, role, path in files if path is not None]
     settings = EvalSettings(
         robustness=("quantization", "relearning"), max_new_tokens=options.max_new_tokens, relearn_rows=10,
-        relearn_steps=options.relearn_steps, relearn_rate=options.relearn_rate, device="cpu",
+        relearn_steps=options.relearn_steps, relearn_rates=tuple(options.relearn_rate), device="cpu",
     )  # fmt: skip
     records: dict[str, Record] = {}
     for name in NAMES:
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--relearn-steps", type=int, default=16)
-    parser.add_argument("--relearn-rate", type=float, default=3e-4)
+    parser.add_argument("--relearn-rate", type=float, nargs="+", default=list(RELEARN_RATES))
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--work", type=Path, help="where models are made and kept (default: a temporary directory)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -11,7 +11,7 @@ import pytest
 from mpu_cli.evaluation.evaluate import evaluate
 from mpu_cli.evaluation.questions import read_questions
 from mpu_cli.evaluation.record import Record
-from mpu_cli.evaluation.robustness.relearning import with_steps
+from mpu_cli.evaluation.relearned import with_steps
 from mpu_cli.evaluation.settings import EvalSettings
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,8 @@ def evaluated(demo, tmp_path_factory) -> dict[str, Record]:
     retain.write_text("".join((demo / "retain.jsonl").read_text().splitlines(keepends=True)[::9]))
     files = {"forget": demo / "forget.jsonl", "retain": retain, "holdout": demo / "holdout.jsonl"}
     sets = [read_questions(name, name, path) for name, path in files.items()]
-    settings = EvalSettings(device="cpu", max_new_tokens=24, resamples=1000, robustness=("quantization", "relearning"), relearn_rate=1e-3)
+    checks = ("quantization", "relearning")
+    settings = EvalSettings(device="cpu", max_new_tokens=24, resamples=1000, robustness=checks, relearn_rates=(1e-3,))
     base = evaluate(demo / "base", sets, settings).record
     before = evaluate(demo / "model", sets, settings, retain_record=base).record
     after = evaluate(root / "unlearned", sets, settings, retain_record=base, before=before).record
@@ -95,4 +96,5 @@ def test_robustness_orders_them_too(evaluated):
     for name in ("base", "unlearned"):
         record = evaluated[name]
         assert record.values["forget"].get("relearning_steps", {"value": 99.0})["value"] > 0
-        assert value(record, "forget", "answer_probability@relearned-20") > value(record, "forget", "answer_probability@relearned-0") + 0.2
+        start = value(record, "forget", "answer_probability@relearned-0")
+        assert value(record, "forget", "answer_probability@relearned-20@1e-3") > start + 0.2

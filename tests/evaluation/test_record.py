@@ -39,7 +39,7 @@ def test_a_record_comes_back(found, kept):
         assert all(np.array_equal(read.columns[key], found.columns[key], equal_nan=True) for key in found.columns)
         assert (read.sets, read.left_out, read.values) == (found.sets, found.left_out, found.values)
         assert read.settings == json.loads(json.dumps(found.settings))
-    assert np.isnan(found.columns["forget", "answer_probability@relearned-1"]).sum() == 3
+    assert np.isnan(found.columns["forget", "answer_probability@relearned-1@1e-5"]).sum() == 3
     assert sorted(path.name for path in kept.iterdir()) == ["items.jsonl", "summary.json"]
 
 
@@ -208,7 +208,7 @@ def test_intervals_of_few_rows_are_numbers(tiny_pair, tmp_path):
     """Of two rows one is taught: of the other one alone nothing is known, and the summary has neither an interval nor a NaN."""
     each = questions(tmp_path, "forget", "forget", rows(2, 0))
     found = evaluate(tiny_pair("llama").model, [each], settings(generate=False, robustness=("relearning",), relearn_steps=1)).record
-    one = found.values["forget"]["answer_probability@relearned-1"]
+    one = found.values["forget"]["answer_probability@relearned-1@1e-5"]
     assert set(one) == {"value"}
     assert "NaN" not in json.dumps(found.summary())
 

@@ -11,10 +11,11 @@ import torch
 from scipy.stats import ks_2samp
 from tiny_rows import questions, rows, settings
 
-from mpu_cli.errors import BadModelError
+from mpu_cli.errors import BadModelError, UsageError
 from mpu_cli.evaluation.evaluate import evaluate
 from mpu_cli.evaluation.metrics import row_metrics
 from mpu_cli.evaluation.questions import read_questions
+from mpu_cli.evaluation.relearned import curves, means_of, rate_name, worst
 from mpu_cli.evaluation.robustness import all_checks
 from mpu_cli.evaluation.robustness.quantization import quantized, round_to_nearest
 from mpu_cli.evaluation.robustness.relearning import steps_measured
@@ -49,7 +50,7 @@ def forget(tmp_path):
 @pytest.mark.parametrize("training", [True, False])
 def test_every_check_leaves_the_model_as_it_was(name, training, tiny_pair, forget):
     """Weights bit for bit (minus zeros too), mode, gradients, generator; a new check is tested without being named."""
-    of = subject(tiny_pair("llama-tied").model, [forget], relearn_rate=0.1, relearn_steps=2, relearn_rows=3, samples=2)
+    of = subject(tiny_pair("llama-tied").model, [forget], relearn_rates=(0.1,), relearn_steps=2, relearn_rows=3, samples=2)
     of.model.train(training)
     with torch.no_grad():
         of.model.model.layers[0].mlp.up_proj.weight[0, :3] = torch.tensor([-0.0, 0.0, 1e-38])
@@ -68,7 +69,7 @@ def test_every_check_leaves_the_model_as_it_was(name, training, tiny_pair, forge
 @pytest.mark.parametrize("name", ["quantization", "relearning"])
 def test_weights_come_back_also_when_measuring_fails(name, tiny_pair, forget):
     """A head that is not finite is refused in the middle; the other weights are what they were."""
-    of = subject(tiny_pair("llama").model, [forget], relearn_rate=0.1, relearn_steps=2)
+    of = subject(tiny_pair("llama").model, [forget], relearn_rates=(0.1,), relearn_steps=2)
     with torch.no_grad():
         of.model.lm_head.weight[3] = torch.nan
     before = state(of.model)
@@ -201,16 +202,17 @@ def test_relearning_measures_the_other_rows_only(demo, tmp_path):
     values = (demo / "forget.jsonl").read_text().splitlines()[:20]
     (tmp_path / "forget.jsonl").write_text("\n".join(values))
     each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
-    of = subject(demo / "base", [each], relearn_rows=6, relearn_steps=5, relearn_rate=3e-3)
+    of = subject(demo / "base", [each], relearn_rows=6, relearn_steps=5, relearn_rates=(3e-3,))
     found = run("relearning", of).columns
-    assert {metric for _, metric in found} == {f"answer_probability@relearned-{step}" for step in (0, 1, 2, 4, 5)}
+    conditions = ["relearned-0", *(f"relearned-{step}@3e-3" for step in (1, 2, 4, 5)), "relearned-worst"]
+    assert [metric for _, metric in found] == [f"answer_probability@{condition}" for condition in conditions]
     absent = {tuple(np.flatnonzero(np.isnan(column))) for column in found.values()}
     assert [len(taught) for taught in absent] == [6]
     plain = of.measure(QUICK).columns["forget", "answer_probability"]
     others = ~np.isnan(found["forget", "answer_probability@relearned-0"])
     assert found["forget", "answer_probability@relearned-0"][others] == pytest.approx(plain[others])
     # The rows are of the same people: what is taught of some helps with the others.
-    assert np.nanmean(found["forget", "answer_probability@relearned-5"]) > 1.5 * plain[others].mean()
+    assert np.nanmean(found["forget", "answer_probability@relearned-5@3e-3"]) > 1.5 * plain[others].mean()
 
 
 def test_relearning_teaches_what_it_says(demo, tmp_path):
@@ -218,8 +220,9 @@ def test_relearning_teaches_what_it_says(demo, tmp_path):
     values = (demo / "forget.jsonl").read_text().splitlines()[:3]
     (tmp_path / "forget.jsonl").write_text("\n".join(values * 4))
     each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
-    found = run("relearning", subject(demo / "base", [each], relearn_rows=6, relearn_steps=8, relearn_rate=5e-3, batch_size=8)).columns
-    curve = [np.nanmean(found["forget", f"answer_probability@relearned-{step}"]) for step in (0, 1, 2, 4, 8)]
+    found = run("relearning", subject(demo / "base", [each], relearn_rows=6, relearn_steps=8, relearn_rates=(5e-3,), batch_size=8)).columns
+    curve = list(curves(means_of(found, "forget"))["5e-3"].values())
+    assert len(curve) == 5
     assert curve[0] < 0.15
     assert curve[-1] > 0.6
     assert curve == sorted(curve)
@@ -230,11 +233,74 @@ def test_relearning_is_one_batch_whatever_the_batch_size(demo, tmp_path):
     (tmp_path / "forget.jsonl").write_text("\n".join((demo / "forget.jsonl").read_text().splitlines()[:10]))
     each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
     found = [
-        run("relearning", subject(demo / "model", [each], relearn_rows=5, relearn_steps=2, relearn_rate=1e-3, batch_size=size)).columns
+        run("relearning", subject(demo / "model", [each], relearn_rows=5, relearn_steps=2, relearn_rates=(1e-3,), batch_size=size)).columns
         for size in (16, 2)
     ]
     for key, column in found[0].items():
         assert column == pytest.approx(found[1][key], rel=1e-3, nan_ok=True), key
+
+
+def test_every_rate_begins_with_the_same_weights(demo, tmp_path):
+    """A rate's curve is the same alone and after others; the worst is the highest mean of all, and the weights are as they were."""
+    (tmp_path / "forget.jsonl").write_text("\n".join((demo / "forget.jsonl").read_text().splitlines()[:10]))
+    each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
+    of = subject(demo / "base", [each], relearn_rows=5, relearn_steps=4, relearn_rates=(1e-5, 5e-3))
+    weights = {name: value.clone() for name, value in of.model.state_dict().items()}
+    both = run("relearning", of).columns
+    assert all(torch.equal(value, weights[name]) for name, value in of.model.state_dict().items())
+    alone = run("relearning", subject(demo / "base", [each], relearn_rows=5, relearn_steps=4, relearn_rates=(5e-3,))).columns
+    for key in alone:
+        np.testing.assert_array_equal(both[key], alone[key])
+    found = curves(means_of(both, "forget"))
+    assert list(found) == ["1e-5", "5e-3"]
+    assert all(list(curve) == [0, 1, 2, 4] for curve in found.values())
+    highest = worst(means_of(both, "forget"))
+    assert (highest.rate, highest.value) == ("5e-3", max(found["5e-3"].values()))
+    assert np.nanmean(both["forget", "answer_probability@relearned-worst"]) == pytest.approx(highest.value)
+
+
+def test_a_rate_that_breaks_the_model_leaves_the_others(demo, tmp_path):
+    """At a rate at which the logits overflow there is a reason; what lower rates found stands."""
+    (tmp_path / "forget.jsonl").write_text("\n".join((demo / "forget.jsonl").read_text().splitlines()[:6]))
+    each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
+    of = subject(demo / "base", [each], relearn_rows=3, relearn_steps=2, relearn_rates=(1e-3, 0.99))
+    plain, calls = of.measure, []
+
+    def breaking(*arguments, **more):
+        calls.append(1)
+        if len(calls) > 3:  # steps 0, 1 and 2 of the first rate
+            raise BadModelError("logits that are not finite")
+        return plain(*arguments, **more)
+
+    of.measure = breaking
+    found = run("relearning", of)
+    assert found.reasons == {("forget", "answer_probability@relearned@9.9e-1"): "training broke the model (logits that are not finite)"}
+    assert ("forget", "answer_probability@relearned-worst") in found.columns
+
+
+@pytest.mark.parametrize(("means", "expected"), [
+    ({"answer_probability": 0.3}, {}),
+    ({"answer_probability@relearned-0": 0.1, "answer_probability@relearned-2": 0.4}, {"": {0: 0.1, 2: 0.4}}),  # an earlier mpu's
+    ({"answer_probability@relearned-2@3e-4": 0.4, "answer_probability@relearned-0": 0.1, "answer_probability@relearned-1@1e-5": 0.2,
+      "answer_probability@relearned-worst": 0.4, "rouge_recall@relearned-1@1e-5": 1.0},
+     {"3e-4": {0: 0.1, 2: 0.4}, "1e-5": {0: 0.1, 1: 0.2}}),
+])  # fmt: skip
+def test_curves_of_old_and_new_records(means, expected):
+    """By rate, each from step 0; nothing else is taken for a curve."""
+    assert curves(means) == expected
+
+
+@pytest.mark.parametrize(("rate", "name"), [(3e-4, "3e-4"), (1e-5, "1e-5"), (0.00015, "1.5e-4"), (0.1, "1e-1")])
+def test_a_rate_has_one_name(rate, name):
+    """The shortest, without leading zeros."""
+    assert rate_name(rate) == name
+
+
+@pytest.mark.parametrize("rates", [(), (0.0,), (1.0,), (1e-4, 1e-4), tuple(i / 10 for i in range(1, 10)), (float("nan"),)])
+def test_rates_that_mean_nothing(rates):
+    """None, out of range, one twice, or more than eight."""
+    with pytest.raises(UsageError, match="--relearn-rate"):
+        settings(relearn_rates=rates)
 
 
 def test_steps_are_measured_on_a_doubling_grid():
@@ -250,7 +316,7 @@ def test_steps_to_recover(demo, tmp_path):
     assert before.values["forget"].get("relearning_steps") is None
 
     def steps(model, rate):
-        asked = settings(generate=False, robustness=("relearning",), relearn_steps=2, relearn_rows=3, relearn_rate=rate)
+        asked = settings(generate=False, robustness=("relearning",), relearn_steps=2, relearn_rows=3, relearn_rates=(rate,))
         return evaluate(demo / model, [each], asked, before=before).record
 
     assert steps("model", 1e-6).values["forget"]["relearning_steps"] == {"value": 0.0}
@@ -264,11 +330,11 @@ def test_steps_to_recover_are_the_first_that_are_enough(demo, tmp_path):
     (tmp_path / "forget.jsonl").write_text("\n".join((demo / "forget.jsonl").read_text().splitlines()[:3] * 4))
     each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
     before = evaluate(demo / "model", [each], settings(generate=False)).record
-    asked = settings(generate=False, robustness=("relearning",), relearn_steps=16, relearn_rows=6, relearn_rate=5e-3)
+    asked = settings(generate=False, robustness=("relearning",), relearn_steps=16, relearn_rows=6, relearn_rates=(5e-3,))
     found = evaluate(demo / "base", [each], asked, before=before).record
     step = int(found.values["forget"]["relearning_steps"]["value"])
-    curve = {int(key.rpartition("-")[2]): column for (_, key), column in found.columns.items() if "@relearned" in key}
-    enough = [s for s, column in sorted(curve.items()) if np.nanmean(column) >= 0.9 * before.columns["forget", "answer_probability"].mean()]
+    (curve,) = curves(means_of(found.columns, "forget")).values()
+    enough = [s for s, value in curve.items() if value >= 0.9 * before.columns["forget", "answer_probability"].mean()]
     assert step == enough[0] > 1
 
 

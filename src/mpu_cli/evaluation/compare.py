@@ -232,7 +232,10 @@ def _asked_otherwise(first_name: str, first: Record, name: str, record: Record) 
 def _settings_of_checks(*records: Record) -> list[str]:
     """Those on which the numbers of the checks depend that all of these records have."""
     run = set.intersection(*(set(record.settings.get("robustness") or ()) for record in records))
-    named = {"leak": ("samples", "temperature", "seed"), "relearning": ("relearn_rows", "relearn_steps", "relearn_rate", "seed")}
+    named = {
+        "leak": ("samples", "temperature", "seed"),
+        "relearning": ("relearn_rows", "relearn_steps", "relearn_rates", "relearn_rate", "seed"),  # relearn_rate: of an earlier mpu
+    }
     return list(dict.fromkeys(setting for check, settings in named.items() if check in run for setting in settings))
 
 

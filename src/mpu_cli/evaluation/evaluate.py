@@ -18,8 +18,8 @@ from mpu_cli.evaluation.metric import RowMetric, probability
 from mpu_cli.evaluation.metrics import model_metrics, row_metrics
 from mpu_cli.evaluation.questions import FORGET, HOLDOUT, KNOWLEDGE, ROLES, Question, QuestionSet, question_set
 from mpu_cli.evaluation.record import Record, SetInfo, same_rows
+from mpu_cli.evaluation.relearned import remarks, with_steps
 from mpu_cli.evaluation.robustness import all_checks
-from mpu_cli.evaluation.robustness.relearning import with_steps
 from mpu_cli.evaluation.settings import EvalSettings
 from mpu_cli.evaluation.subject import Progress, Subject
 from mpu_cli.evaluation.summarise import MODEL, summarise
@@ -81,8 +81,11 @@ def evaluate(
     if reference is not None:
         subject.reference = _reference(reference, subject)
     measured = subject.measure(metrics)
+    seconds = {}
     for check in settings.robustness:
+        begun = time.monotonic()
         under = all_checks()[check].run(subject, metrics)
+        seconds[check] = round(time.monotonic() - begun, 1)
         measured.columns |= under.columns
         measured.reasons |= under.reasons
     cut = len(set(subject.encoder.cut))
@@ -94,7 +97,7 @@ def evaluate(
         notes.append("the knowledge questions were asked without examples; MUSE puts ten before each (--few-shot FILE)")
     found = Record(
         {"name": name or model.resolve().name, "mpu": __version__},
-        _told(settings, subject, time.monotonic() - started),
+        {**_told(settings, subject), "seconds": round(time.monotonic() - started, 1), "seconds_of_checks": seconds},
         infos,
         measured.columns,
         {**measured.reasons, **_not_asked(settings)},
@@ -103,7 +106,9 @@ def evaluate(
     found = summarise(found, retain_record, settings.metrics, settings.seed, settings.resamples)
     if before is not None and "relearning" in settings.robustness:
         found = with_steps(found, before)
-    return Evaluation(found, tuple(notes), loaded.remarks)
+    if seconds:
+        notes.append("the checks took " + ", ".join(f"{check} {spent:.0f} s" for check, spent in seconds.items()))
+    return Evaluation(found, (*notes, *remarks(found)), loaded.remarks)
 
 
 def _tokens(each: QuestionSet, tokenizer: Any, settings: EvalSettings) -> str:
@@ -170,13 +175,13 @@ def _reference(model: Path, subject: Subject) -> dict[tuple[str, int], TokenScor
     return {key: variants["answer"][0][1] for key, variants in scores.items()}
 
 
-def _told(settings: EvalSettings, subject: Subject, seconds: float) -> dict[str, Any]:
+def _told(settings: EvalSettings, subject: Subject) -> dict[str, Any]:
     return {
         "max_length": subject.encoder.max_length, "rouge": "unicode words",
         "asked": {name: subject.asking[name].told(tokens) for name, tokens in subject.new_tokens.items()},
         "samples": settings.samples, "temperature": settings.temperature, "relearn_rows": settings.relearn_rows,
-        "relearn_steps": settings.relearn_steps, "relearn_rate": settings.relearn_rate, "robustness": list(settings.robustness),
-        "resamples": settings.resamples, "seed": settings.seed, "prompting": settings.prompting.told(), "seconds": round(seconds, 1),
+        "relearn_steps": settings.relearn_steps, "relearn_rates": list(settings.relearn_rates), "robustness": list(settings.robustness),
+        "resamples": settings.resamples, "seed": settings.seed, "prompting": settings.prompting.told(),
     }  # fmt: skip
 
 

@@ -101,7 +101,10 @@ def eval(  # the command's name
     temperature: Annotated[float, typer.Option(help="Of the drawn answers.")] = 1.0,
     relearn_rows: Annotated[int, typer.Option(help="Forget rows that are taught again (relearning).")] = 10,
     relearn_steps: Annotated[int, typer.Option(help="Steps of it.")] = 20,
-    relearn_rate: Annotated[float, typer.Option(help="Its learning rate (AdamW).")] = 1e-5,
+    relearn_rate: Annotated[
+        list[float] | None,
+        typer.Option(help="Its learning rate (AdamW); repeatable, the worst counts. [default: 1e-5, 1e-4, 3e-4, 1e-3]", metavar="RATE"),
+    ] = None,
     resamples: Annotated[int, typer.Option(help="Random weightings of the rows that the intervals are made of.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -261,11 +264,12 @@ def _settings(options: dict[str, Any]) -> EvalSettings:
     from dataclasses import fields
 
     from mpu_cli.evaluation.robustness import all_checks
-    from mpu_cli.evaluation.settings import EvalSettings
+    from mpu_cli.evaluation.settings import RELEARN_RATES, EvalSettings
 
     values = {field.name: options[field.name] for field in fields(EvalSettings) if field.name in options}
     values["metrics"] = tuple(options["metric"] or ())
     values["max_new_tokens"], values["tokens_by_set"] = _tokens(options["max_new_tokens"] or [])
+    values["relearn_rates"] = tuple(options["relearn_rate"] or RELEARN_RATES)
     values["stop"] = tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in options["stop"] or ())
     checks = tuple(options["robustness"] or ())
     values["robustness"] = tuple(all_checks()) if "all" in checks else checks

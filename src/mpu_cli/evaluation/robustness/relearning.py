@@ -1,13 +1,15 @@
 """Relearning: how few steps on a few forget rows bring the others back (Lynch et al., arXiv 2402.16835; Hu et al., arXiv 2406.13356).
 
 AdamW with a constant rate on n of the forget rows, embeddings frozen, a batch of all n rows a step; the answer probability
-is measured on the *other* forget rows, at steps 0, 1, 2, 4, 8 …: what comes back there was hidden, not gone.
+is measured on the *other* forget rows, at steps 0, 1, 2, 4, 8 …: what comes back there was hidden, not gone. One rate says
+little, since too low a one brings nothing back from any model: every rate begins with the same weights, and the worst counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,17 +17,18 @@ import torch
 from mpu_cli.data.batches import collate, pad_id
 from mpu_cli.data.order import shuffled
 from mpu_cli.data.vocabulary import embedding_rows
+from mpu_cli.errors import BadModelError
 from mpu_cli.evaluation.metric import RowMetric
 from mpu_cli.evaluation.metrics import row_metrics
 from mpu_cli.evaluation.questions import FORGET, QuestionSet
-from mpu_cli.evaluation.record import Record
+from mpu_cli.evaluation.relearned import PROBABILITY, WORST, condition, means_of, rate_name, worst
 from mpu_cli.evaluation.robustness.check import Check, together, under
 from mpu_cli.evaluation.subject import Measured, Subject
 from mpu_cli.training.logprobs import token_counts, token_mean_nll
 
 
 def run(subject: Subject, metrics: Collection[RowMetric]) -> Measured:
-    """Answer probability of the rows that are not relearned, by step."""
+    """Answer probability of the rows that are not relearned, by rate and step, and the worst of these."""
     return together([_relearn(subject, each) for each in subject.sets if each.role == FORGET])
 
 
@@ -52,26 +55,47 @@ def _relearn(subject: Subject, each: QuestionSet) -> Measured:
     ]
     counts = [int(token_counts(batch["labels"]).sum()) for batch in batches]
     shares = [count / sum(counts) for count in counts]
+    parts = []
+
+    def measure(step: int, rate: float) -> None:
+        measured = subject.measure([row_metrics()[PROBABILITY]], [rest])
+        parts.append(under(condition(step, rate), _only(others, measured, len(each.questions))))
+
+    measure(0, 0.0)
+    for rate in settings.relearn_rates:
+        try:
+            _teach(model, batches, shares, rate, settings.relearn_steps, measure)
+        except BadModelError as error:  # logits that are not finite: the rate was too high, and says nothing of the model
+            key = each.name, f"{PROBABILITY}@relearned@{rate_name(rate)}"
+            parts.append(Measured(reasons={key: f"training broke the model ({error})"}))
+    found = together(parts)
+    highest = worst(means_of(found.columns, each.name))
+    if highest is not None:
+        column = found.columns[each.name, f"{PROBABILITY}@{condition(highest.step, float(highest.rate))}"]
+        found.columns[each.name, f"{PROBABILITY}@{WORST}"] = column.copy()
+    return found
+
+
+def _teach(
+    model: Any, batches: list[dict[str, Any]], shares: list[float], rate: float, steps: int, measure: Callable[[int, float], None]
+) -> None:
+    """Train for some steps, measuring on the way; the weights are what they were afterwards, bit for bit."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     before = [parameter.detach().clone() for parameter in trained]
-    optimizer = torch.optim.AdamW(trained, lr=settings.relearn_rate, weight_decay=0.0)
-    parts, step = [], 0
+    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
     try:
-        for target in steps_measured(settings.relearn_steps):
-            while step < target:
-                optimizer.zero_grad()
-                for batch, share in zip(batches, shares, strict=True):
-                    torch.autograd.backward(token_mean_nll(model, batch) * share)
-                optimizer.step()
-                step += 1
-            measured = subject.measure([row_metrics()["answer_probability"]], [rest])
-            parts.append(under(f"relearned-{target}", _only(others, measured, len(each.questions))))
+        for step in range(1, steps + 1):
+            optimizer.zero_grad()
+            for batch, share in zip(batches, shares, strict=True):
+                torch.autograd.backward(token_mean_nll(model, batch) * share)
+            optimizer.step()
+            if step in steps_measured(steps):
+                measure(step, rate)
     finally:
         optimizer.zero_grad()
         with torch.no_grad():
             for parameter, old in zip(trained, before, strict=True):
                 parameter.copy_(old)
-    return together(parts)
 
 
 def _only(rows: list[int], measured: Measured, total: int) -> Measured:
@@ -82,36 +106,10 @@ def _only(rows: list[int], measured: Measured, total: int) -> Measured:
     return measured
 
 
-RECOVERED = 0.9
-"""Of the answer probability before unlearning."""
-
-
-def with_steps(record: Record, before: Record) -> Record:
-    """The record with `relearning_steps`: the first step measured at which the rows that were not taught are back.
-
-    Back is 90 % of the mean answer probability that the same rows had before unlearning.
-    """
-    values = {owner: dict(metrics) for owner, metrics in record.values.items()}
-    left_out = dict(record.left_out)
-    for name in (name for name, info in record.sets.items() if info.role == FORGET):
-        curve = {int(metric.rpartition("-")[2]): values for (owner, metric), values in record.columns.items()
-                 if owner == name and metric.startswith("answer_probability@relearned-")}  # fmt: skip
-        old = before.columns.get((name, "answer_probability"))
-        if not curve or old is None:
-            left_out[name, "relearning_steps"] = "--before has no answer_probability of these rows" if curve else "nothing was relearned"
-            continue
-        others = ~np.isnan(next(iter(curve.values())))
-        reached = [step for step, column in sorted(curve.items()) if column[others].mean() >= RECOVERED * old[others].mean()]
-        if reached:
-            values[name]["relearning_steps"] = {"value": float(reached[0])}
-        else:
-            left_out[name, "relearning_steps"] = f"{RECOVERED:.0%} of --before is not reached in {max(curve)} steps"
-    return replace(record, values=values, left_out=left_out)
-
-
 CHECK = Check(
     "relearning",
-    "answer probability of the other forget rows after k steps on n of them (--relearn-rows, --relearn-steps, --relearn-rate)",
+    "answer probability of the other forget rows after k steps on n of them, at several rates and at the worst of these "
+    "(--relearn-rows, --relearn-steps, --relearn-rate)",
     "Lynch et al., arXiv 2402.16835; Hu et al., arXiv 2406.13356",
     run,
 )

@@ -27,6 +27,10 @@ class Reader:
         self._content = content
         self._seen: set[str] = set()
 
+    def has(self, key: str) -> bool:
+        """Whether a key that older versions did not write is there."""
+        return key in self._content
+
     def take(self, key: str) -> Any:
         """The value of a key that must be there."""
         if key not in self._content:
@@ -57,7 +61,7 @@ class Reader:
 
     def flag(self, key: str) -> bool:
         """True, or false; a key that is not there is false."""
-        value = self.take(key) if key in self._content else False
+        value = self.take(key) if self.has(key) else False
         if type(value) is not bool:
             raise self.wrong(key, "is neither true nor false")
         return value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,11 +34,18 @@ def combine(parts: Iterable[tuple[TensorInfo, str]]) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def model_digest(checkpoint: Checkpoint) -> str:
-    """The digest of a whole model directory."""
+def model_digest(checkpoint: Checkpoint, progress: Callable[[str, int, int], None] | None = None) -> str:
+    """The digest of a whole model directory; `progress` is told (what, bytes done, bytes in all)."""
     infos = list(checkpoint.tensors.values())
+    done, total = 0, sum(info.nbytes for info in infos)
+    digests = []
     with ThreadPoolExecutor(HASHERS) as hashing:
-        return combine(zip(infos, hashing.map(tensor_digest, infos), strict=True))
+        for info, digest in zip(infos, hashing.map(tensor_digest, infos), strict=True):
+            digests.append((info, digest))
+            done += info.nbytes
+            if progress is not None:
+                progress("hashing", done, total)
+    return combine(digests)
 
 
 def file_digest(path: Path) -> str:

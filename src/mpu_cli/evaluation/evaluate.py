@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from mpu_cli.errors import UsageError
 from mpu_cli.evaluation.asking import asking, check_asking
 from mpu_cli.evaluation.metric import RowMetric, probability
 from mpu_cli.evaluation.metrics import model_metrics, row_metrics
+from mpu_cli.evaluation.provenance import circumstances, identity, published_as
 from mpu_cli.evaluation.questions import FORGET, HOLDOUT, KNOWLEDGE, ROLES, Question, QuestionSet, question_set
 from mpu_cli.evaluation.record import Record, SetInfo, same_rows
 from mpu_cli.evaluation.relearned import remarks, with_steps
@@ -25,6 +26,7 @@ from mpu_cli.evaluation.subject import Progress, Subject
 from mpu_cli.evaluation.summarise import MODEL, summarise
 from mpu_cli.evaluation.token_scores import TokenScores
 from mpu_cli.training.arguments import choose_device
+from mpu_cli.training.distributed import processes
 from mpu_cli.training.load import load_model, load_tokenizer
 
 
@@ -43,6 +45,7 @@ def evaluate(
     settings: EvalSettings,
     *,
     name: str | None = None,
+    handoff: Mapping[str, str] | None = None,
     reference: Path | None = None,
     retain_record: Record | None = None,
     before: Record | None = None,
@@ -55,6 +58,7 @@ def evaluate(
         sets: at least one, names distinct.
         settings: which metrics, and how.
         name: what the record calls the model; None = the directory's name.
+        handoff: id and digest of the handoff and name of the copy that the model is, or was made from; None = found beside it.
         reference: another model, for membership by reference.
         retain_record: of a model that never saw the forget set.
         before: of the model before unlearning; relearning then says how many steps bring its probabilities back.
@@ -88,27 +92,47 @@ def evaluate(
         seconds[check] = round(time.monotonic() - begun, 1)
         measured.columns |= under.columns
         measured.reasons |= under.reasons
-    cut = len(set(subject.encoder.cut))
-    notes = [f"{cut} plain texts are longer than {subject.encoder.max_length} tokens: their beginning is measured"] if cut else []
-    for each_name, tokens in subject.new_tokens.items():
-        if tokens < subject.asking[each_name].tokens:
-            notes.append(f"{each_name}: the model wrote at most {tokens} tokens: its context ends there after the longest question")
-    if any(each.role == KNOWLEDGE and not each.examples for each in sets if each.name in subject.new_tokens):
-        notes.append("the knowledge questions were asked without examples; MUSE puts ten before each (--few-shot FILE)")
+    told, made, doubts = _provenance(model, name, handoff, reference, retain_record, before, settings, progress)
     found = Record(
-        {"name": name or model.resolve().name, "mpu": __version__},
+        {**told, "mpu": __version__},
         {**_told(settings, subject), "seconds": round(time.monotonic() - started, 1), "seconds_of_checks": seconds},
         infos,
         measured.columns,
         {**measured.reasons, **_not_asked(settings)},
         written=measured.written,
+        made=made,
     )
     found = summarise(found, retain_record, settings.metrics, settings.seed, settings.resamples)
     if before is not None and "relearning" in settings.robustness:
         found = with_steps(found, before)
+    return Evaluation(found, (*_notes(subject, seconds), *remarks(found)), (*loaded.remarks, *doubts))
+
+
+def _provenance(
+    model: Path, name: str | None, handoff: Mapping[str, str] | None, reference: Path | None,
+    retain_record: Record | None, before: Record | None, settings: EvalSettings, progress: Progress | None,
+) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:  # fmt: skip
+    """What the record says of the model and of the run, and what is in doubt."""
+    if not processes().is_first:  # the others keep no record
+        return {"name": name or model.resolve().name}, {}, ()
+    origin, doubt = published_as(model) if handoff is None else (handoff, None)
+    beside = {what: record.model if record else None for what, record in (("retain_record", retain_record), ("before", before))}
+    beside["reference"] = identity(reference, None, progress) if reference else None
+    told = {**identity(model, name, progress), "handoff": origin}
+    return told, circumstances(choose_device(settings.device), **beside), (doubt,) if doubt else ()
+
+
+def _notes(subject: Subject, seconds: Mapping[str, float]) -> list[str]:
+    cut = len(set(subject.encoder.cut))
+    notes = [f"{cut} plain texts are longer than {subject.encoder.max_length} tokens: their beginning is measured"] if cut else []
+    for each_name, tokens in subject.new_tokens.items():
+        if tokens < subject.asking[each_name].tokens:
+            notes.append(f"{each_name}: the model wrote at most {tokens} tokens: its context ends there after the longest question")
+    if any(each.role == KNOWLEDGE and not each.examples for each in subject.sets if each.name in subject.new_tokens):
+        notes.append("the knowledge questions were asked without examples; MUSE puts ten before each (--few-shot FILE)")
     if seconds:
         notes.append("the checks took " + ", ".join(f"{check} {spent:.0f} s" for check, spent in seconds.items()))
-    return Evaluation(found, (*notes, *remarks(found)), loaded.remarks)
+    return notes
 
 
 def _tokens(each: QuestionSet, tokenizer: Any, settings: EvalSettings) -> str:
@@ -177,6 +201,7 @@ def _reference(model: Path, subject: Subject) -> dict[tuple[str, int], TokenScor
 
 def _told(settings: EvalSettings, subject: Subject) -> dict[str, Any]:
     return {
+        "metrics": list(settings.metrics), "generate": settings.generate, "batch_size": settings.batch_size,
         "max_length": subject.encoder.max_length, "rouge": "unicode words",
         "asked": {name: subject.asking[name].told(tokens) for name, tokens in subject.new_tokens.items()},
         "samples": settings.samples, "temperature": settings.temperature, "relearn_rows": settings.relearn_rows,

@@ -68,6 +68,8 @@ class Record:
     values: Mapping[str, Any] = field(default_factory=dict)
     """The summary's means and intervals."""
     written: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    made: Mapping[str, Any] = field(default_factory=dict)
+    """Date, versions, device, and the models beside (see `provenance.py`); empty in a record of an earlier mpu or another tool."""
 
     def view(self, retain_record: Record | None = None) -> Columns:
         """What model metrics look at."""
@@ -92,8 +94,8 @@ class Record:
             for name, info in self.sets.items()
         }
         return {
-            "kind": "evaluation", "format": FORMAT, "model": dict(self.model), "settings": dict(self.settings), "sets": sets,
-            "values": dict(self.values), "left_out": left_out,
+            "kind": "evaluation", "format": FORMAT, "model": dict(self.model), "made": dict(self.made),
+            "settings": dict(self.settings), "sets": sets, "values": dict(self.values), "left_out": left_out,
         }  # fmt: skip
 
     def items(self) -> list[dict[str, Any]]:
@@ -164,9 +166,10 @@ def read_record(path: Path) -> Record:
             for metric, reason in reasons.items()
         }
         model, settings, values = dict(summary["model"]), dict(summary["settings"]), dict(summary["values"])
+        made = dict(summary.get("made", {}))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadDataError(f"{directory / SUMMARY}: not a whole record ({type(error).__name__}: {error})", _HINT) from None
-    return Record(model, settings, sets, _columns(directory / ITEMS, sets), left_out, values)
+    return Record(model, settings, sets, _columns(directory / ITEMS, sets), left_out, values, made=made)
 
 
 def _columns(path: Path, sets: Mapping[str, SetInfo]) -> dict[tuple[str, str], Array]:

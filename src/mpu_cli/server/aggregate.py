@@ -31,7 +31,7 @@ from mpu_cli.server.leak_scan import require_no_secret
 from mpu_cli.server.lineage import Lineage, open_locked
 from mpu_cli.server.model_card import write_model_card
 from mpu_cli.server.moves import BLOCK, Move, row_blocks
-from mpu_cli.server.records import ModelRecord
+from mpu_cli.server.records import ModelRecord, now
 from mpu_cli.server.transforms import draw_model
 from mpu_cli.server.whose_lineage import unknown_model
 
@@ -296,4 +296,5 @@ def _record(
         handoffs=incoming.handoffs,
         server_lr=settings.server_lr,
         source=None,
+        date=known.date if known else now(),
     )

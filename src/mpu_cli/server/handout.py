@@ -19,7 +19,7 @@ from mpu_cli.server.measure import Measured
 from mpu_cli.server.plan import Plan, make_plan
 from mpu_cli.server.publish import Publication, write_copies
 from mpu_cli.server.realised import RealisedNoise
-from mpu_cli.server.records import CopyRecord, HandoffRecord, frozen_of
+from mpu_cli.server.records import CopyRecord, HandoffRecord, frozen_of, now
 from mpu_cli.server.secret import SystemEntropy
 from mpu_cli.server.settings import PerturbSettings
 from mpu_cli.server.transforms import Reparameterization, draw_layer, draw_model, load
@@ -139,6 +139,7 @@ class Handout:
             realised=realised,
             exposure=self.exposure(positions).content(),
             train_embeddings=settings.train_embeddings,
+            date=now(),
         )
 
     def exposure(self, positions: Sequence[int]) -> Exposure:

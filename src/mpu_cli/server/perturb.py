@@ -27,7 +27,7 @@ from mpu_cli.server.lineage import Lineage, create, open_locked
 from mpu_cli.server.measure import Measured, measure
 from mpu_cli.server.model_card import read_model_card
 from mpu_cli.server.realised import RECOVERABLE_WARNING
-from mpu_cli.server.records import HandoffRecord, ModelRecord
+from mpu_cli.server.records import HandoffRecord, ModelRecord, now
 from mpu_cli.server.reparameterizations import chosen, is_rotation
 from mpu_cli.server.second_lineage import lineages_beside, places, refuse_own_model, refuse_unasked
 from mpu_cli.server.second_lineage import warnings as second_lineage_warnings
@@ -191,7 +191,7 @@ def _commit(
     lineage = handout.lineage
     if lineage is None:
         new = stack.enter_context(Staging(secret, private=True))
-        root = ModelRecord(handout.measured.digest, 0, "committed", None, (), (), 0.0, sources[0])
+        root = ModelRecord(handout.measured.digest, 0, "committed", None, (), (), 0.0, sources[0], now())
         content = Secret(handout.new_id(), handout.origin, handout.master, handout.measured.base_digest, sources[1], handout.plan.offset)
         with disk_errors(secret):
             lineage = create(new.path, content, root)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from mpu_cli.errors import GateError
 from mpu_cli.server.secret import FORMAT
 
 DENOISINGS = ("harmonic", "extrapolation")
+DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +77,12 @@ class HandoffRecord:
     exposure: Mapping[str, float]
     train_embeddings: bool = False
     """The handoff freezes nothing."""
+    date: str = ""
+    """When it was made, UTC; "" in records of an earlier mpu."""
 
     def content(self) -> dict[str, Any]:
         """The record as plain data, without its HMAC; what older versions do not know is there only if it says something."""
-        plain = _plain(self)
-        if not self.train_embeddings:
-            del plain["train_embeddings"]
-        return {"kind": "handoff-record", "format": FORMAT, **plain}
+        return {"kind": "handoff-record", "format": FORMAT, **_without_empty(_plain(self), "train_embeddings", "date")}
 
     def require_layout(self, layout: str, where: Path) -> None:
         """Raise GateError if T_k would now be drawn from another layout than when the copies were made."""
@@ -118,6 +120,7 @@ class HandoffRecord:
             realised=reader.numbers("realised"),
             exposure=reader.numbers("exposure"),
             train_embeddings=reader.flag("train_embeddings"),
+            date=reader.text("date", DATE) if reader.has("date") else "",
         )
         reader.done()
         return record
@@ -139,10 +142,12 @@ class ModelRecord:
     server_lr: float
     source: str | None
     """Hub id and commit, if it came from the Hub."""
+    date: str = ""
+    """When it was first seen or made, UTC; "" in records of an earlier mpu."""
 
     def content(self) -> dict[str, Any]:
         """The record as plain data, without its HMAC."""
-        return {"kind": "model-record", "format": FORMAT, **_plain(self)}
+        return {"kind": "model-record", "format": FORMAT, **_without_empty(_plain(self), "date")}
 
     @classmethod
     def read(cls, reader: Reader) -> ModelRecord:
@@ -156,14 +161,24 @@ class ModelRecord:
             handoffs=reader.texts("handoffs", HEX_128),
             server_lr=reader.number("server_lr"),
             source=reader.optional_text("source"),
+            date=reader.text("date", DATE) if reader.has("date") else "",
         )
         reader.done()
         return record
 
 
+def now() -> str:
+    """The time in UTC to the second, as records have it: 2026-11-29T13:54:17Z."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def frozen_of(layout: ModelLayout, train_embeddings: bool) -> tuple[str, ...]:
     """What a handoff's manifest freezes."""
     return () if train_embeddings else tuple(layout.frozen)
+
+
+def _without_empty(plain: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in plain.items() if value or name not in names}
 
 
 def _plain(record: HandoffRecord | ModelRecord | CopyRecord) -> dict[str, Any]:

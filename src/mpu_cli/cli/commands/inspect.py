@@ -32,13 +32,23 @@ def inspect(
     path: Annotated[
         str, typer.Argument(help="A handoff or an update (also as a tar file), a secret, a model directory or Hub id, or a record.")
     ],
+    digest: Annotated[
+        bool, typer.Option("--digest/--no-digest", help="Of a model: print its digest too, which takes reading all of it.")
+    ] = True,
     json: Json = False,
     config: Config = None,
 ) -> None:
-    """Say what a directory is and what it says. Reads manifests and headers only; `verify` checks the bytes."""
+    """Say what a directory is and what it says. Reads manifests and headers, and a model's weights for its digest; `verify` checks."""
     output = Output(context, as_json=json)
     with unpacked(output, given_path(path)) as [place]:
         data, body = _view(place, Path(path))
+        if data["kind"] == MODEL and digest:
+            from mpu_cli.checkpoint.digest import model_digest
+            from mpu_cli.checkpoint.model import open_checkpoint
+
+            with output.progress() as progress:
+                data["digest"] = model_digest(open_checkpoint(place), progress)
+            body += ["", facts({"digest": f"{data['digest']}  (what records and mpu inspect SECRET call this model)"})]
     output.result(data, *body)
 
 
@@ -148,12 +158,12 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
         "offset": lineage.secret.offset.ratio, "base": lineage.secret.base, "head": lineage.head,
         "models": [
             {"digest": m.digest, "parent": m.parent, "accepted": lineage.accepted(m.digest), "state": m.state,
-             "updates": list(m.updates), "server_lr": m.server_lr}
+             "updates": list(m.updates), "server_lr": m.server_lr, "date": m.date or None}
             for m in lineage.models.values()
         ],
         "handoffs": [
             {"id": h.id, "model": h.model, "holder": h.holder, "copies": len(h.copies), "of": h.size, "kappa": h.kappa,
-             "denoising": h.denoising, "state": h.state, "answered_in": [m.digest for m in lineage.models.values() if h.id in m.handoffs]}
+             "denoising": h.denoising, "state": h.state, "date": h.date or None, "answered_in": [m.digest for m in lineage.models.values() if h.id in m.handoffs]}
             for h in lineage.handoffs.values()
         ],
         "exposure": {**exposed.content(), "means": means},
@@ -175,6 +185,10 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     return data, body
 
 
+def _dated(date: str) -> str:
+    return f", {date[:16].replace('T', ' ')} UTC" if date else ""
+
+
 def _offset_groups(lineage: Any) -> str:
     scale = lineage.secret.offset.scale
     bare = sorted(group for group, size in scale.items() if not size)
@@ -189,7 +203,7 @@ def _tree(lineage: Any) -> Tree:
         if record.state == "prepared":
             state += ", interrupted while it was written"
         made = f", {len(record.updates)} updates, server-lr {record.server_lr:g}" if record.parent else ""
-        return Text(f"model {record.digest[:12]}  {state}{made}")
+        return Text(f"model {record.digest[:12]}  {state}{made}{_dated(record.date)}")
 
     def grow(branch: Tree, record: Any) -> None:
         for handoff in lineage.handoffs.values():
@@ -199,7 +213,7 @@ def _tree(lineage: Any) -> Tree:
                     answered = "interrupted: it may or may not have left"
                 branch.add(
                     Text(f"handoff {handoff.id[:12]}  to {handoff.holder}, {len(handoff.copies)} of {handoff.size} copies, "
-                    f"noise {handoff.kappa:g}, {handoff.denoising}: {answered}")
+                    f"noise {handoff.kappa:g}, {handoff.denoising}{_dated(handoff.date)}: {answered}")
                 )
         for child in lineage.children(record.digest):
             grow(branch.add(label(child)), child)

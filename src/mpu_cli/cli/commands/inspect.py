@@ -76,11 +76,28 @@ def _record(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
             for owner, metrics in summary["values"].items()
             for metric, one in metrics.items()
         ]
-        told = {"kind": "record: an evaluation of a model", "model": str(summary["model"]["name"]), "sets": sets}
+        told = {"kind": "record: an evaluation of a model", "model": str(summary["model"]["name"]), "sets": sets, **_evidence(summary)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadDataError(f"{path / 'summary.json'}: not a record of an evaluation ({type(error).__name__})", "evaluate again") from None
     shown = table("", "metric", "value", "95 %", rows=rows)
     return summary, [facts(told), shown, "", "next  put it beside another record (mpu compare --help)"]
+
+
+def _evidence(summary: dict[str, Any]) -> dict[str, str]:
+    """Which model, when and with what, as far as the record says."""
+    model, made, prompting = summary["model"], summary.get("made") or {}, summary["settings"].get("prompting") or {}
+    handoff = model.get("handoff") or {}
+    told = {
+        "digest": model.get("digest"),
+        "handoff": f"{handoff['id']}, {handoff['copy']}" if handoff else None,
+        "date": made.get("date"),
+        "versions": ", ".join(f"{name} {number}" for name, number in (made.get("versions") or {}).items()),
+        **{what.replace("_", " "): f"{made[what]['name']}, digest {made[what]['digest']}"
+           for what in ("retain_record", "before", "reference") if what in made},
+        "template": ", ".join(f"{name} {value}" for name, value in prompting.items() if value),
+        "robustness": ", ".join(summary["settings"].get("robustness") or ()),
+    }  # fmt: skip
+    return {name: str(value) for name, value in told.items() if value}
 
 
 def _bundle(path: Path, given: Path) -> tuple[dict[str, Any], list[RenderableType]]:
@@ -163,7 +180,8 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
         ],
         "handoffs": [
             {"id": h.id, "model": h.model, "holder": h.holder, "copies": len(h.copies), "of": h.size, "kappa": h.kappa,
-             "denoising": h.denoising, "state": h.state, "date": h.date or None, "answered_in": [m.digest for m in lineage.models.values() if h.id in m.handoffs]}
+             "denoising": h.denoising, "state": h.state, "date": h.date or None,
+             "answered_in": [m.digest for m in lineage.models.values() if h.id in m.handoffs]}
             for h in lineage.handoffs.values()
         ],
         "exposure": {**exposed.content(), "means": means},

@@ -16,7 +16,7 @@ def main() -> None:
 
         ends_after_one_command()
     except KeyboardInterrupt:
-        print("mpu: error: interrupted; nothing half-written was kept", file=sys.stderr)
+        print("mpu: error: interrupted; nothing was written", file=sys.stderr)
         sys.exit(130)
     sys.exit(run(sys.argv[1:]))
 

@@ -31,6 +31,12 @@ class GateError(CheckFailedError):
     """An update or a model was refused by a rule of the lineage or of aggregation."""
 
 
+class StoppedError(MpuError):
+    """Ctrl-C or SIGTERM ended the work (exit 130); the message says what was kept, if anything."""
+
+    exit_code = 130
+
+
 class BusyError(CheckFailedError):
     """Another mpu process is writing to the same place."""
 

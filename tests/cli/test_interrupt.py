@@ -71,7 +71,7 @@ def test_an_interrupt_while_copies_are_written_leaves_nothing(number, server, tm
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert out == ""
-    assert err.endswith("mpu: error: interrupted; nothing half-written was kept\n")
+    assert err.endswith("mpu: error: interrupted; nothing was written\n")
     assert "Traceback" not in err
     assert not where.exists()
     _check_completes(where, server, mpu, monkeypatch)

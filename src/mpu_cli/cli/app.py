@@ -22,10 +22,10 @@ from typer.core import TyperGroup
 
 from mpu_cli import __version__
 from mpu_cli.cli import commands
-from mpu_cli.cli.config import ConfigCommand, wants_json
+from mpu_cli.cli.config import QUIET, VERBOSE, ConfigCommand, set_voice, wants_json
 from mpu_cli.cli.guide import HEADINGS, Guide
 from mpu_cli.cli.streams import ReaderLeftError, forgiving_streams, print_json, printable
-from mpu_cli.errors import BadInputError, MpuError, OutputError
+from mpu_cli.errors import BadInputError, MpuError, OutputError, StoppedError
 
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
@@ -90,8 +90,8 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes; warnings and errors stay.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help=VERBOSE)] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help=QUIET)] = False,
 ) -> None:
     """Unlearning between two parties that may not show each other their weights or their data.
 
@@ -103,7 +103,9 @@ def root(
         _check_text(str(Path.cwd()))  # records hold absolute paths
     except FileNotFoundError as error:
         raise BadInputError("the working directory is gone", "change to another directory") from error
-    context.obj = {"verbose": verbose, "quiet": quiet}
+    for name, asked in (("verbose", verbose), ("quiet", quiet)):
+        if asked:
+            set_voice(context, name)
 
 
 def run(arguments: list[str]) -> int:
@@ -117,22 +119,23 @@ def _run(arguments: list[str]) -> int:
     try:
         for argument in arguments:
             _check_text(argument)
-        code = typer.main.get_command(app).main(args=arguments, prog_name="mpu", standalone_mode=False)
+        code = typer.main.get_command(app).main(args=arguments, prog_name="mpu", standalone_mode=False, obj={"arguments": arguments})
         sys.stdout.flush()
-        if code == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
+        if code == INTERRUPTED and _speaks():  # typer turns Ctrl-C into this code without a word
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except ReaderLeftError as error:
         return error.exit_code
     except MpuError as error:
         _debug()
-        return _fail(type(error).__name__.removesuffix("Error"), error.message, error.hint, error.exit_code, arguments)
+        kind = "Interrupted" if isinstance(error, StoppedError) else type(error).__name__.removesuffix("Error")
+        return _fail(kind, error.message, error.hint, error.exit_code, arguments)
     except typer.TyperException as error:
         message = error.format_message()
         command = context.command_path if (context := getattr(error, "ctx", None)) else "mpu"
         return _fail("Usage", message[:1].lower() + message[1:].rstrip("."), f"see: {command} --help", 2, arguments) if message else 2
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("Interrupted", "interrupted; nothing half-written was kept", None, INTERRUPTED, arguments)
+        return _fail("Interrupted", "interrupted; nothing was written", None, INTERRUPTED, arguments)
     except Exception as error:
         _debug()
         if isinstance(error, OSError) and error.filename is not None:
@@ -140,6 +143,12 @@ def _run(arguments: list[str]) -> int:
             return _fail("BadInput", message, None, BadInputError.exit_code, arguments)
         message = f"internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         return _fail("Internal", message, "please report it; MPU_DEBUG=1 shows where", INTERNAL_ERROR, arguments)
+
+
+def _speaks() -> bool:
+    from mpu_cli.training.distributed import processes
+
+    return processes().is_first
 
 
 def _check_text(argument: str) -> None:

@@ -1,18 +1,30 @@
-"""`--config FILE.yaml`: options by their long names; flags win, an unknown key is an error that names the nearest."""
+"""What every command takes: `-v` and `-q`, and `--config FILE.yaml` with options by their long names.
+
+Flags win over the file; an unknown key in it is an error that names the nearest.
+"""
 
 from __future__ import annotations
 
 import difflib
+import inspect
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from typer.core import TyperCommand
 
 from mpu_cli.errors import UsageError
 
+VERBOSE = "Say more on stderr."
+QUIET = "One line for what was made; no progress, no notes. Warnings and errors stay."
+
 
 class ConfigCommand(TyperCommand):
-    """A command whose defaults may come from a file."""
+    """A command whose defaults may come from a file, and which takes -v and -q as `mpu` itself does."""
+
+    def __init__(self, *positional: Any, **named: Any) -> None:
+        super().__init__(*positional, **named)
+        self.params += _voice_options()
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Read the file named by --config before the arguments are parsed, so that flags win over it."""
@@ -39,6 +51,36 @@ class ConfigCommand(TyperCommand):
             else:
                 defaults[names[key]] = ",".join(map(str, value)) if isinstance(value, list) else value
         return defaults
+
+
+def _voice_options() -> list[Any]:
+    def hear(context: typer.Context, parameter: typer.CallbackParam, value: bool) -> None:
+        if value:
+            set_voice(context, str(parameter.name))
+
+    def command(
+        verbose: Annotated[bool, typer.Option("--verbose", "-v", help=VERBOSE, callback=hear, expose_value=False)] = False,
+        quiet: Annotated[bool, typer.Option("--quiet", "-q", help=QUIET, callback=hear, expose_value=False)] = False,
+    ) -> None:
+        """Holds the options: typer makes them for functions only."""
+
+    # Annotations of a function inside another one cannot be found by their names.
+    command.__annotations__ = inspect.get_annotations(command, eval_str=True, locals={"hear": hear})
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    single.command()(command)
+    return list(typer.main.get_command(single).params)
+
+
+def set_voice(context: Any, name: str) -> None:
+    """Remember that "verbose" or "quiet" was asked for, before or after the command's name.
+
+    Raises:
+        UsageError: both were.
+    """
+    voice = context.find_root().obj
+    voice[name] = True
+    if voice.get("verbose") and voice.get("quiet"):
+        raise UsageError("--verbose and --quiet contradict each other", "give one of them")
 
 
 def wants_json(args: list[str]) -> bool:

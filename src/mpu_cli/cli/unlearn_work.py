@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -147,9 +148,18 @@ def bring(context: typer.Context, output: Output, place: Path) -> Work:
         rows, kept, recipe, options["delta_dtype"], parse_size(options["max_shard_size"]),
         Keeping(options["resume"], options["save_steps"], options["save_seconds"], options["work"]),
         refusals=tuple(cards), reference=reference, log_dir=options["log_dir"],
-        on_kept=lambda path: output.note(f"what is done is kept in {path}; the same command with --resume goes on"),
-        warn=output.warn, note=output.note,
+        resume_with=resuming(context), warn=output.warn, note=output.note,
     )  # fmt: skip
+
+
+def resuming(context: typer.Context) -> str:
+    """The command line that goes on with this one."""
+    from mpu_cli.training.distributed import launcher
+
+    given = list(context.find_root().obj["arguments"])
+    if "--resume" not in given:
+        given.insert(given.index("--") if "--" in given else len(given), "--resume")
+    return shlex.join([*launcher(), *given])
 
 
 def _tell_overlap(options: Options, output: Output, rows: list[Row], kept: list[Row]) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mpu_cli.training.checkpoints import CheckpointStore
     from mpu_cli.training.load import LoadedModel
     from mpu_cli.training.settings import TrainingSettings
+    from mpu_cli.training.stop_signal import StopSignal
     from mpu_cli.training.trainer import TrainingReport
 
 
@@ -42,6 +43,7 @@ def train_copy(
     drawing: Drawing | None = None,
     refusals: Sequence[str] = (),
     reference_dir: Path | None = None,
+    stop: StopSignal | None = None,
     on_note: Callable[[str], None] = lambda line: None,
     on_warning: Callable[[str], None] = lambda text: None,
 ) -> TrainingReport:
@@ -69,12 +71,14 @@ def train_copy(
         drawing: the order of rows, beside the seed.
         refusals: to draw anew in each epoch, if the settings ask for it.
         reference_dir: whose log-probabilities the method compares with; None = those of the model in `source_dir`.
+        stop: asked after each step; with a `store`, a signal then leaves a checkpoint.
         on_note: told what became of rows that are cut, split, packed or joined here, a line each.
         on_warning: told of experts that get no adapter, and of what is left out of config.json.
 
     Raises:
         UsageError: the method needs a retain set or alternate answers, or the device or precision is not to be had.
         BadModelError, BadDataError: see `load_model` and `RowEncoder`.
+        KeyboardInterrupt: a signal came; a checkpoint holds what was done.
         CheckFailedError: the loss or a weight became NaN or infinite, or the checkpoint is another run's; nothing was
             written.
         OutputError: the result or a checkpoint cannot be written.
@@ -126,7 +130,7 @@ def train_copy(
         pad_id(encoder.tokenizer, encoder.vocabulary),
         alternates=alternates,
         stop_after=stop_after,
-        around=Surroundings(on_step, store, saved, log_dir),
+        around=Surroundings(on_step, store, saved, log_dir, stop),
         drawing=drawing,
         load_reference=None if reference_dir is None else lambda: load_model(reference_dir, bfloat16=settings.is_pure_bfloat16).model,
     )

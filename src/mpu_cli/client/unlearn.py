@@ -38,8 +38,9 @@ from mpu_cli.client.training_rows import RowEncoder, TrainingRows
 from mpu_cli.client.update import finish, make_copy_directory, write_manifest, write_note
 from mpu_cli.client.work_directory import Keeping, WorkDirectory
 from mpu_cli.data.rows import Row
-from mpu_cli.errors import BadBundleError, BadModelError, OutputError, UsageError
+from mpu_cli.errors import BadBundleError, BadModelError, OutputError, StoppedError, UsageError
 from mpu_cli.training import distributed
+from mpu_cli.training.stop_signal import StopSignal
 
 if TYPE_CHECKING:
     from mpu_cli.training.trainer import TrainingReport
@@ -67,8 +68,8 @@ class Work:
     """What the method compares with; None = the model that is trained, as it comes."""
     log_dir: Path | None = None
     """Event files go into a directory for each copy below it."""
-    on_kept: Callable[[Path], None] = lambda path: None
-    """Told where an interrupted run's work was kept."""
+    resume_with: str = "the same command with --resume"
+    """What an interrupted run is gone on with, as the user is told."""
     warn: Callable[[str], None] = lambda text: None
     """Told what the reader must not miss."""
     note: Callable[[str], None] = lambda text: None
@@ -108,16 +109,17 @@ def unlearn_handoff(
     reports: dict[str, TrainingReport] = {}
     written: dict[str, Files] = {}
     update = None
-    with _writing(out, names, work, force) as (staging, kept):
+    with _writing(out, names, work, force) as (staging, kept, stop):
         stop_after = None
         for name in names:
             identity = work.identity(_source(opened, name)) | {_STOPPED: stop_after}
             directory = make_copy_directory(staging.path / name, out) if staging else None
             done = kept.take(name, directory, identity) if directory else None
             _join(work)
+            stop.end_if_asked()
             # All processes train the copy if the first one did not find it finished.
             reports[name], written[name] = distributed.from_first(done) or _train(
-                opened, name, directory, out, work, kept, identity, on_step, stop_after
+                opened, name, directory, out, work, kept, stop, identity, on_step, stop_after
             )
             if directory and not done:
                 kept.keep(name, directory, identity, reports[name], written[name])
@@ -147,9 +149,9 @@ def unlearn_one_copy(
     if (out / MANIFEST).exists():
         raise OutputError(f"{out}: this update is already finished", "choose another --out")
     work = _encoded(work, opened.copies[name].path)
-    with _writing(out / name, [name], work, force, beside=out) as (staging, kept):
+    with _writing(out / name, [name], work, force, beside=out) as (staging, kept, stop):
         identity = work.identity(_source(opened, name)) | {_STOPPED: None}
-        report, files = _train(opened, name, staging.path if staging else None, out, work, kept, identity, on_step)
+        report, files = _train(opened, name, staging.path if staging else None, out, work, kept, stop, identity, on_step)
         if staging:
             with disk_errors(out):
                 embeddings = work.recipe.settings.train_embeddings
@@ -179,14 +181,14 @@ def unlearn_model(
     if work.recipe.lora is not None:
         choose(work.recipe.lora, matrices_of(source), ())  # a wrong target is refused before anything is loaded
     work = _encoded(work, source)
-    with _writing(out, [_MODEL], work, force, marked=True) as (staging, kept), disk_errors(out):
+    with _writing(out, [_MODEL], work, force, marked=True) as (staging, kept, stop), disk_errors(out):
         digest = model_digest(model) if staging and kept.wants_checkpoints else ""  # only the first process keeps any
         after = (staging.path if staging else out) / _AFTER
         report = train_copy(
             source, after, work.forget, work.retain, work.recipe, () if settings.train_embeddings else None,
             lambda *step: on_step(source.name, *step),
             store=kept.store(_MODEL, work.identity(digest)), resume=work.keeping.resume, rows=work.rows, log_dir=work.log_dir,
-            drawing=drawing_of(settings), refusals=work.refusals, reference_dir=reference_dir,
+            drawing=drawing_of(settings), refusals=work.refusals, reference_dir=reference_dir, stop=stop,
             on_note=work.note, on_warning=work.warn,
         )  # fmt: skip
         if staging:
@@ -200,22 +202,38 @@ def unlearn_model(
 @contextmanager
 def _writing(
     target: Path, names: list[str], work: Work, force: bool, beside: Path | None = None, *, marked: bool = False
-) -> Iterator[tuple[Staging | None, WorkDirectory]]:
-    """The directory to fill (None in all processes but the first), and what outlives an interruption."""
+) -> Iterator[tuple[Staging | None, WorkDirectory, StopSignal]]:
+    """The directory to fill (None in all processes but the first), what outlives an interruption, and who is told of one.
+
+    Raises:
+        StoppedError: instead of KeyboardInterrupt; it says what was kept.
+    """
     kept = WorkDirectory(beside or target, work.keeping)
     started = time.monotonic()
     first = distributed.processes().is_first
-    with Staging(target, force=force, marked=marked) if first else nullcontext() as staging:
+    stop = StopSignal(work.note if first else lambda text: None)
+    with Staging(target, force=force, marked=marked) if first else nullcontext() as staging, stop:
         if staging is not None:
             kept.begin(names, force=force)
         try:
-            yield staging, kept
+            yield staging, kept, stop
+        except KeyboardInterrupt as interrupt:
+            raise _stopped(kept, names if first else [], work) from interrupt
         except BaseException:
-            if staging is not None and kept.interrupted(names, time.monotonic() - started):
-                work.on_kept(kept.path)
+            if staging is not None and kept.failed(names, time.monotonic() - started):
+                work.note(f"what is done is kept in {kept.path}; go on with: {work.resume_with}")
             raise
         if staging is not None:
             kept.discard(names)
+
+
+def _stopped(kept: WorkDirectory, names: list[str], work: Work) -> StoppedError:
+    done = kept.described(names)
+    if done:
+        return StoppedError(f"interrupted; {kept.path} keeps {done}", f"go on with: {work.resume_with}")
+    kept.discard(names)
+    why = "no checkpoint was complete yet" if kept.wants_checkpoints else "--save-seconds 0 asks for no checkpoints"
+    return StoppedError(f"interrupted; nothing was kept: {why}", "run the same command again")
 
 
 def _train(
@@ -225,6 +243,7 @@ def _train(
     out: Path,
     work: Work,
     kept: WorkDirectory,
+    stop: StopSignal,
     identity: dict[str, Any],
     on_step: OnStep,
     stop_after: int | None = None,
@@ -239,7 +258,7 @@ def _train(
         store=kept.store(name, identity), resume=work.keeping.resume, rows=work.rows, stop_after=stop_after,
         log_dir=work.log_dir / name if work.log_dir else None,
         drawing=drawing_of(work.recipe.settings, opened, name), refusals=work.refusals,
-        reference_dir=work.reference.of(name, published) if work.reference else None,
+        reference_dir=work.reference.of(name, published) if work.reference else None, stop=stop,
         on_note=work.note if first else lambda text: None, on_warning=work.warn if first else lambda text: None,
     )  # fmt: skip
     if directory is None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DEFAULT_SECONDS = 900.0
 """Between two checkpoints, where the user says nothing: what a killed run loses at most, beside the writing itself."""
 SHORT = 60.0
-"""Seconds of training that are not worth keeping when a run is interrupted by hand."""
+"""Seconds of training that are not worth keeping when a run fails: it will hardly be gone on with as it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +135,19 @@ class WorkDirectory:
         files = {file: (digest, (directory / file).stat().st_size) for file, digest in marker["files"].items()}
         return TrainingReport.of(marker["report"]), files
 
-    def interrupted(self, names: list[str], seconds: float) -> bool:
-        """A run ends without a result after so many seconds: whether its work is kept; if not, it is removed."""
+    def described(self, names: list[str]) -> str:
+        """What is there of these copies, in words; empty if nothing is."""
+        parts = []
+        for name in names:
+            steps = sorted(marker.parent.name for marker in (self.path / name).glob(f"step-*/{MARKER}"))
+            if (self.path / name / MARKER).is_file():
+                parts.append(f"{name} (finished)")
+            elif steps:
+                parts.append(f"step {int(steps[-1].partition('-')[2])} of {name}")
+        return ", ".join(parts)
+
+    def failed(self, names: list[str], seconds: float) -> bool:
+        """A run fails after so many seconds: whether its work is kept; if not, it is removed."""
         checkpoints = [path for name in names for path in (self.path / name).glob(f"step-*/{MARKER}")]
         if self._keeping.asked or checkpoints or seconds >= SHORT:
             return any(self._has(name) for name in names)

@@ -54,6 +54,13 @@ def processes() -> Processes:
     return Processes(rank, size)
 
 
+def launcher(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """How this command was started, as far as torchrun tells: `mpu`, or torchrun on one machine with that many processes."""
+    if processes().size == 1:
+        return ["mpu"]
+    return ["torchrun", "--nproc-per-node", environment.get("LOCAL_WORLD_SIZE", str(processes().size)), "-m", "mpu_cli"]
+
+
 def check_launch(environment: Mapping[str, str] = os.environ) -> None:
     """Refuse a launcher that does not do what it was asked for.
 

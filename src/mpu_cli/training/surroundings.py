@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpu_cli.training.checkpoints import CheckpointStore, Saved
+from mpu_cli.training.stop_signal import StopSignal
 
 OnStep = Callable[[int, int, float], None]
 """(step from 1, total steps, the step's loss), called after each optimizer step, in the first process only."""
@@ -23,3 +24,5 @@ class Surroundings:
     """A checkpoint of this very run to go on from."""
     log_dir: Path | None = None
     """Where TensorBoard's event files go."""
+    stop: StopSignal | None = None
+    """Asked after each step, once a checkpoint can be written."""

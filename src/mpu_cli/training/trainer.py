@@ -295,6 +295,8 @@ class UnlearningTrainer(Trainer):
     def begin(self) -> None:
         """The model is wrapped and the first batch comes next."""
         distributed.check_wrapper(self.model_wrapped, self._settings.fsdp)
+        if self._around.stop is not None and self._around.store is not None:
+            self._around.stop.defer()
 
     def end_step(self, control: Any) -> None:
         """Close the books of one optimizer step; at an epoch's end measure, and maybe stop; maybe write a checkpoint."""
@@ -329,14 +331,20 @@ class UnlearningTrainer(Trainer):
     # Checkpoints: Trainer finds its place in the data; the rest is read and written by `run_state`.
 
     def _maybe_save(self, step: int) -> None:
-        store = self._around.store
+        store, stop = self._around.store, self._around.stop
+        if store is None:
+            return
+        asked = stop is not None and stop.asked_of_any()
         # The first process's clock decides for all.
-        if store is None or not distributed.from_first(store.due(step)):
+        if not asked and not distributed.from_first(store.due(step)):
             return
         elapsed = self.progress.seconds + time.monotonic() - self._started
         weights, state = run_state.capture(self, self._loss, self.progress, elapsed)
         if self.is_world_process_zero():
             store.save(step, weights, state, run_state.trainer_state_json(self.state))
+        if asked:
+            distributed.from_first(None)  # nobody leaves before the checkpoint is complete: a launcher then ends all
+            raise KeyboardInterrupt
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         assert self._around.resume is not None

@@ -1,0 +1,76 @@
+"""Ctrl-C and SIGTERM while there is something worth keeping: the first one is noted, the second one ends at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from mpu_cli.training import distributed
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SAME_SIGNAL = 1.0
+"""Seconds in which a launcher passes on the Ctrl-C that the terminal has given to its processes already."""
+
+
+class StopSignal:
+    """A context in which the two signals are caught. They raise KeyboardInterrupt unless `defer` was called.
+
+    Several processes: a signal to any of them stops all, once the trainer has asked `asked_of_any` after a step.
+    """
+
+    def __init__(self, tell: Callable[[str], None] = lambda text: None) -> None:
+        """`tell` says that the first signal was heard."""
+        self._tell = tell
+        self._deferred = False
+        self._first: float | None = None
+        self._before: dict[int, Any] = {}
+
+    @property
+    def asked(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self._first is not None
+
+    def asked_of_any(self) -> bool:
+        """Whether any process was; all processes must call it."""
+        return any(distributed.gather(self.asked))
+
+    def defer(self) -> None:
+        """From now on there is something to lose: the first signal waits for `asked_of_any` or `end_if_asked`."""
+        self._deferred = True
+
+    def end_if_asked(self) -> None:
+        """Everything is kept: end now if a signal is waiting, and let the next one end at once; all processes must call it.
+
+        Raises:
+            KeyboardInterrupt: a signal had come.
+        """
+        self._deferred = False
+        if self.asked_of_any():
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            # Who started this process with a signal ignored (nohup) means it.
+            caught = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._hear) for number in caught}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            # torchrun ends the other processes when the first of them has ended: that is not a second Ctrl-C.
+            among_others = self.asked and distributed.processes().size > 1
+            signal.signal(number, signal.SIG_IGN if among_others else handler)
+
+    def _hear(self, *_: object) -> None:
+        if self._first is None and self._deferred:
+            self._first = time.monotonic()
+            with suppress(RuntimeError):  # the signal came while the same stream was being written
+                self._tell("interrupted: a checkpoint is written after this step; once more ends at once, without it")
+            return
+        echoed = self._first is not None and time.monotonic() - self._first < _SAME_SIGNAL
+        if not (echoed and distributed.processes().size > 1):
+            raise KeyboardInterrupt

@@ -117,7 +117,8 @@ def test_without_checkpoints_the_first_signal_ends_at_once(finished_round, tmp_p
 def test_a_model_is_stopped_alike_and_json_says_it_too(finished_round, tmp_path, mpu, signalled):
     """A plain model as source; the error object has the command."""
     r, out = finished_round, tmp_path / "a b" / "after"
-    arguments = ["unlearn", str(r.model), "--forget", str(r.forget), "--method", "GradAscent", "--max-steps", "6", "--json", "--out", str(out)]
+    data = ["--forget", str(r.forget), "--method", "GradAscent", "--max-steps", "6"]
+    arguments = ["unlearn", str(r.model), *data, "--json", "--out", str(out)]
     signalled(2, signal.SIGINT)
     stopped = mpu(*arguments, "--batch-size", "1")
     assert stopped.code == 130
@@ -130,7 +131,7 @@ def test_a_model_is_stopped_alike_and_json_says_it_too(finished_round, tmp_path,
     assert resumed.json["copies"]["model"]["resumed_from"] == 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_process_of_its_own_is_stopped(number, finished_round, tmp_path, environment):
     """The same in a real process: exit code 130, no traceback."""
     arguments = command(finished_round, tmp_path / "to-server")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -368,7 +369,7 @@ def _check_message(done: Done, case: Case) -> None:
     assert done.out == ""
     assert "Traceback" not in done.err
     assert lines
-    message, *rest = [line for line in lines if not line.startswith("mpu: warning: ")]
+    message, *rest = [line for line in lines if re.match(r"mpu: (?!error: |hint: )", line) is None]  # but for notes and warnings
     assert message.startswith("mpu: error: "), done.err
     assert len(rest) <= 1 and all(line.startswith("mpu: hint: ") for line in rest), done.err
     for word in case.words:

@@ -174,6 +174,18 @@ def test_a_reference_may_be_a_tar_file_and_work_takes_what_is_unpacked(mpu, tars
     assert left_in(tars.handoff.parent) == [] and not list(tmp_path.glob("work/*")) and not list(tmp_path.glob("work/.*"))
 
 
+def test_a_client_measures_its_packed_update_on_the_packed_handoff(mpu, tars):
+    """The numbers are those of the directories, and nothing unpacked is left."""
+    rows = ("--forget", tars.forget, "--no-generate", "--metric", "answer_probability", "--json")
+    found = []
+    for kind in ("", ".tar"):
+        done = mpu("eval", tars.update.with_suffix(kind), "--handoff", tars.handoff.with_suffix(kind), *rows)
+        assert done.code == 0, done.err
+        found.append(done.json["values"])
+    assert found[0] == found[1]
+    assert left_in(tars.handoff.parent) == []
+
+
 def test_several_processes_want_a_directory(tars, environment):
     """Each would unpack it anew: refused with the command that unpacks it once."""
     tar = tars.handoff.with_suffix(".tar")

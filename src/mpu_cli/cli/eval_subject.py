@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from mpu_cli.checkpoint.locate import Located, locate
+from mpu_cli.cli.archives import unpacked
+from mpu_cli.cli.output import Output
 from mpu_cli.errors import UsageError
 
 
 @contextmanager
-def subject(options: Mapping[str, Any]) -> Iterator[Located]:
+def subject(options: Mapping[str, Any], output: Output) -> Iterator[Located]:
     """The model, by the command's options; with --handoff MODEL is an update, and a copy with it lies in a temporary directory.
+
+    Both may be tar files.
 
     Raises:
         UsageError: --copy without --handoff, or --handoff in several processes.
@@ -33,5 +37,6 @@ def subject(options: Mapping[str, Any]) -> Iterator[Located]:
         raise UsageError("--handoff: every process would write the changed copy", "start mpu eval without torchrun")
     number = 1 if copy is None else copy
     with tempfile.TemporaryDirectory(prefix="mpu-eval-") as folder:
-        write_changed_copy(handoff, Path(options["model"]), number, Path(folder))
+        with unpacked(output, handoff, Path(options["model"])) as [published, update]:
+            write_changed_copy(published, update, number, Path(folder))
         yield Located(Path(folder), f"{Path(options['model']).resolve().name}, copy-{number}")

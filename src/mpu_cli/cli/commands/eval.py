@@ -171,7 +171,7 @@ def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
     from mpu_cli.training import distributed
     from mpu_cli.training.arguments import choose_device
 
-    found_at = stack.enter_context(subject(options))
+    found_at = stack.enter_context(subject(options, output))
     place = found_at.path
     reference = locate(options["reference"]).path if options["reference"] else None
     for path in (place, reference):

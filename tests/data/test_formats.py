@@ -50,8 +50,6 @@ BAD_CSV = {
     "letters after a quote": ('question,answer\nQ,"A" b\n', "forget.csv:2: broken CSV"),
     "column twice": ("question,answer,answer\nQ,A,B\n", "forget.csv:1: the column 'answer' occurs twice"),
     "no names": (",\n1,2\n", "forget.csv:1: no column has a name"),
-    "semicolons": ("question;answer\nQ;A\n", "forget.csv:1: columns separated by ';', expected commas"),
-    "tabs": ("question\tanswer\nQ\tA\n", "forget.csv:1: columns separated by '\\t', expected commas"),
     "empty answer": ("question,answer\nQ,A\nQ2, \n", "forget.csv:3: 'answer' is empty"),
     "not UTF-8": (b"question,answer\nQ,\xff\n", "forget.csv:2: not UTF-8"),
     "chat in a cell": ('messages\n"[]"\n', "forget.csv:2: 'messages' must be a list, found a string"),
@@ -70,7 +68,6 @@ BAD_JSON = {
         '{"text": "a", "n": ' + "9" * 10_000 + "}",
         "forget.jsonl:1: broken JSON (nested too deeply, or a number too long)",
     ),
-    "UTF-16": ('{"text": "a"}'.encode("utf-16"), "forget.jsonl:1: not UTF-8"),
 }
 
 

@@ -66,6 +66,7 @@ def _describe(report: Report) -> dict[str, Any]:
     return {
         "rows": report.rows,
         "forms": report.forms,
+        "notes": list(report.notes),
         "alternates": report.alternates,
         "empty": report.empty,
         "bad": [{"message": message, "hint": hint} for message, hint in report.bad],

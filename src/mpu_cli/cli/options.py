@@ -35,6 +35,10 @@ TemplateDate = Annotated[
     str | None, typer.Option("--template-date", help="Today, to a chat template. [default: 2024-07-26]", metavar="YYYY-MM-DD")
 ]
 ContentParts = Annotated[bool, typer.Option("--content-parts", help="Give the chat template lists of text parts.")]
+Delimiter = Annotated[
+    str | None,
+    typer.Option("--delimiter", help="What separates the columns of CSV files: one letter, or tab. [default: seen from the header]"),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be written (files, disk, memory) and stop.")]
 
 AllowOverlap = Annotated[bool, typer.Option("--allow-overlap", help="Go on although all rows of one set are in its opposite.")]

@@ -96,6 +96,7 @@ def bring(context: typer.Context, output: Output, place: Path) -> Work:
     from mpu_cli.client.recipe import Recipe
     from mpu_cli.client.unlearn import Work
     from mpu_cli.client.work_directory import Keeping
+    from mpu_cli.data.formats.csv_table import parse_delimiter
     from mpu_cli.data.mapping import for_retain, parse_mapping
     from mpu_cli.data.refusals import read_refusals, with_refusals
     from mpu_cli.data.rows import read_rows
@@ -114,25 +115,25 @@ def bring(context: typer.Context, output: Output, place: Path) -> Work:
     refuse_nesting(options["out"], *private)
     if options["log_dir"] is not None:
         check_available()
-    mapping = parse_mapping(options["map_"] or [])
+    mapping, delimiter = parse_mapping(options["map_"] or []), parse_delimiter(options["delimiter"])
     chosen = methods.find(options["method"])
     parameters = chosen.parse(assignments)
     warm_up = float(parameters.get("warmup_epochs", 0))
     if warm_up >= settings.epochs:
         output.warn(f"{chosen.name}: its weight first moves after epoch {warm_up:g}, and --epochs is {settings.epochs}")
     reference = _reference(options, chosen, parameters)
-    rows = read_rows(forget, mapping)
+    rows = read_rows(forget, mapping, delimiter=delimiter, tell=output.note)
     cards: list[str] = []
     if refusals is not None:
         if "alternate" not in chosen.needs_with(parameters):
             raise UsageError(f"--refusals: {chosen.name} has no use for alternate answers", "leave it out, or choose DPO")
-        cards = read_refusals(refusals)
+        cards = read_refusals(refusals, delimiter=delimiter, tell=output.note)
         rows = with_refusals(rows, cards, settings.seed)
     elif settings.redraw_refusals and _given(context, "redraw_refusals"):
         raise UsageError("--redraw-refusals: there are none to draw from", "give --refusals FILE")
     has_alternates = all(row.alternate is not None for row in rows)
     chosen.check(parameters, has_retain=retain is not None, has_alternates=has_alternates)
-    kept = read_rows(retain, for_retain(mapping)) if retain is not None else None
+    kept = read_rows(retain, for_retain(mapping), delimiter=delimiter, tell=output.note) if retain is not None else None
     _tell_overlap(options, output, rows, kept or [])
     if options["preset"] is not None and not _given(context, "max_length") and any(row.text is not None for row in [*rows, *(kept or ())]):
         settings = replace(settings, max_length=preset.TEXT_LENGTH)

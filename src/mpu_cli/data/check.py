@@ -57,6 +57,8 @@ class Report:
     """Letters in a usable row, prompt and answer together."""
     encoded: EncodedRows | None
     """None without a tokenizer."""
+    notes: tuple[str, ...]
+    """How the file was understood, where that is not plain."""
 
     @property
     def tokens(self) -> Spread | None:
@@ -104,6 +106,7 @@ def check_files(
     tokenizer: Any | None,
     limit: Limit,
     *,
+    delimiter: str | None = None,
     overlap: int | None = None,
     pack: bool = False,
     prompting: Prompting = PLAIN,
@@ -117,6 +120,7 @@ def check_files(
         mapping: field → column, for both; the second needs no alternate.
         tokenizer: the model's, or None: then nothing is said of tokens.
         limit: tokens in a row at most.
+        delimiter: what separates a CSV file's columns; None = seen from its header.
         overlap: see `windows.split`.
         pack: see `windows.pack`.
         prompting: what stands around every pair and chat.
@@ -127,7 +131,9 @@ def check_files(
         BadDataError: a file cannot be read at all.
         UsageError: there is no such row, or the overlap does not fit.
     """
-    scans = [scan_rows(location, for_retain(mapping) if place else mapping) for place, location in enumerate(locations)]
+    scans = [
+        scan_rows(location, for_retain(mapping) if place else mapping, delimiter=delimiter) for place, location in enumerate(locations)
+    ]
     rows = scans[0].rows
     if rows and row > len(rows):
         raise UsageError(f"--row {row}: the file has {len(rows)} usable rows", "choose a smaller number")
@@ -158,6 +164,7 @@ def _report(
         duplicates=duplicates(scan.rows),
         characters=Spread.of([sum(map(len, contents(row))) for row in scan.rows]),
         encoded=encoded,
+        notes=scan.notes,
     )
 
 

@@ -7,16 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from mpu_cli.data.formats import read_text
+from mpu_cli.data.formats.text_file import lines_of
 from mpu_cli.data.order import drawn, shuffled
-from mpu_cli.data.rows import Row, read_rows
+from mpu_cli.data.rows import Row, Tell, ignore, read_rows
 from mpu_cli.data.source import find_data
 from mpu_cli.errors import BadDataError
 
-_TABLES = (".csv", ".parquet")
+_TABLES = (".csv", ".tsv", ".parquet")
 _HINT = "write one refusal a line, or rows with text"
 
 
-def read_refusals(location: str | Path) -> list[str]:
+def read_refusals(location: str | Path, *, delimiter: str | None = None, tell: Tell = ignore) -> list[str]:
     """Read refusals: one a line, or rows with `text` in any format that `read_rows` knows.
 
     Whether a file holds lines or JSON is seen from its first letter: TOFU's own `idontknow.jsonl` holds plain lines.
@@ -26,13 +27,13 @@ def read_refusals(location: str | Path) -> list[str]:
     """
     path = find_data(location)
     if path.suffix.lower() not in _TABLES:
-        source = read_text(path)
+        source, _ = read_text(path)
         if not source.lstrip().startswith(("{", "[")):
-            lines = [line.strip() for line in source.split("\n") if line.strip()]
+            lines = [line.strip() for line in lines_of(source) if line.strip()]
             if not lines:
                 raise BadDataError(f"{path.name} has no refusals", _HINT)
             return lines
-    rows = read_rows(path)
+    rows = read_rows(path, delimiter=delimiter, tell=tell)
     odd = next((row for row in rows if row.text is None), None)
     if odd is not None:
         raise BadDataError(f"{odd.where}: a refusal must be a row with 'text', found {odd.form}", _HINT)

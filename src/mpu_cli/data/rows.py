@@ -13,9 +13,10 @@ All but the last may have an `alternate`: the answer to give instead (DPO). Othe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mpu_cli.data.formats import read_table
 from mpu_cli.data.formats.table import RowError, Table
@@ -24,7 +25,14 @@ from mpu_cli.data.mapping import nearest_column
 from mpu_cli.data.source import find_data
 from mpu_cli.errors import BadDataError
 
-__all__ = ["Message", "Row", "Scan", "read_rows", "scan_rows"]
+__all__ = ["Message", "Row", "Scan", "Tell", "ignore", "read_rows", "read_scan", "scan_rows"]
+
+Tell = Callable[[str], None]
+"""What takes a note for the user."""
+
+
+def ignore(note: str) -> None:
+    """A `Tell` for callers whose user was told before, or is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,47 +41,76 @@ class Scan:
 
     rows: list[Row]
     bad: list[RowError]
+    values: list[Any]
+    """Of each usable row, all that was read of it: keys that are not part of its form, too."""
+    notes: tuple[str, ...]
+    """How the file was understood where that is not plain: a sentence each, with its name."""
 
 
-def read_rows(location: str | Path, mapping: Mapping[str, str] | None = None) -> list[Row]:
+def read_rows(
+    location: str | Path, mapping: Mapping[str, str] | None = None, *, delimiter: str | None = None, tell: Tell = ignore
+) -> list[Row]:
     """Read all rows of a file, in the file's order.
 
     Args:
         location: a path, or `hf://datasets/org/name[@revision]/path/file.jsonl`.
         mapping: field → column, for a file with other names (`mapping.parse_mapping`).
+        delimiter: what separates a CSV file's columns; None = seen from its header.
+        tell: told how the file was understood, where that is not plain.
 
     Raises:
-        BadDataError: the file is missing, a directory, unreadable, not UTF-8, broken or empty; a row is broken, of no
-            form or of two forms, or its answer is missing, empty or not text. One line that names the file and the line
-            or row.
+        BadDataError: the file is missing, a directory, unreadable, another program's, broken or empty; a row is broken,
+            of no form or of two forms, or its answer is missing, empty or not text. One line that names the file and
+            the line or row.
     """
-    scan = scan_rows(location, mapping)
+    return read_scan(location, mapping, delimiter=delimiter, tell=tell).rows
+
+
+def read_scan(
+    location: str | Path, mapping: Mapping[str, str] | None = None, *,
+    delimiter: str | None = None, tell: Tell = ignore, beside: Collection[str] = (),
+) -> Scan:  # fmt: skip
+    """Like `read_rows`, with the values that the rows were read from; raises alike.
+
+    Args:
+        location: see `read_rows`.
+        mapping: see `read_rows`.
+        delimiter: see `read_rows`.
+        tell: see `read_rows`.
+        beside: more columns to read, which are part of no form.
+    """
+    scan = scan_rows(location, mapping, delimiter=delimiter, beside=beside)
     if scan.bad:
         raise scan.bad[0].as_error() from None
-    return scan.rows
+    for note in scan.notes:
+        tell(note)
+    return scan
 
 
-def scan_rows(location: str | Path, mapping: Mapping[str, str] | None = None) -> Scan:
-    """Like `read_rows`, but a bad row is collected, not raised.
+def scan_rows(
+    location: str | Path, mapping: Mapping[str, str] | None = None, *, delimiter: str | None = None, beside: Collection[str] = ()
+) -> Scan:
+    """Like `read_scan`, but a bad row is collected, not raised, and notes are not told.
 
     Raises:
         BadDataError: the file as a whole cannot be read, has no rows, or lacks a mapped column.
     """
     mapping = mapping or {}
     path = find_data(location)
-    table = read_table(path, KEYS | set(TOOLS) | set(mapping.values()))
+    table = read_table(path, {*KEYS, *TOOLS, *mapping.values(), *beside}, delimiter)
     if not table.rows:
         raise BadDataError(f"{path.name} has no rows", HINT)
     _require_columns(table, mapping, path.name)
-    rows, bad = [], []
+    rows, bad, values = [], [], []
     for where, value in table.rows:
         try:
             if isinstance(value, RowError):
                 raise value
             rows.append(recognise(value, where, mapping))
+            values.append(value)
         except RowError as error:
             bad.append(error)
-    return Scan(rows, bad)
+    return Scan(rows, bad, values, tuple(f"{path.name}: {note}" for note in table.notes))
 
 
 def _require_columns(table: Table, mapping: Mapping[str, str], name: str) -> None:

@@ -16,9 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from mpu_cli.data.formats import read_table
-from mpu_cli.data.rows import Row, read_rows
-from mpu_cli.data.source import find_data
+from mpu_cli.data.rows import Row, Tell, ignore, read_scan
 from mpu_cli.errors import BadDataError
 
 PARAPHRASED_QUESTION, PARAPHRASED_ANSWER, PERTURBED_ANSWER = "paraphrased_question", "paraphrased_answer", "perturbed_answer"
@@ -79,15 +77,18 @@ class QuestionSet:
         return all(question.perturbed_answers and question.paraphrased_answer is None for question in self.questions)
 
 
-def read_questions(name: str, role: str, location: str | Path, mapping: Mapping[str, str] | None = None) -> QuestionSet:
+def read_questions(
+    name: str, role: str, location: str | Path, mapping: Mapping[str, str] | None = None, *,
+    delimiter: str | None = None, tell: Tell = ignore,
+) -> QuestionSet:  # fmt: skip
     """Read all rows of a file with their other wordings.
 
     Raises:
         BadDataError: what `read_rows` refuses; another wording that is not text, or stands beside a plain text.
     """
-    rows = read_rows(location, mapping)
-    table = read_table(find_data(location), {PARAPHRASED_QUESTION, PARAPHRASED_ANSWER, PERTURBED_ANSWER})
-    return question_set(name, role, [_question(row, value) for row, (_, value) in zip(rows, table.rows, strict=True)])
+    beside = {PARAPHRASED_QUESTION, PARAPHRASED_ANSWER, PERTURBED_ANSWER}
+    scan = read_scan(location, mapping, delimiter=delimiter, tell=tell, beside=beside)
+    return question_set(name, role, [_question(row, value) for row, value in zip(scan.rows, scan.values, strict=True)])
 
 
 def question_set(name: str, role: str, questions: list[Question]) -> QuestionSet:

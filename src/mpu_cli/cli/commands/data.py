@@ -11,7 +11,7 @@ from mpu_cli.cli.config import ConfigCommand
 from mpu_cli.cli.data_view import describe, shown, told
 from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.light import without_torch
-from mpu_cli.cli.options import Config, ContentParts, Json, MaxLength, SystemPrompt, TemplateDate, TemplateVar, prompting_of
+from mpu_cli.cli.options import Config, ContentParts, Delimiter, Json, MaxLength, SystemPrompt, TemplateDate, TemplateVar, prompting_of
 from mpu_cli.cli.output import Output
 from mpu_cli.errors import BadDataError, CheckFailedError, MpuError, UsageError
 
@@ -42,6 +42,7 @@ def check(
     model: Annotated[str | None, typer.Option(help="Whose tokenizer: a model directory, a handoff or a Hub id.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="A directory with tokenizer files alone.")] = None,
     map_: Mapping = None,
+    delimiter: Delimiter = None,
     system_prompt: SystemPrompt = None,
     template_var: TemplateVar = None,
     template_date: TemplateDate = None,
@@ -63,9 +64,11 @@ def check(
         raise UsageError("--model and --tokenizer: give one of them", "a model directory holds its tokenizer")
     from mpu_cli.data.check import check_files
     from mpu_cli.data.context import row_limit
+    from mpu_cli.data.formats.csv_table import parse_delimiter
     from mpu_cli.data.mapping import parse_mapping
 
     mapping = parse_mapping(map_ or ())
+    separator = parse_delimiter(delimiter)
     files = [file, *([retain] if retain is not None else [])]
     if max_length is not None and max_length < 2:
         raise UsageError(f"--max-length {max_length}: expected 2 or more")
@@ -73,7 +76,10 @@ def check(
         loaded, seen, vocabulary = _tokenizer(model, tokenizer)
     limit = row_limit(max_length, seen)
     prompting = prompting_of(context.params)
-    findings = check_files(files, mapping, loaded, limit, overlap=overlap, pack=pack, prompting=prompting, vocabulary=vocabulary, row=row)
+    findings = check_files(
+        files, mapping, loaded, limit,
+        delimiter=separator, overlap=overlap, pack=pack, prompting=prompting, vocabulary=vocabulary, row=row,
+    )  # fmt: skip
     warnings = told(findings, limit)
     failed = _verdict(findings, warnings, strict=strict)
     found = describe(findings, warnings)
@@ -83,8 +89,11 @@ def check(
     output.result(found, *shown(findings, limit))
     if failed is not None and json:  # stdout holds one object, so the error is a part of it
         raise typer.Exit(failed.exit_code)
-    for line in warnings if not json else ():
-        output.warn(line)
+    if not json:
+        for note in dict.fromkeys(note for _, report in findings.reports for note in report.notes):
+            output.note(note)
+        for line in warnings:
+            output.warn(line)
     if failed is not None:
         raise failed
 

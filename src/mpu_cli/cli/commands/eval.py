@@ -15,6 +15,7 @@ from mpu_cli.cli.options import (
     AllowOverlap,
     Config,
     ContentParts,
+    Delimiter,
     Force,
     Json,
     SystemPrompt,
@@ -27,6 +28,8 @@ from mpu_cli.cli.output import Output
 from mpu_cli.errors import MpuError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mpu_cli.evaluation.evaluate import Evaluation
     from mpu_cli.evaluation.questions import QuestionSet
     from mpu_cli.evaluation.settings import EvalSettings
@@ -65,6 +68,7 @@ def eval(  # the command's name
     map_: Annotated[
         list[str] | None, typer.Option("--map", help="Which column holds a field, field=column.", metavar="FIELD=COLUMN")
     ] = None,
+    delimiter: Delimiter = None,
     system_prompt: SystemPrompt = None,
     template_var: TemplateVar = None,
     template_date: TemplateDate = None,
@@ -155,7 +159,7 @@ def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
         refuse_existing(options["record"], force=options["force"])
         given = ("model", "handoff", "retain_record", "before")
         refuse_nesting(options["record"], *(Path(options[name]) for name in given if options[name]))
-    sets = _sets(options)
+    sets = _sets(options, output.note)
     settings = _settings(options)
     from mpu_cli.evaluation.evaluate import check_sets, evaluate
     from mpu_cli.evaluation.overlaps import overlaps
@@ -204,13 +208,14 @@ def _notes_on_format(layout: str, sets: list[QuestionSet]) -> list[str]:
     return [LAST_TOKEN] if layout == "open-unlearning" and texts else []
 
 
-def _sets(options: dict[str, Any]) -> list[QuestionSet]:
+def _sets(options: dict[str, Any], tell: Callable[[str], None]) -> list[QuestionSet]:
+    from mpu_cli.data.formats.csv_table import parse_delimiter
     from mpu_cli.data.mapping import for_retain, parse_mapping
     from mpu_cli.data.rows import read_rows
     from mpu_cli.evaluation.asking import with_examples
     from mpu_cli.evaluation.questions import KNOWLEDGE, UTILITY, read_questions
 
-    mapping = for_retain(parse_mapping(options["map_"] or []))
+    mapping, delimiter = for_retain(parse_mapping(options["map_"] or [])), parse_delimiter(options["delimiter"])
     named = [(role, role, options[role]) for role in ("forget", "retain", "holdout", "verbatim") if options[role]]
     for given in options["knowledge"] or []:
         name, location = _named(given)
@@ -220,13 +225,13 @@ def _sets(options: dict[str, Any]) -> list[QuestionSet]:
         named.append((name or Path(given).stem, UTILITY, location))
     if not named:
         raise UsageError("nothing to evaluate on", "give --forget FILE, --retain FILE or another set of rows")
-    sets = [read_questions(name, role, location, mapping) for name, role, location in named]
+    sets = [read_questions(name, role, location, mapping, delimiter=delimiter, tell=tell) for name, role, location in named]
     for given in options["few_shot"] or []:
         name, location = _named(given)
         wanted = name or KNOWLEDGE
         if wanted not in [each.name for each in sets]:
             raise UsageError(f"--few-shot {given}: no set is called {wanted}", "give --knowledge FILE, or --few-shot NAME=FILE")
-        examples = read_rows(location, mapping)
+        examples = read_rows(location, mapping, delimiter=delimiter, tell=tell)
         sets = [with_examples(each, examples) if each.name == wanted else each for each in sets]
     return sets
 

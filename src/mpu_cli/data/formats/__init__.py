@@ -1,66 +1,80 @@
-"""File formats, one file each. Parquet is known by its first bytes, CSV and plain text by their suffix, JSON by neither."""
+"""File formats, one file each. Content decides where it can, a file's suffix where it cannot (CSV, plain text)."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
+from mpu_cli.data.formats.foreign import HEAD, refuse_foreign
 from mpu_cli.data.formats.table import Table
+from mpu_cli.data.formats.text_file import decode
 from mpu_cli.errors import BadDataError
 
 SUFFIXES = ".jsonl, .json, .csv, .parquet or .txt"
 _PARQUET_MAGIC = b"PAR1"
+_TABLES = {".csv", ".tsv"}
 
 
-def read_table(path: Path, wanted: Collection[str]) -> Table:
+def read_table(path: Path, wanted: Collection[str], delimiter: str | None = None) -> Table:
     """Read a file of any format.
 
     Args:
         path: the file.
         wanted: the columns that may be asked for; Parquet reads no others.
+        delimiter: what separates the columns of a CSV file; None = seen from its header.
 
     Raises:
-        BadDataError: the file is missing, a directory, unreadable, not UTF-8, or broken as a whole.
+        BadDataError: the file is missing, a directory, unreadable, another program's, of no known encoding, or broken
+            as a whole.
     """
-    head = _first_bytes(path)
-    suffix = path.suffix.lower()
-    if head == _PARQUET_MAGIC or suffix == ".parquet":
+    head, suffix = _head(path), path.suffix.lower()
+    refuse_foreign(path, head)
+    if head.startswith(_PARQUET_MAGIC) or suffix == ".parquet":
         from mpu_cli.data.formats.parquet import read_parquet
 
         return read_parquet(path, wanted)
-    source = read_text(path)
-    if suffix == ".csv":
-        from mpu_cli.data.formats.csv_table import read_csv
-
-        return read_csv(source, path.name)
-    if suffix == ".txt":
-        return Table([(path.name, {"text": source})] if source.strip() else [])
-    from mpu_cli.data.formats.json_rows import read_json
-
-    return read_json(source, path.name)
+    source, encoding = read_text(path)
+    table = _read(source, path.name, suffix, wanted, delimiter)
+    return table if encoding == "UTF-8" else replace(table, notes=(encoding, *table.notes))
 
 
-def read_text(path: Path) -> str:
-    """The whole file as text: UTF-8, a byte-order mark dropped, line ends as they are.
+def read_text(path: Path) -> tuple[str, str]:
+    """The whole file as text, a byte-order mark dropped, line ends as they are; and the name of its encoding.
 
     Raises:
-        BadDataError: it cannot be read, or is not UTF-8.
+        BadDataError: it cannot be read, is another program's, or of no known encoding.
     """
-    _first_bytes(path)
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise BadDataError(f"{path.name}:{line}: not UTF-8", f"save it as UTF-8; data files are {SUFFIXES}") from None
+    refuse_foreign(path, _head(path))
+    return decode(path.read_bytes(), path)
 
 
-def _first_bytes(path: Path) -> bytes:
+def _read(source: str, name: str, suffix: str, wanted: Collection[str], delimiter: str | None) -> Table:
+    from mpu_cli.data.formats.csv_table import looks_like_csv, read_csv
+    from mpu_cli.data.formats.json_rows import looks_like_json, read_json
+
+    if suffix not in {*_TABLES, ".txt"}:
+        unknown = suffix not in {".json", ".jsonl"}
+        return read_csv(source, name, wanted, delimiter) if unknown and delimiter is not None else read_json(source, name, wanted)
+    if looks_like_json(source):
+        # As one text, or as a table with one column, braces and all would be trained on.
+        table = read_json(source, name, wanted)
+        return replace(table, notes=(f"read as JSON, which its content is, not as {suffix}", *table.notes))
+    if suffix in _TABLES:
+        return read_csv(source, name, wanted, delimiter)
+    if looks_like_csv(source, wanted):  # Excel's "Unicode Text" is a table
+        table = read_csv(source, name, wanted, delimiter)
+        return replace(table, notes=("read as a table, since its first line names columns", *table.notes))
+    return Table([(name, {"text": source})] if source.strip() else [])
+
+
+def _head(path: Path) -> bytes:
     try:
         # A pipe cannot be read twice, for its rows and for the recipe's digest; opening one may wait for ever.
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise BadDataError(f"{path}: is a pipe or a device, expected a file", "write the rows to a file first")
         with path.open("rb") as file:
-            return file.read(len(_PARQUET_MAGIC))
+            return file.read(HEAD)
     except FileNotFoundError:
         raise BadDataError(f"{path}: no such file", f"check the path; data files are {SUFFIXES}") from None
     except IsADirectoryError:

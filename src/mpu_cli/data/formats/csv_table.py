@@ -1,54 +1,115 @@
-"""CSV as RFC 4180 and Python's csv module have it: commas, a header, quotes doubled inside quotes."""
+"""CSV as RFC 4180 and Python's csv module have it: a header, quotes doubled inside quotes; commas, or what Excel writes elsewhere."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 from mpu_cli.data.formats.table import RowError, Table
-from mpu_cli.errors import BadDataError
+from mpu_cli.errors import BadDataError, UsageError
 
-_HINT = "the first line of a CSV file names the columns, with commas between them"
+DELIMITERS = (",", ";", "\t", "|")
+"""That are looked for in a header; the first of them that fits best wins."""
+_NAMES = {"\t": "tabs", " ": "spaces"}
+_HINT = "the first line of a CSV file names the columns; --delimiter says what is between them"
+_EXCEL = re.compile(r"sep=(.)(?:\r\n|\r|\n)")
+"""A first line by which Excel knows the delimiter."""
 
 
-def read_csv(source: str, name: str) -> Table:
+def parse_delimiter(text: str | None) -> str | None:
+    """What `--delimiter` says: one letter, or `tab`.
+
+    Raises:
+        UsageError: anything else, or a letter that means something else in a CSV file.
+    """
+    if text is None:
+        return None
+    letter = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}.get(text.lower(), text)
+    if len(letter) != 1 or letter in '"\r\n':
+        raise UsageError(f"--delimiter {text!r}: expected one letter", "for instance --delimiter ';' or --delimiter tab")
+    return letter
+
+
+def read_csv(source: str, name: str, wanted: Collection[str] = (), delimiter: str | None = None) -> Table:
     """Every cell is text; a row's place is the line it starts on.
+
+    Args:
+        source: the file's text.
+        name: its name in messages.
+        wanted: columns that may be asked for, by which the delimiter is recognised.
+        delimiter: what separates the columns; None = Excel's `sep=` line, else seen from the header.
 
     Raises:
         BadDataError: no usable header, or a quote that is never closed. Too few or too many cells are that row's
             `RowError`.
     """
+    excel = _EXCEL.match(source)
+    chosen = delimiter or (excel[1] if excel else _sniffed(source, wanted))
     limit = csv.field_size_limit()
     # The module's limit of 131,072 letters is less than a book chapter; a cell cannot be longer than its file.
     csv.field_size_limit(max(limit, len(source) + 1))
     try:
-        return _read(source, name)
+        rows, columns = _read(source[excel.end() :] if excel else source, name, chosen, 1 if excel else 0)
     finally:
         csv.field_size_limit(limit)
+    return Table(rows, columns, () if delimiter or chosen == "," else (f"columns separated by {_shown(chosen)}",))
 
 
-def _read(source: str, name: str) -> Table:
-    reader = csv.reader(io.StringIO(source, newline=""), strict=True)
+def looks_like_csv(source: str, wanted: Collection[str]) -> bool:
+    """Whether the first line is a header that names two or more of the columns that may be asked for."""
+    return any(len(set(wanted) & set(_cells(source, delimiter))) > 1 for delimiter in DELIMITERS)
+
+
+def _sniffed(source: str, wanted: Collection[str]) -> str:
+    """The delimiter by which the header names most of the wanted columns, else by which it has most columns, else a comma."""
+
+    def fit(delimiter: str) -> tuple[int, int]:
+        cells = _cells(source, delimiter)
+        return len(set(wanted) & set(cells)), len(cells)
+
+    return max(DELIMITERS, key=fit)
+
+
+def _cells(source: str, delimiter: str) -> list[str]:
+    """Of the header; none where it is broken."""
+    start = source.lstrip("\r\n")[:100_000]
+    try:
+        cells = next(csv.reader(io.StringIO(start, newline=""), delimiter=delimiter), [])
+    except csv.Error:
+        return []
+    return [cell.strip() for cell in cells]
+
+
+def _read(source: str, name: str, delimiter: str, before: int) -> tuple[list[tuple[str, Any]], tuple[str, ...]]:
+    """The rows and the columns; `before` lines of the file are not in `source`."""
+    reader = csv.reader(io.StringIO(source, newline=""), delimiter=delimiter, strict=True)
     columns: tuple[str, ...] = ()
     rows: list[tuple[str, Any]] = []
-    start = 1
+    start = before + 1
     try:
         for cells in reader:
-            where, start = f"{name}:{start}", reader.line_num + 1
+            where, start = f"{name}:{start}", before + reader.line_num + 1
             if not cells:
                 continue
             if not columns:
                 columns = _header(cells, where)
             elif len(cells) != len(columns):
                 message = f"{len(cells)} cells, but the header names {len(columns)} columns"
-                rows.append((where, RowError(where, message, "quote cells that hold commas or line breaks")))
+                hint = f"quote cells that hold {_shown(delimiter)} or line breaks; --delimiter says what is between the columns"
+                rows.append((where, RowError(where, message, hint)))
             else:
                 rows.append((where, dict(zip(columns, cells, strict=True))))
     except csv.Error as error:
         raise BadDataError(f"{name}:{start}: broken CSV ({error})", "close every quote; double a quote inside one") from None
-    return Table(rows, columns)
+    return rows, columns
+
+
+def _shown(delimiter: str) -> str:
+    return _NAMES.get(delimiter, repr(delimiter))
 
 
 def _header(cells: list[str], where: str) -> tuple[str, ...]:
@@ -60,6 +121,4 @@ def _header(cells: list[str], where: str) -> tuple[str, ...]:
         raise BadDataError(f"{where}: the column {twice!r} occurs twice", "rename one of them")
     if not named:
         raise BadDataError(f"{where}: no column has a name", _HINT)
-    if len(columns) == 1 and (other := next((mark for mark in ";\t|" if mark in columns[0]), None)):
-        raise BadDataError(f"{where}: columns separated by {other!r}, expected commas", "save it with commas between the columns")
     return columns

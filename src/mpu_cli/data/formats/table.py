@@ -27,3 +27,5 @@ class Table:
     rows: list[tuple[str, Any]]
     """(place, value): "forget.jsonl:3" or "forget.json row 3", and an object as a dict, or a `RowError`."""
     columns: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+    """How the file was understood where that had to be seen from its content: "columns separated by ';'"."""

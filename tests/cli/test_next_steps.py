@@ -16,6 +16,7 @@ from mpu_cli.cli import next_steps
 
 PRINTED = re.compile(r"^ +(mpu .*)$", re.MULTILINE)
 SMALL = ("--max-steps", "2", "--batch-size", "4", "--learning-rate", "1e-3")
+QUICKLY = ("--metric", "answer_probability", "--no-generate")
 
 
 def commands(done: Done) -> list[list[str]]:
@@ -53,9 +54,11 @@ def test_a_whole_round_and_the_next_one_are_copied_from_what_was_printed(place, 
         done = mpu(*command, *(SMALL if command[0] == "unlearn" else ()))
         assert done.code == 0, (command, done.err)
         if command[0] == "unlearn":
-            assert commands(done) == [["verify", command[-1], "--expect", "update"]]
+            own, theirs = commands(done)
+            assert theirs == ["verify", command[-1], "--expect", "update"]
+            assert mpu(*own, *QUICKLY).code == 0
     measure, again = commands(done)
-    measured = mpu(*measure, "--metric", "answer_probability", "--no-generate")
+    measured = mpu(*measure, *QUICKLY)
     assert [mpu(*command).code for command in commands(measured)] == [0]
     second = commands(mpu(*again))
     assert second[1][second[1].index("--out") + 1] == "to-server-2"
@@ -88,7 +91,7 @@ def test_copies_one_by_one_end_in_the_command_that_finishes(finished_round, tmp_
     one = mpu(*words, "--out", "by one", "--copy", 1)
     assert "the same command with --copy 2 (1 of 2 copies are left)" in one.out
     (finish,) = commands(mpu(*words, "--out", "by one", "--copy", 2))
-    assert commands(mpu(*finish)) == [["verify", "by one", "--expect", "update"]]
+    assert [command[0] for command in commands(mpu(*finish))] == ["eval", "verify"]
 
 
 def test_a_plain_model_is_measured_on_the_rows_that_were_given(finished_round, tmp_path, monkeypatch, mpu):
@@ -99,7 +102,18 @@ def test_a_plain_model_is_measured_on_the_rows_that_were_given(finished_round, t
     columns = ("--map", "prompt=q", "--map", "answer=a")
     rows = ("--forget", "forget rows.jsonl", "--retain", "retain rows.jsonl")
     (command,) = commands(mpu("unlearn", finished_round.model, *rows, *columns, *QUICK, "--out", "m"))
-    assert mpu(*command, "--metric", "answer_probability", "--no-generate").code == 0
+    assert mpu(*command, *QUICKLY).code == 0
+
+
+def test_what_is_printed_for_tar_files_runs(place, mpu):
+    """The client gets and sends one file each; it measures its own update with them."""
+    printed = commands(first(place, mpu, "--pack", "to-client.tar"))
+    assert printed[0] == ["verify", "to-client.tar", "--expect", "handoff"]
+    assert mpu(*printed[0]).code == 0
+    own, theirs = commands(mpu(*printed[1], *SMALL, "--pack", "to-server.tar"))
+    assert own[:4] == ["eval", "to-server", "--handoff", "to-client.tar"]
+    assert theirs == ["verify", "to-server.tar", "--expect", "update"]
+    assert [mpu(*command).code for command in ([*own, *QUICKLY], theirs)] == [0, 0]
 
 
 def test_names_that_are_taken_get_a_number(tmp_path, monkeypatch):

@@ -49,29 +49,34 @@ def after_perturb(handoffs: Sequence[Path], secret: Path, model: str) -> list[st
 
 def on_handoff(handoff: Path, update: str | None = None) -> list[str]:
     """What a client does with a handoff. The default method needs rows to keep."""
-    rows = (word for role, file in ROWS.items() for word in (f"--{role}", file))
     return [
         f"next  on the client's side, beside its {' and '.join(ROWS.values())}:",
         *_indented(
             command("verify", path(handoff), "--expect", "handoff"),
-            command("unlearn", path(handoff), *rows, "--out", update or free("to-server")),
+            command("unlearn", path(handoff), *_rows({}), "--out", update or free("to-server")),
         ),
     ]
 
 
-def after_update(update: Path) -> list[str]:
-    """What to send, and what the server does first with it; the rest is in the server's own notes."""
+def after_update(update: Path, handoff: Path, rows: Mapping[str, Any], sent: Path | None = None) -> list[str]:
+    """What to send (`sent`: as one file), how the client sees first what it does, and what the server does with it.
+
+    `rows` is the command's options by their parameters' names; where it has no rows, they get the usual names.
+    """
+    sent = sent or update
     return [
         "",
-        f"send  {update}  back to the server (it holds no text; what it still tells is in docs/threat-model.md)",
-        *on_update(update),
+        f"send  {sent}  back to the server (it holds no text; what it still tells is in docs/threat-model.md)",
+        "next  on the client's side, what it does, before it leaves:",
+        *_indented(command("eval", path(update), "--handoff", path(handoff), *_rows(rows))),
+        *on_update(sent, "then"),
     ]
 
 
-def on_update(update: Path) -> list[str]:
+def on_update(update: Path, when: str = "next") -> list[str]:
     """What the server does with an update; where its secret and its model lie it alone knows."""
     return [
-        "next  on the server's side, then the mpu aggregate line that its mpu perturb printed:",
+        f"{when}  on the server's side, then the mpu aggregate line that its mpu perturb printed:",
         *_indented(command("verify", path(update), "--expect", "update")),
     ]
 
@@ -86,27 +91,17 @@ def after_copy(handoff: Path, out: Path, copies: Sequence[str]) -> list[str]:
 
 def after_model(model: Path, rows: Mapping[str, Any]) -> list[str]:
     """How a model is measured on the rows that were given; `rows` is the command's options by their parameters' names."""
-    words: list[str] = []
-    for name in ("forget", "retain", "system_prompt", "template_date"):
-        if rows.get(name) is not None:
-            words += [f"--{name.replace('_', '-')}", str(rows[name])]
-    for name, flag in (("map_", "--map"), ("template_var", "--template-var")):
-        for value in rows.get(name) or ():
-            words += [flag, value]
-    if rows.get("content_parts"):
-        words.append("--content-parts")
-    return ["", f"model {model}", "next", *_indented(command("eval", path(model), *words))]
+    return ["", f"model {model}", "next", *_indented(command("eval", path(model), *_rows(rows)))]
 
 
 def after_aggregate(model: Path, secret: Path, base: str | None, *, has_base: bool) -> list[str]:
     """Measure the new model; then another round, or the Hub. `base` is where the lineage's base is, if that is known."""
     again = ["perturb", path(model), *(["--base", path(_short(base))] if base else []), "--secret", path(secret)]
     known = base is not None or not has_base
-    rows = (word for role, file in ROWS.items() for word in (f"--{role}", file))
     name = re.sub(r"[^\w.-]+", "-", model.resolve().name)
     return [
         "next  whoever has rows to measure it on:",
-        *_indented(command("eval", path(model), *rows, "--record", free(f"{name}-record"))),
+        *_indented(command("eval", path(model), *_rows({}), "--record", free(f"{name}-record"))),
         "then  another round:" if known else "then  another round, with the --base of the first one:",
         *_indented(command(*again, "--handoff", free("to-client"))),
         "or    publish it (after hf auth login):",
@@ -120,6 +115,27 @@ def after_eval(record: Path | None, before: Path | None) -> list[str]:
         return []
     words = ("inspect", path(record)) if before is None else ("compare", path(before), path(record))
     return ["next", *_indented(command(*words))]
+
+
+def after_demo(kept: Path | None) -> list[str]:
+    """What to look at; `kept` is where everything that was made is, if it was kept."""
+    looked = [command("demo", "--keep", free("demo"))]
+    if kept is not None:
+        looked = [command("inspect", path(kept / "server" / name)) for name in ("to-client", "secret", "model")]
+    return _indented(*looked, command("perturb", "--help"))
+
+
+def _rows(options: Mapping[str, Any]) -> list[str]:
+    """The options that say which rows there are and how they are read; the usual names where no rows were given."""
+    files = {name: options[name] for name in ROWS if options.get(name) is not None} or ROWS
+    words = [word for name, file in files.items() for word in (f"--{name}", str(file))]
+    for name, flag in (("system_prompt", "--system-prompt"), ("template_date", "--template-date")):
+        if options.get(name) is not None:
+            words += [flag, str(options[name])]
+    for name, flag in (("map_", "--map"), ("template_var", "--template-var")):
+        for value in options.get(name) or ():
+            words += [flag, value]
+    return [*words, "--content-parts"] if options.get("content_parts") else words
 
 
 def _indented(*lines: str) -> list[str]:

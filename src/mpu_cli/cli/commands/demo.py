@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mpu_cli.cli.guide import Guide
+from mpu_cli.cli.next_steps import after_demo
 from mpu_cli.cli.options import Config, Json
 from mpu_cli.cli.output import Output, table, unknown
 
@@ -68,8 +69,7 @@ def demo(
         "An offset hides something even from a client that holds all copies; the price is an error of first order in it.",
         "",
         "try next",
-        "  mpu perturb YOUR-MODEL --base ITS-BASE --handoff to-client --secret server     (a directory or a Hub id)",
-        "  mpu inspect to-client                                                          (what a handoff says)",
+        *after_demo(keep),
         "  examples/tofu-smollm2   a real 135M model on TOFU, two rounds       examples/air-gap   two machines and a tar file",
         "  docs/threat-model.md    what is hidden, and what is not",
     )

@@ -55,5 +55,5 @@ def diff(
             "packed": [str(pack)] if pack else [],
         },
         f"update of {len(update.copies)} copies",
-        *after_update(pack or out),
+        *after_update(out, handoff, {}, pack),
     )

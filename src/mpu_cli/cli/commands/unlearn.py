@@ -207,7 +207,7 @@ def _run(context: typer.Context, output: Output, source: str | None, out: Path |
         update = finish_update(place, out)
         write_packs(output, packs, force=options["force"])
         data = {"update": str(out), "digest": update.digest, "handoff": update.handoff_id, "packed": [str(file) for file in packs.values()]}
-        output.result(data, *after_update(packs.get(out, out)))
+        output.result(data, *after_update(out, Path(options["source"]), options, packs.get(out)))
         return
     _train(context, output, place, out, packs, bundle=bundle)
 
@@ -248,7 +248,8 @@ def _train(context: typer.Context, output: Output, place: Path, out: Path, packs
     elif copy is not None:
         output.result(data, *body, *after_copy(Path(options["source"]), out, _copies(place)))
     else:
-        output.result(data, *body, *after_update(packs.get(out, out)), f"keep  {' and '.join(_given_files(options))}")
+        told = after_update(out, Path(options["source"]), options, packs.get(out))
+        output.result(data, *body, *told, f"keep  {' and '.join(_given_files(options))}")
 
 
 def _copies(handoff: Path) -> list[str]:

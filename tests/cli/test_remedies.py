@@ -88,7 +88,7 @@ def unknown_flags(text: str, printed_by: tuple[str, ...] | None, known: dict[str
     wrong = []
     for found in FLAG.finditer(text):
         flag, before = found[0], text[: found.start()]
-        if FOREIGN.search(before) or flag in {"--private", "--revision"}:  # these are joined to their program elsewhere
+        if FOREIGN.search(before) or flag in {"--private", "--revision", "--nproc-per-node"}:  # these are joined to their program elsewhere
             continue
         named = [command for command in known if re.search(rf"\b{command}\b", before)]
         owners = named + list(known if printed_by is None else ())

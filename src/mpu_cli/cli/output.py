@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 import typer
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from mpu_cli.cli.progress import Lines, ProgressCallback, bar
 from mpu_cli.cli.streams import print_json
-
-ProgressCallback = Callable[[str, int, int], None]
-StepCallback = Callable[[str, int, int, float], None]
 
 
 class Output:
@@ -32,14 +29,14 @@ class Output:
         self._out = _console(sys.stdout)
         self._err = _console(sys.stderr)
 
-    def result(self, data: Mapping[str, Any], *body: RenderableType) -> None:
-        """The command's result: `data` as JSON, or `body` for a reader."""
+    def result(self, data: Mapping[str, Any], *body: RenderableType, brief: str | None = None) -> None:
+        """The command's result: `data` as JSON, or `body` for a reader; with -q the line `brief` in its place, if there is one."""
         if self._silent:
             return
         if self.as_json:
             print_json(data)
             return
-        for part in body:
+        for part in body if brief is None or not self.quiet else (brief,):
             self._out.print(part, markup=False) if isinstance(part, str) else self._out.print(part)
 
     def warn(self, text: str) -> None:
@@ -53,42 +50,18 @@ class Output:
             self._err.print(f"mpu: {text}", markup=False)
 
     @contextmanager
-    def progress(self) -> Iterator[ProgressCallback]:
-        """A live bar on a terminal, nothing elsewhere; the callback takes (what, done, total)."""
-        silent = self.quiet or self._silent or not sys.stderr.isatty()
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
-        with Progress(*columns, console=self._err, disable=silent, transient=True) as bar:
-            task = bar.add_task("", total=None)
-
-            def show(what: str, done: int, total: int) -> None:
-                bar.update(task, description=what, completed=done, total=total)
-
-            yield show
-
-    @contextmanager
-    def training(self) -> Iterator[StepCallback]:
-        """Like `progress`, for training: copy, step, loss, steps per second, time left."""
-        silent = self.quiet or self._silent or not sys.stderr.isatty()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
-            TextColumn("{task.fields[speed]}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self._err, disable=silent) as bar:
-            tasks: dict[str, Any] = {}
-
-            def show(copy: str, step: int, total: int, loss: float) -> None:
-                if copy not in tasks:
-                    tasks[copy] = bar.add_task(copy, total=total, loss=loss, speed="")
-                speed = bar.tasks[tasks[copy]].speed
-                bar.update(tasks[copy], completed=step, loss=loss, speed=f"{speed:.2f} steps/s" if speed else "")
-                if self.verbose and silent:
-                    self.note(f"{copy}: step {step} of {total}, loss {loss:.4f}")
-
-            yield show
+    def progress(self, what: str = "starting") -> Iterator[ProgressCallback]:
+        """A live bar on a terminal, a timed line every so often elsewhere; the callback takes (what, done, total)."""
+        if self.quiet or self._silent:
+            yield lambda what, done, total: None
+        elif sys.stderr.isatty():
+            with bar(self._err) as show:
+                show(what, 0, 0)
+                yield show
+        else:
+            with Lines(self.note) as lines:
+                lines.show(what, 0, 0)
+                yield lines.show
 
 
 def _console(file: TextIO) -> Console:

@@ -74,6 +74,8 @@ class Work:
     """Told what the reader must not miss."""
     note: Callable[[str], None] = lambda text: None
     """Told what became of the rows."""
+    doing: Callable[[str], None] = lambda what: None
+    """Told what is being done beside steps."""
     rows: TrainingRows | None = None
     """The rows as tokens, once they are encoded for a model; the recipe then has their digest."""
 
@@ -184,6 +186,7 @@ def unlearn_model(
     with _writing(out, [_MODEL], work, force, marked=True) as (staging, kept, stop), disk_errors(out):
         digest = model_digest(model) if staging and kept.wants_checkpoints else ""  # only the first process keeps any
         after = (staging.path if staging else out) / _AFTER
+        work.doing(f"loading {source.name}")
         report = train_copy(
             source, after, work.forget, work.retain, work.recipe, () if settings.train_embeddings else None,
             lambda *step: on_step(source.name, *step),
@@ -192,6 +195,7 @@ def unlearn_model(
             on_note=work.note, on_warning=work.warn,
         )  # fmt: skip
         if staging:
+            work.doing(f"writing {out.name}")
             changes = _changes(open_checkpoint(after)) if work.recipe.lora is None else _adapted(after)
             write_changed(model, changes, staging.path, dtype, work.shard_bytes)
             shutil.rmtree(after)
@@ -253,6 +257,7 @@ def _train(
     after = (directory or out) / _AFTER
     # The model is the same for every copy: once is enough.
     first = name == next(iter(opened.copies))
+    work.doing(f"loading {name}")
     report = train_copy(
         published.path, after, work.forget, work.retain, work.recipe, opened.frozen, lambda *step: on_step(name, *step),
         store=kept.store(name, identity), resume=work.keeping.resume, rows=work.rows, stop_after=stop_after,
@@ -263,6 +268,7 @@ def _train(
     )  # fmt: skip
     if directory is None:
         return report, {}
+    work.doing(f"writing {name}")
     with disk_errors(out):
         files = write_payload(opened, published, after, directory, work.delta_dtype, work.shard_bytes)
         shutil.rmtree(after)

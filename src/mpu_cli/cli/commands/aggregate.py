@@ -68,7 +68,7 @@ def aggregate(
     settings = AggregateSettings(
         server_lr, missing, min_agreement, max_relative_norm, fork, dtype, parse_size(max_shard_size), disclose
     )
-    with unpacked(output, *updates) as places, output.progress() as progress:
+    with unpacked(output, *updates) as places, output.progress("reading the model") as progress:
         result = run(places, secret, locate(model), out, settings, force=force, progress=progress)
     for text in _warnings(result, settings.dtype):
         output.warn(text)
@@ -92,6 +92,7 @@ def aggregate(
         f"model {out}  (a candidate; using it in perturb or aggregate accepts it)",
         f"keep  {secret}",
         *after_aggregate(out, secret, result.base_source, has_base=result.has_base),
+        brief=f"model {out}",
     )
 
 

@@ -46,7 +46,7 @@ def diff(
 
     use_one_thread()
     packs = check_pack(pack, [out], [handoff, trained], force=force)
-    with unpacked(output, handoff) as [place]:
+    with unpacked(output, handoff) as [place], output.progress(f"writing {out.name}"):
         update = run(place, trained, out, delta_dtype, parse_size(max_shard_size), merge=merge, force=force, warn=output.warn)
     write_packs(output, packs, force=force)
     output.result(
@@ -56,4 +56,5 @@ def diff(
         },
         f"update of {len(update.copies)} copies",
         *after_update(out, handoff, {}, pack),
+        brief=f"update {pack or out}",
     )

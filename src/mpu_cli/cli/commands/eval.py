@@ -159,11 +159,12 @@ def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
         refuse_existing(options["record"], force=options["force"])
         given = ("model", "handoff", "retain_record", "before")
         refuse_nesting(options["record"], *(Path(options[name]) for name in given if options[name]))
-    sets = _sets(options, output.note)
-    settings = _settings(options)
-    from mpu_cli.evaluation.evaluate import check_sets, evaluate
-    from mpu_cli.evaluation.overlaps import overlaps
-    from mpu_cli.evaluation.record import read_record
+    with output.progress("reading rows"):  # the imports take seconds
+        sets = _sets(options, output.note)
+        settings = _settings(options)
+        from mpu_cli.evaluation.evaluate import check_sets, evaluate
+        from mpu_cli.evaluation.overlaps import overlaps
+        from mpu_cli.evaluation.record import read_record
 
     retain_record, before = (read_record(options[name]) if options[name] else None for name in ("retain_record", "before"))
     check_sets(sets)
@@ -187,7 +188,7 @@ def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
         kept = (path for path in (reference, options["retain_record"], options["before"]) if path is not None)
         refuse_nesting(options["record"], place, *kept)
     distributed.start(choose_device(settings.device))
-    with output.progress() as progress:
+    with output.progress(f"loading {place.name}") as progress:
         found = evaluate(
             place, sets, settings, name=found_at.source, reference=reference, retain_record=retain_record, before=before, progress=progress
         )

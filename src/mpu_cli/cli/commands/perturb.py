@@ -118,11 +118,10 @@ def perturb(
         data = {"handoff": str(handoff), "id": record.id, "digest": record.digest, "packed": [str(pack)] if pack else []}
         output.result(data, f"handoff {record.id} written again, bit for bit: {handoff}", *on_handoff(pack or handoff))
         return
-    from mpu_cli.server.perturb import perturb as run
-
-    use_one_thread()
-
     with output.progress() as progress:
+        from mpu_cli.server.perturb import perturb as run
+
+        use_one_thread()
         result = run(
             source, locate(base) if base else None, handoff, directory, settings,
             new_lineage=new_lineage is not None, named_secrets=_named_secrets(), probe=_probe(probe), force=force, progress=progress,
@@ -133,7 +132,8 @@ def perturb(
     if result.test_secret:
         output.warn("this secret was prepared by a test (origin: test): it hides nothing")
     data = _data(result, handoff, directory) | {"packed": [str(file) for file in packs.values()]}
-    output.result(data, *_body(result, list(packs.values()) or _handed_out(result, handoff), directory, model))
+    places = list(packs.values()) or _handed_out(result, handoff)
+    output.result(data, *_body(result, places, directory, model), brief=f"handoff {', '.join(map(str, places))}")
 
 
 def _settings(

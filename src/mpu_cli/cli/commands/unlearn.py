@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
@@ -32,6 +32,7 @@ from mpu_cli.cli.options import (
     estimate_facts,
 )
 from mpu_cli.cli.output import Output, facts
+from mpu_cli.cli.progress import OverCopies
 from mpu_cli.errors import MpuError, UsageError
 
 GUIDE = Guide(
@@ -207,29 +208,34 @@ def _run(context: typer.Context, output: Output, source: str | None, out: Path |
         update = finish_update(place, out)
         write_packs(output, packs, force=options["force"])
         data = {"update": str(out), "digest": update.digest, "handoff": update.handoff_id, "packed": [str(file) for file in packs.values()]}
-        output.result(data, *after_update(out, Path(options["source"]), options, packs.get(out)))
+        told = after_update(out, Path(options["source"]), options, packs.get(out))
+        output.result(data, *told, brief=f"update {packs.get(out, out)}")
         return
     _train(context, output, place, out, packs, bundle=bundle)
 
 
 def _train(context: typer.Context, output: Output, place: Path, out: Path, packs: dict[Path, Path], *, bundle: bool) -> None:
-    from mpu_cli.cli.next_steps import after_copy, after_model, after_update
-    from mpu_cli.cli.unlearn_words import trained
-    from mpu_cli.cli.unlearn_work import bring
-    from mpu_cli.cli.verdict import verdict
-    from mpu_cli.client import unlearn as client
-    from mpu_cli.training import distributed
-
     options: dict[str, Any] = context.params
     copy, force = options["copy"], options["force"]
-    work = bring(context, output, place)
-    with output.training() as on_step:
+    names = [place.name] if not bundle else [f"copy-{copy}"] if copy is not None else _copies(place)
+    with output.progress("reading rows") as progress:  # before the imports, which take seconds themselves
+        from mpu_cli.cli.unlearn_work import bring
+        from mpu_cli.client import unlearn as client
+
+        work = bring(context, output, place)
+        over = OverCopies(progress, names, output.note if output.verbose else None)
+        work, on_step = replace(work, doing=over.doing), over.on_step
         if not bundle:
             reports = {place.name: client.unlearn_model(place, out, work, on_step, dtype=options["dtype"], force=force)}
         elif copy is not None:
             reports = {f"copy-{copy}": client.unlearn_one_copy(place, out, copy, work, on_step, force=force)}
         else:
             _, reports = client.unlearn_handoff(place, out, work, on_step, force=force)
+    from mpu_cli.cli.next_steps import after_copy, after_model, after_update
+    from mpu_cli.cli.unlearn_words import trained
+    from mpu_cli.cli.verdict import verdict
+    from mpu_cli.training import distributed
+
     if distributed.processes().is_first:
         write_packs(output, packs, force=force)
     data: dict[str, Any] = {
@@ -244,12 +250,13 @@ def _train(context: typer.Context, output: Output, place: Path, out: Path, packs
         for warning in found.warnings:
             output.warn(warning)
     if not bundle:
-        output.result(data, *body, *after_model(out, options))
+        output.result(data, *body, *after_model(out, options), brief=f"model {out}")
     elif copy is not None:
-        output.result(data, *body, *after_copy(Path(options["source"]), out, _copies(place)))
+        output.result(data, *body, *after_copy(Path(options["source"]), out, _copies(place)), brief=f"copy {out / names[0]}")
     else:
         told = after_update(out, Path(options["source"]), options, packs.get(out))
-        output.result(data, *body, *told, f"keep  {' and '.join(_given_files(options))}")
+        kept = f"keep  {' and '.join(_given_files(options))}"
+        output.result(data, *body, *told, kept, brief=f"update {packs.get(out, out)}")
 
 
 def _copies(handoff: Path) -> list[str]:

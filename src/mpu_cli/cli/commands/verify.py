@@ -14,6 +14,7 @@ from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.options import Config, Json, choice, given_path
 from mpu_cli.cli.output import Output
+from mpu_cli.cli.progress import ProgressCallback
 from mpu_cli.errors import BadModelError
 
 _EXPECTED = (HANDOFF, UPDATE, SECRET, MODEL)
@@ -46,28 +47,35 @@ def verify(
     output = Output(context, as_json=json)
     if expect is not None:
         choice("--expect", expect, _EXPECTED)
-    with unpacked(output, given_path(path)) as [place]:
-        data = _checked(place, expect)
+    with unpacked(output, given_path(path)) as [place], output.progress(f"checking {path}") as progress:
+        data = _checked(place, expect, progress)
     if data.get("origin") == "test":
         output.warn("this secret was prepared by a test (origin: test): it hides nothing")
     output.result({"path": path, "verified": True, **data}, f"{path}: {data['summary']}")
 
 
-def _checked(place: Path, expect: str | None) -> dict[str, Any]:
+def _checked(place: Path, expect: str | None, progress: ProgressCallback) -> dict[str, Any]:
     kind = recognise(place).kind
     wanted = expect or (kind if kind in {HANDOFF, UPDATE, SECRET, BUNDLE} else MODEL)
     if kind == RECORD or (kind != wanted and not (kind == BUNDLE and wanted in {HANDOFF, UPDATE})):
         raise instead_of(place, expect or ANY)
-    return {SECRET: _secret, MODEL: _model}.get(wanted, _bundle)(place)
+    return _bundle(place, progress) if wanted not in {SECRET, MODEL} else {SECRET: _secret, MODEL: _model}[wanted](place)
 
 
-def _bundle(path: Path) -> dict[str, Any]:
+def _bundle(path: Path, progress: ProgressCallback) -> dict[str, Any]:
     from mpu_cli.bundle.finite import FileNumbers
     from mpu_cli.bundle.payload import check_update_tensors
     from mpu_cli.bundle.tensors import open_copies
 
-    numbers = FileNumbers()
-    manifest = read_bundle(path, numbers.digest)
+    numbers, done, total = FileNumbers(), 0, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+    def digest(file: Path) -> str:
+        nonlocal done
+        progress(f"checking {path.name}", done, total)
+        done += file.stat().st_size
+        return numbers.digest(file)
+
+    manifest = read_bundle(path, digest)
     files = sum(len(copy.files) for copy in manifest.copies)
     if isinstance(manifest, HandoffManifest):
         open_copies(path, manifest)

@@ -16,6 +16,7 @@ class Clock:
     now = 0.0
 
     def __call__(self) -> float:
+        """That time."""
         return self.now
 
 
@@ -71,8 +72,9 @@ def test_lines_come_although_one_call_takes_long(monkeypatch):
 
 def _commands(r, root):
     rows = ("--forget", r.forget, "--retain", r.retain, "--max-steps", 1, "--batch-size", 4)
+    perturb = ("perturb", r.model, "--base", r.base, "--handoff", root / "h", "--new-lineage", root / "s", "-m", 2)
     return {
-        "perturb": (("perturb", r.model, "--base", r.base, "--handoff", root / "h", "--new-lineage", root / "s", "-m", 2), f"handoff {root}/h"),
+        "perturb": (perturb, f"handoff {root}/h"),
         "unlearn": (("unlearn", r.handoff, *rows, "--out", root / "u"), f"update {root}/u"),
         "unlearn --copy": (("unlearn", r.handoff, *rows, "--copy", 1, "--out", root / "c"), f"copy {root}/c/copy-1"),
         "unlearn a model": (("unlearn", r.model, *rows, "--out", root / "m"), f"model {root}/m"),

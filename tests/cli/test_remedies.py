@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -173,3 +174,21 @@ def test_another_lineage_of_the_same_model_names_the_one_that_made_the_handoff(o
     error, hint = aggregated(mpu, own_round, secret=place / "server")
     assert error.endswith("which this lineage never made")
     assert hint == f"mpu: hint: give --secret {own_round.secret}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "command"),
+    [
+        ("it's here.tar.gz", b"\x1f\x8b", "tar -xf {}"),
+        ("two words.zip", b"PK\x03\x04", "unzip {}"),
+        ("rows of ours.jsonl.gz", b"\x1f\x8b", "gunzip -k {}"),
+        ("rows of ours.csv", b"question,answer\nWho?,Zo\xeb\n", "iconv -f WINDOWS-1252 -t UTF-8 {} >"),
+    ],
+)
+def test_a_command_in_a_hint_has_the_path_as_a_shell_reads_it(tmp_path, mpu, name, content, command):
+    """Whole and quoted, so that it runs where the user is."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    asked = ("data", "check", path) if "rows" in name else ("verify", path)
+    done = mpu(*asked, "--json")
+    assert command.format(shlex.quote(str(path))) in done.json["error"]["hint"]

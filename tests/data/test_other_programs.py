@@ -102,9 +102,10 @@ NAMED = {
     "UTF-16 unmarked": ("f.jsonl", LINES.encode("utf-16-le"), "f.jsonl: UTF-16 without a byte-order mark", "iconv -f UTF-16LE"),
     "UTF-16 cut": ("f.jsonl", LINES.encode("utf-16")[:-1], "f.jsonl: broken UTF-16", "again"),
     "Excel's own letters": ("f.csv", "question,answer\nWho?,Zoë\n".encode("cp1252"), "f.csv:2: not UTF-8", "CSV UTF-8"),
-    "a list in an object": ("f.json", json.dumps({"data": OBJECTS}), "f.json: one object that holds a list of 2", "jq '.data'"),
-    "the same, indented": ("f.json", json.dumps({"version": "1.1", "data": OBJECTS}, indent=2), "a list of 2 under 'data'", "jq '.data'"),
-    "the same, as text": ("f.txt", json.dumps({"rows": OBJECTS}), "f.txt: one object that holds a list of 2 under 'rows'", "jq '.rows'"),
+    "a list in an object": ("f.json", json.dumps({"data": OBJECTS}), "f.json: one object that holds a list of 2", "jq .data"),
+    "a list under two words": ("f.json", json.dumps({"my rows": OBJECTS}), "a list of 2 under 'my rows'", "jq '.[\"my rows\"]'"),
+    "the same, indented": ("f.json", json.dumps({"version": "1.1", "data": OBJECTS}, indent=2), "a list of 2 under 'data'", "jq .data"),
+    "the same, as text": ("f.txt", json.dumps({"rows": OBJECTS}), "f.txt: one object that holds a list of 2 under 'rows'", "jq .rows"),
     "rows by name": ("f.json", json.dumps(dict(zip("ab", OBJECTS, strict=True))), "f.json: one object that holds 2 row(s)", "jq -c '.[]'"),
     "pandas' columns": ("f.json", json.dumps(BY_COLUMN), "f.json: holds columns ('question', 'answer'), not rows", "orient='records'"),
     "columns as lists": ("f.json", json.dumps({"question": ["Q"], "answer": ["A"]}), "f.json: holds columns", "orient='records'"),
@@ -125,7 +126,7 @@ def test_is_named_with_the_remedy(tmp_path: Path, case: str) -> None:
     with pytest.raises(BadDataError) as caught:
         read_rows(write(tmp_path, name, content))
     assert message in caught.value.message
-    assert remedy in str(caught.value.hint)
+    assert remedy.replace(f" {name}", f" {tmp_path / name}") in str(caught.value.hint)
     assert "\n" not in caught.value.message + str(caught.value.hint)
 
 

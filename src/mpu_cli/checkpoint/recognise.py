@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from mpu_cli.errors import BadInputError, MpuError
 
@@ -253,9 +254,9 @@ def _file(path: Path) -> Thing:
 def _archive(path: Path) -> Thing | None:
     head = _head(path, 512)
     if head.startswith(b"PK\x03\x04"):
-        return Thing("archive", "is a zip archive", f"unpack it first: unzip {path}")
+        return Thing("archive", "is a zip archive", f"unpack it first: unzip {quote(str(path))}")
     if is_tar(path) or head.startswith(_PACKED):
-        return Thing("archive", "is an archive", f"unpack it first: tar -xf {path}")
+        return Thing("archive", "is an archive", f"unpack it first: tar -xf {quote(str(path))}")
     return None
 
 

@@ -84,7 +84,7 @@ def warnings(others: Sequence[Path], records: Sequence[HandoffRecord]) -> list[s
     names = ", ".join(map(str, others[:3])) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
     return [
         f"this model has another lineage already: {names}. Offsets and noise of two lineages are independent and average away for a "
-        f"holder of copies of both ({numbers}); --secret {others[0]} goes on with the first"
+        f"holder of copies of both ({numbers}); --secret {quote(str(others[0]))} goes on with the first"
     ]
 
 

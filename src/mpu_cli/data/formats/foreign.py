@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from shlex import quote
 
 from mpu_cli.checkpoint.plain_file import is_lfs_pointer
 from mpu_cli.errors import BadDataError
@@ -46,7 +47,7 @@ def refuse_foreign(path: Path, head: bytes) -> None:
     found = _kind(path, head)
     if found is not None:
         about, remedy = found
-        raise BadDataError(f"{path.name}: is {about}", remedy.replace("{name}", path.name))
+        raise BadDataError(f"{path.name}: is {about}", remedy.replace("{name}", quote(str(path))))
 
 
 def _kind(path: Path, head: bytes) -> tuple[str, str] | None:

@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection
+from shlex import quote
 from typing import Any, NoReturn
 
 from mpu_cli.data.formats.table import RowError, Table
@@ -132,11 +133,12 @@ def _refuse_wrapped(value: Any, name: str, wanted: Collection[str]) -> None:
     if cells:
         return
     if all(isinstance(row, dict) and not set(wanted).isdisjoint(row) for row in value.values()):
-        hint = f"keep the rows alone, for instance: jq -c '.[]' {name} > rows.jsonl"
+        hint = f"keep the rows alone, for instance: jq -c '.[]' {quote(name)} > rows.jsonl"
         raise BadDataError(f"{name}: one object that holds {len(value)} row(s) under names of their own", hint)
     key = next((key for key, rows in value.items() if isinstance(rows, list) and rows), None)
     if key is not None:
-        hint = f"keep the list alone, for instance: jq '.{key}' {name} > rows.json"
+        where = f".{key}" if key.isidentifier() else f".[{json.dumps(key)}]"
+        hint = f"keep the list alone, for instance: jq {quote(where)} {quote(name)} > rows.json"
         raise BadDataError(f"{name}: one object that holds a list of {len(value[key])} under {key[:40]!r}, not rows", hint)
 
 

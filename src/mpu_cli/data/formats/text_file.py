@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from pathlib import Path
+from shlex import quote
 
 from mpu_cli.errors import BadDataError
 
@@ -31,10 +32,11 @@ def decode(data: bytes, path: Path) -> tuple[str, str]:
         if name != "UTF-8":
             raise BadDataError(f"{path.name}: broken {name} ({error.reason})", "write or copy it again, best as UTF-8") from None
         line = data.count(b"\n", 0, error.start) + 1
-        hint = f"save it as UTF-8 (in Excel: CSV UTF-8), or: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf-8-{path.name}"
+        convert = f"iconv -f WINDOWS-1252 -t UTF-8 {quote(str(path))} > {quote(f'utf-8-{path.name}')}"
+        hint = f"save it as UTF-8 (in Excel: CSV UTF-8), or: {convert}"
         raise BadDataError(f"{path.name}:{line}: not UTF-8", hint) from None
     if name == "UTF-8" and text[:_SHOWN].count("\0") > len(text[:_SHOWN]) // 3:
-        hint = f"save it as UTF-8, or: iconv -f UTF-16LE -t UTF-8 {path.name} > utf-8-{path.name}"
+        hint = f"save it as UTF-8, or: iconv -f UTF-16LE -t UTF-8 {quote(str(path))} > {quote(f'utf-8-{path.name}')}"
         raise BadDataError(f"{path.name}: UTF-16 without a byte-order mark", hint)
     return text, name
 

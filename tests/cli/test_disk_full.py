@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -29,12 +30,47 @@ def _id(r: Round) -> str:
     return next((r.secret / "handoffs").iterdir()).stem
 
 
+@pytest.fixture
+def as_if_free(monkeypatch) -> None:
+    """The disk says that there is room: a quota, or another program that fills it meanwhile."""
+    usage = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=1 << 40))
+
+
 COMMANDS = ["perturb", "perturb, secret", "unlearn", "unlearn one copy", "unlearn a model", "diff", "aggregate", "reissue"]
 
 
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "perturb, secret"])
+def test_a_disk_without_room_is_seen_before_the_work(name, mpu, own_round, small_disk, tmp_path, leftovers):
+    """Exit 3 with what is needed and what is free there; nothing is made, not even a secret."""
+    trained = Path(shutil.copytree(own_round.handoff, tmp_path / "trained"))
+    assert trained.is_dir()
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    done = mpu(*_commands(own_round, small_disk, tmp_path)[name])
+    assert done.code == 3, done.err
+    message, hint = done.err.splitlines()[-2:]
+    free = r"needs [0-9,]+\.\d MB, and 0\.0 MB are free there"
+    assert re.fullmatch(f"mpu: error: {re.escape(str(small_disk / 'deep' / 'new'))}: (a|an|the) [a-z0-9 ]+ {free}", message), message
+    assert hint == "mpu: hint: free some space, or use a larger disk"
+    assert leftovers() == []
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+
+
+def test_checkpoints_count_where_they_go(mpu, own_round, small_disk, tmp_path):
+    """--work on the small disk: two checkpoints do not fit there, nor finished copies; one copy without checkpoints needs nothing there."""
+    data = ("--forget", own_round.forget, "--retain", own_round.retain, *QUICK, "--work", small_disk / "work")
+    done = mpu("unlearn", own_round.handoff, *data, "--out", tmp_path / "new")
+    assert done.code == 3
+    assert f"mpu: error: {small_disk / 'work'}/new-" in done.err
+    assert ": the work directory with two checkpoints needs 0." in done.err
+    without = ("unlearn", own_round.handoff, *data, "--save-seconds", 0, "--out", tmp_path / "new")
+    assert ": the work directory needs 0." in mpu(*without).err
+    assert mpu(*without, "--copy", 1).code == 0
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_full_disk_is_one_line_and_leaves_nothing(name, mpu, own_round, small_disk, tmp_path, leftovers):
-    """Exit 3, the target is named, and neither the full disk nor the other one keeps anything."""
+def test_a_full_disk_is_one_line_and_leaves_nothing(name, mpu, own_round, small_disk, tmp_path, leftovers, as_if_free):
+    """Exit 3, the target is named, and neither the full disk (full only once it is written to) nor the other one keeps anything."""
     trained = Path(shutil.copytree(own_round.handoff, tmp_path / "trained"))
     from safetensors.torch import load_file, save_file
 
@@ -59,7 +95,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(name, mpu, own_round, small_
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, STATE])
-def test_a_disk_that_fills_up_in_a_checkpoint(name, mpu, own_round, small_disk, tmp_path):
+def test_a_disk_that_fills_up_in_a_checkpoint(name, mpu, own_round, small_disk, tmp_path, as_if_free):
     """Weights and state are written by libraries with errors of their own: one line, and --resume goes on with the same bits."""
     data = ("--forget", own_round.forget, "--retain", own_round.retain, "--epochs", "3", "--batch-size", "4")
     assert mpu("unlearn", own_round.handoff, *data, "--out", tmp_path / "whole").code == 0

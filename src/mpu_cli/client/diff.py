@@ -7,6 +7,7 @@ from pathlib import Path
 from mpu_cli.bundle.manifest import UpdateManifest
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.client.handoff import open_handoff
+from mpu_cli.client.room import require_room_for_difference
 from mpu_cli.client.trained import Warn, write_payload
 from mpu_cli.client.update import make_copy_directory, write_manifest
 from mpu_cli.errors import BadModelError
@@ -44,6 +45,7 @@ def diff(
     for name in opened.copies:
         if not (trained / name).is_dir():
             raise BadModelError(f"{trained}: {name} is missing", f"save the trained {name}, or its adapter, as {trained / name}")
+    require_room_for_difference(opened, trained, dtype, out, merge=merge)
     written = {}
     with Staging(out, force=force) as staging:
         for name, published in opened.copies.items():

@@ -19,8 +19,8 @@ from mpu_cli.bundle.tensors import is_frozen
 from mpu_cli.bundle.tensors import shapes as shapes_of
 from mpu_cli.checkpoint.config_file import read_config
 from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT, STORED_NAMES
-from mpu_cli.checkpoint.model import INDEX_FILE, SINGLE_FILE, open_checkpoint, read_json
-from mpu_cli.client.handoff import open_handoff
+from mpu_cli.checkpoint.model import INDEX_FILE, SINGLE_FILE, Checkpoint, open_checkpoint, read_json
+from mpu_cli.client.handoff import OpenHandoff, open_handoff
 from mpu_cli.client.lora import Lora, choose, within_reach
 from mpu_cli.data.context import context_length, row_limit
 from mpu_cli.errors import BadModelError
@@ -39,6 +39,7 @@ _F32 = 4
 class Subject:
     """What will be trained: `copies` models of the same tensors."""
 
+    place: Path
     config: Mapping[str, Any]
     shapes: Shapes
     frozen: tuple[str, ...]
@@ -54,20 +55,34 @@ def find_subject(source: Path, *, train_embeddings: bool = False) -> Subject:
         MpuError: it is none of them, or its configuration is not understood.
     """
     if is_bundle(source):
-        opened = open_handoff(source, train_embeddings=train_embeddings)
-        model = next(iter(opened.copies.values()))
-        received = sum(file.bytes for copy in opened.manifest.copies for file in copy.files.values())
-        return Subject(model.config, shapes_of(model.tensors), opened.frozen, len(opened.copies), received)
+        return of_handoff(source, open_handoff(source, train_embeddings=train_embeddings))
     if source.is_file() or not any((source / name).exists() for name in (SINGLE_FILE, INDEX_FILE)):
         found = _from_config(source if source.is_file() else source / "config.json")
     else:
-        model = open_checkpoint(source)
-        found = Subject(model.config, shapes_of(model.tensors), _embeddings(model.config, shapes_of(model.tensors), source))
+        found = of_model(open_checkpoint(source))
     return replace(found, frozen=()) if train_embeddings else found
 
 
-def estimate_unlearn(
-    source: Path,
+def of_handoff(place: Path, opened: OpenHandoff) -> Subject:
+    """All copies of a handoff."""
+    model = next(iter(opened.copies.values()))
+    received = sum(file.bytes for copy in opened.manifest.copies for file in copy.files.values())
+    return Subject(place, model.config, shapes_of(model.tensors), opened.frozen, len(opened.copies), received)
+
+
+def of_model(model: Checkpoint) -> Subject:
+    """A model directory."""
+    shapes = shapes_of(model.tensors)
+    return Subject(model.path, model.config, shapes, _embeddings(model.config, shapes, model.path))
+
+
+def estimate_unlearn(source: Path, settings: TrainingSettings, delta_dtype: str, **more: Any) -> dict[str, int]:
+    """`estimate` of what lies in `source`: see `find_subject`."""
+    return estimate(find_subject(source, train_embeddings=settings.train_embeddings), settings, delta_dtype, **more)
+
+
+def estimate(
+    subject: Subject,
     settings: TrainingSettings,
     delta_dtype: str,
     *,
@@ -79,7 +94,7 @@ def estimate_unlearn(
     """Bytes and counts, by what they are for.
 
     Args:
-        source: see `find_subject`.
+        subject: what is trained.
         settings: batch size, longest row, optimizer, checkpointing, sharding.
         delta_dtype: how the change is stored.
         lora: adapters instead of whole weights.
@@ -87,15 +102,14 @@ def estimate_unlearn(
         processes: that share the work.
         checkpoints: whether any may be written.
     """
-    subject = find_subject(source, train_embeddings=settings.train_embeddings)
     parameters = _count(subject.shapes)
     trained = {name: shape for name, shape in subject.shapes.items() if not is_frozen(name, subject.frozen)}
     if lora is not None:
-        layout = read_layout(subject.config, subject.shapes, source)
+        layout = read_layout(subject.config, subject.shapes, subject.place)
         targets = choose(lora, projections(layout, subject.shapes), subject.frozen)
         from mpu_cli.training.load import without_weights
 
-        targets = within_reach(lora, targets, without_weights(subject.config, source))
+        targets = within_reach(lora, targets, without_weights(subject.config, subject.place))
         trained = {f"{one.module}.lora_{half}.default.weight": shape for one in targets
                    for half, shape in (("A", (lora.rank, one.inputs)), ("B", (one.outputs, lora.rank)))}  # fmt: skip
     changing = _count(trained)
@@ -193,7 +207,7 @@ def _from_config(path: Path) -> Subject:
     from mpu_cli.training.load import without_weights
 
     shapes = {name: tuple(parameter.shape) for name, parameter in without_weights(raw, path.parent).named_parameters()}
-    return Subject(raw, shapes, _embeddings(raw, shapes, path.parent))
+    return Subject(path.parent, raw, shapes, _embeddings(raw, shapes, path.parent))
 
 
 def _embeddings(config: Mapping[str, Any], shapes: Shapes, where: Path) -> tuple[str, ...]:

@@ -24,13 +24,16 @@ from mpu_cli.checkpoint.dtypes import read_span, spans
 from mpu_cli.checkpoint.header import NAMES, TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
 from mpu_cli.checkpoint.side_files import NOT_OF_ROWS, check_side_files, is_allowed
+from mpu_cli.checkpoint.space import stored_bytes
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import Files
 from mpu_cli.client.adapters import row_spans
+from mpu_cli.client.estimate import Subject, of_handoff, of_model
 from mpu_cli.client.handoff import OpenHandoff, open_handoff
 from mpu_cli.client.lora import choose, inexact, matrices_of
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.reference_source import ReferenceSource
+from mpu_cli.client.room import require_room_to_train
 from mpu_cli.client.row_order import drawing_of, words
 from mpu_cli.client.train_copy import train_copy
 from mpu_cli.client.trained import write_payload
@@ -106,6 +109,7 @@ def unlearn_handoff(
     refuse_existing(out, force=force)
     opened = _open(handoff, work)
     _check_tokenizers(opened)
+    _require_room(of_handoff(handoff, opened), work, out)
     names = list(opened.copies)
     work = _encoded(work, opened.copies[names[0]].path)
     reports: dict[str, TrainingReport] = {}
@@ -148,6 +152,7 @@ def unlearn_one_copy(
     name, count = f"copy-{number}", len(opened.copies)
     if name not in opened.copies:
         raise UsageError(f"--copy {number}: the handoff has {count} copies", f"give a number from 1 to {count}")
+    _require_room(replace(of_handoff(handoff, opened), copies=1), work, out)
     if (out / MANIFEST).exists():
         raise OutputError(f"{out}: this update is already finished", "choose another --out")
     work = _encoded(work, opened.copies[name].path)
@@ -182,6 +187,8 @@ def unlearn_model(
     reference_dir = work.reference.of(None, model) if work.reference else None
     if work.recipe.lora is not None:
         choose(work.recipe.lora, matrices_of(source), ())  # a wrong target is refused before anything is loaded
+    subject = of_model(model)
+    _require_room(replace(subject, frozen=()) if settings.train_embeddings else subject, work, out, stored_bytes(model, dtype))
     work = _encoded(work, source)
     with _writing(out, [_MODEL], work, force, marked=True) as (staging, kept, stop), disk_errors(out):
         digest = model_digest(model) if staging and kept.wants_checkpoints else ""  # only the first process keeps any
@@ -298,6 +305,11 @@ def _open(handoff: Path, work: Work) -> OpenHandoff:
         if settings.order_per_copy and len(opened.copies) > 1:
             work.warn("each copy sees the rows in an order of its own: what differs between the copies by it does not cancel")
     return opened
+
+
+def _require_room(subject: Subject, work: Work, out: Path, model_bytes: int | None = None) -> None:
+    if distributed.processes().is_first:
+        require_room_to_train(subject, work.recipe, work.delta_dtype, out, WorkDirectory(out, work.keeping), model_bytes)
 
 
 def _source(opened: OpenHandoff, name: str) -> str:

@@ -22,10 +22,12 @@ from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
 from mpu_cli.checkpoint.side_files import check_side_files
+from mpu_cli.checkpoint.space import require_space
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import DEFAULT_SHARD_BYTES
 from mpu_cli.errors import GateError, UsageError
 from mpu_cli.server.can_be_loaded import check_loads
+from mpu_cli.server.estimate import model_bytes
 from mpu_cli.server.incoming import Expected, Incoming, IncomingDraw, take_in
 from mpu_cli.server.leak_scan import require_no_secret
 from mpu_cli.server.lineage import Lineage, open_locked
@@ -104,6 +106,7 @@ def aggregate(
     sizes = shapes(source.tensors)
     layout = read_layout(source.config, sizes, source.path)
     layout_now = fingerprint(layout)
+    require_space(out, model_bytes(source, settings.dtype), "the new model")
     with open_locked(secret) as lineage:
         test_secret = lineage.secret.origin == "test"
         has_base, base_source = lineage.secret.base is not None, lineage.secret.base_source

@@ -8,6 +8,8 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT, STORED_NAMES
 from mpu_cli.checkpoint.model import SPAN, Checkpoint, open_checkpoint
+from mpu_cli.checkpoint.side_files import side_files
+from mpu_cli.checkpoint.space import stored_bytes
 from mpu_cli.server.settings import PerturbSettings
 
 
@@ -29,6 +31,16 @@ def estimate_aggregate(model: Path, dtype: str) -> dict[str, int]:
     """Likewise for one aggregation of up to three copies."""
     source = open_checkpoint(model)
     return {"parameters": source.elements, "disk_bytes": source.elements * _width(dtype), "memory_bytes": 24 * _largest_moved(source)}
+
+
+def handoff_bytes(source: Checkpoint, copies: int, dtype: str) -> int:
+    """What so many copies of a model take on disk; the least that it can be, where `dtype` is auto."""
+    return copies * (stored_bytes(source, dtype) + sum(path.stat().st_size for path in side_files(source.path)))
+
+
+def model_bytes(source: Checkpoint, dtype: str) -> int:
+    """Likewise for the result of an aggregation."""
+    return handoff_bytes(source, 1, dtype)
 
 
 def _width(dtype: str) -> int:

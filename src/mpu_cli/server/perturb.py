@@ -13,12 +13,14 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.config_file import CONFIG_FILE
 from mpu_cli.checkpoint.locate import Located
-from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
 from mpu_cli.checkpoint.side_files import check_side_files
+from mpu_cli.checkpoint.space import require_space
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.errors import BadModelError, BadSecretError
 from mpu_cli.server.advice import advice
 from mpu_cli.server.can_be_loaded import check_loads, check_published
+from mpu_cli.server.estimate import handoff_bytes
 from mpu_cli.server.exposure import Exposure, Ledger, exposure_of, ledger
 from mpu_cli.server.function_check import LayerCheck
 from mpu_cli.server.handout import Handout, Progress
@@ -97,6 +99,7 @@ def perturb(
         near = places(secret, handoff, model.path, *named_secrets) if new_lineage or lineage is None else frozenset()
         if near and not new_lineage:
             refuse_own_model(model.path, read_model_card(model.path), secret, near)
+        _require_space(handoff, source, settings.copies, settings.dtype)
         progress("measure", 0, 1)
         groups = layout.groups(settings.scope)
         measured = measure(source, base_checkpoint, groups)
@@ -106,6 +109,7 @@ def perturb(
         if near and not new_lineage:
             refuse_unasked(model.path, measured.digest, secret, rivals)
         handout = Handout(source, layout, groups, names, settings, measured, lineage, entropy or SystemEntropy())
+        _require_space(handoff, source, settings.copies, handout.plan.dtype)
         checks = handout.check(progress)
         with ExitStack() as stack:
             staging = stack.enter_context(Staging(handoff, force=force))
@@ -121,6 +125,10 @@ def perturb(
 def _place(base: Located | None) -> str | None:
     """Where a base can be found again in the next round."""
     return None if base is None else base.source or str(base.path.absolute())
+
+
+def _require_space(handoff: Path, source: Checkpoint, copies: int, dtype: str) -> None:
+    require_space(handoff, handoff_bytes(source, copies, dtype), f"a handoff of {copies} cop{'y' if copies == 1 else 'ies'}")
 
 
 def _finish_interrupted(handoff: Path, secret: Path) -> PerturbResult | None:

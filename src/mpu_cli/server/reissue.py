@@ -14,10 +14,12 @@ from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.side_files import check_side_files
+from mpu_cli.checkpoint.space import require_space
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import write_new
 from mpu_cli.errors import BadSecretError, CheckFailedError
 from mpu_cli.server.denoise import weights
+from mpu_cli.server.estimate import handoff_bytes
 from mpu_cli.server.leak_scan import require_no_secret
 from mpu_cli.server.lineage import Lineage, open_locked
 from mpu_cli.server.noise import Draw
@@ -50,6 +52,8 @@ def reissue(model: Located, handoff: Path, secret: Path, id_: str, *, force: boo
                 f"that one has the digest {record.model[:12]}… (mpu verify MODEL prints a model's)",
             )
         record.require_layout(fingerprint(layout), model.path)
+        # All copies of the draw are written, also where only one of them is this holder's.
+        require_space(handoff, handoff_bytes(source, record.size, record.dtype), f"a draw of {record.size} copies")
         draw = _draw(lineage, record)
         steps = [draw_model(record.transforms, layout.layers, draw.master, draw.id, position) for position in range(draw.size)]
         publication = Publication(

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from mpu_cli.documentation import page
 from mpu_cli.errors import BadModelError
 
 TRANSFORMS = (
@@ -228,7 +229,7 @@ def family_of(config: Mapping[str, Any], where: object) -> Family:
     if not isinstance(model_type, str) or model_type not in known:
         raise BadModelError(
             f"{where}: unknown model_type {model_type!r}",
-            f"known: {', '.join(sorted(known))}; docs/how-to/add-an-architecture.md shows how to add one",
+            f"known: {', '.join(sorted(known))}; how to add one: {page('how-to/add-an-architecture')}",
         )
     for family in known[model_type]:
         if family.matches(config):
@@ -236,5 +237,5 @@ def family_of(config: Mapping[str, Any], where: object) -> Family:
     asked = {key: family.language(config).get(key) for family in known[model_type] for key in family.when}
     raise BadModelError(
         f"{where}: a {model_type} model with {', '.join(f'{key} = {value}' for key, value in asked.items())} is not described",
-        "docs/how-to/add-an-architecture.md shows how to add a file for it",
+        f"how to add a file for it: {page('how-to/add-an-architecture')}",
     )

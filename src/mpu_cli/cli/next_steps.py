@@ -13,6 +13,8 @@ from os.path import lexists
 from pathlib import Path
 from typing import Any
 
+from mpu_cli.documentation import page
+
 ROWS = {"forget": "forget.jsonl", "retain": "retain.jsonl"}
 
 
@@ -66,7 +68,7 @@ def after_update(update: Path, handoff: Path, rows: Mapping[str, Any], sent: Pat
     sent = sent or update
     return [
         "",
-        f"send  {sent}  back to the server (it holds no text; what it still tells is in docs/threat-model.md)",
+        f"send  {sent}  back to the server (it holds no text; what it still tells: {page('threat-model')})",
         "next  on the client's side, what it does, before it leaves:",
         *_indented(command("eval", path(update), "--handoff", path(handoff), *_rows(rows))),
         *on_update(sent, "then"),

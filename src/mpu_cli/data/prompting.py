@@ -13,6 +13,7 @@ from datetime import date as Day
 from hashlib import sha256
 from typing import Any
 
+from mpu_cli.documentation import page
 from mpu_cli.errors import UsageError
 
 DATE = "2024-07-26"
@@ -63,7 +64,7 @@ class Prompting:
             if not equals or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
                 raise UsageError(f"--template-var {assignment}: expected NAME=VALUE", "for example --template-var enable_thinking=false")
             if name in RESERVED:
-                raise UsageError(f"--template-var {name}: this name is not yours to set", "see docs/data.md")
+                raise UsageError(f"--template-var {name}: this name is not yours to set", f"see {page('data')}")
             if name in variables:
                 raise UsageError(f"--template-var {name} is given twice", "give it once")
             variables[name] = _as_json(text)

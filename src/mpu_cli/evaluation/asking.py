@@ -20,6 +20,7 @@ from typing import Any
 
 from mpu_cli.data.duplicates import normalised
 from mpu_cli.data.rows import Row
+from mpu_cli.documentation import page
 from mpu_cli.errors import BadDataError, UsageError
 from mpu_cli.evaluation.questions import KNOWLEDGE, VERBATIM, QuestionSet
 from mpu_cli.evaluation.settings import EvalSettings
@@ -109,7 +110,8 @@ def with_examples(each: QuestionSet, examples: Sequence[Row]) -> QuestionSet:
         BadDataError: an example is no question and answer, or is itself asked, which would give its answer away.
     """
     if each.role != KNOWLEDGE:
-        raise UsageError(f"--few-shot {each.name}=…: examples stand before the questions of a knowledge set only", "see docs/evaluation.md")
+        message = f"--few-shot {each.name}=…: examples stand before the questions of a knowledge set only"
+        raise UsageError(message, f"see {page('evaluation')}")
     asked = {normalised(question.row.prompt or ""): question.row.where for question in each.questions}
     for one in examples:
         if one.prompt is None:

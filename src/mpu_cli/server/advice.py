@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mpu_cli.documentation import page
 from mpu_cli.server.exposure import left
 
 BEHAVIOUR = "a copy behaves as the model does, however much of the numbers is hidden"
@@ -59,7 +60,7 @@ def advice(
     if size > 1 and kappa and denoising == "harmonic" and max(coefficients) > min(coefficients):
         lines.append(
             f"equal alphas (--alphas {','.join([f'{min(coefficients):g}'] * size)}) would leave the best-known copy as unknown "
-            f"and halve the update's error (docs/log.md){', but leave less to holders who pool' if split else ''}"
+            f"and halve the update's error ({page('log')}){', but leave less to holders who pool' if split else ''}"
         )
     if not kappa and not offset:
         lines.append("no noise and no offset: a holder who has the base undoes the reparameterization and has the model")

@@ -11,6 +11,7 @@ from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import after_demo
 from mpu_cli.cli.options import Config, Json
 from mpu_cli.cli.output import Output, table, unknown
+from mpu_cli.documentation import page
 
 GUIDE = Guide(
     "newcomer", "Play one round on an embedded model, about two minutes.",
@@ -71,5 +72,5 @@ def demo(
         "try next",
         *after_demo(keep),
         "  examples/tofu-smollm2   a real 135M model on TOFU, two rounds       examples/air-gap   two machines and a tar file",
-        "  docs/threat-model.md    what is hidden, and what is not",
+        f"  {page('threat-model')}   what is hidden, and what is not",
     )

@@ -27,6 +27,7 @@ from mpu_cli.cli.options import (
     use_one_thread,
 )
 from mpu_cli.cli.output import Output, facts, share, table, unknown
+from mpu_cli.documentation import page
 from mpu_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def _body(result: PerturbResult, sent: Sequence[Path], secret: Path, model: str)
     from mpu_cli.server.advice import interrupted, meaning
 
     body.append(table("exposure", f"left unknown {unit}, at most", rows=_exposed(result)))
-    body.append(f"{meaning(result.relative_to, result.exposure.no_copy)} (docs/threat-model.md)")
+    body.append(f"{meaning(result.relative_to, result.exposure.no_copy)} ({page('threat-model')})")
     if result.ledger.prepared:
         body.append(interrupted(result.ledger.prepared))
     body.append(f"error of a smooth update: order {result.exposure.order} in the noise")

@@ -258,3 +258,19 @@ def test_settings_that_mean_nothing_are_refused(changes, message, tiny_pair, tmp
     """Before anything is loaded."""
     with pytest.raises(UsageError, match=message):
         evaluate(tiny_pair("llama").model, [questions(tmp_path, "forget", "forget", rows(2, 0))], EvalSettings(**{**QUICK, **changes}))
+
+
+def test_stops_where_nothing_is_asked_are_refused(tiny_pair, tmp_path):
+    """Plain texts go on to their limit: a stop would have no effect, and nobody would know."""
+    texts = questions(tmp_path, "retain", "retain", [{"text": " ".join(["w1"] * 20)}])
+    with pytest.raises(UsageError, match="--stop: none of the sets has questions"):
+        evaluate(tiny_pair("llama").model, [texts], EvalSettings(**{**QUICK, "stop": ("a",)}))
+
+
+def test_texts_among_questions_are_refused_where_the_model_writes(tiny_pair, tmp_path):
+    """One text would change the limit and the stops of every question; without writing nothing is changed."""
+    mixed = questions(tmp_path, "forget", "forget", [*rows(2, 0), {"text": " ".join(["w1"] * 20)}])
+    with pytest.raises(BadDataError, match=r"forget\.jsonl:3: a plain text among the questions") as caught:
+        evaluate(tiny_pair("llama").model, [mixed], EvalSettings(**QUICK))
+    assert "--no-generate" in str(caught.value.hint)
+    evaluate(tiny_pair("llama").model, [mixed], EvalSettings(**{**QUICK, "generate": False}))

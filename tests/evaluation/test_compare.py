@@ -273,3 +273,53 @@ def test_labels_are_short_where_they_can_be():
     """The last part of a path, or all of it."""
     assert labels(["runs/a/", "runs/b"]) == ["a", "b"]
     assert labels(["one/a", "two/a"]) == ["one/a", "two/a"]
+
+
+def test_a_small_set_that_a_number_does_not_use_takes_no_verdict_from_it():
+    """Model utility is made of the retain set's columns: ten forget rows with columns of the same names do not count."""
+    columns = {name: np.linspace(0.2, 0.9, 400) for name in ("answer_probability", "rouge_recall", "truth_ratio")}
+    one = record({"forget": {name: values[:10] for name, values in columns.items()}, "retain": columns})
+    ((*_, line),) = [pair.lines for pair in compare({"a": one, "b": one}, margin=0.05).pairs]
+    assert (line.metric, line.rows, line.verdict) == ("model_utility", 400, "equivalent")
+
+
+def test_rows_that_one_record_leaves_out_count_in_neither():
+    """An earlier mpu scored an answer without a word 0, today's leaves the row out: the other rows are what is compared."""
+    today = np.full(400, 0.8)
+    earlier = today.copy()
+    earlier[:40], today[:40] = 0.0, np.nan
+    records = {"a": record({"forget": {"rouge_recall": earlier}}), "b": record({"forget": {"rouge_recall": today}})}
+    line = only(compare(records, margin=0.05))
+    assert (line.first, line.other, line.rows, line.verdict) == (pytest.approx(0.8), pytest.approx(0.8), 360, "equivalent")
+
+
+@pytest.mark.parametrize("margin", [0.015, 0.01, 0.006])
+@pytest.mark.parametrize("resamples", [1000, 10_000])
+def test_the_rows_that_a_margin_takes_are_those_that_show_it(margin, resamples):
+    """One row fewer than the note asks for shows nothing, whatever the number of weightings; so many rows do."""
+    from mpu_cli.evaluation.statistics import rows_needed
+
+    words = []
+    for n in (rows_needed(margin) - 1, rows_needed(margin)):
+        one = record({"forget": probabilities(n=n)})
+        words.append(only(compare({"a": one, "b": one}, margin=margin, resamples=resamples)).verdict)
+    assert words == ["not enough data", "equivalent"]
+
+
+def test_a_limit_of_an_earlier_mpu_is_held_against_todays():
+    """An old record tells one limit for all sets, a new one how each set was asked."""
+    old = record({"forget": probabilities()}, max_new_tokens=200)
+    new = record({"forget": probabilities()}, asked={"forget": {"prompt": "template", "max_new_tokens": 8, "stop": []}})
+    notes = compare({"a": old, "b": new}, margin=0.1).notes
+    assert "b was asked about forget with max_new_tokens 8, a with max_new_tokens 200" in notes
+
+
+def test_other_examples_are_named_as_the_cause_of_other_tokens():
+    """The remedy is the file of examples, not the chat template."""
+    made = []
+    for digest in ("one", "two"):
+        each = record({"knowledge": probabilities()}, asked={"knowledge": {"prompt": "question", "examples_digest": digest}})
+        made.append(replace(each, sets={"knowledge": replace(each.sets["knowledge"], tokens=digest)}))
+    with pytest.raises(BadDataError) as error:
+        compare({"a": made[0], "b": made[1]}, margin=0.1)
+    assert error.value.hint == "run mpu eval on both with the same --few-shot file"

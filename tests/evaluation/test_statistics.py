@@ -60,12 +60,12 @@ def test_expected_best_is_the_mean_over_all_subsets(scores, data):
 
 def test_bounds_are_the_outer_quantiles_of_both_ends():
     """Whichever end is the lower one: a metric may fall where its rows rise."""
-    low, high = np.arange(1001) / 1000, np.arange(1001) / 1000 + 1
+    low, high = (np.arange(1000) + 0.5) / 1000, (np.arange(1000) + 0.5) / 1000 + 1
     for ends in ((low, high), (high, low)):
         found = Draws(ends).bounds()
         assert found.wide == pytest.approx((0.025, 1.975))
         assert found.narrow == pytest.approx((0.05, 1.95))
-    assert Draws((low, np.where(low == 0, np.nan, high))).bounds() is None
+    assert Draws((low, np.where(low == low.min(), np.nan, high))).bounds() is None
 
 
 @pytest.mark.parametrize(

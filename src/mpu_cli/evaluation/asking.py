@@ -62,7 +62,8 @@ def asking(each: QuestionSet, settings: EvalSettings) -> Asking:
     """How a set is asked, by what it was given for and what was set.
 
     Raises:
-        BadDataError: a chat, or a plain text among questions, in a set that is asked as MUSE asks.
+        BadDataError: a chat, or a plain text among questions, in a set that is asked as MUSE asks; plain texts among
+            questions in any other set that is written about: they have other limits and ends.
     """
     prompt = _PROMPTS.get(each.role, TEMPLATE)
     rows = [question.row for question in each.questions]
@@ -75,6 +76,12 @@ def asking(each: QuestionSet, settings: EvalSettings) -> Asking:
                 if prompt == QUESTION
                 else "give prompt and gt, or plain texts",
             )
+    if texts and prompt == TEMPLATE and settings.generate and not all(row.text is not None for row in rows):
+        text = next(row for row in rows if row.text is not None)
+        raise BadDataError(
+            f"{text.where}: a plain text among the questions of the {each.name} set: the two are asked otherwise",
+            "put the texts into a file of their own (--utility NAME=FILE), or give --no-generate",
+        )
     usual = _TEXT_TOKENS if texts or prompt == CONTINUATION else _KNOWLEDGE_TOKENS if prompt == QUESTION else _TOKENS
     tokens = dict(settings.tokens_by_set).get(each.name) or settings.max_new_tokens or usual
     stops = () if texts or prompt == CONTINUATION else settings.stop or (MUSE_STOPS if prompt == QUESTION else ())
@@ -91,15 +98,16 @@ def check_asking(sets: Sequence[QuestionSet], settings: EvalSettings) -> None:
     """Refuse, before a model is loaded, what cannot be asked.
 
     Raises:
-        UsageError: a limit for a set that is not given.
+        UsageError: a limit for a set that is not given, or --stop where no set is of questions.
         BadDataError: as `asking`.
     """
     names = [each.name for each in sets]
     for name, tokens in settings.tokens_by_set:
         if name not in names:
             raise UsageError(f"--max-new-tokens {name}={tokens}: no set is called {name}", f"the sets are {', '.join(names)}")
-    for each in sets:
-        asking(each, settings)
+    asked = [asking(each, settings) for each in sets]
+    if settings.stop and not any(one.stops for one in asked):
+        raise UsageError("--stop: none of the sets has questions; a text that goes on ends at its limit", "leave --stop out")
 
 
 def with_examples(each: QuestionSet, examples: Sequence[Row]) -> QuestionSet:

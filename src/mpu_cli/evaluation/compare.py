@@ -15,11 +15,13 @@ import numpy as np
 
 from mpu_cli.errors import BadDataError, UsageError
 from mpu_cli.evaluation.asking import describe
+from mpu_cli.evaluation.metric import Array, Columns, keys_used
 from mpu_cli.evaluation.metrics import model_metrics, row_metrics
 from mpu_cli.evaluation.record import OTHER_TOKENS, Record, same_rows
 from mpu_cli.evaluation.statistics import FEWEST, RESAMPLES, UNDECIDED, Draws, rows_needed, verdict
 from mpu_cli.evaluation.summarise import MODEL, draw, statistics
 
+_LIMIT = "max_new_tokens"
 _BY_ROUGE = ("rouge_recall", "knowledge_memorization", "verbatim_memorization")
 
 
@@ -116,7 +118,7 @@ def _lines(
     resamples: int,
 ) -> tuple[Line, ...]:
     chosen = model_metrics()
-    pair = _common(first, other), _common(other, first)
+    pair = _same_numbers(_common(first, other), _common(other, first))
     views = [one.view(retained) for one in pair]
     values = [statistics(view, chosen)[0] for view in views]
     draws = draw(views, {name: info.rows for name, info in pair[0].sets.items()}, chosen, seed, resamples)
@@ -127,7 +129,7 @@ def _lines(
             continue
         # What did not change gives no margin, rather than one of nothing.
         allowed = margin if margin is not None else (share * abs(float(value) - float(old[key])) or None) if key in old else None
-        rows = _rows(pair, key)
+        rows = _rows(views, key)
         bounds, word = None, "–"
         if key in draws[0] and key in draws[1]:
             bounds = _difference(draws[0][key], draws[1][key]).bounds()
@@ -173,13 +175,29 @@ def _old(before: Record, first: Record, retained: Record | None) -> dict[tuple[s
     return {key: value for key, value in values.items() if key[0] != MODEL or set(same.sets) == set(first.sets)}
 
 
-def _rows(pair: Sequence[Record], key: tuple[str, str]) -> int:
-    """With a number in both records: of the set, or for the model's own metrics of the smallest set with numbers that they use."""
-    owner, metric = key
+def _rows(views: Sequence[Columns], key: tuple[str, str]) -> int:
+    """How many have a number in both records; for the model's own metrics, in the smallest column that they are made of."""
+    owner, name = key
     if owner != MODEL:
-        return int(np.logical_and(*(~np.isnan(record.columns[key]) for record in pair)).sum())
-    uses = model_metrics()[metric.partition("@")[0]].uses
-    return min(pair[0].sets[name].rows for name, part in pair[0].columns if part.partition("@")[0] in uses)
+        return _numbers(views[0].values[key])
+    metric, _, condition = name.partition("@")
+    view = views[0].under(condition) if condition else views[0]
+    return min(_numbers(views[0].values[each]) for each in keys_used(view, model_metrics()[metric]))
+
+
+def _numbers(column: Array) -> int:
+    return int((~np.isnan(column)).sum())
+
+
+def _same_numbers(first: Record, other: Record) -> tuple[Record, Record]:
+    """Both with numbers for the same rows: a row that one of them leaves out says nothing of a difference."""
+    gaps = {key: np.isnan(values) | np.isnan(other.columns[key]) for key, values in first.columns.items()}
+    reasons = {**other.left_out, **first.left_out}
+    made = [
+        replace(one, columns={key: np.where(gaps[key], np.nan, values) for key, values in one.columns.items()}, left_out=reasons)
+        for one in (first, other)
+    ]
+    return made[0], made[1]
 
 
 def _common(record: Record, other: Record) -> Record:
@@ -206,8 +224,9 @@ def _comparable(first_name: str, first: Record, name: str, record: Record) -> li
                 "evaluate both models on the same rows",
             )
         elif not theirs.is_of_the_same_tokens(mine):
-            raise BadDataError(f"{name}: its {set_name} set has the rows of {first_name} as other tokens", OTHER_TOKENS)
-    for setting in ("max_length", "max_new_tokens", *_settings_of_checks(first, record)):
+            hint = _other_tokens(first, record, set_name)
+            raise BadDataError(f"{name}: its {set_name} set has the rows of {first_name} as other tokens", hint)
+    for setting in ("max_length", _LIMIT, *_settings_of_checks(first, record)):
         here, there = first.settings.get(setting), record.settings.get(setting)
         if here != there and setting in record.settings and setting in first.settings:
             notes.append(f"{name} was evaluated with {setting} {there}, {first_name} with {here}")
@@ -222,11 +241,27 @@ def _asked_otherwise(first_name: str, first: Record, name: str, record: Record) 
     scored = any(metric.startswith(_BY_ROUGE) for _, metric in first.columns.keys() & record.columns.keys())
     if scored and first.settings.get("rouge") != record.settings.get("rouge"):
         notes.append(f"{name} and {first_name} were scored with different words for ROUGE: evaluate the older one again")
-    here, there = (one.settings.get("asked") or {} for one in (first, record))
-    for set_name in (each for each in here if each in there and here[each] != there[each]):
-        told = [describe(one[set_name], other[set_name]) for one, other in ((there, here), (here, there))]
-        notes.append(f"{name} was asked about {set_name} with {told[0]}, {first_name} with {told[1]}")
+    for set_name in (each for each in first.sets if each in record.sets):
+        here, there = (_asked(one, set_name) for one in (first, record))
+        if any("asked" not in one.settings for one in (first, record)):  # an earlier mpu told only the limit
+            here, there = ({way: one[way] for way in one if way == _LIMIT} for one in (here, there))
+        if here and there and here != there:
+            told = [describe(one, other) for one, other in ((there, here), (here, there))]
+            notes.append(f"{name} was asked about {set_name} with {told[0]}, {first_name} with {told[1]}")
     return notes
+
+
+def _asked(record: Record, set_name: str) -> dict[str, Any]:
+    """How a set was asked; an earlier mpu had one limit for all sets."""
+    if "asked" in record.settings:
+        return dict((record.settings["asked"] or {}).get(set_name) or {})
+    return {_LIMIT: record.settings[_LIMIT]} if record.settings.get(_LIMIT) is not None else {}
+
+
+def _other_tokens(first: Record, record: Record, set_name: str) -> str:
+    """What to do about rows that are other tokens: examples before the questions are the likeliest cause where they differ."""
+    digests = {_asked(one, set_name).get("examples_digest") for one in (first, record)}
+    return OTHER_TOKENS if len(digests) == 1 else "run mpu eval on both with the same --few-shot file"
 
 
 def _settings_of_checks(*records: Record) -> list[str]:

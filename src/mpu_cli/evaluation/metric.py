@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -208,6 +208,29 @@ class Columns:
         if self.retain_record is None:
             raise MissingInputError("no --retain-record was given")
         return self.retain_record
+
+
+@dataclass(frozen=True, slots=True)
+class _Traced(Columns):
+    """Columns that remember which of them were asked for."""
+
+    asked: set[tuple[str, str]] = field(default_factory=set)
+
+    def _key(self, set_name: str, metric: str, *, gaps: bool = False) -> tuple[str, str]:
+        key = Columns._key(self, set_name, metric, gaps=gaps)
+        self.asked.add(key)
+        return key
+
+
+def keys_used(columns: Columns, metric: ModelMetric) -> frozenset[tuple[str, str]]:
+    """The columns, by (set, row metric), that a model metric is made of here.
+
+    Raises:
+        MissingInputError: one that it needs is missing.
+    """
+    traced = _Traced(**{each.name: getattr(columns, each.name) for each in fields(Columns)})
+    metric.value(traced)
+    return frozenset(traced.asked)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -65,7 +65,8 @@ class Draws:
         low, high, tail = np.minimum(*self.ends), np.maximum(*self.ends), (1 - LEVEL) / 2
         if np.isnan(low).any():
             return None
-        lows, highs = np.quantile(low, [tail, 2 * tail]), np.quantile(high, [1 - tail, 1 - 2 * tail])
+        # The draws of the unseen row's weight lie in the middle of equal steps, which is how this rule reads them.
+        lows, highs = (np.quantile(end, each, method="hazen") for end, each in ((low, [tail, 2 * tail]), (high, [1 - tail, 1 - 2 * tail])))
         return Bounds((float(lows[0]), float(highs[0])), (float(lows[1]), float(highs[1])))
 
 

@@ -59,6 +59,11 @@ def others(finished_round, tiny_pair, tmp_path_factory):
         ((*QUICK, "--redraw-refusals"), 2, "none to draw from"),
         ((*QUICK, "--precision", "pure-bfloat16", "--lora-rank", "2"), 2, "adapters are float32"),
         (("--preset", "paper", "--method", "NPO", "--round", "2"), 2, "compares with the model before round 1"),
+        ((*QUICK, "--lora-rank", "2", "--train-embeddings"), 2, "an adapter leaves the embeddings as they are"),
+        ((*QUICK, "--decay-all"), 2, "--decay-all: --weight-decay is 0"),
+        ((*QUICK, "--partial-step", "share"), 2, "--partial-step share: with --gradient-accumulation 1 every step is whole"),
+        ((*QUICK, "--join-texts"), 2, "--join-texts: no row is a plain text"),
+        ((*QUICK, "--template-date", "2025-01-07"), 2, "--template-date: the tokenizer has no chat template"),
     ],
 )
 def test_what_is_refused(options, code, message, finished_round, others, tmp_path, mpu):
@@ -203,3 +208,67 @@ def test_plain_texts_under_the_preset(open_handoff_, tmp_path, mpu):
     plain = mpu("unlearn", root / "to-client", "--method", "WGA", "--optimizer", "adamw", "--train-embeddings", "--dry-run", "--json")
     assert 2 * dry.json["weights_bytes"] == plain.json["weights_bytes"]
     assert 1.9 < plain.json["optimizer_state_bytes"] / dry.json["optimizer_state_bytes"] <= 2.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"redraw_refusals": True}, "--redraw-refusals: there are none to draw from"),
+        ({"draws": "independent"}, "--draws independent: there are no retain rows or refusals"),
+        ({"join_texts": True}, "--join-texts: no row"),
+        ({"order_per_copy": True}, "--order-per-copy: a model has no copies"),
+        ({"decay_all": True}, "--decay-all: "),
+        ({"partial_step": "share"}, "--partial-step share: "),
+    ],
+)
+def test_an_option_without_effect_is_refused_where_it_was_given(settings, message):
+    """By hand it is a usage error; from a preset, or undone, it is not; and where it has an effect it is not."""
+    from mpu_cli.cli.unlearn_effect import Brought, refuse_without_effect
+    from mpu_cli.errors import UsageError
+    from mpu_cli.training.settings import TrainingSettings
+
+    nothing = Brought(is_handoff=False, retain=False, refusals=False, texts=False)
+    with pytest.raises(UsageError) as error:
+        refuse_without_effect(TrainingSettings(**settings), nothing, lambda name: name in settings)
+    assert error.value.message.startswith(message)
+    refuse_without_effect(TrainingSettings(**settings), nothing, lambda name: name not in settings)
+    refuse_without_effect(TrainingSettings(), nothing, lambda name: True)
+    full = TrainingSettings(weight_decay=0.1, gradient_accumulation=2, **settings)
+    refuse_without_effect(full, Brought(is_handoff=True, retain=True, refusals=True, texts=True), lambda name: True)
+
+
+def test_an_adapter_under_the_preset(open_handoff_, finished_round, tmp_path, mpu):
+    """The preset's embeddings are dropped with a note, and the warning that they are trained with them."""
+    told = ("--preset", "paper", "--method", "GradDiff", "--epochs", "1", "--precision", "float32", "--lora-rank", "2", "--copy", "1")
+    done = mpu("unlearn", open_handoff_[0] / "to-client", *rows(finished_round), *told, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "which an adapter (--lora-rank) leaves as they are" in done.err and "no train-embeddings" in done.err
+    assert "embeddings are trained" not in done.err
+
+
+def test_refusals_are_drawn_alone_where_that_is_asked(finished_round, tmp_path):
+    """`--draws independent` is for refusals that stay, too: some come twice before all came once."""
+    import typer
+
+    from mpu_cli.cli import unlearn_work
+    from mpu_cli.cli.app import app
+    from mpu_cli.cli.output import Output
+
+    (tmp_path / "refusals.txt").write_text("".join(f"w{i} .\n" for i in range(8)))
+    given = ["--method", "DPO", *rows(finished_round), "--refusals", str(tmp_path / "refusals.txt"), "--out", str(tmp_path / "out")]
+    dealt = {}
+    for draws in ("dealt", "independent"):
+        command = typer.main.get_command(app).get_command(None, "unlearn")
+        with command.make_context("unlearn", [str(finished_round.model), *given, "--draws", draws], obj={"arguments": []}) as context:
+            work = unlearn_work.bring(context, Output(context, as_json=True), finished_round.model)
+        dealt[draws] = [row.alternate for row in work.forget]
+    assert len(set(dealt["dealt"])) == 8 > len(set(dealt["independent"]))
+
+
+def test_a_run_that_ends_in_the_warm_up_is_warned_of(finished_round, tmp_path, mpu):
+    """PDU's weight adapts after five epochs, and five are the default."""
+    line = ("unlearn", finished_round.model, *rows(finished_round), "--method", "PDU", "--set", "epsilon=9", "--max-steps", "1")
+    done = mpu(*line, "--out", tmp_path / "five")
+    assert (done.code, "PDU: no epoch comes after its warm-up of 5" in done.err, "--epochs 6 or more" in done.err) == (0, True, True)
+    done = mpu(*line, "--epochs", "6", "--out", tmp_path / "six")
+    assert (done.code, "warm-up" in done.err) == (0, False), done.err

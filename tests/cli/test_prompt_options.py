@@ -50,9 +50,9 @@ def test_every_command_refuses_alike(mpu, dated, own_round, command, tmp_path):
 
 
 def test_prompts_are_a_part_of_the_recipe(mpu, own_round, tmp_path):
-    """A copy trained with another date is not put into one update with the first."""
-    for copy, day in ((1, "2024-07-26"), (2, "2024-07-27")):
-        data = ("--forget", own_round.forget, "--retain", own_round.retain, *QUICK, "--template-date", day)
+    """A copy trained with another system prompt is not put into one update with the first."""
+    for copy, prompt in ((1, "w1"), (2, "w2")):
+        data = ("--forget", own_round.forget, "--retain", own_round.retain, *QUICK, "--system-prompt", prompt)
         assert mpu("unlearn", own_round.handoff, *data, "--copy", copy, "--out", tmp_path / "out").code == 0
     done = mpu("unlearn", own_round.handoff, "--finish", "--out", tmp_path / "out")
     assert (done.code, "was made by another recipe" in done.err) == (1, True)
@@ -121,7 +121,8 @@ def test_copies_that_would_see_other_tokens_are_refused(mpu, own_round, tmp_path
     data = ("--forget", own_round.forget, "--retain", own_round.retain, *QUICK)
     done = mpu("unlearn", own_round.handoff, *data, "--out", tmp_path / "out")
     assert (done.code, "copy-2/chat_template.jinja is not that of copy-1" in done.err) == (3, True), done.err
-    for copy in (1, 2):
-        assert mpu("unlearn", own_round.handoff, *data, "--copy", copy, "--out", tmp_path / "apart").code == 0
-    done = mpu("unlearn", own_round.handoff, "--finish", "--out", tmp_path / "apart")
-    assert (done.code, "was made by another recipe" in done.err) == (1, True)
+    for options in (("--copy", 1), ("--copy", 2), ("--finish",)):
+        given = () if options == ("--finish",) else data
+        done = mpu("unlearn", own_round.handoff, *given, *options, "--out", tmp_path / "apart")
+        assert (done.code, "copy-2/chat_template.jinja is not that of copy-1" in done.err) == (3, True), done.err
+    assert not (tmp_path / "apart").exists()

@@ -104,3 +104,18 @@ def test_an_interrupted_run_goes_on_in_its_own_order(tiny_pair: Any, tmp_path: P
     whole, resumed, before = (load_file(path / "model.safetensors") for path in (tmp_path / "whole", tmp_path / "a", pair.model))
     assert all(value.dtype == torch.bfloat16 and torch.equal(value, resumed[name]) for name, value in whole.items())
     assert not torch.equal(whole["model.embed_tokens.weight"], before["model.embed_tokens.weight"].bfloat16())
+
+
+@pytest.mark.parametrize(("number", "copies", "shared"), [(None, 2, False), (2, 2, False), (2, 1, True)])
+def test_what_is_said_of_copies_with_an_order_of_their_own(number: int | None, copies: int, shared: bool) -> None:
+    """Rows of a copy's own are never called those of a baseline; a single copy's are those of its round."""
+    own = TrainingSettings(epochs=3, order_per_copy=True, round_number=number)
+    text = words(own, handoff("a" * 32, copies))
+    assert ("no " in text and "noise-free baseline" in text) != shared
+    assert "the same --round N" not in text
+
+
+def test_holders_of_a_split_have_one_order_whatever_is_asked() -> None:
+    """`order_per_copy` tells copies of one handoff apart, and a part of a split has one."""
+    own = TrainingSettings(epochs=3, order_per_copy=True)
+    assert drawing_of(own, handoff("a" * 32, 1), "copy-1") == drawing_of(own, handoff("b" * 32, 1), "copy-1")

@@ -13,7 +13,9 @@ from tiny_models import CHATML
 
 from mpu_cli.client import methods
 from mpu_cli.client.recipe import Recipe
+from mpu_cli.client.train_copy import possible_alternates
 from mpu_cli.client.training_rows import RowEncoder
+from mpu_cli.client.unlearn import Work, _encoded
 from mpu_cli.data.prompting import Prompting
 from mpu_cli.data.rows import Row
 from mpu_cli.errors import BadDataError, UsageError
@@ -88,3 +90,36 @@ def test_a_row_that_the_template_refuses_is_named(chatting: Path) -> None:
     (chatting / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
     with pytest.raises(BadDataError, match=r"f:1: the tokenizer's chat template refuses this row \(no\)"):
         RowEncoder(chatting, recipe()).training_rows(FORGET, RETAIN)
+
+
+def test_alternate_answers_are_a_part_of_it(model_directory: Path) -> None:
+    """Those of the rows, and every refusal that may be dealt in a later epoch; without any, the digest is as it was."""
+    rows = [replace(FORGET[0], alternate="I do not know.")]
+    once, anew = TrainingSettings(), TrainingSettings(redraw_refusals=True)
+    encoder = RowEncoder(model_directory, recipe())
+
+    def digest(forget: list[Row], refusals: tuple[str, ...], settings: TrainingSettings) -> str:
+        return encoder.training_rows(forget, RETAIN, possible_alternates(forget, refusals, settings)).digest
+
+    bare = digest(FORGET[:1], (), once)
+    assert bare == encoder.training_rows(FORGET[:1], RETAIN).digest
+    other = [replace(FORGET[0], alternate="I cannot say.")]
+    made = {bare, digest(rows, (), once), digest(other, (), once), digest(rows, ("No.",), anew), digest(rows, ("Yes.",), anew)}
+    assert len(made) == 5
+    assert digest(rows, ("No.",), once) == digest(rows, (), once)
+
+
+def test_two_words_of_the_refusals_alone(chatting: Path) -> None:
+    """A tokenizer that differs only in tokens of the alternates gives another digest to the whole work."""
+    settings = TrainingSettings()
+    dpo = Recipe("DPO", tuple(sorted(methods.get("DPO").parse(()).items())), settings, "0" * 64, "1" * 64)
+    work = Work([replace(FORGET[0], alternate="QQ ZZ")], RETAIN, dpo, "float32", 1 << 30)
+    before = _encoded(work, chatting).recipe
+    table = (chatting / "tokenizer.json").read_text()
+    changed = table.replace('"Q":', '"@@":').replace('"Z":', '"Q":').replace('"@@":', '"Z":')
+    assert changed != table
+    (chatting / "tokenizer.json").write_text(changed)
+    after = _encoded(work, chatting).recipe
+    assert before.tokens_digest is not None and after.tokens_digest is not None
+    assert before.tokens_digest[:64] == after.tokens_digest[:64]
+    assert before.fingerprint() != after.fingerprint()

@@ -198,3 +198,23 @@ def test_a_tool_turn_is_rendered_or_refused(tokenizer):
     turns = (*turns[:2], Message("tool", "found in the atlas"), turns[3])
     with pytest.raises(BadDataError, match=r"leaves out the turn by 'tool', 'found in the atlas'"):
         seen(tokenizer, deaf, Row("f.jsonl:1", messages=turns))
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
+def test_a_turn_that_is_left_out_is_seen_though_its_words_stand_elsewhere(tokenizer, role):
+    """Each earlier turn says what the last answer says; a template that skips its role is refused, however many turns there are."""
+    deaf = CHATML.replace("{{ m.content }}", "{{ m.content if m.role != '" + role + "' or loop.last }}").replace("EXTRA", "")
+    turns = (Message("user", "Oskel"), Message("assistant", "Oskel")) * 20 + (Message("user", "Oskel"), Message("tool", "Oskel"))
+    row = Row("f.jsonl:1", messages=(Message("system", "Oskel"), *turns, Message("assistant", "Oskel.")))
+    seen(tokenizer, CHATML.replace("EXTRA", ""), row)
+    with pytest.raises(BadDataError, match=f"leaves out the turn by '{role}', 'Oskel'"):
+        seen(tokenizer, deaf, row)
+
+
+def test_a_template_that_reads_what_a_turn_says(tokenizer):
+    """It may refuse a mark in a turn's place; what the turn says is then looked for itself."""
+    strict = CHATML.replace("EXTRA", "").replace(
+        "{{ m.content }}", "{% if m.role == 'tool' and m.content[0] != '{' %}{{ raise_exception('no JSON') }}{% endif %}{{ m.content }}"
+    )
+    turns = (Message("user", "Where?"), Message("tool", '{"a": 1}'), Message("assistant", "Oskel."))
+    assert '{"a": 1}' in seen(tokenizer, strict, Row("f.jsonl:1", messages=turns))

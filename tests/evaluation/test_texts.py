@@ -6,9 +6,11 @@ import shutil
 
 import pytest
 from tiny_rows import questions, rows, settings
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from mpu_cli.errors import BadDataError, UsageError
+from mpu_cli.evaluation.asking import CONTINUATION, Asking
 from mpu_cli.evaluation.evaluate import evaluate
 from mpu_cli.evaluation.texts import Encoder
 from mpu_cli.training.load import load_model, load_tokenizer
@@ -93,3 +95,19 @@ def load_config():
     from transformers import LlamaConfig
 
     return LlamaConfig(vocab_size=64, max_position_embeddings=128)
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_an_empty_prompt_to_go_on_from(begins, encoder, tmp_path):
+    """Without a token that begins texts there is nothing to start from: the row is named; with one it is that token alone."""
+    if begins:
+        end = ("</s>", encoder.tokenizer.eos_token_id)
+        encoder.tokenizer._tokenizer.post_processor = TemplateProcessing("</s> $A", special_tokens=[end])
+    each = questions(tmp_path, "verbatim", "verbatim", [{"prompt": "w1", "gt": "w2"}, {"prompt": "", "gt": "w2"}])
+    asked = Asking(CONTINUATION, 4)
+    assert encoder.prompt(each.questions[0], "answer", asked)
+    if begins:
+        assert encoder.prompt(each.questions[1], "answer", asked) == (encoder.tokenizer.eos_token_id,)
+    else:
+        with pytest.raises(BadDataError, match=r"^verbatim\.jsonl:2: the prompt is empty, and the tokenizer begins texts"):
+            encoder.prompt(each.questions[1], "answer", asked)

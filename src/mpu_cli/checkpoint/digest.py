@@ -48,6 +48,12 @@ def model_digest(checkpoint: Checkpoint, progress: Callable[[str, int, int], Non
     return combine(digests)
 
 
+def loaded_digest(checkpoint: Checkpoint) -> str:
+    """SHA-256, in hex, of the model digest and of what is kept of config.json: two models with the same one compute the same."""
+    config = json.dumps(checkpoint.config, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(f"{model_digest(checkpoint)}\n{config}".encode()).hexdigest()
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     digest = hashlib.sha256()

@@ -51,10 +51,17 @@ def plan(context: typer.Context, output: Output, place: Path) -> tuple[TrainingS
                 f"preset paper: this handoff freezes {', '.join(frozen)}, which the authors trained; the server lets them move "
                 "with perturb --preset paper or --train-embeddings"
             )
+        if values["train_embeddings"] and "train_embeddings" not in given and options["lora_rank"] is not None:
+            values["train_embeddings"] = False
+            output.note("preset paper: the authors train embeddings, which an adapter (--lora-rank) leaves as they are")
         told = {name: value for name, value in values.items() if name in settings}
         output.note(preset_words(told, given, chosen.parse(assignments)))
         output.note(rounds_advice(chosen.name, rounds, values["epochs"]))
         _check_reference(chosen, chosen.parse(assignments), rounds, options, output)
+    if options["lora_rank"] is not None and values["train_embeddings"]:
+        raise UsageError(
+            "--lora-rank and --train-embeddings: an adapter leaves the embeddings as they are", "leave one of them out"
+        )
     return TrainingSettings(**values), assignments
 
 
@@ -89,9 +96,11 @@ def bring(context: typer.Context, output: Output, place: Path) -> Work:
     Raises:
         UsageError, BadDataError: the options contradict each other, or a file of rows cannot be used, or all rows to forget are to be kept.
     """
+    from mpu_cli.bundle.read import is_bundle
     from mpu_cli.checkpoint.staging import refuse_nesting
     from mpu_cli.checkpoint.writer import parse_size
     from mpu_cli.cli.options import prompting_of
+    from mpu_cli.cli.unlearn_effect import Brought, refuse_without_effect
     from mpu_cli.client import methods, preset
     from mpu_cli.client.recipe import Recipe
     from mpu_cli.client.unlearn import Work
@@ -118,9 +127,12 @@ def bring(context: typer.Context, output: Output, place: Path) -> Work:
     mapping, delimiter = parse_mapping(options["map_"] or []), parse_delimiter(options["delimiter"])
     chosen = methods.find(options["method"])
     parameters = chosen.parse(assignments)
-    warm_up = float(parameters.get("warmup_epochs", 0))
+    warm_up = float(parameters.get("warmup_epochs", -1))
     if warm_up >= settings.epochs:
-        output.warn(f"{chosen.name}: its weight first moves after epoch {warm_up:g}, and --epochs is {settings.epochs}")
+        output.warn(
+            f"{chosen.name}: no epoch comes after its warm-up of {warm_up:g}, so its weight never adapts: "
+            f"give --epochs {warm_up + 1:g} or more, or a shorter warm-up (--set warmup_epochs=N)"
+        )
     reference = _reference(options, chosen, parameters)
     rows = read_rows(forget, mapping, delimiter=delimiter, tell=output.note)
     cards: list[str] = []
@@ -128,14 +140,15 @@ def bring(context: typer.Context, output: Output, place: Path) -> Work:
         if "alternate" not in chosen.needs_with(parameters):
             raise UsageError(f"--refusals: {chosen.name} has no use for alternate answers", "leave it out, or choose DPO")
         cards = read_refusals(refusals, delimiter=delimiter, tell=output.note)
-        rows = with_refusals(rows, cards, settings.seed)
-    elif settings.redraw_refusals and _given(context, "redraw_refusals"):
-        raise UsageError("--redraw-refusals: there are none to draw from", "give --refusals FILE")
+        rows = with_refusals(rows, cards, settings.seed, independent=settings.draws == "independent")
     has_alternates = all(row.alternate is not None for row in rows)
     chosen.check(parameters, has_retain=retain is not None, has_alternates=has_alternates)
     kept = read_rows(retain, for_retain(mapping), delimiter=delimiter, tell=output.note) if retain is not None else None
+    texts = any(row.text is not None for row in [*rows, *(kept or ())])
+    brought = Brought(is_handoff=is_bundle(place), retain=bool(kept), refusals=bool(cards), texts=texts)
+    refuse_without_effect(settings, brought, lambda name: _given(context, name))
     _tell_overlap(options, output, rows, kept or [])
-    if options["preset"] is not None and not _given(context, "max_length") and any(row.text is not None for row in [*rows, *(kept or ())]):
+    if options["preset"] is not None and not _given(context, "max_length") and texts:
         settings = replace(settings, max_length=preset.TEXT_LENGTH)
         output.note(f"preset paper: plain texts, so --max-length {preset.TEXT_LENGTH}")
     prompts = _preset_prompts(context, output, place) if options["preset"] is not None else {}

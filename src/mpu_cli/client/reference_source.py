@@ -12,14 +12,14 @@ from pathlib import Path
 
 from mpu_cli.bundle.read import is_bundle, read_handoff
 from mpu_cli.bundle.tensors import open_copies, shapes
-from mpu_cli.checkpoint.digest import model_digest
+from mpu_cli.checkpoint.digest import loaded_digest
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
 from mpu_cli.errors import BadModelError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceSource:
-    """An opened reference; `digest` names its bytes."""
+    """An opened reference; `digest` names its weights and its configuration (a handoff's: all files)."""
 
     path: Path
     digest: str
@@ -67,4 +67,4 @@ def open_reference(path: Path) -> ReferenceSource:
         manifest = read_handoff(path)
         return ReferenceSource(path, manifest.digest, copies=open_copies(path, manifest))
     model = open_checkpoint(path)
-    return ReferenceSource(path, model_digest(model), model=model)
+    return ReferenceSource(path, loaded_digest(model), model=model)

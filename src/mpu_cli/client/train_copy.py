@@ -162,6 +162,12 @@ def alternate_rows(
     ]  # fmt: skip
 
 
+def possible_alternates(forget: Sequence[Row], refusals: Sequence[str], settings: TrainingSettings) -> list[Row]:
+    """Rows that have every answer which any order of training may deal: the same for all copies, whatever order each has."""
+    own = [row.with_answer(row.alternate) for row in forget if row.alternate is not None]
+    return own + [forget[0].with_answer(card) for card in refusals] if settings.redraw_refusals else own
+
+
 def _load(source_dir: Path, frozen: Sequence[str] | None, settings: TrainingSettings, on_warning: Callable[[str], None]) -> LoadedModel:
     from mpu_cli.training.load import load_model
 

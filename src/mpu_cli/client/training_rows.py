@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import Encoded
+
+if TYPE_CHECKING:
+    from mpu_cli.data.encoding import EncodedRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +22,16 @@ class TrainingRows:
 
     forget: list[Encoded]
     retain: list[Encoded]
+    alternates: list[Encoded] = field(default_factory=list)
+    """Every alternate answer that may be trained on, in no order of training: for the digest alone."""
 
     @property
     def digest(self) -> str:
         """SHA-256 over all tokens and labels, in hex, half for each set: copies are trained alike only on the same ones."""
         from mpu_cli.data.tokens import tokens_digest
 
-        return "".join(tokens_digest(rows)[:32] for rows in (self.forget, self.retain))
+        sets = (self.forget, self.retain, self.alternates) if self.alternates else (self.forget, self.retain)
+        return "".join(tokens_digest(rows)[:32] for rows in sets)
 
 
 class RowEncoder:
@@ -58,17 +65,22 @@ class RowEncoder:
             BadDataError: a row that the chat template refuses or alters, or without an answer token within the limit.
             UsageError: a template variable that the template does not read; an overlap that does not fit.
         """
-        from mpu_cli.data.encoding import encode_rows
-
-        settings = self._recipe.settings
-        made = encode_rows(
-            rows, self.tokenizer, self._limit.tokens, overlap=settings.overlap, pack=settings.pack, join=settings.join_texts,
-            prompting=self._recipe.prompting, vocabulary=self.vocabulary,
-        )  # fmt: skip
+        made = self._made(rows)
         for line in made.notes(name, self._limit):
             self._on_note(line)
         return made.rows
 
-    def training_rows(self, forget: Sequence[Row], retain: Sequence[Row] | None) -> TrainingRows:
-        """Both sets; raises as `encoded`."""
-        return TrainingRows(self.encoded(forget, "forget"), self.encoded(retain or (), "retain"))
+    def training_rows(
+        self, forget: Sequence[Row], retain: Sequence[Row] | None, alternates: Sequence[Row] = ()
+    ) -> TrainingRows:
+        """Both sets, and the alternates that may be dealt, of which nothing is told yet; raises as `encoded`."""
+        return TrainingRows(self.encoded(forget, "forget"), self.encoded(retain or (), "retain"), self._made(alternates).rows)
+
+    def _made(self, rows: Sequence[Row]) -> EncodedRows:
+        from mpu_cli.data.encoding import encode_rows
+
+        settings = self._recipe.settings
+        return encode_rows(
+            rows, self.tokenizer, self._limit.tokens, overlap=settings.overlap, pack=settings.pack, join=settings.join_texts,
+            prompting=self._recipe.prompting, vocabulary=self.vocabulary,
+        )  # fmt: skip

@@ -19,7 +19,7 @@ from mpu_cli.architectures.projections import Projections
 from mpu_cli.bundle.adapter import open_adapter
 from mpu_cli.bundle.manifest import MANIFEST, UpdateManifest
 from mpu_cli.checkpoint.change import Changes, Spans, write_changed
-from mpu_cli.checkpoint.digest import model_digest
+from mpu_cli.checkpoint.digest import loaded_digest
 from mpu_cli.checkpoint.dtypes import read_span, spans
 from mpu_cli.checkpoint.header import NAMES, TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
@@ -27,6 +27,7 @@ from mpu_cli.checkpoint.side_files import NOT_OF_ROWS, check_side_files, is_allo
 from mpu_cli.checkpoint.space import stored_bytes
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import Files
+from mpu_cli.client import methods
 from mpu_cli.client.adapters import row_spans
 from mpu_cli.client.estimate import Subject, of_handoff, of_model
 from mpu_cli.client.handoff import OpenHandoff, open_handoff
@@ -35,7 +36,7 @@ from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.reference_source import ReferenceSource
 from mpu_cli.client.room import require_room_to_train
 from mpu_cli.client.row_order import drawing_of, words
-from mpu_cli.client.train_copy import train_copy
+from mpu_cli.client.train_copy import possible_alternates, train_copy
 from mpu_cli.client.trained import write_payload
 from mpu_cli.client.training_rows import RowEncoder, TrainingRows
 from mpu_cli.client.update import finish, make_copy_directory, write_manifest, write_note
@@ -108,7 +109,6 @@ def unlearn_handoff(
     refuse_nesting(out, handoff)
     refuse_existing(out, force=force)
     opened = _open(handoff, work)
-    _check_tokenizers(opened)
     _require_room(of_handoff(handoff, opened), work, out)
     names = list(opened.copies)
     work = _encoded(work, opened.copies[names[0]].path)
@@ -170,7 +170,9 @@ def unlearn_one_copy(
 def finish_update(handoff: Path, out: Path) -> UpdateManifest:
     """Check all copies made with `--copy` and write the update's manifest."""
     refuse_nesting(out, handoff)
-    return finish(out, open_handoff(handoff))
+    opened = open_handoff(handoff)
+    _check_tokenizers(opened)
+    return finish(out, opened)
 
 
 def unlearn_model(
@@ -191,7 +193,7 @@ def unlearn_model(
     _require_room(replace(subject, frozen=()) if settings.train_embeddings else subject, work, out, stored_bytes(model, dtype))
     work = _encoded(work, source)
     with _writing(out, [_MODEL], work, force, marked=True) as (staging, kept, stop), disk_errors(out):
-        digest = model_digest(model) if staging and kept.wants_checkpoints else ""  # only the first process keeps any
+        digest = loaded_digest(model) if staging and kept.wants_checkpoints else ""  # only the first process keeps any
         after = (staging.path if staging else out) / _AFTER
         work.doing(f"loading {source.name}")
         report = train_copy(
@@ -286,10 +288,12 @@ def _open(handoff: Path, work: Work) -> OpenHandoff:
     """Open a handoff for this work, and say what the user must know of it before anything is trained.
 
     Raises:
-        MpuError: a bad handoff; a reference of other tensors; embeddings to be trained that the handoff freezes.
+        MpuError: a bad handoff, or copies with other tokenizers; a reference of other tensors; embeddings to be trained that
+            the handoff freezes.
     """
     settings = work.recipe.settings
     opened = open_handoff(handoff, train_embeddings=settings.train_embeddings)
+    _check_tokenizers(opened)
     if settings.train_embeddings and opened.manifest.frozen:
         raise UsageError(
             f"--train-embeddings: {handoff} freezes {', '.join(opened.manifest.frozen)}",
@@ -302,8 +306,12 @@ def _open(handoff: Path, work: Work) -> OpenHandoff:
     if distributed.processes().is_first:
         if work.retain is not None:
             work.note(words(settings, opened))
-        if settings.order_per_copy and len(opened.copies) > 1:
-            work.warn("each copy sees the rows in an order of its own: what differs between the copies by it does not cancel")
+        if settings.order_per_copy:
+            work.warn(
+                "each copy sees the rows in an order of its own: what differs between the copies by it does not cancel"
+                if len(opened.copies) > 1
+                else "--order-per-copy: this handoff has one copy; if it is part of a split, all holders still have the same order"
+            )
     return opened
 
 
@@ -318,7 +326,11 @@ def _source(opened: OpenHandoff, name: str) -> str:
 
 def _encoded(work: Work, place: Path) -> Work:
     """The work with its rows as tokens of the model in `place`, and their digest in the recipe."""
-    rows = RowEncoder(place, work.recipe, work.note).training_rows(work.forget, work.retain)
+    recipe = work.recipe
+    needs = methods.get(recipe.method).needs_with(dict(recipe.parameters))
+    rows = RowEncoder(place, recipe, work.note).training_rows(
+        work.forget, work.retain, possible_alternates(work.forget, work.refusals, recipe.settings) if "alternate" in needs else ()
+    )
     return replace(work, rows=rows, recipe=replace(work.recipe, tokens_digest=rows.digest))
 
 

@@ -6,7 +6,7 @@ template's; the true rendering must be the same with the answer between, or the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,23 +90,40 @@ class Renderer:
         )
 
     def _check_whole(self, turns: Sequence[Message], whole: str, where: str) -> None:
-        for number, turn in enumerate(turns[:-1]):
-            if turn.content.strip() in whole:
+        # A turn's words may stand elsewhere too, so each turn gets a mark of its own: all at once, one rendering for most rows.
+        earlier = [number for number, turn in enumerate(turns[:-1]) if turn.content.strip()]
+        free = self._free_marks(turns, where)
+        missing: list[int] = []
+        for start in range(0, len(earlier), len(free)):
+            marks = dict(zip(earlier[start:], free, strict=False))
+            try:
+                marked = self._with(turns, marks, where)
+            except BadDataError:  # a template that reads what a turn says (a tool's JSON, for example) may refuse a mark
+                missing += [number for number in marks if turns[number].content.strip() not in whole]
                 continue
-            mark, marked = self._marked(turns, number, where)
-            if mark not in marked:
-                raise BadDataError(
-                    f"{where}: the tokenizer's chat template leaves out the turn by {turn.role!r}, {_short(turn.content)}",
-                    "remove the turn (or --system-prompt), or use a template that knows this role",
-                )
+            missing += [number for number, mark in marks.items() if mark not in marked]
+        if missing:
+            turn = turns[missing[0]]
+            raise BadDataError(
+                f"{where}: the tokenizer's chat template leaves out the turn by {turn.role!r}, {_short(turn.content)}",
+                "remove the turn (or --system-prompt), or use a template that knows this role",
+            )
 
     def _marked(self, turns: Sequence[Message], number: int, where: str) -> tuple[str, str]:
         """A mark that occurs in no turn, and the chat with it in the place of one turn's content."""
-        mark = next((mark for mark in _MARKS if not any(mark in turn.content for turn in turns)), None)
-        if mark is None:
+        mark = self._free_marks(turns, where)[0]
+        return mark, self._with(turns, {number: mark}, where)
+
+    def _free_marks(self, turns: Sequence[Message], where: str) -> list[str]:
+        """Marks that occur in no turn, at least one."""
+        free = [mark for mark in _MARKS if not any(mark in turn.content for turn in turns)]
+        if not free:
             raise BadDataError(f"{where}: holds every noncharacter of Unicode", "remove the row")
-        marked = [replace(turn, content=mark) if place == number else turn for place, turn in enumerate(turns)]
-        return mark, self._render(marked, where)
+        return free
+
+    def _with(self, turns: Sequence[Message], marks: Mapping[int, str], where: str) -> str:
+        """The chat with marks in the place of some turns' contents."""
+        return self._render([replace(turn, content=marks.get(place, turn.content)) for place, turn in enumerate(turns)], where)
 
     def _end_of_turn(self, after: str) -> int:
         """How many letters after the answer are the model's to say: up to the first special token, or all of them without one."""

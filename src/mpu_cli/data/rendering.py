@@ -20,7 +20,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from mpu_cli.data.prompting import Prompting
+from mpu_cli.data.prompting import DATE, Prompting
 from mpu_cli.errors import BadModelError, UsageError
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -74,17 +74,18 @@ def render(
 
 
 def check_variables(tokenizer: Any, prompting: Prompting) -> None:
-    """Refuse variables that nothing reads: a name with a typo would have no effect, and nobody would be told.
+    """Refuse what nothing reads, variables above all: a name with a typo would have no effect, and nobody would be told.
 
     Raises:
         UsageError: there is no chat template, or it does not read one of the names.
         BadModelError: see `source_of`.
     """
-    if not prompting.variables and not prompting.content_parts:
+    dated = prompting.date != DATE
+    if not prompting.variables and not prompting.content_parts and not dated:
         return
     source = source_of(tokenizer)
     if source is None:
-        flag = "--template-var" if prompting.variables else "--content-parts"
+        flag = "--template-var" if prompting.variables else "--template-date" if dated else "--content-parts"
         raise UsageError(f"{flag}: the tokenizer has no chat template", "leave it out")
     known = _reads(source)
     for name, _ in prompting.variables:

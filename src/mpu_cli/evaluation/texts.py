@@ -69,7 +69,7 @@ class Encoder:
         """The tokens after which a model shall write: the question, or the first half of a plain text.
 
         Raises:
-            BadDataError: they do not fit in the context, or leave no room to write.
+            BadDataError: there are none; they do not fit in the context, or leave no room to write.
         """
         (row,) = question.variants(variant) or (question.row,)
         text = asked.text(row) if asked is not None else None
@@ -124,6 +124,11 @@ class Encoder:
         """A prompt as it is, after the tokenizer's own beginning, without an end."""
         ids = encode_whole(Row(where, text=text), self.tokenizer).input_ids
         ids = ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
+        if not ids:
+            raise BadDataError(
+                f"{where}: the prompt is empty, and the tokenizer begins texts with no token of its own: nothing is there to go on from",
+                "give the row a prompt, or remove it",
+            )
         if len(ids) >= self.max_length:
             raise BadDataError(
                 f"{where}: the prompt needs {len(ids)} tokens, the limit is {self.max_length}: no room is left to write",

@@ -79,7 +79,7 @@ def unlearn(
         int | None, typer.Option("--round", help="Which round this is: rows go on where the last ended. [default: rows by handoff]")
     ] = None,
     order_per_copy: Annotated[
-        bool, typer.Option("--order-per-copy/--one-order", help="Each copy sees the rows in its own order (they then differ).")
+        bool, typer.Option("--order-per-copy/--one-order", help="Each copy of a handoff sees rows in its own order.")
     ] = False,
     draws: Annotated[str, typer.Option(help="Retain rows and refusals: dealt (none twice before all came), or independent.")] = "dealt",
     redraw_refusals: Annotated[

@@ -112,6 +112,8 @@ class RowMetric:
     source: str
     better: str
     """What a forgetful, useful model has on the forget set: "lower", "higher", or "–" where that depends."""
+    better_kept: str = ""
+    """The same on rows that should stay known; "" = the opposite."""
     roles: tuple[str, ...] = QUESTIONS
     item: Callable[[Evidence], float]
     """NaN leaves the row out, see `gap`."""

@@ -73,14 +73,16 @@ def test_json_is_all_there_is_on_stdout(records):
 
 
 def test_a_reader_gets_tables_with_what_was_before(records):
-    """Every set's table, the column of --before, what was left out and where the record is."""
+    """The rows, the columns of --before and --retain-record, what is not shown or left out, and where the record is."""
     root, base = records
     text = (root / "model.txt").read_text()
-    for words in ("forget, 20 rows", "retain, 20 rows", "the model", "95 %", "before", f"kept  {root / 'model'}"):
+    kept = f"kept  {root / 'model'}"
+    for words in ("rows: forget 20, retain 20, holdout 20", "95 %", "before", "never saw", "more numbers: --all", kept):
         assert words in text
-    (line,) = [line for line in text.splitlines() if line.startswith("answer_probability") and "0.9" in line.split()[1]][:1]
+    (line,) = [line for line in text.splitlines() if line.startswith("forget answer_probability ")]
     old = json.loads(base.stdout)["values"]["forget"]["answer_probability"]["value"]
-    assert f"{old:.4f}" == line.split()[-1]
+    assert line.split()[2:4] == ["↓", "lower"]
+    assert line.split()[-2:] == [f"{old:.4f}"] * 2  # the base stands for both
     assert "Traceback" not in text
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, decode
+from mpu_cli.bundle.read import manifest_bytes
 from mpu_cli.checkpoint.locate import Located, locate
 from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.output import Output
@@ -15,8 +17,10 @@ from mpu_cli.errors import UsageError
 
 
 @contextmanager
-def subject(options: Mapping[str, Any], output: Output) -> Iterator[Located]:
+def subject(options: Mapping[str, Any], output: Output) -> Iterator[tuple[Located, Mapping[str, str] | None]]:
     """The model, by the command's options; with --handoff MODEL is an update, and a copy with it lies in a temporary directory.
+
+    With it comes what a record says of handoff, copy and update; None of a model that lies where it is.
 
     Both may be tar files.
 
@@ -28,7 +32,7 @@ def subject(options: Mapping[str, Any], output: Output) -> Iterator[Located]:
     if handoff is None:
         if copy is not None:
             raise UsageError("--copy is about a copy of a handoff", "give --handoff DIR too, and the update as MODEL")
-        yield locate(options["model"])
+        yield locate(options["model"]), None
         return
     from mpu_cli.client.changed_copy import write_changed_copy
     from mpu_cli.training.distributed import processes
@@ -39,4 +43,12 @@ def subject(options: Mapping[str, Any], output: Output) -> Iterator[Located]:
     with tempfile.TemporaryDirectory(prefix="mpu-eval-") as folder:
         with unpacked(output, handoff, Path(options["model"])) as [published, update]:
             write_changed_copy(published, update, number, Path(folder))
-        yield Located(Path(folder), f"{Path(options['model']).resolve().name}, copy-{number}")
+            origin = _origin(published, update, f"copy-{number}")
+        yield Located(Path(folder), f"{Path(options['model']).resolve().name}, copy-{number}"), origin
+
+
+def _origin(handoff: Path, update: Path, copy: str) -> dict[str, str]:
+    """For two directories that were verified."""
+    published, changed = (decode(manifest_bytes(path), path / MANIFEST) for path in (handoff, update))
+    assert isinstance(published, HandoffManifest)
+    return {"id": published.id, "digest": published.digest, "copy": copy, "update": changed.digest}

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import RenderableType
 
 from mpu_cli.cli.options import choice
-from mpu_cli.cli.output import table
+from mpu_cli.cli.output import Output, table
 from mpu_cli.errors import UsageError
 
 TEXT, MARKDOWN, CSV = "text", "markdown", "csv"
-_ARROWS = {"lower": "↓ lower", "higher": "↑ higher"}
+_ARROWS = {"lower": "↓ lower", "higher": "↑ higher", "0": "near 0", "0.5": "near 0.5"}
 
 
 def check_output_format(given: str, as_json: bool) -> None:
@@ -26,6 +26,15 @@ def check_output_format(given: str, as_json: bool) -> None:
     choice("--output-format", given, (TEXT, MARKDOWN, CSV))
     if as_json and given != TEXT:
         raise UsageError(f"--json and --output-format {given} cannot both be printed", "leave one of them out")
+
+
+def print_figures(output: Output, form: str, data: Mapping[str, Any], body: Sequence[RenderableType], lines: Sequence[str]) -> None:
+    """The result of a command: its figures, then further lines; in CSV the lines are messages, so that the output is a table alone."""
+    if form == CSV:
+        for line in lines:
+            output.note(line)
+        lines = ()
+    output.result(data, *body, *([f"- {line}" for line in lines] if form == MARKDOWN else lines))
 
 
 def number(value: float | None, *, signed: bool = False) -> str:

@@ -21,6 +21,8 @@ Config = Annotated[
     Path | None, typer.Option("--config", help="A YAML file with options by their long names; flags win.", metavar="FILE")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace a target that exists (never a secret directory).")]
+All = Annotated[bool, typer.Option("--all", help="Show every number, not the dozen that tell most (CSV and JSON have all).")]
+OutputFormat = Annotated[str, typer.Option("--output-format", help="How to print the result: text, markdown or csv.", metavar="FORMAT")]
 ShardSize = Annotated[str, typer.Option("--max-shard-size", help="Largest file, for instance 5GB.", metavar="SIZE")]
 MaxLength = Annotated[
     int | None, typer.Option("--max-length", help="Tokens of a row that are kept. [default: 512, or the model's context if shorter]")

@@ -17,6 +17,7 @@ from mpu_cli.errors import BadDataError, UsageError
 from mpu_cli.evaluation.asking import describe
 from mpu_cli.evaluation.metric import Array, Columns, keys_used
 from mpu_cli.evaluation.metrics import model_metrics, row_metrics
+from mpu_cli.evaluation.reading import direction
 from mpu_cli.evaluation.record import OTHER_TOKENS, Record, same_rows
 from mpu_cli.evaluation.statistics import FEWEST, RESAMPLES, UNDECIDED, Draws, rows_needed, verdict
 from mpu_cli.evaluation.summarise import MODEL, draw, statistics
@@ -31,7 +32,11 @@ class Line:
 
     owner: str
     """The set, or "model"."""
+    role: str
+    """What the set was given for, or "model"."""
     metric: str
+    better: str
+    """See `reading.direction`."""
     first: float
     other: float
     difference: float
@@ -137,7 +142,9 @@ def _lines(
         low, high = bounds.wide if bounds else (None, None)
         needed = _rows_needed(key, allowed) if bounds and allowed else None
         numbers = float(value), float(values[1][key]), float(values[1][key] - value)
-        lines.append(Line(*key, *numbers, low, high, allowed, word, rows, needed))
+        role = first.sets[key[0]].role if key[0] in first.sets else MODEL
+        better = direction(key[0], role, key[1])
+        lines.append(Line(key[0], role, key[1], better, *numbers, low, high, allowed, word, rows, needed))
     order = {name: place for place, name in enumerate([*first.sets, MODEL])}
     return tuple(sorted(lines, key=lambda line: order[line.owner]))
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mpu_cli.cli.guide import Guide
-from mpu_cli.cli.options import Config, Json
+from mpu_cli.cli.options import All, Config, Json, OutputFormat
 from mpu_cli.cli.output import Output
 from mpu_cli.errors import UsageError
 
@@ -31,6 +31,8 @@ def compare(
     margin: Annotated[float | None, typer.Option(help="The margin itself instead, for every metric alike.")] = None,
     resamples: Annotated[int, typer.Option(help="Random weightings of the rows that the intervals are made of.", min=1000)] = 10_000,
     seed: Annotated[int, typer.Option(help="Of these weightings.", min=0)] = 0,
+    all_: All = False,
+    output_format: OutputFormat = "text",
     json: Json = False,
     config: Config = None,
 ) -> None:
@@ -41,11 +43,13 @@ def compare(
     or more, one of .01 takes 299. They say nothing of other training seeds.
     """
     output = Output(context, as_json=json)
-    from mpu_cli.cli.eval_view import compared
+    from mpu_cli.cli.compare_view import compared
+    from mpu_cli.cli.figures import check_output_format, print_figures
     from mpu_cli.evaluation.compare import compare as run
     from mpu_cli.evaluation.compare import labels
     from mpu_cli.evaluation.record import read_record
 
+    check_output_format(output_format, json)
     if len({str(path) for path in records}) != len(records):
         raise UsageError("the same record is given twice", "give different ones")
     read = dict(zip(labels([str(path) for path in records]), (read_record(path) for path in records), strict=True))
@@ -53,4 +57,4 @@ def compare(
         read, before=read_record(before) if before else None, retain_record=read_record(retain_record) if retain_record else None,
         share=share, margin=margin, seed=seed, resamples=resamples,
     )  # fmt: skip
-    output.result(found.content(), *compared(found))
+    print_figures(output, output_format, found.content(), *compared(found, output_format, every=all_))

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mpu_cli.cli.figures import CSV, MARKDOWN, check_output_format, print_figures
 from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import after_eval
 from mpu_cli.cli.options import (
+    All,
     AllowOverlap,
     Config,
     ContentParts,
     Delimiter,
     Force,
     Json,
+    OutputFormat,
     SystemPrompt,
     TemplateDate,
     TemplateVar,
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
     from mpu_cli.evaluation.evaluate import Evaluation
     from mpu_cli.evaluation.questions import QuestionSet
+    from mpu_cli.evaluation.record import Record
     from mpu_cli.evaluation.settings import EvalSettings
 
 GUIDE = Guide(
@@ -113,6 +117,8 @@ def eval(  # the command's name
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     list_metrics: Annotated[bool, typer.Option("--list-metrics", help="Print every metric and check with its formula and source.")] = False,
+    all_: All = False,
+    output_format: OutputFormat = "text",
     force: Force = False,
     json: Json = False,
     config: Config = None,
@@ -143,7 +149,7 @@ def eval(  # the command's name
 
 def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
     """`stack` lives until the result is out."""
-    from mpu_cli.cli.eval_view import listed, shown
+    from mpu_cli.cli.eval_view import listed
 
     options: dict[str, Any] = context.params
     if options["list_metrics"]:
@@ -151,7 +157,10 @@ def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
         return
     if options["model"] is None:
         raise UsageError("MODEL is missing", "give a model directory, a published copy or a Hub id; see mpu eval --help")
+    if options["format_"] in {MARKDOWN, CSV}:
+        raise UsageError(f"--format {options['format_']}: is about the record's files", f"give --output-format {options['format_']}")
     choice("--format", options["format_"], ("mpu", "open-unlearning"))
+    check_output_format(options["output_format"], options["json"])
     choice("--device", options["device"], ("auto", "cpu", "cuda", "mps"))
     if options["record"] is not None:
         from mpu_cli.checkpoint.staging import refuse_existing, refuse_nesting
@@ -176,7 +185,7 @@ def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
     from mpu_cli.training import distributed
     from mpu_cli.training.arguments import choose_device
 
-    found_at = stack.enter_context(subject(options, output))
+    found_at, origin = stack.enter_context(subject(options, output))
     place = found_at.path
     reference = locate(options["reference"]).path if options["reference"] else None
     for path in (place, reference):
@@ -190,15 +199,26 @@ def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
     distributed.start(choose_device(settings.device))
     with output.progress(f"loading {place.name}") as progress:
         found = evaluate(
-            place, sets, settings, name=found_at.source, reference=reference, retain_record=retain_record, before=before, progress=progress
-        )
+            place, sets, settings, name=found_at.source, handoff=origin, reference=reference, retain_record=retain_record, before=before,
+            progress=progress,
+        )  # fmt: skip
     _tell(output, found, _notes_on_format(options["format_"], sets))
     if options["record"] is not None and distributed.processes().is_first:
         from mpu_cli.evaluation.write_record import write_record
 
         write_record(options["record"], found.record, options["format_"], texts=options["texts"], force=options["force"])
-    body = shown(found.record, before, options["record"])
-    output.result(found.record.summary(), *body, *after_eval(options["record"], options["before"]))
+    _show(output, options, found.record, before, retain_record)
+
+
+def _show(output: Output, options: dict[str, Any], record: Record, before: Record | None, retain_record: Record | None) -> None:
+    from mpu_cli.cli.eval_view import Beside, View, shown
+    from mpu_cli.evaluation.summarise import means
+
+    beside = Beside(*(means(one) if one else None for one in (before, retain_record)))
+    body, lines = shown(record.summary(), View(options["output_format"], options["all_"], beside))
+    kept = [f"kept  {options['record']}  (for --before, --retain-record, and mpu compare)"] if options["record"] else []
+    further = [*lines, *kept, *after_eval(options["record"], options["before"])]
+    print_figures(output, options["output_format"], record.summary(), body, further)
 
 
 def _notes_on_format(layout: str, sets: list[QuestionSet]) -> list[str]:

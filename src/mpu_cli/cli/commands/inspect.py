@@ -66,21 +66,17 @@ def _view(place: Path, given: Path) -> tuple[dict[str, Any], list[RenderableType
 def _record(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     import json
 
+    from mpu_cli.cli.eval_view import View, shown
     from mpu_cli.errors import BadDataError
 
     try:
         summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
         sets = ", ".join(f"{name} ({info['rows']} rows)" for name, info in summary["sets"].items())
-        rows = [
-            (owner, metric, f"{one['value']:.4f}", f"{one['low']:.4f} … {one['high']:.4f}" if "low" in one else "–")
-            for owner, metrics in summary["values"].items()
-            for metric, one in metrics.items()
-        ]
+        body, lines = shown(summary, View(every=True))
         told = {"kind": "record: an evaluation of a model", "model": str(summary["model"]["name"]), "sets": sets, **_evidence(summary)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadDataError(f"{path / 'summary.json'}: not a record of an evaluation ({type(error).__name__})", "evaluate again") from None
-    shown = table("", "metric", "value", "95 %", rows=rows)
-    return summary, [facts(told), shown, "", "next  put it beside another record (mpu compare --help)"]
+    return summary, [facts(told), "", *body, *lines, "next  put it beside another record (mpu compare --help)"]
 
 
 def _evidence(summary: dict[str, Any]) -> dict[str, str]:
@@ -89,7 +85,7 @@ def _evidence(summary: dict[str, Any]) -> dict[str, str]:
     handoff = model.get("handoff") or {}
     told = {
         "digest": model.get("digest"),
-        "handoff": f"{handoff['id']}, {handoff['copy']}" if handoff else None,
+        "handoff": ", ".join(f"{name} {value}" for name, value in handoff.items()) or None,
         "date": made.get("date"),
         "versions": ", ".join(f"{name} {number}" for name, number in (made.get("versions") or {}).items()),
         **{what.replace("_", " "): f"{made[what]['name']}, digest {made[what]['digest']}"

@@ -39,6 +39,7 @@ METRICS = (
         about="R = P(perturbed) / P(paraphrased); forget: min(R, 1/R), other sets: max(0, 1 − R)",
         source=_SOURCE,
         better="higher",
+        better_kept="higher",
         item=lambda row: float(closeness(np.array(ratio(row)), row.role)),
         variants=_VARIANTS,
     ),

@@ -62,6 +62,14 @@ def test_a_record_says_of_which_copy_it_is(finished_round, mpu, evaluated, tmp_p
     assert mpu("inspect", tmp_path / "record", "--json").json == {key: found[key] for key in found if key != "stderr"}
 
 
+def test_a_record_of_an_update_names_all_three(finished_round, mpu, evaluated):
+    """The handoff, the copy and the update; the digest is that of the changed weights."""
+    found = evaluated(finished_round.update, finished_round.forget, "--handoff", finished_round.handoff, "--copy", 2)
+    handoff, update = (mpu("inspect", path, "--json").json for path in (finished_round.handoff, finished_round.update))
+    assert found["model"]["handoff"] == {"id": handoff["id"], "digest": handoff["digest"], "copy": "copy-2", "update": update["digest"]}
+    assert found["model"]["digest"] != mpu("inspect", finished_round.handoff / "copy-2", "--json").json["digest"]
+
+
 @pytest.mark.parametrize("change", ["weights", "config", "missing", "manifest"])
 def test_what_is_no_copy_any_more_is_not_called_one(own_round, evaluated, change):
     """One byte of a listed file, a file less or a broken manifest: the record names no handoff, and that is said."""

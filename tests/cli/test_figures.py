@@ -171,7 +171,7 @@ def test_compare_in_every_format(kept, mpu):
 @pytest.mark.parametrize(("arguments", "message", "hint"), [
     (("compare", "one", "other", "--output-format", "html"), "--output-format html: expected one of text, markdown, csv", None),
     (("compare", "one", "other", "--output-format", "csv", "--json"), "--json and --output-format csv cannot both", "leave one"),
-    (("eval", "one", "--forget", "x", "--format", "markdown"), "--format markdown: is about the record's files", "--output-format markdown"),
+    (("eval", "one", "--forget", "x", "--format", "markdown"), "--format markdown: is about the record", "--output-format markdown"),
     (("eval", "one", "--forget", "x", "--relearn-rate", "2"), "--relearn-rate 2: expected a number between 0 and 1", None),
     (("eval", "one", "--forget", "x", *["--relearn-rate", "1e-4"] * 2), "--relearn-rate: expected 1 to 8 different", "each rate"),
 ])  # fmt: skip

@@ -156,6 +156,7 @@ def test_compare_in_every_format(kept, mpu):
     assert text.out.startswith("other against one, 7 numbers: 1 different (forget answer_probability), ")
     assert "no margin: give --before RECORD" in text.out
     assert "0.0000" not in "".join(line.split("…")[-1] for line in text.out.splitlines())  # no margin is no margin of nothing
+    assert mpu(*arguments, "-q").out.splitlines() == text.out.splitlines()[:1]
     page = mpu(*arguments, "--output-format", "markdown").out
     assert "| forget answer_probability | ↓ lower | 0.1000 | 0.3000 | +0.2000 |" in page
     assert "- note: no margin" in page

@@ -28,13 +28,18 @@ def check_output_format(given: str, as_json: bool) -> None:
         raise UsageError(f"--json and --output-format {given} cannot both be printed", "leave one of them out")
 
 
-def print_figures(output: Output, form: str, data: Mapping[str, Any], body: Sequence[RenderableType], lines: Sequence[str]) -> None:
-    """The result of a command: its figures, then further lines; in CSV the lines are messages, so that the output is a table alone."""
+def print_figures(
+    output: Output, form: str, data: Mapping[str, Any], body: Sequence[RenderableType], lines: Sequence[str], brief: str | None
+) -> None:
+    """The result of a command: its figures, then further lines; in CSV the lines are messages, so that the output is a table alone.
+
+    With -q a reader gets `brief` alone; who asked for Markdown or CSV gets all the same.
+    """
     if form == CSV:
         for line in lines:
             output.note(line)
         lines = ()
-    output.result(data, *body, *([f"- {line}" for line in lines] if form == MARKDOWN else lines))
+    output.result(data, *body, *([f"- {line}" for line in lines] if form == MARKDOWN else lines), brief=brief if form == TEXT else None)
 
 
 def number(value: float | None, *, signed: bool = False) -> str:

@@ -43,7 +43,7 @@ def compare(
     or more, one of .01 takes 299. They say nothing of other training seeds.
     """
     output = Output(context, as_json=json)
-    from mpu_cli.cli.compare_view import compared
+    from mpu_cli.cli.compare_view import compared, headline
     from mpu_cli.cli.figures import check_output_format, print_figures
     from mpu_cli.evaluation.compare import compare as run
     from mpu_cli.evaluation.compare import labels
@@ -57,4 +57,5 @@ def compare(
         read, before=read_record(before) if before else None, retain_record=read_record(retain_record) if retain_record else None,
         share=share, margin=margin, seed=seed, resamples=resamples,
     )  # fmt: skip
-    print_figures(output, output_format, found.content(), *compared(found, output_format, every=all_))
+    brief = "\n".join(map(headline, found.pairs))
+    print_figures(output, output_format, found.content(), *compared(found, output_format, every=all_), brief)

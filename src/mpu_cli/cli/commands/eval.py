@@ -165,9 +165,9 @@ def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
     if options["record"] is not None:
         from mpu_cli.checkpoint.staging import refuse_existing, refuse_nesting
 
-        refuse_existing(options["record"], force=options["force"])
         given = ("model", "handoff", "retain_record", "before")
         refuse_nesting(options["record"], *(Path(options[name]) for name in given if options[name]))
+        refuse_existing(options["record"], force=options["force"])
     with output.progress("reading rows"):  # the imports take seconds
         sets = _sets(options, output.note)
         settings = _settings(options)
@@ -211,14 +211,14 @@ def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
 
 
 def _show(output: Output, options: dict[str, Any], record: Record, before: Record | None, retain_record: Record | None) -> None:
-    from mpu_cli.cli.eval_view import Beside, View, shown
+    from mpu_cli.cli.eval_view import Beside, View, headline, shown
     from mpu_cli.evaluation.summarise import means
 
     beside = Beside(*(means(one) if one else None for one in (before, retain_record)))
     body, lines = shown(record.summary(), View(options["output_format"], options["all_"], beside))
     kept = [f"kept  {options['record']}  (for --before, --retain-record, and mpu compare)"] if options["record"] else []
     further = [*lines, *kept, *after_eval(options["record"], options["before"])]
-    print_figures(output, options["output_format"], record.summary(), body, further)
+    print_figures(output, options["output_format"], record.summary(), body, further, headline(record.summary(), beside))
 
 
 def _notes_on_format(layout: str, sets: list[QuestionSet]) -> list[str]:

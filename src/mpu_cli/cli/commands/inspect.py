@@ -46,7 +46,7 @@ def inspect(
             from mpu_cli.checkpoint.digest import model_digest
             from mpu_cli.checkpoint.model import open_checkpoint
 
-            with output.progress() as progress:
+            with output.progress(f"hashing {place.name}") as progress:
                 data["digest"] = model_digest(open_checkpoint(place), progress)
             body += ["", facts({"digest": f"{data['digest']}  (what records and mpu inspect SECRET call this model)"})]
     output.result(data, *body)

@@ -251,7 +251,7 @@ def test_open_unlearnings_layout_goes_both_ways(records, rows, tmp_path, mpu):
     assert done.code == 0, done.err
     ours = json.loads((root / "model" / "summary.json").read_text())["values"]["model"]["privacy_leakage"]["value"]
     assert f"{ours:.4f}" in done.out
-    (line,) = [line for line in done.out.splitlines() if line.startswith("answer_probability")][:1]
+    (line,) = [line for line in done.out.splitlines() if line.startswith("forget answer_probability ")]
     assert line.split()[-1] != "–"
     assert mpu("compare", tmp_path / "theirs", root / "model").code == 0
 

@@ -12,6 +12,7 @@ from mpu_cli.data.rows import read_rows
 from mpu_cli.evaluation.evaluate import answer_probabilities
 from mpu_cli.training.effect import Change, Effect
 from mpu_cli.training.trainer import TrainingReport
+from mpu_cli.training.usual_rate import usual_rate
 
 STRONG = ("--learning-rate", "3e-2", "--epochs", "4", "--batch-size", "4", "--method", "GradAscent")
 
@@ -46,7 +47,8 @@ def test_a_run_that_forgets_next_to_nothing_says_so(finished_round, mpu, tmp_pat
     effects = [copy["effect"] for copy in done.json["copies"].values()]
     assert len(effects) == 2 and all(effect["forget"]["before"] == pytest.approx(effect["forget"]["after"]) for effect in effects)
     assert done.json["verdict"]["forget"]["before"] == pytest.approx(sum(effect["forget"]["before"] for effect in effects) / 2)
-    assert "mean of 2 copies" in done.json["verdict"]["words"] and "retain not measured (no --retain)" in done.json["verdict"]["words"]
+    words = done.json["verdict"]["words"]
+    assert words.endswith("mean of 2 copies (the server's model may differ)") and "retain not measured (no --retain)" in words
     value = f"{effects[1]['forget']['before']:.3f}".removeprefix("0")
     one = mpu("unlearn", r.handoff, *recipe, "--out", tmp_path / "one", "--copy", 2)
     assert one.err.splitlines()[-1] == (
@@ -133,3 +135,29 @@ def test_eval_of_an_update_leaves_no_copy_behind(finished_round, mpu, tmp_path, 
     assert mpu("eval", r.update, "--handoff", r.handoff, "--forget", r.forget, *QUIETLY).code == 0
     assert mpu("eval", r.update, "--handoff", r.handoff, "--forget", r.forget, *QUIETLY, "--max-length", 100000).code == 2
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_the_learning_rate_follows_the_size_unless_it_is_given(finished_round, mpu, tmp_path):
+    """A model, a handoff and a dry run of a config.json alone say the same rate; a given one, and the preset's, are kept."""
+    r, said = finished_round, "by the model's size; --learning-rate sets another"
+    config = json.loads((r.model / "config.json").read_text())
+    rate = f"mpu: learning rate {usual_rate(config['hidden_size'], config['num_hidden_layers']):g}, {said}"
+    options = ("--forget", r.forget, "--retain", r.retain, "--max-steps", 1, "--method", "GradDiff")
+    for number, source in enumerate((r.model, r.handoff)):
+        assert rate in mpu("unlearn", source, *options, "--out", tmp_path / f"{number}").err.splitlines()
+    assert rate in mpu("unlearn", r.model / "config.json", "--dry-run").err.splitlines()
+    assert said not in mpu("unlearn", r.model, *options, "--learning-rate", "1e-3", "--out", tmp_path / "given").err
+    assert said not in mpu("unlearn", r.model, *options, "--preset", "paper", "--out", tmp_path / "paper").err
+
+
+def test_perturb_argues_with_a_default_only_where_asked(finished_round, mpu, tmp_path):
+    """Equal alphas are named with -v, and where unequal ones were given; never in a plain run."""
+    r = finished_round
+
+    def perturb(name, *options, before=()):
+        places = ("--new-lineage", tmp_path / f"s{name}", "--handoff", tmp_path / name)
+        return mpu(*before, "perturb", r.model, "--base", r.base, *places, *options)
+
+    plain, verbose, own = perturb("a"), perturb("b", before=("-v",)), perturb("c", "--alphas", "1,1.5,2")
+    assert "equal alphas" not in plain.out + plain.err
+    assert "mpu: equal alphas (--alphas 1,1,1)" in verbose.err and "equal alphas" in own.out

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from two_parties import layout_of, publish, weights
 
-from mpu_cli.server.advice import advice, meaning, who_pool
+from mpu_cli.server.advice import advice, equal_alphas, meaning, who_pool
 from mpu_cli.server.exposure import draw_noise, exposure, exposure_of, ledger, left, noise_of, pooled, prior
 from mpu_cli.server.lineage import Lineage
 from mpu_cli.server.records import CopyRecord, HandoffRecord
@@ -324,7 +324,7 @@ def test_old_records_are_shown_with_numbers_of_today():
 
 
 def test_advice_says_what_beats_a_setting():
-    """One holder of all copies is told so; an offset with many copies is told what costs less; equal alphas are named."""
+    """One holder of all copies is told so; an offset with many copies is told what costs less; equal alphas only where asked for."""
     together = advice("harmonic", 0.1, (1.0, 1.5, 2.0), 0.0, split=False)
     assert any("give the model away" in line and "--split" in line and "--offset" in line and "0.707" in line for line in together)
     assert not any("give the model away" in line for line in advice("harmonic", 0.1, (1.0, 1.5, 2.0), 0.0, split=True))
@@ -332,7 +332,10 @@ def test_advice_says_what_beats_a_setting():
     assert any("nothing to cancel" in line for line in advice("harmonic", 0.1, (1.0,), 0.0, split=False))
     assert any("any two" in line for line in advice("extrapolation", 0.1, (1.0, -1.0), 0.0, split=True))
     assert any("no noise and no offset" in line for line in advice("harmonic", 0.0, (1.0,), 0.0, split=False))
-    assert any("equal alphas" in line and "who pool" in line for line in advice("harmonic", 0.1, (1.0, 2.0), 0.0, split=True))
+    assert not any("equal alphas" in line for line in advice("harmonic", 0.1, (1.0, 2.0), 0.0, split=True))
+    assert "--alphas 1,1)" in equal_alphas("harmonic", 0.1, (1.0, 2.0), split=False)[0]
+    assert "who pool" in equal_alphas("harmonic", 0.1, (1.0, 2.0), split=True)[0]
+    assert equal_alphas("harmonic", 0.1, (1.0, 1.0), split=False) == equal_alphas("extrapolation", 0.1, (1.0, -1.0), split=False) == ()
     assert [who_pool(size, 3) for size in (1, 2, 3)] == [
         "to the one of 3 holders who knows most", "to those 2 of 3 holders who know most, pooled", "to all 3 holders, pooled"
     ]  # fmt: skip

@@ -352,6 +352,22 @@ def test_a_dtype_that_rounds_the_noise_away_is_warned_of(tiny_pair, tmp_path, en
     assert not any("rounds away" in line or "come back" in line for line in quiet.warnings)
 
 
+@pytest.mark.parametrize(
+    ("copies", "dtype", "warned"),
+    [
+        (2, "bfloat16", True), (3, "bfloat16", True), (5, "bfloat16", True),
+        (1, "bfloat16", False), (3, "float16", False), (3, "float32", False),
+    ],
+)
+def test_noise_that_does_not_cancel_is_warned_of(wide, tmp_path, entropy, copies, dtype, warned):
+    """Copies whose dtype leaves a share of the weights' size, with its number; a single copy has nothing to cancel."""
+    result = publish(wide.model, wide.base, tmp_path / "h", tmp_path / "s", entropy(1), kappa=1.0, dtype=dtype, copies=copies)
+    found = [line for line in result.warnings if "cancels only to" in line]
+    assert len(found) == warned
+    if warned:
+        assert f"cancels only to {result.handoffs[0].realised['residual']:.1e} of the weights" in found[0] and "--dtype float32" in found[0]
+
+
 def test_realised_noise_is_what_is_in_the_files(tiny_pair, tmp_path, entropy):
     """The recorded shares of changed and recoverable entries agree with a count over the published files."""
     pair = tiny_pair("llama", dtype="bfloat16")

@@ -49,6 +49,16 @@ class Sizes:
         return cls(read.size("layers"), heads, kv_heads, head_dim, read.rotary(head_dim))
 
 
+def width_and_depth(config: Mapping[str, Any], family: Family, where: object) -> tuple[int, int]:
+    """Hidden units and layers.
+
+    Raises:
+        BadModelError: one is absent, or not a positive integer; the key is named.
+    """
+    read = _Reader(config, family, where)
+    return read.size("hidden"), read.size("layers")
+
+
 class _Reader:
     def __init__(self, config: Mapping[str, Any], family: Family, where: object) -> None:
         self.config, self.family, self.where = config, family, where

@@ -62,7 +62,21 @@ def plan(context: typer.Context, output: Output, place: Path) -> tuple[TrainingS
         raise UsageError(
             "--lora-rank and --train-embeddings: an adapter leaves the embeddings as they are", "leave one of them out"
         )
+    if values["learning_rate"] is None:
+        values["learning_rate"] = _rate_of(place)
+        output.note(f"learning rate {values['learning_rate']:g}, by the model's size; --learning-rate sets another")
     return TrainingSettings(**values), assignments
+
+
+def _rate_of(place: Path) -> float:
+    """The usual learning rate for a model, for a handoff's copies, or for a config.json alone (--dry-run)."""
+    from mpu_cli.bundle.read import is_bundle
+    from mpu_cli.checkpoint.model import open_config, read_json
+    from mpu_cli.training.usual_rate import rate_for
+
+    directory = place / "copy-1" if is_bundle(place) else place
+    config = read_json(place) if place.is_file() else open_config(directory).content
+    return rate_for(config, directory)
 
 
 def _check_reference(

@@ -45,7 +45,9 @@ def verdict(reports: Mapping[str, TrainingReport]) -> Verdict | None:
                 f"retained rows fell (retain {_shown(effect.retain)}): lower --learning-rate or --epochs, or end before that with "
                 "--stop-retain-below"
             )
-    words += f": mean answer probability on {rows}" + (f", mean of {len(effects)} copies" if len(effects) > 1 else "")
+    words += f": mean answer probability on {rows}"
+    if len(effects) > 1:
+        words += f", mean of {len(effects)} copies (the server's model may differ)"
     return Verdict(words, tuple(warnings), {**asdict(effect), "words": words, "warnings": warnings})
 
 

@@ -51,14 +51,17 @@ class TinyModel:
         """`family` or `family/variant`."""
         return self.family.name if self.variant == "plain" else f"{self.family.name}/{self.variant}"
 
-    def build(self, directory: Path, seed: int = 0) -> Path:
-        """Save a random model of this configuration as float32 safetensors."""
+    def config(self) -> Any:
+        """Transformers' configuration object."""
         from transformers import AutoConfig
 
-        own = self.family.tiny[self.variant]
         sizes = {} if self.family.config else {**_SIZES, **_under_their_keys(self.family)}
+        return AutoConfig.for_model(self.family.model_types[0], **{**sizes, **self.family.tiny[self.variant]})
+
+    def build(self, directory: Path, seed: int = 0) -> Path:
+        """Save a random model of this configuration as float32 safetensors."""
         with quiet_transformers(), torch.random.fork_rng(), torch.no_grad():
-            config = AutoConfig.for_model(self.family.model_types[0], **{**sizes, **own})
+            config = self.config()
             torch.manual_seed(seed)
             model = auto_class(config).from_config(config, dtype=torch.float32)
             _randomise(model)

@@ -57,11 +57,17 @@ def advice(
         )
     if size > 1 and split and denoising == "extrapolation":
         lines.append("any two of these copies give the line away; with holders who might pool, harmonic is the safer choice")
-    if size > 1 and kappa and denoising == "harmonic" and max(coefficients) > min(coefficients):
-        lines.append(
-            f"equal alphas (--alphas {','.join([f'{min(coefficients):g}'] * size)}) would leave the best-known copy as unknown "
-            f"and halve the update's error ({page('log')}){', but leave less to holders who pool' if split else ''}"
-        )
     if not kappa and not offset:
         lines.append("no noise and no offset: a holder who has the base undoes the reparameterization and has the model")
     return tuple(lines)
+
+
+def equal_alphas(denoising: str, kappa: float, coefficients: Sequence[float], *, split: bool) -> tuple[str, ...]:
+    """What equal alphas would change: for who chose unequal ones, or asks (-v). They are the default, as the paper's."""
+    size = len(coefficients)
+    if size == 1 or not kappa or denoising != "harmonic" or max(coefficients) == min(coefficients):
+        return ()
+    return (
+        f"equal alphas (--alphas {','.join([f'{min(coefficients):g}'] * size)}) would leave the best-known copy as unknown "
+        f"and halve the update's error ({page('log')}){', but leave less to holders who pool' if split else ''}",
+    )

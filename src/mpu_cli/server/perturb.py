@@ -18,7 +18,7 @@ from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.checkpoint.space import require_space
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.errors import BadModelError, BadSecretError
-from mpu_cli.server.advice import advice
+from mpu_cli.server.advice import advice, equal_alphas
 from mpu_cli.server.can_be_loaded import check_loads, check_published
 from mpu_cli.server.estimate import handoff_bytes
 from mpu_cli.server.exposure import Exposure, Ledger, exposure_of, ledger
@@ -28,7 +28,7 @@ from mpu_cli.server.leak_scan import require_no_secret
 from mpu_cli.server.lineage import Lineage, create, open_locked
 from mpu_cli.server.measure import Measured, measure
 from mpu_cli.server.model_card import read_model_card
-from mpu_cli.server.realised import RECOVERABLE_WARNING
+from mpu_cli.server.realised import RECOVERABLE_WARNING, cancels_badly
 from mpu_cli.server.records import HandoffRecord, ModelRecord, now
 from mpu_cli.server.reparameterizations import chosen, is_rotation
 from mpu_cli.server.second_lineage import lineages_beside, places, refuse_own_model, refuse_unasked
@@ -56,6 +56,8 @@ class PerturbResult:
     probe: Mapping[str, float]
     advice: tuple[str, ...]
     warnings: tuple[str, ...]
+    background: tuple[str, ...] = ()
+    """What speaks against a default: for readers who ask for more."""
 
 
 def perturb(
@@ -248,7 +250,11 @@ def _result(
             "number grid: this noise is too small to hide them; raise --kappa or --offset"
         )
     warnings += second_lineage_warnings(rivals, records)
+    if settings.dtype != "auto":
+        warnings += cancels_badly(records[0].size, records[0].dtype, records[0].realised["residual"])
     words = advice(settings.denoising, settings.kappa, plan.draw.coefficients, plan.offset_everywhere, split=settings.split)
+    alphas = equal_alphas(settings.denoising, settings.kappa, plan.draw.coefficients, split=settings.split)
+    words += alphas if settings.alphas is not None else ()
     if is_rotation(settings.reparam):
         words += (
             "under AdamW the rotation alone moves the aggregated update by 16–30 % of its norm (not under SGD or Muon); "
@@ -270,4 +276,5 @@ def _result(
         probe=probe,
         advice=words,
         warnings=tuple(warnings),
+        background=alphas if settings.alphas is None else (),
     )

@@ -27,7 +27,7 @@ class TrainingSettings:
     epochs: int = 5
     """Passes over the forget set."""
     learning_rate: float = 1e-5
-    """The highest of the run, in the optimizer's own units; see `lr_scheduler`."""
+    """The highest of the run, in the optimizer's own units; see `lr_scheduler`. The command line has `usual_rate`'s."""
     batch_size: int = 8
     """Forget rows in one forward pass, over all processes; as many retain rows go with them."""
     gradient_accumulation: int = 1

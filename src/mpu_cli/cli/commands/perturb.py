@@ -132,6 +132,9 @@ def perturb(
         output.warn(warning)
     if result.test_secret:
         output.warn("this secret was prepared by a test (origin: test): it hides nothing")
+    if output.verbose:
+        for line in result.background:
+            output.note(line)
     data = _data(result, handoff, directory) | {"packed": [str(file) for file in packs.values()]}
     places = list(packs.values()) or _handed_out(result, handoff)
     output.result(data, *_body(result, places, directory, model), brief=f"handoff {', '.join(map(str, places))}")

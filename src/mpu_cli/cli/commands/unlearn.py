@@ -92,7 +92,7 @@ def unlearn(
         str, typer.Option(help="adafactor, adamw (the paper's), adam-mini, muon or sgd.", autocompletion=optimizers)
     ] = "adafactor",
     epochs: Annotated[int, typer.Option(help="Passes over the forget set.")] = 5,
-    learning_rate: Annotated[float, typer.Option(help="The highest of the run.")] = 1e-5,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest of the run. [default: by the model's size, and said]")] = None,
     lr_scheduler: Annotated[str, typer.Option(help="constant, linear or cosine (both down to 0).")] = "constant",
     warmup_steps: Annotated[int, typer.Option(help="First steps, over which the learning rate rises.")] = 0,
     warmup_ratio: Annotated[float, typer.Option(help="The same as a share of all steps.")] = 0.0,

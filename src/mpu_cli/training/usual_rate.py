@@ -1,0 +1,36 @@
+"""The learning rate where nobody gives one: smaller in wider and deeper models.
+
+An optimizer that normalises its steps moves every weight by about the learning rate; what that does to the output grows
+with the width (Yang et al. 2203.03466 scale rates by 1 / width) and with the depth. The constant is measured, on two
+models: docs/decisions/0004.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import sqrt
+from typing import Any
+
+from mpu_cli.architectures.family import family_of
+from mpu_cli.architectures.sizes import width_and_depth
+from mpu_cli.errors import BadModelError
+
+SCALE = 0.0256
+LARGEST = 1e-3
+"""Tiny models of tests would get more."""
+UNKNOWN = 1e-5
+"""For an architecture that no family file describes."""
+
+
+def usual_rate(hidden: int, layers: int) -> float:
+    """The rate for a model of so many layers and hidden units, two digits of it."""
+    return min(LARGEST, float(f"{SCALE / (hidden * sqrt(layers)):.1e}"))
+
+
+def rate_for(config: Mapping[str, Any], where: object) -> float:
+    """The rate for a config.json."""
+    try:
+        family = family_of(config, where)
+        return usual_rate(*width_and_depth(family.language(config), family, where))
+    except BadModelError:
+        return UNKNOWN

@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -119,7 +120,9 @@ def test_the_example_of_several_processes_runs(desk, mpu):
     """By torchrun, as it is printed."""
     play(mpu, examples("perturb")[0])
     (words,) = [words for words in examples("unlearn") if words[0] == "torchrun"]
-    subprocess.run([*words, "--max-steps", "1"], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=300)
+    found = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": found}
+    subprocess.run([*words, "--max-steps", "1"], env=environment, check=True, capture_output=True, timeout=300)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(HOME)) for page in PAGES])
@@ -144,6 +147,25 @@ def test_the_commands_of_the_readme_and_of_the_page_on_data_run(desk, mpu):
             if words[1] != "demo":
                 play(mpu, words)
     assert {"to-client", "server", "to-server", "model-next", "after"} <= {path.name for path in desk.iterdir()}
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_on_evaluation_run(desk, mpu):
+    """In their order, MUSE's files among them."""
+    shutil.copytree("base", "retrained")
+    shutil.copytree("model", "model-next")
+    texts = [{"text": f"w{i} w{i + 1} w{i + 2} w{i + 3} ."} for i in range(4)]
+    Path("texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    Path("verbmem_forget.json").write_text(json.dumps([{"prompt": f"w{i} w{i + 1}", "gt": f"w{i + 2} w{i + 3} ."} for i in range(4)]))
+    for number, name in enumerate(("forget_qa", "retain_qa", "forget_qa_icl", "retain_qa_icl")):
+        rows = [{"question": f"w{i} w{i + number + 5} ?", "answer": f"w{i + 2} ."} for i in range(4)]
+        Path(f"knowmem_{name}.json").write_text(json.dumps(rows))
+    for words in documented(HOME / "docs" / "evaluation.md"):
+        if words[1] == "compare":
+            for kept in ("noise-free-record", "mpu-record"):
+                shutil.copytree("before", kept)
+        done = mpu(*words[1:], *(("--max-new-tokens", "4", "--relearn-steps", "2", "--samples", "2") if words[1] == "eval" else ()))
+        assert done.code == 0, (words, done.err)
 
 
 @pytest.mark.parametrize(

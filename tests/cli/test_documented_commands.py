@@ -186,16 +186,18 @@ def test_a_shell_completes_commands_methods_and_optimizers(line, found, monkeypa
     assert capsys.readouterr().out.split() == found
 
 
-def test_the_environment_names_the_secret(desk, mpu, monkeypatch):
-    """Perturb and aggregate read MPU_SECRET where --secret is not given; --secret and --new-lineage win over it."""
-    monkeypatch.setenv("MPU_SECRET", "from the environment")
-    perturbed = ("perturb", "model", "--base", "base", "-m", 2)
-    assert mpu(*perturbed, "--handoff", "to-client").code == 0
-    assert Path("from the environment/secret.yaml").is_file()
-    play(mpu, shlex.split("mpu unlearn to-client --forget forget.jsonl --retain retain.jsonl --out to-server"))
-    assert mpu("aggregate", "to-server", "--model", "model", "--out", "model-next").code == 0
-    assert mpu(*perturbed, "--handoff", "other", "--new-lineage", "second").code == 0
-    assert Path("second/secret.yaml").is_file()
-    refused = mpu("aggregate", "to-server", "--secret", "second", "--model", "model", "--out", "never")
+def test_the_environment_names_the_secret(own_round, tmp_path, mpu, monkeypatch):
+    """Commands of the server read MPU_SECRET where --secret is not given; --secret and --new-lineage win over it."""
+    r = own_round
+    monkeypatch.setenv("MPU_SECRET", str(r.secret))
+    perturbed = ("perturb", r.model, "--base", r.base, "-m", 1)
+    assert mpu(*perturbed, "--handoff", tmp_path / "other", "--new-lineage", tmp_path / "second").code == 0
+    assert (tmp_path / "second" / "secret.yaml").is_file()
+    refused = mpu("aggregate", r.update, "--secret", tmp_path / "second", "--model", r.model, "--out", tmp_path / "never")
     assert refused.code == 1
     assert "which this lineage never made" in refused.err
+    assert mpu(*perturbed, "--handoff", tmp_path / "again").code == 0
+    assert len(list((r.secret / "handoffs").glob("*.yaml"))) == 2
+    assert mpu("aggregate", r.update, "--model", r.model, "--out", tmp_path / "next").code == 0
+    monkeypatch.delenv("MPU_SECRET")
+    assert mpu("aggregate", r.update, "--model", r.model, "--out", tmp_path / "never").code == 2

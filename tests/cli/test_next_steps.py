@@ -65,6 +65,7 @@ def test_a_whole_round_and_the_next_one_are_copied_from_what_was_printed(place, 
     assert second[3][-1] == "model-next-2"
 
 
+@pytest.mark.slow
 def test_a_split_round_is_printed_for_every_holder(place, mpu):
     """Each holder's handoff has its own update, and the server takes all of them back in one call."""
     printed = commands(first(place, mpu, "--split"))
@@ -105,6 +106,7 @@ def test_a_plain_model_is_measured_on_the_rows_that_were_given(finished_round, t
     assert mpu(*command, *QUICKLY).code == 0
 
 
+@pytest.mark.slow
 def test_what_is_printed_for_tar_files_runs(place, mpu):
     """The client gets and sends one file each; it measures its own update with them."""
     printed = commands(first(place, mpu, "--pack", "to-client.tar"))

@@ -133,3 +133,37 @@ def test_a_dry_run_needs_no_rows_and_writes_nothing(finished_round, tmp_path, mp
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
     text = mpu("unlearn", r.handoff, "--dry-run").out
     assert "optimizer state" in text
+
+
+def test_a_dry_run_is_about_the_rows_that_were_given(finished_round, tmp_path, mpu):
+    """Their longest, their steps and their time, in words and in JSON; without rows no time is claimed."""
+    r = finished_round
+    rows = ("--forget", r.forget, "--retain", r.retain, "--method", "GradDiff", "--dry-run", "--batch-size", 2, "--epochs", 3)
+    found, anything = mpu("unlearn", r.handoff, *rows, "--json").json, mpu("unlearn", r.handoff, "--dry-run", "--json").json
+    assert (found["rows"], found["steps"], found["copies"]) == (8, 12, 2)
+    assert found["longest_row_tokens"] < 20
+    assert found["activations_bytes"] < anything["activations_bytes"] / 10
+    assert 0 < found["seconds"] < 600
+    assert "seconds" not in anything
+    assert mpu("unlearn", r.handoff, *rows, "--max-steps", 5, "--copy", 1, "--json").json["steps"] == 5
+    one = mpu("unlearn", r.handoff, *rows, "--copy", 1, "--json").json
+    assert (one["copies"], one["disk_bytes"] * 2) == (1, found["disk_bytes"])
+    text = mpu("unlearn", r.handoff, *rows).out
+    assert f"for rows of at most {found['longest_row_tokens']} tokens" in text
+    assert "for 2 copies of 12 steps (a third to three times that" in text
+    assert "time    give --forget" in mpu("unlearn", r.handoff, "--dry-run").out
+    (tmp_path / "config.json").write_bytes((r.model / "config.json").read_bytes())
+    done = mpu("unlearn", tmp_path, "--dry-run", "--forget", r.forget)
+    assert done.code == 2
+    assert done.err.endswith("has no tokenizer to count tokens with\nmpu: hint: leave --forget out\n")
+
+
+def test_the_servers_dry_runs_are_in_words(finished_round, tmp_path, mpu):
+    """Disk and memory; nothing is written."""
+    r = finished_round
+    text = mpu("perturb", r.model, "--handoff", tmp_path / "h", "--secret", tmp_path / "s", "--dry-run").out
+    assert "disk    at most " in text
+    assert " for 3 copies in 3 files\nmemory  about " in text
+    text = mpu("aggregate", r.update, "--secret", r.secret, "--model", r.model, "--out", tmp_path / "n", "--dry-run").out
+    assert " for the new model\nmemory  about " in text
+    assert list(tmp_path.iterdir()) == []

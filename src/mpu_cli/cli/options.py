@@ -57,6 +57,16 @@ def estimate_facts(needs: Mapping[str, int]) -> dict[str, str]:
     return {name.replace("_", " "): size(number) if name.endswith("bytes") else f"{number:,}" for name, number in needs.items()}
 
 
+def server_words(needs: Mapping[str, int], result: str) -> list[str]:
+    """What perturb or aggregate would take, in sentences."""
+    files = f" in {needs['files']:,} file{'s' * (needs['files'] > 1)}" if "files" in needs else ""
+    return [
+        f"disk    at most {size(needs['disk_bytes'])} for {result}{files}",
+        f"memory  about {size(needs['memory_bytes'])} beside the program itself",
+        "",
+    ]
+
+
 def prompting_of(options: Mapping[str, Any]) -> Prompting:
     """The options above, by the names of the commands' parameters.
 

@@ -38,14 +38,14 @@ class Lines:
     def line(self) -> str:
         """What is being done, for how long the command has run, and how long it will still take."""
         now = self._clock()
-        text = f"{self._what} ({_duration(now - self._began)} so far"
+        text = f"{self._what} ({duration(now - self._began)} so far"
         if self._total <= 0:
             return f"{text})"
         text += f", {100 * self._done // self._total} %"
         since, before = self._anchor
         if self._done > before:
             left = (now - since) * (self._total - self._done) / (self._done - before)
-            text += f", about {_duration(left)} left"
+            text += f", about {duration(left)} left"
         return f"{text})"
 
     def __enter__(self) -> Lines:
@@ -96,7 +96,8 @@ def bar(console: Console) -> Iterator[ProgressCallback]:
         yield show
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Minutes and seconds, 1:05, with hours 2:01:05."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
-from mpu_cli.cli.output import facts, table
+from mpu_cli.cli.output import facts, size, table
+from mpu_cli.cli.progress import duration
 
 if TYPE_CHECKING:
     from mpu_cli.client.methods import MethodInfo
@@ -62,6 +63,27 @@ def trained(reports: Mapping[str, TrainingReport]) -> list[RenderableType]:
         if report.resumed_from is not None:
             body.append(f"{name} went on from step {report.resumed_from}")
     return body
+
+
+def dry_run_words(needs: Mapping[str, int], given: bool) -> list[str]:
+    """What a training would take, in sentences; `given` says whether rows were."""
+    copies = f"{needs['copies']} cop{'y' if needs['copies'] == 1 else 'ies'}"
+    where = f"rows of at most {needs['longest_row_tokens']} tokens" if given else "the longest rows that --max-length allows"
+    on_the_way = needs["temporary_disk_bytes"] + needs["checkpoint_disk_bytes"]
+    # What is no handoff may be a copy of one, or a model that is to be unlearned by itself.
+    whole = "" if needs["received_bytes"] else f" ({size(4 * needs['parameters'])} for a whole model, in float32)"
+    lines = [
+        f"memory  about {size(needs['memory_bytes'])} in each process (± 25 %), for {where}",
+        f"disk    {size(needs['disk_bytes'])} for the update{whole}, and {size(on_the_way)} on the way",
+    ]
+    if given:
+        lines.append(
+            f"time    about {duration(needs['seconds'])} for {copies} of {needs['steps']} steps (a third to three times that, "
+            "from how fast this machine multiplies now)"
+        )
+    else:
+        lines.append("time    give --forget, and --retain if the method needs it, for an estimate for those rows")
+    return [*lines, ""]
 
 
 def preset_words(settings: Mapping[str, Any], given: Collection[str], parameters: Mapping[str, Any]) -> str:

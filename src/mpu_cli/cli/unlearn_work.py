@@ -14,6 +14,7 @@ from mpu_cli.cli.output import Output
 from mpu_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from mpu_cli.client.duration import RowSizes
     from mpu_cli.client.lora import Lora
     from mpu_cli.client.methods import MethodInfo, Value
     from mpu_cli.client.reference_source import ReferenceSource
@@ -232,8 +233,8 @@ def _reference(options: Options, method: MethodInfo, parameters: Mapping[str, Va
 
 
 def needs_of(context: typer.Context, output: Output, place: Path) -> dict[str, int]:
-    """What `--dry-run` counts."""
-    from mpu_cli.client import methods
+    """What `--dry-run` counts; time only for rows that were given."""
+    from mpu_cli.client import duration, methods
     from mpu_cli.client.estimate import estimate_unlearn
     from mpu_cli.training.distributed import processes, refuse_unsharded
 
@@ -245,11 +246,43 @@ def needs_of(context: typer.Context, output: Output, place: Path) -> dict[str, i
     named = {assignment.partition("=")[0].strip() for assignment in assignments}
     required = [f"{p.name}=1" for p in chosen.parameters if p.default is None and p.name not in named]
     needs = chosen.needs_with(chosen.parse([*assignments, *required]))
-    return estimate_unlearn(
+    sizes = _row_sizes(options, settings, place) if options["forget"] is not None else None
+    passes = 1 + sum(word in needs for word in ("retain", "alternate"))
+    found = estimate_unlearn(
         place, settings, options["delta_dtype"], lora=adapter(options), processes=options["processes"] or processes().size,
-        passes=1 + sum(word in needs for word in ("retain", "alternate")),
-        checkpoints=bool(options["save_steps"] or options["save_seconds"]),
+        passes=passes, checkpoints=bool(options["save_steps"] or options["save_seconds"]), longest=sizes and sizes.longest,
     )  # fmt: skip
+    if options["copy"] is not None:  # only that one is trained and written here
+        found |= {name: found[name] // found["copies"] for name in ("disk_bytes", "sent_bytes")} | {"copies": 1}
+    if sizes is None:
+        return found
+    steps = settings.total_steps(sizes.rows)
+    operations = duration.products_of_a_step(settings, found["parameters"], sizes.mean, passes)
+    speed = duration.measured_speed(settings) * found["processes"]
+    seconds = duration.seconds_in_all(steps, found["copies"], operations, speed)
+    return found | {"rows": sizes.rows, "longest_row_tokens": sizes.longest, "steps": steps, "seconds": round(seconds)}
+
+
+def _row_sizes(options: Options, settings: TrainingSettings, place: Path) -> RowSizes:
+    """Of the rows that were given, as the model's tokenizer cuts them."""
+    from mpu_cli.bundle.read import is_bundle
+    from mpu_cli.cli.options import prompting_of
+    from mpu_cli.client.duration import RowSizes
+    from mpu_cli.client.recipe import Recipe
+    from mpu_cli.client.training_rows import RowEncoder
+    from mpu_cli.data.mapping import for_retain, parse_mapping
+    from mpu_cli.data.rows import read_rows
+    from mpu_cli.data.source import find_data
+
+    if place.is_file() or not any(place.glob("**/tokenizer*")):
+        raise UsageError(f"--forget with --dry-run: {place} has no tokenizer to count tokens with", "leave --forget out")
+    forget, retain = (find_data(options[name]) if options[name] else None for name in ("forget", "retain"))
+    assert forget is not None
+    mapping = parse_mapping(options["map_"] or [])
+    recipe = Recipe.of_files(options["method"], {}, settings, forget, retain, mapping=mapping, prompting=prompting_of(options))
+    encoder = RowEncoder(place / "copy-1" if is_bundle(place) else place, recipe)
+    rows = encoder.training_rows(read_rows(forget, mapping), read_rows(retain, for_retain(mapping)) if retain else None)
+    return RowSizes.of(rows.forget, rows.retain)
 
 
 def adapter(options: Options) -> Lora | None:

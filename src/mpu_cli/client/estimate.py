@@ -1,12 +1,14 @@
 """What `mpu unlearn --dry-run` says: memory of one process, disk and transfer, from headers or from config.json alone.
 
 Weights, gradients and optimizer state are counted exactly: the optimizer makes one step on tensors without storage, and
-what it keeps is measured. Activations are an estimate for rows of `--max-length` tokens, so an upper bound for shorter ones.
+what it keeps is measured. Activations are an estimate for a batch
+of rows as long as the longest that was given, or of `--max-length` tokens where none were.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,6 +92,7 @@ def estimate(
     passes: int = 2,
     processes: int = 1,
     checkpoints: bool = True,
+    longest: int | None = None,
 ) -> dict[str, int]:
     """Bytes and counts, by what they are for.
 
@@ -101,6 +104,7 @@ def estimate(
         passes: forward passes whose graphs live at once: forget, retain, alternate rows.
         processes: that share the work.
         checkpoints: whether any may be written.
+        longest: tokens of the longest row; None = as many as are kept of a row.
     """
     parameters = _count(subject.shapes)
     trained = {name: shape for name, shape in subject.shapes.items() if not is_frozen(name, subject.frozen)}
@@ -126,7 +130,7 @@ def estimate(
     elif processes > 1:
         held["gradient_buckets_bytes"] = own * changing
     rows = -(-settings.batch_size // processes)
-    length = row_limit(settings.max_length, context_length(subject.config)).tokens
+    length = min(row_limit(settings.max_length, context_length(subject.config)).tokens, longest or sys.maxsize)
     held["activations_bytes"] = activation_bytes(subject.config, rows * length, passes, settings)
     if lora is not None and settings.autocasts and not settings.gradient_checkpointing:
         # Autocast's copies of frozen weights live as long as the graph that needs them (measured: 2 bytes a weight).

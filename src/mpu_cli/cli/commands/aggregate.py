@@ -10,7 +10,7 @@ import typer
 from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import after_aggregate
-from mpu_cli.cli.options import SECRET, Config, DryRun, Force, Json, ShardSize, choice, estimate_facts, use_one_thread
+from mpu_cli.cli.options import SECRET, Config, DryRun, Force, Json, ShardSize, choice, estimate_facts, server_words, use_one_thread
 from mpu_cli.cli.output import Output, facts
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def aggregate(
         from mpu_cli.server.estimate import estimate_aggregate
 
         needs = estimate_aggregate(locate(model).path, dtype)
-        output.result(needs, facts(estimate_facts(needs)))
+        output.result(needs, *server_words(needs, "the new model"), facts(estimate_facts(needs)))
         return
     settings = AggregateSettings(
         server_lr, missing, min_agreement, max_relative_norm, fork, dtype, parse_size(max_shard_size), disclose

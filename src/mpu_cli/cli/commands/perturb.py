@@ -24,6 +24,7 @@ from mpu_cli.cli.options import (
     estimate_facts,
     from_environment,
     numbers,
+    server_words,
     use_one_thread,
 )
 from mpu_cli.cli.output import Output, facts, share, table, unknown
@@ -107,7 +108,8 @@ def perturb(
         from mpu_cli.server.estimate import estimate_perturb
 
         needs = estimate_perturb(source.path, settings)
-        output.result(needs, facts(estimate_facts(needs)))
+        copies_of_it = f"{settings.copies} cop{'y' if settings.copies == 1 else 'ies'}"
+        output.result(needs, *server_words(needs, copies_of_it), facts(estimate_facts(needs)))
         return
     targets = [handoff / f"holder-{number + 1}" for number in range(settings.copies)] if split else [handoff]
     packs = check_pack(pack, targets, [directory, source.path], force=force)

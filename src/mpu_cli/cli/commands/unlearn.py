@@ -194,10 +194,11 @@ def _run(context: typer.Context, output: Output, source: str | None, out: Path |
         raise UsageError("--copy and --finish: give one of them", "--finish comes when all copies are made")
     place = Path(source) if bundle or (options["dry_run"] and Path(source).is_file()) else locate(source).path
     if options["dry_run"]:
+        from mpu_cli.cli.unlearn_words import dry_run_words
         from mpu_cli.cli.unlearn_work import needs_of
 
         needs = needs_of(context, output, place)
-        output.result(needs, facts(estimate_facts(needs)))
+        output.result(needs, *dry_run_words(needs, options["forget"] is not None), facts(estimate_facts(needs)))
         return
     if out is None:
         raise UsageError("--out is missing", "give the directory to write")

@@ -37,6 +37,7 @@ REACHED_FROM = {
     "data/windows.py": ("unlearn", "data check"),
     "evaluation": ("eval",),
     "evaluation/compare.py": ("compare",),
+    "evaluation/probe.py": ("perturb",),
     "evaluation/record.py": ("eval", "compare"),
     "server": ("perturb",),
     "server/aggregate.py": ("aggregate",),
@@ -192,3 +193,15 @@ def test_a_command_in_a_hint_has_the_path_as_a_shell_reads_it(tmp_path, mpu, nam
     asked = ("data", "check", path) if "rows" in name else ("verify", path)
     done = mpu(*asked, "--json")
     assert command.format(shlex.quote(str(path))) in done.json["error"]["hint"]
+
+
+def test_rows_to_probe_with_are_not_sent_to_an_option_of_other_commands(tiny_pair, tmp_path, mpu):
+    """Of perturb, which has no --map."""
+    pair = tiny_pair("llama")
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "w1", "output": "w2"}\n')
+    own = ("--base", pair.base, "--handoff", tmp_path / "h", "--secret", tmp_path / "s", "-m", 1, "--probe", tmp_path / "rows.jsonl")
+    done = mpu("perturb", pair.model, *own)
+    assert done.code == 3
+    assert "rows.jsonl" in done.err
+    assert "--map" not in done.err
+    assert not (tmp_path / "h").exists()

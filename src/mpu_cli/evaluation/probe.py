@@ -6,12 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mpu_cli.data.rows import Row, read_rows
+from mpu_cli.errors import BadDataError
 from mpu_cli.evaluation.evaluate import answer_scores
 
 
 def copy_losses(rows: Path, model: Path, copies: Sequence[Path]) -> dict[str, float]:
-    """Mean loss per labelled token, nats, of the model and of every copy; one model is in memory at a time."""
-    parsed = read_rows(rows)
+    """Mean loss per labelled token, nats, of the model and of every copy; one model is in memory at a time.
+
+    Raises:
+        BadDataError: the rows cannot be used.
+    """
+    try:
+        parsed = read_rows(rows)
+    except BadDataError as error:  # perturb has no --map, which the hint of the other commands names
+        raise BadDataError(error.message, "give rows of question and answer or of text, or without --probe; see: mpu data check") from error
     named = {"model": model} | {_name(copy): copy for copy in copies}
     return {name: mean_loss(path, parsed) for name, path in named.items()}
 

@@ -295,8 +295,7 @@ MINE = {
         "holder-2/mpu.yaml": _manifest("handoff", {"copy-1": ["config.json"]}), "holder-2/copy-1/config.json": "{}",
     },
     "copy of an update": {".recipe.json": '{"files": ["delta.safetensors"]}', "delta.safetensors": ""},
-    "record": {"items.jsonl": "", "summary.json": "{}"},
-    "record in open-unlearning's layout": {"TOFU_EVAL.json": "{}", "TOFU_SUMMARY.json": "{}"},
+    "record": {"items.jsonl": "", "summary.json": "{}", MARKER: '["items.jsonl", "summary.json"]'},
     "model": {"config.json": "{}", "model.safetensors": "", "README.md": "", MARKER: '["README.md", "config.json", "model.safetensors"]'},
 }  # fmt: skip
 
@@ -331,8 +330,13 @@ def test_force_removes_what_a_manifest_or_a_list_names_and_refuses_the_rest(tmp_
 
 
 @pytest.mark.parametrize(
-    "files", [{"mpu.yaml": "an older update"}, {"mpu.yaml": "kind: handoff\n"}, {MARKER: "{"}, {MARKER: "[1]"}, {"config.json": "{}"}]
-)
+    "files",
+    [
+        {"mpu.yaml": "an older update"}, {"mpu.yaml": "kind: handoff\n"}, {MARKER: "{"}, {MARKER: "[1]"}, {"config.json": "{}"},
+        {"items.jsonl": "", "summary.json": "{}"}, {"TOFU_EVAL.json": "{}", "TOFU_SUMMARY.json": "{}"},
+        {"MUSE_EVAL.json": "{}", "MUSE_SUMMARY.json": "{}"},
+    ],
+)  # fmt: skip
 def test_a_directory_without_a_valid_list_is_never_replaced(tmp_path, files):
     """A user's model, or a manifest that is not ours, is no licence to remove what lies beside it."""
     _write(tmp_path / "out", {**files, "precious": "mine"}, marked=False)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny_rows import questions, rows, settings
 
+from mpu_cli.checkpoint.inventory import MARKER
 from mpu_cli.errors import BadDataError, OutputError
 from mpu_cli.evaluation.evaluate import evaluate
 from mpu_cli.evaluation.record import Record, read_record
@@ -40,7 +41,21 @@ def test_a_record_comes_back(found, kept):
         assert (read.sets, read.left_out, read.values) == (found.sets, found.left_out, found.values)
         assert read.settings == json.loads(json.dumps(found.settings))
     assert np.isnan(found.columns["forget", "answer_probability@relearned-1@1e-5"]).sum() == 3
-    assert sorted(path.name for path in kept.iterdir()) == ["items.jsonl", "summary.json"]
+    assert sorted(path.name for path in kept.iterdir()) == [MARKER, "items.jsonl", "summary.json"]
+
+
+@pytest.mark.parametrize("layout", ["mpu", "open-unlearning"])
+def test_force_replaces_a_record_of_ours_and_no_other_programs(found, tmp_path, layout):
+    """A record is replaced as a whole; the same files without the list, as another program writes them, stay."""
+    target = tmp_path / "record"
+    write_record(target, found, layout, texts=False)
+    write_record(target, found, layout, texts=False, force=True)
+    (target / MARKER).unlink()
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    with pytest.raises(OutputError, match="is not something that mpu wrote") as caught:
+        write_record(target, found, layout, texts=False, force=True)
+    assert "remove it yourself (an older mpu kept no list" in str(caught.value.hint)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
 
 
 def test_the_files_are_plain_json(kept):

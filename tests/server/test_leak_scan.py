@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -18,11 +19,17 @@ from mpu_cli.server.reissue import reissue
 
 MASTER = hashlib.sha256(b"a master").digest()
 HEX = MASTER.hex()
+PAIRS = [HEX[i : i + 2] for i in range(0, 64, 2)]
 
 
 def _base64(shift: int, *, url: bool = False) -> bytes:
     encode = base64.urlsafe_b64encode if url else base64.b64encode
     return encode(b"xyz"[:shift] + MASTER + b"after")
+
+
+def _base32(shift: int, *, digits_first: bool = False) -> bytes:
+    encode = base64.b32hexencode if digits_first else base64.b32encode
+    return encode(b"vwxyz"[:shift] + MASTER + b"after")
 
 
 SPELLINGS = {
@@ -35,12 +42,29 @@ SPELLINGS = {
     "hexadecimal in two strings": f'["{HEX[:32]}",\n "{HEX[32:]}"]'.encode(),
     **{f"base64 at {shift}": _base64(shift) for shift in range(3)},
     **{f"url base64 at {shift}": _base64(shift, url=True) for shift in range(3)},
+    **{f"hexadecimal with {between!r}": between.join(PAIRS).encode() for between in ("-", "_", " - ", "; ", "|")},
+    **{f"hexadecimal after {before!r}": "".join(before + pair for pair in PAIRS).encode() for before in ("\\x", "%", "\\u00", "&#x")},
+    **{
+        f"words of {size // 2} byte(s) after 0x": ", ".join(f"0x{HEX[i : i + size]}" for i in range(0, 64, size)).encode()
+        for size in (2, 4, 8, 16, 64)
+    },
+    "upper-case 0X": ", ".join(f"0X{pair}" for pair in PAIRS).upper().encode(),
+    **{
+        f"{name} as {code}": text.decode().encode(code)
+        for code in ("utf-16", "utf-16-be", "utf-32")
+        for name, text in (("hexadecimal", HEX.encode()), ("base64", _base64(1)), ("base32", _base32(2)))
+    },
+    **{f"base32 at {shift}": _base32(shift) for shift in range(5)},
+    **{f"base32 with the digits first at {shift}": _base32(shift, digits_first=True) for shift in range(5)},
+    "lower-case base32 in groups": "-".join(_base32(0).decode().lower()[i : i + 4] for i in range(0, 64, 4)).encode(),
+    "base64 wrapped in a JSON string": json.dumps(base64.encodebytes(b"some more text before it " * 3 + MASTER).decode()).encode(),
+    "the same with carriage returns": json.dumps(base64.encodebytes(MASTER * 3).decode().replace("\n", "\r\n")).encode(),
     "wrapped base64": base64.encodebytes(b"some more text before it " * 3 + MASTER),
 }
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.parametrize("before", [0, 7, (1 << 20) - 20])
+@pytest.mark.parametrize("before", [0, 7, *((1 << 20) - back for back in (1, 20, 41, 90))])
 def test_every_spelling_is_found_wherever_it_lies(tmp_path, spelling, before):
     """Also across the border of two blocks that are read one after the other, and deep in folders."""
     (tmp_path / "copy-1").mkdir()
@@ -54,7 +78,7 @@ def test_what_is_not_the_secret_is_let_through(tmp_path):
     other = hashlib.sha256(b"another").digest()
     near = MASTER[:-1] + bytes([MASTER[-1] ^ 0x80])
     for number, raw in enumerate((other, near)):
-        (tmp_path / f"{number}.txt").write_bytes(raw + raw.hex().encode() + base64.b64encode(raw))
+        (tmp_path / f"{number}.txt").write_bytes(raw + raw.hex().encode() + base64.b64encode(raw) + base64.b32encode(raw))
     require_no_secret(tmp_path, MASTER)
 
 

@@ -230,16 +230,19 @@ def test_a_changed_offset_is_refused(tiny_pair, tmp_path, entropy):
     publish(pair.model, pair.base, tmp_path / "h3", tmp_path / "s", source, offset=0.1)
 
 
-def test_a_lineage_keeps_its_unit_and_the_offsets_scope(tiny_pair, tmp_path, entropy):
-    """Another unit of κ, or another scope where there is an offset, is refused in a later round."""
+@pytest.mark.parametrize("offset", [0.0, 0.1])
+@pytest.mark.parametrize(("scope", "other"), [("layers", "all"), ("all", "layers")])
+def test_a_lineage_keeps_its_unit_and_its_scope(tiny_pair, tmp_path, entropy, offset, scope, other):
+    """Another unit of κ, or another scope, is refused in a later round, with an offset and without."""
     pair, source = tiny_pair("llama"), entropy(1)
-    publish(pair.model, pair.base, tmp_path / "h1", tmp_path / "s", source, offset=0.1)
+    publish(pair.model, pair.base, tmp_path / "h1", tmp_path / "s", source, offset=offset, scope=scope)
     with pytest.raises(GateError, match="measures its noise by the task-vector"):
-        publish(pair.model, pair.base, tmp_path / "h2", tmp_path / "s", source, noise_relative_to="weights")
+        publish(pair.model, pair.base, tmp_path / "h2", tmp_path / "s", source, noise_relative_to="weights", scope=scope)
     with pytest.raises(UsageError, match="needs --base"):
-        publish(pair.model, None, tmp_path / "h2", tmp_path / "s", source)
-    with pytest.raises(GateError, match="froze its offset for --scope layers"):
-        publish(pair.model, pair.base, tmp_path / "h2", tmp_path / "s", source, scope="all")
+        publish(pair.model, None, tmp_path / "h2", tmp_path / "s", source, scope=scope)
+    with pytest.raises(GateError, match=f"began with --scope {scope}") as caught:
+        publish(pair.model, pair.base, tmp_path / "h2", tmp_path / "s", source, scope=other)
+    assert caught.value.hint is not None and caught.value.hint.startswith(f"give --scope {scope}: ")
     assert not (tmp_path / "h2").exists() and len(Lineage.read(tmp_path / "s").handoffs) == 1
 
 

@@ -1,7 +1,8 @@
 """Which files of a directory mpu itself wrote: only these may be removed when a result is replaced.
 
-A handoff and an update are listed by their manifest, one copy of an update that is still to be finished by its note, and a
-record of an evaluation has files of fixed names. A model has none of these, so it gets a list of names beside it, hidden.
+A handoff and an update are listed by their manifest, and one copy of an update that is still to be finished by its note. A
+model and a record of an evaluation have neither, so they get a list of names beside them, hidden: names that other programs
+use too say nothing of who wrote a file.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 MARKER = ".mpu-files"
-"""The list beside a model: a JSON list of paths relative to the directory."""
+"""The list beside a model or a record: a JSON list of paths relative to the directory."""
 _NOTE = ".recipe.json"
-_RECORDS = (("items.jsonl", "summary.json"), ("TOFU_EVAL.json", "TOFU_SUMMARY.json"), ("MUSE_EVAL.json", "MUSE_SUMMARY.json"))
 _MANIFEST = "mpu.yaml"
 _COPY = re.compile(rb'^- "files":\n((?:    .*\n)*)  "name": "([^"\n]+)"$', re.MULTILINE)
 _FILE = re.compile(rb'^    "([^"\n]+)":$', re.MULTILINE)
@@ -33,9 +33,8 @@ def write_marker(directory: Path) -> None:
 
 def written_by_mpu(directory: Path) -> frozenset[str]:
     """The files, by path relative to the directory, that its manifest, note or list names; empty if it has none."""
-    records = [names for names in _RECORDS if all((directory / name).is_file() for name in names)]
     holders = [path for path in directory.glob("holder-*") if path.is_dir() and not path.is_symlink()]
-    found = _of_manifest(directory) | _of_list(directory, MARKER) | _of_list(directory, _NOTE) | frozenset().union(*records)
+    found = _of_manifest(directory) | _of_list(directory, MARKER) | _of_list(directory, _NOTE)
     return found.union(*({f"{holder.name}/{name}" for name in _of_manifest(holder)} for holder in holders))
 
 

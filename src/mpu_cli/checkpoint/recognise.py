@@ -69,7 +69,7 @@ def instead_of(path: Path, wanted: str, error: type[MpuError] = BadInputError) -
     thing = recognise(path)
     remedy = thing.remedy or (_GUIDE.get(thing.kind) if wanted in {MODEL, ANY} else None)
     if thing.kind == HANDOFF and wanted == MODEL:
-        remedy = f"give one model directory; one of its copies is {path / 'copy-1'}"
+        remedy = f"give one model directory; one of its copies is {_shell(path / 'copy-1')}"
     elif wanted in {HANDOFF, UPDATE, BUNDLE} and thing.kind in _NAMED:
         remedy = "give the directory that the model owner sent" if wanted == HANDOFF else "give the directory that the client sent back"
     wrong = "" if wanted == ANY or thing.kind == "outer" else f", expected {_NAMED[wanted]}"
@@ -146,10 +146,11 @@ def _directory(path: Path) -> Thing:
 def _adapter(path: Path, names: frozenset[str]) -> Thing | None:
     if "adapter_config.json" not in names:
         return None
-    load = f"AutoPeftModelForCausalLM.from_pretrained({str(path)!r}).merge_and_unload().save_pretrained('merged')"
+    load = "AutoPeftModelForCausalLM.from_pretrained(sys.argv[1]).merge_and_unload().save_pretrained('merged')"
     return Thing(
         "adapter", "is a PEFT adapter without its model",
-        f'merge it first: python -c "from peft import AutoPeftModelForCausalLM; {load}", and save the model\'s tokenizer beside it',
+        "merge it first, and save the model's tokenizer beside the result: "
+        f'python -c "import sys; from peft import AutoPeftModelForCausalLM; {load}" {_shell(path)}',
     )  # fmt: skip
 
 
@@ -164,7 +165,7 @@ def _hub_cache(path: Path, names: frozenset[str]) -> Thing | None:
     name = f"the Hub id {repository}" if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository) else "the Hub id"
     return Thing(
         "hub cache", "is a repository in the Hub's cache, not a model directory",
-        f"give its snapshot: {chosen}" if chosen is not None else f"it has no snapshot: download it again, or give {name}",
+        f"give its snapshot: {_shell(chosen)}" if chosen is not None else f"it has no snapshot: download it again, or give {name}",
     )  # fmt: skip
 
 
@@ -187,7 +188,8 @@ def _copies(path: Path, names: frozenset[str]) -> Thing | None:
         return None
     return Thing(
         "copies", f"holds copies ({', '.join(copies[:3])}{' …' if len(copies) > 3 else ''}) and no mpu.yaml",
-        f"for one model give {path / copies[0]}; trained copies become an update by mpu diff, those of unlearn --copy by unlearn --finish",
+        f"for one model give {_shell(path / copies[0])}; trained copies become an update by mpu diff, "
+        "those of unlearn --copy by unlearn --finish",
     )  # fmt: skip
 
 
@@ -197,7 +199,7 @@ def _inner(path: Path, names: frozenset[str]) -> Thing | None:
         inner = path / name
         found = kinds_of(inner) if inner.is_dir() else []
         if len(found) == 1:
-            return Thing("outer", f"is not itself {_NAMED[found[0]]}: that is {inner}", f"give {inner}")
+            return Thing("outer", f"is not itself {_NAMED[found[0]]}: that is {inner}", f"give {_shell(inner)}")
     return None
 
 
@@ -237,13 +239,13 @@ def _archives(path: Path, names: frozenset[str]) -> Thing | None:
 
 
 def _file(path: Path) -> Thing:
-    name = path.name
+    name, directory = path.name, f"give the directory: {_shell(path.parent)}"
     if name in {"mpu.yaml", "mpu.yaml.sig"}:
-        return Thing("manifest", "is the manifest of a handoff or an update, not its directory", f"give the directory: {path.parent}")
+        return Thing("manifest", "is the manifest of a handoff or an update, not its directory", directory)
     if name == "secret.yaml":
-        return Thing("secret file", "is a file of a server's secret directory", f"give the directory: {path.parent}")
+        return Thing("secret file", "is a file of a server's secret directory", directory)
     if name in _MODEL_FILES or name.endswith(".safetensors"):
-        return Thing("model file", "is a file of a model, not its directory", f"give the directory: {path.parent}")
+        return Thing("model file", "is a file of a model, not its directory", directory)
     if name.endswith(".gguf") or _head(path, 4) == b"GGUF":
         return _gguf_thing(path.parent, name, "is a GGUF file")
     if name.endswith(_PICKLES):
@@ -254,10 +256,15 @@ def _file(path: Path) -> Thing:
 def _archive(path: Path) -> Thing | None:
     head = _head(path, 512)
     if head.startswith(b"PK\x03\x04"):
-        return Thing("archive", "is a zip archive", f"unpack it first: unzip {quote(str(path))}")
+        return Thing("archive", "is a zip archive", f"unpack it first: unzip {_shell(path)}")
     if is_tar(path) or head.startswith(_PACKED):
-        return Thing("archive", "is an archive", f"unpack it first: tar -xf {quote(str(path))}")
+        return Thing("archive", "is an archive", f"unpack it first: tar -xf {_shell(path)}")
     return None
+
+
+def _shell(path: Path) -> str:
+    """A path as it is typed in a command."""
+    return quote(str(path))
 
 
 def _names(path: Path) -> frozenset[str]:

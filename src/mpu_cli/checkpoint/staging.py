@@ -21,6 +21,8 @@ from mpu_cli.errors import BusyError, OutputError, UsageError
 
 PARTIAL = ".mpu-partial"
 """Ends the name of the hidden sibling that stands in for a target until it is whole."""
+_REPLACED = ".mpu-replaced"
+"""Ends the name of what is set aside while a target is replaced."""
 
 
 class Staging:
@@ -42,7 +44,7 @@ class Staging:
         """
         self.target = Path(os.path.abspath(target))  # noqa: PTH100 - links in the path are the user's, keep them
         self.path = self.target.with_name(f".{self.target.name}{PARTIAL}")
-        self._old = self.target.with_name(f".{self.target.name}.mpu-replaced")
+        self._old = self.target.with_name(f".{self.target.name}{_REPLACED}")
         self._force, self._marked = force, marked
         self._mode = 0o700 if private else 0o755
         self._made_parents: list[Path] = []
@@ -139,6 +141,11 @@ class Staging:
             with suppress(FileExistsError):  # another copy's process, started at the same moment, was first
                 directory.mkdir(mode=0o755)
                 self._made_parents.append(directory)
+
+
+def is_staging(path: Path) -> bool:
+    """Whether a path has the name of what a run of ours has begun, or set aside."""
+    return path.name.startswith(".") and path.name.endswith((PARTIAL, _REPLACED))
 
 
 def refuse_existing(target: Path, *, force: bool | None = False) -> None:

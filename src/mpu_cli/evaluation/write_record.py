@@ -34,7 +34,7 @@ def write_record(target: Path, record: Record, layout: str, *, texts: bool, forc
             SUMMARY: json.dumps(record.summary(), indent=2, ensure_ascii=False) + "\n",
             ITEMS: "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
         }
-    with Staging(target, force=force) as staging:
+    with Staging(target, force=force, marked=True) as staging:
         with disk_errors(target):
             for name, content in files.items():
                 (staging.path / name).write_text(content, encoding="utf-8")

@@ -8,7 +8,8 @@ of them and is added to their noise; the prior comes last.
 Conditions: the holder undoes T against the public base, finds every scalar of the draw (both were measured to be
 possible), and the model stands still over the rounds (a client knows what its own updates changed). "At most", because a
 task vector with structure leaves less: few large singular values, sizes that differ between tensors, a coarse number grid.
-`benchmarks/exposure.py` measures it.
+`benchmarks/exposure.py` measures it. Where the unit is the weights and there is a base, the prior of every group is another one
+and each is combined by itself: what one prior of all of them together would leave is more.
 """
 
 from __future__ import annotations
@@ -23,6 +24,32 @@ from mpu_cli.server.records import HandoffRecord
 
 _MOST_COALITIONS = 1000
 """Groups of k holders that are tried; numbers k with more groups than this are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What a holder lacks before it gets a copy, in the unit of the noise: by group, with the group's share of that unit's square."""
+
+    shares: Mapping[str, float]
+    sizes: Mapping[str, float]
+
+    @classmethod
+    def of_all(cls, size: float) -> Prior:
+        """The same for everything."""
+        return cls({"": 1.0}, {"": size})
+
+    @property
+    def size(self) -> float:
+        """Of all groups together."""
+        return self.left(inf)
+
+    def left(self, noise: float) -> float:
+        """What the best linear estimate leaves of all groups, each seen through noise of this size."""
+        return hypot(*(sqrt(share) * left(noise, self.sizes[group]) for group, share in self.shares.items()))
+
+
+WHOLE = Prior.of_all(1.0)
+"""All of the unit: the task vector, or the weights where no base is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +90,15 @@ class Ledger:
 
 def left(noise: float, prior: float = 1.0) -> float:
     """What the best linear estimate leaves of a `prior` that was seen through noise of size `noise` (inf: not seen)."""
-    return prior / hypot(1.0, prior / noise) if noise else 0.0
+    return prior / hypot(1.0, prior / noise) if noise and prior else 0.0
 
 
-def exposure(denoising: str, kappa: float, coefficients: Sequence[float], offset: float, prior: float = 1.0) -> Exposure:
+def exposure(denoising: str, kappa: float, coefficients: Sequence[float], offset: float, prior: Prior = WHOLE) -> Exposure:
     """The exposure of one draw whose copies have these α or nodes."""
     size = len(coefficients)
     best = min(coefficients, key=abs)
     one, everything = (hypot(draw_noise(denoising, kappa, held, size), offset) for held in ([best], coefficients))
-    return Exposure(prior, left(one, prior), left(everything, prior), error_order(denoising, size, offset=offset > 0))
+    return Exposure(prior.size, prior.left(one), prior.left(everything), error_order(denoising, size, offset=offset > 0))
 
 
 def exposure_of(records: Sequence[HandoffRecord]) -> Exposure:
@@ -95,6 +122,9 @@ def draw_noise(denoising: str, kappa: float, held: Sequence[float], size: int) -
 
 def noise_of(records: Iterable[HandoffRecord]) -> float:
     """Size of the noise that is left when all copies of these handoffs of one lineage are pooled; inf without any."""
+    records = list(records)
+    if len({record.scope for record in records}) > 1:
+        return 0.0  # an earlier mpu allowed it: what one round gave noise to, another gave out exactly
     by_draw: dict[str, list[HandoffRecord]] = {}
     for record in records:
         by_draw.setdefault(record.draw, []).append(record)
@@ -114,9 +144,20 @@ def pooled(noises: Iterable[float]) -> float:
     return 0.0 if 0.0 in noises else 1 / hypot(*(1 / noise for noise in noises)) if noises else inf
 
 
-def prior(records: Iterable[HandoffRecord]) -> float:
+def prior(records: Iterable[HandoffRecord]) -> Prior:
     """What a holder lacks before it gets a copy; below 1 only for noise measured by the weights of a model with a known base."""
-    return min((record.exposure.get("no_copy", 1.0) for record in records), default=1.0)
+    return least(map(_prior, records))
+
+
+def least(priors: Iterable[Prior]) -> Prior:
+    """The smallest of them; of equal ones the one that knows more groups, which never leaves more."""
+    return min(priors, key=lambda one: (float(f"{one.size:.6g}"), -len(one.shares)), default=WHOLE)
+
+
+def _prior(record: HandoffRecord) -> Prior:
+    if record.prior_shares:
+        return Prior(record.prior_shares, record.prior_sizes)
+    return Prior.of_all(record.exposure.get("no_copy", 1.0))  # a record of an earlier mpu does not have the groups
 
 
 def ledger(records: Collection[HandoffRecord], holders: Collection[str] | None = None) -> Ledger:
@@ -127,18 +168,18 @@ def ledger(records: Collection[HandoffRecord], holders: Collection[str] | None =
         held.setdefault(record.holder, []).append(record)
     chosen = {name: held[name] for name in held if holders is None or name in holders}
     return Ledger(
-        by_holder={name: left(noise_of(mine), start) for name, mine in chosen.items()},
+        by_holder={name: start.left(noise_of(mine)) for name, mine in chosen.items()},
         coalitions=_coalitions(list(chosen.values()), start),
-        all_together=left(noise_of(records), start),
+        all_together=start.left(noise_of(records)),
         handoffs=sum(map(len, chosen.values())),
         prepared=sum(record.state == "prepared" for record in records),
     )
 
 
-def _coalitions(holdings: Sequence[Sequence[HandoffRecord]], start: float) -> tuple[tuple[int, float], ...]:
+def _coalitions(holdings: Sequence[Sequence[HandoffRecord]], start: Prior) -> tuple[tuple[int, float], ...]:
     count = len(holdings)
     return tuple(
-        (size, left(min(noise_of([one for mine in group for one in mine]) for group in combinations(holdings, size)), start))
+        (size, start.left(min(noise_of([one for mine in group for one in mine]) for group in combinations(holdings, size))))
         for size in range(1, count + 1)
         if count > 1 and comb(count, size) <= _MOST_COALITIONS
     )

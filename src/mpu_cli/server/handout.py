@@ -12,7 +12,7 @@ from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, PublishedCopy, en
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.checkpoint.writer import write_new
 from mpu_cli.server.denoise import weights
-from mpu_cli.server.exposure import Exposure, exposure, prior
+from mpu_cli.server.exposure import WHOLE, Exposure, exposure, least, prior
 from mpu_cli.server.function_check import LayerCheck, check_layer, layers_to_check, require_passed
 from mpu_cli.server.lineage import Lineage
 from mpu_cli.server.measure import Measured
@@ -52,6 +52,7 @@ class Handout:
             settings, measured, lineage.secret if lineage else None, self.master, entropy.new_id(), source.float_dtypes,
             exact=all(load(name).EXACT for name in transforms),
         )  # fmt: skip
+        self.prior = least([self.plan.prior, prior(lineage.handoffs.values() if lineage else ())])
 
     def drawn(self, layer: LayerLayout) -> list[Reparameterization]:
         """T_k of one layer, by position."""
@@ -140,12 +141,13 @@ class Handout:
             exposure=self.exposure(positions).content(),
             train_embeddings=settings.train_embeddings,
             date=now(),
+            prior_shares={} if self.prior == WHOLE else self.prior.shares,
+            prior_sizes={} if self.prior == WHOLE else self.prior.sizes,
         )
 
     def exposure(self, positions: Sequence[int]) -> Exposure:
         """The exposure of the copies at these positions; `all_copies` is always that of the whole draw."""
         settings, draw, offset = self.settings, self.plan.draw, self.plan.offset_everywhere
-        before = min(self.plan.no_copy, prior(self.lineage.handoffs.values() if self.lineage else ()))
-        whole = exposure(settings.denoising, settings.kappa, draw.coefficients, offset, before)
-        own = exposure(settings.denoising, settings.kappa, [draw.coefficients[k] for k in positions], offset, before)
+        whole = exposure(settings.denoising, settings.kappa, draw.coefficients, offset, self.prior)
+        own = exposure(settings.denoising, settings.kappa, [draw.coefficients[k] for k in positions], offset, self.prior)
         return replace(whole, one_copy=own.one_copy)

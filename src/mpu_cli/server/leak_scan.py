@@ -10,68 +10,77 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from mpu_cli.errors import BadModelError
 
 _BLOCK = 1 << 20
-_BETWEEN = b" \t\r\n\v\f,:\"'\\"
-"""What texts put between the parts of a long number: wrapped base64, spaced hexadecimal."""
+_BETWEEN = b"\0 \t\r\n\v\f,:\"'\\"
+"""What texts put between the parts of a long number, as in wrapped base64, and UTF-16 between letters."""
+_NOT_HEX = bytes(set(range(256)) - set(b"0123456789abcdef"))
 
 
 def require_no_secret(directory: Path, master: bytes) -> None:
     """Look for `master` in every file below a directory that is still to be renamed into place.
 
     Raises:
-        BadModelError: a file holds it as bytes, hexadecimal or base64 (either alphabet, any alignment, with white space or
-            quotes between).
+        BadModelError: a file holds it as bytes, hexadecimal (whatever stands between), base64 or base32 (either alphabet, any
+            alignment, with white space or quotes between), each also as UTF-16 or UTF-32.
     """
-    needles = _spellings(master)
+    views = _views(master)
     for path in sorted(directory.rglob("*")):
-        if path.is_file() and any(_holds(blocks, needles) for blocks in _views(path)):
+        if path.is_file() and any(_holds(path, change, needles) for change, needles in views):
             raise BadModelError(
                 f"{path.relative_to(directory)}: holds the master secret of this lineage; nothing was published",
                 "remove that file from the model directory, and ask how the secret came into it",
             )
 
 
-def _spellings(master: bytes) -> tuple[bytes, ...]:
-    """The secret as bytes, and the letters of every text form that only the secret decides; hexadecimal in lower case."""
-    found = [master, master.hex().encode()]
-    for shift in range(3):
-        encoded = base64.b64encode(bytes(shift) + master)
-        core = encoded[-(-8 * shift // 6) : (8 * shift + 8 * len(master)) // 6]
-        found += [core, core.translate(bytes.maketrans(b"+/", b"-_"))]
-    return tuple(found)
+def _views(master: bytes) -> tuple[tuple[Callable[[bytes], bytes], tuple[bytes, ...]], ...]:
+    """Each way to look at a file's bytes, with the letters to look for there: those of a text form that only the secret decides."""
+    base64s = [_core(base64.b64encode, master, shift, 6) for shift in range(3)]
+    base32s = [_core(encode, master, shift, 5).lower() for shift in range(5) for encode in (base64.b32encode, base64.b32hexencode)]
+    return (
+        (bytes, (master,)),
+        (_packed, (*base64s, *(core.translate(bytes.maketrans(b"+/", b"-_")) for core in base64s))),
+        (lambda block: _packed(block).translate(None, b"-_").lower(), tuple(base32s)),
+        (lambda block: block.lower().translate(None, _NOT_HEX), _hexadecimal(master.hex())),
+    )
 
 
-def _views(path: Path) -> Iterator[Iterator[bytes]]:
-    """A file's bytes in three ways: as they are, with what stands between removed, and that in lower case."""
-    for change in (bytes, _packed, lambda block: _packed(block).lower()):
-        with path.open("rb") as file:
-            length = struct.unpack("<Q", file.read(8))[0] + 8 if path.suffix == ".safetensors" else None
-            file.seek(0)
-            yield (change(block) for block in _blocks(file, length))
+def _core(encode: Callable[[bytes], bytes], master: bytes, shift: int, bits: int) -> bytes:
+    """The letters of `bits` bits each that lie within the secret when `shift` bytes stand before it."""
+    return encode(bytes(shift) + master)[-(-8 * shift // bits) : (8 * shift + 8 * len(master)) // bits]
+
+
+def _hexadecimal(digits: str) -> tuple[bytes, ...]:
+    """The digits as they are, and with the zeros of 0x12, 0x1234, …, or \\u0012 before every part."""
+    forms = [(zeros, 2 * size) for zeros, sizes in (("0", (1, 2, 4, 8)), ("00", (1,))) for size in sizes]
+    parted = ["".join(zeros + digits[start : start + size] for start in range(0, len(digits), size)) for zeros, size in forms]
+    return tuple(form.encode() for form in (digits, *parted))
 
 
 def _packed(block: bytes) -> bytes:
-    return block.translate(None, _BETWEEN)
+    return block.replace(b"\\n", b"").replace(b"\\r", b"").translate(None, _BETWEEN)
 
 
 def _blocks(file: BinaryIO, length: int | None) -> Iterator[bytes]:
     while block := file.read(_BLOCK if length is None else min(_BLOCK, length)):
         length = None if length is None else length - len(block)
-        yield block
+        yield block + file.read(1) if block.endswith(b"\\") else block  # the border is never within an escaped line end
 
 
-def _holds(blocks: Iterator[bytes], needles: tuple[bytes, ...]) -> bool:
+def _holds(path: Path, change: Callable[[bytes], bytes], needles: tuple[bytes, ...]) -> bool:
     keep = max(map(len, needles)) - 1
     tail = b""
-    for block in blocks:
-        window = tail + block
-        if any(needle in window for needle in needles):
-            return True
-        tail = window[-keep:]
+    with path.open("rb") as file:
+        length = struct.unpack("<Q", file.read(8))[0] + 8 if path.suffix == ".safetensors" else None
+        file.seek(0)
+        for block in _blocks(file, length):
+            window = tail + change(block)
+            if any(needle in window for needle in needles):
+                return True
+            tail = window[-keep:]
     return False

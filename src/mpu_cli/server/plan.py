@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import sqrt
 
 from mpu_cli.checkpoint.header import NAMES, STORED_NAMES
 from mpu_cli.errors import BadModelError, GateError, UsageError
 from mpu_cli.server.denoise import default_coefficients
+from mpu_cli.server.exposure import WHOLE, Prior
 from mpu_cli.server.measure import Measured
 from mpu_cli.server.noise import Draw, dealt
 from mpu_cli.server.secret import Offset, Secret
@@ -32,7 +32,7 @@ class Plan:
     """Groups that equal the base: left as they are."""
     offset_everywhere: float
     """c, or 0 if a group that now gets noise had nothing to hide when the offset was frozen, and so has none."""
-    no_copy: float
+    prior: Prior
     """What a holder of the base, if there is one, lacks without any copy, in the unit of κ."""
     warnings: tuple[str, ...] = field(default=())
 
@@ -73,10 +73,10 @@ def reference_sizes(measured: Measured, relative: str) -> dict[str, float]:
 
 
 def frozen_offset(settings: PerturbSettings, secret: Secret | None, sizes: Mapping[str, float], relative: str) -> Offset:
-    """The lineage's offset; a new lineage freezes it now.
+    """The lineage's offset; a new lineage freezes it now, and the scope with it.
 
     Raises:
-        GateError: another offset than the frozen one was asked for.
+        GateError: another offset than the frozen one, or another scope, was asked for.
     """
     if secret is None:
         ratio = settings.offset or 0.0
@@ -86,10 +86,10 @@ def frozen_offset(settings: PerturbSettings, secret: Secret | None, sizes: Mappi
             f"--offset {settings.offset:g}: this lineage froze its offset at {secret.offset.ratio:g}",
             "leave --offset out: two scales of one offset give the model away",
         )
-    if secret.offset.ratio and settings.scope != secret.offset.scope:
+    if settings.scope != secret.offset.scope:
         raise GateError(
-            f"--scope {settings.scope}: this lineage froze its offset for --scope {secret.offset.scope}",
-            "keep the scope: tensors that leave with the offset in one round and without it in another give it away",
+            f"--scope {settings.scope}: this lineage began with --scope {secret.offset.scope}",
+            f"give --scope {secret.offset.scope}: tensors that leave with noise in one round and without it in another are known exactly",
         )
     return secret.offset
 
@@ -126,16 +126,19 @@ def make_plan(
             f"no offset in {', '.join(bare)}: equal to the base when the offset was frozen, so a holder of all copies knows "
             "what has changed there since"
         )
-    return Plan(draw, relative, offset, dtype, unnoised, 0.0 if bare else offset.ratio, no_copy(measured, relative), tuple(lines))
+    return Plan(draw, relative, offset, dtype, unnoised, 0.0 if bare else offset.ratio, prior(measured, relative), tuple(lines))
 
 
-def no_copy(measured: Measured, relative: str) -> float:
-    """The task vector in the unit of κ: 1, unless that is the weights and there is a base to start from."""
+def prior(measured: Measured, relative: str) -> Prior:
+    """The task vector in the unit of κ: 1, unless that is the weights and there is a base to start from; never more than 1 in a group."""
     if relative == "task-vector" or measured.base_digest is None:
-        return 1.0
-    sizes = measured.groups.values()
-    unit = sum(size.elements * size.rms**2 for size in sizes)
-    return min(1.0, sqrt(sum(size.difference_squares for size in sizes) / unit))
+        return WHOLE
+    sizes = {group: size for group, size in measured.groups.items() if size.rms}
+    unit = sum(size.elements * size.rms**2 for size in sizes.values())
+    return Prior(
+        {group: size.elements * size.rms**2 / unit for group, size in sizes.items()},
+        {group: min(1.0, size.task_rms / size.rms) for group, size in sizes.items()},
+    )
 
 
 def _dtype(asked: str, model_dtypes: frozenset[str], measured: Measured, draw: Draw, *, exact: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from mpu_cli.server.secret import FORMAT
 
 DENOISINGS = ("harmonic", "extrapolation")
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+_LATER = ("train_embeddings", "date", "prior_shares", "prior_sizes")
+"""What records of an earlier mpu do not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +81,14 @@ class HandoffRecord:
     """The handoff freezes nothing."""
     date: str = ""
     """When it was made, UTC; "" in records of an earlier mpu."""
+    prior_shares: Mapping[str, float] = field(default_factory=dict)
+    """Share of the unit's square by group; empty where one number, `exposure`'s `no_copy`, is the prior of all of them."""
+    prior_sizes: Mapping[str, float] = field(default_factory=dict)
+    """What a holder of the base lacks without any copy, by group, in the group's unit."""
 
     def content(self) -> dict[str, Any]:
         """The record as plain data, without its HMAC; what older versions do not know is there only if it says something."""
-        return {"kind": "handoff-record", "format": FORMAT, **_without_empty(_plain(self), "train_embeddings", "date")}
+        return {"kind": "handoff-record", "format": FORMAT, **_without_empty(_plain(self), *_LATER)}
 
     def require_layout(self, layout: str, where: Path) -> None:
         """Raise GateError if T_k would now be drawn from another layout than when the copies were made."""
@@ -121,6 +127,8 @@ class HandoffRecord:
             exposure=reader.numbers("exposure"),
             train_embeddings=reader.flag("train_embeddings"),
             date=reader.text("date", DATE) if reader.has("date") else "",
+            prior_shares=reader.numbers("prior_shares") if reader.has("prior_shares") else {},
+            prior_sizes=reader.numbers("prior_sizes") if reader.has("prior_sizes") else {},
         )
         reader.done()
         return record
@@ -183,13 +191,13 @@ def _without_empty(plain: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def _plain(record: HandoffRecord | ModelRecord | CopyRecord) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    for field in fields(record):
-        value = getattr(record, field.name)
+    for each in fields(record):
+        value = getattr(record, each.name)
         if isinstance(value, tuple):
             value = [_plain(item) if isinstance(item, CopyRecord) else item for item in value]
         elif isinstance(value, Mapping):
             value = dict(value)
-        result[field.name] = value
+        result[each.name] = value
     return result
 
 

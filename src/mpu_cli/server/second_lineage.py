@@ -12,13 +12,16 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from mpu_cli.checkpoint.staging import is_staging
 from mpu_cli.errors import GateError, MpuError
-from mpu_cli.server.exposure import left, noise_of, pooled, prior
+from mpu_cli.server.exposure import least, noise_of, pooled, prior
 from mpu_cli.server.lineage import MODELS, Lineage
 from mpu_cli.server.records import HandoffRecord
 
 if TYPE_CHECKING:
     from mpu_cli.server.model_card import Card
+
+_PLACES = {"layers": "the layers", "all": "all tensors"}
 
 
 def lineages_beside(model: str, places: Iterable[Path], new: Path) -> list[Path]:
@@ -29,7 +32,7 @@ def lineages_beside(model: str, places: Iterable[Path], new: Path) -> list[Path]
 def lineages_with(record: str, places: Iterable[Path], but: Path) -> list[Path]:
     """Secret directories in `places` (other than `but`) that hold a record of this name.
 
-    A directory that is somebody else's or is reached by a link is not looked into; nothing is read but names.
+    A directory that is somebody else's is not looked into; nothing is read but names.
     """
     found = {folder.resolve() for place in places for folder in _entries(place) if _holds(folder, record)}
     return sorted(found - {but.resolve()})
@@ -76,11 +79,7 @@ def warnings(others: Sequence[Path], records: Sequence[HandoffRecord]) -> list[s
     except (MpuError, OSError) as error:
         numbers = f"how much that leaves cannot be said: {error}"
     else:
-        alone = left(noise_of(records), prior(records))
-        same_unit = [theirs for theirs in known if theirs and theirs[0].relative_to == records[0].relative_to]
-        start = min(prior(theirs) for theirs in (records, *same_unit))
-        both = left(pooled([noise_of(theirs) for theirs in (records, *same_unit)]), start)
-        numbers = f"all copies of all of them leave at most {both:.3g} unknown, of this handoff alone {alone:.3g}"
+        numbers = _pooled([records, *(theirs for theirs in known if theirs)])
     names = ", ".join(map(str, others[:3])) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
     return [
         f"this model has another lineage already: {names}. Offsets and noise of two lineages are independent and average away for a "
@@ -88,16 +87,29 @@ def warnings(others: Sequence[Path], records: Sequence[HandoffRecord]) -> list[s
     ]
 
 
+def _pooled(lineages: Sequence[Sequence[HandoffRecord]]) -> str:
+    """What all copies of these lineages leave unknown; `lineages[0]` is the new one."""
+    alone = [prior(mine).left(noise_of(mine)) for mine in lineages]
+    if len({(mine[0].relative_to, mine[0].scope) for mine in lineages}) > 1:
+        each = ", ".join(
+            f"{left:.3g} of the {mine[0].relative_to.replace('-', ' ')} in {_PLACES[mine[0].scope]}"
+            for left, mine in zip(alone, lineages, strict=True)
+        )
+        return f"they are not measured in one unit, so no one number can be given: less than any of them leaves alone, at most {each}"
+    both = least(map(prior, lineages)).left(pooled(map(noise_of, lineages)))
+    return f"all copies of all of them leave at most {both:.3g} unknown, of this handoff alone {alone[0]:.3g}"
+
+
 def _entries(place: Path) -> list[Path]:
     try:
-        return [entry for entry in place.iterdir() if not entry.name.startswith(".")]
+        return [entry for entry in place.iterdir() if not is_staging(entry)]
     except OSError:
         return []
 
 
 def _holds(folder: Path, name: str) -> bool:
     try:
-        about, record = folder.lstat(), (folder / name).lstat()
+        about, record = folder.stat(), (folder / name).lstat()
     except OSError:  # no such record, or no right to look
         return False
     return stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and stat.S_ISREG(record.st_mode)

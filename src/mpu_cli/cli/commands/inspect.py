@@ -165,7 +165,7 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     from mpu_cli.server.lineage import Lineage
 
     lineage = Lineage.read(path)
-    exposed, means = ledger(lineage.handoffs.values()), meaning(lineage.secret.offset.relative_to, prior(lineage.handoffs.values()))
+    exposed, means = ledger(lineage.handoffs.values()), meaning(lineage.secret.offset.relative_to, prior(lineage.handoffs.values()).size)
     data = {
         "kind": "secret", "path": str(path), "lineage": lineage.secret.lineage, "origin": lineage.secret.origin,
         "offset": lineage.secret.offset.ratio, "base": lineage.secret.base, "head": lineage.head,

@@ -137,7 +137,7 @@ def _refuse_wrapped(value: Any, name: str, wanted: Collection[str]) -> None:
         raise BadDataError(f"{name}: one object that holds {len(value)} row(s) under names of their own", hint)
     key = next((key for key, rows in value.items() if isinstance(rows, list) and rows), None)
     if key is not None:
-        where = f".{key}" if key.isidentifier() else f".[{json.dumps(key)}]"
+        where = f".{key}" if key.isascii() and key.isidentifier() else f".[{json.dumps(key)}]"
         hint = f"keep the list alone, for instance: jq {quote(where)} {quote(name)} > rows.json"
         raise BadDataError(f"{name}: one object that holds a list of {len(value[key])} under {key[:40]!r}, not rows", hint)
 

@@ -1,0 +1,81 @@
+"""A hint that is a command runs as it is printed, whatever the path is called."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from mpu_cli.checkpoint.recognise import recognise
+from mpu_cli.data.rows import read_rows
+from mpu_cli.errors import BadDataError
+
+NAMES = ["plain", "my model", "it's", 'a "quoted" one', "$HOME `id`; ls & #"]
+
+
+def _words(remedy: str | None, after: str) -> list[str]:
+    """What a shell makes of the command that a hint ends with."""
+    assert remedy is not None and after in remedy
+    return shlex.split(remedy.split(after, 1)[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_archives_are_unpacked_with_the_printed_command(tmp_path: Path, name: str) -> None:
+    """Unzip and tar get the path as one word, also for an archive that lies in the directory that was given."""
+    folder = tmp_path / name
+    folder.mkdir()
+    zipped, packed = folder / f"{name}.zip", folder / f"{name}.tar"
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("x", "x")
+    assert _words(recognise(zipped).remedy, "unpack it first: ") == ["unzip", str(zipped)]
+    assert _words(recognise(folder).remedy, "unpack it first: ") == ["unzip", str(zipped)]
+    with tarfile.open(packed, "w"):
+        pass
+    assert _words(recognise(packed).remedy, "unpack it first: ") == ["tar", "-xf", str(packed)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_adapter_is_merged_with_the_printed_command(tmp_path: Path, name: str) -> None:
+    """The Python in it is whole, and gets the path as its argument."""
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    program, option, code, argument = _words(recognise(folder).remedy, "beside the result: ")
+    assert (program, option, argument) == ("python", "-c", str(folder))
+    compile(code, "hint", "exec")
+    assert "from_pretrained(sys.argv[1])" in code and "import sys;" in code
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_directory_that_is_to_be_given_is_one_word(tmp_path: Path, name: str) -> None:
+    """One level too high, a file of a model, copies, the Hub's cache."""
+    inner = tmp_path / name / "inner"
+    inner.mkdir(parents=True)
+    (inner / "config.json").write_text("{}")
+    assert _words(recognise(inner.parent).remedy, "give ") == [str(inner)]
+    assert _words(recognise(inner / "config.json").remedy, "give the directory: ") == [str(inner)]
+    copies = tmp_path / "copies" / name
+    (copies / "copy-1").mkdir(parents=True)
+    assert shlex.quote(str(copies / "copy-1")) in (recognise(copies).remedy or "")
+    snapshot = tmp_path / "models--a--b" / "snapshots" / name
+    snapshot.mkdir(parents=True)
+    assert _words(recognise(snapshot.parent).remedy, "give its snapshot: ") == [str(snapshot)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_are_taken_out_with_the_printed_command(tmp_path: Path, name: str) -> None:
+    """Of a file of rows in the wrong form: the file is one word, and so is jq's filter, whatever the key is called."""
+    packed, wrapped = tmp_path / f"{name}.gz", tmp_path / f"{name}.json"
+    packed.write_bytes(b"\x1f\x8b" + bytes(20))
+    with pytest.raises(BadDataError) as caught:
+        read_rows(packed)
+    assert _words(caught.value.hint, "unpack it first: ") == ["gunzip", "-k", str(packed)]
+    wrapped.write_text(json.dumps({name: [{"question": "Q", "answer": "A"}]}))
+    with pytest.raises(BadDataError) as caught:
+        read_rows(wrapped)
+    wanted = f".{name}" if name == "plain" else f".[{json.dumps(name)}]"
+    assert _words(caught.value.hint, "for instance: ") == ["jq", wanted, wrapped.name, ">", "rows.json"]

@@ -13,7 +13,9 @@ def lights(tmp_path_factory):
     return startup.commands(tmp_path_factory.mktemp("startup"))
 
 
-@pytest.mark.parametrize("name", ["compare", "data check", "data check --model", pytest.param("unlearn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["compare", "data check", "data check --model", pytest.param("unlearn, until it trains", marks=pytest.mark.slow)]
+)
 def test_a_light_command_costs_no_more_than_its_needs(lights, name):
     """CPU-seconds as a ratio, so that a slow machine is no excuse; measured again where the first look was not enough."""
     light = lights[name]

@@ -124,7 +124,7 @@ def test_an_interrupt_at_any_moment_leaves_a_whole_state(seed, server, tmp_path,
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_an_interrupted_training_leaves_nothing(seed, finished_round, tmp_path, environment, mpu):
-    """`mpu unlearn`, at any moment: no update, no partial sibling, and a rerun completes."""
+    """`mpu unlearn`, at any moment: no update, no partial sibling; what is kept is said, and --force begins anew."""
     r, rng = finished_round, random.Random(seed)
     data = ["--forget", str(r.forget), "--retain", str(r.retain), "--epochs", "40", "--batch-size", "1", "--method", "GradDiff"]
     command = ["unlearn", str(r.handoff), *data, "--out", str(tmp_path / "to-server")]
@@ -136,4 +136,6 @@ def test_an_interrupted_training_leaves_nothing(seed, finished_round, tmp_path, 
     assert _leftovers(tmp_path) == []
     assert (process.returncode == 0) <= (tmp_path / "to-server").exists(), err
     if not (tmp_path / "to-server").exists():
-        assert mpu(*command[:2], *data, "--max-steps", "1", "--out", tmp_path / "to-server").code == 0
+        kept = (tmp_path / ".to-server.mpu-work").exists()
+        assert ("go on with: mpu unlearn " in err) == kept, err
+        assert mpu(*command[:2], *data, "--max-steps", "1", "--out", tmp_path / "to-server", "--force").code == 0

@@ -31,7 +31,8 @@ FILE = Path("model/config.json")
 )  # fmt: skip
 def test_settings_of_the_machine_are_left_out_without_a_word(key, value):
     """How attention is computed, where weights lie and what is printed is this run's affair."""
-    assert read_config(FILE, {**LLAMA, key: value}) == read_config(FILE, LLAMA)
+    found, plain = read_config(FILE, {**LLAMA, key: value}), read_config(FILE, LLAMA)
+    assert (found.content, found.remarks) == (plain.content, plain.remarks)
 
 
 @pytest.mark.parametrize(
@@ -123,3 +124,11 @@ def test_of_an_unknown_model_nothing_is_kept(model_type):
 def test_every_family_is_known():
     """A new family file needs `make config-keys` if its model type is not there yet."""
     assert set(families()) <= set(known_keys())
+
+
+@pytest.mark.parametrize("key", ["eos_token_id", "bos_token_id", "pad_token_id"])
+@pytest.mark.parametrize("value", [["a"], [1.5], [[1]], [True], [{"id": 1}]])
+def test_ids_of_tokens_are_integers(key, value):
+    """Anything else in a list is refused by file and key, not an internal error."""
+    with pytest.raises(BadModelError, match=rf"config.json: {key} is "):
+        read_config(Path("config.json"), {"model_type": "llama", "vocab_size": 8, key: value})

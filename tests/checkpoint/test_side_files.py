@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mpu_cli.checkpoint.model import open_checkpoint
-from mpu_cli.checkpoint.side_files import check_side_files, copy_side_files, is_allowed
+from mpu_cli.checkpoint.side_files import check_side_files, copy_side_files, is_allowed, refuse_unpublished
 from mpu_cli.errors import BadModelError
 
 
@@ -91,7 +91,10 @@ def test_a_link_in_the_hub_cache_is_followed(model, tmp_path):
     assert (target / "tokenizer.json").read_bytes() == (blobs / "tokenizer.json").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["config.json.bak", "xconfig.json", "tokenizer.json/..", "mpu.yaml", "CONFIG.JSON", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["config.json.bak", "xconfig.json", "tokenizer.json/..", "mpu.yaml", "CONFIG.JSON", "", "my vocab.tiktoken", "é.tiktoken"],
+)
 def test_names_that_only_look_allowed_are_not(name):
     """The list is of whole names."""
     assert not is_allowed(name)
@@ -212,3 +215,101 @@ def test_a_pipe_is_refused_without_waiting_for_a_writer(model):
     os.mkfifo(model / "vocab.txt")
     with pytest.raises(BadModelError, match=r"vocab.txt: is not a plain file"):
         check_side_files(model)
+
+
+def test_lists_of_tokens_name_no_file(model):
+    """Transformers makes arguments of the tokenizer's class of every key of special_tokens_map.json: tokens are kept, and nothing else."""
+    token = {"content": "<s>", "lstrip": False, "special": True}
+    kept = {"bos_token": token, "image_token": "<i>", "additional_special_tokens": ["<a>", token], "extra_special_tokens": {"x": "<x>"}}
+    evil = {"tokenizer_file": "/evil/t.json", "vocab_file": "v.json", "auto_tokenizer": "x", "name_or_path": "x", "eos_token": None}
+    (model / "special_tokens_map.json").write_text(json.dumps({**kept, **evil}))
+    (model / "added_tokens.json").write_text('{"<b>": 7, "is_local": 8}')
+    _config(model, "tokenizer_config.json", sp_model_kwargs={"alpha": 0.1, "model_file": "/evil/spiece.model"})
+    target = _copy(model)
+    assert json.loads((target / "special_tokens_map.json").read_text()) == kept
+    assert json.loads((target / "added_tokens.json").read_text()) == {"<b>": 7, "is_local": 8}
+    assert json.loads((target / "tokenizer_config.json").read_text())["sp_model_kwargs"] == {"alpha": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("special_tokens_map.json", {"bos_token": 5}), ("special_tokens_map.json", {"bos_token": {"file": "x"}}),
+        ("special_tokens_map.json", {"bos_token": ["<s>"]}), ("special_tokens_map.json", {"additional_special_tokens": [["x"]]}),
+        ("special_tokens_map.json", {"extra_special_tokens": {"x": {"path": "y"}}}),
+        ("added_tokens.json", {"<a>": "7"}), ("added_tokens.json", {"<a>": True}), ("added_tokens.json", {"<a>": -1}),
+        ("added_tokens.json", {"<a>": {"path": "x"}}),
+    ],
+)  # fmt: skip
+def test_what_is_no_token_is_refused(model, name, content):
+    """By file and key."""
+    (model / name).write_text(json.dumps(content))
+    with pytest.raises(BadModelError, match=rf"{name}: .*{next(iter(content))}"):
+        _copy(model)
+
+
+def test_the_vocabulary_is_the_directory_s_own(model):
+    """A special_tokens_map.json that names another tokenizer.json changes no token."""
+    from mpu_cli.training.load import load_tokenizer
+
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings.pop("added_tokens_decoder", None)  # with it, transformers does not read the map
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    before = load_tokenizer(model).get_vocab()
+    evil = json.loads((model / "tokenizer.json").read_text())
+    evil["model"]["vocab"] = {word + "x": number for word, number in evil["model"]["vocab"].items()}
+    evil["model"]["merges"] = []
+    (model.parent / "tokenizer.json").write_text(json.dumps(evil))
+    (model / "special_tokens_map.json").write_text(json.dumps({"tokenizer_file": str(model.parent / "tokenizer.json")}))
+    assert load_tokenizer(model).get_vocab() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("config.json", "_attn_implementation", "org/kernel"), ("config.json", "attn_implementation", {"": "org/kernel"}),
+        ("config.json", "experts_implementation", "org/kernel"), ("config.json", "use_kernels", True),
+        ("config.json", "transformers_weights", "org/other.safetensors"), ("config.json", "device_map", {"": "cuda"}),
+        ("config.json", "text_config", {"_attn_implementation": "org/kernel"}), ("config.json", "auto_map", {"AutoModel": "x.Y"}),
+        ("tokenizer_config.json", "auto_map", {"AutoTokenizer": ["x.Y", None]}), ("tokenizer_config.json", "tokenizer_file", "x"),
+        ("tokenizer_config.json", "fast_tokenizer_files", ["tokenizer.5.0.0.json"]),
+        ("tokenizer_config.json", "tokenizer_class", "AutoModel"),
+        ("tokenizer_config.json", "sp_model_kwargs", {"model_file": "x"}),
+        ("generation_config.json", "auto_map", {"x": "x.Y"}), ("generation_config.json", "custom_generate", "org/code"),
+        ("generation_config.json", "compile_config", {"backend": "x"}),
+        ("processor_config.json", "auto_map", {"AutoProcessor": "x.Y"}),
+        ("preprocessor_config.json", "auto_map", {"AutoImageProcessor": "x.Y"}),
+        ("special_tokens_map.json", "tokenizer_file", "x"), ("special_tokens_map.json", "vocab_file", "x"),
+    ],
+)  # fmt: skip
+def test_a_copy_holds_no_setting_that_mpu_never_publishes(model, name, key, value):
+    """A resealed handoff: other programs would follow what our own reading leaves out. The file and the key are named."""
+    _copy(model)
+    copy = model.parent / "copied"
+    refuse_unpublished(copy)
+    (copy / name).write_text(json.dumps({**(json.loads((copy / name).read_text()) if (copy / name).exists() else {}), key: value}))
+    with pytest.raises(BadModelError, match=rf"{name}: .*\b{key}") as refused:
+        refuse_unpublished(copy)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_what_earlier_versions_published_is_let_through(model):
+    """Switches of the machine that trained, and what saving programs add, lead nowhere."""
+    _copy(model)
+    copy = model.parent / "copied"
+    _config(copy, use_cache=True, pretraining_tp=1, attn_implementation="sdpa", torchscript=False, id2label={"0": "A"}, _x=None)
+    _config(copy, "generation_config.json", _from_model_config=True, use_cache=True, output_scores=False, custom_generate=None)
+    _config(copy, "tokenizer_config.json", processor_class="XProcessor", is_local=True)
+    refuse_unpublished(copy)
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("text", ['{"stop_strings": "\\ud800"}', '{"chat_template": "a\\uDC00b"}', '{"x": ' + "[" * 600 + "]" * 600 + "}"])
+def test_what_cannot_be_written_again_is_refused(model, name, text):
+    """Half a character, and lists without end: one line that names the file; a whole character in two escapes is fine."""
+    (model / name).write_text(text)
+    with pytest.raises(BadModelError, match=name):
+        _copy(model)
+    (model / name).write_text('{"chat_template": "\\ud83d\\ude00", "x": ' + "[" * 20 + "]" * 20 + "}")
+    assert (model.parent / "copied").rename(model.parent / "first")
+    _copy(model)

@@ -6,7 +6,8 @@ import pytest
 
 from mpu_cli.architectures.family import families
 from mpu_cli.checkpoint.config_file import known_keys
-from mpu_cli.experiment.config_keys import config_keys
+from mpu_cli.checkpoint.config_values import rope
+from mpu_cli.experiment.config_keys import config_keys, rope_keys
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +31,11 @@ def test_what_decides_a_model_is_in_and_what_decides_a_machine_is_not(found):
     assert {"rope_scaling", "rope_theta", "partial_rotary_factor"} <= {*found["llama"]["map"], *found["llama"]["number"]}
     assert "head_dim" in found["qwen2"]["any"] and {"n_embd", "hidden_size"} <= set(found["gpt2"]["int"])
     assert found["gemma3"]["parts"] == {"text_config": "gemma3_text", "vision_config": "siglip_vision_model"}
+
+
+def test_every_rope_setting_that_a_model_reads_is_kept():
+    """Ministral 3 cannot run without llama_4_scaling_beta; the names are read from the source of transformers."""
+    read = rope_keys() - {"full_attention", "sliding_attention"}
+    assert {"rope_theta", "llama_4_scaling_beta", "short_factor"} <= read
+    kept, left_out = rope(dict.fromkeys(read))
+    assert (set(kept), left_out) == (read, [])

@@ -37,6 +37,10 @@ _NOT_OF_THE_MODEL = re.compile(
     r"|tf_legacy_loss|name_or_path"
 )
 """Keys of the training machine, the saving program, another task or of writing: left out without a word."""
+_OF_THE_READER = re.compile(r"_.*|(.*_)?(attn|attention|experts)_implementation|device_map|distributed_config|name_or_path")
+"""Those among them that decide what the reader's machine does, or tell of the saving one."""
+_BUILT_IN = ("eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm", "auto", True, False)
+"""Values of those keys that lead nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class ConfigFile:
 
     content: dict[str, Any]
     remarks: tuple[str, ...]
+    unpublished: tuple[str, ...]
+    """The keys left out of it that no version of mpu publishes, or whose values name code or a place."""
 
 
 def read_config(path: Path, content: Mapping[str, Any]) -> ConfigFile:
@@ -70,7 +76,7 @@ def read_config(path: Path, content: Mapping[str, Any]) -> ConfigFile:
     if isinstance(name, str) and TOKENIZER_CLASS.fullmatch(name):
         kept["tokenizer_class"] = name
         reader.left_out.discard("tokenizer_class")
-    return ConfigFile(kept, tuple(reader.remarks()))
+    return ConfigFile(kept, tuple(reader.remarks()), tuple(sorted(reader.left_out | reader.of_the_reader)))
 
 
 def layer_counts(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
@@ -97,6 +103,7 @@ class _Reader:
         self._path = path
         self._model_type: Any = None
         self.left_out: set[str] = set()
+        self.of_the_reader: set[str] = set()
         self._replaced: list[str] = []
 
     def part(self, content: Mapping[str, Any], model_type: Any, prefix: str) -> dict[str, Any]:
@@ -120,6 +127,8 @@ class _Reader:
                     raise BadModelError(f"{self._path}: {with_key} is {_shown(value)}, expected {error}") from error
             elif value is not None and key not in quiet and not _NOT_OF_THE_MODEL.fullmatch(key):
                 self.left_out.add(prefix + key)
+            elif value is not None and _OF_THE_READER.fullmatch(key) and value not in _BUILT_IN:
+                self.of_the_reader.add(prefix + key)
         self._fit_together(kept, prefix)
         return kept
 
@@ -158,6 +167,8 @@ class _Reader:
         for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
             value = kept.get(key)
             ids = value if isinstance(value, list) else [value]
+            if not all(i is None or type(i) is int for i in ids):
+                raise BadModelError(f"{self._path}: {prefix}{key} is {_shown(value)}, expected an integer or a list of integers")
             known = [i for i in ids if i is not None and (words is None or 0 <= i < words)]
             if value is not None and len(known) < len(ids):
                 kept[key] = known if isinstance(value, list) and known else None

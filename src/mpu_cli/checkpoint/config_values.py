@@ -111,7 +111,7 @@ _ROPE: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "rope_type": _TYPE, "type": _TYPE,
     "rope_theta": ("a number from 1 to 1e12", _within(1, 1e12)),
     "factor": _POSITIVE, "attention_factor": _POSITIVE, "beta_fast": _POSITIVE, "beta_slow": _POSITIVE,
-    "mscale": _NUMBER, "mscale_all_dim": _NUMBER, "truncate": _SWITCH,
+    "mscale": _NUMBER, "mscale_all_dim": _NUMBER, "llama_4_scaling_beta": _NUMBER, "truncate": _SWITCH,
     "original_max_position_embeddings": ("a positive integer", lambda value: type(value) is int and 0 < value < _LARGEST),
     "low_freq_factor": _POSITIVE, "high_freq_factor": _POSITIVE,
     "short_factor": _FACTORS, "long_factor": _FACTORS, "short_mscale": _POSITIVE, "long_mscale": _POSITIVE,

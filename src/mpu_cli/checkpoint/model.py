@@ -29,6 +29,8 @@ READ_BLOCK = 4 << 20
 """Bytes read at once where a tensor is copied or hashed."""
 SPAN = 1 << 20
 """Entries computed with at once where a tensor is not moved as a whole."""
+_MAX_DEPTH = 64
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_JSON_BYTES = 100_000_000
 """As a safetensors header: an index of a million tensors has fewer."""
 
@@ -106,12 +108,26 @@ def read_json(path: Path) -> dict[str, Any]:
     if is_lfs_pointer(data):
         raise lfs_pointer(path)
     try:
-        value = json.loads(data.decode("utf-8"))
+        text = data.decode("utf-8")
+        value = json.loads(text)
+        if _SURROGATE.search(text):  # half a character: nothing can write it again
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BadModelError(f"{path}: not valid JSON ({error})") from error
+    if _is_deeper(value, _MAX_DEPTH):
+        raise BadModelError(f"{path}: more than {_MAX_DEPTH} lists or maps in each other, which no such file has")
     if not isinstance(value, dict):
         raise BadModelError(f"{path}: expected a JSON object")
     return value
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    level = [value]
+    for _ in range(most + 1):
+        level = [inner for each in level if isinstance(each, dict | list) for inner in (each.values() if isinstance(each, dict) else each)]
+        if not level:
+            return False
+    return True
 
 
 def open_config(path: Path) -> ConfigFile:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from fnmatch import fnmatch
+from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from mpu_cli.checkpoint.config_file import CONFIG_FILE
-from mpu_cli.checkpoint.model import Checkpoint, read_json
+from mpu_cli.checkpoint.model import Checkpoint, open_config, read_json
 from mpu_cli.checkpoint.plain_file import TEMPLATES, is_lfs_pointer, lfs_pointer, plain_file
-from mpu_cli.checkpoint.side_settings import generation_settings, tokenizer_settings
+from mpu_cli.checkpoint.side_settings import added_tokens, generation_settings, special_tokens, tokenizer_settings
 from mpu_cli.checkpoint.writer import write_new
 from mpu_cli.errors import BadModelError
 
@@ -40,10 +41,26 @@ ALLOWED = (
 )
 MAX_TEMPLATE_BYTES, MAX_TEMPLATES = 1 << 20, 64
 """Of one named chat template (Cohere's `tool_use`, `rag`), and how many; real ones have some KiB, and there are one to three."""
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
+"""As in a manifest, which lists what is published."""
 _TEMPLATE = re.compile(TEMPLATES + r"/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.jinja")
 NOT_OF_ROWS = frozenset({"config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"})
 """Side files that have no say in how rows become tokens."""
-_CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
+_READERS: Mapping[str, Callable[[Path, dict[str, Any]], dict[str, Any]]] = {
+    "generation_config.json": generation_settings,
+    "tokenizer_config.json": tokenizer_settings,
+    "special_tokens_map.json": special_tokens,
+    "added_tokens.json": added_tokens,
+    "preprocessor_config.json": lambda _, content: content,
+    "processor_config.json": lambda _, content: content,
+}
+_HARMLESS = re.compile(
+    r"use_cache|output_\w+|return_\w+|_from_model_config|transformers_version|cache_implementation|max_time|low_memory|disable_compile"
+    r"|is_assistant|num_assistant_\w+|assistant_\w+|prompt_lookup_num_tokens|max_matching_ngram_size|token_healing|chat_format|max_window_size"
+    r"|forced_decoder_ids|force_words_ids|constraints"
+    r"|processor_class|is_local|local_files_only|use_fast|from_slow|max_len|verbose|padding|truncation"
+)
+"""Keys beside config.json that earlier versions of mpu published, and that name no file, code or place."""
 _ORIGIN_KEYS = frozenset(
     {
         "_commit_hash",
@@ -65,7 +82,8 @@ _SIGNED = re.compile(rb"""["']?hmac["']?\s*:\s*["']?[0-9a-fA-F]{64}""")
 
 def is_allowed(name: str) -> bool:
     """Whether a file of this name, relative to the model's directory, may stand beside published weights."""
-    return _TEMPLATE.fullmatch(name) is not None if "/" in name else any(fnmatch(name, pattern) for pattern in ALLOWED)
+    form = _TEMPLATE if "/" in name else _NAME
+    return form.fullmatch(name) is not None and ("/" in name or any(fnmatchcase(name, pattern) for pattern in ALLOWED))
 
 
 def side_files(directory: Path) -> list[Path]:
@@ -91,6 +109,27 @@ def check_side_files(directory: Path) -> None:
     """
     for path in side_files(directory):
         _read(path)
+
+
+def refuse_unpublished(copy: Path) -> None:
+    """Refuse what mpu does not publish in the settings files of a published copy: any program may be going to read them.
+
+    Raises:
+        BadModelError: the first such key, by file.
+    """
+    for path in side_files(copy):
+        if path.name == CONFIG_FILE:
+            unknown = list(open_config(copy).unpublished)
+        elif path.name in _READERS and path.parent == copy:
+            content = read_json(path)
+            unknown = list(_dropped(content, _kept(path, content)))
+        else:
+            continue
+        if unknown:
+            raise BadModelError(
+                f"{path}: holds {unknown[0]:.80}, which mpu never publishes",
+                "other programs may follow it; ask who made this handoff, and do not open its copies before you know",
+            )
 
 
 def refuse_unread(model: Checkpoint) -> None:
@@ -126,7 +165,7 @@ def write_side_files(origin: Path, directory: Path, config: dict[str, Any]) -> d
     written = {}
     for path in side_files(origin):
         name, data = path.relative_to(origin).as_posix(), _read(path)
-        if name in _CONFIGS:
+        if name == CONFIG_FILE or name in _READERS:
             data = _cleaned_json(path, config).encode()
         if path.parent != origin and not (directory / TEMPLATES).exists():
             (directory / TEMPLATES).mkdir()
@@ -156,14 +195,31 @@ def _read(path: Path) -> bytes:
 
 def _cleaned_json(path: Path, config: dict[str, Any]) -> str:
     """The published text of a settings file; `config` is what is kept of config.json."""
-    content = config if path.name == CONFIG_FILE else read_json(path)
-    if content.get("auto_map"):
+    content = config if path.name == CONFIG_FILE else _kept(path, read_json(path))
+    if path.name != "added_tokens.json":  # its keys are tokens
+        content = _without_origin(content)
+    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _kept(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    if _names_code(content):
         raise BadModelError(f"{path}: needs remote code (auto_map)", "save it with a tokenizer that transformers has built in")
-    if path.name == "generation_config.json":
-        content = generation_settings(path, content)
-    elif path.name == "tokenizer_config.json":
-        content = tokenizer_settings(path, content)
-    return json.dumps(_without_origin(content), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return _READERS[path.name](path, content)
+
+
+def _names_code(value: Any) -> bool:
+    if isinstance(value, dict):
+        return bool(value.get("auto_map")) or any(map(_names_code, value.values()))
+    return isinstance(value, list) and any(map(_names_code, value))
+
+
+def _dropped(content: Any, kept: Any, prefix: str = "") -> Iterator[str]:
+    """The keys, with their maps', whose values were left out, other than nulls and what is harmless."""
+    for key, value in content.items():
+        if isinstance(value, dict) and isinstance(kept.get(key), dict):
+            yield from _dropped(value, kept[key], f"{prefix}{key}.")
+        elif value is not None and key not in kept and (isinstance(value, dict) or not _HARMLESS.fullmatch(key)):
+            yield prefix + key
 
 
 def _without_origin(value: Any) -> Any:

@@ -58,6 +58,16 @@ def all_model_types() -> set[str]:
     return {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *families()}
 
 
+def rope_keys() -> set[str]:
+    """The keys of `rope_parameters` that some modeling file of transformers reads, or that its common code reads."""
+    import transformers
+
+    root = Path(inspect.getsourcefile(transformers) or "").parent
+    files = [root / "modeling_rope_utils.py", *root.glob("models/*/modeling_*.py")]
+    form = re.compile(r"""\brope_(?:parameters|scaling)(?:\[|\.get\()\s*["'](\w+)""")
+    return {name for file in files for name in form.findall(file.read_text(encoding="utf-8"))}
+
+
 def text(found: dict[str, dict[str, Any]]) -> str:
     """The data file: a line for each model type."""
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(found[name], sort_keys=True)}" for name in sorted(found))

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
-from mpu_cli.training.load import check_fits, has_tokenizer, load_tokenizer, loading_errors
+from mpu_cli.training.load import check_runs, has_tokenizer, load_tokenizer, loading_errors
 
 
 def check_loads(model: Checkpoint) -> None:
     """Open a model as `mpu unlearn` and `mpu eval` do, without its weights' numbers.
 
     Raises:
-        BadModelError: what `check_fits` and `load_tokenizer` refuse.
+        BadModelError: what `check_runs` and `load_tokenizer` refuse.
     """
-    check_fits(model)
+    check_runs(model)
     if has_tokenizer(model.path):
         load_tokenizer(model.path)
 

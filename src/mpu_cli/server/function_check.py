@@ -17,7 +17,7 @@ from mpu_cli.architectures.layout import LayerLayout, ModelLayout
 from mpu_cli.checkpoint.dtypes import read_tensor
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.errors import FunctionChangedError
-from mpu_cli.server.one_layer import OneLayer, run
+from mpu_cli.server.one_layer import OneLayer
 from mpu_cli.server.transforms import Reparameterization
 
 TOLERANCE = 20.0
@@ -63,8 +63,8 @@ def check_layer(
     network = builder.load(original)
     width = network.get_input_embeddings().embedding_dim
     hidden = torch.randn(1, _POSITIONS, width, generator=torch.Generator().manual_seed(layer.index))
-    rounded = run(network, hidden)
-    exact = run(network.double(), hidden.double())
+    rounded = builder.run(network, hidden)
+    exact = builder.run(network.double(), hidden.double())
     del network
     scale = _rms(exact)
     # Rounding cannot be finer than float32 itself, even if this layer happens to sum exactly.
@@ -72,7 +72,7 @@ def check_layer(
     checks = []
     for position, step in enumerate(steps):
         moved = {step.target(name): partial(_moved, model, name, step) for name in layer.noised}
-        difference = _rms(run(builder.load(moved), hidden) - exact) / scale
+        difference = _rms(builder.run(builder.load(moved), hidden) - exact) / scale
         checks.append(LayerCheck(layer.index, position, difference, rounding))
     return checks
 

@@ -69,12 +69,15 @@ class OneLayer:
         parts[parts.index(str(self._layer.index))] = "0"
         return ".".join(parts)
 
+    def run(self, network: Any, hidden: torch.Tensor) -> torch.Tensor:
+        """The output of a network of this layer for hidden states (B, T, D) in the place of embeddings, float64.
 
-def run(network: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """The network's output for hidden states (B, T, D) in the place of embeddings, float64."""
-    with torch.inference_mode():
-        output: torch.Tensor = network.base_model(inputs_embeds=hidden, use_cache=False).last_hidden_state
-    return output.double()
+        Raises:
+            BadModelError: transformers cannot compute what the configuration says.
+        """
+        with loading_errors(self._directory), torch.inference_mode():
+            output: torch.Tensor = network.base_model(inputs_embeds=hidden, use_cache=False).last_hidden_state
+        return output.double()
 
 
 def _single(whole: Mapping[str, Any], layout: ModelLayout, layer: LayerLayout) -> dict[str, Any]:

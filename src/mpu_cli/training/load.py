@@ -88,12 +88,35 @@ def check_fits(source: Checkpoint) -> Any:
         BadModelError: transformers refuses the configuration, tensors are missing, are of another shape than it
             implies, or have no place in it.
     """
+    return _fitted(source)[0]
+
+
+def check_runs(source: Checkpoint) -> None:
+    """See that `load_model` would take a model, without the memory or the time that it takes.
+
+    The model computes shapes only; what depends on the numbers (which expert a router chooses) is not seen.
+
+    Raises:
+        BadModelError: what `check_fits` refuses, a generation_config.json that transformers refuses, or a model that cannot be run.
+    """
+    config, model = _fitted(source, experts_implementation="eager")
+    _generation_config(source, config)
+    with loading_errors(source.path):
+        try:
+            _run_once(model, use_cache=True)  # without a cache, transformers looks for packed rows in the numbers
+        except (NotImplementedError, RuntimeError) as error:
+            if not isinstance(error, NotImplementedError) and "meta" not in str(error):
+                raise
+
+
+def _fitted(source: Checkpoint, **kind: Any) -> tuple[Any, Any]:
+    """The configuration, and the model without storage that every tensor fits into."""
     config = load_config(source.path, source.config)
     shapes = {name: torch.empty(info.shape, device="meta") for name, info in source.tensors.items()}
     with loading_errors(source.path):
-        _, info = _from_tensors(copy.deepcopy(config), shapes, torch.float32, device_map={"": "meta"})
+        model, info = _from_tensors(copy.deepcopy(config), shapes, torch.float32, device_map={"": "meta"}, **kind)
     _check_complete(source, info)
-    return config
+    return config, model
 
 
 def without_weights(config: Mapping[str, Any], directory: Path) -> Any:
@@ -162,9 +185,9 @@ def _generation_config(source: Checkpoint, config: Any) -> Any:
 
 
 @torch.inference_mode()
-def _run_once(model: Any) -> None:
+def _run_once(model: Any, *, use_cache: bool = False) -> None:
     """Two tokens: what only shows when a model computes (a router that asks for too many experts) shows now."""
-    model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+    model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=use_cache)
 
 
 def _sharding(fsdp: bool) -> dict[str, Any]:

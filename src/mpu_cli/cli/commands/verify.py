@@ -66,6 +66,7 @@ def _bundle(path: Path, progress: ProgressCallback) -> dict[str, Any]:
     from mpu_cli.bundle.finite import FileNumbers
     from mpu_cli.bundle.payload import check_update_tensors
     from mpu_cli.bundle.tensors import open_copies
+    from mpu_cli.checkpoint.side_files import refuse_unpublished
 
     numbers, done, total = FileNumbers(), 0, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
@@ -80,6 +81,7 @@ def _bundle(path: Path, progress: ProgressCallback) -> dict[str, Any]:
     if isinstance(manifest, HandoffManifest):
         open_copies(path, manifest)
         for copy in manifest.copies:
+            refuse_unpublished(path / copy.name)
             _require_finite(path / copy.name, numbers.not_finite(path / copy.name / name for name in copy.files))
         return {"kind": "handoff", "digest": manifest.digest, "summary": f"handoff, {files} files match, every copy is complete"}
     check_update_tensors(path, manifest, numbers)

@@ -218,3 +218,5 @@ def test_a_template_that_reads_what_a_turn_says(tokenizer):
     )
     turns = (Message("user", "Where?"), Message("tool", '{"a": 1}'), Message("assistant", "Oskel."))
     assert '{"a": 1}' in seen(tokenizer, strict, Row("f.jsonl:1", messages=turns))
+    loud = strict.replace("{% endif %}{{ m.content }}", "{% endif %}{{ m.content | upper if m.role == 'user' else m.content }}")
+    assert "WHERE?" in seen(tokenizer, loud, Row("f.jsonl:1", messages=turns))

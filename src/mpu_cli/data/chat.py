@@ -99,7 +99,10 @@ class Renderer:
             try:
                 marked = self._with(turns, marks, where)
             except BadDataError:  # a template that reads what a turn says (a tool's JSON, for example) may refuse a mark
-                missing += [number for number in marks if turns[number].content.strip() not in whole]
+                missing += [
+                    number for number, mark in marks.items()
+                    if turns[number].content.strip() not in whole and mark not in self._with(turns, {number: mark}, where)
+                ]  # fmt: skip
                 continue
             missing += [number for number, mark in marks.items() if mark not in marked]
         if missing:

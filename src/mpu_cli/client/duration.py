@@ -15,7 +15,9 @@ _STEP_SECONDS = 0.02
 _START_SECONDS = 8.0
 """Imports, reading rows, loading the first copy of a small model."""
 EFFICIENCY = 0.5
-"""Share of the speed of one large product that a whole step reaches: attention, norms and loss are slower (measured, docs/log.md)."""
+"""Share of the speed of one large product that a whole step reaches: attention, norms and loss are slower.
+
+An assumption; docs/log.md has what it leads to."""
 
 
 @dataclass(frozen=True, slots=True)

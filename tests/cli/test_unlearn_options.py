@@ -41,7 +41,7 @@ def test_methods_for_a_reader(mpu):
     assert "paper's" not in done.out
     shown = done.out.partition("NPO")[2].partition("source")[0]
     assert "--learning-rate 1e-05 --epochs 10" in shown
-    assert "open-unlearning" in shown
+    assert "negative-preference-optimization" in shown
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mpu_cli.cli.output import Output
-from mpu_cli.errors import UsageError
+from mpu_cli.errors import MpuError, UsageError
 
 if TYPE_CHECKING:
     from mpu_cli.client.duration import RowSizes
@@ -64,8 +64,8 @@ def plan(context: typer.Context, output: Output, place: Path) -> tuple[TrainingS
             "--lora-rank and --train-embeddings: an adapter leaves the embeddings as they are", "leave one of them out"
         )
     if values["learning_rate"] is None:
-        values["learning_rate"] = _rate_of(place)
-        output.note(f"learning rate {values['learning_rate']:g}, by the model's size; --learning-rate sets another")
+        values["learning_rate"] = rate = _rate_of(place)
+        output.note(f"learning rate {rate:g}, by the model's size; --learning-rate sets another")
     return TrainingSettings(**values), assignments
 
 
@@ -73,10 +73,13 @@ def _rate_of(place: Path) -> float:
     """The usual learning rate for a model, for a handoff's copies, or for a config.json alone (--dry-run)."""
     from mpu_cli.bundle.read import is_bundle
     from mpu_cli.checkpoint.model import open_config, read_json
-    from mpu_cli.training.usual_rate import rate_for
+    from mpu_cli.training.usual_rate import UNKNOWN, rate_for
 
     directory = place / "copy-1" if is_bundle(place) else place
-    config = read_json(place) if place.is_file() else open_config(directory).content
+    try:
+        config = read_json(place) if place.is_file() else open_config(directory).content
+    except MpuError:
+        return UNKNOWN  # whoever opens the model says what is wrong with it
     return rate_for(config, directory)
 
 

@@ -141,7 +141,7 @@ def test_the_learning_rate_follows_the_size_unless_it_is_given(finished_round, m
     """A model, a handoff and a dry run of a config.json alone say the same rate; a given one, and the preset's, are kept."""
     r, said = finished_round, "by the model's size; --learning-rate sets another"
     config = json.loads((r.model / "config.json").read_text())
-    rate = f"mpu: learning rate {usual_rate(config['hidden_size'], config['num_hidden_layers']):g}, {said}"
+    rate = f"mpu: note: learning rate {usual_rate(config['hidden_size'], config['num_hidden_layers']):g}, {said}"
     options = ("--forget", r.forget, "--retain", r.retain, "--max-steps", 1, "--method", "GradDiff")
     for number, source in enumerate((r.model, r.handoff)):
         assert rate in mpu("unlearn", source, *options, "--out", tmp_path / f"{number}").err.splitlines()

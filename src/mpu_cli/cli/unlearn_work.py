@@ -64,22 +64,24 @@ def plan(context: typer.Context, output: Output, place: Path) -> tuple[TrainingS
             "--lora-rank and --train-embeddings: an adapter leaves the embeddings as they are", "leave one of them out"
         )
     if values["learning_rate"] is None:
-        values["learning_rate"] = rate = _rate_of(place)
-        output.note(f"learning rate {rate:g}, by the model's size; --learning-rate sets another")
+        rate = _rate_of(place)
+        values["learning_rate"] = TrainingSettings().learning_rate if rate is None else rate
+        if rate is not None:
+            output.note(f"note: learning rate {rate:g}, by the model's size; --learning-rate sets another")
     return TrainingSettings(**values), assignments
 
 
-def _rate_of(place: Path) -> float:
+def _rate_of(place: Path) -> float | None:
     """The usual learning rate for a model, for a handoff's copies, or for a config.json alone (--dry-run)."""
     from mpu_cli.bundle.read import is_bundle
     from mpu_cli.checkpoint.model import open_config, read_json
-    from mpu_cli.training.usual_rate import UNKNOWN, rate_for
+    from mpu_cli.training.usual_rate import rate_for
 
     directory = place / "copy-1" if is_bundle(place) else place
     try:
         config = read_json(place) if place.is_file() else open_config(directory).content
     except MpuError:
-        return UNKNOWN  # whoever opens the model says what is wrong with it
+        return None  # whoever opens the model says what is wrong with it
     return rate_for(config, directory)
 
 

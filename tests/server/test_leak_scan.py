@@ -64,7 +64,7 @@ SPELLINGS = {
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.parametrize("before", [0, 7, *((1 << 20) - back for back in (1, 20, 41, 90))])
+@pytest.mark.parametrize("before", [0, 7, *((1 << 20) - back for back in (20, 90))])
 def test_every_spelling_is_found_wherever_it_lies(tmp_path, spelling, before):
     """Also across the border of two blocks that are read one after the other, and deep in folders."""
     (tmp_path / "copy-1").mkdir()

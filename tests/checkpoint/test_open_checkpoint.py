@@ -174,6 +174,21 @@ def test_a_redundant_tied_head_is_dropped(tmp_path, tiny_pair):
     assert model_digest(opened) == model_digest(plain)
 
 
+@pytest.mark.parametrize(("family", "said", "dropped"), [
+    ("llama", None, False), ("llama", False, False), ("llama", True, True),
+    ("gemma", None, True), ("gemma", False, False), ("gemma", True, True),
+])  # fmt: skip
+def test_a_head_equal_to_the_embedding_is_dropped_only_where_it_is_tied(tmp_path, built_tiny, family, said, dropped):
+    """By config.json, or by the class's default where config.json has no such key."""
+    model = Path(shutil.copytree(built_tiny(family), tmp_path / "model"))
+    tensors = load_file(model / "model.safetensors")
+    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, model / "model.safetensors")
+    content = json.loads((model / "config.json").read_text())
+    content.pop("tie_word_embeddings", None)
+    (model / "config.json").write_text(json.dumps(content if said is None else {**content, "tie_word_embeddings": said}))
+    assert ("lm_head.weight" not in open_checkpoint(model).tensors) == dropped
+
+
 def test_a_tied_head_that_differs_is_refused(tmp_path, tiny_pair):
     """Left alone, transformers would silently untie it; the message says which tensor."""
     model = Path(shutil.copytree(tiny_pair("llama-tied").model, tmp_path / "model"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mpu_cli.checkpoint.model import open_checkpoint
-from mpu_cli.checkpoint.side_files import check_side_files, copy_side_files, is_allowed, refuse_unpublished
+from mpu_cli.checkpoint.side_files import check_side_files, copy_side_files, is_allowed, refuse_unpublished, refuse_unread
 from mpu_cli.errors import BadModelError
 
 
@@ -313,3 +313,29 @@ def test_what_cannot_be_written_again_is_refused(model, name, text):
     (model / name).write_text('{"chat_template": "\\ud83d\\ude00", "x": ' + "[" * 20 + "]" * 20 + "}")
     assert (model.parent / "copied").rename(model.parent / "first")
     _copy(model)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sub/pytorch_model.bin", "a/b/modeling.PY", "m.BIN", "modeling.Py", "model.safetensors-00001-of-00002", "sub/model.safetensors",
+        "MODEL2.SAFETENSORS", "pytorch_model.bin-00001", "lib.so.6", "x.pyc",
+    ],
+)  # fmt: skip
+def test_what_a_check_of_a_model_does_not_read_is_refused(model, name):
+    """In folders too, in any case of letters, and parts of any numbering; papers and a downloader's folders are let through."""
+    for harmless in ("README.md", ".cache/huggingface/x.py", ".git/hooks/y.py", "onnx/notes.txt", "old.safetensors.index.json"):
+        (model / harmless).parent.mkdir(parents=True, exist_ok=True)
+        (model / harmless).write_text("{}")
+    refuse_unread(open_checkpoint(model))
+    (model / name).parent.mkdir(parents=True, exist_ok=True)
+    (model / name).write_bytes(b"")
+    with pytest.raises(BadModelError, match="is not part of the model"):
+        refuse_unread(open_checkpoint(model))
+
+
+def test_a_model_whose_settings_ask_for_code_is_refused(model):
+    """`perturb` refuses it, and so does `verify`."""
+    _config(model, "tokenizer_config.json", auto_map={"AutoTokenizer": ["x.Y", None]})
+    with pytest.raises(BadModelError, match=r"tokenizer_config.json: needs remote code"):
+        refuse_unread(open_checkpoint(model))

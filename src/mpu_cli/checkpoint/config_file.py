@@ -90,7 +90,7 @@ def layer_counts(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 @cache
 def known_keys() -> Mapping[str, Mapping[str, Any]]:
-    """config_keys.json: by model type, its keys by kind, those that are `derived` from others, and its `parts`."""
+    """config_keys.json: by model type, its keys by kind, those that are `derived` from others, its `parts`, and its `defaults`."""
     text = resources.files(__package__).joinpath("config_keys.json").read_text(encoding="utf-8")
     found: dict[str, dict[str, Any]] = json.loads(text)
     return found
@@ -113,7 +113,7 @@ class _Reader:
         if keys is None:
             return {}
         parts: Mapping[str, str] = keys.get("parts", {})
-        kinds = {name: kind for kind, names in keys.items() if kind not in ("parts", "derived") for name in names}
+        kinds = {name: kind for kind, names in keys.items() if kind not in ("parts", "derived", "defaults") for name in names}
         quiet = ("model_type", "architectures", *keys.get("derived", ()))
         kept: dict[str, Any] = {}
         for key, value in content.items():

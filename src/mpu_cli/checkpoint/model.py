@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpu_cli.checkpoint.config_file import CONFIG_FILE, MAX_BYTES, ConfigFile, layer_counts, read_config
+from mpu_cli.checkpoint.config_file import CONFIG_FILE, MAX_BYTES, ConfigFile, known_keys, layer_counts, read_config
 from mpu_cli.checkpoint.header import FLOAT_DTYPES, TensorInfo, file_order, read_header
 from mpu_cli.checkpoint.plain_file import is_lfs_pointer, lfs_pointer, plain_file, refuse_links_out
 from mpu_cli.checkpoint.recognise import MODEL, in_place_of_weights, instead_of, require_one_kind
@@ -219,7 +219,8 @@ def _drop_redundant_head(path: Path, config: dict[str, Any], tensors: dict[str, 
     text = config.get("text_config")
     flags = [part.get("tie_word_embeddings") for part in (config, text if isinstance(text, dict) else {})]
     tied = next((flag for flag in flags if flag is not None), None)
-    if len(heads) != 1 or tied is False:
+    by_default = known_keys().get(str(config.get("model_type")), {}).get("defaults", {}).get("tie_word_embeddings", False)
+    if len(heads) != 1 or not (by_default if tied is None else tied):
         return tensors
     head = heads[0]
     twins = [info for name, info in tensors.items() if name.endswith(_EMBEDDINGS) and info.shape == head.shape]

@@ -7,6 +7,7 @@ deny-list would leak them, so only names listed here are ever copied.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -75,7 +76,13 @@ _ORIGIN_KEYS = frozenset(
 )
 _MAX_BYTES = 128 << 20
 """Of one side file: the largest tokenizers have a quarter of it."""
-_NEVER_READ = frozenset({".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".msgpack", ".h5", ".so", ".gguf"})
+_NEVER_READ = re.compile(
+    r".*\.(py[cdw]?|pyz|bin|pt|pth|ckpt|pkl|pickle|joblib|npy|npz|msgpack|h5|keras|so|dll|dylib|gguf|ggml)([.-]\d[\w-]*)?"
+    r"|.*\.safetensors(?!\.index\.json\Z).*", re.DOTALL,
+)  # fmt: skip
+"""Names, in small letters, of code, pickles and weights, those of numbered parts too."""
+_HIDDEN = re.compile(r"\.(git|cache)")
+"""Folders of the programs that downloaded a model; no program that opens one looks into them."""
 _SIGNED = re.compile(rb"""["']?hmac["']?\s*:\s*["']?[0-9a-fA-F]{64}""")
 """What every file of a server's secret directory ends with, this lineage's or another's."""
 
@@ -138,14 +145,26 @@ def refuse_unread(model: Checkpoint) -> None:
     A model directory has no list of its files; a README or a licence beside it is nobody's danger.
 
     Raises:
-        BadModelError: the first such file.
+        BadModelError: the first such file, also in a folder inside; a linked folder; or a settings file that asks for code.
     """
-    read = {info.file.name for info in model.tensors.values()}
-    for path in sorted(model.path.iterdir()):
-        if path.suffix in _NEVER_READ or (path.suffix == ".safetensors" and path.name not in read):
+    read = {info.file for info in model.tensors.values()}
+    for folder, folders, names in os.walk(model.path, onerror=_unreadable):
+        place = Path(folder)
+        folders[:] = sorted(name for name in folders if place != model.path or not _HIDDEN.fullmatch(name))
+        linked = [name for name in folders if (place / name).is_symlink()]
+        unread = [name for name in names if _NEVER_READ.fullmatch(name.lower()) and place / name not in read]
+        for name in sorted(linked + unread):
             raise BadModelError(
-                f"{path}: is not part of the model that was checked, and other programs may load it", "move it away, then verify again"
+                f"{place / name}: is not part of the model that was checked, and other programs may load it",
+                "move it away, then verify again",
             )
+    for path in side_files(model.path):
+        if path.name in _READERS:
+            _kept(path, read_json(path))
+
+
+def _unreadable(error: OSError) -> None:
+    raise BadModelError(f"{error.filename}: {error.strerror}", "check the path and its permissions") from error
 
 
 def copy_side_files(source: Checkpoint, directory: Path, dtype: str) -> dict[str, tuple[str, int]]:

@@ -26,6 +26,7 @@ _OURS = re.compile(
     r"|chunk_size_feed_forward|id2label|label2id|problem_type|num_labels|classifier_.*|summary_.*|use_mamba_kernels|architectures|is_encoder_decoder"
 )
 """What a class declares for the machine, the task or the saving program, and not for the language model."""
+_TIED = "tie_word_embeddings"
 _OF_ROPE = ("original_max_position_embeddings", "partial_rotary_factor", "rope_scaling", "rope_theta")
 """Where a class has `rope_parameters`, transformers takes these too: older files have them."""
 _KINDS = {int: "int", float: "number", bool: "bool", str: "text", list: "list", tuple: "list", dict: "map"}
@@ -35,7 +36,8 @@ def config_keys(model_types: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Keys by kind, by model type, for these types and the parts that they are made of.
 
     A kind is `int`, `number`, `bool`, `text`, `list`, `map`, several of them joined by `|`, or `any`; `derived` are keys
-    that are saved and that the class works out from the others. `parts` gives the model type of each nested configuration.
+    that are saved and that the class works out from the others. `defaults` has `tie_word_embeddings` where the class ties
+    a model that says nothing. `parts` gives the model type of each nested configuration.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -46,6 +48,8 @@ def config_keys(model_types: Iterable[str]) -> dict[str, dict[str, Any]]:
         if name not in found:
             parts = _parts(config_class)
             found[name] = _by_kind(config_class, parts)
+            if any(field.name == _TIED and field.default is True for field in dataclasses.fields(config_class)):
+                found[name]["defaults"] = {_TIED: True}
             waiting += parts.values()
             found[name] |= {"parts": {key: part for key, (part, _) in sorted(parts.items())}} if parts else {}
     return found

@@ -74,7 +74,7 @@ def _record(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
         sets = ", ".join(f"{name} ({info['rows']} rows)" for name, info in summary["sets"].items())
         body, lines = shown(summary, View(every=True))
         told = {"kind": "record: an evaluation of a model", "model": str(summary["model"]["name"]), "sets": sets, **_evidence(summary)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadDataError(f"{path / 'summary.json'}: not a record of an evaluation ({type(error).__name__})", "evaluate again") from None
     return summary, [facts(told), "", *body, *lines, "next  put it beside another record (mpu compare --help)"]
 

@@ -246,7 +246,7 @@ def test_open_unlearnings_layout_goes_both_ways(records, rows, tmp_path, mpu):
     root, _ = records
     quick = (*given(rows), "--no-generate", *QUICK)
     assert mpu("eval", ASSETS / "base", *quick, "--format", "open-unlearning", "--record", tmp_path / "theirs").code == 0
-    assert sorted(path.name for path in (tmp_path / "theirs").iterdir()) == ["TOFU_EVAL.json", "TOFU_SUMMARY.json"]
+    assert sorted(path.name for path in (tmp_path / "theirs").iterdir()) == [".mpu-files", "TOFU_EVAL.json", "TOFU_SUMMARY.json"]
     done = mpu("eval", ASSETS / "model", *quick, "--retain-record", tmp_path / "theirs", "--before", tmp_path / "theirs")
     assert done.code == 0, done.err
     ours = json.loads((root / "model" / "summary.json").read_text())["values"]["model"]["privacy_leakage"]["value"]

@@ -125,7 +125,7 @@ def test_kinds_of_layers_are_told_apart(shown):
     assert any(line.startswith("layer 1: ") and "4 experts of 24 units in 2 groups, shared feed-forward" in line for line in lines)
     assert "router mlp.gate.{weight,e_score_correction_bias} 0 all 4 2 × 2 experts" in lines
     assert "mlp.experts.{0..3}.down_proj.weight whole 2 × 2 experts" in lines
-    assert "expert_permutation keeps the function layer 1 signed-permutation, rotation" in lines
+    assert "expert_permutation keeps the function layer 1 signed-permutation, rotation, paper-rotation" in lines
     lines = shown("smollm3")
     assert any(line.startswith("layer 1: ") and "no RoPE" in line for line in lines)
     assert "qk_signed_permutation keeps the function layer 1 signed-permutation" in lines
@@ -247,13 +247,3 @@ def _sparse_deepseek(directory: Path, layers: int, experts: int) -> None:
         if index >= 3:
             tensors |= {f"{prefix}mlp.gate.weight": [experts, 8], f"{prefix}mlp.gate.e_score_correction_bias": [experts]}
     _sparse(directory, config, tensors)
-
-
-@pytest.mark.parametrize("depth", [600, 100_000])
-def test_a_record_of_lists_in_lists_is_bad_input(mpu, tmp_path, depth):
-    """One line that names the file, and no internal error."""
-    (tmp_path / "items.jsonl").write_text("")
-    (tmp_path / "summary.json").write_text('{"sets": {}, "model": ' + "[" * depth + "]" * depth + "}")
-    done = mpu("inspect", tmp_path)
-    assert done.code == 3
-    assert "summary.json: not a record of an evaluation" in done.err

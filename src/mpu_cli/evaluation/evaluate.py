@@ -29,6 +29,9 @@ from mpu_cli.training.arguments import choose_device
 from mpu_cli.training.distributed import processes
 from mpu_cli.training.load import load_model, load_tokenizer
 
+_WORTH_TELLING = 10.0
+"""Seconds; a check that took less is no news."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -130,8 +133,9 @@ def _notes(subject: Subject, seconds: Mapping[str, float]) -> list[str]:
             notes.append(f"{each_name}: the model wrote at most {tokens} tokens: its context ends there after the longest question")
     if any(each.role == KNOWLEDGE and not each.examples for each in subject.sets if each.name in subject.new_tokens):
         notes.append("the knowledge questions were asked without examples; MUSE puts ten before each (--few-shot FILE)")
-    if seconds:
-        notes.append("the checks took " + ", ".join(f"{check} {spent:.0f} s" for check, spent in seconds.items()))
+    long = {check: spent for check, spent in seconds.items() if spent >= _WORTH_TELLING}
+    if long:
+        notes.append("the checks took " + ", ".join(f"{check} {spent:.0f} s" for check, spent in long.items()))
     return notes
 
 

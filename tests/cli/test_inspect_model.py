@@ -247,3 +247,13 @@ def _sparse_deepseek(directory: Path, layers: int, experts: int) -> None:
         if index >= 3:
             tensors |= {f"{prefix}mlp.gate.weight": [experts, 8], f"{prefix}mlp.gate.e_score_correction_bias": [experts]}
     _sparse(directory, config, tensors)
+
+
+@pytest.mark.parametrize("depth", [600, 100_000])
+def test_a_record_of_lists_in_lists_is_bad_input(mpu, tmp_path, depth):
+    """One line that names the file, and no internal error."""
+    (tmp_path / "items.jsonl").write_text("")
+    (tmp_path / "summary.json").write_text('{"sets": {}, "model": ' + "[" * depth + "]" * depth + "}")
+    done = mpu("inspect", tmp_path)
+    assert done.code == 3
+    assert "summary.json: not a record of an evaluation" in done.err

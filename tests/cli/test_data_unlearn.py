@@ -46,7 +46,7 @@ def test_copies_of_two_mappings_do_not_make_an_update(mpu, finished_round, tmp_p
     both = tmp_path / "forget.jsonl"
     both.write_text("".join(json.dumps({**row, "other": row["answer"]}) + "\n" for row in FORGET))
     given = ("unlearn", finished_round.handoff, "--out", tmp_path / "new")
-    data = (*QUICK, "--forget", both, "--retain", both)
+    data = (*QUICK, "--forget", both, "--retain", both, "--allow-overlap")
     assert mpu(*given, *data, "--copy", 1).code == 0
     assert mpu(*given, *data, "--copy", 2, "--map", "answer=other").code == 0
     done = mpu(*given, "--finish")
@@ -99,7 +99,7 @@ def test_the_update_holds_nothing_of_the_mapping(unlearn, finished_round, tmp_pa
     done, _ = unlearn("new", "--forget", path, "--retain", finished_round.retain, "--map", "prompt=question")
     assert done.code == 3
     retain = shutil.copy(path, tmp_path / "retain.jsonl")
-    done, _ = unlearn("new", "--forget", path, "--retain", retain, "--map", "prompt=zebraquestion")
+    done, _ = unlearn("new", "--forget", path, "--retain", retain, "--map", "prompt=zebraquestion", "--allow-overlap")
     assert done.code == 0, done.err
     sent = b"".join(file.read_bytes() for file in Path(tmp_path / "new").rglob("*") if file.is_file())
     assert b"zebra" not in sent

@@ -38,7 +38,7 @@ MUSE = (
 def test_muses_sets_in_one_command(here, capfd):
     """Two knowledge sets, examples for one of them, limits for all and for one, a stop; all of it is in the record."""
     more = ("--max-new-tokens", "6", "--max-new-tokens", "verbatim=3", "--stop", "w9", "--stop", "\\nQ")
-    assert evaluated(*MUSE, *more, "--record", "record") == 0, capfd.readouterr().err
+    assert evaluated(*MUSE, *more, "--allow-overlap", "--record", "record") == 0, capfd.readouterr().err
     summary = json.loads((here / "record" / "summary.json").read_text())
     asked = summary["settings"]["asked"]
     assert {name: one["max_new_tokens"] for name, one in asked.items()} == {

@@ -16,7 +16,7 @@ COMMANDS = ["aggregate", "demo", "diff", "inspect", "perturb", "unlearn", "verif
 
 def _kinds() -> dict[str, int]:
     found = {name: item for name, item in vars(errors).items() if isinstance(item, type) and issubclass(item, errors.MpuError)}
-    del found["MpuError"]
+    del found["MpuError"], found["StoppedError"]  # the second is told as Interrupted
     return {name.removesuffix("Error"): item.exit_code for name, item in found.items()}
 
 

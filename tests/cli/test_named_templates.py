@@ -28,7 +28,7 @@ def named(own_round, mpu, tmp_path) -> Path:
     (folder / "rag.jinja").write_text("RAG")
     (folder / "notes.txt").write_text("of nobody's business")
     (folder / "deeper").mkdir()
-    done = mpu("perturb", own_round.model, "--base", own_round.base, "-m", 2, "--handoff", tmp_path / "hc", "--secret", tmp_path / "s")
+    done = mpu("perturb", own_round.model, "--base", own_round.base, "-m", 2, "--handoff", tmp_path / "hc", "--new-lineage", tmp_path / "s")
     assert done.code == 0, done.err
     return tmp_path / "hc"
 
@@ -106,6 +106,7 @@ def test_sizes_are_bounded(named, own_round, mpu, tmp_path, number, size):
         TrustedBundle("to-client").read_manifest(encode(manifest))
     for i in range(number):
         (own_round.model / TEMPLATES / f"t{i}.jinja").write_text("x" * size)
-    done = mpu("perturb", own_round.model, "-m", 2, "--handoff", tmp_path / "big", "--secret", tmp_path / "t", "--base", own_round.base)
+    places = ("--base", own_round.base, "--handoff", tmp_path / "big", "--new-lineage", tmp_path / "t")
+    done = mpu("perturb", own_round.model, "-m", 2, *places)
     assert done.code == 3
     assert not (tmp_path / "big").exists()

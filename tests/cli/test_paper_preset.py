@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from authors import ROUNDS_AND_EPOCHS, Recipe, order, unlearn
+from authors_recipe import ROUNDS_AND_EPOCHS, Recipe, order, unlearn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
 from safetensors.torch import load_file

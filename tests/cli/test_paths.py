@@ -32,13 +32,16 @@ def _lines(p: Name) -> dict[str, list[object]]:
     records = ["--before", first, "--retain-record", first]
     return {
         "perturb": [*from_base, "--handoff", p("out/to-client"), "--secret", p("out/server"), "-m", 2, "--probe", rows[-1], *config],
+        "perturb a model": [
+            *from_base, "--handoff", p("out/sent"), "--new-lineage", p("out/server-3"), "-m", 1, "--pack", p("out/sent.tar"),
+        ],
         "perturb again": [*from_base, "--handoff", p("out/other"), "--new-lineage", p("out/server-2"), "-m", 1],
         "unlearn": [
             p("out/to-client"), *rows, *quick, "--out", p("out/to-server"), "--work", p("out/work"), "--log-dir", p("out/log"),
-            "--save-steps", 1, *config,
+            "--save-steps", 1, "--pack", p("out/to-server.tar"), *config,
         ],
         "unlearn a model": [p("model"), *rows, "--refusals", p("refusals.txt"), *quick, "--method", "DPO", "--out", p("out/plain")],
-        "diff": [p("out/to-client"), p("out/to-client"), "--out", p("out/nothing"), *config],
+        "diff": [p("out/to-client"), p("out/to-client"), "--out", p("out/nothing"), "--pack", p("out/nothing.tar"), *config],
         "aggregate": [p("out/to-server"), "--secret", p("out/server"), "--model", p("model"), "--out", p("out/next"), *config],
         "verify": [p("out/to-server"), *config],
         "inspect": [p("out/server"), *config],
@@ -75,6 +78,7 @@ def test_every_path_of_every_command(spelling, finished_round: Round, tmp_path, 
         assert all(path.is_dir() for path in made)
     assert {path.name for path in (place / "out").iterdir()} == {
         "to-client", "server", "other", "server-2", "to-server", "log", "plain", "nothing", "next", "first", "second",
+        "sent", "server-3", "sent.tar", "to-server.tar", "nothing.tar",
     }  # fmt: skip
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"a link to", "x", place.relative_to(tmp_path).parts[0]})
 
@@ -85,7 +89,7 @@ def test_no_path_option_is_left_out():
     for module in pkgutil.iter_modules(commands.__path__):
         found = import_module(f"{commands.__name__}.{module.name}")
         function = getattr(found, "check" if module.name == "data" else module.name)
-        paths = {name for name, hint in get_type_hints(function).items() if "Path" in str(hint)}
+        paths = {name.removesuffix("_to") for name, hint in get_type_hints(function).items() if "Path" in str(hint)}
         if module.name == "demo":  # takes a minute: tests/experiment/test_demo.py
             assert paths == {"keep", "config"}
             continue

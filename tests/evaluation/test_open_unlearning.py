@@ -90,7 +90,7 @@ def test_muses_sets_have_muses_names(tiny_pair, tmp_path):
     sets.append(questions(tmp_path, "retain_knowledge", "knowledge", rows(5, 3)))
     record = evaluate(tiny_pair("llama").model, sets, settings()).record
     write_record(tmp_path / "theirs", record, "open-unlearning", texts=True)
-    assert sorted(path.name for path in (tmp_path / "theirs").iterdir()) == ["MUSE_EVAL.json", "MUSE_SUMMARY.json"]
+    assert sorted(path.name for path in (tmp_path / "theirs").iterdir()) == [".mpu-files", "MUSE_EVAL.json", "MUSE_SUMMARY.json"]
     content = json.loads((tmp_path / "theirs" / "MUSE_EVAL.json").read_text())
     names = {"knowledge": "forget_knowmem_ROUGE", "verbatim": "forget_verbmem_ROUGE", "retain_knowledge": "retain_knowmem_ROUGE"}
     read = means(read_record(tmp_path / "theirs"))

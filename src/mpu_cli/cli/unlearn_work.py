@@ -66,9 +66,13 @@ def plan(context: typer.Context, output: Output, place: Path) -> tuple[TrainingS
     if values["learning_rate"] is None:
         rate = _rate_of(place)
         values["learning_rate"] = TrainingSettings().learning_rate if rate is None else rate
-        if rate is not None:
-            output.note(f"note: learning rate {rate:g}, by the model's size; --learning-rate sets another")
     return TrainingSettings(**values), assignments
+
+
+def tell_rate(output: Output, options: Mapping[str, Any], place: Path) -> None:
+    """Say which learning rate was taken where neither the user nor a preset chose one; once nothing can be refused any more."""
+    if options["learning_rate"] is None and options["preset"] is None and (rate := _rate_of(place)) is not None:
+        output.note(f"note: learning rate {rate:g}, by the model's size; --learning-rate sets another")
 
 
 def _rate_of(place: Path) -> float | None:

@@ -195,9 +195,10 @@ def _run(context: typer.Context, output: Output, source: str | None, out: Path |
     place = Path(source) if bundle or (options["dry_run"] and Path(source).is_file()) else locate(source).path
     if options["dry_run"]:
         from mpu_cli.cli.unlearn_words import dry_run_words
-        from mpu_cli.cli.unlearn_work import needs_of
+        from mpu_cli.cli.unlearn_work import needs_of, tell_rate
 
         needs = needs_of(context, output, place)
+        tell_rate(output, options, place)
         output.result(needs, *dry_run_words(needs, options["forget"] is not None), facts(estimate_facts(needs)))
         return
     if out is None:
@@ -220,7 +221,7 @@ def _train(context: typer.Context, output: Output, place: Path, out: Path, packs
     copy, force = options["copy"], options["force"]
     names = [place.name] if not bundle else [f"copy-{copy}"] if copy is not None else _copies(place)
     with output.progress("reading rows") as progress:  # before the imports, which take seconds themselves
-        from mpu_cli.cli.unlearn_work import bring
+        from mpu_cli.cli.unlearn_work import bring, tell_rate
         from mpu_cli.client import unlearn as client
 
         work = bring(context, output, place)
@@ -243,6 +244,7 @@ def _train(context: typer.Context, output: Output, place: Path, out: Path, packs
         "out": str(out), "copies": {name: asdict(report) for name, report in reports.items()},
         "packed": [str(file) for file in packs.values()],
     }  # fmt: skip
+    tell_rate(output, options, place)
     body = trained(reports)
     found = verdict(reports)
     if found is not None:

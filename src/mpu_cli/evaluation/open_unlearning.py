@@ -22,7 +22,7 @@ from mpu_cli.errors import BadDataError
 from mpu_cli.evaluation.metric import Array
 from mpu_cli.evaluation.metrics.truth_ratio import closeness
 from mpu_cli.evaluation.questions import FORGET, HOLDOUT, KNOWLEDGE, RETAIN_KNOWLEDGE, ROLES, UTILITY, VERBATIM
-from mpu_cli.evaluation.record import Record, SetInfo
+from mpu_cli.evaluation.record import Record, SetInfo, plain_number
 
 LAST_TOKEN = (
     "open-unlearning leaves out the last token of plain texts: its exact_memorization, extraction_strength and mia_* of them are of "
@@ -85,7 +85,7 @@ def _put(found: dict[str, Any], record: Record, name: str, metric: str, texts: b
         entry["agg_value"] = record.values.get(name, {}).get("truth_ratio" if metric == "ratio" else metric, {}).get("value")
     for row, number in enumerate(record.columns[name, metric]):
         one = entry["value_by_index"].setdefault(str(row), {})
-        one[key] = _plain(number)
+        one[key] = plain_number(number)
         if metric == "answer_probability":
             one["avg_loss"] = -math.log(number) if number > 0 else math.inf
     if metric == "rouge_recall":
@@ -151,11 +151,7 @@ def _name(set_name: str, theirs: str) -> str:
 
 
 def _rows(values: Array, mean: float, key: str = "score") -> dict[str, Any]:
-    return {"agg_value": mean, "value_by_index": {str(row): {key: _plain(number)} for row, number in enumerate(values)}}
-
-
-def _plain(number: float) -> float | None:
-    return None if math.isnan(number) else float(number)
+    return {"agg_value": mean, "value_by_index": {str(row): {key: plain_number(number)} for row, number in enumerate(values)}}
 
 
 def _take(columns: dict[tuple[str, str], Array], place: tuple[str, str], entry: Any, key: str, path: Path) -> None:

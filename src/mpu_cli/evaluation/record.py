@@ -104,7 +104,7 @@ class Record:
         for name, info in self.sets.items():
             mine = {metric: values for (owner, metric), values in self.columns.items() if owner == name}
             for row in range(info.rows):
-                numbers = {metric: _plain(values[row]) for metric, values in mine.items()}
+                numbers = {metric: plain_number(values[row]) for metric, values in mine.items()}
                 text = {"written": self.written[name, row]} if (name, row) in self.written else {}
                 lines.append({"set": name, "row": row, **numbers, **text})
         return lines
@@ -222,5 +222,6 @@ def _is_number(value: object) -> bool:
         return False
 
 
-def _plain(value: float) -> float | None:
+def plain_number(value: float) -> float | None:
+    """As JSON has it: null for a row that was not measured."""
     return None if math.isnan(value) else float(value)

@@ -1,12 +1,16 @@
-"""The published algorithm in memory: one round of MPU as its authors describe it, for comparison; no command of its own.
+"""The published algorithm in memory: one round of MPU as its authors describe it, for comparison.
 
-Written from the paper (arXiv 2602.23798) and from what was measured of the authors' program, pass by pass: a deep copy of
-the state; per decoder layer σ = κ·RMS(θ − base); m whole sets of zeros that hold the noise; for every tensor m draws of
-torch.randn, their mean taken away, scaled by α; per copy another deep copy with the noise added, one rotation for every
-RoPE plane and KV head on q, k, v, o (all planes of a head at once), the FFN permutation, and a copy of the model to load
-it into; after the client the difference, the inverse rotation and permutation, and the harmonic sum; L2 norms of θ and of
-the update. Nothing of it touches a disk. Left out in the authors' favour: printing, and the second name of a tied head,
-for which their program subtracts, weighs and adds the embedding twice.
+No command of its own.
+
+Written from the paper (arXiv 2602.23798) and from what was measured of the authors' program, pass
+by pass: a deep copy of the state; per decoder layer σ = κ·RMS(θ − base); m whole sets of zeros that
+hold the noise; for every tensor m draws of torch.randn, their mean taken away, scaled by α; per
+copy another deep copy with the noise added, one rotation for every RoPE plane and KV head on q, k,
+v, o (all planes of a head at once), the FFN permutation, and a copy of the model to load it into;
+after the client the difference, the inverse rotation and permutation, and the harmonic sum; L2
+norms of θ and of the update. Nothing of it touches a disk. Left out in the authors' favour:
+printing, and the second name of a tied head, for which their program subtracts, weighs and adds the
+embedding twice.
 """
 
 from __future__ import annotations
@@ -27,7 +31,15 @@ Client = Callable[[int, State], None]
 class AuthorsRound:
     """One round on a model held in memory. `theta` (the live model) is what the round ends with."""
 
-    def __init__(self, theta: State, base: State, config: Mapping[str, Any], copies: int, kappa: float = 0.1, seed: int = 101001) -> None:
+    def __init__(
+        self,
+        theta: State,
+        base: State,
+        config: Mapping[str, Any],
+        copies: int,
+        kappa: float = 0.1,
+        seed: int = 101001,
+    ) -> None:
         self.theta, self.base, self.copies, self.kappa, self.seed = theta, base, copies, kappa, seed
         self.heads, self.kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
         self.layers = range(config["num_hidden_layers"])
@@ -77,12 +89,17 @@ class AuthorsRound:
 
     def noise(self, state: State, sigmas: list[float]) -> list[State]:
         """α_k ε_k by copy and tensor, Σ ε_k = 0."""
-        noises = [{name: torch.zeros_like(tensor) for name, tensor in state.items()} for _ in range(self.copies)]
+        noises = [
+            {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+            for _ in range(self.copies)
+        ]
         scale = sqrt(self.copies / (self.copies - 1))
         for layer in self.layers:
             for name in _of_layer(state, layer):
                 draws = [
-                    torch.randn(state[name].shape, generator=self._generator("noise", name, k)) * sigmas[layer] for k in range(self.copies)
+                    torch.randn(state[name].shape, generator=self._generator("noise", name, k))
+                    * sigmas[layer]
+                    for k in range(self.copies)
                 ]
                 stacked = torch.stack(draws)  # (m, …)
                 epsilon = (stacked - stacked.mean(0)) * scale
@@ -101,14 +118,20 @@ class AuthorsRound:
     def transform(self, state: State, k: int, *, inverse: bool = False) -> None:
         """T_k or its inverse, in place of the tensors that it moves."""
         half = self.head_size // 2
-        of_query = torch.arange(self.heads) * self.kv_heads // self.heads  # the KV head of each query head
+        of_query = (
+            torch.arange(self.heads) * self.kv_heads // self.heads
+        )  # the KV head of each query head
         for layer in self.layers:
             prefix = f"model.layers.{layer}."
-            angles = torch.rand(self.kv_heads, half, generator=self._generator("T", layer, k)) * (2 * pi)  # (KV, d/2)
+            angles = torch.rand(self.kv_heads, half, generator=self._generator("T", layer, k)) * (
+                2 * pi
+            )  # (KV, d/2)
             angles = -angles if inverse else angles
             for name, rows in (("q", angles[of_query]), ("k", angles), ("v", angles)):
                 key = f"{prefix}self_attn.{name}_proj.weight"
-                state[key] = _rotated(state[key].view(-1, self.head_size, state[key].shape[1]), rows.unsqueeze(-1), 1).view_as(state[key])
+                state[key] = _rotated(
+                    state[key].view(-1, self.head_size, state[key].shape[1]), rows.unsqueeze(-1), 1
+                ).view_as(state[key])
             key = f"{prefix}self_attn.o_proj.weight"
             columns = state[key].view(-1, self.heads, self.head_size)  # (D, H, d)
             state[key] = _rotated(columns, angles[of_query].unsqueeze(0), 2).view_as(state[key])

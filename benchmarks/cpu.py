@@ -1,12 +1,14 @@
 """CPU-seconds of perturb + aggregate against the authors' algorithm done in memory, in the same session.
 
-    python benchmarks/cpu.py                    # 135M, m = 3, three repeats: 4 GB of disk, about 3 minutes
+    python benchmarks/cpu.py                    # 135M, m = 3, three repeats: 4 GB of disk, about 3
+    minutes
 
-mpu perturb and aggregate read and write their files, flush and hash them; the authors' algorithm (authors.py) has its
-model and base in memory and touches no disk. Imports, loading and the client's work are in neither. mpu keeps torch to
-one thread; the authors' runs with one and with all cores, since threads that wait for each other spend CPU too. The
-weights are random, of a real shape, float32; all in turn, medians. --check none, since the authors
-check nothing. Bar: perturb + aggregate take at most 1/8 of the authors' CPU-seconds (135M, m = 3).
+mpu perturb and aggregate read and write their files, flush and hash them; the authors' algorithm
+(authors.py) has its model and base in memory and touches no disk. Imports, loading and the client's
+work are in neither. mpu keeps torch to one thread; the authors' runs with one and with all cores,
+since threads that wait for each other spend CPU too. The weights are random, of a real shape,
+float32; all in turn, medians. --check none, since the authors check nothing. Bar: perturb +
+aggregate take at most 1/8 of the authors' CPU-seconds (135M, m = 3).
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def authors_cost(run: Round, threads: int) -> Cost:
     return measured(SETUP, ACTION, run.model, run.base, run.copies, threads)
 
 
-def compare(root: Path, size: Size, copies: int, repeats: int, threads: list[int]) -> tuple[list[Cost], list[Cost], dict[int, list[Cost]]]:
+def compare(
+    root: Path, size: Size, copies: int, repeats: int, threads: list[int]
+) -> tuple[list[Cost], list[Cost], dict[int, list[Cost]]]:
     """perturb, aggregate, and the authors' algorithm by number of threads, all in turn."""
     run = Round(root, copies)
     run.make_model(size)
@@ -77,23 +81,48 @@ def without_client(cost: Cost) -> float:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--copies", "-m", type=int, default=3, help="how many copies (default 3)")
-    options.add_argument("--repeats", type=int, default=3, help="how often (default 3; medians are printed)")
     options.add_argument(
-        "--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}),
+        "--repeats", type=int, default=3, help="how often (default 3; medians are printed)"
+    )
+    options.add_argument(
+        "--threads",
+        type=int,
+        nargs="+",
+        default=sorted({1, os.cpu_count() or 1}),
         help="torch's threads in the authors' algorithm, one or more numbers (default 1, and all cores as torch does by itself)",
-    )  # fmt: skip
+    )
     given = options.parse_args()
     here, size = machine(), Size(given.size)
     if size.nbytes * (5 + 2 * given.copies) > 0.8 * here["memory_gib"] * 2**30:
-        options.error(f"--size {given.size}: the authors' algorithm does not fit into the memory of this machine")
+        options.error(
+            f"--size {given.size}: the authors' algorithm does not fit into the memory of this"
+            " machine"
+        )
     with workspace(given.work, size.disk(given.copies)) as root:
         perturb, aggregate, theirs = compare(root, size, given.copies, given.repeats, given.threads)
     own = median(a.cpu + b.cpu for a, b in zip(perturb, aggregate, strict=True))
     ratios = {count: own / median(map(without_client, costs)) for count, costs in theirs.items()}
     if given.json:
-        rows = {name: [cost.row() for cost in costs] for name, costs in (("perturb", perturb), ("aggregate", aggregate))}
-        rows |= {f"authors, {count} threads": [cost.row() for cost in costs] for count, costs in theirs.items()}
-        print(json.dumps({"machine": here, "size": size.name, "copies": given.copies, "runs": rows, "ratios": ratios, "bar": BAR}))
+        rows = {
+            name: [cost.row() for cost in costs]
+            for name, costs in (("perturb", perturb), ("aggregate", aggregate))
+        }
+        rows |= {
+            f"authors, {count} threads": [cost.row() for cost in costs]
+            for count, costs in theirs.items()
+        }
+        print(
+            json.dumps(
+                {
+                    "machine": here,
+                    "size": size.name,
+                    "copies": given.copies,
+                    "runs": rows,
+                    "ratios": ratios,
+                    "bar": BAR,
+                }
+            )
+        )
         return
     print(describe(here))
     print(f"{size.name}, float32, m = {given.copies}, medians of {given.repeats}")
@@ -101,15 +130,25 @@ def main() -> None:
     for label, costs in {"mpu perturb": perturb, "mpu aggregate": aggregate}.items():
         lines.append(_line(label, costs, median(cost.cpu for cost in costs)))
     for count, costs in theirs.items():
-        lines.append(_line(f"authors' algorithm, threads: {count}", costs, median(map(without_client, costs))))
+        lines.append(
+            _line(
+                f"authors' algorithm, threads: {count}", costs, median(map(without_client, costs))
+            )
+        )
     print(table(lines))
     print(f"perturb + aggregate: {own:.2f} CPU-s")
     for count, ratio in ratios.items():
-        print(f"  {ratio:.3f} of the authors' algorithm with {count} thread{'s' if count > 1 else ''}; {verdict(ratio, BAR)}")
+        print(
+            f"  {ratio:.3f} of the authors' algorithm with {count}"
+            f" thread{'s' if count > 1 else ''}; {verdict(ratio, BAR)}"
+        )
 
 
 def _line(label: str, costs: list[Cost], cpu: float) -> list[str]:
-    user, system, wall, peak = (median(getattr(cost, name) for cost in costs) for name in ("user", "system", "wall", "peak_mib"))
+    user, system, wall, peak = (
+        median(getattr(cost, name) for cost in costs)
+        for name in ("user", "system", "wall", "peak_mib")
+    )
     return [label, f"{cpu:.2f}", f"{user:.2f}", f"{system:.2f}", f"{wall:.2f}", f"{peak:.0f} MiB"]
 
 

@@ -1,10 +1,14 @@
 """Which learning rate and how many epochs forget? `python benchmarks/default_recipe.py scan|spread|teach [options]`.
 
-scan    Answer probability on the forget rows and on retained rows that training never sees, after each epoch, by method and
-        learning rate; by default the demo's model and rows. One run serves all numbers of epochs, since the rate is constant.
-spread  The demo's own recipe: the noise-free run beside whole rounds of the protocol (perturb, unlearn, aggregate), each with
+scan    Answer probability on the forget rows and on retained rows that training never sees, after
+each epoch, by method and
+        learning rate; by default the demo's model and rows. One run serves all numbers of epochs,
+        since the rate is constant.
+spread  The demo's own recipe: the noise-free run beside whole rounds of the protocol (perturb,
+unlearn, aggregate), each with
         noise drawn anew, by --kappas.
-teach   Fine-tune --base on all rows and write --model, where there is no model that knows them (a small stand-in for
+teach   Fine-tune --base on all rows and write --model, where there is no model that knows them (a
+small stand-in for
         examples/tofu-smollm2's: fewer rows, cut at --max-length).
 """
 
@@ -44,10 +48,17 @@ Pair = tuple[float, float]
 """Mean answer probability on (forget, unseen retained) rows."""
 
 
-def by_epoch(options: argparse.Namespace, unseen: Path, retain: Path, name: str, rate: float, seed: int) -> list[Pair]:
+def by_epoch(
+    options: argparse.Namespace, unseen: Path, retain: Path, name: str, rate: float, seed: int
+) -> list[Pair]:
     """One run; the first pair is before training, the others are after each epoch."""
     settings = TrainingSettings(
-        learning_rate=rate, epochs=options.epochs, seed=seed, round_number=1, max_length=options.max_length, precision=options.precision
+        learning_rate=rate,
+        epochs=options.epochs,
+        seed=seed,
+        round_number=1,
+        max_length=options.max_length,
+        precision=options.precision,
     )
     method = methods.get(name)
     parameters = methods.find(name).parse([])
@@ -67,13 +78,23 @@ def by_epoch(options: argparse.Namespace, unseen: Path, retain: Path, name: str,
     def on_step(step: int, total: int, loss: float) -> None:
         if step % steps == 0 or step == total:
             measure()
-            say(f"{name} {rate:g} seed {seed}: epoch {step / steps:g}, forget {found[-1][0]:.3f}, retain {found[-1][1]:.3f}")
+            say(
+                f"{name} {rate:g} seed {seed}: epoch {step / steps:g}, forget {found[-1][0]:.3f},"
+                f" retain {found[-1][1]:.3f}"
+            )
 
     measure()
     train(
-        model, method.bind(parameters), method.needs_with(parameters), rows.forget, rows.retain, settings, filler,
-        around=Surroundings(on_step), drawing=drawing_of(settings),
-    )  # fmt: skip
+        model,
+        method.bind(parameters),
+        method.needs_with(parameters),
+        rows.forget,
+        rows.retain,
+        settings,
+        filler,
+        around=Surroundings(on_step),
+        drawing=drawing_of(settings),
+    )
     return found
 
 
@@ -83,24 +104,49 @@ def teach(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     from mpu_cli.experiment.make_demo_assets import train as fine_tune
 
     settings = TrainingSettings(max_length=options.max_length)
-    encoder = RowEncoder(options.base, Recipe.of_files("GradDiff", {}, settings, options.forget, options.retain))
-    rows = [encoder.encoded(read_rows(path), path.stem) for path in (options.forget, options.retain, options.unseen)]
+    encoder = RowEncoder(
+        options.base, Recipe.of_files("GradDiff", {}, settings, options.forget, options.retain)
+    )
+    rows = [
+        encoder.encoded(read_rows(path), path.stem)
+        for path in (options.forget, options.retain, options.unseen)
+    ]
     examples = [(list(row.input_ids), row.prompt_length) for each in rows for row in each]
     model = load_model(options.base).model
     with contextlib.redirect_stdout(sys.stderr):
-        fine_tune(model.requires_grad_(), examples, epochs=options.epochs, learning_rate=options.rates[0], whole=False)
+        fine_tune(
+            model.requires_grad_(),
+            examples,
+            epochs=options.epochs,
+            learning_rate=options.rates[0],
+            whole=False,
+        )
         save(options.model, model, encoder.tokenizer)
     filler, names = pad_id(encoder.tokenizer, encoder.vocabulary), ("forget", "retain", "unseen")
-    return {name: mean_probability(answer_nll(model.eval(), each, 16, filler)) for name, each in zip(names, rows, strict=True)}
+    return {
+        name: mean_probability(answer_nll(model.eval(), each, 16, filler))
+        for name, each in zip(names, rows, strict=True)
+    }
 
 
 def scan(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Every method, rate and seed."""
-    retain, unseen = (options.retain, options.unseen) if options.unseen else hold_out(options.retain, options.held_out, work)
+    retain, unseen = (
+        (options.retain, options.unseen)
+        if options.unseen
+        else hold_out(options.retain, options.held_out, work)
+    )
     runs = [
-        {"method": name, "rate": rate, "seed": seed, "by_epoch": by_epoch(options, unseen, retain, name, rate, seed)}
-        for name in options.methods for rate in options.rates for seed in range(options.seeds)
-    ]  # fmt: skip
+        {
+            "method": name,
+            "rate": rate,
+            "seed": seed,
+            "by_epoch": by_epoch(options, unseen, retain, name, rate, seed),
+        }
+        for name in options.methods
+        for rate in options.rates
+        for seed in range(options.seeds)
+    ]
     return {"runs": runs}
 
 
@@ -110,8 +156,13 @@ def scanned(found: dict[str, Any]) -> str:
     epochs = len(runs[0]["by_epoch"])
     lines = [("method", "rate", "before", *(f"epoch {number}" for number in range(1, epochs)))]
     for method, rate in dict.fromkeys((each["method"], each["rate"]) for each in runs):
-        mine = [each["by_epoch"] for each in runs if (each["method"], each["rate"]) == (method, rate)]
-        cells = [f"{mean(one[e][0] for one in mine):.3f} / {mean(one[e][1] for one in mine):.3f}" for e in range(epochs)]
+        mine = [
+            each["by_epoch"] for each in runs if (each["method"], each["rate"]) == (method, rate)
+        ]
+        cells = [
+            f"{mean(one[e][0] for one in mine):.3f} / {mean(one[e][1] for one in mine):.3f}"
+            for e in range(epochs)
+        ]
         lines.append((method, f"{rate:g}", *cells))
     return table(lines)
 
@@ -122,17 +173,38 @@ def spread(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     data = ("--forget", options.forget, "--retain", options.retain, *recipe)
     sets = [read_rows(path) for path in (options.forget, options.retain)]
     _mpu("unlearn", options.model, *data, "--out", work / "free")
-    found: dict[str, Any] = {"before": answer_probabilities(options.model, sets), "noise-free": answer_probabilities(work / "free", sets)}
+    found: dict[str, Any] = {
+        "before": answer_probabilities(options.model, sets),
+        "noise-free": answer_probabilities(work / "free", sets),
+    }
     for kappa in options.kappas:
         for draw in range(options.draws):
             root = work / f"{kappa:g}-{draw}"
             root.mkdir()
             _mpu(
-                "perturb", options.model, "--base", options.base, "--kappa", kappa, "--handoff", root / "h", "--new-lineage", root / "s",
+                "perturb",
+                options.model,
+                "--base",
+                options.base,
+                "--kappa",
+                kappa,
+                "--handoff",
+                root / "h",
+                "--new-lineage",
+                root / "s",
                 *options.perturb,
-            )  # fmt: skip
+            )
             _mpu("unlearn", root / "h", *data, "--out", root / "u")
-            _mpu("aggregate", root / "u", "--secret", root / "s", "--model", options.model, "--out", root / "n")
+            _mpu(
+                "aggregate",
+                root / "u",
+                "--secret",
+                root / "s",
+                "--model",
+                options.model,
+                "--out",
+                root / "n",
+            )
             found.setdefault(f"kappa {kappa:g}", []).append(answer_probabilities(root / "n", sets))
             say(f"kappa {kappa:g}, draw {draw}: {found[f'kappa {kappa:g}'][-1]}")
     return found
@@ -146,7 +218,11 @@ def spreads(found: dict[str, Any]) -> str:
         cells = []
         for place in (0, 1):
             numbers = [draw[place] for draw in draws]
-            spread_ = f"  (mean {mean(numbers):.3f}, standard deviation {stdev(numbers):.3f})" if len(numbers) > 1 else ""
+            spread_ = (
+                f"  (mean {mean(numbers):.3f}, standard deviation {stdev(numbers):.3f})"
+                if len(numbers) > 1
+                else ""
+            )
             cells.append(" ".join(f"{number:.3f}" for number in numbers) + spread_)
         lines.append((name, *cells))
     return table(lines)
@@ -161,13 +237,17 @@ def _mpu(*arguments: object) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("scan", "spread", "teach"))
     parser.add_argument("--model", type=Path, default=ASSETS / "model")
     parser.add_argument("--base", type=Path, default=ASSETS / "base")
     parser.add_argument("--forget", type=Path, default=ASSETS / "forget.jsonl")
     parser.add_argument("--retain", type=Path, default=ASSETS / "retain.jsonl")
-    parser.add_argument("--unseen", type=Path, help="retained rows to measure on (default: --held-out of --retain)")
+    parser.add_argument(
+        "--unseen", type=Path, help="retained rows to measure on (default: --held-out of --retain)"
+    )
     parser.add_argument("--held-out", type=int, default=40)
     parser.add_argument("--methods", nargs="+", default=["NPO", "GradDiff"])
     parser.add_argument("--rates", nargs="+", type=float, default=[1e-5, 3e-5, 1e-4, 2e-4])
@@ -177,19 +257,34 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--kappas", nargs="+", type=float, default=[0.1])
     parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--recipe", nargs=argparse.REMAINDER, default=[], help="spread: more options of mpu unlearn; must come last")
-    parser.add_argument("--perturb", type=str.split, default=[], help="spread: more options of mpu perturb, in one text")
+    parser.add_argument(
+        "--recipe",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="spread: more options of mpu unlearn; must come last",
+    )
+    parser.add_argument(
+        "--perturb",
+        type=str.split,
+        default=[],
+        help="spread: more options of mpu perturb, in one text",
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mpu-benchmark-") as folder:
-        found = {"scan": scan, "spread": spread, "teach": teach}[options.what](options, Path(folder))
+        found = {"scan": scan, "spread": spread, "teach": teach}[options.what](
+            options, Path(folder)
+        )
     found["machine"] = machine()
     if options.json:
         print(json.dumps(found))
         return
     print(describe(found.pop("machine")))
     if options.what == "teach":
-        print("answer probability of the model that was written: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
+        print(
+            "answer probability of the model that was written: "
+            + ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+        )
     else:
         print(scanned(found) if options.what == "scan" else spreads(found))
 

@@ -1,11 +1,15 @@
-"""What copies leave unknown, stated and measured side by side on the demo model: `python benchmarks/exposure.py [--json]`.
+"""What copies leave unknown, stated and measured side by side on the demo model.
 
-The reparameterization is left out (`--reparam none`): a client with the public base undoes it in seconds, so what is
-measured is what stays then. Unknown is ‖estimate − θ‖ / ‖θ − base‖ over the decoder layers. Estimates: *linear*, the base plus the
-best combination of (copy − base), fitted with θ in hand, so no attack of this form does better; *singular values*, from one
-copy, each matrix of (copy − base) with its singular values shrunk for the known size of the noise (Gavish and Donoho 2017).
-Beside them what such a number does not say: KL(θ‖copy) / KL(θ‖base) of the answers on 40 rows, and the share of the
-noised entries that come back exactly when a copy is rounded to the model's own number grid. About 15 seconds on one core.
+`python benchmarks/exposure.py [--json]`.
+
+The reparameterization is left out (`--reparam none`): a client with the public base undoes it in
+seconds, so what is measured is what stays then. Unknown is ‖estimate − θ‖ / ‖θ − base‖ over the
+decoder layers. Estimates: *linear*, the base plus the best combination of (copy − base), fitted
+with θ in hand, so no attack of this form does better; *singular values*, from one copy, each matrix
+of (copy − base) with its singular values shrunk for the known size of the noise (Gavish and Donoho
+2017). Beside them what such a number does not say: KL(θ‖copy) / KL(θ‖base) of the answers on 40
+rows, and the share of the noised entries that come back exactly when a copy is rounded to the
+model's own number grid. About 15 seconds on one core.
 """
 
 from __future__ import annotations
@@ -50,17 +54,23 @@ SETTINGS = {
 ROUNDS = {
     "κ 1, split over three holders": [{"kappa": 1.0, "split": True}],
     "κ 1, offset 0.3, split over three holders": [{"kappa": 1.0, "offset": 0.3, "split": True}],
-    "κ 1, extrapolation, split over three holders": [{"kappa": 1.0, "denoising": "extrapolation", "split": True}],
+    "κ 1, extrapolation, split over three holders": [
+        {"kappa": 1.0, "denoising": "extrapolation", "split": True}
+    ],
     "κ 1, one copy, two rounds to one client": [{"kappa": 1.0, "copies": 1}] * 2,
     "κ 1, one copy, ten rounds to one client": [{"kappa": 1.0, "copies": 1}] * 10,
-    "κ 1, offset 1, one copy, ten rounds to one client": [{"kappa": 1.0, "offset": 1.0, "copies": 1}] * 10,
+    "κ 1, offset 1, one copy, ten rounds to one client": (
+        [{"kappa": 1.0, "offset": 1.0, "copies": 1}] * 10
+    ),
 }
 
 
 def layers(path: Path) -> dict[str, torch.Tensor]:
     """The decoder layers' tensors, float64."""
     tensors = open_checkpoint(path).tensors
-    return {name: read_tensor(info).double() for name, info in tensors.items() if ".layers." in name}
+    return {
+        name: read_tensor(info).double() for name, info in tensors.items() if ".layers." in name
+    }
 
 
 def flat(tensors: Tensors) -> torch.Tensor:
@@ -71,7 +81,10 @@ def flat(tensors: Tensors) -> torch.Tensor:
 def best_linear(copies: Sequence[torch.Tensor], task: torch.Tensor) -> float:
     """What least squares of the task vector (N,) on copies − base (N,) each leaves, relative."""
     matrix = torch.stack(list(copies), dim=1)
-    return float((matrix @ torch.linalg.lstsq(matrix, task[:, None]).solution - task[:, None]).norm() / task.norm())
+    return float(
+        (matrix @ torch.linalg.lstsq(matrix, task[:, None]).solution - task[:, None]).norm()
+        / task.norm()
+    )
 
 
 def shrunk(matrix: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -86,7 +99,10 @@ def shrunk(matrix: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def singular_values(copy: Tensors, base: Tensors, task: Tensors, noise: float) -> float:
-    """What shrinking leaves of the task vector, relative; `noise` as a share of the task vector, layer by layer."""
+    """What shrinking leaves of the task vector, relative.
+
+    `noise` as a share of the task vector, layer by layer.
+    """
     layer_of = {name: name.split(".layers.")[1].split(".")[0] for name in task}
     error = total = 0.0
     for layer in sorted(set(layer_of.values())):
@@ -107,7 +123,11 @@ def log_probabilities(path: Path) -> torch.Tensor:
     rows = [encode(row, tokenizer, 128) for row in read_rows(assets() / "forget.jsonl")]
     batch = collate(rows, pad_id(tokenizer, len(tokenizer)))
     with torch.inference_mode():
-        logits = load_model(path).model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        logits = (
+            load_model(path)
+            .model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+            .logits
+        )
     return logits[:, :-1][batch["labels"][:, 1:] != -100].double().log_softmax(-1)
 
 
@@ -119,20 +139,36 @@ def kl(truth: torch.Tensor, other: torch.Tensor) -> float:
 def publish(
     folder: Path, settings: Sequence[Mapping[str, object]], seed: bytes = b"exposure benchmark"
 ) -> tuple[list[PerturbResult], list[list[Path]]]:
-    """Rounds of one lineage on the demo model: the results, and by holder the copies' directories."""
+    """Rounds of one lineage on the demo model.
+
+    The results, and by holder the copies' directories.
+    """
     model, base = assets() / "model", assets() / "base"
     entropy = PreparedEntropy(sha256(seed).digest())
     results, held = [], {}
     for number, setting in enumerate(settings):
         handoff = folder / f"to-client-{number}"
         made = PerturbSettings(check="none", reparam="none", **setting)
-        results.append(perturb(Located(model, None), Located(base, None), handoff, folder / "secret", made, entropy=entropy))
+        results.append(
+            perturb(
+                Located(model, None),
+                Located(base, None),
+                handoff,
+                folder / "secret",
+                made,
+                entropy=entropy,
+            )
+        )
         for record in results[-1].handoffs:
-            held.setdefault(record.holder, []).extend(Path(record.target) / copy.name for copy in record.copies)
+            held.setdefault(record.holder, []).extend(
+                Path(record.target) / copy.name for copy in record.copies
+            )
     return results, list(held.values())
 
 
-def one_draw(setting: Mapping[str, object], base: Tensors, task: Tensors, truth: torch.Tensor, base_kl: float) -> dict[str, float]:
+def one_draw(
+    setting: Mapping[str, object], base: Tensors, task: Tensors, truth: torch.Tensor, base_kl: float
+) -> dict[str, float]:
     """Stated and measured, of one copy and of all."""
     with tempfile.TemporaryDirectory() as folder:
         (result,), (copies,) = publish(Path(folder), [setting])
@@ -152,7 +188,9 @@ def one_draw(setting: Mapping[str, object], base: Tensors, task: Tensors, truth:
         }
 
 
-def pools(settings: Sequence[Mapping[str, object]], base: Tensors, task: Tensors) -> list[dict[str, float]]:
+def pools(
+    settings: Sequence[Mapping[str, object]], base: Tensors, task: Tensors
+) -> list[dict[str, float]]:
     """Stated and measured of those k holders who know most, for every k."""
     with tempfile.TemporaryDirectory() as folder:
         _, held = publish(Path(folder), settings)
@@ -162,19 +200,31 @@ def pools(settings: Sequence[Mapping[str, object]], base: Tensors, task: Tensors
         {
             "holders": size,
             "stated": stated,
-            "linear": min(best_linear([one for mine in group for one in mine], flat(task)) for group in combinations(differences, size)),
+            "linear": min(
+                best_linear([one for mine in group for one in mine], flat(task))
+                for group in combinations(differences, size)
+            ),
         }
         for size, stated in told.coalitions or ((1, told.all_together),)
     ]
 
 
 def two_lineages(setting: Mapping[str, object], base: Tensors, task: Tensors) -> dict[str, float]:
-    """Stated and measured of a holder of a copy of each of two lineages of the model: their offsets are independent."""
+    """Stated and measured of a holder of a copy of each of two lineages of the model.
+
+    Their offsets are independent.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        made = [publish(Path(folder) / name, [setting], name.encode()) for name in ("first", "second")]
+        made = [
+            publish(Path(folder) / name, [setting], name.encode()) for name in ("first", "second")
+        ]
         differences = [flat(layers(path)) - flat(base) for _, held in made for path in held[0]]
         noises = [noise_of(result.handoffs) for (result,), _ in made]
-    return {"holders": 1, "stated": left(pooled(noises)), "linear": best_linear(differences, flat(task))}
+    return {
+        "holders": 1,
+        "stated": left(pooled(noises)),
+        "linear": best_linear(differences, flat(task)),
+    }
 
 
 def digits(number: float) -> str:
@@ -183,7 +233,9 @@ def digits(number: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -191,21 +243,35 @@ def main() -> None:
     task = {name: theta[name] - base[name] for name in theta}
     truth = log_probabilities(assets() / "model")
     base_kl = kl(truth, log_probabilities(assets() / "base"))
-    draws = {name: one_draw(setting, base, task, truth, base_kl) for name, setting in SETTINGS.items()}
+    draws = {
+        name: one_draw(setting, base, task, truth, base_kl) for name, setting in SETTINGS.items()
+    }
     several = {name: pools(settings, base, task) for name, settings in ROUNDS.items()}
-    several["κ 0, offset 1, one copy of each of two lineages"] = [two_lineages(SETTINGS["κ 0, offset 1, one copy"], base, task)]
+    several["κ 0, offset 1, one copy of each of two lineages"] = [
+        two_lineages(SETTINGS["κ 0, offset 1, one copy"], base, task)
+    ]
     if options.json:
         print(json.dumps({"base KL": base_kl, "settings": draws, "pooled": several}))
         return
     print(f"KL of the base from the model: {base_kl:.3g} nats per token\n")
     print(f"{'':28}{'one copy leaves':^36}{'all copies leave':^21}{'KL, share':>11}{'exact':>9}")
     columns = ("at most", "linear", "sing. values", "at most", "linear", "of base's", "entries")
-    print(f"{'setting':28}" + "".join(f"{column:>{width}}" for column, width in zip(columns, (10, 12, 14, 10, 11, 11, 9), strict=True)))
+    print(
+        f"{'setting':28}"
+        + "".join(
+            f"{column:>{width}}"
+            for column, width in zip(columns, (10, 12, 14, 10, 11, 11, 9), strict=True)
+        )
+    )
     for name, row in draws.items():
-        one = f"{row['stated one']:10.4f}{row['linear one']:12.4f}{row['singular values one']:14.4f}"
+        one = (
+            f"{row['stated one']:10.4f}{row['linear one']:12.4f}{row['singular values one']:14.4f}"
+        )
         everything = f"{row['stated all']:10.4f}{digits(row['linear all']):>11}"
         print(f"{name:28}{one}{everything}{row['KL share']:11.2g}{row['exact entries']:9.2%}")
-    print(f"\n{'several holders or rounds':52}{'holders who pool':>17}{'at most':>10}{'linear':>10}")
+    print(
+        f"\n{'several holders or rounds':52}{'holders who pool':>17}{'at most':>10}{'linear':>10}"
+    )
     for name, rows in several.items():
         for row in rows:
             print(f"{name:52}{row['holders']:17}{row['stated']:10.4f}{digits(row['linear']):>10}")

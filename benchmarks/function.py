@@ -1,7 +1,8 @@
 """Do published copies compute what the model computes? `python benchmarks/function.py MODEL` (float32, κ = 0, three copies).
 
-Prints the RMS difference of the copies' float32 logits from the model's float64 logits, relative to the logits' RMS, beside
-the model's own float32–float64 difference: its rounding. The bar (design, section 10) is three times that.
+Prints the RMS difference of the copies' float32 logits from the model's float64 logits, relative to
+the logits' RMS, beside the model's own float32–float64 difference: its rounding. The bar (design,
+section 10) is three times that.
 """
 
 from __future__ import annotations
@@ -22,13 +23,19 @@ def logits(path: Path, tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor
     from transformers import AutoModelForCausalLM
 
     with torch.inference_mode():
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)(input_ids=tokens).logits.double()
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)(
+            input_ids=tokens
+        ).logits.double()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path, metavar="MODEL")
-    parser.add_argument("--reparam", default="signed-permutation", choices=["signed-permutation", "rotation"])
+    parser.add_argument(
+        "--reparam", default="signed-permutation", choices=["signed-permutation", "rotation"]
+    )
     options = parser.parse_args()
     from transformers.utils import logging
 
@@ -45,11 +52,16 @@ def main() -> None:
     print(f"the model's own rounding: {own:.2e} of the logits' RMS")
     with tempfile.TemporaryDirectory() as folder:
         handoff = Path(folder) / "to-client"
-        settings = PerturbSettings(kappa=0.0, check="none", dtype="float32", reparam=options.reparam)
+        settings = PerturbSettings(
+            kappa=0.0, check="none", dtype="float32", reparam=options.reparam
+        )
         perturb(Located(options.model, None), None, handoff, Path(folder) / "secret", settings)
         for copy in sorted(handoff.glob("copy-*")):
             found = difference(copy)
-            print(f"{copy.name}: {found:.2e}, {found / own:.2f} times the model's own rounding (bar 3)")
+            print(
+                f"{copy.name}: {found:.2e}, {found / own:.2f} times the model's own rounding"
+                " (bar 3)"
+            )
 
 
 if __name__ == "__main__":

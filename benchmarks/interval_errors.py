@@ -1,10 +1,13 @@
-"""How often `mpu compare` and `mpu eval` are wrong: `python benchmarks/interval_errors.py [means areas …] [--trials 500]`.
+"""How often `mpu compare` and `mpu eval` are wrong.
 
-Draws rows whose truth is known, runs the product's own `compare` and `summarise` on them, and prints how often "equivalent"
-is said where the true difference equals the margin, how often "different" where there is none, and how often the interval
-holds the truth. The bars: errors at most .06, coverage at least .93, from 20 to 400 rows. Beside it stand Student's t and
-the percentile bootstrap, which was used until 2026-11-29. `power` prints how often "equivalent" and "different" are said
-where they are true, `time` what it costs. About 12 minutes of one core.
+`python benchmarks/interval_errors.py [means areas …] [--trials 500]`.
+
+Draws rows whose truth is known, runs the product's own `compare` and `summarise` on them, and
+prints how often "equivalent" is said where the true difference equals the margin, how often
+"different" where there is none, and how often the interval holds the truth. The bars: errors at
+most .06, coverage at least .93, from 20 to 400 rows. Beside it stand Student's t and the percentile
+bootstrap, which was used until 2026-11-29. `power` prints how often "equivalent" and "different"
+are said where they are true, `time` what it costs. About 12 minutes of one core.
 """
 
 from __future__ import annotations
@@ -48,16 +51,27 @@ class Differences:
     """From the true mean."""
 
 
-def shifted(name: str, centred: Callable[[Random, Shape], Array], margin: float = 0.05) -> Differences:
+def shifted(
+    name: str, centred: Callable[[Random, Shape], Array], margin: float = 0.05
+) -> Differences:
     """Rows of mean 0, and the true mean added to each."""
-    return Differences(name, margin, lambda random, shape, mean: np.clip(centred(random, shape), -0.9, 0.9) + mean)
+    return Differences(
+        name, margin, lambda random, shape, mean: np.clip(centred(random, shape), -0.9, 0.9) + mean
+    )
 
 
 def sparse(share: float, size: float = 1.0, spread: float = 0.0) -> Differences:
-    """Few rows differ by `size`, the others by about nothing; with a mean of 0, the others differ by a little the other way."""
+    """Few rows differ by `size`, the others by about nothing.
+
+    With a mean of 0, the others differ by a little the other way.
+    """
 
     def rows(random: Random, shape: Shape, mean: float) -> Array:
-        few = np.where(random.random(shape) < share, size, spread * random.standard_normal(shape) if spread else 0.0)
+        few = np.where(
+            random.random(shape) < share,
+            size,
+            spread * random.standard_normal(shape) if spread else 0.0,
+        )
         return few * np.sign(mean) if mean else np.clip(few - share * size, -1, 1)
 
     noise = f", the others by noise of {spread:g}" if spread else ""
@@ -80,8 +94,12 @@ DIFFERENCES = (
     shifted("Student's t, 2 degrees, × .02", lambda r, s: 0.02 * r.standard_t(2, s)),
     shifted("two values, ± .3", lambda r, s: r.choice([-0.3, 0.3], s)),
     shifted("all equal", lambda r, s: np.zeros(s)),
-    sparse(0.01), sparse(0.01, spread=0.001), sparse(0.05, 0.5), sparse(0.1, 0.5, 0.02), sparse(0.3),
-)  # fmt: skip
+    sparse(0.01),
+    sparse(0.01, spread=0.001),
+    sparse(0.05, 0.5),
+    sparse(0.1, 0.5, 0.02),
+    sparse(0.3),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +117,15 @@ def rate(share: float) -> Values:
 
 
 VALUES = (
-    rate(0.01), rate(0.05), rate(0.5), rate(0.95),
+    rate(0.01),
+    rate(0.05),
+    rate(0.5),
+    rate(0.95),
     Values("uniform", 0.5, lambda r, s: r.random(s)),
     Values("close to 0: beta(.1, 1.9)", 0.05, lambda r, s: r.beta(0.1, 1.9, s)),
     Values("close to 1: beta(9.9, .1)", 0.99, lambda r, s: r.beta(9.9, 0.1, s)),
     Values("0, few .5, fewer 1", 0.05, lambda r, s: r.choice([0, 0.5, 1], s, p=[0.92, 0.06, 0.02])),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,22 +140,34 @@ class Scores:
 def normal_scores(area: float, spread: float = 1.0) -> Scores:
     """Members N(0, 1), others N(d, `spread`²)."""
     shift = norm.ppf(area) * np.hypot(1, spread)
-    return Scores(f"normal, others' sd {spread:g}, {area:g}", area, lambda r, n, h: (r.normal(0, 1, n), r.normal(shift, spread, h)))
+    return Scores(
+        f"normal, others' sd {spread:g}, {area:g}",
+        area,
+        lambda r, n, h: (r.normal(0, 1, n), r.normal(shift, spread, h)),
+    )
 
 
 def out_of_order(share: float) -> Scores:
     """So many members above all others, the rest below: the hardest case for a given area."""
     return Scores(
-        f"{share:.0%} of members above all others", 1 - share,
+        f"{share:.0%} of members above all others",
+        1 - share,
         lambda r, n, h: (r.random(n) + 3.0 * (r.random(n) < share), 1.5 + r.random(h)),
-    )  # fmt: skip
+    )
 
 
 AREAS = (
-    normal_scores(0.5), normal_scores(0.8), normal_scores(0.95), normal_scores(0.99), normal_scores(0.9, 3), normal_scores(0.99, 3),
+    normal_scores(0.5),
+    normal_scores(0.8),
+    normal_scores(0.95),
+    normal_scores(0.99),
+    normal_scores(0.9, 3),
+    normal_scores(0.99, 3),
     Scores("exponential, .99", 0.99, lambda r, n, h: (r.exponential(1, n), r.exponential(99, h))),
-    out_of_order(0.01), out_of_order(0.05), out_of_order(0.2),
-)  # fmt: skip
+    out_of_order(0.01),
+    out_of_order(0.05),
+    out_of_order(0.2),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +186,17 @@ def normal_pairs(first: float, other: float, shared: float) -> AreaPairs:
         common = random.standard_normal(n), random.standard_normal(h)
         pair = []
         for area in (first, other):
-            own = (np.sqrt(shared) * one + np.sqrt(1 - shared) * random.standard_normal(one.shape) for one in common)
+            own = (
+                np.sqrt(shared) * one + np.sqrt(1 - shared) * random.standard_normal(one.shape)
+                for one in common
+            )
             members, others = own
             pair.append((members, others + norm.ppf(area) * np.sqrt(2)))
         return pair[0], pair[1]
 
-    return AreaPairs(f"normal, {first:g} and {other:g}, correlation {shared:g}", (first, other), rows)
+    return AreaPairs(
+        f"normal, {first:g} and {other:g}, correlation {shared:g}", (first, other), rows
+    )
 
 
 def few_fall(share: float) -> AreaPairs:
@@ -172,11 +210,22 @@ def few_fall(share: float) -> AreaPairs:
 
 
 AREA_PAIRS = (
-    normal_pairs(0.7, 0.7, 0.5), normal_pairs(0.99, 0.99, 0.5), normal_pairs(0.95, 0.95, 0.95), normal_pairs(0.7, 0.75, 0.5),
-    normal_pairs(0.95, 0.9, 0.9), normal_pairs(0.99, 0.97, 0.5), few_fall(0.01), few_fall(0.05),
-)  # fmt: skip
+    normal_pairs(0.7, 0.7, 0.5),
+    normal_pairs(0.99, 0.99, 0.5),
+    normal_pairs(0.95, 0.95, 0.95),
+    normal_pairs(0.7, 0.75, 0.5),
+    normal_pairs(0.95, 0.9, 0.9),
+    normal_pairs(0.99, 0.97, 0.5),
+    few_fall(0.01),
+    few_fall(0.05),
+)
 
-LEAKS = (normal_pairs(0.6, 0.6, 0.5), normal_pairs(0.6, 0.95, 0.5), normal_pairs(0.9, 0.3, 0.5), normal_pairs(0.95, 0.95, 0.9))
+LEAKS = (
+    normal_pairs(0.6, 0.6, 0.5),
+    normal_pairs(0.6, 0.95, 0.5),
+    normal_pairs(0.9, 0.3, 0.5),
+    normal_pairs(0.95, 0.95, 0.9),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +254,11 @@ def record(columns: dict[tuple[str, str], Array]) -> Record:
     """Of many trials, as conditions of a metric: columns by (set, metric), each (trials, n)."""
     sets = {name: SetInfo(name, values.shape[1], name) for (name, _), values in columns.items()}
     split = {key: values[0] for key, values in columns.items()}
-    split |= {(name, f"{metric}@{trial}"): row for (name, metric), values in columns.items() for trial, row in enumerate(values)}
+    split |= {
+        (name, f"{metric}@{trial}"): row
+        for (name, metric), values in columns.items()
+        for trial, row in enumerate(values)
+    }
     return Record({}, {}, sets, split)
 
 
@@ -214,12 +267,18 @@ def batches(trials: int) -> Iterator[int]:
     return (min(AT_ONCE, trials - start) for start in range(0, trials, AT_ONCE))
 
 
-def compared(first: Record, other: Record, margin: float, metric: str = METRIC) -> tuple[Array, Array, Array]:
+def compared(
+    first: Record, other: Record, margin: float, metric: str = METRIC
+) -> tuple[Array, Array, Array]:
     """Of each trial: whether equivalent, whether different, and the interval (trials, 2)."""
     (pair,) = compare({"a": first, "b": other}, margin=margin).pairs
     lines = [line for line in pair.lines if line.metric.startswith(f"{metric}@")]
     said = np.array([line.verdict for line in lines])
-    return said == EQUIVALENT, said == DIFFERENT, np.array([(line.low, line.high) for line in lines], float)
+    return (
+        said == EQUIVALENT,
+        said == DIFFERENT,
+        np.array([(line.low, line.high) for line in lines], float),
+    )
 
 
 def said_of(rows: Array, margin: float) -> tuple[Array, Array, Array]:
@@ -251,11 +310,18 @@ Method = Callable[[Array, float], Array]
 BESIDE: Mapping[str, Method] = {"t": student_interval, "percentile": percentile_interval}
 
 
-def differences(case: Differences, n: int, trials: int, others: Mapping[str, Method] = BESIDE, seed: int = 1) -> Found:
-    """Error rates and coverage for differences of means; the same of other methods, on the same rows."""
+def differences(
+    case: Differences, n: int, trials: int, others: Mapping[str, Method] = BESIDE, seed: int = 1
+) -> Found:
+    """Error rates and coverage for differences of means.
+
+    The same of other methods, on the same rows.
+    """
     random = np.random.default_rng([seed, n])
     equivalent, different, coverage = [], 0.0, []
-    beside: dict[str, list[float]] = {f"{name}: {what}": [] for name in others for what in ("equivalent", "different", "coverage")}
+    beside: dict[str, list[float]] = {
+        f"{name}: {what}": [] for name in others for what in ("equivalent", "different", "coverage")
+    }
     for mean in (0.0, case.margin, -case.margin):
         rows = [case.rows(random, (size, n), mean) for size in batches(trials)]
         found = [said_of(some, case.margin) for some in rows]
@@ -269,10 +335,16 @@ def differences(case: Differences, n: int, trials: int, others: Mapping[str, Met
             narrow, wide = method(np.concatenate(rows), 0.9), method(np.concatenate(rows), 0.95)
             beside[f"{name}: coverage"].append(covered(wide, mean))
             if mean:
-                beside[f"{name}: equivalent"].append(float((np.abs(narrow) < case.margin).all(axis=1).mean()))
+                beside[f"{name}: equivalent"].append(
+                    float((np.abs(narrow) < case.margin).all(axis=1).mean())
+                )
             else:
-                beside[f"{name}: different"].append(float(((wide[:, 0] > 0) | (wide[:, 1] < 0)).mean()))
-    worst = {name: (min if name.endswith("coverage") else max)(shares) for name, shares in beside.items()}
+                beside[f"{name}: different"].append(
+                    float(((wide[:, 0] > 0) | (wide[:, 1] < 0)).mean())
+                )
+    worst = {
+        name: (min if name.endswith("coverage") else max)(shares) for name, shares in beside.items()
+    }
     return Found(case.name, str(n), max(equivalent), different, min(coverage), worst)
 
 
@@ -283,7 +355,9 @@ def values(case: Values, n: int, trials: int, seed: int = 2) -> Found:
         rows = case.rows(random, (size, n))
         held += covered(_intervals(record({("forget", METRIC): rows}), "forget"), case.mean) * size
         old += covered(percentile_interval(rows, 0.95), case.mean) * size
-    return Found(case.name, str(n), coverage=held / trials, beside={"percentile: coverage": old / trials})
+    return Found(
+        case.name, str(n), coverage=held / trials, beside={"percentile: coverage": old / trials}
+    )
 
 
 def areas(case: Scores, n: int, h: int, trials: int, seed: int = 3) -> Found:
@@ -291,11 +365,29 @@ def areas(case: Scores, n: int, h: int, trials: int, seed: int = 3) -> Found:
     random, held = np.random.default_rng([seed, n, h]), 0.0
     for size in batches(trials):
         members, others = case.rows(random, (size, n), (size, h))
-        held += covered(_intervals(record({("forget", "loss"): members, ("holdout", "loss"): others}), "model"), case.area) * size
+        held += (
+            covered(
+                _intervals(
+                    record({("forget", "loss"): members, ("holdout", "loss"): others}), "model"
+                ),
+                case.area,
+            )
+            * size
+        )
     members, others = case.rows(random, (max(1, trials // 10), n), (max(1, trials // 10), h))
     mine, theirs = random.integers(0, n, (500, n)), random.integers(0, h, (500, h))
-    old = np.array([np.quantile(auc(a[mine], b[theirs]), [0.025, 0.975]) for a, b in zip(members, others, strict=True)])
-    return Found(case.name, f"{n}, {h}", coverage=held / trials, beside={"percentile: coverage": covered(old, case.area)})
+    old = np.array(
+        [
+            np.quantile(auc(a[mine], b[theirs]), [0.025, 0.975])
+            for a, b in zip(members, others, strict=True)
+        ]
+    )
+    return Found(
+        case.name,
+        f"{n}, {h}",
+        coverage=held / trials,
+        beside={"percentile: coverage": covered(old, case.area)},
+    )
 
 
 def area_pairs(case: AreaPairs, n: int, h: int, trials: int, seed: int = 4) -> Found:
@@ -304,7 +396,10 @@ def area_pairs(case: AreaPairs, n: int, h: int, trials: int, seed: int = 4) -> F
     random, same, other, held = np.random.default_rng([seed, n, h]), 0.0, 0.0, 0.0
     for size in batches(trials):
         pair = case.rows(random, (size, n), (size, h))
-        one, two = (record({("forget", "loss"): members, ("holdout", "loss"): others}) for members, others in pair)
+        one, two = (
+            record({("forget", "loss"): members, ("holdout", "loss"): others})
+            for members, others in pair
+        )
         equal, unequal, intervals = compared(one, two, abs(difference) or 0.05, "membership_loss")
         same, other = same + float(equal.sum()), other + float(unequal.sum())
         held += covered(intervals, difference) * size
@@ -319,9 +414,18 @@ def leakage(case: AreaPairs, n: int, h: int, trials: int, seed: int = 8) -> Foun
     random, held = np.random.default_rng([seed, n, h]), 0.0
     for size in batches(trials):
         pair = case.rows(random, (size, n), (size, h))
-        kept, one = (record({("forget", "min_k"): members, ("holdout", "min_k"): others}) for members, others in pair)
+        kept, one = (
+            record({("forget", "min_k"): members, ("holdout", "min_k"): others})
+            for members, others in pair
+        )
         found = summarise(one, kept, ("privacy_leakage",), 0, RESAMPLES).values["model"]
-        intervals = np.array([(value["low"], value["high"]) for name, value in found.items() if name.startswith("privacy_leakage@")])
+        intervals = np.array(
+            [
+                (value["low"], value["high"])
+                for name, value in found.items()
+                if name.startswith("privacy_leakage@")
+            ]
+        )
         held += covered(intervals, ((1 - own) / (1 - retrained) - 1) * 100) * size
     return Found(f"leakage: {case.name}", f"{n}, {h}", coverage=held / trials)
 
@@ -329,11 +433,19 @@ def leakage(case: AreaPairs, n: int, h: int, trials: int, seed: int = 8) -> Foun
 PARTS = ("answer_probability", "rouge_recall", "truth_ratio")
 
 
-def utility(n: int, sets: int, means: tuple[float, ...], trials: int, drop: float = 0.0, seed: int = 5) -> Found:
-    """Errors and coverage for model utility over so many sets; the other model's rows are `drop` lower in share."""
+def utility(
+    n: int, sets: int, means: tuple[float, ...], trials: int, drop: float = 0.0, seed: int = 5
+) -> Found:
+    """Errors and coverage for model utility over so many sets.
+
+    The other model's rows are `drop` lower in share.
+    """
     random, said, held, value = np.random.default_rng([seed, n, sets]), 0.0, 0.0, 0.0
     names = ["retain", *(f"facts-{number}" for number in range(1, sets))]
-    truth = [float(harmonic_mean([np.array(share * mean) for mean in means])) for share in (1.0, 1 - drop)]
+    truth = [
+        float(harmonic_mean([np.array(share * mean) for mean in means]))
+        for share in (1.0, 1 - drop)
+    ]
     margin = truth[0] - truth[1] or 0.05
     for size in batches(trials):
         one: dict[tuple[str, str], Array] = {}
@@ -342,8 +454,13 @@ def utility(n: int, sets: int, means: tuple[float, ...], trials: int, drop: floa
             for part, mean in zip(PARTS, means, strict=True):
                 rows = random.beta(2 * mean, 2 * (1 - mean), (size, n))
                 one[name, part] = rows
-                # Either way to lose a share: some rows lose all, or with no loss other rows of the same distribution.
-                two[name, part] = rows * (random.random((size, n)) >= drop) if drop else random.beta(2 * mean, 2 * (1 - mean), (size, n))
+                # Either way to lose a share: some rows lose all, or with no loss other rows of the
+                # same distribution.
+                two[name, part] = (
+                    rows * (random.random((size, n)) >= drop)
+                    if drop
+                    else random.beta(2 * mean, 2 * (1 - mean), (size, n))
+                )
         first, other = (replace_roles(record(columns)) for columns in (one, two))
         value += covered(_intervals(first, "model"), truth[0]) * size
         equal, unequal, intervals = compared(first, other, margin, "model_utility")
@@ -352,13 +469,18 @@ def utility(n: int, sets: int, means: tuple[float, ...], trials: int, drop: floa
     coverage = min(held, value) / trials
     name = f"{sets} sets, parts {', '.join(f'{mean:g}' for mean in means)}"
     if drop:
-        return Found(f"{name}, {drop:.0%} of rows lost", str(n), equivalent=said / trials, coverage=coverage)
+        return Found(
+            f"{name}, {drop:.0%} of rows lost", str(n), equivalent=said / trials, coverage=coverage
+        )
     return Found(name, str(n), different=said / trials, coverage=coverage)
 
 
 def replace_roles(found: Record) -> Record:
     """Every set but the retain set is a utility set."""
-    roles = {name: SetInfo("retain" if name == "retain" else "utility", info.rows, name) for name, info in found.sets.items()}
+    roles = {
+        name: SetInfo("retain" if name == "retain" else "utility", info.rows, name)
+        for name, info in found.sets.items()
+    }
     return Record({}, {}, roles, found.columns)
 
 
@@ -368,7 +490,9 @@ def _intervals(found: Record, owner: str) -> Array:
     return np.array([(one["low"], one["high"]) for name, one in metrics.items() if "@" in name])
 
 
-def power(case: Differences, n: int, trials: int, margin: float, mean: float = 0.0) -> tuple[float, float]:
+def power(
+    case: Differences, n: int, trials: int, margin: float, mean: float = 0.0
+) -> tuple[float, float]:
     """How often "equivalent" and "different" are said of rows with this true mean."""
     random, counts = np.random.default_rng([6, n]), np.zeros(2)
     for size in batches(trials):
@@ -377,7 +501,12 @@ def power(case: Differences, n: int, trials: int, margin: float, mean: float = 0
     return float(counts[0] / trials), float(counts[1] / trials)
 
 
-UTILITIES = ((1, (0.8, 0.6, 0.4), 0.0), (1, (0.8, 0.6, 0.4), 0.05), (3, (0.9, 0.7, 0.1), 0.0), (3, (0.9, 0.7, 0.1), 0.05))
+UTILITIES = (
+    (1, (0.8, 0.6, 0.4), 0.0),
+    (1, (0.8, 0.6, 0.4), 0.05),
+    (3, (0.9, 0.7, 0.1), 0.0),
+    (3, (0.9, 0.7, 0.1), 0.05),
+)
 
 
 def print_means(trials: int) -> None:
@@ -395,10 +524,22 @@ def print_areas(trials: int) -> None:
 
 def print_utility(trials: int) -> None:
     """Model utility."""
-    _table([utility(n, sets, means, trials // 2, drop) for sets, means, drop in UTILITIES for n in SIZES])
+    _table(
+        [
+            utility(n, sets, means, trials // 2, drop)
+            for sets, means, drop in UTILITIES
+            for n in SIZES
+        ]
+    )
 
 
-POWER = ("all equal", "normal, sd .02", "normal, sd .1", "exponential, sd .1", "1% of rows differ by 1, the others by noise of 0.001")
+POWER = (
+    "all equal",
+    "normal, sd .02",
+    "normal, sd .1",
+    "exponential, sd .1",
+    "1% of rows differ by 1, the others by noise of 0.001",
+)
 
 
 def print_power(trials: int) -> None:
@@ -406,10 +547,19 @@ def print_power(trials: int) -> None:
     sizes = (40, 60, 100, 150, 200, 400, 1000)
     print(f"{'said where it is true':48}" + "".join(f"{n:>7}" for n in sizes))
     for case in (case for case in DIFFERENCES if case.name in POWER):
-        for word, mean in (("equivalent, ±.05", 0.0), ("different, .05", 0.05), ("different, .1", 0.1)):
+        for word, mean in (
+            ("equivalent, ±.05", 0.0),
+            ("different, .05", 0.05),
+            ("different, .1", 0.1),
+        ):
             if case.margin == 0.05 or not mean:
-                shares = [power(case, n, min(trials, 500), 0.05, mean)[int(mean > 0)] for n in sizes]
-                print(f"{case.name[:30] + ': ' + word:48}" + "".join(f"{share:7.2f}" for share in shares))
+                shares = [
+                    power(case, n, min(trials, 500), 0.05, mean)[int(mean > 0)] for n in sizes
+                ]
+                print(
+                    f"{case.name[:30] + ': ' + word:48}"
+                    + "".join(f"{share:7.2f}" for share in shares)
+                )
 
 
 def print_time(trials: int) -> None:
@@ -423,29 +573,56 @@ def print_time(trials: int) -> None:
             if limits or name != "retain"
             for condition in ("", "@8-bit", "@4-bit", "@paraphrased")
         }
-        found = Record({}, {}, {name: SetInfo(name, n, name) for name in ("forget", "retain", "holdout")}, columns)
+        found = Record(
+            {},
+            {},
+            {name: SetInfo(name, n, name) for name in ("forget", "retain", "holdout")},
+            columns,
+        )
         for word, call in (
             ("summarise", lambda found=found: summarise(found, found, (), 0, RESAMPLES)),
-            ("compare", lambda found=found: compare({"a": found, "b": found}, margin=0.05, retain_record=found)),
+            (
+                "compare",
+                lambda found=found: compare(
+                    {"a": found, "b": found}, margin=0.05, retain_record=found
+                ),
+            ),
         ):
             call()
             started = time.process_time()
             call()
-            print(f"{word:10} {n:5} rows, {len(columns)} columns: {time.process_time() - started:.2f} CPU-s")
+            print(
+                f"{word:10} {n:5} rows, {len(columns)} columns: {time.process_time() - started:.2f}"
+                " CPU-s"
+            )
 
 
 def _table(rows: list[Found]) -> None:
     beside = list(rows[0].beside)
-    print(f"{'':52}{'rows':>9}{'equivalent':>11}{'different':>10}{'coverage':>9}  " + "".join(f"{name:>24}" for name in beside))
+    print(
+        f"{'':52}{'rows':>9}{'equivalent':>11}{'different':>10}{'coverage':>9}  "
+        + "".join(f"{name:>24}" for name in beside)
+    )
     for row in rows:
         own = (row.equivalent, 11), (row.different, 10), (row.coverage, 9)
-        cells = "".join(f"{'–' if value is None else format(value, '.3f'):>{width}}" for value, width in own)
+        cells = "".join(
+            f"{'–' if value is None else format(value, '.3f'):>{width}}" for value, width in own
+        )
         others = "".join(f"{row.beside[name]:24.3f}" for name in beside)
-        print(f"{row.name[:52]:52}{row.rows:>9}{cells}{'  ' if row.holds else ' !'}{others}", flush=True)
+        print(
+            f"{row.name[:52]:52}{row.rows:>9}{cells}{'  ' if row.holds else ' !'}{others}",
+            flush=True,
+        )
 
 
 MEASURED = {name: metric.shown for name, metric in row_metrics().items() if name != "ngram_entropy"}
-SHOWN = {"means": print_means, "areas": print_areas, "utility": print_utility, "power": print_power, "time": print_time}
+SHOWN = {
+    "means": print_means,
+    "areas": print_areas,
+    "utility": print_utility,
+    "power": print_power,
+    "time": print_time,
+}
 
 
 def main() -> None:

@@ -1,4 +1,7 @@
-"""Results kept as they come, one JSON object a line, so that a run that was cut goes on: shared by benchmarks, not one itself."""
+"""Results kept as they come, one JSON object a line, so that a run that was cut goes on.
+
+Shared by benchmarks, not one itself.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ class Journal:
             self._found[_text(entry["key"])] = entry["result"]
 
     def get(self, key: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The result under `key`: the kept one, or `measure()`, which is on disk before this returns."""
+        """The result under `key`.
+
+        The kept one, or `measure()`, which is on disk before this returns.
+        """
         if _text(key) not in self._found:
             result = measure()
             with self._path.open("a", encoding="utf-8") as file:

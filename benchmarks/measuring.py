@@ -1,9 +1,10 @@
 """One command in a child process, and what it costs: shared by the benchmarks, not one itself.
 
-A child imports everything that the command needs, says that it is ready, and waits; so nothing that is measured includes
-start-up. Wall and CPU seconds (user + system, its own children included) are the child's own; memory is RssAnon of
-/proc/PID/status above what it was after the imports, sampled by the parent: pages of mapped or cached files, which the
-kernel can drop, do not count. Memory of processes that the child itself starts is not seen.
+A child imports everything that the command needs, says that it is ready, and waits; so nothing that
+is measured includes start-up. Wall and CPU seconds (user + system, its own children included) are
+the child's own; memory is RssAnon of /proc/PID/status above what it was after the imports, sampled
+by the parent: pages of mapped or cached files, which the kernel can drop, do not count. Memory of
+processes that the child itself starts is not seen.
 """
 
 from __future__ import annotations
@@ -83,23 +84,43 @@ class Cost:
     def row(self) -> dict[str, float]:
         """For JSON."""
         return {
-            "wall_seconds": self.wall, "cpu_seconds": self.cpu, "user_seconds": self.user, "system_seconds": self.system,
-            "peak_mib": self.peak_mib, "imports_mib": self.imports_mib, "samples": self.samples,
-        }  # fmt: skip
+            "wall_seconds": self.wall,
+            "cpu_seconds": self.cpu,
+            "user_seconds": self.user,
+            "system_seconds": self.system,
+            "peak_mib": self.peak_mib,
+            "imports_mib": self.imports_mib,
+            "samples": self.samples,
+        }
 
 
-def measured(setup: str, action: str, *arguments: object, interval: float | None = INTERVAL) -> Cost:
+def measured(
+    setup: str, action: str, *arguments: object, interval: float | None = INTERVAL
+) -> Cost:
     """Run `action` after `setup` in a child whose `arguments` are these, as strings.
 
     Raises:
         RuntimeError: the child failed; its last words are in the message.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH")))
+        ),
+    }
     program = _CHILD.format(setup=setup, action=action)
-    with tempfile.TemporaryFile() as errors, subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, bufsize=1, env=environment,
-    ) as child:  # fmt: skip
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            bufsize=1,
+            env=environment,
+        ) as child,
+    ):
         assert child.stdin is not None and child.stdout is not None
         try:
             if child.stdout.readline().strip() != "ready":
@@ -147,19 +168,27 @@ def machine() -> dict[str, Any]:
     import torch
 
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "cores": os.cpu_count(), "cpu": model, "vectors": torch.backends.cpu.get_cpu_capability(), "memory_gib": round(memory / 2**30, 1),
-        "torch": torch.__version__, "python": platform.python_version(), "load": round(os.getloadavg()[0], 2),
-    }  # fmt: skip
+        "cores": os.cpu_count(),
+        "cpu": model,
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "memory_gib": round(memory / 2**30, 1),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 2),
+    }
 
 
 def describe(found: dict[str, Any]) -> str:
     """The machine in one line."""
     return (
-        f"{found['cores']} cores, {found['cpu']} ({found['vectors']}), {found['memory_gib']} GiB, torch {found['torch']}, "
-        f"Python {found['python']}, load {found['load']} at the start"
+        f"{found['cores']} cores, {found['cpu']} ({found['vectors']}), {found['memory_gib']} GiB,"
+        f" torch {found['torch']}, Python {found['python']}, load {found['load']} at the start"
     )
 
 

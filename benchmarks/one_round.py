@@ -1,4 +1,7 @@
-"""One round of the protocol as the benchmarks run it, and their common options: shared by them, not one itself."""
+"""One round of the protocol as the benchmarks run it, and their common options.
+
+Shared by them, not one itself.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,14 @@ SPARE = 1.05
 class Round:
     """A model, its base and the directories of one round below `root`, and the commands that make them."""
 
-    def __init__(self, root: Path, copies: int, *, check: str = "none", interval: float | None = INTERVAL) -> None:
+    def __init__(
+        self, root: Path, copies: int, *, check: str = "none", interval: float | None = INTERVAL
+    ) -> None:
         self.root, self.copies, self.check, self.interval = root, copies, check, interval
         self.model, self.base = root / "model", root / "base"
-        self.handoff, self.secret, self.update, self.next = (root / name for name in ("handoff", "server", "update", "next"))
+        self.handoff, self.secret, self.update, self.next = (
+            root / name for name in ("handoff", "server", "update", "next")
+        )
 
     def make_model(self, size: Size) -> None:
         """Write the model and its base, unless they are there."""
@@ -34,9 +41,21 @@ class Round:
     def perturb(self) -> Cost:
         """`mpu perturb`, into a lineage of its own."""
         return mpu(
-            "perturb", self.model, "--base", self.base, "--handoff", self.handoff, "--secret", self.secret, "-m", self.copies,
-            "--check", self.check, setup=MPU + (TRANSFORMERS if self.check != "none" else ""), interval=self.interval,
-        )  # fmt: skip
+            "perturb",
+            self.model,
+            "--base",
+            self.base,
+            "--handoff",
+            self.handoff,
+            "--secret",
+            self.secret,
+            "-m",
+            self.copies,
+            "--check",
+            self.check,
+            setup=MPU + (TRANSFORMERS if self.check != "none" else ""),
+            interval=self.interval,
+        )
 
     def diff(self) -> Cost:
         """`mpu diff` of copies that stand in for trained ones."""
@@ -58,31 +77,64 @@ class Round:
         self.remove(self.secret)
         shutil.copytree(before, self.secret)
         return mpu(
-            "aggregate", self.update, "--secret", self.secret, "--model", self.model, "--out", self.next, "--min-agreement=-1",
-            "--max-relative-norm=1e9", interval=self.interval,
-        )  # fmt: skip
+            "aggregate",
+            self.update,
+            "--secret",
+            self.secret,
+            "--model",
+            self.model,
+            "--out",
+            self.next,
+            "--min-agreement=-1",
+            "--max-relative-norm=1e9",
+            interval=self.interval,
+        )
 
     def remove(self, *paths: Path) -> None:
         """Remove directories; all that a round writes, if none is named."""
-        for path in paths or (self.handoff, self.secret, self.update, self.next, self.root / "server-before"):
+        for path in paths or (
+            self.handoff,
+            self.secret,
+            self.update,
+            self.next,
+            self.root / "server-before",
+        ):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def parser(doc: str | None, *, sizes: str = "135m", several: bool = False) -> argparse.ArgumentParser:
-    """A command line with the options that all benchmarks have; its --help is the file's own docstring."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser(
+    doc: str | None, *, sizes: str = "135m", several: bool = False
+) -> argparse.ArgumentParser:
+    """A command line with the options that all benchmarks have.
+
+    Its --help is the file's own docstring.
+    """
+    made = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     made.add_argument(
-        "--size", choices=CONFIGS, default=[sizes] if several else sizes, metavar="|".join(name for name in CONFIGS if name != "tiny"),
-        nargs="+" if several else None, help=f"shape of the model{', one or more' if several else ''} (default {sizes})",
-    )  # fmt: skip
-    made.add_argument("--work", type=Path, help="where to write, removed again at the end (default: the temporary directory)")
+        "--size",
+        choices=CONFIGS,
+        default=[sizes] if several else sizes,
+        metavar="|".join(name for name in CONFIGS if name != "tiny"),
+        nargs="+" if several else None,
+        help=f"shape of the model{', one or more' if several else ''} (default {sizes})",
+    )
+    made.add_argument(
+        "--work",
+        type=Path,
+        help="where to write, removed again at the end (default: the temporary directory)",
+    )
     made.add_argument("--json", action="store_true", help="print one JSON object")
     return made
 
 
 @contextmanager
 def workspace(work: Path | None, needed: int) -> Iterator[Path]:
-    """A temporary directory below `work` if the disk has room for `needed` bytes; says so on stderr; removed at the end."""
+    """A temporary directory below `work` if the disk has room for `needed` bytes.
+
+    Says so on stderr; removed at the end.
+    """
     parent = Path(work or tempfile.gettempdir())
     free = shutil.disk_usage(parent).free
     text = f"needs {needed / 1e9:.1f} GB of disk in {parent}, {free / 1e9:.1f} GB are free"
@@ -108,5 +160,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows as columns: the first one to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        row[0].ljust(widths[0]) + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)) for row in rows
+        row[0].ljust(widths[0])
+        + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
     )

@@ -1,13 +1,16 @@
-"""How the error of the aggregated update grows with the noise: `python benchmarks/slopes.py [--optimizer sgd] [--json]`.
+"""How the error of the aggregated update grows with the noise.
 
-Runs the protocol end to end (perturb → train every copy → diff → aggregate) on the demo's model and data with a plain
-training loop, and prints ‖Δ̄ − Δ‖ / ‖Δ‖ against the noise-free Δ, median over draws, with log-log slopes. The claims
-(design, section 10), offset 0 and a smooth optimizer: slope about 1 with one copy, 2 with harmonic denoising, m with
-extrapolation; with an offset it is 1 whatever is done (--offset takes c relative to κ). About 80 seconds on one core.
+`python benchmarks/slopes.py [--optimizer sgd] [--json]`.
 
-Norm weights stay as they are unless --train-norms is given. With --memorised the rows are in the very words that the
-model knows by heart: its loss is then so sharply curved that κ = .3 (noise of 12 % of the weights at α = 2) leaves the
-range of the second-order claim (docs/log.md).
+Runs the protocol end to end (perturb → train every copy → diff → aggregate) on the demo's model and
+data with a plain training loop, and prints ‖Δ̄ − Δ‖ / ‖Δ‖ against the noise-free Δ, median over
+draws, with log-log slopes. The claims (design, section 10), offset 0 and a smooth optimizer: slope
+about 1 with one copy, 2 with harmonic denoising, m with extrapolation; with an offset it is 1
+whatever is done (--offset takes c relative to κ). About 80 seconds on one core.
+
+Norm weights stay as they are unless --train-norms is given. With --memorised the rows are in the
+very words that the model knows by heart: its loss is then so sharply curved that κ = .3 (noise of
+12 % of the weights at α = 2) leaves the range of the second-order claim (docs/log.md).
 """
 
 from __future__ import annotations
@@ -48,9 +51,21 @@ FRESH, MEMORISED = "Question: {question}\nAnswer: {answer}", "{question}\n{answe
 
 
 class Client:
-    """Gradient difference on the demo's rows, the same for every copy: embeddings frozen, gradients cut at norm 1."""
+    """Gradient difference on the demo's rows, the same for every copy.
 
-    def __init__(self, model: Path, data: Path, optimizer: str, rate: float, *, matrices_only: bool, memorised: bool) -> None:
+    Embeddings frozen, gradients cut at norm 1.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        data: Path,
+        optimizer: str,
+        rate: float,
+        *,
+        matrices_only: bool,
+        memorised: bool,
+    ) -> None:
         from transformers import AutoTokenizer
 
         template = MEMORISED if memorised else FRESH
@@ -75,12 +90,21 @@ class Client:
         for module in (model.get_input_embeddings(), model.get_output_embeddings()):
             module.weight.requires_grad_(False)
         for parameter in model.parameters():
-            parameter.requires_grad_(parameter.requires_grad and (parameter.dim() > 1 or not self.matrices_only))
-        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+            parameter.requires_grad_(
+                parameter.requires_grad and (parameter.dim() > 1 or not self.matrices_only)
+            )
+        named = [
+            (name, parameter)
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        ]
         groups = [{"params": named, "weight_decay": 0.0}]
         optimizer = optimizers.get(self.optimizer).build(groups, self.rate, model.config.to_dict())
         for (forget, forget_labels), (retain, retain_labels) in self.batches:
-            loss = model(input_ids=retain, labels=retain_labels).loss - model(input_ids=forget, labels=forget_labels).loss
+            loss = (
+                model(input_ids=retain, labels=retain_labels).loss
+                - model(input_ids=forget, labels=forget_labels).loss
+            )
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_([parameter for _, parameter in named], 1.0)
@@ -106,24 +130,38 @@ def _batch(rows, step):
 
 def difference(after: Path, before: Path) -> dict[str, torch.Tensor]:
     first, second = open_checkpoint(after).tensors, open_checkpoint(before).tensors
-    return {name: read_tensor(first[name]).double() - read_tensor(second[name]).double() for name in second}
+    return {
+        name: read_tensor(first[name]).double() - read_tensor(second[name]).double()
+        for name in second
+    }
 
 
 def norm(tensors) -> float:
     return sum(float(tensor.double().square().sum()) for tensor in tensors.values()) ** 0.5
 
 
-def error(answer, model: Path, base: Path, plain, entropy: PreparedEntropy, folder: Path | None = None, **settings) -> float:
+def error(
+    answer,
+    model: Path,
+    base: Path,
+    plain,
+    entropy: PreparedEntropy,
+    folder: Path | None = None,
+    **settings,
+) -> float:
     """One draw, end to end: the aggregated update's error relative to the noise-free one.
 
-    `answer(handoff, folder)` plays the client and returns its update's directory; all is written below `folder`.
+    `answer(handoff, folder)` plays the client and returns its update's directory; all is written
+    below `folder`.
     """
     with tempfile.TemporaryDirectory(dir=folder) as name:
         root = Path(name)
         handoff, secret, out = root / "to-client", root / "server", root / "next"
         given = PerturbSettings(**{"check": "none", **settings})
         perturb(Located(model, None), Located(base, None), handoff, secret, given, entropy=entropy)
-        taken = AggregateSettings(dtype="float32", min_agreement=-1, max_relative_norm=1e9)  # whatever the error is, it is measured
+        taken = AggregateSettings(
+            dtype="float32", min_agreement=-1, max_relative_norm=1e9
+        )  # whatever the error is, it is measured
         aggregate([answer(handoff, root)], secret, Located(model, None), out, taken)
         found = difference(out, model)
     return norm({name: found[name] - plain[name] for name in plain}) / norm(plain)
@@ -133,26 +171,61 @@ def slope(kappas, errors) -> float:
     """Least-squares slope of log error against log κ."""
     x, y = [log(value) for value in kappas], [log(value) for value in errors]
     centre = sum(x) / len(x)
-    return sum((a - centre) * b for a, b in zip(x, y, strict=True)) / sum((a - centre) ** 2 for a in x)
+    return sum((a - centre) * b for a, b in zip(x, y, strict=True)) / sum(
+        (a - centre) ** 2 for a in x
+    )
 
 
-def measure(optimizer: str, *, draws: int, offset: float, rate: float | None = None, matrices_only: bool = False, memorised: bool = False):
+def measure(
+    optimizer: str,
+    *,
+    draws: int,
+    offset: float,
+    rate: float | None = None,
+    matrices_only: bool = False,
+    memorised: bool = False,
+):
     """All settings and κ's; a dict that prints as JSON."""
     model, base = ASSETS / "model", ASSETS / "base"
-    client = Client(model, ASSETS, optimizer, rate or RATES[optimizer], matrices_only=matrices_only, memorised=memorised)
+    client = Client(
+        model,
+        ASSETS,
+        optimizer,
+        rate or RATES[optimizer],
+        matrices_only=matrices_only,
+        memorised=memorised,
+    )
     with tempfile.TemporaryDirectory() as folder:
         client.train(model, Path(folder) / "plain")
         plain = difference(Path(folder) / "plain", model)
     size = norm({name: read_tensor(info) for name, info in open_checkpoint(model).tensors.items()})
-    result = {"optimizer": optimizer, "offset": offset, "draws": draws, "update": norm(plain) / size, "kappas": KAPPAS, "settings": {}}
+    result = {
+        "optimizer": optimizer,
+        "offset": offset,
+        "draws": draws,
+        "update": norm(plain) / size,
+        "kappas": KAPPAS,
+        "settings": {},
+    }
     for name, setting in SETTINGS.items():
         errors = []
         for kappa in KAPPAS:
             found = []
             for draw in range(draws):
-                entropy = PreparedEntropy(sha256(f"slopes benchmark, draw {draw}".encode()).digest())
+                entropy = PreparedEntropy(
+                    sha256(f"slopes benchmark, draw {draw}".encode()).digest()
+                )
                 found.append(
-                    error(client.answer, model, base, plain, entropy, **setting, kappa=kappa, offset=offset * kappa)
+                    error(
+                        client.answer,
+                        model,
+                        base,
+                        plain,
+                        entropy,
+                        **setting,
+                        kappa=kappa,
+                        offset=offset * kappa,
+                    )
                 )
             errors.append(median(found))
         result["settings"][name] = {
@@ -164,13 +237,23 @@ def measure(optimizer: str, *, draws: int, offset: float, rate: float | None = N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--optimizer", choices=sorted(RATES), default="adafactor")
-    parser.add_argument("--rate", type=float, help="learning rate (default: moves the model by about half a per cent)")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        help="learning rate (default: moves the model by about half a per cent)",
+    )
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--offset", type=float, default=0.0, help="c, as a multiple of κ")
     parser.add_argument("--train-norms", action="store_true", help="train norm weights too")
-    parser.add_argument("--memorised", action="store_true", help="rows in the very words that the model was trained on")
+    parser.add_argument(
+        "--memorised",
+        action="store_true",
+        help="rows in the very words that the model was trained on",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -180,18 +263,27 @@ def main() -> None:
     logging.set_verbosity_error()
     started = time.process_time()
     result = measure(
-        options.optimizer, draws=options.draws, offset=options.offset, rate=options.rate, matrices_only=not options.train_norms,
+        options.optimizer,
+        draws=options.draws,
+        offset=options.offset,
+        rate=options.rate,
+        matrices_only=not options.train_norms,
         memorised=options.memorised,
-    )  # fmt: skip
+    )
     result["cpu_seconds"] = time.process_time() - started
     if options.json:
         print(json.dumps(result))
         return
     print(
-        f"{options.optimizer}, offset {options.offset:g} κ, median of {options.draws} draws; "
-        f"the noise-free update is {result['update']:.2%} of the weights; {result['cpu_seconds']:.0f} CPU-s"
+        f"{options.optimizer}, offset {options.offset:g} κ, median of {options.draws} draws; the"
+        f" noise-free update is {result['update']:.2%} of the weights; {result['cpu_seconds']:.0f}"
+        " CPU-s"
     )
-    print(f"{'κ':18}" + "".join(f"{kappa:>10g}" for kappa in KAPPAS) + f"{'slope .01–.3':>16}{'.03–.3':>9}")
+    print(
+        f"{'κ':18}"
+        + "".join(f"{kappa:>10g}" for kappa in KAPPAS)
+        + f"{'slope .01–.3':>16}{'.03–.3':>9}"
+    )
     for name, row in result["settings"].items():
         cells = "".join(f"{value:10.1e}" for value in row["errors"])
         print(f"{name:18}{cells}{row['slope .01 to .3']:16.2f}{row['slope .03 to .3']:9.2f}")

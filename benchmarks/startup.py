@@ -2,9 +2,10 @@
 
     python benchmarks/startup.py                # three repeats: about 2 minutes
 
-Start-up, imports and all are counted (user + system, the least of the repeats). What a command needs is imported in the ordinary
-way, `import numpy, scipy.stats` say, so a ratio below 1 means that it gets by with less. `unlearn` ends where training would begin:
-what is counted is all that comes before useful work, on the demo's model. Bars: the ratios below.
+Start-up, imports and all are counted (user + system, the least of the repeats). What a command
+needs is imported in the ordinary way, `import numpy, scipy.stats` say, so a ratio below 1 means
+that it gets by with less. `unlearn` ends where training would begin: what is counted is all that
+comes before useful work, on the demo's model. Bars: the ratios below.
 """
 
 from __future__ import annotations
@@ -46,19 +47,44 @@ class Light:
 
 def commands(root: Path) -> dict[str, Light]:
     """By name; their files are made below `root`."""
-    records = [str(_write_record(root / name, shift)) for name, shift in (("first", 0.0), ("other", 0.01))]
+    records = [
+        str(_write_record(root / name, shift)) for name, shift in (("first", 0.0), ("other", 0.01))
+    ]
     one = root / "one.jsonl"
-    one.write_text((ASSETS / "forget.jsonl").read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
-    model, forget, retain = (str(ASSETS / name) for name in ("model", "forget.jsonl", "retain.jsonl"))
-    unlearn = ("unlearn", model, "--forget", str(one), "--method", "GradAscent", "--epochs", "1", "--device", "cpu")
+    one.write_text(
+        (ASSETS / "forget.jsonl").read_text(encoding="utf-8").splitlines()[0] + "\n",
+        encoding="utf-8",
+    )
+    model, forget, retain = (
+        str(ASSETS / name) for name in ("model", "forget.jsonl", "retain.jsonl")
+    )
+    unlearn = (
+        "unlearn",
+        model,
+        "--forget",
+        str(one),
+        "--method",
+        "GradAscent",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+    )
     trainer = "import torch; from transformers import AutoTokenizer, LlamaForCausalLM, Trainer"
     return {
         "compare": Light(("compare", *records), "import numpy, scipy.stats", 1.0),
         "data check": Light(("data", "check", forget, "--retain", retain), "import numpy", 5.0),
         "data check --model": Light(
-            ("data", "check", forget, "--retain", retain, "--model", model), "from transformers import AutoTokenizer", 1.0
+            ("data", "check", forget, "--retain", retain, "--model", model),
+            "from transformers import AutoTokenizer",
+            1.0,
         ),
-        "unlearn, until it trains": Light((*unlearn, "--out", str(root / "unlearned"), "--force"), trainer, 1.2, ("-c", UNTIL_TRAINING)),
+        "unlearn, until it trains": Light(
+            (*unlearn, "--out", str(root / "unlearned"), "--force"),
+            trainer,
+            1.2,
+            ("-c", UNTIL_TRAINING),
+        ),
     }
 
 
@@ -78,7 +104,9 @@ def cpu(*arguments: str) -> float:
 
 def measure(light: Light, repeats: int) -> tuple[float, float]:
     """(the command, its needs), CPU-seconds: the least of the repeats, the two in turn."""
-    pairs = [(cpu(*light.program, *light.arguments), cpu("-c", light.needs)) for _ in range(repeats)]
+    pairs = [
+        (cpu(*light.program, *light.arguments), cpu("-c", light.needs)) for _ in range(repeats)
+    ]
     return min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
 
 
@@ -90,27 +118,48 @@ def _write_record(target: Path, shift: float) -> Path:
     from mpu_cli.evaluation.write_record import write_record
 
     spread = np.linspace(0.1, 0.7, ROWS) + shift
-    columns = {(name, metric): spread for name in ("forget", "holdout") for metric in ("answer_probability", "loss")}
+    columns = {
+        (name, metric): spread
+        for name in ("forget", "holdout")
+        for metric in ("answer_probability", "loss")
+    }
     sets = {name: SetInfo(name, ROWS, name) for name in ("forget", "holdout")}
     write_record(target, Record({"name": "synthetic"}, {}, sets, columns), "mpu", texts=False)
     return target
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--repeats", type=int, default=3, help="how often each is run (default 3; the least is printed)")
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        help="how often each is run (default 3; the least is printed)",
+    )
     options.add_argument("--json", action="store_true", help="print JSON")
     given = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="mpu-startup-") as folder:
         lights = commands(Path(folder))
         found = {name: measure(light, given.repeats) for name, light in lights.items()}
     if given.json:
-        print(json.dumps({"machine": machine(), "cpu_seconds": found, "bars": {name: light.bar for name, light in lights.items()}}))
+        print(
+            json.dumps(
+                {
+                    "machine": machine(),
+                    "cpu_seconds": found,
+                    "bars": {name: light.bar for name, light in lights.items()},
+                }
+            )
+        )
         return
     print(describe(machine()))
     lines = [["", "CPU s", "what it needs", "CPU s", "ratio"]]
     for name, (own, needs) in found.items():
-        lines.append([f"mpu {name}", f"{own:.2f}", lights[name].needs, f"{needs:.2f}", f"{own / needs:.2f}"])
+        lines.append(
+            [f"mpu {name}", f"{own:.2f}", lights[name].needs, f"{needs:.2f}", f"{own / needs:.2f}"]
+        )
     print(table(lines))
     for name, (own, needs) in found.items():
         print(f"  mpu {name}: {verdict(own / needs, lights[name].bar)}")

@@ -1,4 +1,7 @@
-"""A model, its data and a recipe, unlearned by `mpu unlearn` and measured: shared by benchmarks, not one itself."""
+"""A model, its data and a recipe, unlearned by `mpu unlearn` and measured.
+
+Shared by benchmarks, not one itself.
+"""
 
 from __future__ import annotations
 
@@ -36,33 +39,68 @@ class Task:
     def context(self) -> str:
         """A digest of all that a result depends on besides its own key."""
         parts = [model_digest(open_checkpoint(path)) for path in (self.model, self.base)]
-        parts += [sha256(path.read_bytes()).hexdigest() for path in (self.forget, self.retain, self.unseen)]
+        parts += [
+            sha256(path.read_bytes()).hexdigest()
+            for path in (self.forget, self.retain, self.unseen)
+        ]
         return sha256(json.dumps([*parts, *self.recipe]).encode()).hexdigest()[:16]
 
     @cached_property
     def trained(self) -> int:
         """Parameters that training moves: all but embeddings and head."""
-        return sum(info.elements for info in open_checkpoint(self.model).tensors.values() if ".layers." in info.name or ".h." in info.name)
+        return sum(
+            info.elements
+            for info in open_checkpoint(self.model).tensors.values()
+            if ".layers." in info.name or ".h." in info.name
+        )
 
     def probabilities(self, model: Path) -> dict[str, float]:
         """Mean answer probability on the forget rows and on the retained ones that training never sees."""
-        forget, retain = answer_probabilities(model, [read_rows(path) for path in (self.forget, self.unseen)])
+        forget, retain = answer_probabilities(
+            model, [read_rows(path) for path in (self.forget, self.unseen)]
+        )
         return {"forget": forget, "retain": retain}
 
     def unlearn(self, source: Path, out: Path, optimizer: str, rate: float, seed: int) -> Path:
         """`mpu unlearn` on a model or a handoff, in the same order of rows on both."""
-        options = ["--round", "1", "--optimizer", optimizer, "--learning-rate", repr(rate), "--seed", str(seed), "--dtype", "float32"]
+        options = [
+            "--round",
+            "1",
+            "--optimizer",
+            optimizer,
+            "--learning-rate",
+            repr(rate),
+            "--seed",
+            str(seed),
+            "--dtype",
+            "float32",
+        ]
         data = ["--forget", str(self.forget), "--retain", str(self.retain)]
         heard = io.StringIO()
         with contextlib.redirect_stdout(heard):
-            code = run(["--quiet", "unlearn", str(source), *data, *self.recipe, *options, "--out", str(out), "--json"])
+            code = run(
+                [
+                    "--quiet",
+                    "unlearn",
+                    str(source),
+                    *data,
+                    *self.recipe,
+                    *options,
+                    "--out",
+                    str(out),
+                    "--json",
+                ]
+            )
         if code:
             sys.exit(f"mpu unlearn with {optimizer}, rate {rate:g}: {heard.getvalue().strip()}")
         return out
 
 
 def hold_out(retain: Path, count: int, work: Path) -> tuple[Path, Path]:
-    """Two files below `work`: the rows of a JSON Lines file without `count` of them, evenly spread, and those."""
+    """Two files below `work`.
+
+    The rows of a JSON Lines file without `count` of them, evenly spread, and those.
+    """
     # Not splitlines(), which cuts at U+2028 inside an answer.
     lines = [line for line in retain.read_text(encoding="utf-8").split("\n") if line.strip()]
     if not 0 < count < len(lines):
@@ -70,5 +108,8 @@ def hold_out(retain: Path, count: int, work: Path) -> tuple[Path, Path]:
     chosen = {(2 * number + 1) * len(lines) // (2 * count) for number in range(count)}
     paths = work / "retain.jsonl", work / "unseen.jsonl"
     for path, out in zip(paths, (False, True), strict=True):
-        path.write_text("".join(line + "\n" for number, line in enumerate(lines) if (number in chosen) == out), encoding="utf-8")
+        path.write_text(
+            "".join(line + "\n" for number, line in enumerate(lines) if (number in chosen) == out),
+            encoding="utf-8",
+        )
     return paths

@@ -1,16 +1,19 @@
 """Shared fixtures: tiny real models of every family, on disk, with a base beside each.
 
-* `tiny_pair(family="llama", *, dtype="float32", seed=0, **config)` → `Pair(model, base, family)`: two directories made by
-  `save_pretrained` (float32 safetensors unless another dtype is asked for, a 64-word tokenizer beside them), built once
-  per session: treat them as read-only, copy them to change them. Families: `FAMILIES` below. Hidden size 32, 2 layers,
-  4 query and 2 key-value heads, vocabulary 64; `config` overrides any key of the family's configuration.
+* `tiny_pair(family="llama", *, dtype="float32", seed=0, **config)` → `Pair(model, base, family)`:
+  two directories made by
+  `save_pretrained` (float32 safetensors unless another dtype is asked for, a 64-word tokenizer
+  beside them), built once per session: treat them as read-only, copy them to change them. Families:
+  `FAMILIES` below. Hidden size 32, 2 layers, 4 query and 2 key-value heads, vocabulary 64; `config`
+  overrides any key of the family's configuration.
 * `family_pair`: the same, once for every family.
-* `built_tiny(name)` → the directory of a tiny model of any family file, `family` or `family/variant`, built once.
+* `built_tiny(name)` → the directory of a tiny model of any family file, `family` or
+  `family/variant`, built once.
 * `entropy(number)` → a `PreparedEntropy` of its own: no test draws its secrets anew.
 
-Norms, q/k-norms and biases are random: with the defaults (ones and zeros) a transform that forgets them looks right.
-The base is the model minus a random task vector of 15 % of each decoder layer's RMS; embeddings, final norm and head
-are the same in both.
+Norms, q/k-norms and biases are random: with the defaults (ones and zeros) a transform that forgets
+them looks right. The base is the model minus a random task vector of 15 % of each decoder layer's
+RMS; embeddings, final norm and head are the same in both.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Also of the commands that tests start: two workers with two threads each would fight for two cores.
+# Also of the commands that tests start: two workers with two threads each would fight for two
+# cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -32,10 +36,18 @@ import torch
 FAMILIES = ("llama", "llama-tied", "llama-biased", "mistral", "qwen2", "qwen3")
 TASK_SHARE = 0.15
 _SIZES = {
-    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 128, "tie_word_embeddings": False,
-    "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0,
-}  # fmt: skip
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
 _OWN: dict[str, dict[str, Any]] = {
     "llama": {},
     "llama-tied": {"tie_word_embeddings": True},
@@ -69,7 +81,9 @@ def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pair]:
     """See the top of this file."""
     made: dict[str, Pair] = {}
 
-    def make(family: str = "llama", *, dtype: str = "float32", seed: int = 0, **config: Any) -> Pair:
+    def make(
+        family: str = "llama", *, dtype: str = "float32", seed: int = 0, **config: Any
+    ) -> Pair:
         key = repr((family, dtype, seed, sorted(config.items())))
         if key not in made:
             directory = tmp_path_factory.mktemp(f"tiny-{family}")
@@ -147,6 +161,10 @@ def _tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     words = ["<pad>", "</s>", "<unk>", "?", "."] + [f"w{number}" for number in range(59)]
-    core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    core = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>")
+    )
     core.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )

@@ -1,4 +1,7 @@
-"""Messages name the documentation by an address that opens, from a wheel as from a checkout; docs/… is a place in neither."""
+"""Messages name the documentation by an address that opens, from a wheel as from a checkout.
+
+docs/… is a place in neither.
+"""
 
 from __future__ import annotations
 
@@ -29,17 +32,27 @@ def _anew():
 def texts(tree: ast.AST) -> list[ast.Constant]:
     """Strings that are no docstrings: a docstring is an expression by itself."""
     alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    found = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    found = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
     return [node for node in found if id(node) not in alone]
 
 
 def test_no_message_names_a_path_below_docs() -> None:
     """They would be read by people who have no such directory."""
-    sources = [file for file in SOURCES.rglob("*.py") if file not in {WRITES_THE_PAGE, Path(documentation.__file__)}]
+    sources = [
+        file
+        for file in SOURCES.rglob("*.py")
+        if file not in {WRITES_THE_PAGE, Path(documentation.__file__)}
+    ]
     assert len(sources) > 200
     for file in sources:
         for node in texts(ast.parse(file.read_text(encoding="utf-8"))):
-            assert "docs/" not in node.value.replace("github.com", ""), f"{file}:{node.lineno}: use documentation.page"
+            assert "docs/" not in node.value.replace("github.com", ""), (
+                f"{file}:{node.lineno}: use documentation.page"
+            )
 
 
 def test_every_page_that_is_named_is_there() -> None:
@@ -48,7 +61,10 @@ def test_every_page_that_is_named_is_there() -> None:
         node.args[0].value
         for file in SOURCES.rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "page" and node.args
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "page"
+        and node.args
     }
     assert {"threat-model", "how-to/add-an-architecture", "data"} <= names
     for name in names:
@@ -59,7 +75,9 @@ def test_every_page_that_is_named_is_there() -> None:
 
 def test_a_wheel_brings_its_pages(tmp_path, monkeypatch) -> None:
     """The build puts docs/ beside the code, and there a page is found first, blanks in the path or not."""
-    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"][
+        "targets"
+    ]["wheel"]
     assert build["force-include"] == {"docs": "mpu_cli/docs"}
     installed = tmp_path / "site packages" / "docs"
     installed.mkdir(parents=True)
@@ -77,4 +95,7 @@ def test_the_address_of_the_metadata_wins(monkeypatch) -> None:
     published = metadata.metadata("mpu-cli")
     published["Project-URL"] = "Documentation, https://example.org/mpu/"
     monkeypatch.setattr(metadata, "metadata", lambda name: published)
-    assert documentation.page("how-to/add-a-method") == "https://example.org/mpu/how-to/add-a-method.md"
+    assert (
+        documentation.page("how-to/add-a-method")
+        == "https://example.org/mpu/how-to/add-a-method.md"
+    )

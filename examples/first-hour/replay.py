@@ -1,10 +1,13 @@
-"""Plays docs/first-hour.md: every command of its transcript, in two directories, on the demo's model.
+"""Plays docs/first-hour.md.
 
-    python examples/first-hour/replay.py            says where what is printed today differs from the page
-    python examples/first-hour/replay.py --write    writes today's output into the page
+Every command of its transcript, in two directories, on the demo's model.
 
-A block begins with ```console; a line `owner$ …` or `hospital$ …` is run by bash in that party's directory, and what
-follows it is what it printed. Numbers and digests may differ (another machine trains to other last digits); words may not.
+    python examples/first-hour/replay.py            says where what is printed today differs from
+    the page python examples/first-hour/replay.py --write    writes today's output into the page
+
+A block begins with ```console; a line `owner$ …` or `hospital$ …` is run by bash in that party's
+directory, and what follows it is what it printed. Numbers and digests may differ (another machine
+trains to other last digits); words may not.
 """
 
 from __future__ import annotations
@@ -23,7 +26,10 @@ from pathlib import Path
 from mpu_cli.experiment.demo import assets
 
 PAGE = Path(__file__).parents[2] / "docs" / "first-hour.md"
-PARTIES = {"owner": ("model", "base"), "hospital": ("forget.jsonl", "retain.jsonl", "holdout.jsonl")}
+PARTIES = {
+    "owner": ("model", "base"),
+    "hospital": ("forget.jsonl", "retain.jsonl", "holdout.jsonl"),
+}
 _BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
 _COMMAND = re.compile(r"(?P<party>\w+)\$ (?P<line>.*)")
 _PROGRESS = re.compile(r"mpu: (?!warning|error|hint)")
@@ -52,19 +58,34 @@ def steps(block: str) -> Iterator[Step]:
 def run(step: Step, root: Path) -> Step:
     """Run one command; what it says of its progress is left out, since when it says so depends on the machine."""
     environment = {
-        **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1", "COLUMNS": "100",
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "100",
         "TOKENIZERS_PARALLELISM": "false",
-    }  # fmt: skip
+    }
     done = subprocess.run(
-        ["bash", "-c", step.line], cwd=root / step.party, env=environment, capture_output=True, encoding="utf-8", check=False
+        ["bash", "-c", step.line],
+        cwd=root / step.party,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     said = [line for line in done.stderr.splitlines() if not _PROGRESS.match(line)]
     printed = [_portable(line.rstrip(), root) for line in [*done.stdout.splitlines(), *said]]
-    return Step(step.party, step.line, (*printed, *([f"[exit code {done.returncode}]"] if done.returncode else [])))
+    return Step(
+        step.party,
+        step.line,
+        (*printed, *([f"[exit code {done.returncode}]"] if done.returncode else [])),
+    )
 
 
 def _portable(line: str, root: Path) -> str:
-    """Without this machine's own places: where the page was played, and where the documentation lies."""
+    """Without this machine's own places.
+
+    Where the page was played, and where the documentation lies.
+    """
     return re.sub(r"file://\S*?/docs/", "docs/", line.replace(f"{root}/", "/home/"))
 
 
@@ -74,7 +95,10 @@ def words(printed: tuple[str, ...]) -> list[str]:
 
 
 def replay(root: Path, text: str) -> tuple[str, list[str]]:
-    """Play a page below `root`; return the page with today's output, and every command whose words differ."""
+    """Play a page below `root`.
+
+    Return the page with today's output, and every command whose words differ.
+    """
     for party, belongings in PARTIES.items():
         (root / party).mkdir()
         for name in belongings:
@@ -96,7 +120,9 @@ def replay(root: Path, text: str) -> tuple[str, list[str]]:
 
 def main() -> int:
     """Play the page, and compare or write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--write", action="store_true", help="write today's output into the page")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
@@ -104,7 +130,9 @@ def main() -> int:
     if arguments.write:
         PAGE.write_text(page, encoding="utf-8")
         return 0
-    print("\n".join(f"differs: {line}" for line in differing) or "the page is what is printed today")
+    print(
+        "\n".join(f"differs: {line}" for line in differing) or "the page is what is printed today"
+    )
     return 1 if differing else 0
 
 

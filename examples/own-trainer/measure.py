@@ -1,4 +1,7 @@
-"""Mean loss per answer token on the forget and the retain rows: `measure.py FORGET RETAIN MODEL…`."""
+"""Mean loss per answer token on the forget and the retain rows.
+
+`measure.py FORGET RETAIN MODEL…`.
+"""
 
 import sys
 

@@ -2,8 +2,9 @@
 
     unlearn.py MODEL FORGET RETAIN OUT [--steps 24] [--rate 2e-4] [--lora 0]
 
-Nothing of mpu is imported. What matters for the round: every copy gets the same rows in the same order, dropout is off,
-embeddings and head stay as they are, and the optimizer is a smooth one (noise cancels under Adafactor, hardly under AdamW).
+Nothing of mpu is imported. What matters for the round: every copy gets the same rows in the same
+order, dropout is off, embeddings and head stay as they are, and the optimizer is a smooth one
+(noise cancels under Adafactor, hardly under AdamW).
 """
 
 import argparse
@@ -40,7 +41,10 @@ def with_adapter(model, rank):
 
     torch.manual_seed(0)
     targets = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"]
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM"))
+    return get_peft_model(
+        model,
+        LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM"),
+    )
 
 
 def main():
@@ -50,10 +54,14 @@ def main():
         parser.add_argument(name)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--rate", type=float, default=2e-4)
-    parser.add_argument("--lora", type=int, default=0, help="rank of an adapter; 0: the weights themselves")
+    parser.add_argument(
+        "--lora", type=int, default=0, help="rank of an adapter; 0: the weights themselves"
+    )
     options = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32, attention_dropout=0.0)
+    model = AutoModelForCausalLM.from_pretrained(
+        options.model, dtype=torch.float32, attention_dropout=0.0
+    )
     for module in (model.get_input_embeddings(), model.get_output_embeddings()):
         module.requires_grad_(False)
     model = with_adapter(model, options.lora) if options.lora else model
@@ -69,7 +77,10 @@ def main():
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         if step % 10 == 0 or step == options.steps - 1:
-            print(f"{options.model}  step {step + 1}  forget {forgotten.item():.3f}  retain {kept.item():.3f}")
+            print(
+                f"{options.model}  step {step + 1}  forget {forgotten.item():.3f}  retain"
+                f" {kept.item():.3f}"
+            )
     model.save_pretrained(options.out)
 
 

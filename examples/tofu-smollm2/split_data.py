@@ -1,12 +1,15 @@
 """Cuts TOFU rows into the files that the example's commands read.
 
-    python split_data.py DATA OUT        DATA is TOFU's full.jsonl, OUT a directory outside the repository
+    python split_data.py DATA OUT        DATA is TOFU's full.jsonl, OUT a directory outside the
+    repository
 
-The model is fine-tuned on TOFU's last 400 rows, 20 authors of 20 questions each (its `forget10` split). Written are
+The model is fine-tuned on TOFU's last 400 rows, 20 authors of 20 questions each (its `forget10`
+split). Written are
 
     forget.jsonl          40 rows, ids 3960-3999: the last two authors (TOFU's `forget01`)
     retain.jsonl          120 rows, every third of the other 360: six or seven of every other author
-    retain-unseen.jsonl   40 rows of the other 240: the model knows them, unlearning never reads them
+    retain-unseen.jsonl   40 rows of the other 240: the model knows them, unlearning never reads
+    them
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ SPLITS = {"forget.jsonl": FORGET, "retain.jsonl": RETAIN, "retain-unseen.jsonl":
 def read_lines(data: Path, ids: range) -> list[str]:
     """The lines with these ids, in the order of the ids, unchanged."""
     try:
-        lines = data.read_text(encoding="utf-8").split("\n")  # splitlines() also cuts at U+2028, inside an answer
+        lines = data.read_text(encoding="utf-8").split(
+            "\n"
+        )  # splitlines() also cuts at U+2028, inside an answer
         by_id = {json.loads(line)["id"]: line for line in lines if line.strip()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SystemExit(f"{data}: not TOFU's full.jsonl ({error})") from None
@@ -40,7 +45,9 @@ def read_lines(data: Path, ids: range) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Cut TOFU's full.jsonl into forget and retain files.")
+    parser = argparse.ArgumentParser(
+        description="Cut TOFU's full.jsonl into forget and retain files."
+    )
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("out", type=Path, metavar="OUT")
     args = parser.parse_args()

@@ -1,4 +1,6 @@
-"""Prints the comparison: forgetting, cost, and error of the update against the noise-free run, by setting..
+"""Prints the comparison.
+
+forgetting, cost, and error of the update against the noise-free run, by setting..
 
 Usage: python table.py WORK
 """
@@ -57,16 +59,37 @@ def main() -> None:
     theta, free = server / "theta", args.work / "noise-free"
     rounds = sorted(path.parent for path in server.glob("*/model-next"))
     rows = []
-    for name, model in [("before", theta), ("noise-free", free), *((path.name, path / "model-next") for path in rounds)]:
+    for name, model in [
+        ("before", theta),
+        ("noise-free", free),
+        *((path.name, path / "model-next") for path in rounds),
+    ]:
         forget, retain = answer_probabilities(model, sets)
         measured = name not in {"before", "noise-free"}
-        error = update_error(theta, free, model) if measured and not name.endswith("round-2") else None
+        error = (
+            update_error(theta, free, model) if measured and not name.endswith("round-2") else None
+        )
         one, everything = exposure(args.work, name) if measured else ("", "")
-        rows.append({"setting": name, "forget": forget, "retain": retain, "error": error, "one": one, "all": everything})
-    print(f"{'setting':<26} {'forget':>7} {'retain':>7} {'error':>7} {'left ≤ one copy':>15} {'all copies':>11}")
+        rows.append(
+            {
+                "setting": name,
+                "forget": forget,
+                "retain": retain,
+                "error": error,
+                "one": one,
+                "all": everything,
+            }
+        )
+    print(
+        f"{'setting':<26} {'forget':>7} {'retain':>7} {'error':>7} {'left ≤ one copy':>15}"
+        f" {'all copies':>11}"
+    )
     for row in rows:
         error = "" if row["error"] is None else f"{row['error']:.3f}"
-        print(f"{row['setting']:<26} {row['forget']:>7.4f} {row['retain']:>7.4f} {error:>7} {row['one']:>15} {row['all']:>11}")
+        print(
+            f"{row['setting']:<26} {row['forget']:>7.4f} {row['retain']:>7.4f} {error:>7}"
+            f" {row['one']:>15} {row['all']:>11}"
+        )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -1,4 +1,7 @@
-"""Where the documentation is, for messages: an address that opens, whether mpu was installed from a wheel or runs from a checkout."""
+"""Where the documentation is, for messages.
+
+An address that opens, whether mpu was installed from a wheel or runs from a checkout.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,12 @@ _PLACES = (_PACKAGE / "docs", _PACKAGE.parents[1] / "docs")
 
 @cache
 def page(name: str) -> str:
-    """The address of a page, `threat-model` say: at the project's own address if its metadata name one, else a file on this machine.
+    """The address of a page, `threat-model` say.
 
-    Under the `Documentation` URL of the package's metadata, which whoever publishes the package sets, lies what `docs/` holds.
+    At the project's own address if its metadata name one, else a file on this machine.
+
+    Under the `Documentation` URL of the package's metadata, which whoever publishes the package
+    sets, lies what `docs/` holds.
     """
     from importlib.metadata import PackageNotFoundError, metadata
 

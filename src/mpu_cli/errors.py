@@ -1,6 +1,7 @@
 """Every way in which mpu says no, with the exit code that scripts may rely on (docs/exit-codes.md).
 
-A message says what, where, expected and found; a hint says what to do next. Only `cli/app.py` prints or exits.
+A message says what, where, expected and found; a hint says what to do next. Only `cli/app.py`
+prints or exits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Every family file on tiny models of its own configurations: found by itself, no test names a family.
+"""Every family file on tiny models of its own configurations.
+
+Found by itself, no test names a family.
 
 Norms and biases are random (`mpu_cli.experiment.families`): default initialisation hides mistakes.
 """
@@ -46,33 +48,56 @@ def measured(built_tiny):
 
 @pytest.mark.parametrize("name", TINY)
 def test_every_transform_does_what_the_file_declares(built_tiny, measured, name):
-    """Valid: at most 1e-5 of the logits' RMS in float64. Invalid: more than 1e-2. None: nothing moves."""
+    """Valid: at most 1e-5 of the logits' RMS in float64. Invalid: more than 1e-2.
+
+    None: nothing moves.
+    """
     declared = TINY[name].family.transforms(open_checkpoint(built_tiny(name)).config)
     assert set(declared) == set(TRANSFORMS)
-    wrong = {key: (declared[key], error) for key, error in measured(name).items() if not agrees(declared[key], error)}
+    wrong = {
+        key: (declared[key], error)
+        for key, error in measured(name).items()
+        if not agrees(declared[key], error)
+    }
     assert not wrong
 
 
 @pytest.mark.parametrize("family", sorted({tiny.family.name for tiny in TINY.values()}))
 def test_a_valid_transform_moves_something_in_some_configuration(measured, family):
-    """Else its declaration would never have been tested; the same for one that a config key turns invalid."""
+    """Else its declaration would never have been tested.
+
+    The same for one that a config key turns invalid.
+    """
     mine = [tiny for tiny in TINY.values() if tiny.family.name == family]
     for transform, (kind, key) in mine[0].family.declared.items():
         moved = [tiny for tiny in mine if measured(tiny.name)[transform] is not None]
         assert bool(moved) == (kind != "none"), transform
         if key is not None:
-            assert {bool(tiny.family.tiny[tiny.variant].get(key)) for tiny in mine} == {False, True}, transform
+            assert {bool(tiny.family.tiny[tiny.variant].get(key)) for tiny in mine} == {
+                False,
+                True,
+            }, transform
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_logits_of_some_positions_are_those_of_all(built_tiny, name):
-    """Whatever a family does with logits after its head (scales, soft caps); the others never reach the head."""
+    """Whatever a family does with logits after its head (scales, soft caps).
+
+    The others never reach the head.
+    """
     model = load_model(built_tiny(name)).model.eval()
-    ids = torch.randint(0, model.config.get_text_config().vocab_size, (3, 9), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(
+        0,
+        model.config.get_text_config().vocab_size,
+        (3, 9),
+        generator=torch.Generator().manual_seed(0),
+    )
     wanted = torch.rand(3, 9, generator=torch.Generator().manual_seed(1)) < 0.4
     wanted[1] = False
     rows, seen = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, []
-    model.get_output_embeddings().register_forward_hook(lambda module, inputs, out: seen.append(out.shape[:-1]))
+    model.get_output_embeddings().register_forward_hook(
+        lambda module, inputs, out: seen.append(out.shape[:-1])
+    )
     with torch.no_grad():
         found, whole = logits_at(model, rows, wanted), model(**rows, use_cache=False).logits
         none = logits_at(model, rows, torch.zeros_like(wanted))
@@ -95,39 +120,76 @@ def test_inverses_are_exact_as_declared(built_tiny, name):
             assert sorted(map(steps.target, layer.noised)) == sorted(layer.noised)
             for tensor in layer.noised:
                 back = steps.invert(tensor, steps.apply(tensor, weights[tensor]))
-                assert torch.equal(back, weights[tensor]) if exact else torch.allclose(back, weights[tensor], atol=1e-6)
+                assert (
+                    torch.equal(back, weights[tensor])
+                    if exact
+                    else torch.allclose(back, weights[tensor], atol=1e-6)
+                )
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_published_copies_load_and_compute_the_same(built_tiny, entropy, tmp_path, name):
-    """κ = 0 through the real command: copies that plain from_pretrained loads, with θ's logits; every layer's check passes."""
+    """κ = 0 through the real command: copies that plain from_pretrained loads, with θ's logits.
+
+    Every layer's check passes.
+    """
     directory = built_tiny(name)
-    result = publish(directory, None, tmp_path / "h", tmp_path / "s", entropy(3), kappa=0.0, copies=2, check="all")
+    result = publish(
+        directory,
+        None,
+        tmp_path / "h",
+        tmp_path / "s",
+        entropy(3),
+        kappa=0.0,
+        copies=2,
+        check="all",
+    )
     expected = logits(directory)
     scale = float(expected.square().mean().sqrt())
     for copy in sorted((tmp_path / "h").glob("copy-*")):
-        assert (load_file(copy / "model.safetensors").keys()) == load_file(directory / "model.safetensors").keys()
+        assert (load_file(copy / "model.safetensors").keys()) == load_file(
+            directory / "model.safetensors"
+        ).keys()
         assert float((logits(copy) - expected).abs().max()) <= VALID_ERROR * scale
-    assert len(result.checks) == 2 * 2 and max(check.difference / check.rounding for check in result.checks) < 5
+    assert (
+        len(result.checks) == 2 * 2
+        and max(check.difference / check.rounding for check in result.checks) < 5
+    )
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_an_update_of_nothing_gives_the_model_back(built_tiny, entropy, tmp_path, name):
     """Noise, no training, save → diff → aggregate: bit for bit θ."""
     directory = built_tiny(name)
-    publish(directory, None, tmp_path / "h", tmp_path / "s", entropy(4), kappa=0.05, copies=2, noise_relative_to="weights")
+    publish(
+        directory,
+        None,
+        tmp_path / "h",
+        tmp_path / "s",
+        entropy(4),
+        kappa=0.05,
+        copies=2,
+        noise_relative_to="weights",
+    )
     untrained(tmp_path / "h", tmp_path / "u")
     take_back(tmp_path / "u", tmp_path / "s", directory, tmp_path / "next")
-    before, after = load_file(directory / "model.safetensors"), load_file(tmp_path / "next" / "model.safetensors")
-    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    before, after = (
+        load_file(directory / "model.safetensors"),
+        load_file(tmp_path / "next" / "model.safetensors"),
+    )
+    assert before.keys() == after.keys() and all(
+        torch.equal(before[key], after[key]) for key in before
+    )
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_training_commutes_with_the_signed_permutation(built_tiny, entropy, tmp_path, name):
-    """κ = 0, 20 AdamW steps on θ and on a copy: the aggregated update is the plain one to 5e-5, and so is what it does.
+    """κ = 0, 20 AdamW steps on θ and on a copy.
 
-    Left out are key biases that RoPE does not turn: softmax does not see them, so their gradient is nothing but rounding,
-    which AdamW blows up to its full step in θ and in a copy alike.
+    The aggregated update is the plain one to 5e-5, and so is what it does.
+
+    Left out are key biases that RoPE does not turn: softmax does not see them, so their gradient is
+    nothing but rounding, which AdamW blows up to its full step in θ and in a copy alike.
     """
     directory = built_tiny(name)
     publish(directory, None, tmp_path / "h", tmp_path / "s", entropy(5), kappa=0.0, copies=1)
@@ -136,7 +198,10 @@ def test_training_commutes_with_the_signed_permutation(built_tiny, entropy, tmp_
     hand_back(tmp_path / "h", tmp_path / "trained", tmp_path / "u")
     take_back(tmp_path / "u", tmp_path / "s", directory, tmp_path / "next")
     places = (directory, tmp_path / "plain", tmp_path / "next")
-    theta, plain, ours = ({key: value.double() for key, value in load_file(path / "model.safetensors").items()} for path in places)
+    theta, plain, ours = (
+        {key: value.double() for key, value in load_file(path / "model.safetensors").items()}
+        for path in places
+    )
     for layer in layout_of(directory).layers:
         for slot in layer.slots.get("k_free", ()):
             if theta[slot.tensor].dim() == 1:
@@ -151,7 +216,10 @@ def test_training_commutes_with_the_signed_permutation(built_tiny, entropy, tmp_
 
 @pytest.mark.parametrize("name", TINY)
 def test_tensors_that_do_not_belong_or_are_missing_are_refused(built_tiny, name):
-    """A foreign tensor in a layer; and every tensor of the last layer left out, by the layout or by the layer's check."""
+    """A foreign tensor in a layer.
+
+    And every tensor of the last layer left out, by the layout or by the layer's check.
+    """
     directory = built_tiny(name)
     model = open_checkpoint(directory)
     layout = layout_of(directory)
@@ -163,24 +231,35 @@ def test_tensors_that_do_not_belong_or_are_missing_are_refused(built_tiny, name)
     for missing in last.noised:
         tensors = {key: info for key, info in model.tensors.items() if key != missing}
         try:
-            rest = read_layout(model.config, {key: info.shape for key, info in tensors.items()}, directory)
+            rest = read_layout(
+                model.config, {key: info.shape for key, info in tensors.items()}, directory
+            )
         except BadModelError:
             continue
         layer = rest.layers[-1]
         with pytest.raises(FunctionChangedError):
-            require_passed(check_layer(model, rest, layer, [draw_layer(names, layer, MASTER, "missing", 0)]))
+            require_passed(
+                check_layer(model, rest, layer, [draw_layer(names, layer, MASTER, "missing", 0)])
+            )
 
 
 def test_no_two_files_claim_one_model_type():
     """Files that share a model_type are told apart by their conditions, for every tiny configuration."""
     for tiny in TINY.values():
         settings = {**tiny.family.tiny[tiny.variant]}
-        matching = [family.name for family in families()[tiny.family.model_types[0]] if family.matches(settings)]
+        matching = [
+            family.name
+            for family in families()[tiny.family.model_types[0]]
+            if family.matches(settings)
+        ]
         assert matching == [tiny.family.name]
 
 
 def train(source, out):
-    """20 AdamW steps of next-token loss, embeddings frozen as the handoff asks; saved as transformers saves."""
+    """20 AdamW steps of next-token loss, embeddings frozen as the handoff asks.
+
+    Saved as transformers saves.
+    """
     from transformers import AutoConfig
 
     with quiet_transformers():
@@ -191,7 +270,9 @@ def train(source, out):
         for module in (model.get_input_embeddings(), model.get_output_embeddings()):
             for parameter in module.parameters():
                 parameter.requires_grad_(False)
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, weight_decay=0.01)
+        optimizer = torch.optim.AdamW(
+            [p for p in model.parameters() if p.requires_grad], lr=1e-4, weight_decay=0.01
+        )
         generator = torch.Generator().manual_seed(1)
         model.eval()
         for _ in range(STEPS):

@@ -1,4 +1,7 @@
-"""Published copies compute what θ computes, for every family; wrong descriptions of a family are caught."""
+"""Published copies compute what θ computes, for every family.
+
+Wrong descriptions of a family are caught.
+"""
 
 import json
 import shutil
@@ -42,7 +45,9 @@ def logits(directory):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64).eval()
-    ids = torch.randint(0, model.config.vocab_size, (2, 24), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(
+        0, model.config.vocab_size, (2, 24), generator=torch.Generator().manual_seed(0)
+    )
     with torch.inference_mode():
         return model(input_ids=ids).logits
 
@@ -54,7 +59,11 @@ def rms(values):
 
 def text_of(name):
     """A family's data file."""
-    return resources.files("mpu_cli.architectures").joinpath(f"families/{name}.yaml").read_text(encoding="utf-8")
+    return (
+        resources.files("mpu_cli.architectures")
+        .joinpath(f"families/{name}.yaml")
+        .read_text(encoding="utf-8")
+    )
 
 
 def checked(directory, names, family=None, change=None, copies=2):
@@ -70,40 +79,65 @@ def checked(directory, names, family=None, change=None, copies=2):
 
 
 @pytest.mark.parametrize("reparameterization", ["signed-permutation", "rotation"])
-def test_copies_without_noise_compute_what_the_model_computes(family_pair, entropy, tmp_path, reparameterization):
+def test_copies_without_noise_compute_what_the_model_computes(
+    family_pair, entropy, tmp_path, reparameterization
+):
     """κ = 0: the copies' weights differ from θ's, their logits by at most 1e-5 of the logits' RMS (float64)."""
     if reparameterization == "rotation" and family_pair.family not in ROTATES:
         pytest.skip("q/k-norms forbid it")
     result = publish(
-        family_pair.model, family_pair.base, tmp_path / "h", tmp_path / "s", entropy(1),
-        kappa=0.0, copies=2, reparam=reparameterization, check="all",
-    )  # fmt: skip
+        family_pair.model,
+        family_pair.base,
+        tmp_path / "h",
+        tmp_path / "s",
+        entropy(1),
+        kappa=0.0,
+        copies=2,
+        reparam=reparameterization,
+        check="all",
+    )
     expected = logits(family_pair.model)
     published = [tmp_path / "h" / f"copy-{k}" for k in (1, 2)]
     # The two copies' transforms differ, so an error common to both cannot hide.
-    assert not torch.equal(*[weights(path)["model.layers.0.self_attn.q_proj.weight"] for path in published])
+    assert not torch.equal(
+        *[weights(path)["model.layers.0.self_attn.q_proj.weight"] for path in published]
+    )
     for path in published:
         found = logits(path)
         assert float((found - expected).abs().max()) <= 1e-5 * rms(expected)
-        # 1e-12 would mean that the rotation's float32 storage went missing: signed permutations reach it.
-        assert rms(found - expected) <= (1e-12 if reparameterization == "signed-permutation" else 1e-6) * rms(expected)
+        # 1e-12 would mean that the rotation's float32 storage went missing: signed permutations
+        # reach it.
+        assert rms(found - expected) <= (
+            1e-12 if reparameterization == "signed-permutation" else 1e-6
+        ) * rms(expected)
     assert len(result.checks) == 4 and all(check.passed for check in result.checks)
 
 
 def test_every_family_passes_its_own_check(family_pair):
     """Each layer's difference is far below twenty times its own rounding, for each reparameterization that is valid."""
-    names = SIGNED if family_pair.family != "qwen3" else tuple(n.replace("quarter", "half") for n in SIGNED)
+    names = (
+        SIGNED
+        if family_pair.family != "qwen3"
+        else tuple(n.replace("quarter", "half") for n in SIGNED)
+    )
     results = checked(family_pair.model, names)
     require_passed(results)
     assert len(results) == 4 and max(check.difference / check.rounding for check in results) < 5
 
 
-@pytest.mark.parametrize("names", [SIGNED, ("plane_rotation", "ffn_signed_permutation")], ids=["signed", "rotation"])
+@pytest.mark.parametrize(
+    "names", [SIGNED, ("plane_rotation", "ffn_signed_permutation")], ids=["signed", "rotation"]
+)
 def test_a_forgotten_bias_is_caught(tiny_pair, names):
     """Negative control: a Qwen2 whose v bias does not move with v is refused by the check."""
 
     def without_bias(layer):
-        return replace(layer, slots={role: slots[:1] if role == "v" else slots for role, slots in layer.slots.items()})
+        return replace(
+            layer,
+            slots={
+                role: slots[:1] if role == "v" else slots for role, slots in layer.slots.items()
+            },
+        )
 
     results = checked(tiny_pair("qwen2").model, names, change=without_bias)
     with pytest.raises(FunctionChangedError, match="compute something else"):
@@ -112,7 +146,10 @@ def test_a_forgotten_bias_is_caught(tiny_pair, names):
 
 
 def test_a_layer_that_overflows_proves_nothing(tiny_pair, tmp_path):
-    """Finite weights, but no finite output in float32: its rounding would be infinite, and any difference smaller."""
+    """Finite weights, but no finite output in float32.
+
+    Its rounding would be infinite, and any difference smaller.
+    """
     directory = tmp_path / "model"
     shutil.copytree(tiny_pair("llama").model, directory)
     tensors = load_file(directory / "model.safetensors")
@@ -120,7 +157,9 @@ def test_a_layer_that_overflows_proves_nothing(tiny_pair, tmp_path):
         tensors[f"model.layers.1.mlp.{name}.weight"] *= 1e25
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     results = checked(directory, SIGNED)
-    with pytest.raises(FunctionChangedError, match="layer 1: its output is not a finite number in float32"):
+    with pytest.raises(
+        FunctionChangedError, match="layer 1: its output is not a finite number in float32"
+    ):
         require_passed(results)
     assert [check.passed for check in results] == [check.layer == 0 for check in results]
 
@@ -171,33 +210,58 @@ def test_the_check_sees_small_faults(tiny_pair):
 
 @pytest.mark.parametrize("existing", [False, True], ids=["new lineage", "old lineage"])
 def test_a_failed_check_leaves_nothing_behind(tiny_pair, entropy, tmp_path, monkeypatch, existing):
-    """A function that changed stops perturb before anything is written: no handoff, no new secret, no record."""
+    """A function that changed stops perturb before anything is written.
+
+    No handoff, no new secret, no record.
+    """
     pair = tiny_pair("llama")
     source = entropy(1)
     if existing:
         publish(pair.model, pair.base, tmp_path / "first", tmp_path / "s", source)
-    before = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = {
+        path.relative_to(tmp_path): path.read_bytes()
+        for path in tmp_path.rglob("*")
+        if path.is_file()
+    }
     wrong = parse_family("wrong", text_of("llama").replace("rope: half", "rope: interleaved"))
-    monkeypatch.setattr("mpu_cli.server.perturb.read_layout", lambda c, s, w: read_layout(c, s, w, wrong))
+    monkeypatch.setattr(
+        "mpu_cli.server.perturb.read_layout", lambda c, s, w: read_layout(c, s, w, wrong)
+    )
     with pytest.raises(FunctionChangedError, match="compute something else"):
         perturb(
-            Located(pair.model, None), Located(pair.base, None), tmp_path / "deep" / "er" / "h", tmp_path / "s",
-            PerturbSettings(check="all"), entropy=source,
-        )  # fmt: skip
-    after = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+            Located(pair.model, None),
+            Located(pair.base, None),
+            tmp_path / "deep" / "er" / "h",
+            tmp_path / "s",
+            PerturbSettings(check="all"),
+            entropy=source,
+        )
+    after = {
+        path.relative_to(tmp_path): path.read_bytes()
+        for path in tmp_path.rglob("*")
+        if path.is_file()
+    }
     assert after == before
     assert sorted(path.name for path in tmp_path.iterdir()) == (["first", "s"] if existing else [])
 
 
 def test_layers_to_check(tiny_pair):
     """`sample` checks the first, a middle and the last layer, `all` every one, `none` none."""
-    layout = layout_of(tiny_pair("llama", num_hidden_layers=7, hidden_size=16, intermediate_size=8).model)
-    assert [[layer.index for layer in layers_to_check(layout, extent)] for extent in ("sample", "all", "none")] == [
-        [0, 3, 6], list(range(7)), [],
-    ]  # fmt: skip
+    layout = layout_of(
+        tiny_pair("llama", num_hidden_layers=7, hidden_size=16, intermediate_size=8).model
+    )
+    assert [
+        [layer.index for layer in layers_to_check(layout, extent)]
+        for extent in ("sample", "all", "none")
+    ] == [
+        [0, 3, 6],
+        list(range(7)),
+        [],
+    ]
 
 
-# Layouts ---------------------------------------------------------------------------------------------------------------
+# Layouts
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_every_tensor_is_claimed_once(family_pair):
@@ -208,11 +272,16 @@ def test_every_tensor_is_claimed_once(family_pair):
     assert sorted(claimed) == sorted(weights(family_pair.model))
     everything = [name for names in layout.groups("all").values() for name in names]
     assert sorted(everything) == sorted(claimed)
-    assert "model.norm.weight" not in [name for names in layout.groups("layers").values() for name in names]
+    assert "model.norm.weight" not in [
+        name for names in layout.groups("layers").values() for name in names
+    ]
 
 
 def test_slots_have_the_shapes_of_their_roles(tiny_pair):
-    """Q and o are (KV, G, d), k and v (KV, d), also where H·d differs from D; biases follow their rows."""
+    """Q and o are (KV, G, d), k and v (KV, d), also where H·d differs from D.
+
+    Biases follow their rows.
+    """
     layer = layout_of(tiny_pair("qwen3").model).layers[1]
     assert layer.slots["q"][0].index.shape == layer.slots["o"][0].index.shape == (2, 2, 16)
     assert layer.slots["k"][0].index.shape == layer.slots["v"][0].index.shape == (2, 16)
@@ -220,7 +289,9 @@ def test_slots_have_the_shapes_of_their_roles(tiny_pair):
     assert layer.planes.tolist() == [[i, i + 8] for i in range(8)]
     biased = layout_of(tiny_pair("llama-biased").model).layers[0]
     assert [len(biased.slots[role]) for role in ("q", "k", "v", "o")] == [2, 2, 2, 1]
-    assert [{role: len(slots) for role, slots in ffn.items()} for ffn in biased.ffns] == [{"gate": 2, "up": 2, "down": 1}]
+    assert [{role: len(slots) for role, slots in ffn.items()} for ffn in biased.ffns] == [
+        {"gate": 2, "up": 2, "down": 1}
+    ]
 
 
 def test_rope_planes_are_disjoint_pairs():
@@ -231,9 +302,15 @@ def test_rope_planes_are_disjoint_pairs():
 
 
 def test_tied_models_freeze_the_embedding(tiny_pair):
-    """A tied head is absent on disk and in the layout; an untied one is frozen beside the embedding."""
+    """A tied head is absent on disk and in the layout.
+
+    An untied one is frozen beside the embedding.
+    """
     assert layout_of(tiny_pair("llama-tied").model).frozen == ("model.embed_tokens.weight",)
-    assert layout_of(tiny_pair("llama").model).frozen == ("model.embed_tokens.weight", "lm_head.weight")
+    assert layout_of(tiny_pair("llama").model).frozen == (
+        "model.embed_tokens.weight",
+        "lm_head.weight",
+    )
 
 
 def test_misfits_are_named(tiny_pair):
@@ -243,7 +320,11 @@ def test_misfits_are_named(tiny_pair):
     q = "model.layers.0.self_attn.q_proj.weight"
     cases = [
         ({name: shape for name, shape in good.items() if name != q}, {}, f"{q} is missing"),
-        ({**good, "model.layers.0.adapter.weight": (3,)}, {}, "model.layers.0.adapter.weight is not part of"),
+        (
+            {**good, "model.layers.0.adapter.weight": (3,)},
+            {},
+            "model.layers.0.adapter.weight is not part of",
+        ),
         ({**good, q: (31, 32)}, {}, rf"{q} has shape \[31, 32\]"),
         (good, {"num_hidden_layers": 3}, "model.layers.2.self_attn.q_proj.weight is missing"),
         (good, {"num_hidden_layers": 1}, "model.layers.1.*is not part of"),
@@ -251,7 +332,11 @@ def test_misfits_are_named(tiny_pair):
         ({**good, "model.layers.0.mlp.up_proj.weight": (47, 32)}, {}, "up_proj.weight has shape"),
         (good, {"num_attention_heads": True}, "num_attention_heads is True"),
         (good, {"num_key_value_heads": 4}, "k_proj.weight has shape"),
-        ({name: shape for name, shape in good.items() if name != "lm_head.weight"}, {}, "lm_head.weight is missing"),
+        (
+            {name: shape for name, shape in good.items() if name != "lm_head.weight"},
+            {},
+            "lm_head.weight is missing",
+        ),
     ]
     for given, config, message in cases:
         with pytest.raises(BadModelError, match=message):
@@ -260,7 +345,9 @@ def test_misfits_are_named(tiny_pair):
 
 def test_unknown_families_are_refused_with_the_known_ones():
     """An unknown model_type names those that there are."""
-    assert {"llama", "mistral", "qwen2", "qwen3", "mixtral", "gpt2", "deepseek_v3"} <= set(families())
+    assert {"llama", "mistral", "qwen2", "qwen3", "mixtral", "gpt2", "deepseek_v3"} <= set(
+        families()
+    )
     with pytest.raises(BadModelError, match="gpt9") as caught:
         family_of({"model_type": "gpt9"}, "config.json")
     assert "llama, mistral, mistral3, mixtral" in caught.value.hint
@@ -274,7 +361,10 @@ def test_a_familys_file_is_read_strictly():
     for text, message in [
         (good.replace("norms:", "norm:"), "unknown key 'norm', did you mean 'norms'"),
         (good.replace("qk_half_turns, ", ""), "qk_half_turns is not declared"),
-        (good.replace("qk_half_turns, ", "qk_half_turn, "), "unknown transform 'qk_half_turn', did you mean 'qk_half_turns'"),
+        (
+            good.replace("qk_half_turns, ", "qk_half_turn, "),
+            "unknown transform 'qk_half_turn', did you mean 'qk_half_turns'",
+        ),
         (good.replace("none: [", "none: [qk_half_turns, "), "qk_half_turns is declared twice"),
         (good.replace("  none:", "  perhaps:"), "unknown key 'perhaps'"),
         (good.replace("rope: half", "rope: quarter"), "half, interleaved or none"),
@@ -290,13 +380,23 @@ def test_a_familys_file_is_read_strictly():
 
 def test_a_config_that_no_file_describes_is_refused(tmp_path):
     """A known model_type in a variant that no condition matches names the keys that decide."""
-    config = {"model_type": "falcon", "alibi": True, "new_decoder_architecture": False, "multi_query": False}
-    with pytest.raises(BadModelError, match=r"a falcon model with .*alibi = True.* is not described"):
+    config = {
+        "model_type": "falcon",
+        "alibi": True,
+        "new_decoder_architecture": False,
+        "multi_query": False,
+    }
+    with pytest.raises(
+        BadModelError, match=r"a falcon model with .*alibi = True.* is not described"
+    ):
         family_of(config, "config.json")
 
 
 def test_a_checkpoint_of_the_bare_model_is_told_what_to_do(tmp_path):
-    """GPT-2's published files lack the prefix `transformer.`; trained copies would come back with it."""
+    """GPT-2's published files lack the prefix `transformer.`.
+
+    Trained copies would come back with it.
+    """
     directory = next(tiny_models(("gpt2",))).build(tmp_path / "model")
     model = open_checkpoint(directory)
     bare = {name.removeprefix("transformer."): info.shape for name, info in model.tensors.items()}
@@ -307,7 +407,9 @@ def test_a_checkpoint_of_the_bare_model_is_told_what_to_do(tmp_path):
 
 def test_the_how_to_shows_the_file_that_is_there():
     """docs/how-to/add-an-architecture.md walks through a real data file."""
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "add-an-architecture.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "add-an-architecture.md").read_text(
+        encoding="utf-8"
+    )
     assert text_of("olmo3").rstrip() in page
 
 
@@ -319,11 +421,15 @@ def test_experts_stay_inside_their_routing_groups(tmp_path):
     def ungrouped(layer):
         if layer.experts is None:
             return layer
-        slots = tuple(replace(slot, index=slot.index.reshape(1, -1)) for slot in layer.experts.slots)
+        slots = tuple(
+            replace(slot, index=slot.index.reshape(1, -1)) for slot in layer.experts.slots
+        )
         return replace(layer, experts=replace(layer.experts, slots=slots, groups=1))
 
     require_passed(checked(directory, ("expert_permutation",)))
-    assert [experts.groups for layer in layout_of(directory).layers if (experts := layer.experts)] == [2]
+    assert [
+        experts.groups for layer in layout_of(directory).layers if (experts := layer.experts)
+    ] == [2]
     with pytest.raises(FunctionChangedError):
         require_passed(checked(directory, ("expert_permutation",), change=ungrouped, copies=8))
 
@@ -348,12 +454,19 @@ def test_experts_without_their_router_are_caught(tmp_path):
     require_passed(checked(directory, ("expert_permutation",)))
     with pytest.raises(FunctionChangedError):
         require_passed(
-            checked(directory, ("expert_permutation",), change=lambda layer: replace(layer, experts=replace(layer.experts, slots=())))
+            checked(
+                directory,
+                ("expert_permutation",),
+                change=lambda layer: replace(layer, experts=replace(layer.experts, slots=())),
+            )
         )
 
 
 def test_defaults_are_those_of_transformers():
-    """A config.json that is silent about sizes means what transformers takes: head counts and sizes, groups, tying, RoPE-less layers."""
+    """A config.json that is silent about sizes means what transformers takes.
+
+    Head counts and sizes, groups, tying, RoPE-less layers.
+    """
     from transformers import AutoConfig
 
     checked_keys = set()
@@ -365,29 +478,53 @@ def test_defaults_are_those_of_transformers():
             counts = {"heads": theirs.get(family.sizes.get("heads", "num_attention_heads"))}
             for name, key in (("kv_heads", "num_key_value_heads"), ("head_dim", "head_dim")):
                 key = family.sizes.get(name, key)
-                if isinstance(key, int) or theirs.get(key) is None or family.latent_attention is not None:
+                if (
+                    isinstance(key, int)
+                    or theirs.get(key) is None
+                    or family.latent_attention is not None
+                ):
                     continue
                 if name == "kv_heads":
                     assert silent.get(key, counts["heads"]) == theirs[key], (family.name, key)
                 else:
                     hidden = theirs[family.sizes.get("hidden", "hidden_size")]
-                    assert silent.get(key, hidden // counts["heads"]) == theirs[key], (family.name, key)
+                    assert silent.get(key, hidden // counts["heads"]) == theirs[key], (
+                        family.name,
+                        key,
+                    )
                 checked_keys.add(key)
             for key in ("n_group", "no_rope_layer_interval", "sliding_window_pattern"):
                 if key in silent or key in [block.get("groups") for block in family.ffn]:
                     assert silent.get(key, 1) == (theirs[key] or 1), (family.name, key)
                     checked_keys.add(key)
-            assert family.tied({}) == bool(whole.get("tie_word_embeddings", theirs.get("tie_word_embeddings"))), family.name
-    assert checked_keys >= {"num_key_value_heads", "head_dim", "n_group", "no_rope_layer_interval", "sliding_window_pattern"}
+            assert family.tied({}) == bool(
+                whole.get("tie_word_embeddings", theirs.get("tie_word_embeddings"))
+            ), family.name
+    assert checked_keys >= {
+        "num_key_value_heads",
+        "head_dim",
+        "n_group",
+        "no_rope_layer_interval",
+        "sliding_window_pattern",
+    }
 
 
 @pytest.mark.parametrize("name", ["smollm3", "cohere2", "gemma3-multimodal"])
 def test_silent_configurations_are_understood(tmp_path, name):
-    """What transformers makes up where config.json has no list or size: the layout and every layer's check agree with it."""
+    """What transformers makes up where config.json has no list or size.
+
+    The layout and every layer's check agree with it.
+    """
     silent = {
         "smollm3": {"no_rope_layers": None, "layer_types": None, "no_rope_layer_interval": 2},
         "cohere2": {"layer_types": None, "sliding_window_pattern": 2},
-        "gemma3-multimodal": {"text_config": {"num_attention_heads": None, "num_key_value_heads": None, "head_dim": None}},
+        "gemma3-multimodal": {
+            "text_config": {
+                "num_attention_heads": None,
+                "num_key_value_heads": None,
+                "head_dim": None,
+            }
+        },
     }[name]
     directory = next(tiny_models((name,))).build(tmp_path / "model")
     config = json.loads((directory / "config.json").read_text())
@@ -424,18 +561,29 @@ def test_experts_that_do_not_divide_into_groups_are_refused(tmp_path):
 def test_buffers_of_old_checkpoints_and_redundant_heads_are_dropped(tmp_path):
     """Causal masks, RoPE frequencies and a tied head that is there twice are neither published nor noised."""
     for name, extra in (
-        ("gpt-neox", {"gpt_neox.layers.0.attention.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool),
-                      "gpt_neox.layers.0.attention.masked_bias": torch.tensor(-1e9),
-                      "gpt_neox.layers.1.attention.rotary_emb.inv_freq": torch.ones(4)}),
+        (
+            "gpt-neox",
+            {
+                "gpt_neox.layers.0.attention.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool),
+                "gpt_neox.layers.0.attention.masked_bias": torch.tensor(-1e9),
+                "gpt_neox.layers.1.attention.rotary_emb.inv_freq": torch.ones(4),
+            },
+        ),
         ("mistral", {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}),
         ("falcon-7b", {"lm_head.weight": "transformer.word_embeddings.weight"}),
-        ("gemma3-multimodal", {"language_model.lm_head.weight": "language_model.model.embed_tokens.weight"}),
+        (
+            "gemma3-multimodal",
+            {"language_model.lm_head.weight": "language_model.model.embed_tokens.weight"},
+        ),
         ("gemma2", {"lm_head.weight": "model.embed_tokens.weight"}),
-    ):  # fmt: skip
+    ):
         directory = next(tiny_models((name,))).build(tmp_path / name)
         tensors = load_file(directory / "model.safetensors")
         before = set(tensors)
-        tensors |= {key: tensors[value].clone() if isinstance(value, str) else value for key, value in extra.items()}
+        tensors |= {
+            key: tensors[value].clone() if isinstance(value, str) else value
+            for key, value in extra.items()
+        }
         save_file(tensors, directory / "model.safetensors", {"format": "pt"})
         config = json.loads((directory / "config.json").read_text())
         config.pop("tie_word_embeddings", None)  # the architecture's own default decides
@@ -445,12 +593,17 @@ def test_buffers_of_old_checkpoints_and_redundant_heads_are_dropped(tmp_path):
 
 
 def test_another_layout_than_the_copies_were_made_from_is_refused(tmp_path, entropy):
-    """T_k is drawn anew when an update comes back: an edited config.json would undo another T, which no digest of weights shows."""
+    """T_k is drawn anew when an update comes back.
+
+    An edited config.json would undo another T, which no digest of weights shows.
+    """
     directory = next(tiny_models(("llama",))).build(tmp_path / "model")
     publish(directory, None, tmp_path / "h", tmp_path / "s", entropy(1), kappa=0.0, copies=1)
     untrained(tmp_path / "h", tmp_path / "u")
     config = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps({**config, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4}))
+    (directory / "config.json").write_text(
+        json.dumps({**config, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4})
+    )
     with pytest.raises(GateError, match="laid out otherwise than when handoff"):
         take_back(tmp_path / "u", tmp_path / "s", directory, tmp_path / "next")
     (directory / "config.json").write_text(json.dumps(config))

@@ -1,4 +1,7 @@
-"""Every benchmark of issue 9 runs, prints its ratios and leaves nothing behind; memory's bar on a real shape."""
+"""Every benchmark of issue 9 runs, prints its ratios and leaves nothing behind.
+
+memory's bar on a real shape.
+"""
 
 import json
 import subprocess
@@ -22,7 +25,10 @@ def run(name, *options, work):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(("name", "parameters", "layer"), [("135m", 134.5e6, 14), ("360m", 361.8e6, 37), ("1.2b", 1235.8e6, 232)])
+@pytest.mark.parametrize(
+    ("name", "parameters", "layer"),
+    [("135m", 134.5e6, 14), ("360m", 361.8e6, 37), ("1.2b", 1235.8e6, 232)],
+)
 def test_shapes_are_those_of_the_real_models(name, parameters, layer):
     """Parameters as the model cards say, with the tied head once."""
     assert Size(name).parameters == pytest.approx(parameters, rel=1e-3)
@@ -34,24 +40,36 @@ def test_synthetic_models_differ_by_the_task_vector(tmp_path):
     from transformers import AutoModelForCausalLM
 
     theta, base = (write_model(tmp_path / str(task), Size("tiny"), task) for task in (0.15, 0.0))
-    theta, base = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (theta, base))
+    theta, base = (
+        AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (theta, base)
+    )
     assert (theta["model.embed_tokens.weight"] == base["model.embed_tokens.weight"]).all()
     name = "model.layers.0.mlp.up_proj.weight"
-    assert float((theta[name] - base[name]).std() / base[name].std()) == pytest.approx(0.15, rel=0.05)
+    assert float((theta[name] - base[name]).std() / base[name].std()) == pytest.approx(
+        0.15, rel=0.05
+    )
 
 
 def test_memory(tmp_path):
     """All commands, several sizes: peaks, seconds, growth."""
     found = run("memory", "--size", "tiny", "--copies", "2", work=tmp_path)
     assert found["machine"]["cores"] and set(found["sizes"]["tiny"]["2"]) == {
-        "perturb", "verify handoff", "diff", "verify update", "aggregate", "verify model",
-    }  # fmt: skip
+        "perturb",
+        "verify handoff",
+        "diff",
+        "verify update",
+        "aggregate",
+        "verify model",
+    }
 
 
 def test_throughput(tmp_path):
     """Ratios for both commands and both ways of hashing, and the stream."""
     found = run("throughput", "--size", "tiny", "--repeats", "1", work=tmp_path)
-    assert set(found["ratios"]) == {"perturb", "aggregate"} and set(found["ratios"]["perturb"]) == {"sha256sum", "hashlib"}
+    assert set(found["ratios"]) == {"perturb", "aggregate"} and set(found["ratios"]["perturb"]) == {
+        "sha256sum",
+        "hashlib",
+    }
     assert found["stream"]["normals"] == 2 * sum(Size("tiny").noised.values())
 
 
@@ -71,11 +89,26 @@ def test_lines_are_fitted_over_sizes_and_copies():
 
     def cost(name, copies):
         size = Size(name)
-        return Cost(2 * size.nbytes / 1e9, size.nbytes / 1e9, 0.0, 10 + copies + size.parameters / 1e8, 100.0, 9, {})
+        return Cost(
+            2 * size.nbytes / 1e9,
+            size.nbytes / 1e9,
+            0.0,
+            10 + copies + size.parameters / 1e8,
+            100.0,
+            9,
+            {},
+        )
 
-    found = {name: {copies: dict.fromkeys(COMMANDS, cost(name, copies)) for copies in (2, 3, 5)} for name in ("1.2b", "135m", "360m")}
+    found = {
+        name: {copies: dict.fromkeys(COMMANDS, cost(name, copies)) for copies in (2, 3, 5)}
+        for name in ("1.2b", "135m", "360m")
+    }
     row = growth(found, 3)["perturb"]
-    assert row["mib_at_70b_by_parameters"] == pytest.approx(713) and row["wall_per_gb"] == pytest.approx(2)
-    assert row["cpu_per_gb"] == pytest.approx(1) and row["hours_at_70b"] == pytest.approx(560 / 3600)
+    assert row["mib_at_70b_by_parameters"] == pytest.approx(713) and row[
+        "wall_per_gb"
+    ] == pytest.approx(2)
+    assert row["cpu_per_gb"] == pytest.approx(1) and row["hours_at_70b"] == pytest.approx(
+        560 / 3600
+    )
     assert row["growth"] == pytest.approx((13 + 12.358) / (13 + 1.345) - 1, rel=1e-3)
     assert per_copy(found["360m"])["diff"] == pytest.approx(1)

@@ -1,4 +1,7 @@
-"""Verdicts are wrong, and intervals miss the truth, no more often than is promised: the product's own, on simulated rows."""
+"""Verdicts are wrong, and intervals miss the truth, no more often than is promised.
+
+The product's own, on simulated rows.
+"""
 
 import interval_errors as errors
 import pytest
@@ -23,14 +26,23 @@ def test_few_trials_of_the_hard_cases(name):
 
 
 def test_few_trials_of_rates_and_areas():
-    """A rate of .05 and an area of .99 with 20 rows: the percentile bootstrap misses them (negative control)."""
-    for found in (errors.values(errors.rate(0.05), 20, 200), errors.areas(errors.out_of_order(0.01), 20, 20, 100)):
+    """A rate of .05 and an area of .99 with 20 rows.
+
+    The percentile bootstrap misses them (negative control).
+    """
+    for found in (
+        errors.values(errors.rate(0.05), 20, 200),
+        errors.areas(errors.out_of_order(0.01), 20, 20, 100),
+    ):
         assert found.holds
         assert found.beside["percentile: coverage"] < 0.8
 
 
 def test_what_is_true_is_also_said():
-    """No method that never says anything: 100 equal rows are equivalent within .05, 100 rows that all rose by .1 different."""
+    """No method that never says anything.
+
+    100 equal rows are equivalent within .05, 100 rows that all rose by .1 different.
+    """
     assert errors.power(CASES["normal, sd .02"], 100, 50, 0.05) == (1, 0)
     assert errors.power(CASES["normal, sd .1"], 100, 50, 0.05, mean=0.1)[1] > 0.9
 
@@ -54,7 +66,10 @@ def test_a_distribution_has_the_mean_that_it_says():
 @pytest.mark.parametrize("n", errors.SIZES)
 def test_error_rates_of_differences(n):
     """Every distribution, "equivalent" at a difference of the margin, "different" at none, and the interval."""
-    assert not _failed(errors.differences(case, n, 2000 if case.name in CLOSE else TRIALS, {}) for case in errors.DIFFERENCES)
+    assert not _failed(
+        errors.differences(case, n, 2000 if case.name in CLOSE else TRIALS, {})
+        for case in errors.DIFFERENCES
+    )
 
 
 @pytest.mark.slow
@@ -77,7 +92,9 @@ def test_coverage_of_areas_and_errors_of_their_differences(sizes):
 @pytest.mark.parametrize("n", errors.SIZES)
 def test_utility(n):
     """Its interval, and the verdicts on a difference of none and of the margin."""
-    assert not _failed(errors.utility(n, sets, means, TRIALS // 2, drop) for sets, means, drop in errors.UTILITIES)
+    assert not _failed(
+        errors.utility(n, sets, means, TRIALS // 2, drop) for sets, means, drop in errors.UTILITIES
+    )
 
 
 def test_few_rows_say_nothing():

@@ -15,7 +15,10 @@ def test_the_sampler_sees_a_short_allocation():
 def test_seconds_are_those_of_the_command_and_its_children():
     """Imports are left out, work of a process that the command starts is counted, waiting is wall time only."""
     burn = "end = time.process_time() + .2\nwhile time.process_time() < end: pass"
-    child = f"import subprocess; subprocess.run([sys.executable, '-c', {'import time' + chr(10) + burn!r}], check=True)"
+    child = (
+        "import subprocess; subprocess.run([sys.executable, '-c',"
+        f" {'import time' + chr(10) + burn!r}], check=True)"
+    )
     cost = measured(burn, f"{child}\ntime.sleep(.3)\nextra['seen'] = arguments", "a")
     assert 0.2 <= cost.cpu < 0.35 and cost.wall >= 0.5 and cost.extra == {"seen": ["a"]}
 
@@ -29,7 +32,10 @@ def test_a_failing_command_says_why():
 
 
 def test_a_workspace_is_removed_and_refused_on_a_small_disk(tmp_path):
-    """Nothing stays behind, an error included; more than the disk has is refused before anything is written."""
+    """Nothing stays behind, an error included.
+
+    More than the disk has is refused before anything is written.
+    """
     with pytest.raises(ZeroDivisionError), workspace(tmp_path, 1000) as root:
         (root / "file").write_text("x")
         raise ZeroDivisionError

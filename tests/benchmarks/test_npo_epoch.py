@@ -13,13 +13,18 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "npo_epoch.py"
 
 
 def test_both_sides_run_and_train_alike(tmp_path):
-    """The demo's model, two steps: seconds, peaks and ratios; the script itself refuses changes that differ."""
+    """The demo's model, two steps: seconds, peaks and ratios.
+
+    The script itself refuses changes that differ.
+    """
     options = ["--rows", "4", "--batch-size", "2", "--repeats", "1", "--work", tmp_path, "--json"]
     done = subprocess.run([sys.executable, SCRIPT, *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not any(tmp_path.iterdir())
     found = json.loads(done.stdout)
-    assert set(found["ratios"]) == {"epoch", "with loading", "memory"} and set(found["bars"]) < set(found["ratios"])
+    assert set(found["ratios"]) == {"epoch", "with loading", "memory"} and set(found["bars"]) < set(
+        found["ratios"]
+    )
     for side in ("ours", "plain"):
         row = found["medians"][side]
         assert 0 < row["epoch"] < row["with loading"] and row["memory"] > 4  # the weights alone
@@ -31,7 +36,15 @@ def test_sides_that_trained_differently_are_refused(monkeypatch):
         moved = {"ours": {"a": 1.0, "b": 2.0}, "plain": other}
 
         def measured(setup, action, job, moved=moved):
-            return Cost(1, 1, 0, 1, 1, 1, {"epoch": 1, "moved": moved["plain" if "plain" in action else "ours"]})
+            return Cost(
+                1,
+                1,
+                0,
+                1,
+                1,
+                1,
+                {"epoch": 1, "moved": moved["plain" if "plain" in action else "ours"]},
+            )
 
         monkeypatch.setattr(npo_epoch, "measured", measured)
         with pytest.raises(SystemExit, match="trained differently"):

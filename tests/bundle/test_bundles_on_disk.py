@@ -58,7 +58,9 @@ def _flips(path: Path, bits: Iterator[int] | range) -> Iterator[int]:
         path.write_bytes(original)
 
 
-def _accepted(path: Path, bits: Iterator[int] | range, read: Callable[[], object], error: type[Exception]) -> list[int]:
+def _accepted(
+    path: Path, bits: Iterator[int] | range, read: Callable[[], object], error: type[Exception]
+) -> list[int]:
     accepted = []
     for bit in _flips(path, bits):
         try:
@@ -76,18 +78,33 @@ def test_a_flipped_bit_in_any_file_of_a_bundle_is_refused(tmp_path, kind):
     rng = random.Random(1)
     for file in sorted(item for item in bundle.rglob("*") if item.is_file()):
         bits = 8 * file.stat().st_size
-        chosen = {*rng.sample(range(bits), 40), 0, 7, bits - 1, *rng.sample(range(min(bits, 8 * 800)), 20)}
-        assert _accepted(file, iter(sorted(chosen)), lambda: read_bundle(bundle), BadBundleError) == [], file
+        chosen = {
+            *rng.sample(range(bits), 40),
+            0,
+            7,
+            bits - 1,
+            *rng.sample(range(min(bits, 8 * 800)), 20),
+        }
+        assert (
+            _accepted(file, iter(sorted(chosen)), lambda: read_bundle(bundle), BadBundleError) == []
+        ), file
     read_bundle(bundle)
 
 
 def test_every_bit_of_a_secret_is_covered(tmp_path):
     """Flipping any one bit of secret.yaml is refused."""
-    content = Secret("ab" * 16, "test", MASTER, None, None, Offset(0.1, "weights", "layers", {"layer 0": 0.25}))
+    content = Secret(
+        "ab" * 16, "test", MASTER, None, None, Offset(0.1, "weights", "layers", {"layer 0": 0.25})
+    )
     path = tmp_path / "secret.yaml"
     write_signed(path, content.content(), MASTER)
     assert read_secret(tmp_path) == content
-    assert _accepted(path, range(8 * path.stat().st_size), lambda: read_secret(tmp_path), BadSecretError) == []
+    assert (
+        _accepted(
+            path, range(8 * path.stat().st_size), lambda: read_secret(tmp_path), BadSecretError
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize("kind", ["handoff", "model"])
@@ -95,15 +112,35 @@ def test_every_bit_of_a_record_is_covered(tmp_path, kind):
     """Flipping any one bit of a handoff's or a model's record is refused."""
     path = tmp_path / "record.yaml"
     if kind == "model":
-        record: HandoffRecord | ModelRecord = ModelRecord("12" * 32, 3, "committed", None, ("34" * 32,), ("56" * 16,), 1.0, None)
+        record: HandoffRecord | ModelRecord = ModelRecord(
+            "12" * 32, 3, "committed", None, ("34" * 32,), ("56" * 16,), 1.0, None
+        )
     else:
         record = HandoffRecord(
-            id="ab" * 16, digest="12" * 32, sequence=1, state="issued", target="/x", holder="h", model="34" * 32, draw="56" * 16, size=1,
-            copies=(CopyRecord("copy-1", "78" * 32, 0, 1.0),), denoising="harmonic", kappa=0.1, offset=0.0, relative_to="weights",
-            sigma={"layer 0": 0.5}, transforms=("ffn_signed_permutation",), layout="9a" * 32,
-            scope="all", dtype="float32", source_dtype="F32", shard_bytes=9,
-            realised={}, exposure={},
-        )  # fmt: skip
+            id="ab" * 16,
+            digest="12" * 32,
+            sequence=1,
+            state="issued",
+            target="/x",
+            holder="h",
+            model="34" * 32,
+            draw="56" * 16,
+            size=1,
+            copies=(CopyRecord("copy-1", "78" * 32, 0, 1.0),),
+            denoising="harmonic",
+            kappa=0.1,
+            offset=0.0,
+            relative_to="weights",
+            sigma={"layer 0": 0.5},
+            transforms=("ffn_signed_permutation",),
+            layout="9a" * 32,
+            scope="all",
+            dtype="float32",
+            source_dtype="F32",
+            shard_bytes=9,
+            realised={},
+            exposure={},
+        )
     write_signed(path, record.content(), MASTER)
 
     def read() -> object:
@@ -118,14 +155,24 @@ def test_every_bit_of_a_record_is_covered(tmp_path, kind):
 def test_every_bit_of_the_golden_manifests_and_records_is_covered(tmp_path, name):
     """The same over the full-sized files, the secret through the whole lineage."""
     directory = Path(shutil.copytree(GOLDEN / name, tmp_path / name))
-    read, error = (Lineage.read, BadSecretError) if name == "secret-v1" else (read_bundle, BadBundleError)
+    read, error = (
+        (Lineage.read, BadSecretError) if name == "secret-v1" else (read_bundle, BadBundleError)
+    )
     for file in directory.rglob("*.yaml"):
-        assert _accepted(file, range(8 * file.stat().st_size), lambda: read(directory), error) == [], file
+        assert (
+            _accepted(file, range(8 * file.stat().st_size), lambda: read(directory), error) == []
+        ), file
 
 
 def test_a_file_more_is_refused(handoff):
     """At the top, in a copy, hidden, or as a folder: what is not listed is named."""
-    for name in ("README.md", "copy-1/model2.safetensors", "copy-1/.hidden", ".DS_Store", "mpu.yaml.bak"):
+    for name in (
+        "README.md",
+        "copy-1/model2.safetensors",
+        "copy-1/.hidden",
+        ".DS_Store",
+        "mpu.yaml.bak",
+    ):
         (handoff / name).write_text("x")
         with pytest.raises(BadBundleError, match="is not listed") as caught:
             read_bundle(handoff)
@@ -139,17 +186,24 @@ def test_a_file_more_is_refused(handoff):
 def test_a_file_less_is_refused(handoff):
     """A listed file that is absent is named; without its manifest a directory is no bundle."""
     (handoff / "copy-2" / "config.json").unlink()
-    with pytest.raises(BadBundleError, match=r"copy-2/config.json: is listed in mpu.yaml but absent"):
+    with pytest.raises(
+        BadBundleError, match=r"copy-2/config.json: is listed in mpu.yaml but absent"
+    ):
         read_bundle(handoff)
     shutil.rmtree(handoff / "copy-2")
     with pytest.raises(BadBundleError, match="copy-2"):
         read_bundle(handoff)
     (handoff / "mpu.yaml").unlink()
-    with pytest.raises(BadBundleError, match=r"holds copies \(copy-1\) and no mpu.yaml, expected a handoff or an update"):
+    with pytest.raises(
+        BadBundleError,
+        match=r"holds copies \(copy-1\) and no mpu.yaml, expected a handoff or an update",
+    ):
         read_bundle(handoff)
 
 
-@pytest.mark.parametrize("name", ["mpu.yaml", "copy-1", "copy-1/config.json", "copy-1/model.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["mpu.yaml", "copy-1", "copy-1/config.json", "copy-1/model.safetensors"]
+)
 def test_a_symlink_in_a_bundle_is_refused(handoff, tmp_path, name):
     """Even one that leads to the right bytes: bundles hold plain files."""
     (handoff / name).rename(tmp_path / "moved")
@@ -203,7 +257,10 @@ def _sign_again(handoff: Path, **changes: object) -> HandoffManifest:
     copies = tuple(
         PublishedCopy(
             copy.name,
-            {file.name: FileEntry(file_digest(file), file.stat().st_size) for file in sorted((handoff / copy.name).iterdir())},
+            {
+                file.name: FileEntry(file_digest(file), file.stat().st_size)
+                for file in sorted((handoff / copy.name).iterdir())
+            },
         )
         for copy in old.copies
     )
@@ -224,19 +281,32 @@ def _tensors(copy: Path, change: Callable[[dict[str, torch.Tensor]], object]) ->
 
 
 HOSTILE = {
-    "a copy lacks a tensor": (lambda c: _tensors(c, lambda t: t.pop("model.norm.weight")), "its tensors differ"),
-    "a copy has a tensor more": (lambda c: _tensors(c, lambda t: t.update(extra=torch.zeros(1))), "its tensors differ"),
-    "a copy has another shape": (lambda c: _tensors(c, lambda t: t.update({"model.norm.weight": torch.zeros(9)})), "its tensors differ"),
+    "a copy lacks a tensor": (
+        lambda c: _tensors(c, lambda t: t.pop("model.norm.weight")),
+        "its tensors differ",
+    ),
+    "a copy has a tensor more": (
+        lambda c: _tensors(c, lambda t: t.update(extra=torch.zeros(1))),
+        "its tensors differ",
+    ),
+    "a copy has another shape": (
+        lambda c: _tensors(c, lambda t: t.update({"model.norm.weight": torch.zeros(9)})),
+        "its tensors differ",
+    ),
     "a copy has another dtype": (
-        lambda c: _tensors(c, lambda t: t.update({"model.norm.weight": torch.zeros(8).half()})), "is F16, expected F32",
+        lambda c: _tensors(c, lambda t: t.update({"model.norm.weight": torch.zeros(8).half()})),
+        "is F16, expected F32",
     ),
     "config.json lies about the dtype": (lambda c: _config(c, dtype="bfloat16"), "dtype differs"),
     "remote code": (lambda c: _config(c, auto_map={"AutoModel": "x.Y"}), "auto_map"),
     "quantised": (lambda c: _config(c, quantization_config={"bits": 4}), "quantised"),
-    "a broken header": (lambda c: (c / "model.safetensors").write_bytes(b"\xff" * 64), "not a valid safetensors file"),
+    "a broken header": (
+        lambda c: (c / "model.safetensors").write_bytes(b"\xff" * 64),
+        "not a valid safetensors file",
+    ),
     "no weights": (lambda c: (c / "model.safetensors").unlink(), "neither model.safetensors"),
     "a broken config": (lambda c: (c / "config.json").write_text("{"), "not valid JSON"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -256,7 +326,9 @@ def test_a_manifest_that_lies_about_the_dtype_is_refused(handoff):
         open_copies(handoff, _sign_again(handoff, dtype="bfloat16"))
 
 
-@pytest.mark.parametrize(("value", "dtype"), [(float("nan"), torch.float32), (float("-inf"), torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(float("nan"), torch.float32), (float("-inf"), torch.bfloat16)]
+)
 def test_a_number_that_is_none_is_found_in_an_update(update, value, dtype):
     """NaN and infinity are found without torch, in float32 and in bfloat16; the tensor is named."""
     path = update / "copy-2" / "delta.safetensors"
@@ -278,14 +350,22 @@ def test_a_delta_in_shards_is_read_and_its_index_checked(update):
     whole = {name: info.shape for name, info in open_delta(copy).items()}
     (copy / "delta.safetensors").unlink()
     names = sorted(tensors)
-    shards = {"delta-00001-of-00002.safetensors": names[:3], "delta-00002-of-00002.safetensors": names[3:]}
+    shards = {
+        "delta-00001-of-00002.safetensors": names[:3],
+        "delta-00002-of-00002.safetensors": names[3:],
+    }
     for shard, mine in shards.items():
         save_file({name: tensors[name] for name in mine}, copy / shard)
     weight_map = {name: shard for shard, mine in shards.items() for name in mine}
     index = copy / "delta.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
     assert {name: info.shape for name, info in open_delta(copy).items()} == whole
-    for broken in ({**weight_map, "more": "delta-00001-of-00002.safetensors"}, {**weight_map, names[0]: "x"}, [], None):
+    for broken in (
+        {**weight_map, "more": "delta-00001-of-00002.safetensors"},
+        {**weight_map, names[0]: "x"},
+        [],
+        None,
+    ):
         index.write_text(json.dumps({"weight_map": broken}))
         with pytest.raises(BadBundleError, match=r"delta.safetensors.index.json"):
             open_delta(copy)
@@ -319,6 +399,10 @@ def test_a_secret_of_which_a_file_is_missing_misnamed_or_foreign_is_refused(secr
 def test_a_record_signed_under_another_master_is_refused(secret):
     """A record of one lineage is not a record of another."""
     record = next((secret / "models").iterdir())
-    write_signed(record, ModelRecord(record.stem, 0, "committed", None, (), (), 0.0, None).content(), bytes(32))
+    write_signed(
+        record,
+        ModelRecord(record.stem, 0, "committed", None, (), (), 0.0, None).content(),
+        bytes(32),
+    )
     with pytest.raises(BadSecretError, match="altered, or from another secret"):
         Lineage.read(secret)

@@ -12,11 +12,23 @@ from mpu_cli.bundle import canonical
 from mpu_cli.errors import BadBundleError, BadSecretError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
-VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4), max_leaves=12)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
 CONTENT = {"kind": "handoff", "list": ["a", {"b": 1, "c": 2.5}], "none": None, "yes": True}
 GOOD = b'"kind": "handoff"\n"list":\n- "a"\n- "b": 1\n  "c": 2.5\n"none": null\n"yes": true\n'
-BOMB = b'"a": &a ["x","x"]\n' + b"".join(b'"%c": &%c [*%c,*%c]\n' % (i, i, i - 1, i - 1) for i in range(98, 123))
+BOMB = b'"a": &a ["x","x"]\n' + b"".join(
+    b'"%c": &%c [*%c,*%c]\n' % (i, i, i - 1, i - 1) for i in range(98, 123)
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -129,7 +141,13 @@ def test_a_text_of_twenty_megabytes_is_refused_unparsed():
 @given(st.text(st.sampled_from('"ab:-?!&*[]{}#|>%@\\ \n\t0129.~<=_eEx\x7f'), max_size=40) | TEXT)
 def test_no_text_makes_the_parser_fail_in_another_way(text):
     """Any text is either canonical or refused; nothing else escapes."""
-    for form in ("{}", '"a": {}\n', '"a": !!float "{}"\n', '"a": !!int "{}"\n', '"a": !!timestamp "{}"\n'):
+    for form in (
+        "{}",
+        '"a": {}\n',
+        '"a": !!float "{}"\n',
+        '"a": !!int "{}"\n',
+        '"a": !!timestamp "{}"\n',
+    ):
         data = form.format(text).encode()
         try:
             content = canonical.parse(data, "x", BadBundleError)

@@ -24,27 +24,41 @@ def raw(tensor):
 
 
 @given(
-    dtype=st.sampled_from(sorted(DTYPES)), size=st.integers(1, 300), place=st.integers(0, 299),
-    bad=st.lists(st.sampled_from(BAD), max_size=2), huge=st.booleans(),
-)  # fmt: skip
+    dtype=st.sampled_from(sorted(DTYPES)),
+    size=st.integers(1, 300),
+    place=st.integers(0, 299),
+    bad=st.lists(st.sampled_from(BAD), max_size=2),
+    huge=st.booleans(),
+)
 @settings(deadline=None, max_examples=100)
 def test_any_entry_that_is_not_a_number_is_seen(dtype, size, place, bad, huge):
     """Also where two infinities would cancel; and numbers whose sum overflows are numbers."""
-    values = torch.full((size,), float(torch.finfo(DTYPES[dtype]).max) if huge else 1.0, dtype=DTYPES[dtype])
+    values = torch.full(
+        (size,), float(torch.finfo(DTYPES[dtype]).max) if huge else 1.0, dtype=DTYPES[dtype]
+    )
     for number, value in enumerate(bad):
         values[(place + number) % size] = value
     assert all_finite(dtype, raw(values)) == bool(torch.isfinite(values).all())
 
 
 @pytest.mark.parametrize(
-    ("dtype", "torch_dtype"), [("F64", torch.float64), ("F8_E5M2", torch.float8_e5m2), ("F8_E4M3", torch.float8_e4m3fn)]
+    ("dtype", "torch_dtype"),
+    [("F64", torch.float64), ("F8_E5M2", torch.float8_e5m2), ("F8_E4M3", torch.float8_e4m3fn)],
 )
 def test_dtypes_that_are_not_computed_with_are_looked_at_too(dtype, torch_dtype):
-    """Every bit pattern of one byte, or numbers and what is none; a dtype that nobody looks at would pass for finite."""
+    """Every bit pattern of one byte, or numbers and what is none.
+
+    A dtype that nobody looks at would pass for finite.
+    """
     if dtype == "F64":
-        values = [torch.tensor([number], dtype=torch_dtype) for number in (*BAD, 0.0, -1.0, 1.7e308, 5e-324)]
+        values = [
+            torch.tensor([number], dtype=torch_dtype)
+            for number in (*BAD, 0.0, -1.0, 1.7e308, 5e-324)
+        ]
     else:
-        values = [torch.tensor([number], dtype=torch.uint8).view(torch_dtype) for number in range(256)]
+        values = [
+            torch.tensor([number], dtype=torch.uint8).view(torch_dtype) for number in range(256)
+        ]
     for value in values:
         assert all_finite(dtype, raw(value)) == bool(torch.isfinite(value.double()).all()), value
 
@@ -54,7 +68,9 @@ def test_every_dtype_of_a_header_is_known():
     from mpu_cli.bundle.finite import _EXPONENTS
     from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT
 
-    assert {name for name in BYTES_PER_ELEMENT if name[0] not in "IU" and name != "BOOL"} == set(_EXPONENTS)
+    assert {name for name in BYTES_PER_ELEMENT if name[0] not in "IU" and name != "BOOL"} == set(
+        _EXPONENTS
+    )
 
 
 def test_other_dtypes_have_no_infinity():
@@ -65,13 +81,18 @@ def test_other_dtypes_have_no_infinity():
 @pytest.mark.parametrize("bad", [None, "b", "c"])
 @pytest.mark.parametrize("block", [8, 64, 1 << 20])
 def test_digest_and_numbers_in_one_pass(tmp_path, monkeypatch, bad, block):
-    """The file's digest and the model's are those of the plain functions; the first bad tensor by name is named."""
+    """The file's digest and the model's are those of the plain functions.
+
+    The first bad tensor by name is named.
+    """
     monkeypatch.setattr("mpu_cli.checkpoint.buffers.HASH_BLOCK", block)
     generator = torch.Generator().manual_seed(1)
     tensors = {
-        "c": torch.randn(7, 5, generator=generator), "b": torch.randn(9, generator=generator).to(torch.bfloat16),
-        "a": torch.arange(11, dtype=torch.int64), "empty": torch.zeros(0),
-    }  # fmt: skip
+        "c": torch.randn(7, 5, generator=generator),
+        "b": torch.randn(9, generator=generator).to(torch.bfloat16),
+        "a": torch.arange(11, dtype=torch.int64),
+        "empty": torch.zeros(0),
+    }
     if bad:
         tensors["c"][6, 4] = float("inf")
         tensors[bad].view(-1)[3] = float("nan")

@@ -86,8 +86,17 @@ def test_the_golden_update_is_taken_back(script, tmp_path):
 
     secret = shutil.copytree(GOLDEN / "secret-v1", tmp_path / "secret")
     settings = AggregateSettings(dtype="float32")
-    result = aggregate([GOLDEN / "update-v1"], secret, Located(GOLDEN / "model-v1", None), tmp_path / "out", settings)
-    before, after = load_file(GOLDEN / "model-v1" / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    result = aggregate(
+        [GOLDEN / "update-v1"],
+        secret,
+        Located(GOLDEN / "model-v1", None),
+        tmp_path / "out",
+        settings,
+    )
+    before, after = (
+        load_file(GOLDEN / "model-v1" / "model.safetensors"),
+        load_file(tmp_path / "out" / "model.safetensors"),
+    )
     assert result.agreement[0] > 0.999
     for name, tensor in before.items():
         expected = script.change(name)
@@ -108,19 +117,29 @@ def test_todays_code_makes_the_same_files(made):
     import yaml
 
     def names(root: Path) -> set[str]:
-        return {str(file.relative_to(root)) for folder in root.glob("*-v1") for file in folder.rglob("*") if file.is_file()}
+        return {
+            str(file.relative_to(root))
+            for folder in root.glob("*-v1")
+            for file in folder.rglob("*")
+            if file.is_file()
+        }
 
     assert names(made) == names(GOLDEN)
     for name in names(GOLDEN):
         if name.endswith(".yaml"):
             old, new = (yaml.safe_load((root / name).read_text()) for root in (GOLDEN, made))
-            assert _without(new, COMPUTED | CORRECTED | OF_ITS_DAY) == _without(old, COMPUTED | CORRECTED | OF_ITS_DAY), name
+            assert _without(new, COMPUTED | CORRECTED | OF_ITS_DAY) == _without(
+                old, COMPUTED | CORRECTED | OF_ITS_DAY
+            ), name
         elif name.endswith("config.json") or name.startswith(("model-v1", "base-v1")):
             assert (made / name).read_bytes() == (GOLDEN / name).read_bytes(), name
 
 
 def test_todays_code_draws_the_same_noise_and_transforms(made):
-    """Tensors agree to the last bits of a logarithm: the streams, their addresses and T_k are part of the format."""
+    """Tensors agree to the last bits of a logarithm.
+
+    The streams, their addresses and T_k are part of the format.
+    """
     for folder in ("handoff-v1/copy-1", "handoff-v1/copy-2"):
         old, new = (load_file(root / folder / "model.safetensors") for root in (GOLDEN, made))
         assert all(torch.allclose(old[name], new[name], rtol=1e-6, atol=1e-8) for name in old)

@@ -21,9 +21,13 @@ from mpu_cli.errors import BadBundleError, GateError
 
 HASH = "ab" * 32
 FILES = {"config.json": FileEntry("11" * 32, 10), "model.safetensors": FileEntry("22" * 32, 20)}
-HANDOFF = HandoffManifest("cd" * 16, "float32", ("model.embed_tokens.weight", "*.bias"), (PublishedCopy("copy-1", FILES),))
+HANDOFF = HandoffManifest(
+    "cd" * 16, "float32", ("model.embed_tokens.weight", "*.bias"), (PublishedCopy("copy-1", FILES),)
+)
 UPDATE = UpdateManifest(
-    "cd" * 16, HANDOFF.digest, (UpdateCopy("copy-1", HASH, "delta", {"delta.safetensors": FileEntry("33" * 32, 30)}),)
+    "cd" * 16,
+    HANDOFF.digest,
+    (UpdateCopy("copy-1", HASH, "delta", {"delta.safetensors": FileEntry("33" * 32, 30)}),),
 )
 LISTING = {"": {"mpu.yaml": 5}, "copy-1": {"config.json": 10, "model.safetensors": 20}}
 
@@ -67,7 +71,10 @@ def _file(name: str = "config.json", **entry: object) -> dict[str, object]:
 CONTENTS = {
     "unknown kind": ({**HANDOFF.content(), "kind": "secret"}, "'kind'"),
     "kind missing": ({"format": 1}, "'kind' is missing"),
-    "newer format": ({**HANDOFF.content(), "format": 2, "novelty": True}, "format 2, this mpu reads format 1"),
+    "newer format": (
+        {**HANDOFF.content(), "format": 2, "novelty": True},
+        "format 2, this mpu reads format 1",
+    ),
     "format true": ({**HANDOFF.content(), "format": True}, "'format'"),
     "unknown field": ({**HANDOFF.content(), "alpha": 1.5}, "'alpha' is not a known field"),
     "unknown field of a copy": (_copy(kappa=0.1), "'kappa' is not a known field"),
@@ -80,19 +87,27 @@ CONTENTS = {
     "frozen with a terminal code": ({**HANDOFF.content(), "frozen": ["\x1b[2J"]}, "'frozen'"),
     "copies a map": ({**HANDOFF.content(), "copies": {}}, "'copies'"),
     "no copies": ({**HANDOFF.content(), "copies": []}, "lists no copies"),
-    "a copy twice": ({**HANDOFF.content(), "copies": HANDOFF.content()["copies"] * 2}, "or one twice"),
+    "a copy twice": (
+        {**HANDOFF.content(), "copies": HANDOFF.content()["copies"] * 2},
+        "or one twice",
+    ),
     "a copy a string": ({**HANDOFF.content(), "copies": ["copy-1"]}, "expected a map"),
     "bytes negative": (_file(bytes=-1), "'bytes'"),
     "bytes a fraction": (_file(bytes=1.0), "'bytes'"),
     "digest of a file too short": (_file(sha256="ab"), "'sha256'"),
     "payload unknown": (
-        {**UPDATE.content(), "copies": [{**UPDATE.content()["copies"][0], "payload": "pickle"}]}, "'payload'",
+        {**UPDATE.content(), "copies": [{**UPDATE.content()["copies"][0], "payload": "pickle"}]},
+        "'payload'",
     ),
     "handoff of the update with another field": (
-        {**UPDATE.content(), "handoff": {"id": "cd" * 16, "digest": HASH, "path": "/home/bob"}}, "'path'",
+        {**UPDATE.content(), "handoff": {"id": "cd" * 16, "digest": HASH, "path": "/home/bob"}},
+        "'path'",
     ),
-    "fields of the other kind": ({**UPDATE.content(), "frozen": []}, "'frozen' is not a known field"),
-}  # fmt: skip
+    "fields of the other kind": (
+        {**UPDATE.content(), "frozen": []},
+        "'frozen' is not a known field",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", CONTENTS)
@@ -106,7 +121,9 @@ def test_a_manifest_that_says_anything_unexpected_is_refused(name):
 
 def test_half_a_surrogate_pair_is_refused():
     """None is written by mpu; an escape in somebody else's file makes one."""
-    data = _encoded({**HANDOFF.content(), "frozen": ["SURROGATE"]}).replace(b"SURROGATE", rb"\ud800")
+    data = _encoded({**HANDOFF.content(), "frozen": ["SURROGATE"]}).replace(
+        b"SURROGATE", rb"\ud800"
+    )
     with pytest.raises(BadBundleError):
         decode(data, "mpu.yaml")
 
@@ -118,31 +135,74 @@ def test_a_canonical_text_that_is_no_manifest_is_refused(data):
         decode(data, "mpu.yaml")
 
 
-@pytest.mark.parametrize("name", ["copy-0", "copy-01", "copy-x", "Copy-1", "copy-1/..", "..", "", "copy-12345", "copy-1\n", "holder-1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "copy-0",
+        "copy-01",
+        "copy-x",
+        "Copy-1",
+        "copy-1/..",
+        "..",
+        "",
+        "copy-12345",
+        "copy-1\n",
+        "holder-1",
+    ],
+)
 def test_a_copy_has_a_plain_name(name):
     """Nothing that leaves the directory or looks like another file."""
     with pytest.raises(BadBundleError, match="'name'"):
         decode(_encoded(_copy(name=name)), "mpu.yaml")
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "/etc/passwd", "a\\b", ".hidden", "..", "", "a\0b", "a\nb", "é.json", "x" * 129])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "a/b",
+        "/etc/passwd",
+        "a\\b",
+        ".hidden",
+        "..",
+        "",
+        "a\0b",
+        "a\nb",
+        "é.json",
+        "x" * 129,
+    ],
+)
 def test_a_listed_file_has_a_plain_name(name):
     """No separator, no leading dot, no control letters: no path can leave the directory."""
     with pytest.raises(BadBundleError, match="not an allowed name"):
         decode(_encoded(_file(name)), "mpu.yaml")
 
 
-@pytest.mark.parametrize("name", ["modeling.py", "pytorch_model.bin", "README.md", "delta.safetensors", "adapter.safetensors", "mpu.yaml"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "modeling.py",
+        "pytorch_model.bin",
+        "README.md",
+        "delta.safetensors",
+        "adapter.safetensors",
+        "mpu.yaml",
+    ],
+)
 def test_a_handoff_lists_only_what_a_model_directory_needs(name):
     """Code, pickles and strange tensors are refused by name before they are looked at."""
     with pytest.raises(BadBundleError, match="which a handoff never holds"):
         TrustedBundle("in").read_manifest(_encoded(_file(name)))
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "forget.jsonl", "notes.txt"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "model.safetensors", "forget.jsonl", "notes.txt"]
+)
 def test_an_update_lists_nothing_but_deltas(name):
     """Nothing of the client's may travel in an update."""
-    update = replace(UPDATE, copies=(UpdateCopy("copy-1", HASH, "delta", {name: FileEntry(HASH, 1)}),))
+    update = replace(
+        UPDATE, copies=(UpdateCopy("copy-1", HASH, "delta", {name: FileEntry(HASH, 1)}),)
+    )
     with pytest.raises(BadBundleError, match="which an update never holds"):
         TrustedBundle("in").read_manifest(encode(update))
 
@@ -191,12 +251,24 @@ def test_a_refused_manifest_leaves_nothing_to_go_on_with():
 
 
 LISTINGS = {
-    "extra file in a copy": ({**LISTING, "copy-1": {**LISTING["copy-1"], "extra": 1}}, "in/copy-1/extra: is not listed"),
-    "extra file at the top": ({**LISTING, "": {"mpu.yaml": 5, "README": 1}}, "in/README: is not listed"),
+    "extra file in a copy": (
+        {**LISTING, "copy-1": {**LISTING["copy-1"], "extra": 1}},
+        "in/copy-1/extra: is not listed",
+    ),
+    "extra file at the top": (
+        {**LISTING, "": {"mpu.yaml": 5, "README": 1}},
+        "in/README: is not listed",
+    ),
     "extra folder": ({**LISTING, "copy-2": {}}, "in/copy-2: is not listed"),
-    "missing file": ({**LISTING, "copy-1": {"config.json": 10}}, "in/copy-1/model.safetensors: is listed in mpu.yaml but absent"),
+    "missing file": (
+        {**LISTING, "copy-1": {"config.json": 10}},
+        "in/copy-1/model.safetensors: is listed in mpu.yaml but absent",
+    ),
     "missing copy": ({"": {"mpu.yaml": 5}}, "is listed in mpu.yaml but absent"),
-    "another size": ({**LISTING, "copy-1": {**LISTING["copy-1"], "config.json": 11}}, "in/copy-1/config.json: 11 bytes, mpu.yaml says 10"),
+    "another size": (
+        {**LISTING, "copy-1": {**LISTING["copy-1"], "config.json": 11}},
+        "in/copy-1/config.json: 11 bytes, mpu.yaml says 10",
+    ),
 }
 
 

@@ -1,4 +1,7 @@
-"""A bundle as one tar file: the same bytes everywhere; out of a hostile one nothing is ever written."""
+"""A bundle as one tar file: the same bytes everywhere.
+
+Out of a hostile one nothing is ever written.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,15 @@ from mpu_cli.bundle.unpack import as_directory
 from mpu_cli.errors import BadBundleError, MpuError, OutputError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "handoff-v1"
-GNU_TAR = ("tar", "--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mtime=@0", "--mode=u=rwX,go=rX")
+GNU_TAR = (
+    "tar",
+    "--sort=name",
+    "--owner=0",
+    "--group=0",
+    "--numeric-owner",
+    "--mtime=@0",
+    "--mode=u=rwX,go=rX",
+)
 
 
 @pytest.fixture
@@ -35,11 +46,18 @@ def sha256(path):
 
 def files_in(directory):
     """Path and bytes of everything below a directory."""
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_the_same_bundle_is_packed_to_the_same_bytes(handoff, tmp_path):
-    """Whenever, by whatever umask, whatever modes and times the files have; and as GNU tar does it."""
+    """Whenever, by whatever umask, whatever modes and times the files have.
+
+    And as GNU tar does it.
+    """
     pack(handoff, tmp_path / "a.tar")
     for path in handoff.rglob("*"):
         os.utime(path, (1, 1))
@@ -53,9 +71,21 @@ def test_the_same_bundle_is_packed_to_the_same_bytes(handoff, tmp_path):
     assert (tmp_path / "b.tar").stat().st_mode & 0o777 == 0o644
     with tarfile.open(tmp_path / "a.tar") as archive:
         for member in archive:
-            assert (member.uid, member.gid, member.uname, member.gname, member.mtime, member.pax_headers) == (0, 0, "", "", 0, {})
+            assert (
+                member.uid,
+                member.gid,
+                member.uname,
+                member.gname,
+                member.mtime,
+                member.pax_headers,
+            ) == (0, 0, "", "", 0, {})
             assert member.mode == (0o755 if member.isdir() else 0o644)
-    if "GNU" not in subprocess.run(["tar", "--version"], capture_output=True, text=True, check=False).stdout:
+    if (
+        "GNU"
+        not in subprocess.run(
+            ["tar", "--version"], capture_output=True, text=True, check=False
+        ).stdout
+    ):
         pytest.skip("needs GNU tar to compare with")
     subprocess.run([*GNU_TAR, "-cf", "c.tar", "to-client"], cwd=tmp_path, check=True)
     assert sha256(tmp_path / "a.tar") == sha256(tmp_path / "c.tar")
@@ -69,11 +99,16 @@ def test_only_what_is_listed_is_packed(handoff, tmp_path):
     pack(handoff, tmp_path / "a.tar")
     with tarfile.open(tmp_path / "a.tar") as archive:
         names = archive.getnames()
-    assert "to-client/mpu.yaml.sig" in names and not any("notes" in name or "forget" in name for name in names)
+    assert "to-client/mpu.yaml.sig" in names and not any(
+        "notes" in name or "forget" in name for name in names
+    )
 
 
 def test_a_tar_file_never_replaces_anything_unasked(handoff, tmp_path):
-    """An existing file needs force; a directory or a link is never replaced; a planted sibling is not written to."""
+    """An existing file needs force.
+
+    A directory or a link is never replaced; a planted sibling is not written to.
+    """
     target, precious = tmp_path / "x.tar", tmp_path / "precious"
     target.write_text("mine")
     with pytest.raises(OutputError, match="exists"):
@@ -97,16 +132,26 @@ def test_an_interrupted_packing_leaves_nothing(handoff, tmp_path):
     (handoff / "copy-2" / "model.safetensors").unlink()
     with pytest.raises(OutputError) as raised:
         pack(handoff, tmp_path / "x.tar")
-    assert "to-client is complete" in raised.value.hint or "model.safetensors" in raised.value.message
+    assert (
+        "to-client is complete" in raised.value.hint or "model.safetensors" in raised.value.message
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["to-client"]
 
 
 MAKERS = {
     "mpu": lambda place: pack(place / "to-client", place / "x.tar"),
-    "GNU tar": lambda place: subprocess.run(["tar", "-cf", "x.tar", "to-client"], cwd=place, check=True),
-    "GNU tar, pax": lambda place: subprocess.run(["tar", "--format=pax", "-cf", "x.tar", "to-client"], cwd=place, check=True),
-    "GNU tar, dotted": lambda place: subprocess.run(["tar", "-cf", "x.tar", "./to-client"], cwd=place, check=True),
-    "GNU tar, v7": lambda place: subprocess.run(["tar", "--format=v7", "-cf", "x.tar", "to-client"], cwd=place, check=True),
+    "GNU tar": lambda place: subprocess.run(
+        ["tar", "-cf", "x.tar", "to-client"], cwd=place, check=True
+    ),
+    "GNU tar, pax": lambda place: subprocess.run(
+        ["tar", "--format=pax", "-cf", "x.tar", "to-client"], cwd=place, check=True
+    ),
+    "GNU tar, dotted": lambda place: subprocess.run(
+        ["tar", "-cf", "x.tar", "./to-client"], cwd=place, check=True
+    ),
+    "GNU tar, v7": lambda place: subprocess.run(
+        ["tar", "--format=v7", "-cf", "x.tar", "to-client"], cwd=place, check=True
+    ),
     "Python": lambda place: _by_python(place),
 }
 
@@ -139,11 +184,16 @@ def test_anything_else_is_given_back_as_it_is(handoff, tmp_path):
 
 def test_errors_name_the_tar_file(handoff, tmp_path):
     """Not the directory that is gone when the message is read."""
-    (handoff / "copy-1" / "config.json").write_bytes((handoff / "copy-1" / "config.json").read_bytes().swapcase())
+    (handoff / "copy-1" / "config.json").write_bytes(
+        (handoff / "copy-1" / "config.json").read_bytes().swapcase()
+    )
     pack(handoff, tmp_path / "x.tar")
     with pytest.raises(BadBundleError) as raised, as_directory(tmp_path / "x.tar") as place:
         read_handoff(place)
-    assert raised.value.message == f"{tmp_path}/x.tar/copy-1/config.json: its bytes do not match mpu.yaml"
+    assert (
+        raised.value.message
+        == f"{tmp_path}/x.tar/copy-1/config.json: its bytes do not match mpu.yaml"
+    )
 
 
 def test_what_a_killed_run_left_is_removed_and_what_another_uses_is_not(handoff, tmp_path):
@@ -159,14 +209,20 @@ def test_what_a_killed_run_left_is_removed_and_what_another_uses_is_not(handoff,
 
 
 def test_a_place_that_has_no_room_or_cannot_be_written(handoff, tmp_path, monkeypatch):
-    """--work is used where given; too little room is said before anything is written; without a place TMPDIR serves."""
+    """--work is used where given.
+
+    Too little room is said before anything is written; without a place TMPDIR serves.
+    """
     pack(handoff, tmp_path / "x.tar")
     with as_directory(tmp_path / "x.tar", tmp_path / "work" / "here") as place:
         assert place.parent == tmp_path / "work" / "here"
     free = shutil.disk_usage(tmp_path)._replace(free=1000)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: free)
-        with pytest.raises(OutputError, match=r"needs 0\.0 MB, and 0\.0 MB are free"), as_directory(tmp_path / "x.tar"):
+        with (
+            pytest.raises(OutputError, match=r"needs 0\.0 MB, and 0\.0 MB are free"),
+            as_directory(tmp_path / "x.tar"),
+        ):
             pass
         with pytest.raises(OutputError, match=r"packing .*to-client needs"):
             pack(handoff, tmp_path / "y.tar")
@@ -193,7 +249,11 @@ def _whole():
     found = [_member("to-client", type=tarfile.DIRTYPE)]
     for path in sorted(GOLDEN.rglob("*")):
         name = f"to-client/{path.relative_to(GOLDEN)}"
-        found.append(_member(name, type=tarfile.DIRTYPE) if path.is_dir() else _member(name, path.read_bytes()))
+        found.append(
+            _member(name, type=tarfile.DIRTYPE)
+            if path.is_dir()
+            else _member(name, path.read_bytes())
+        )
     return found
 
 
@@ -234,36 +294,95 @@ def _extended(size, count=1):
 SIZE, HUGE = 124, b"\x80" + (1 << 60).to_bytes(11, "big")
 HOSTILE = {
     "symbolic link": (
-        lambda: _archive(members=_instead("copy-1/config.json", type=tarfile.SYMTYPE, linkname="/etc/passwd")), "symbolic link"
+        lambda: _archive(
+            members=_instead("copy-1/config.json", type=tarfile.SYMTYPE, linkname="/etc/passwd")
+        ),
+        "symbolic link",
     ),
-    "link of a folder": (lambda: _archive(_member("to-client/copy-3", type=tarfile.SYMTYPE, linkname="../..")), "symbolic link"),
-    "hard link": (lambda: _archive(members=_instead("copy-1/config.json", type=tarfile.LNKTYPE, linkname="/etc/passwd")), "hard link"),
-    "device": (lambda: _archive(members=_instead("copy-1/config.json", type=tarfile.CHRTYPE, devmajor=1, devminor=5)), "device"),
-    "pipe": (lambda: _archive(members=_instead("copy-1/config.json", type=tarfile.FIFOTYPE)), "pipe"),
-    "unknown kind": (lambda: _archive(_member("to-client/copy-1/x", type=b"Z")), "kind that is not known"),
+    "link of a folder": (
+        lambda: _archive(_member("to-client/copy-3", type=tarfile.SYMTYPE, linkname="../..")),
+        "symbolic link",
+    ),
+    "hard link": (
+        lambda: _archive(
+            members=_instead("copy-1/config.json", type=tarfile.LNKTYPE, linkname="/etc/passwd")
+        ),
+        "hard link",
+    ),
+    "device": (
+        lambda: _archive(
+            members=_instead("copy-1/config.json", type=tarfile.CHRTYPE, devmajor=1, devminor=5)
+        ),
+        "device",
+    ),
+    "pipe": (
+        lambda: _archive(members=_instead("copy-1/config.json", type=tarfile.FIFOTYPE)),
+        "pipe",
+    ),
+    "unknown kind": (
+        lambda: _archive(_member("to-client/copy-1/x", type=b"Z")),
+        "kind that is not known",
+    ),
     "parent": (lambda: _archive(_member("to-client/../escaped", b"x")), "leads out"),
     "parent of all": (lambda: _archive(_member("../escaped", b"x")), "leads out"),
     "absolute": (lambda: _archive(_member("/tmp/escaped", b"x")), "leads out"),
     "parent by an extended header": (
-        lambda: _archive(_member("to-client/x", b"x", pax_headers={"path": "../escaped"}), form=tarfile.PAX_FORMAT), "leads out"
+        lambda: _archive(
+            _member("to-client/x", b"x", pax_headers={"path": "../escaped"}),
+            form=tarfile.PAX_FORMAT,
+        ),
+        "leads out",
     ),
     "twice": (lambda: _archive(_member("to-client/mpu.yaml", b"x")), "there twice"),
     "twice, dotted": (lambda: _archive(_member("./to-client//mpu.yaml", b"x")), "there twice"),
-    "folder over a file": (lambda: _archive(_member("to-client/mpu.yaml", type=tarfile.DIRTYPE)), "there twice"),
-    "two directories": (lambda: _archive(_member("other/x", b"x")), "to-client and other side by side"),
+    "folder over a file": (
+        lambda: _archive(_member("to-client/mpu.yaml", type=tarfile.DIRTYPE)),
+        "there twice",
+    ),
+    "two directories": (
+        lambda: _archive(_member("other/x", b"x")),
+        "to-client and other side by side",
+    ),
     "a file on top": (lambda: _archive(_member("x", b"x")), "to-client and x side by side"),
-    "no directory": (lambda: _archive(members=[_member("mpu.yaml", b"x")]), "mpu.yaml, which is no directory"),
+    "no directory": (
+        lambda: _archive(members=[_member("mpu.yaml", b"x")]),
+        "mpu.yaml, which is no directory",
+    ),
     "too deep": (lambda: _archive(_member("to-client/copy-1/deep/x", b"x")), "deeper"),
-    "folder in a copy": (lambda: _archive(_member("to-client/copy-1/deep", type=tarfile.DIRTYPE)), "deeper"),
-    "not listed": (lambda: _archive(_member("to-client/run.sh", b"x")), "is not listed in mpu.yaml"),
-    "another folder": (lambda: _archive(_member("to-client/copy-9", type=tarfile.DIRTYPE)), "is not listed in mpu.yaml"),
-    "a name like a terminal code": (lambda: _archive(_member("to-client/\x1b[2J", b"x")), "is not listed in mpu.yaml"),
-    "a name that is not UTF-8": (lambda: _archive(_member("to-client/\udcff", b"x")), "is not listed in mpu.yaml"),
-    "missing file": (lambda: _archive(members=_without("copy-1/config.json")), "is listed in mpu.yaml but absent"),
+    "folder in a copy": (
+        lambda: _archive(_member("to-client/copy-1/deep", type=tarfile.DIRTYPE)),
+        "deeper",
+    ),
+    "not listed": (
+        lambda: _archive(_member("to-client/run.sh", b"x")),
+        "is not listed in mpu.yaml",
+    ),
+    "another folder": (
+        lambda: _archive(_member("to-client/copy-9", type=tarfile.DIRTYPE)),
+        "is not listed in mpu.yaml",
+    ),
+    "a name like a terminal code": (
+        lambda: _archive(_member("to-client/\x1b[2J", b"x")),
+        "is not listed in mpu.yaml",
+    ),
+    "a name that is not UTF-8": (
+        lambda: _archive(_member("to-client/\udcff", b"x")),
+        "is not listed in mpu.yaml",
+    ),
+    "missing file": (
+        lambda: _archive(members=_without("copy-1/config.json")),
+        "is listed in mpu.yaml but absent",
+    ),
     "no manifest": (lambda: _archive(members=_without("mpu.yaml")), "cut off, or no handoff"),
-    "other size": (lambda: _archive(members=_instead("copy-1/config.json")), "0 bytes, mpu.yaml says"),
+    "other size": (
+        lambda: _archive(members=_instead("copy-1/config.json")),
+        "0 bytes, mpu.yaml says",
+    ),
     "sparse file": (
-        lambda: _archive(members=[*_without("copy-1/config.json"), _sparse()], form=tarfile.PAX_FORMAT), "sparse file"
+        lambda: _archive(
+            members=[*_without("copy-1/config.json"), _sparse()], form=tarfile.PAX_FORMAT
+        ),
+        "sparse file",
     ),
     "old sparse file": (lambda: _patched("copy-1/config.json", 156, b"S"), "sparse file"),
     "huge": (lambda: _patched("copy-1/config.json", SIZE, HUGE), "ends inside"),
@@ -287,9 +406,14 @@ HOSTILE = {
 def _sparse():
     data = b"1\n0\n1\n".ljust(512, b"\0") + b"x"
     return _member(
-        "to-client/copy-1/config.json", data,
-        pax_headers={"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1099511627776"},
-    )  # fmt: skip
+        "to-client/copy-1/config.json",
+        data,
+        pax_headers={
+            "GNU.sparse.major": "1",
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.realsize": "1099511627776",
+        },
+    )
 
 
 @pytest.mark.parametrize("case", HOSTILE)
@@ -303,15 +427,28 @@ def test_a_hostile_tar_file_is_refused_before_anything_is_written(case, tmp_path
     with pytest.raises(BadBundleError) as raised, as_directory(place / "x.tar"):
         pytest.fail("it was unpacked")
     assert isinstance(raised.value, MpuError) and raised.value.exit_code == 3
-    assert raised.value.message.startswith(f"{place}/x.tar") and words in raised.value.message, raised.value.message
-    assert [path.name for path in place.iterdir()] == ["x.tar"] and [path.name for path in tmp_path.iterdir()] == ["inbox"]
+    assert raised.value.message.startswith(f"{place}/x.tar") and words in raised.value.message, (
+        raised.value.message
+    )
+    assert [path.name for path in place.iterdir()] == ["x.tar"] and [
+        path.name for path in tmp_path.iterdir()
+    ] == ["inbox"]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
 
 
-@pytest.mark.parametrize(("limit", "words"), [("_MAX_MEMBERS", "more than 500 members"), ("_MAX_HEADERS", "more headers than files")])
-def test_the_number_of_members_and_the_size_of_headers_are_bounded(limit, words, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [("_MAX_MEMBERS", "more than 500 members"), ("_MAX_HEADERS", "more headers than files")],
+)
+def test_the_number_of_members_and_the_size_of_headers_are_bounded(
+    limit, words, tmp_path, monkeypatch
+):
     """More members than a bundle can have, and more bytes of headers than they need, are refused."""
-    (tmp_path / "x.tar").write_bytes(_archive(members=[_member(f"a/{number}", type=tarfile.DIRTYPE) for number in range(600)]))
-    monkeypatch.setattr(f"mpu_cli.bundle.tar_members.{limit}", 500 if limit == "_MAX_MEMBERS" else 500 * 512)
+    (tmp_path / "x.tar").write_bytes(
+        _archive(members=[_member(f"a/{number}", type=tarfile.DIRTYPE) for number in range(600)])
+    )
+    monkeypatch.setattr(
+        f"mpu_cli.bundle.tar_members.{limit}", 500 if limit == "_MAX_MEMBERS" else 500 * 512
+    )
     with pytest.raises(BadBundleError, match=words), as_directory(tmp_path / "x.tar"):
         pass

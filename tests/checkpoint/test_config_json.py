@@ -1,4 +1,7 @@
-"""config.json by allow-list: known keys with values of the right kind, whatever else the file says."""
+"""config.json by allow-list.
+
+Known keys with values of the right kind, whatever else the file says.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,47 @@ from mpu_cli.checkpoint.config_file import known_keys, read_config
 from mpu_cli.errors import BadModelError
 
 LLAMA = {
-    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "rope_theta": 10000.0, "pad_token_id": 0,
-}  # fmt: skip
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "rope_theta": 10000.0,
+    "pad_token_id": 0,
+}
 FILE = Path("model/config.json")
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("_attn_implementation", "org/kernel"), ("attn_implementation", {"text_config": "org/kernel"}), ("attention_implementation", "x"),
-        ("_attn_implementation_internal", "org/kernel"), ("experts_implementation", "org/kernel"),
-        ("_experts_implementation", "org/kernel"), ("device_map", "auto"), ("distributed_config", {"fsdp_size": 2}),
-        ("torchscript", True), ("return_dict", False), ("output_attentions", True), ("output_hidden_states", True),
-        ("use_cache", False), ("pretraining_tp", 2), ("gradient_checkpointing", True), ("dtype", "auto"), ("torch_dtype", "float8"),
-        ("_name_or_path", "/home/alice"), ("id2label", {"0": "x"}), ("num_labels", 3), ("transformers_version", "4.0"),
+        ("_attn_implementation", "org/kernel"),
+        ("attn_implementation", {"text_config": "org/kernel"}),
+        ("attention_implementation", "x"),
+        ("_attn_implementation_internal", "org/kernel"),
+        ("experts_implementation", "org/kernel"),
+        ("_experts_implementation", "org/kernel"),
+        ("device_map", "auto"),
+        ("distributed_config", {"fsdp_size": 2}),
+        ("torchscript", True),
+        ("return_dict", False),
+        ("output_attentions", True),
+        ("output_hidden_states", True),
+        ("use_cache", False),
+        ("pretraining_tp", 2),
+        ("gradient_checkpointing", True),
+        ("dtype", "auto"),
+        ("torch_dtype", "float8"),
+        ("_name_or_path", "/home/alice"),
+        ("id2label", {"0": "x"}),
+        ("num_labels", 3),
+        ("transformers_version", "4.0"),
         ("sliding_window", None),
     ],
-)  # fmt: skip
+)
 def test_settings_of_the_machine_are_left_out_without_a_word(key, value):
     """How attention is computed, where weights lie and what is printed is this run's affair."""
     found, plain = read_config(FILE, {**LLAMA, key: value}), read_config(FILE, LLAMA)
@@ -38,49 +64,85 @@ def test_settings_of_the_machine_are_left_out_without_a_word(key, value):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("sliding_window", 8), ("max_window_layers", 1), ("layer_types", ["sliding_attention"] * 2), ("transformers_weights", "other.bin"),
-        ("configuration_files", ["config.4.0.json"]), ("fusion_config", {"x": 1}), ("per_layer_config", {"0": {"hidden_size": 8}}),
-        ("text_config", {"_attn_implementation": "org/kernel"}), ("quant_method", "x"), ("rotary_pct", 0.25), ("is_llama_config", True),
-        ("tp_plan", "auto"), ("kernel_config", {}),
+        ("sliding_window", 8),
+        ("max_window_layers", 1),
+        ("layer_types", ["sliding_attention"] * 2),
+        ("transformers_weights", "other.bin"),
+        ("configuration_files", ["config.4.0.json"]),
+        ("fusion_config", {"x": 1}),
+        ("per_layer_config", {"0": {"hidden_size": 8}}),
+        ("text_config", {"_attn_implementation": "org/kernel"}),
+        ("quant_method", "x"),
+        ("rotary_pct", 0.25),
+        ("is_llama_config", True),
+        ("tp_plan", "auto"),
+        ("kernel_config", {}),
     ],
-)  # fmt: skip
+)
 def test_what_the_model_type_does_not_have_is_left_out_and_said(key, value):
     """A key of another family, or one that names a file, changes nothing and is named."""
     clean = read_config(FILE, LLAMA)
     found = read_config(FILE, {**LLAMA, key: value})
     assert found.content == clean.content
-    assert key in found.remarks[0] and "model/config.json" in found.remarks[0] and len(found.remarks) == 1
+    assert (
+        key in found.remarks[0]
+        and "model/config.json" in found.remarks[0]
+        and len(found.remarks) == 1
+    )
 
 
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("hidden_size", "128", "an integer"), ("hidden_size", 0, "positive integer"), ("hidden_size", 32.0, "an integer"),
-        ("num_hidden_layers", -1, "positive integer"), ("num_attention_heads", True, "an integer"), ("vocab_size", 1 << 40, "an integer"),
-        ("max_position_embeddings", 0, "positive integer"), ("rms_norm_eps", float("nan"), "a number"),
+        ("hidden_size", "128", "an integer"),
+        ("hidden_size", 0, "positive integer"),
+        ("hidden_size", 32.0, "an integer"),
+        ("num_hidden_layers", -1, "positive integer"),
+        ("num_attention_heads", True, "an integer"),
+        ("vocab_size", 1 << 40, "an integer"),
+        ("max_position_embeddings", 0, "positive integer"),
+        ("rms_norm_eps", float("nan"), "a number"),
         ("rms_norm_eps", "1e-6", "a number"),
-        ("rms_norm_eps", -1.0, "from 0"), ("tie_word_embeddings", "no", "true or false"), ("hidden_act", ["silu"], "a short text"),
-        ("hidden_act", "x" * 101, "a short text"), ("attention_dropout", 1.5, "a share"), ("rope_theta", 0, "1 to 1e12"),
-        ("rope_theta", float("inf"), "a number"), ("rope_scaling", "linear", "a map"),
+        ("rms_norm_eps", -1.0, "from 0"),
+        ("tie_word_embeddings", "no", "true or false"),
+        ("hidden_act", ["silu"], "a short text"),
+        ("hidden_act", "x" * 101, "a short text"),
+        ("attention_dropout", 1.5, "a share"),
+        ("rope_theta", 0, "1 to 1e12"),
+        ("rope_theta", float("inf"), "a number"),
+        ("rope_scaling", "linear", "a map"),
         ("rope_scaling", {"type": "linear", "factor": 0}, "factor"),
-        ("rope_parameters", {"rope_type": "linear", "factor": -2.0}, "factor"), ("rope_parameters", {"rope_type": "magic"}, "rope_type"),
-        ("rope_parameters", {"rope_type": ["default"]}, "rope_type"), ("rope_parameters", {"rope_theta": 0.0}, "rope_theta"),
+        ("rope_parameters", {"rope_type": "linear", "factor": -2.0}, "factor"),
+        ("rope_parameters", {"rope_type": "magic"}, "rope_type"),
+        ("rope_parameters", {"rope_type": ["default"]}, "rope_type"),
+        ("rope_parameters", {"rope_theta": 0.0}, "rope_theta"),
         ("rope_parameters", {"low_freq_factor": 4.0, "high_freq_factor": 4.0}, "differ"),
         ("rope_parameters", {"rope_type": "longrope", "long_factor": [1.0, 0.0]}, "long_factor"),
-        ("rope_parameters", {"original_max_position_embeddings": "64"}, "original_max_position_embeddings"),
-        ("partial_rotary_factor", 0, "a share"), ("partial_rotary_factor", "0.5", "a number"),
+        (
+            "rope_parameters",
+            {"original_max_position_embeddings": "64"},
+            "original_max_position_embeddings",
+        ),
+        ("partial_rotary_factor", 0, "a share"),
+        ("partial_rotary_factor", "0.5", "a number"),
         ("eos_token_id", "2", "an integer or a list"),
         ("head_dim", 16.5, "an integer"),
     ],
-)  # fmt: skip
+)
 def test_a_value_that_no_model_can_have_names_file_and_key(key, value, words):
     """The message names config.json, the key, the value, and what is expected."""
     with pytest.raises(BadModelError, match=r"^model/config\.json: ") as caught:
         read_config(FILE, {**LLAMA, key: value})
-    assert key in caught.value.message and words in caught.value.message and len(caught.value.message) < 300
+    assert (
+        key in caught.value.message
+        and words in caught.value.message
+        and len(caught.value.message) < 300
+    )
 
 
-@pytest.mark.parametrize(("value", "kept"), [(-1, None), (64, None), (10**6, None), (63, 63), (None, None)])
+@pytest.mark.parametrize(
+    ("value", "kept"), [(-1, None), (64, None), (10**6, None), (63, 63), (None, None)]
+)
 def test_a_token_outside_the_vocabulary_is_none(value, kept):
     """Padding that is no token, as many published configurations have it, is none, and said."""
     found = read_config(FILE, {**LLAMA, "pad_token_id": value})
@@ -96,8 +158,20 @@ def test_end_tokens_that_exist_are_kept():
 
 def test_parts_are_read_as_strictly():
     """In a wrapper every part has its own keys, and messages name the way to them."""
-    text = {"model_type": "gemma3_text", "hidden_size": 32, "_attn_implementation": "org/kernel", "odd": 1}
-    found = read_config(FILE, {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 8, "odder": 2}})
+    text = {
+        "model_type": "gemma3_text",
+        "hidden_size": 32,
+        "_attn_implementation": "org/kernel",
+        "odd": 1,
+    }
+    found = read_config(
+        FILE,
+        {
+            "model_type": "gemma3",
+            "text_config": text,
+            "vision_config": {"hidden_size": 8, "odder": 2},
+        },
+    )
     assert found.content["text_config"] == {"model_type": "gemma3_text", "hidden_size": 32}
     assert "text_config.odd, vision_config.odder" in found.remarks[0]
     with pytest.raises(BadModelError, match=r"text_config\.hidden_size is '32'"):
@@ -117,8 +191,9 @@ def test_a_router_cannot_ask_for_more_experts_than_there_are(change):
 def test_of_an_unknown_model_nothing_is_kept(model_type):
     """Whoever opens it refuses it by its model_type."""
     assert read_config(FILE, {**LLAMA, "architectures": [], "model_type": model_type}).content == {
-        "model_type": model_type, "architectures": [],
-    }  # fmt: skip
+        "model_type": model_type,
+        "architectures": [],
+    }
 
 
 def test_every_family_is_known():

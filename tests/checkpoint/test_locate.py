@@ -55,14 +55,22 @@ def make_cache(home: Path, model: Path, repo: str = "org/tiny") -> Path:
 
 @pytest.fixture
 def look_up(tmp_path, tiny_pair):
-    """Locate names in a process of its own, offline, with a prepared cache: the Hub's library reads its settings once."""
+    """Locate names in a process of its own, offline, with a prepared cache.
+
+    The Hub's library reads its settings once.
+    """
     snapshot = make_cache(tmp_path / "home", tiny_pair("llama").model)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
     environment.pop("HF_HUB_CACHE", None)
 
     def run(*names: str) -> dict[str, list[str | None]]:
         done = subprocess.run(
-            [sys.executable, "-c", CODE, *names], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", CODE, *names],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return json.loads(done.stdout)
 
@@ -72,13 +80,23 @@ def look_up(tmp_path, tiny_pair):
 
 def test_a_hub_id_is_found_in_the_cache_and_its_commit_resolved(look_up):
     """org/name, hf://org/name and @revision (branch or commit) give the snapshot and its commit."""
-    names = ["org/tiny", "hf://org/tiny", "org/tiny@main", "hf://org/tiny@main", f"org/tiny@{COMMIT}"]
-    assert look_up(*names) == {name: [str(look_up.snapshot), f"org/tiny@{COMMIT}"] for name in names}
+    names = [
+        "org/tiny",
+        "hf://org/tiny",
+        "org/tiny@main",
+        "hf://org/tiny@main",
+        f"org/tiny@{COMMIT}",
+    ]
+    assert look_up(*names) == {
+        name: [str(look_up.snapshot), f"org/tiny@{COMMIT}"] for name in names
+    }
 
 
 def test_an_id_that_the_cache_does_not_have_is_one_clear_line(look_up):
     """Offline, a missing model or revision says how to get it."""
-    for name, (message, hint) in look_up("org/other", "hf://org/tiny@v2", "org/tiny@" + "f" * 40).items():
+    for name, (message, hint) in look_up(
+        "org/other", "hf://org/tiny@v2", "org/tiny@" + "f" * 40
+    ).items():
         assert message is not None
         assert message.startswith(f"{name}: ")
         assert "\n" not in message
@@ -92,7 +110,19 @@ def test_an_existing_path_wins_over_an_id(look_up, tmp_path):
     assert look_up("org/tiny") == {"org/tiny": ["org/tiny", None]}
 
 
-@pytest.mark.parametrize("name", ["/no/such", "./org/tiny", "../org/tiny", "tiny", "a/b/c", "org/ti ny", "s3://org/tiny", "org/tiny@"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/no/such",
+        "./org/tiny",
+        "../org/tiny",
+        "tiny",
+        "a/b/c",
+        "org/ti ny",
+        "s3://org/tiny",
+        "org/tiny@",
+    ],
+)
 def test_what_is_neither_a_path_nor_an_id_is_refused(name, tmp_path, monkeypatch):
     """The Hub is not asked, and the message says both forms."""
     monkeypatch.chdir(tmp_path)
@@ -103,7 +133,10 @@ def test_what_is_neither_a_path_nor_an_id_is_refused(name, tmp_path, monkeypatch
 
 
 class Hub(BaseHTTPRequestHandler):
-    """A Hub on this machine: org/NAME is the folder NAME of `root`; one in `refused` is answered with its status and code."""
+    """A Hub on this machine: org/NAME is the folder NAME of `root`.
+
+    One in `refused` is answered with its status and code.
+    """
 
     protocol_version = "HTTP/1.1"
     root: Path
@@ -134,10 +167,19 @@ class Hub(BaseHTTPRequestHandler):
             return b"{}"
         files = sorted((self.root / repo).iterdir())
         if kind == "tree":
-            listed = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": f"{n:040x}"} for n, f in enumerate(files)]
+            listed = [
+                {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": f"{n:040x}"}
+                for n, f in enumerate(files)
+            ]
             return json.dumps(listed).encode()
         if kind == "api":
-            return json.dumps({"id": f"org/{repo}", "sha": COMMIT, "siblings": [{"rfilename": f.name} for f in files]}).encode()
+            return json.dumps(
+                {
+                    "id": f"org/{repo}",
+                    "sha": COMMIT,
+                    "siblings": [{"rfilename": f.name} for f in files],
+                }
+            ).encode()
         self.given.append(f"{repo}/{file.name}")
         return file.read_bytes()
 
@@ -146,7 +188,10 @@ class Hub(BaseHTTPRequestHandler):
         status, code = self.refused.get(repo, (200, ""))
         headers = {"X-Repo-Commit": COMMIT, "X-Error-Code": code, "Content-Length": str(len(data))}
         if kind == "resolve" and file.exists():
-            headers |= {"ETag": f'"{sha256(file.read_bytes()).hexdigest()}"', "Content-Length": str(file.stat().st_size)}
+            headers |= {
+                "ETag": f'"{sha256(file.read_bytes()).hexdigest()}"',
+                "Content-Length": str(file.stat().st_size),
+            }
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
@@ -170,14 +215,28 @@ def hub(root: Path, refused: dict[str, tuple[int, str]] | None = None) -> Iterat
         thread.join()
 
 
-def _ask(home: Path, endpoint: str, *names: str, offline: bool = False) -> dict[str, list[str | None]]:
+def _ask(
+    home: Path, endpoint: str, *names: str, offline: bool = False
+) -> dict[str, list[str | None]]:
     settings = {
-        "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": str(int(offline)), "HF_HUB_DISABLE_XET": "1",
-        "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }  # fmt: skip
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": str(int(offline)),
+        "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
     environment = {**os.environ, **settings}
     environment.pop("HF_HUB_CACHE", None)
-    done = subprocess.run([sys.executable, "-c", CODE, *names], cwd=home, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *names],
+        cwd=home,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return json.loads(done.stdout)
 
 
@@ -188,11 +247,19 @@ SHARDS = {
     "other-words": ["weights part 1 [a].safetensors", "zzz.safetensors"],
     "one-file": ["model.safetensors"],
 }
-OTHERS = ("consolidated.safetensors", "pytorch_model.bin", "weights part 1 a.safetensors", "modeling_evil.py")
+OTHERS = (
+    "consolidated.safetensors",
+    "pytorch_model.bin",
+    "weights part 1 a.safetensors",
+    "modeling_evil.py",
+)
 
 
 def test_the_index_decides_which_files_are_fetched(tmp_path, tiny_pair):
-    """Shards of any name come, other weights beside them do not; the same snapshot is then found offline, and opens."""
+    """Shards of any name come, other weights beside them do not.
+
+    The same snapshot is then found offline, and opens.
+    """
     tensors = load_file(tiny_pair("llama").model / "model.safetensors")
     keys = sorted(tensors)
     for repo, shards in SHARDS.items():
@@ -200,16 +267,30 @@ def test_the_index_decides_which_files_are_fetched(tmp_path, tiny_pair):
         (served / "model.safetensors").unlink()
         place = {key: shards[number * len(shards) // len(keys)] for number, key in enumerate(keys)}
         for shard in shards:
-            save_file({key: tensors[key] for key in keys if place[key] == shard}, served / shard, metadata={"format": "pt"})
-        (served / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": place}))
+            save_file(
+                {key: tensors[key] for key in keys if place[key] == shard},
+                served / shard,
+                metadata={"format": "pt"},
+            )
+        (served / "model.safetensors.index.json").write_text(
+            json.dumps({"metadata": {}, "weight_map": place})
+        )
         for other in OTHERS:
             (served / other).write_bytes(b"x")
     names = [f"org/{repo}" for repo in SHARDS]
     with hub(tmp_path / "served") as endpoint:
         found = _ask(tmp_path, endpoint, *names)
-    assert {name: source for name, (_, source) in found.items()} == {name: f"{name}@{COMMIT}" for name in names}, found
-    weights = {name for name in Hub.given if "safetensors" in name or name.endswith((".bin", ".py"))}
-    assert weights == {f"{repo}/{name}" for repo, shards in SHARDS.items() for name in (*shards, "model.safetensors.index.json")}
+    assert {name: source for name, (_, source) in found.items()} == {
+        name: f"{name}@{COMMIT}" for name in names
+    }, found
+    weights = {
+        name for name in Hub.given if "safetensors" in name or name.endswith((".bin", ".py"))
+    }
+    assert weights == {
+        f"{repo}/{name}"
+        for repo, shards in SHARDS.items()
+        for name in (*shards, "model.safetensors.index.json")
+    }
     assert _ask(tmp_path, endpoint, *names, offline=True) == found
     for place, _ in found.values():
         assert open_checkpoint(Path(str(place))).tensors.keys() == tensors.keys()
@@ -221,23 +302,49 @@ ANSWERS = {
     "no-revision": ((404, "RevisionNotFound"), "has no revision v1", "a branch, a tag or a commit"),
     "broken": ((500, ""), "the Hub cannot be reached", "hf download"),
 }
-INDEXED = ("../../refs/main.safetensors", "/etc/model.safetensors", "a/b.safetensors", ".safetensors.x", "x.bin", "")
+INDEXED = (
+    "../../refs/main.safetensors",
+    "/etc/model.safetensors",
+    "a/b.safetensors",
+    ".safetensors.x",
+    "x.bin",
+    "",
+)
 
 
 def test_what_the_hub_says_is_told_in_our_words_and_its_index_is_not_trusted(tmp_path, tiny_pair):
-    """One line without an address or the library's advice, and what to do; no path, hidden file or pickle is asked for."""
+    """One line without an address or the library's advice, and what to do.
+
+    No path, hidden file or pickle is asked for.
+    """
     for number, shard in enumerate(INDEXED):
-        served = Path(shutil.copytree(tiny_pair("llama").model, tmp_path / "served" / f"evil{number}"))
-        (served / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": shard}}))
-    with hub(tmp_path / "served", {name: answer for name, (answer, _, _) in ANSWERS.items()}) as endpoint:
-        found = _ask(tmp_path, endpoint, *(f"org/{name}@v1" for name in ANSWERS), *(f"org/evil{n}" for n in range(len(INDEXED))))
+        served = Path(
+            shutil.copytree(tiny_pair("llama").model, tmp_path / "served" / f"evil{number}")
+        )
+        (served / "model.safetensors.index.json").write_text(
+            json.dumps({"weight_map": {"x": shard}})
+        )
+    with hub(
+        tmp_path / "served", {name: answer for name, (answer, _, _) in ANSWERS.items()}
+    ) as endpoint:
+        found = _ask(
+            tmp_path,
+            endpoint,
+            *(f"org/{name}@v1" for name in ANSWERS),
+            *(f"org/evil{n}" for n in range(len(INDEXED))),
+        )
     for name, (_, words, remedy) in ANSWERS.items():
         message, hint = map(str, found[f"org/{name}@v1"])
         assert words in message and remedy in hint, (message, hint)
-        assert not any(theirs in message for theirs in ("http", "\n", "local_files_only", "repo_type"))
+        assert not any(
+            theirs in message for theirs in ("http", "\n", "local_files_only", "repo_type")
+        )
     for number, _ in enumerate(INDEXED):
         assert "not a plain safetensors file name" in str(found[f"org/evil{number}"][0])
-        assert not any(name.startswith(f"evil{number}/") and name.endswith("model.safetensors") for name in Hub.given)
+        assert not any(
+            name.startswith(f"evil{number}/") and name.endswith("model.safetensors")
+            for name in Hub.given
+        )
 
 
 def test_a_hub_that_is_not_there_is_told(tmp_path):

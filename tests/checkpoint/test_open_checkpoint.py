@@ -26,11 +26,16 @@ def sharded(model) -> Path:
     """The same in two shards with an index."""
     tensors = load_file(model / "model.safetensors")
     names = sorted(tensors)
-    halves = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    halves = {
+        "model-00001-of-00002.safetensors": names[::2],
+        "model-00002-of-00002.safetensors": names[1::2],
+    }
     for shard, mine in halves.items():
         save_file({name: tensors[name] for name in mine}, model / shard, metadata={"format": "pt"})
     weight_map = {name: shard for shard, mine in halves.items() for name in mine}
-    (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (model / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
     (model / "model.safetensors").unlink()
     return model
 
@@ -50,7 +55,9 @@ def _index(model: Path, change) -> None:
 def _refused(model: Path, *words: str) -> None:
     with pytest.raises(BadModelError) as caught:
         open_checkpoint(model)
-    assert all(word in caught.value.message + (caught.value.hint or "") for word in words), caught.value.message
+    assert all(word in caught.value.message + (caught.value.hint or "") for word in words), (
+        caught.value.message
+    )
 
 
 def test_a_missing_directory_is_refused(tmp_path):
@@ -106,20 +113,32 @@ def test_an_index_in_which_everything_is_in_one_file_is_fine(model):
     """mlx-lm writes one beside model.safetensors; it must still agree with the file."""
     before = open_checkpoint(model).tensors
     index = model / "model.safetensors.index.json"
-    index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(before, "model.safetensors")}))
+    index.write_text(
+        json.dumps({"metadata": {}, "weight_map": dict.fromkeys(before, "model.safetensors")})
+    )
     assert open_checkpoint(model).tensors == before
-    index.write_text(json.dumps({"weight_map": dict.fromkeys([*before, "foreign"], "model.safetensors")}))
+    index.write_text(
+        json.dumps({"weight_map": dict.fromkeys([*before, "foreign"], "model.safetensors")})
+    )
     _refused(model, "foreign", "no shard holds")
 
 
-@pytest.mark.parametrize("name", ["model-{}-of-000002.safetensors", "model.safetensors-{}-of-00002", "part {}.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    ["model-{}-of-000002.safetensors", "model.safetensors-{}-of-00002", "part {}.safetensors"],
+)
 def test_shards_may_have_any_name(sharded, name):
     """The index decides; DeepSeek's distillates count to six digits, other programs put the number last."""
     before = open_checkpoint(sharded).tensors.keys()
     renamed = {f"model-0000{k}-of-00002.safetensors": name.format(f"0000{k}") for k in (1, 2)}
     for old, new in renamed.items():
         (sharded / old).rename(sharded / new)
-    _index(sharded, lambda weight_map: weight_map.update({key: renamed[shard] for key, shard in weight_map.items()}))
+    _index(
+        sharded,
+        lambda weight_map: weight_map.update(
+            {key: renamed[shard] for key, shard in weight_map.items()}
+        ),
+    )
     assert open_checkpoint(sharded).tensors.keys() == before
 
 
@@ -129,7 +148,9 @@ def test_an_index_that_names_an_absent_shard_is_refused(sharded):
     _refused(sharded, "model.safetensors.index.json", "model-00002-of-00002.safetensors", "absent")
 
 
-@pytest.mark.parametrize("shard", ["../x.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "x.bin", "", ".."])
+@pytest.mark.parametrize(
+    "shard", ["../x.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "x.bin", "", ".."]
+)
 def test_an_index_that_leaves_the_directory_is_refused(sharded, shard):
     """Only plain safetensors file names are followed."""
     _index(sharded, lambda weight_map: weight_map.update({"another.weight": shard}))
@@ -163,29 +184,49 @@ def test_a_checkpoint_without_tensors_is_refused(model):
 
 
 def test_a_redundant_tied_head_is_dropped(tmp_path, tiny_pair):
-    """A head that other programs write twice is the embedding: same tensors, same digest as without it."""
+    """A head that other programs write twice is the embedding.
+
+    Same tensors, same digest as without it.
+    """
     source = tiny_pair("llama-tied").model
     plain = open_checkpoint(source)
     model = Path(shutil.copytree(source, tmp_path / "model"))
     tensors = load_file(model / "model.safetensors")
-    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, model / "model.safetensors")
+    save_file(
+        {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()},
+        model / "model.safetensors",
+    )
     opened = open_checkpoint(model)
     assert "lm_head.weight" not in opened.tensors
     assert model_digest(opened) == model_digest(plain)
 
 
-@pytest.mark.parametrize(("family", "said", "dropped"), [
-    ("llama", None, False), ("llama", False, False), ("llama", True, True),
-    ("gemma", None, True), ("gemma", False, False), ("gemma", True, True),
-])  # fmt: skip
-def test_a_head_equal_to_the_embedding_is_dropped_only_where_it_is_tied(tmp_path, built_tiny, family, said, dropped):
+@pytest.mark.parametrize(
+    ("family", "said", "dropped"),
+    [
+        ("llama", None, False),
+        ("llama", False, False),
+        ("llama", True, True),
+        ("gemma", None, True),
+        ("gemma", False, False),
+        ("gemma", True, True),
+    ],
+)
+def test_a_head_equal_to_the_embedding_is_dropped_only_where_it_is_tied(
+    tmp_path, built_tiny, family, said, dropped
+):
     """By config.json, or by the class's default where config.json has no such key."""
     model = Path(shutil.copytree(built_tiny(family), tmp_path / "model"))
     tensors = load_file(model / "model.safetensors")
-    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, model / "model.safetensors")
+    save_file(
+        {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()},
+        model / "model.safetensors",
+    )
     content = json.loads((model / "config.json").read_text())
     content.pop("tie_word_embeddings", None)
-    (model / "config.json").write_text(json.dumps(content if said is None else {**content, "tie_word_embeddings": said}))
+    (model / "config.json").write_text(
+        json.dumps(content if said is None else {**content, "tie_word_embeddings": said})
+    )
     assert ("lm_head.weight" not in open_checkpoint(model).tensors) == dropped
 
 
@@ -197,7 +238,10 @@ def test_a_tied_head_that_differs_is_refused(tmp_path, tiny_pair):
     head[0, 0] += 1
     save_file({**tensors, "lm_head.weight": head}, model / "model.safetensors")
     _refused(model, "ties lm_head to model.embed_tokens.weight", "differ")
-    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].half()}, model / "model.safetensors")
+    save_file(
+        {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].half()},
+        model / "model.safetensors",
+    )
     _refused(model, "differ")
 
 
@@ -211,7 +255,9 @@ def test_the_digest_does_not_change_with_shards_place_config_or_saver(sharded, t
     moved = sharded.rename(tmp_path / "elsewhere")
     _config(moved, rope_theta=1.0)
     assert model_digest(open_checkpoint(moved)) == digest
-    AutoModelForCausalLM.from_pretrained(source).save_pretrained(tmp_path / "saved", max_shard_size="20KB")
+    AutoModelForCausalLM.from_pretrained(source).save_pretrained(
+        tmp_path / "saved", max_shard_size="20KB"
+    )
     assert len(list((tmp_path / "saved").glob("*.safetensors"))) > 1
     assert model_digest(open_checkpoint(tmp_path / "saved")) == digest
 
@@ -226,7 +272,11 @@ def test_the_digest_changes_with_one_bit_a_name_a_shape_or_a_dtype(model):
     path.write_bytes(data)
     digests.add(model_digest(open_checkpoint(model)))
     norm = tensors.pop("model.norm.weight")
-    others = [("norm.weight", norm), ("model.norm.weight", norm.view(2, -1)), ("model.norm.weight", norm.view(torch.int32))]
+    others = [
+        ("norm.weight", norm),
+        ("model.norm.weight", norm.view(2, -1)),
+        ("model.norm.weight", norm.view(torch.int32)),
+    ]
     for name, tensor in others:
         save_file({**tensors, name: tensor}, path)
         digests.add(model_digest(open_checkpoint(model)))

@@ -68,7 +68,10 @@ def test_a_directory_that_is_to_be_given_is_one_word(tmp_path: Path, name: str) 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_are_taken_out_with_the_printed_command(tmp_path: Path, name: str) -> None:
-    """Of a file of rows in the wrong form: the file is one word, and so is jq's filter, whatever the key is called."""
+    """Of a file of rows in the wrong form.
+
+    The file is one word, and so is jq's filter, whatever the key is called.
+    """
     packed, wrapped = tmp_path / f"{name}.gz", tmp_path / f"{name}.json"
     packed.write_bytes(b"\x1f\x8b" + bytes(20))
     with pytest.raises(BadDataError) as caught:
@@ -78,4 +81,10 @@ def test_rows_are_taken_out_with_the_printed_command(tmp_path: Path, name: str) 
     with pytest.raises(BadDataError) as caught:
         read_rows(wrapped)
     wanted = f".{name}" if name == "plain" else f".[{json.dumps(name)}]"
-    assert _words(caught.value.hint, "for instance: ") == ["jq", wanted, wrapped.name, ">", "rows.json"]
+    assert _words(caught.value.hint, "for instance: ") == [
+        "jq",
+        wanted,
+        wrapped.name,
+        ">",
+        "rows.json",
+    ]

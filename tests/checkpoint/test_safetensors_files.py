@@ -19,20 +19,35 @@ from mpu_cli.checkpoint.writer import CheckpointWriter, plan_shards
 from mpu_cli.errors import BadModelError
 
 DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
-    "I16": torch.int16, "I8": torch.int8, "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16,
-    "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 SHAPES = st.lists(st.integers(0, 4), max_size=3).map(tuple)
-NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(lambda name: name != "__metadata__")
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
+    lambda name: name != "__metadata__"
+)
 
 
 def _tensor(dtype: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
     width = torch.empty(0, dtype=DTYPES[dtype]).element_size()
     count = torch.Size(shape).numel() * width
     top = 2 if dtype == "BOOL" else 256
-    raw = torch.randint(0, top, (count,), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    raw = torch.randint(
+        0, top, (count,), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
     return raw.view(DTYPES[dtype]).reshape(shape)
 
 
@@ -40,8 +55,13 @@ def _bytes(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _write(directory: Path, tensors: dict[str, tuple[str, torch.Tensor]], piece: int = 1 << 20, **options) -> CheckpointWriter:
-    infos = [TensorInfo(name, dtype, tuple(tensor.shape), directory, 0) for name, (dtype, tensor) in tensors.items()]
+def _write(
+    directory: Path, tensors: dict[str, tuple[str, torch.Tensor]], piece: int = 1 << 20, **options
+) -> CheckpointWriter:
+    infos = [
+        TensorInfo(name, dtype, tuple(tensor.shape), directory, 0)
+        for name, (dtype, tensor) in tensors.items()
+    ]
     writer = CheckpointWriter(directory, infos, **options)
     for info in writer.order:
         data = _bytes(tensors[info.name][1])
@@ -56,25 +76,46 @@ def _file(path: Path, header: object, data: bytes = b"") -> Path:
     return path
 
 
-def _entry(begin: int, end: int, shape: list[int] | None = None, dtype: str = "U8") -> dict[str, object]:
-    return {"dtype": dtype, "shape": [end - begin] if shape is None else shape, "data_offsets": [begin, end]}
+def _entry(
+    begin: int, end: int, shape: list[int] | None = None, dtype: str = "U8"
+) -> dict[str, object]:
+    return {
+        "dtype": dtype,
+        "shape": [end - begin] if shape is None else shape,
+        "data_offsets": [begin, end],
+    }
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.dictionaries(NAMES, st.tuples(st.sampled_from(sorted(DTYPES)), SHAPES, st.integers(0, 99)), max_size=6), st.integers(1, 9))
+@given(
+    st.dictionaries(
+        NAMES, st.tuples(st.sampled_from(sorted(DTYPES)), SHAPES, st.integers(0, 99)), max_size=6
+    ),
+    st.integers(1, 9),
+)
 def test_a_written_file_is_byte_for_byte_what_safetensors_writes(tmp_path_factory, spec, piece):
     """Any dtypes, shapes, scalars, empty tensors and names give the same file as save_file, however they are cut."""
     directory = tmp_path_factory.mktemp("same")
-    tensors = {name: (dtype, _tensor(dtype, shape, seed)) for name, (dtype, shape, seed) in spec.items()}
+    tensors = {
+        name: (dtype, _tensor(dtype, shape, seed)) for name, (dtype, shape, seed) in spec.items()
+    }
     written = _write(directory, tensors, piece).close()
-    save_file({name: tensor for name, (_, tensor) in tensors.items()}, directory / "theirs", metadata={"format": "pt"})
+    save_file(
+        {name: tensor for name, (_, tensor) in tensors.items()},
+        directory / "theirs",
+        metadata={"format": "pt"},
+    )
     ours = directory / "model.safetensors"
     assert ours.read_bytes() == (directory / "theirs").read_bytes()
     assert written.files == {"model.safetensors": (file_digest(ours), ours.stat().st_size)}
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.dictionaries(NAMES, st.tuples(st.sampled_from(sorted(DTYPES)), SHAPES, st.integers(0, 99)), max_size=6))
+@given(
+    st.dictionaries(
+        NAMES, st.tuples(st.sampled_from(sorted(DTYPES)), SHAPES, st.integers(0, 99)), max_size=6
+    )
+)
 def test_a_file_of_safetensors_is_read_back_to_the_same_bytes(tmp_path_factory, spec):
     """read_header and blocks find each tensor's dtype, shape and bytes in a file that save_file wrote."""
     path = tmp_path_factory.mktemp("theirs") / "model.safetensors"
@@ -85,7 +126,9 @@ def test_a_file_of_safetensors_is_read_back_to_the_same_bytes(tmp_path_factory, 
     assert {name: (info.dtype, info.shape) for name, info in infos.items()} == {
         name: (dtype, shape) for name, (dtype, shape, _) in spec.items()
     }
-    assert all(b"".join(blocks(infos[name], 5)) == _bytes(tensor) for name, tensor in tensors.items())
+    assert all(
+        b"".join(blocks(infos[name], 5)) == _bytes(tensor) for name, tensor in tensors.items()
+    )
 
 
 def test_shards_and_their_index_are_what_transformers_loads(tmp_path, tiny_pair):
@@ -93,15 +136,22 @@ def test_shards_and_their_index_are_what_transformers_loads(tmp_path, tiny_pair)
     from transformers import AutoModelForCausalLM
 
     source = tiny_pair("llama").model
-    tensors = {name: ("F32", tensor) for name, tensor in load_file(source / "model.safetensors").items()}
+    tensors = {
+        name: ("F32", tensor) for name, tensor in load_file(source / "model.safetensors").items()
+    }
     written = _write(tmp_path, tensors, max_shard_bytes=20_000).close()
     (tmp_path / "config.json").write_bytes((source / "config.json").read_bytes())
     shards = sorted(tmp_path.glob("model-*.safetensors"))
     assert len(shards) > 2
     assert set(written.files) == {"model.safetensors.index.json", *(shard.name for shard in shards)}
-    assert all(written.files[file.name] == (file_digest(file), file.stat().st_size) for file in tmp_path.glob("model*"))
+    assert all(
+        written.files[file.name] == (file_digest(file), file.stat().st_size)
+        for file in tmp_path.glob("model*")
+    )
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-    assert index["metadata"]["total_size"] == sum(tensor.numel() * 4 for _, tensor in tensors.values())
+    assert index["metadata"]["total_size"] == sum(
+        tensor.numel() * 4 for _, tensor in tensors.values()
+    )
     ours = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
     theirs = AutoModelForCausalLM.from_pretrained(source).state_dict()
     assert ours.keys() == theirs.keys()
@@ -111,8 +161,14 @@ def test_shards_and_their_index_are_what_transformers_loads(tmp_path, tiny_pair)
 def test_a_tensor_larger_than_a_shard_gets_a_file_of_its_own(tmp_path):
     """The limit splits between tensors, never inside one."""
     sizes = {"a": 100, "b": 10, "c": 10, "d": 100}
-    shards = plan_shards([TensorInfo(name, "U8", (size,), tmp_path, 0) for name, size in sizes.items()], 20)
-    assert [[info.name for info in shard] for shard in shards.values()] == [["a"], ["b", "c"], ["d"]]
+    shards = plan_shards(
+        [TensorInfo(name, "U8", (size,), tmp_path, 0) for name, size in sizes.items()], 20
+    )
+    assert [[info.name for info in shard] for shard in shards.values()] == [
+        ["a"],
+        ["b", "c"],
+        ["d"],
+    ]
 
 
 def test_an_incomplete_or_overfull_tensor_is_a_mistake_of_the_caller(tmp_path):
@@ -133,8 +189,14 @@ def test_files_of_the_writer_are_readable_by_all_under_any_umask(tmp_path, umask
 
     old = os.umask(umask)
     try:
-        _write(tmp_path, {"a": ("U8", torch.zeros(50, dtype=torch.uint8)), "b": ("U8", torch.zeros(50, dtype=torch.uint8))},
-               max_shard_bytes=60).close()  # fmt: skip
+        _write(
+            tmp_path,
+            {
+                "a": ("U8", torch.zeros(50, dtype=torch.uint8)),
+                "b": ("U8", torch.zeros(50, dtype=torch.uint8)),
+            },
+            max_shard_bytes=60,
+        ).close()
     finally:
         os.umask(old)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
@@ -142,38 +204,90 @@ def test_files_of_the_writer_are_readable_by_all_under_any_umask(tmp_path, umask
 
 HOSTILE = {
     "empty file": (lambda path: path.write_bytes(b""), "shorter than a safetensors header"),
-    "seven bytes": (lambda path: path.write_bytes(b"\x10\0\0\0\0\0\0"), "shorter than a safetensors header"),
-    "header longer than the file": (lambda path: path.write_bytes(struct.pack("<Q", 1000) + b"{}"), "claims 1000 bytes"),
-    "header of 2^63 bytes": (lambda path: path.write_bytes(struct.pack("<Q", 1 << 63) + b"{}"), "claims"),
-    "not UTF-8": (lambda path: _file(path, b"{\"\xff\":1}"), "not valid JSON"),
+    "seven bytes": (
+        lambda path: path.write_bytes(b"\x10\0\0\0\0\0\0"),
+        "shorter than a safetensors header",
+    ),
+    "header longer than the file": (
+        lambda path: path.write_bytes(struct.pack("<Q", 1000) + b"{}"),
+        "claims 1000 bytes",
+    ),
+    "header of 2^63 bytes": (
+        lambda path: path.write_bytes(struct.pack("<Q", 1 << 63) + b"{}"),
+        "claims",
+    ),
+    "not UTF-8": (lambda path: _file(path, b'{"\xff":1}'), "not valid JSON"),
     "not JSON": (lambda path: _file(path, b"{"), "not valid JSON"),
     "a list": (lambda path: _file(path, []), "not a JSON object"),
     "nested without end": (lambda path: _file(path, b"[" * 100_000), "not valid JSON"),
-    "a number of 5000 digits": (lambda path: _file(path, b'{"a":' + b"9" * 5000 + b"}"), "not valid JSON"),
+    "a number of 5000 digits": (
+        lambda path: _file(path, b'{"a":' + b"9" * 5000 + b"}"),
+        "not valid JSON",
+    ),
     "metadata not strings": (lambda path: _file(path, {"__metadata__": {"a": 1}}), "__metadata__"),
     "metadata a list": (lambda path: _file(path, {"__metadata__": []}), "__metadata__"),
     "duplicate name": (
-        lambda path: _file(path, f'{{"a":{json.dumps(_entry(0, 1))},"a":{json.dumps(_entry(0, 1))}}}'.encode(), b"x"),
+        lambda path: _file(
+            path,
+            f'{{"a":{json.dumps(_entry(0, 1))},"a":{json.dumps(_entry(0, 1))}}}'.encode(),
+            b"x",
+        ),
         "occurs twice",
     ),
-    "unknown dtype": (lambda path: _file(path, {"a": _entry(0, 1, dtype="F4")}, b"x"), "unknown dtype 'F4'"),
-    "dtype a list": (lambda path: _file(path, {"a": {**_entry(0, 1), "dtype": []}}, b"x"), "unknown dtype"),
+    "unknown dtype": (
+        lambda path: _file(path, {"a": _entry(0, 1, dtype="F4")}, b"x"),
+        "unknown dtype 'F4'",
+    ),
+    "dtype a list": (
+        lambda path: _file(path, {"a": {**_entry(0, 1), "dtype": []}}, b"x"),
+        "unknown dtype",
+    ),
     "entry a string": (lambda path: _file(path, {"a": "b"}), "not described"),
-    "entry with another key": (lambda path: _file(path, {"a": {**_entry(0, 1), "x": 1}}, b"x"), "not described"),
-    "negative shape": (lambda path: _file(path, {"a": _entry(0, 1, [-1])}, b"x"), "malformed shape"),
-    "shape of true": (lambda path: _file(path, {"a": _entry(0, 1, [True])}, b"x"), "malformed shape"),
-    "shape of 2^70": (lambda path: _file(path, {"a": _entry(0, 1, [1 << 70])}, b"x"), "malformed shape"),
-    "three offsets": (lambda path: _file(path, {"a": {**_entry(0, 1), "data_offsets": [0, 1, 1]}}, b"x"), "malformed"),
-    "size that does not fit": (lambda path: _file(path, {"a": _entry(0, 4, [2], "F32")}, b"xxxx"), "claims 4 bytes"),
-    "size that overflows": (lambda path: _file(path, {"a": _entry(0, 0, [1 << 40, 1 << 40])}), "claims 0 bytes"),
-    "gap": (lambda path: _file(path, {"a": _entry(0, 1), "b": _entry(2, 3)}, b"xxx"), "gap or an overlap before tensor b"),
-    "gap at the front": (lambda path: _file(path, {"a": _entry(1, 2)}, b"xx"), "gap or an overlap before tensor a"),
-    "overlap": (lambda path: _file(path, {"a": _entry(0, 2), "b": _entry(1, 3)}, b"xxx"), "gap or an overlap before tensor b"),
+    "entry with another key": (
+        lambda path: _file(path, {"a": {**_entry(0, 1), "x": 1}}, b"x"),
+        "not described",
+    ),
+    "negative shape": (
+        lambda path: _file(path, {"a": _entry(0, 1, [-1])}, b"x"),
+        "malformed shape",
+    ),
+    "shape of true": (
+        lambda path: _file(path, {"a": _entry(0, 1, [True])}, b"x"),
+        "malformed shape",
+    ),
+    "shape of 2^70": (
+        lambda path: _file(path, {"a": _entry(0, 1, [1 << 70])}, b"x"),
+        "malformed shape",
+    ),
+    "three offsets": (
+        lambda path: _file(path, {"a": {**_entry(0, 1), "data_offsets": [0, 1, 1]}}, b"x"),
+        "malformed",
+    ),
+    "size that does not fit": (
+        lambda path: _file(path, {"a": _entry(0, 4, [2], "F32")}, b"xxxx"),
+        "claims 4 bytes",
+    ),
+    "size that overflows": (
+        lambda path: _file(path, {"a": _entry(0, 0, [1 << 40, 1 << 40])}),
+        "claims 0 bytes",
+    ),
+    "gap": (
+        lambda path: _file(path, {"a": _entry(0, 1), "b": _entry(2, 3)}, b"xxx"),
+        "gap or an overlap before tensor b",
+    ),
+    "gap at the front": (
+        lambda path: _file(path, {"a": _entry(1, 2)}, b"xx"),
+        "gap or an overlap before tensor a",
+    ),
+    "overlap": (
+        lambda path: _file(path, {"a": _entry(0, 2), "b": _entry(1, 3)}, b"xxx"),
+        "gap or an overlap before tensor b",
+    ),
     "truncated": (lambda path: _file(path, {"a": _entry(0, 4)}, b"xxx"), "it holds"),
     "bytes at the end": (lambda path: _file(path, {"a": _entry(0, 4)}, b"xxxxx"), "it holds"),
     "absent": (lambda path: None, "No such file"),
     "a directory": (lambda path: path.mkdir(), "Is a directory"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -191,10 +305,16 @@ def test_a_malformed_safetensors_file_is_refused_and_named(tmp_path, name):
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2**30), st.integers(0, 7), st.binary(max_size=8))
-def test_a_header_with_any_damage_is_refused_or_still_well_formed(tmp_path_factory, position, bit, inserted):
+def test_a_header_with_any_damage_is_refused_or_still_well_formed(
+    tmp_path_factory, position, bit, inserted
+):
     """No damage to a file makes the reader fail in another way than BadModelError, or believe what does not fit."""
     path = tmp_path_factory.mktemp("damage", numbered=True) / "model.safetensors"
-    save_file({"a": torch.zeros(3), "b": torch.zeros(2, 2, dtype=torch.bfloat16)}, path, metadata={"format": "pt"})
+    save_file(
+        {"a": torch.zeros(3), "b": torch.zeros(2, 2, dtype=torch.bfloat16)},
+        path,
+        metadata={"format": "pt"},
+    )
     data = bytearray(path.read_bytes())
     position %= len(data)
     data[position] ^= 1 << bit

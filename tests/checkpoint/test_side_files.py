@@ -1,4 +1,7 @@
-"""The small files beside the weights: by allow-list, without their origin, with the stored dtype."""
+"""The small files beside the weights.
+
+By allow-list, without their origin, with the stored dtype.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,13 @@ from pathlib import Path
 import pytest
 
 from mpu_cli.checkpoint.model import open_checkpoint
-from mpu_cli.checkpoint.side_files import check_side_files, copy_side_files, is_allowed, refuse_unpublished, refuse_unread
+from mpu_cli.checkpoint.side_files import (
+    check_side_files,
+    copy_side_files,
+    is_allowed,
+    refuse_unpublished,
+    refuse_unread,
+)
 from mpu_cli.errors import BadModelError
 
 
@@ -34,24 +43,50 @@ def _copy(model: Path, dtype: str = "float32") -> Path:
 
 def test_only_listed_names_are_copied(model):
     """Pickles of the exact weights, optimizer states, notes, code and folders stay behind."""
-    for name in ("README.md", "pytorch_model.bin", "optimizer.pt", "training_args.bin", "modeling_evil.py", ".env", "notes.json"):
+    for name in (
+        "README.md",
+        "pytorch_model.bin",
+        "optimizer.pt",
+        "training_args.bin",
+        "modeling_evil.py",
+        ".env",
+        "notes.json",
+    ):
         (model / name).write_text("{}")
     (model / "tokenizer.model").write_bytes(b"\0spiece")
     (model / "chat_template.jinja").write_text("{{ messages }}")
     (model / "vocab.json").mkdir()
     assert {path.name for path in _copy(model).iterdir()} == {
-        "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja",
-    }  # fmt: skip
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "chat_template.jinja",
+    }
 
 
 def test_what_tells_of_the_origin_is_stripped(model):
     """_name_or_path, commits and absolute paths go, at any depth; what the model needs stays."""
-    rope = {"rope_type": "default", "rope_theta": 1e4, "_commit_hash": "abc", "cache": "/home/alice/.cache"}
-    _config(model, _name_or_path="/home/alice/secret-project", rope_parameters=rope, nested={"keep": "/home/alice/l"})
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 1e4,
+        "_commit_hash": "abc",
+        "cache": "/home/alice/.cache",
+    }
     _config(
-        model, "tokenizer_config.json", name_or_path="/home/alice/tok", special_tokens_map_file="/home/alice/map.json",
+        model,
+        _name_or_path="/home/alice/secret-project",
+        rope_parameters=rope,
+        nested={"keep": "/home/alice/l"},
+    )
+    _config(
+        model,
+        "tokenizer_config.json",
+        name_or_path="/home/alice/tok",
+        special_tokens_map_file="/home/alice/map.json",
         additional_special_tokens=["<a>", "/home/alice/x"],
-    )  # fmt: skip
+    )
     target = _copy(model)
     text = "".join(path.read_text() for path in target.iterdir())
     assert "alice" not in text
@@ -59,12 +94,17 @@ def test_what_tells_of_the_origin_is_stripped(model):
     content = json.loads((target / "config.json").read_text())
     assert content["rope_parameters"] == {"rope_type": "default", "rope_theta": 1e4}
     assert content["hidden_size"] == 32
-    assert json.loads((target / "tokenizer_config.json").read_text())["additional_special_tokens"] == ["<a>"]
+    assert json.loads((target / "tokenizer_config.json").read_text())[
+        "additional_special_tokens"
+    ] == ["<a>"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_config_names_the_stored_dtype(model, dtype):
-    """A wrong dtype in config.json makes transformers round silently: there is one, and it is the tensors'."""
+    """A wrong dtype in config.json makes transformers round silently.
+
+    There is one, and it is the tensors'.
+    """
     _config(model, torch_dtype="float16", dtype="auto", text_config={"torch_dtype": "float16"})
     text = (_copy(model, dtype) / "config.json").read_text()
     assert json.loads(text)["dtype"] == dtype
@@ -93,7 +133,16 @@ def test_a_link_in_the_hub_cache_is_followed(model, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["config.json.bak", "xconfig.json", "tokenizer.json/..", "mpu.yaml", "CONFIG.JSON", "", "my vocab.tiktoken", "é.tiktoken"],
+    [
+        "config.json.bak",
+        "xconfig.json",
+        "tokenizer.json/..",
+        "mpu.yaml",
+        "CONFIG.JSON",
+        "",
+        "my vocab.tiktoken",
+        "é.tiktoken",
+    ],
 )
 def test_names_that_only_look_allowed_are_not(name):
     """The list is of whole names."""
@@ -119,10 +168,22 @@ def _out_of(model: Path, name: str, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["absolute", "relative", "through another link", "dangling"])
 @pytest.mark.parametrize(
-    "name", ["vocab.txt", "config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json", "x.tiktoken", "any.thing"]
+    "name",
+    [
+        "vocab.txt",
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "x.tiktoken",
+        "any.thing",
+    ],
 )
 def test_a_link_that_leaves_the_model_directory_is_refused(model, name, how):
-    """Whatever the file is for, ours or transformers' to read, and however the link gets out: nothing is opened."""
+    """Whatever the file is for, ours or transformers' to read, and however the link gets out.
+
+    Nothing is opened.
+    """
     _out_of(model, name, how)
     with pytest.raises(BadModelError, match="is a link that leaves the model directory"):
         open_checkpoint(model)
@@ -131,7 +192,15 @@ def test_a_link_that_leaves_the_model_directory_is_refused(model, name, how):
             check_side_files(model)
 
 
-@pytest.mark.parametrize("place", ["blobs of another repository", "blobs that are a link", "a blob that is a link", "beside the blobs"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "blobs of another repository",
+        "blobs that are a link",
+        "a blob that is a link",
+        "beside the blobs",
+    ],
+)
 def test_a_directory_that_only_looks_like_the_hubs_cache_is_refused(model, tmp_path, place):
     """The names of a cache, unpacked from an archive, are no way out either."""
     repository = tmp_path / "models--org--name"
@@ -173,19 +242,37 @@ def test_a_link_in_the_folder_of_named_templates_is_refused(model, tmp_path):
 
 
 def test_a_link_that_stays_in_the_directory_is_followed(model):
-    """As some programs save one file under two names; the directory itself may be reached by a link, too."""
+    """As some programs save one file under two names.
+
+    The directory itself may be reached by a link, too.
+    """
     (model / "model.safetensors").rename(model / "weights.safetensors")
     (model / "model.safetensors").symlink_to("weights.safetensors")
     (model.parent / "by-link").symlink_to(model)
-    assert open_checkpoint(model.parent / "by-link").tensors.keys() == open_checkpoint(model).tensors.keys()
+    assert (
+        open_checkpoint(model.parent / "by-link").tensors.keys()
+        == open_checkpoint(model).tensors.keys()
+    )
 
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 3523016\n"
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer.model", "chat_template.jinja"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer.model",
+        "chat_template.jinja",
+    ],
+)
 def test_a_git_lfs_pointer_is_named_as_such(model, name):
-    """A clone without Git LFS: whatever file is a pointer, the message says so and how to get the file."""
+    """A clone without Git LFS.
+
+    Whatever file is a pointer, the message says so and how to get the file.
+    """
     (model / name).write_text(LFS)
     with pytest.raises(BadModelError, match=f"{name}: is a Git LFS pointer") as caught:
         open_checkpoint(model)
@@ -195,9 +282,16 @@ def test_a_git_lfs_pointer_is_named_as_such(model, name):
 
 @pytest.mark.parametrize("quote", ['"', "'", ""])
 def test_a_file_of_a_secret_directory_under_an_allowed_name_is_refused(model, quote):
-    """Copied or hard-linked, from this lineage or another, dressed as YAML or JSON: its HMAC gives it away."""
-    (model / "vocab.txt").write_text(f"{quote}format{quote}: 1\n{quote}hmac{quote}: {quote}{'Ab' * 32}{quote}\n")
-    with pytest.raises(BadModelError, match=r"vocab.txt: holds a file of a server's secret directory"):
+    """Copied or hard-linked, from this lineage or another, dressed as YAML or JSON.
+
+    Its HMAC gives it away.
+    """
+    (model / "vocab.txt").write_text(
+        f"{quote}format{quote}: 1\n{quote}hmac{quote}: {quote}{'Ab' * 32}{quote}\n"
+    )
+    with pytest.raises(
+        BadModelError, match=r"vocab.txt: holds a file of a server's secret directory"
+    ):
         check_side_files(model)
 
 
@@ -220,27 +314,48 @@ def test_a_pipe_is_refused_without_waiting_for_a_writer(model):
 def test_lists_of_tokens_name_no_file(model):
     """Transformers makes arguments of the tokenizer's class of every key of special_tokens_map.json: tokens are kept, and nothing else."""
     token = {"content": "<s>", "lstrip": False, "special": True}
-    kept = {"bos_token": token, "image_token": "<i>", "additional_special_tokens": ["<a>", token], "extra_special_tokens": {"x": "<x>"}}
-    evil = {"tokenizer_file": "/evil/t.json", "vocab_file": "v.json", "auto_tokenizer": "x", "name_or_path": "x", "eos_token": None}
+    kept = {
+        "bos_token": token,
+        "image_token": "<i>",
+        "additional_special_tokens": ["<a>", token],
+        "extra_special_tokens": {"x": "<x>"},
+    }
+    evil = {
+        "tokenizer_file": "/evil/t.json",
+        "vocab_file": "v.json",
+        "auto_tokenizer": "x",
+        "name_or_path": "x",
+        "eos_token": None,
+    }
     (model / "special_tokens_map.json").write_text(json.dumps({**kept, **evil}))
     (model / "added_tokens.json").write_text('{"<b>": 7, "is_local": 8}')
-    _config(model, "tokenizer_config.json", sp_model_kwargs={"alpha": 0.1, "model_file": "/evil/spiece.model"})
+    _config(
+        model,
+        "tokenizer_config.json",
+        sp_model_kwargs={"alpha": 0.1, "model_file": "/evil/spiece.model"},
+    )
     target = _copy(model)
     assert json.loads((target / "special_tokens_map.json").read_text()) == kept
     assert json.loads((target / "added_tokens.json").read_text()) == {"<b>": 7, "is_local": 8}
-    assert json.loads((target / "tokenizer_config.json").read_text())["sp_model_kwargs"] == {"alpha": 0.1}
+    assert json.loads((target / "tokenizer_config.json").read_text())["sp_model_kwargs"] == {
+        "alpha": 0.1
+    }
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("special_tokens_map.json", {"bos_token": 5}), ("special_tokens_map.json", {"bos_token": {"file": "x"}}),
-        ("special_tokens_map.json", {"bos_token": ["<s>"]}), ("special_tokens_map.json", {"additional_special_tokens": [["x"]]}),
+        ("special_tokens_map.json", {"bos_token": 5}),
+        ("special_tokens_map.json", {"bos_token": {"file": "x"}}),
+        ("special_tokens_map.json", {"bos_token": ["<s>"]}),
+        ("special_tokens_map.json", {"additional_special_tokens": [["x"]]}),
         ("special_tokens_map.json", {"extra_special_tokens": {"x": {"path": "y"}}}),
-        ("added_tokens.json", {"<a>": "7"}), ("added_tokens.json", {"<a>": True}), ("added_tokens.json", {"<a>": -1}),
+        ("added_tokens.json", {"<a>": "7"}),
+        ("added_tokens.json", {"<a>": True}),
+        ("added_tokens.json", {"<a>": -1}),
         ("added_tokens.json", {"<a>": {"path": "x"}}),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_token_is_refused(model, name, content):
     """By file and key."""
     (model / name).write_text(json.dumps(content))
@@ -260,34 +375,53 @@ def test_the_vocabulary_is_the_directory_s_own(model):
     evil["model"]["vocab"] = {word + "x": number for word, number in evil["model"]["vocab"].items()}
     evil["model"]["merges"] = []
     (model.parent / "tokenizer.json").write_text(json.dumps(evil))
-    (model / "special_tokens_map.json").write_text(json.dumps({"tokenizer_file": str(model.parent / "tokenizer.json")}))
+    (model / "special_tokens_map.json").write_text(
+        json.dumps({"tokenizer_file": str(model.parent / "tokenizer.json")})
+    )
     assert load_tokenizer(model).get_vocab() == before
 
 
 @pytest.mark.parametrize(
     ("name", "key", "value"),
     [
-        ("config.json", "_attn_implementation", "org/kernel"), ("config.json", "attn_implementation", {"": "org/kernel"}),
-        ("config.json", "experts_implementation", "org/kernel"), ("config.json", "use_kernels", True),
-        ("config.json", "transformers_weights", "org/other.safetensors"), ("config.json", "device_map", {"": "cuda"}),
-        ("config.json", "text_config", {"_attn_implementation": "org/kernel"}), ("config.json", "auto_map", {"AutoModel": "x.Y"}),
-        ("tokenizer_config.json", "auto_map", {"AutoTokenizer": ["x.Y", None]}), ("tokenizer_config.json", "tokenizer_file", "x"),
+        ("config.json", "_attn_implementation", "org/kernel"),
+        ("config.json", "attn_implementation", {"": "org/kernel"}),
+        ("config.json", "experts_implementation", "org/kernel"),
+        ("config.json", "use_kernels", True),
+        ("config.json", "transformers_weights", "org/other.safetensors"),
+        ("config.json", "device_map", {"": "cuda"}),
+        ("config.json", "text_config", {"_attn_implementation": "org/kernel"}),
+        ("config.json", "auto_map", {"AutoModel": "x.Y"}),
+        ("tokenizer_config.json", "auto_map", {"AutoTokenizer": ["x.Y", None]}),
+        ("tokenizer_config.json", "tokenizer_file", "x"),
         ("tokenizer_config.json", "fast_tokenizer_files", ["tokenizer.5.0.0.json"]),
         ("tokenizer_config.json", "tokenizer_class", "AutoModel"),
         ("tokenizer_config.json", "sp_model_kwargs", {"model_file": "x"}),
-        ("generation_config.json", "auto_map", {"x": "x.Y"}), ("generation_config.json", "custom_generate", "org/code"),
+        ("generation_config.json", "auto_map", {"x": "x.Y"}),
+        ("generation_config.json", "custom_generate", "org/code"),
         ("generation_config.json", "compile_config", {"backend": "x"}),
         ("processor_config.json", "auto_map", {"AutoProcessor": "x.Y"}),
         ("preprocessor_config.json", "auto_map", {"AutoImageProcessor": "x.Y"}),
-        ("special_tokens_map.json", "tokenizer_file", "x"), ("special_tokens_map.json", "vocab_file", "x"),
+        ("special_tokens_map.json", "tokenizer_file", "x"),
+        ("special_tokens_map.json", "vocab_file", "x"),
     ],
-)  # fmt: skip
+)
 def test_a_copy_holds_no_setting_that_mpu_never_publishes(model, name, key, value):
-    """A resealed handoff: other programs would follow what our own reading leaves out. The file and the key are named."""
+    """A resealed handoff: other programs would follow what our own reading leaves out.
+
+    The file and the key are named.
+    """
     _copy(model)
     copy = model.parent / "copied"
     refuse_unpublished(copy)
-    (copy / name).write_text(json.dumps({**(json.loads((copy / name).read_text()) if (copy / name).exists() else {}), key: value}))
+    (copy / name).write_text(
+        json.dumps(
+            {
+                **(json.loads((copy / name).read_text()) if (copy / name).exists() else {}),
+                key: value,
+            }
+        )
+    )
     with pytest.raises(BadModelError, match=rf"{name}: .*\b{key}") as refused:
         refuse_unpublished(copy)
     assert len(str(refused.value).splitlines()) == 1
@@ -297,20 +431,49 @@ def test_what_earlier_versions_published_is_let_through(model):
     """Switches of the machine that trained, and what saving programs add, lead nowhere."""
     _copy(model)
     copy = model.parent / "copied"
-    _config(copy, use_cache=True, pretraining_tp=1, attn_implementation="sdpa", torchscript=False, id2label={"0": "A"}, _x=None)
-    _config(copy, "generation_config.json", _from_model_config=True, use_cache=True, output_scores=False, custom_generate=None)
+    _config(
+        copy,
+        use_cache=True,
+        pretraining_tp=1,
+        attn_implementation="sdpa",
+        torchscript=False,
+        id2label={"0": "A"},
+        _x=None,
+    )
+    _config(
+        copy,
+        "generation_config.json",
+        _from_model_config=True,
+        use_cache=True,
+        output_scores=False,
+        custom_generate=None,
+    )
     _config(copy, "tokenizer_config.json", processor_class="XProcessor", is_local=True)
     refuse_unpublished(copy)
 
 
-@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json", "preprocessor_config.json"])
-@pytest.mark.parametrize("text", ['{"stop_strings": "\\ud800"}', '{"chat_template": "a\\uDC00b"}', '{"x": ' + "[" * 600 + "]" * 600 + "}"])
+@pytest.mark.parametrize(
+    "name", ["generation_config.json", "tokenizer_config.json", "preprocessor_config.json"]
+)
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"stop_strings": "\\ud800"}',
+        '{"chat_template": "a\\uDC00b"}',
+        '{"x": ' + "[" * 600 + "]" * 600 + "}",
+    ],
+)
 def test_what_cannot_be_written_again_is_refused(model, name, text):
-    """Half a character, and lists without end: one line that names the file; a whole character in two escapes is fine."""
+    """Half a character, and lists without end: one line that names the file.
+
+    A whole character in two escapes is fine.
+    """
     (model / name).write_text(text)
     with pytest.raises(BadModelError, match=name):
         _copy(model)
-    (model / name).write_text('{"chat_template": "\\ud83d\\ude00", "x": ' + "[" * 20 + "]" * 20 + "}")
+    (model / name).write_text(
+        '{"chat_template": "\\ud83d\\ude00", "x": ' + "[" * 20 + "]" * 20 + "}"
+    )
     assert (model.parent / "copied").rename(model.parent / "first")
     _copy(model)
 
@@ -318,13 +481,30 @@ def test_what_cannot_be_written_again_is_refused(model, name, text):
 @pytest.mark.parametrize(
     "name",
     [
-        "sub/pytorch_model.bin", "a/b/modeling.PY", "m.BIN", "modeling.Py", "model.safetensors-00001-of-00002", "sub/model.safetensors",
-        "MODEL2.SAFETENSORS", "pytorch_model.bin-00001", "lib.so.6", "x.pyc",
+        "sub/pytorch_model.bin",
+        "a/b/modeling.PY",
+        "m.BIN",
+        "modeling.Py",
+        "model.safetensors-00001-of-00002",
+        "sub/model.safetensors",
+        "MODEL2.SAFETENSORS",
+        "pytorch_model.bin-00001",
+        "lib.so.6",
+        "x.pyc",
     ],
-)  # fmt: skip
+)
 def test_what_a_check_of_a_model_does_not_read_is_refused(model, name):
-    """In folders too, in any case of letters, and parts of any numbering; papers and a downloader's folders are let through."""
-    for harmless in ("README.md", ".cache/huggingface/x.py", ".git/hooks/y.py", "onnx/notes.txt", "old.safetensors.index.json"):
+    """In folders too, in any case of letters, and parts of any numbering.
+
+    Papers and a downloader's folders are let through.
+    """
+    for harmless in (
+        "README.md",
+        ".cache/huggingface/x.py",
+        ".git/hooks/y.py",
+        "onnx/notes.txt",
+        "old.safetensors.index.json",
+    ):
         (model / harmless).parent.mkdir(parents=True, exist_ok=True)
         (model / harmless).write_text("{}")
     refuse_unread(open_checkpoint(model))

@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from mpu_cli.bundle.manifest import FileEntry, HandoffManifest, PublishedCopy, UpdateCopy, UpdateManifest, encode
+from mpu_cli.bundle.manifest import (
+    FileEntry,
+    HandoffManifest,
+    PublishedCopy,
+    UpdateCopy,
+    UpdateManifest,
+    encode,
+)
 from mpu_cli.checkpoint.inventory import MARKER, written_by_mpu
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import write_new
@@ -38,10 +45,14 @@ def _write(target: Path, files: dict[str, str], *, marked: bool = True) -> None:
 
 def _manifest(kind: str, copies: dict[str, list[str]]) -> str:
     """`mpu.yaml` of a handoff or an update whose copies hold these files."""
-    entries = {copy: {name: FileEntry("ab" * 32, 3) for name in names} for copy, names in copies.items()}
+    entries = {
+        copy: {name: FileEntry("ab" * 32, 3) for name in names} for copy, names in copies.items()
+    }
     if kind == "handoff":
         published = tuple(PublishedCopy(copy, files) for copy, files in entries.items())
-        return encode(HandoffManifest("cd" * 16, "float32", ("model.*", "lm_head.weight"), published)).decode()
+        return encode(
+            HandoffManifest("cd" * 16, "float32", ("model.*", "lm_head.weight"), published)
+        ).decode()
     changed = tuple(UpdateCopy(copy, "ef" * 32, "delta", files) for copy, files in entries.items())
     return encode(UpdateManifest("cd" * 16, "ab" * 32, changed)).decode()
 
@@ -115,7 +126,10 @@ def test_a_target_that_is_a_file_or_a_link_is_refused_even_with_force(tmp_path, 
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
     for name in ("file", "link", "broken"):
-        with pytest.raises(OutputError, match="not a directory"), Staging(tmp_path / name, force=force):
+        with (
+            pytest.raises(OutputError, match="not a directory"),
+            Staging(tmp_path / name, force=force),
+        ):
             pass
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -148,7 +162,9 @@ def test_a_failed_replacement_keeps_the_old_directory(tmp_path):
     assert _tree(tmp_path) == {"out", "out/config.json", f"out/{MARKER}"}
 
 
-def test_an_interrupt_between_the_two_renames_of_a_replacement_restores_the_old_directory(tmp_path, monkeypatch):
+def test_an_interrupt_between_the_two_renames_of_a_replacement_restores_the_old_directory(
+    tmp_path, monkeypatch
+):
     """The old directory is already moved aside when Ctrl-C comes: it is moved back."""
     _write(tmp_path / "out", {"config.json": "old"})
     original = Path.rename
@@ -170,12 +186,17 @@ def test_force_replaces_only_what_mpu_wrote(tmp_path):
     """A home directory given by mistake survives, and so does anything that holds a secret, however deep."""
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("mine")
-    with pytest.raises(OutputError, match="not something that mpu wrote"), Staging(tmp_path / "home", force=True):
+    with (
+        pytest.raises(OutputError, match="not something that mpu wrote"),
+        Staging(tmp_path / "home", force=True),
+    ):
         pass
     (tmp_path / "out" / "deep" / "server").mkdir(parents=True)
     (tmp_path / "out" / "mpu.yaml").write_text("")
     (tmp_path / "out" / "deep" / "server" / "secret.yaml").write_text("")
-    with pytest.raises(OutputError, match="deep/server: is a secret directory, which is never overwritten"):
+    with pytest.raises(
+        OutputError, match="deep/server: is a secret directory, which is never overwritten"
+    ):
         refuse_existing(tmp_path / "out", force=True)
 
 
@@ -205,12 +226,18 @@ def test_a_partial_left_by_a_crash_is_cleaned_by_the_next_run(tmp_path):
 def test_two_processes_cannot_write_the_same_target(tmp_path):
     """The second is told to wait, and does not disturb the first."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom mpu_cli.checkpoint.staging import Staging\nfrom mpu_cli.errors import BusyError\n"
-        "try:\n  with Staging(Path(sys.argv[1])): pass\nexcept BusyError as error:\n  print(error.message); sys.exit(error.exit_code)"
+        "import sys\nfrom pathlib import Path\nfrom mpu_cli.checkpoint.staging import Staging\nfrom"
+        " mpu_cli.errors import BusyError\ntry:\n  with Staging(Path(sys.argv[1])): pass\nexcept"
+        " BusyError as error:\n  print(error.message); sys.exit(error.exit_code)"
     )
     with Staging(tmp_path / "deep" / "out") as staging:
         _fill(staging)
-        other = subprocess.run([sys.executable, "-c", code, tmp_path / "deep" / "out"], capture_output=True, text=True, check=False)
+        other = subprocess.run(
+            [sys.executable, "-c", code, tmp_path / "deep" / "out"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert (other.returncode, other.stderr) == (BusyError.exit_code, "")
         assert "another mpu process is writing it" in other.stdout
         staging.commit()
@@ -226,9 +253,15 @@ def test_another_target_may_be_written_at_the_same_time(tmp_path):
     assert _tree(tmp_path) == {"one", "one/file", "two", "two/file"}
 
 
-@pytest.mark.parametrize(("umask", "private", "expected"), [(0o077, False, 0o755), (0o000, False, 0o755), (0o000, True, 0o700)])
+@pytest.mark.parametrize(
+    ("umask", "private", "expected"),
+    [(0o077, False, 0o755), (0o000, False, 0o755), (0o000, True, 0o700)],
+)
 def test_modes_do_not_depend_on_the_umask(tmp_path, umask, private, expected):
-    """Public directories are 0755 and private ones 0700, whatever the shell's umask is; files as they were asked for."""
+    """Public directories are 0755 and private ones 0700, whatever the shell's umask is.
+
+    Files as they were asked for.
+    """
     with _umask(umask), Staging(tmp_path / "out", private=private) as staging:
         write_new(staging.path / "public", b"")
         write_new(staging.path / "secret", b"", 0o600)
@@ -240,12 +273,18 @@ def test_modes_do_not_depend_on_the_umask(tmp_path, umask, private, expected):
 
 
 def test_a_full_disk_is_one_readable_line(tmp_path):
-    """ENOSPC names the target and what to do; other errors name the file that could not be written."""
+    """ENOSPC names the target and what to do.
+
+    Other errors name the file that could not be written.
+    """
     with pytest.raises(OutputError) as caught, disk_errors(tmp_path / "out"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.message == f"{tmp_path / 'out'}: the disk is full; nothing was kept"
     assert caught.value.exit_code == 3
-    with pytest.raises(OutputError, match="Permission denied") as caught, disk_errors(tmp_path / "out"):
+    with (
+        pytest.raises(OutputError, match="Permission denied") as caught,
+        disk_errors(tmp_path / "out"),
+    ):
         raise PermissionError(errno.EACCES, "Permission denied", "/root/x")
     assert caught.value.message.startswith("/root/x: ")
 
@@ -262,11 +301,16 @@ def test_a_target_below_a_file_is_refused(tmp_path):
 
 def test_errors_name_the_directory_that_was_asked_for(tmp_path):
     """The hidden sibling is nobody's business: paths inside it are shown as the target."""
-    with pytest.raises(OutputError) as caught, disk_errors(tmp_path / ".out.mpu-partial" / "copy-1" / ".after"):
+    with (
+        pytest.raises(OutputError) as caught,
+        disk_errors(tmp_path / ".out.mpu-partial" / "copy-1" / ".after"),
+    ):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.message.startswith(f"{tmp_path / 'out'}: ")
     with pytest.raises(OutputError) as caught, disk_errors(tmp_path):
-        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".out.mpu-partial" / "x"))
+        raise PermissionError(
+            errno.EACCES, "Permission denied", str(tmp_path / ".out.mpu-partial" / "x")
+        )
     assert caught.value.message == f"{tmp_path / 'out'}: Permission denied"
 
 
@@ -285,24 +329,41 @@ def test_copies_started_at_the_same_moment_share_their_parent(tmp_path, monkeypa
 MINE = {
     "handoff": {
         "mpu.yaml": _manifest("handoff", {"copy-1": ["config.json"], "copy-12": ["a.b-c_d+e"]}),
-        "copy-1/config.json": "{}", "copy-12/a.b-c_d+e": "",
+        "copy-1/config.json": "{}",
+        "copy-12/a.b-c_d+e": "",
     },
     "signed update": {
-        "mpu.yaml": _manifest("update", {"copy-1": ["delta.safetensors"]}), "mpu.yaml.sig": "", "copy-1/delta.safetensors": "",
+        "mpu.yaml": _manifest("update", {"copy-1": ["delta.safetensors"]}),
+        "mpu.yaml.sig": "",
+        "copy-1/delta.safetensors": "",
     },
     "handoffs of a split": {
-        "holder-1/mpu.yaml": _manifest("handoff", {"copy-1": ["config.json"]}), "holder-1/copy-1/config.json": "{}",
-        "holder-2/mpu.yaml": _manifest("handoff", {"copy-1": ["config.json"]}), "holder-2/copy-1/config.json": "{}",
+        "holder-1/mpu.yaml": _manifest("handoff", {"copy-1": ["config.json"]}),
+        "holder-1/copy-1/config.json": "{}",
+        "holder-2/mpu.yaml": _manifest("handoff", {"copy-1": ["config.json"]}),
+        "holder-2/copy-1/config.json": "{}",
     },
-    "copy of an update": {".recipe.json": '{"files": ["delta.safetensors"]}', "delta.safetensors": ""},
+    "copy of an update": {
+        ".recipe.json": '{"files": ["delta.safetensors"]}',
+        "delta.safetensors": "",
+    },
     "record": {"items.jsonl": "", "summary.json": "{}", MARKER: '["items.jsonl", "summary.json"]'},
-    "model": {"config.json": "{}", "model.safetensors": "", "README.md": "", MARKER: '["README.md", "config.json", "model.safetensors"]'},
-}  # fmt: skip
+    "model": {
+        "config.json": "{}",
+        "model.safetensors": "",
+        "README.md": "",
+        MARKER: '["README.md", "config.json", "model.safetensors"]',
+    },
+}
 
 
 @pytest.mark.parametrize("kind", MINE)
 def test_force_removes_what_a_manifest_or_a_list_names_and_refuses_the_rest(tmp_path, kind):
-    """Every kind of result is replaced as it was written; one file, folder or link more and nothing at all is removed."""
+    """Every kind of result is replaced as it was written.
+
+    One file, folder or link more and nothing at all is removed.
+    """
+
     def make(target: Path) -> set[str]:
         _write(target, MINE[kind], marked=False)
         return _tree(target)
@@ -313,7 +374,9 @@ def test_force_removes_what_a_manifest_or_a_list_names_and_refuses_the_rest(tmp_
         _fill(staging)
         staging.commit()
     assert _tree(tmp_path) == {"whole", "whole/file"}
-    inner = {str(Path(name).parent / "thesis.tex") for name in made}  # at the top, and in every folder
+    inner = {
+        str(Path(name).parent / "thesis.tex") for name in made
+    }  # at the top, and in every folder
     for number, name in enumerate((*sorted(inner), "empty", "link")):
         target = tmp_path / str(number)
         before = make(target)
@@ -325,22 +388,33 @@ def test_force_removes_what_a_manifest_or_a_list_names_and_refuses_the_rest(tmp_
             (target / name).write_text("mine")
         with pytest.raises(OutputError) as caught, Staging(target, force=True):
             pass
-        assert caught.value.message == f"{target / name}: was not written by mpu, so --force does not remove it"
+        assert (
+            caught.value.message
+            == f"{target / name}: was not written by mpu, so --force does not remove it"
+        )
         assert _tree(target) == before | {name}
 
 
 @pytest.mark.parametrize(
     "files",
     [
-        {"mpu.yaml": "an older update"}, {"mpu.yaml": "kind: handoff\n"}, {MARKER: "{"}, {MARKER: "[1]"}, {"config.json": "{}"},
-        {"items.jsonl": "", "summary.json": "{}"}, {"TOFU_EVAL.json": "{}", "TOFU_SUMMARY.json": "{}"},
+        {"mpu.yaml": "an older update"},
+        {"mpu.yaml": "kind: handoff\n"},
+        {MARKER: "{"},
+        {MARKER: "[1]"},
+        {"config.json": "{}"},
+        {"items.jsonl": "", "summary.json": "{}"},
+        {"TOFU_EVAL.json": "{}", "TOFU_SUMMARY.json": "{}"},
         {"MUSE_EVAL.json": "{}", "MUSE_SUMMARY.json": "{}"},
     ],
-)  # fmt: skip
+)
 def test_a_directory_without_a_valid_list_is_never_replaced(tmp_path, files):
     """A user's model, or a manifest that is not ours, is no licence to remove what lies beside it."""
     _write(tmp_path / "out", {**files, "precious": "mine"}, marked=False)
-    with pytest.raises(OutputError, match="not something that mpu wrote"), Staging(tmp_path / "out", force=True):
+    with (
+        pytest.raises(OutputError, match="not something that mpu wrote"),
+        Staging(tmp_path / "out", force=True),
+    ):
         pass
     assert (tmp_path / "out" / "precious").read_text() == "mine"
 
@@ -348,7 +422,10 @@ def test_a_directory_without_a_valid_list_is_never_replaced(tmp_path, files):
 def test_what_comes_into_the_target_while_a_command_runs_is_not_removed(tmp_path):
     """The list is looked at again before the old result is moved aside."""
     _write(tmp_path / "out", {"config.json": "old"})
-    with pytest.raises(OutputError, match="late: was not written by mpu"), Staging(tmp_path / "out", force=True) as staging:
+    with (
+        pytest.raises(OutputError, match="late: was not written by mpu"),
+        Staging(tmp_path / "out", force=True) as staging,
+    ):
         _fill(staging)
         (tmp_path / "out" / "late").write_text("mine")
         staging.commit()
@@ -358,7 +435,10 @@ def test_what_comes_into_the_target_while_a_command_runs_is_not_removed(tmp_path
 @pytest.mark.parametrize("hidden", [".out.mpu-partial", ".out.mpu-replaced"])
 @pytest.mark.parametrize("planted", ["link", "file", "folder"])
 def test_what_is_planted_at_a_hidden_name_erases_nothing(tmp_path, hidden, planted):
-    """A link, a file or somebody's folder with the name of our own sibling: nothing behind it is touched."""
+    """A link, a file or somebody's folder with the name of our own sibling.
+
+    Nothing behind it is touched.
+    """
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "thesis.tex").write_text("mine")
@@ -371,7 +451,10 @@ def test_what_is_planted_at_a_hidden_name_erases_nothing(tmp_path, hidden, plant
         victim.rename(tmp_path / hidden)
         (tmp_path / hidden).chmod(0o777)
         victim = tmp_path / hidden
-    with pytest.raises(OutputError, match=rf"{hidden}: is in the way"), Staging(tmp_path / "out", force=True) as staging:
+    with (
+        pytest.raises(OutputError, match=rf"{hidden}: is in the way"),
+        Staging(tmp_path / "out", force=True) as staging,
+    ):
         _fill(staging)
         staging.commit()
     assert os.path.lexists(tmp_path / hidden)
@@ -392,8 +475,13 @@ def test_another_users_staging_directory_is_not_trusted(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a directory to another user")
 def test_a_file_system_that_gives_everything_to_one_user_is_fine(tmp_path, monkeypatch):
-    """As NFS does with root, and mounts of foreign file systems: what we make has that user too, and modes may mean nothing."""
-    monkeypatch.setattr(os, "geteuid", lambda: 12345)  # the directory and all files in it are then another user's, root's
+    """As NFS does with root, and mounts of foreign file systems.
+
+    What we make has that user too, and modes may mean nothing.
+    """
+    monkeypatch.setattr(
+        os, "geteuid", lambda: 12345
+    )  # the directory and all files in it are then another user's, root's
     for name in ("fresh", "left"):
         if name == "left":
             (tmp_path / f".{name}.mpu-partial").mkdir(mode=0o700)
@@ -404,8 +492,14 @@ def test_a_file_system_that_gives_everything_to_one_user_is_fine(tmp_path, monke
 
 
 def test_a_staging_directory_that_was_swapped_is_neither_published_nor_removed(tmp_path):
-    """Whoever may write to the parent can move it away and put another there: that other one is left alone."""
-    with pytest.raises(OutputError, match="was moved or replaced"), Staging(tmp_path / "out") as staging:
+    """Whoever may write to the parent can move it away and put another there.
+
+    That other one is left alone.
+    """
+    with (
+        pytest.raises(OutputError, match="was moved or replaced"),
+        Staging(tmp_path / "out") as staging,
+    ):
         _fill(staging)
         staging.path.rename(tmp_path / "away")
         staging.path.mkdir()
@@ -416,7 +510,10 @@ def test_a_staging_directory_that_was_swapped_is_neither_published_nor_removed(t
 
 
 def test_what_a_killed_replacement_set_aside_is_removed_by_the_next_run(tmp_path):
-    """After a kill between the two renames the old result lies aside; the next run of the same command completes and cleans up."""
+    """After a kill between the two renames the old result lies aside.
+
+    The next run of the same command completes and cleans up.
+    """
     _write(tmp_path / ".out.mpu-replaced", {"config.json": "old"})
     with Staging(tmp_path / "out", force=True) as staging:
         _fill(staging)

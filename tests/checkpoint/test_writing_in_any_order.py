@@ -1,4 +1,7 @@
-"""Blocks in any order give the file that save_file writes, with its digests; a failing disk is reported, nothing hangs."""
+"""Blocks in any order give the file that save_file writes, with its digests.
+
+A failing disk is reported, nothing hangs.
+"""
 
 import errno
 import hashlib
@@ -24,7 +27,10 @@ DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}
 
 def infos_of(shapes, directory):
     """Descriptions of tensors a, b, … of these shapes, alternately float32 and bfloat16."""
-    return [TensorInfo(f"layer.{number}.weight", ("F32", "BF16")[number % 2], shape, directory, 0) for number, shape in enumerate(shapes)]
+    return [
+        TensorInfo(f"layer.{number}.weight", ("F32", "BF16")[number % 2], shape, directory, 0)
+        for number, shape in enumerate(shapes)
+    ]
 
 
 def open_files():
@@ -34,16 +40,24 @@ def open_files():
 
 def tensors_of(infos, generator):
     """Random tensors for the descriptions."""
-    return {info.name: torch.from_numpy(generator.standard_normal(info.shape)).to(DTYPES[info.dtype]) for info in infos}
+    return {
+        info.name: torch.from_numpy(generator.standard_normal(info.shape)).to(DTYPES[info.dtype])
+        for info in infos
+    }
 
 
 @given(
     shapes=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), min_size=1, max_size=6),
-    seed=st.integers(0, 10**6), shard=st.sampled_from([1, 100, 10**6]), digest=st.booleans(),
-)  # fmt: skip
+    seed=st.integers(0, 10**6),
+    shard=st.sampled_from([1, 100, 10**6]),
+    digest=st.booleans(),
+)
 @settings(deadline=None, max_examples=60)
 def test_rows_in_any_order(tmp_path_factory, shapes, seed, shard, digest):
-    """Rows of all tensors dealt at random: the same bytes, file digests and tensor digests as written in order."""
+    """Rows of all tensors dealt at random.
+
+    The same bytes, file digests and tensor digests as written in order.
+    """
     directory, generator = tmp_path_factory.mktemp("any"), np.random.default_rng(seed)
     infos = infos_of(shapes, directory)
     tensors = tensors_of(infos, generator)
@@ -65,10 +79,14 @@ def test_rows_in_any_order(tmp_path_factory, shapes, seed, shard, digest):
         if file.endswith(".safetensors"):
             mine = read_header(directory / file)[0]
             found |= mine
-            save_file({name: tensors[name] for name in mine}, directory / "expected", {"format": "pt"})
+            save_file(
+                {name: tensors[name] for name in mine}, directory / "expected", {"format": "pt"}
+            )
             assert data == (directory / "expected").read_bytes()
     assert found.keys() == tensors.keys()
-    assert written.tensors == ({name: tensor_digest(info) for name, info in found.items()} if digest else {})
+    assert written.tensors == (
+        {name: tensor_digest(info) for name, info in found.items()} if digest else {}
+    )
 
 
 def test_a_row_outside_a_tensor_and_bytes_written_twice_are_refused(tmp_path):
@@ -84,7 +102,10 @@ def test_a_row_outside_a_tensor_and_bytes_written_twice_are_refused(tmp_path):
 
 
 def test_a_full_disk_reaches_the_caller_and_nothing_hangs(tmp_path, monkeypatch):
-    """The writing thread's error is raised by a later call; abort ends the thread, whatever waits in its queue."""
+    """The writing thread's error is raised by a later call.
+
+    Abort ends the thread, whatever waits in its queue.
+    """
     real = os.pwrite
 
     def full(handle, block, offset):
@@ -101,7 +122,9 @@ def test_a_full_disk_reaches_the_caller_and_nothing_hangs(tmp_path, monkeypatch)
         writer.close()
     writer.abort()
     writer.abort()
-    assert not [thread for thread in threading.enumerate() if thread.name == f"write {tmp_path.name}"]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name == f"write {tmp_path.name}"
+    ]
 
 
 def test_abort_leaves_no_thread_and_no_open_file(tmp_path):
@@ -111,12 +134,17 @@ def test_abort_leaves_no_thread_and_no_open_file(tmp_path):
     writer.write(bytes(320))
     writer.abort()
     assert open_files() == before
-    assert not [thread for thread in threading.enumerate() if thread.name == f"write {tmp_path.name}"]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name == f"write {tmp_path.name}"
+    ]
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_every_buffer_comes_back(tmp_path, monkeypatch, fails):
-    """Also those of blocks that a full disk kept from being written: nobody waits for a buffer for ever."""
+    """Also those of blocks that a full disk kept from being written.
+
+    Nobody waits for a buffer for ever.
+    """
     real = os.pwrite
 
     def full(handle, block, offset):
@@ -132,7 +160,12 @@ def test_every_buffer_comes_back(tmp_path, monkeypatch, fails):
             buffer = pool.take(32)
             taken += 1
             buffer[:32] = row.to_bytes(4, "little") * 8
-            writer.write_rows("layer.0.weight", np.array([999 - row]), memoryview(buffer)[:32], partial(pool.put, buffer))
+            writer.write_rows(
+                "layer.0.weight",
+                np.array([999 - row]),
+                memoryview(buffer)[:32],
+                partial(pool.put, buffer),
+            )
         writer.close()
     except OSError:
         assert fails
@@ -153,8 +186,12 @@ def test_a_larger_buffer_than_usual_is_made_when_asked_for():
 
 def test_only_the_digests_that_are_asked_for(tmp_path):
     """Aggregate needs those of the tensors, not those of the files."""
-    writer = CheckpointWriter(tmp_path, infos_of([(3, 2)], tmp_path), digest_files=False, digest_tensors=True)
+    writer = CheckpointWriter(
+        tmp_path, infos_of([(3, 2)], tmp_path), digest_files=False, digest_tensors=True
+    )
     writer.write(bytes(range(24)))
     written = writer.close()
-    assert written.files == {"model.safetensors": ("", (tmp_path / "model.safetensors").stat().st_size)}
+    assert written.files == {
+        "model.safetensors": ("", (tmp_path / "model.safetensors").stat().st_size)
+    }
     assert written.tensors == {"layer.0.weight": hashlib.sha256(bytes(range(24))).hexdigest()}

@@ -1,4 +1,6 @@
-"""The authors' recipe as one plain loop, from docs/paper-protocol.md: nothing of mpu's client or training is used.
+"""The authors' recipe as one plain loop, from docs/paper-protocol.md.
+
+Nothing of mpu's client or training is used.
 
 What is taken from mpu is the data side alone: token ids of a row, and which rows come when.
 """
@@ -19,9 +21,15 @@ from mpu_cli.data.templates import encode
 
 IGNORED = -100
 ROUNDS_AND_EPOCHS = {
-    "GradAscent": (1, 10), "GradDiff": (1, 10), "UnDIAL": (1, 10), "NPO": (2, 5), "WGA": (2, 5),
-    "SimNPO": (10, 1), "DPO": (10, 1), "SatImp": (10, 1),
-}  # fmt: skip
+    "GradAscent": (1, 10),
+    "GradDiff": (1, 10),
+    "UnDIAL": (1, 10),
+    "NPO": (2, 5),
+    "WGA": (2, 5),
+    "SimNPO": (10, 1),
+    "DPO": (10, 1),
+    "SatImp": (10, 1),
+}
 """scripts/mpu_tofu.sh, lines 103-123."""
 
 
@@ -41,9 +49,14 @@ class Recipe:
 
 
 def unlearn(directory, reference_directory, recipe, drawing, seed=0):
-    """One copy of one round (pum.py, lines 211-467): what training changes, float64, by tensor name."""
+    """One copy of one round (pum.py, lines 211-467).
+
+    What training changes, float64, by tensor name.
+    """
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    reference = AutoModelForCausalLM.from_pretrained(reference_directory, dtype=torch.float32).eval()
+    reference = AutoModelForCausalLM.from_pretrained(
+        reference_directory, dtype=torch.float32
+    ).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)
     forget, retain = read_rows(recipe.forget), read_rows(recipe.retain)
 
@@ -62,9 +75,13 @@ def unlearn(directory, reference_directory, recipe, drawing, seed=0):
         for start in range(0, len(pairs), recipe.batch_size):
             batch = pairs[start : start + recipe.batch_size]
             loss = loss_of(
-                recipe.method, model, reference, rows([forget[i] for i, _ in batch]), rows([retain[j] for _, j in batch]),
+                recipe.method,
+                model,
+                reference,
+                rows([forget[i] for i, _ in batch]),
+                rows([retain[j] for _, j in batch]),
                 rows([dealt[i].with_answer(dealt[i].alternate) for i, _ in batch]),
-            )  # fmt: skip
+            )
             (loss / recipe.accumulation).backward()
             waiting += 1
             if waiting == recipe.accumulation or start + recipe.batch_size >= len(pairs):
@@ -72,7 +89,9 @@ def unlearn(directory, reference_directory, recipe, drawing, seed=0):
                 optimizer.step()
                 optimizer.zero_grad()
                 waiting = 0
-    return {name: tensor.detach().double() - before[name] for name, tensor in model.state_dict().items()}
+    return {
+        name: tensor.detach().double() - before[name] for name, tensor in model.state_dict().items()
+    }
 
 
 def loss_of(method, model, reference, forget, retain, alternate):
@@ -84,7 +103,13 @@ def loss_of(method, model, reference, forget, retain, alternate):
     elif method == "NPO":
         term = -2 / 0.1 * logsigmoid(0.1 * -gain(model, reference, forget)).mean()
     elif method == "DPO":
-        term = -2 / 0.1 * logsigmoid(0.1 * (gain(model, reference, alternate) - gain(model, reference, forget))).mean()
+        term = (
+            -2
+            / 0.1
+            * logsigmoid(
+                0.1 * (gain(model, reference, alternate) - gain(model, reference, forget))
+            ).mean()
+        )
     elif method == "SimNPO":
         counted = (forget["labels"][:, 1:] != IGNORED).sum(-1)
         term = -logsigmoid(4.5 * (sums(model, forget) / counted)).mean() * 2 / 4.5
@@ -100,7 +125,9 @@ def loss_of(method, model, reference, forget, retain, alternate):
 def each(model, rows):
     """NLL of every position, (B, T - 1)."""
     logits = model(**rows).logits[:, :-1]
-    return cross_entropy(logits.transpose(-1, -2), rows["labels"][:, 1:], ignore_index=IGNORED, reduction="none")
+    return cross_entropy(
+        logits.transpose(-1, -2), rows["labels"][:, 1:], ignore_index=IGNORED, reduction="none"
+    )
 
 
 def sums(model, rows):
@@ -121,11 +148,16 @@ def undial(model, reference, rows):
     with torch.no_grad():
         teacher = copy.copy(reference(**rows).logits[:, :-1])
     lowered = torch.zeros_like(teacher).scatter_(-1, labels.clamp(min=0).unsqueeze(-1), 10.0)
-    entropy = -(softmax(teacher - lowered, -1) * log_softmax(model(**rows).logits[:, :-1], -1)).sum(-1)
+    entropy = -(softmax(teacher - lowered, -1) * log_softmax(model(**rows).logits[:, :-1], -1)).sum(
+        -1
+    )
     valid = (labels != IGNORED).float()
     return (entropy * valid).sum() / valid.sum()
 
 
 def order(name, round_number, epochs):
-    """The drawing of copy `name` in a round: every copy and every round its own, retain rows and refusals independent."""
+    """The drawing of copy `name` in a round.
+
+    Every copy and every round its own, retain rows and refusals independent.
+    """
     return Drawing((round_number - 1) * epochs, "", name, independent=True)

@@ -1,4 +1,7 @@
-"""One command line after the other, in this process; and a round between two parties to break in many ways."""
+"""One command line after the other, in this process.
+
+And a round between two parties to break in many ways.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +34,30 @@ def finished_round(tiny_pair, tmp_path_factory) -> Round:
     """A tiny Llama handed out in two copies and unlearned on both; read-only."""
     pair = tiny_pair("llama")
     root = tmp_path_factory.mktemp("round")
-    made = Round(pair.model, pair.base, *(root / name for name in ("to-client", "server", "to-server", "forget.jsonl", "retain.jsonl")))
+    made = Round(
+        pair.model,
+        pair.base,
+        *(
+            root / name
+            for name in ("to-client", "server", "to-server", "forget.jsonl", "retain.jsonl")
+        ),
+    )
     for path, rows in ((made.forget, FORGET), (made.retain, RETAIN)):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    perturbed = ("perturb", made.model, "--base", made.base, "--handoff", made.handoff, "--secret", made.secret, "-m", 2, "--kappa", 0.01)
+    perturbed = (
+        "perturb",
+        made.model,
+        "--base",
+        made.base,
+        "--handoff",
+        made.handoff,
+        "--secret",
+        made.secret,
+        "-m",
+        2,
+        "--kappa",
+        0.01,
+    )
     assert quietly(perturbed) == 0
     data = ("--forget", made.forget, "--retain", made.retain, *QUICK)
     assert quietly(("unlearn", made.handoff, *data, "--out", made.update)) == 0
@@ -48,7 +71,9 @@ def own_round(finished_round, tmp_path) -> Round:
     copied = {}
     for name in ("model", "base", "handoff", "secret", "update"):
         source = getattr(finished_round, name)
-        copied[name] = Path(shutil.copytree(source, root / ("model" if name == "model" else source.name)))
+        copied[name] = Path(
+            shutil.copytree(source, root / ("model" if name == "model" else source.name))
+        )
     for name in ("forget", "retain"):
         copied[name] = Path(shutil.copy(getattr(finished_round, name), root))
     return Round(**copied)
@@ -60,7 +85,11 @@ def leftovers(tmp_path) -> Callable[[], list[str]]:
 
     def find() -> list[str]:
         marks = (".mpu-partial", ".mpu-replaced", ".partial", ".after")
-        return [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.name.endswith(marks)]
+        return [
+            str(path.relative_to(tmp_path))
+            for path in tmp_path.rglob("*")
+            if path.name.endswith(marks)
+        ]
 
     return find
 
@@ -70,7 +99,12 @@ def small_disk(tmp_path) -> Iterator[Path]:
     """A file system of one megabyte, filled but for 8 kB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, text=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if mounted.returncode:
         pytest.skip(f"needs the right to mount a tmpfs: {mounted.stderr.strip()}")
     try:

@@ -1,4 +1,7 @@
-"""What the tests of the command line share: a command's outcome, a round's directories, a few rows."""
+"""What the tests of the command line share.
+
+A command's outcome, a round's directories, a few rows.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,13 @@ from pathlib import Path
 
 from mpu_cli.cli.app import run
 
-FORGET = [{"question": f"w{i} w{i + 1} ?", "answer": f"w{i + 2} w{i + 3} w{i + 4} ."} for i in range(0, 24, 3)]
-RETAIN = [{"question": f"w{i} w{i + 2} ?", "answer": f"w{i + 5} w{i + 1} ."} for i in range(24, 48, 3)]
+FORGET = [
+    {"question": f"w{i} w{i + 1} ?", "answer": f"w{i + 2} w{i + 3} w{i + 4} ."}
+    for i in range(0, 24, 3)
+]
+RETAIN = [
+    {"question": f"w{i} w{i + 2} ?", "answer": f"w{i + 5} w{i + 1} ."} for i in range(24, 48, 3)
+]
 QUICK = ("--max-steps", "2", "--batch-size", "4", "--learning-rate", "1e-3", "--method", "GradDiff")
 
 

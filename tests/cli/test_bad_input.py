@@ -1,4 +1,7 @@
-"""Everything that a user can get wrong: one line, a remedy, the documented exit code, and nothing half-written."""
+"""Everything that a user can get wrong.
+
+One line, a remedy, the documented exit code, and nothing half-written.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ GATE = "model.layers.1.mlp.gate_proj.weight"
 
 @dataclass(frozen=True)
 class Case:
-    """`arguments` may break the round that they are given; every word must be in the message or the remedy."""
+    """`arguments` may break the round that they are given.
+
+    Every word must be in the message or the remedy.
+    """
 
     code: int
     words: tuple[str, ...]
@@ -31,7 +37,12 @@ class Case:
     target: str = "new"
 
 
-def _perturb(*options: object, code: int = 2, words: tuple[str, ...] = (), prepare: Callable[[Round], object] = lambda r: None) -> Case:
+def _perturb(
+    *options: object,
+    code: int = 2,
+    words: tuple[str, ...] = (),
+    prepare: Callable[[Round], object] = lambda r: None,
+) -> Case:
     def arguments(r: Round, tmp: Path) -> tuple[object, ...]:
         prepare(r)
         given = [option(r) if callable(option) else option for option in options]
@@ -42,12 +53,21 @@ def _perturb(*options: object, code: int = 2, words: tuple[str, ...] = (), prepa
     return Case(code, words, arguments)
 
 
-def _unlearn(*options: object, code: int = 3, words: tuple[str, ...] = (), prepare: Callable[[Round], object] = lambda r: None) -> Case:
+def _unlearn(
+    *options: object,
+    code: int = 3,
+    words: tuple[str, ...] = (),
+    prepare: Callable[[Round], object] = lambda r: None,
+) -> Case:
     def arguments(r: Round, tmp: Path) -> tuple[object, ...]:
         prepare(r)
         given = [option(r) if callable(option) else option for option in options]
         source = () if given and isinstance(given[0], Path) else (r.handoff,)
-        forget = () if {"--forget", "--finish", "--no-forget"} & set(map(str, given)) else ("--forget", r.forget)
+        forget = (
+            ()
+            if {"--forget", "--finish", "--no-forget"} & set(map(str, given))
+            else ("--forget", r.forget)
+        )
         retain = () if "--method" in given else ("--retain", r.retain)
         given = [item for item in given if item != "--no-forget"]
         return ("unlearn", *source, *forget, *retain, *QUICK, "--out", tmp / "new", *given)
@@ -55,7 +75,12 @@ def _unlearn(*options: object, code: int = 3, words: tuple[str, ...] = (), prepa
     return Case(code, words, arguments)
 
 
-def _diff(*options: object, code: int = 3, words: tuple[str, ...] = (), prepare: Callable[[Round], object] = lambda r: None) -> Case:
+def _diff(
+    *options: object,
+    code: int = 3,
+    words: tuple[str, ...] = (),
+    prepare: Callable[[Round], object] = lambda r: None,
+) -> Case:
     def arguments(r: Round, tmp: Path) -> tuple[object, ...]:
         trained = shutil.copytree(r.handoff, tmp / "trained")
         prepare(Round(r.model, r.base, Path(trained), r.secret, r.update, r.forget, r.retain))
@@ -64,7 +89,12 @@ def _diff(*options: object, code: int = 3, words: tuple[str, ...] = (), prepare:
     return Case(code, words, arguments)
 
 
-def _aggregate(*options: object, code: int = 1, words: tuple[str, ...] = (), prepare: Callable[[Round], object] = lambda r: None) -> Case:
+def _aggregate(
+    *options: object,
+    code: int = 1,
+    words: tuple[str, ...] = (),
+    prepare: Callable[[Round], object] = lambda r: None,
+) -> Case:
     def arguments(r: Round, tmp: Path) -> tuple[object, ...]:
         prepare(r)
         given = [option(r) if callable(option) else option for option in options]
@@ -80,7 +110,11 @@ def _config(directory: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def _tensors(directory: Path, change: Callable[[dict[str, torch.Tensor]], object], name: str = "model.safetensors") -> None:
+def _tensors(
+    directory: Path,
+    change: Callable[[dict[str, torch.Tensor]], object],
+    name: str = "model.safetensors",
+) -> None:
     tensors = load_file(directory / name)
     change(tensors)
     save_file(tensors, directory / name, metadata={"format": "pt"})
@@ -94,7 +128,10 @@ def _truncate(path: Path) -> None:
 def _shards(directory: Path) -> None:
     names = list(load_file(directory / "model.safetensors"))
     (directory / "model.safetensors").rename(directory / "model-00001-of-00002.safetensors")
-    weight_map = {**dict.fromkeys(names, "model-00001-of-00002.safetensors"), "more": "model-00002-of-00002.safetensors"}
+    weight_map = {
+        **dict.fromkeys(names, "model-00001-of-00002.safetensors"),
+        "more": "model-00002-of-00002.safetensors",
+    }
     (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
 
@@ -103,12 +140,19 @@ def _sign_update(update: Path, of: dict[str, str] | None = None) -> None:
     old = decode((update / "mpu.yaml").read_bytes(), "x")
     copies = tuple(
         UpdateCopy(
-            copy.name, (of or {}).get(copy.name, copy.of), "delta",
-            {file.name: FileEntry(file_digest(file), file.stat().st_size) for file in sorted((update / copy.name).iterdir())},
+            copy.name,
+            (of or {}).get(copy.name, copy.of),
+            "delta",
+            {
+                file.name: FileEntry(file_digest(file), file.stat().st_size)
+                for file in sorted((update / copy.name).iterdir())
+            },
         )
         for copy in old.copies
-    )  # fmt: skip
-    (update / "mpu.yaml").write_bytes(encode(UpdateManifest(old.handoff_id, old.handoff_digest, copies)))
+    )
+    (update / "mpu.yaml").write_bytes(
+        encode(UpdateManifest(old.handoff_id, old.handoff_digest, copies))
+    )
 
 
 def _edit_update(r: Round, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -117,7 +161,10 @@ def _edit_update(r: Round, change: Callable[[dict[str, torch.Tensor]], object]) 
 
 
 def _swap(r: Round, *, rename: bool) -> None:
-    """Copies handed in under each other's name: with their `of` (a slip of the hand), or without (a lie)."""
+    """Copies handed in under each other's name.
+
+    With their `of` (a slip of the hand), or without (a lie).
+    """
     first, second = r.update / "copy-1", r.update / "copy-2"
     first.rename(r.update / "x")
     second.rename(first)
@@ -131,32 +178,53 @@ CASES = {
     "missing model": Case(
         3,
         ("nowhere", "no such model directory"),
-        lambda r, tmp: ("perturb", tmp / "nowhere", "--handoff", tmp / "new", "--secret", tmp / "fresh"),
+        lambda r, tmp: (
+            "perturb",
+            tmp / "nowhere",
+            "--handoff",
+            tmp / "new",
+            "--secret",
+            tmp / "fresh",
+        ),
     ),
-    "missing base": _perturb("--base", "/no/where", code=3, words=("/no/where", "no such model directory")),
+    "missing base": _perturb(
+        "--base", "/no/where", code=3, words=("/no/where", "no such model directory")
+    ),
     "base of another shape": _perturb(
         code=3,
         words=(GATE, "[3, 32]", "[48, 32]", "fine-tuned from"),
         prepare=lambda r: _tensors(r.base, lambda t: t.update({GATE: torch.zeros(3, 32)})),
     ),
     "base without a tensor": _perturb(
-        code=3, words=("the base has no tensor", GATE), prepare=lambda r: _tensors(r.base, lambda t: t.pop(GATE))
+        code=3,
+        words=("the base has no tensor", GATE),
+        prepare=lambda r: _tensors(r.base, lambda t: t.pop(GATE)),
     ),
-    "model equal to its base": _perturb("--base", lambda r: r.model, code=3, words=("equals its base in every layer", "--base")),
+    "model equal to its base": _perturb(
+        "--base", lambda r: r.model, code=3, words=("equals its base in every layer", "--base")
+    ),
     "pickled weights": _perturb(
         code=3,
         words=("pytorch_model.bin", "pickle", "safetensors"),
         prepare=lambda r: (r.model / "model.safetensors").rename(r.model / "pytorch_model.bin"),
     ),
     "truncated safetensors": _perturb(
-        code=3, words=("model.safetensors", "truncated"), prepare=lambda r: _truncate(r.model / "model.safetensors")
+        code=3,
+        words=("model.safetensors", "truncated"),
+        prepare=lambda r: _truncate(r.model / "model.safetensors"),
     ),
-    "missing tensor": _perturb(code=3, words=(GATE, "missing"), prepare=lambda r: _tensors(r.model, lambda t: t.pop(GATE))),
-    "missing norm": _perturb(code=3, words=(NORM, "missing"), prepare=lambda r: _tensors(r.model, lambda t: t.pop(NORM))),
+    "missing tensor": _perturb(
+        code=3, words=(GATE, "missing"), prepare=lambda r: _tensors(r.model, lambda t: t.pop(GATE))
+    ),
+    "missing norm": _perturb(
+        code=3, words=(NORM, "missing"), prepare=lambda r: _tensors(r.model, lambda t: t.pop(NORM))
+    ),
     "extra tensor": _perturb(
         code=3,
         words=("model.layers.0.mystery", "llama"),
-        prepare=lambda r: _tensors(r.model, lambda t: t.update({"model.layers.0.mystery": torch.zeros(2)})),
+        prepare=lambda r: _tensors(
+            r.model, lambda t: t.update({"model.layers.0.mystery": torch.zeros(2)})
+        ),
     ),
     "absent shard": _perturb(
         code=3,
@@ -164,20 +232,34 @@ CASES = {
         prepare=lambda r: _shards(r.model),
     ),
     "unknown model_type": _perturb(
-        code=3, words=("config.json", "'mamba'", "known: ", "llama, "), prepare=lambda r: _config(r.model, model_type="mamba")
+        code=3,
+        words=("config.json", "'mamba'", "known: ", "llama, "),
+        prepare=lambda r: _config(r.model, model_type="mamba"),
     ),
-    "no model_type": _perturb(code=3, words=("config.json", "model_type None"), prepare=lambda r: _config(r.model, model_type=None)),
+    "no model_type": _perturb(
+        code=3,
+        words=("config.json", "model_type None"),
+        prepare=lambda r: _config(r.model, model_type=None),
+    ),
     "quantised": _perturb(
         code=3,
         words=("config.json", "quantised", "dequantise first"),
         prepare=lambda r: _config(r.model, quantization_config={"bits": 4}),
     ),
-    "remote code": _perturb(code=3, words=("config.json", "auto_map"), prepare=lambda r: _config(r.model, auto_map={"AutoModel": "x.Y"})),
+    "remote code": _perturb(
+        code=3,
+        words=("config.json", "auto_map"),
+        prepare=lambda r: _config(r.model, auto_map={"AutoModel": "x.Y"}),
+    ),
     "heads that do not divide": _perturb(
-        code=3, words=("config.json", "key-value heads"), prepare=lambda r: _config(r.model, num_key_value_heads=3)
+        code=3,
+        words=("config.json", "key-value heads"),
+        prepare=lambda r: _config(r.model, num_key_value_heads=3),
     ),
     "sizes of another model": _perturb(
-        code=3, words=("intermediate_size", "'many'"), prepare=lambda r: _config(r.model, intermediate_size="many")
+        code=3,
+        words=("intermediate_size", "'many'"),
+        prepare=lambda r: _config(r.model, intermediate_size="many"),
     ),
     # perturb: options
     "negative kappa": _perturb("--kappa", "-0.1", words=("--kappa -0.1", "from 0 to 1000")),
@@ -187,27 +269,71 @@ CASES = {
     "alpha of zero": _perturb("--alphas", "1,0,1", words=("--alphas", "positive")),
     "negative alpha": _perturb("--alphas=-1,1,1", words=("--alphas", "positive")),
     "too few alphas": _perturb("--alphas", "1,2", words=("--alphas: 2 values for 3 copies",)),
-    "alphas that are words": _perturb("--alphas", "one,two,three", words=("--alphas one,two,three", "1,1.5,2")),
-    "alphas with extrapolation": _perturb("--denoising", "extrapolation", "--alphas", "1,2,3", words=("--alphas belongs to", "--nodes")),
+    "alphas that are words": _perturb(
+        "--alphas", "one,two,three", words=("--alphas one,two,three", "1,1.5,2")
+    ),
+    "alphas with extrapolation": _perturb(
+        "--denoising",
+        "extrapolation",
+        "--alphas",
+        "1,2,3",
+        words=("--alphas belongs to", "--nodes"),
+    ),
     "nodes with harmonic": _perturb("--nodes", "1,-1,2", words=("--nodes belongs to", "--alphas")),
-    "nodes that repeat": _perturb("--denoising", "extrapolation", "--nodes", "1,1,2", words=("--nodes", "distinct")),
-    "extrapolation with one copy": _perturb("--denoising", "extrapolation", "-m", "1", words=("extrapolation needs at least two copies",)),
-    "extrapolation with five copies": _perturb("--denoising", "extrapolation", "-m", "5", words=("--nodes",)),
+    "nodes that repeat": _perturb(
+        "--denoising", "extrapolation", "--nodes", "1,1,2", words=("--nodes", "distinct")
+    ),
+    "extrapolation with one copy": _perturb(
+        "--denoising",
+        "extrapolation",
+        "-m",
+        "1",
+        words=("extrapolation needs at least two copies",),
+    ),
+    "extrapolation with five copies": _perturb(
+        "--denoising", "extrapolation", "-m", "5", words=("--nodes",)
+    ),
     "negative offset": _perturb("--offset", "-1", words=("--offset -1",)),
     "split of one copy": _perturb("--split", "-m", "1", words=("--split",)),
-    "unknown denoising": _perturb("--denoising", "harmonik", words=("--denoising harmonik", "did you mean harmonic?")),
-    "unknown reparam": _perturb("--reparam", "rotations", words=("--reparam rotations", "did you mean rotation?")),
+    "unknown denoising": _perturb(
+        "--denoising", "harmonik", words=("--denoising harmonik", "did you mean harmonic?")
+    ),
+    "unknown reparam": _perturb(
+        "--reparam", "rotations", words=("--reparam rotations", "did you mean rotation?")
+    ),
     "unknown dtype": _perturb("--dtype", "fp16", words=("--dtype fp16", "float16")),
     "shards of no size": _perturb("--max-shard-size", "big", words=("--max-shard-size big", "5GB")),
     "task vector without base": Case(
         2,
         ("task vector", "needs --base"),
-        lambda r, tmp: ("perturb", r.model, "--noise-relative-to", "task-vector", "--handoff", tmp / "new", "--new-lineage", tmp / "fresh"),
+        lambda r, tmp: (
+            "perturb",
+            r.model,
+            "--noise-relative-to",
+            "task-vector",
+            "--handoff",
+            tmp / "new",
+            "--new-lineage",
+            tmp / "fresh",
+        ),
     ),
-    "neither secret nor new lineage": Case(2, ("--secret", "--new-lineage"), lambda r, tmp: ("perturb", r.model, "--handoff", tmp / "new")),
-    "no handoff": Case(2, ("--handoff",), lambda r, tmp: ("perturb", r.model, "--secret", tmp / "fresh")),
+    "neither secret nor new lineage": Case(
+        2,
+        ("--secret", "--new-lineage"),
+        lambda r, tmp: ("perturb", r.model, "--handoff", tmp / "new"),
+    ),
+    "no handoff": Case(
+        2, ("--handoff",), lambda r, tmp: ("perturb", r.model, "--secret", tmp / "fresh")
+    ),
     # perturb: the lineage
-    "changed offset": _perturb("--secret", lambda r: r.secret, "--offset", "0.2", code=1, words=("--offset 0.2", "froze its offset at 0")),
+    "changed offset": _perturb(
+        "--secret",
+        lambda r: r.secret,
+        "--offset",
+        "0.2",
+        code=1,
+        words=("--offset 0.2", "froze its offset at 0"),
+    ),
     "model of another lineage": _perturb(
         "--secret",
         lambda r: r.secret,
@@ -230,35 +356,60 @@ CASES = {
         prepare=lambda r: _truncate(r.secret / "secret.yaml"),
     ),
     "unknown id to reissue": _perturb(
-        "--secret", lambda r: r.secret, "--reissue", "ab" * 16, code=3, words=("no handoff " + "ab" * 16, "mpu inspect")
+        "--secret",
+        lambda r: r.secret,
+        "--reissue",
+        "ab" * 16,
+        code=3,
+        words=("no handoff " + "ab" * 16, "mpu inspect"),
     ),
     # unlearn
     "missing source": _unlearn(Path("/no/where"), words=("/no/where",)),
     "no forget set": _unlearn("--no-forget", code=2, words=("--forget is needed",)),
-    "missing forget file": _unlearn("--forget", "/no/forget.jsonl", words=("/no/forget.jsonl", "no such file")),
-    "empty forget file": _unlearn(words=("forget.jsonl has no rows",), prepare=lambda r: r.forget.write_text("\n\n")),
+    "missing forget file": _unlearn(
+        "--forget", "/no/forget.jsonl", words=("/no/forget.jsonl", "no such file")
+    ),
+    "empty forget file": _unlearn(
+        words=("forget.jsonl has no rows",), prepare=lambda r: r.forget.write_text("\n\n")
+    ),
     "row without answer": _unlearn(
         words=("forget.jsonl:3", "'question' without 'answer'"),
-        prepare=lambda r: r.forget.write_text('{"question": "a", "answer": "b"}\n\n{"question": "w1 ?"}\n'),
+        prepare=lambda r: r.forget.write_text(
+            '{"question": "a", "answer": "b"}\n\n{"question": "w1 ?"}\n'
+        ),
     ),
     "row with an empty answer": _unlearn(
         words=("retain.jsonl:1", "'answer' is empty"),
         prepare=lambda r: r.retain.write_text('{"question": "a", "answer": " "}\n'),
     ),
     "row that is no JSON": _unlearn(
-        words=("forget.jsonl:2", "broken JSON"), prepare=lambda r: r.forget.write_text('{"text": "a"}\n{"text"\n')
+        words=("forget.jsonl:2", "broken JSON"),
+        prepare=lambda r: r.forget.write_text('{"text": "a"}\n{"text"\n'),
     ),
     "unknown method": _unlearn("--method", "NOP", code=2, words=("NOP", "NPO")),
-    "method without its retain set": _unlearn("--method", "GradDiff", code=2, words=("GradDiff", "--retain")),
+    "method without its retain set": _unlearn(
+        "--method", "GradDiff", code=2, words=("GradDiff", "--retain")
+    ),
     "unknown parameter": _unlearn("--set", "betta=1", code=2, words=("betta",)),
     "unknown optimizer": _unlearn("--optimizer", "adam", code=2, words=("adam",)),
     "learning rate of zero": _unlearn("--learning-rate", "0", code=2, words=("--learning-rate",)),
-    "unknown delta dtype": _unlearn("--delta-dtype", "float16", code=2, words=("--delta-dtype float16",)),
+    "unknown delta dtype": _unlearn(
+        "--delta-dtype", "float16", code=2, words=("--delta-dtype float16",)
+    ),
     "copy that is not there": _unlearn("--copy", "3", code=2, words=("--copy 3", "has 2 copies")),
     "copy of a model": Case(
         2,
         ("--copy and --finish belong to a handoff",),
-        lambda r, tmp: ("unlearn", r.model, "--forget", r.forget, "--copy", "1", "--out", tmp / "new"),
+        lambda r, tmp: (
+            "unlearn",
+            r.model,
+            "--forget",
+            r.forget,
+            "--copy",
+            "1",
+            "--out",
+            tmp / "new",
+        ),
     ),
     "finish before the copies": _unlearn("--finish", words=("copy-1 is missing", "--copy 1")),
     "altered handoff": _unlearn(
@@ -268,22 +419,33 @@ CASES = {
         ),
     ),
     "unlearn an update": _unlearn(
-        words=("is an update, expected a handoff",), prepare=lambda r: (shutil.rmtree(r.handoff), r.update.rename(r.handoff))
+        words=("is an update, expected a handoff",),
+        prepare=lambda r: (shutil.rmtree(r.handoff), r.update.rename(r.handoff)),
     ),
     # diff
-    "trained copy missing": _diff(words=("copy-2 is missing", "copy-2"), prepare=lambda r: shutil.rmtree(r.handoff / "copy-2")),
-    "trained tensor missing": _diff(words=(GATE, "missing"), prepare=lambda r: _tensors(r.handoff / "copy-1", lambda t: t.pop(GATE))),
+    "trained copy missing": _diff(
+        words=("copy-2 is missing", "copy-2"), prepare=lambda r: shutil.rmtree(r.handoff / "copy-2")
+    ),
+    "trained tensor missing": _diff(
+        words=(GATE, "missing"),
+        prepare=lambda r: _tensors(r.handoff / "copy-1", lambda t: t.pop(GATE)),
+    ),
     "trained tensor too many": _diff(
         words=("extra", "not in the published copy"),
         prepare=lambda r: _tensors(r.handoff / "copy-1", lambda t: t.update(extra=torch.zeros(1))),
     ),
     "trained tensor of another shape": _diff(
-        words=(NORM, "[9]", "[32]"), prepare=lambda r: _tensors(r.handoff / "copy-1", lambda t: t.update({NORM: torch.zeros(9)}))
+        words=(NORM, "[9]", "[32]"),
+        prepare=lambda r: _tensors(
+            r.handoff / "copy-1", lambda t: t.update({NORM: torch.zeros(9)})
+        ),
     ),
     "trained embeddings": _diff(
         code=1,
         words=("model.embed_tokens.weight", "frozen"),
-        prepare=lambda r: _tensors(r.handoff / "copy-1", lambda t: t["model.embed_tokens.weight"].add_(1)),
+        prepare=lambda r: _tensors(
+            r.handoff / "copy-1", lambda t: t["model.embed_tokens.weight"].add_(1)
+        ),
     ),
     "trained to NaN": _diff(
         code=1,
@@ -292,75 +454,168 @@ CASES = {
     ),
     "trained and pickled": _diff(
         words=("pytorch_model.bin", "pickle"),
-        prepare=lambda r: (r.handoff / "copy-1" / "model.safetensors").rename(r.handoff / "copy-1" / "pytorch_model.bin"),
+        prepare=lambda r: (r.handoff / "copy-1" / "model.safetensors").rename(
+            r.handoff / "copy-1" / "pytorch_model.bin"
+        ),
     ),
-    "the forget file to keep": _unlearn("--retain", lambda r: r.forget, words=("--forget", "all of its rows", "--allow-overlap")),
+    "the forget file to keep": _unlearn(
+        "--retain", lambda r: r.forget, words=("--forget", "all of its rows", "--allow-overlap")
+    ),
     "the forget rows to keep, under another name": _unlearn(
         "--retain",
         lambda r: r.retain,
         words=("forget.jsonl:1 = retain.jsonl:1", "--allow-overlap"),
-        prepare=lambda r: r.retain.write_text(r.forget.read_text().replace("question", "prompt").replace("answer", "completion")),
+        prepare=lambda r: r.retain.write_text(
+            r.forget.read_text().replace("question", "prompt").replace("answer", "completion")
+        ),
     ),
     # aggregate
-    "NaN in an update": _aggregate(words=("copy-2", GATE, "NaN"), prepare=lambda r: _edit_update(r, lambda t: t[GATE].fill_(float("nan")))),
+    "NaN in an update": _aggregate(
+        words=("copy-2", GATE, "NaN"),
+        prepare=lambda r: _edit_update(r, lambda t: t[GATE].fill_(float("nan"))),
+    ),
     "foreign tensor": _aggregate(
-        words=("copy-2", "backdoor", "does not exist"), prepare=lambda r: _edit_update(r, lambda t: t.update(backdoor=torch.zeros(1)))
+        words=("copy-2", "backdoor", "does not exist"),
+        prepare=lambda r: _edit_update(r, lambda t: t.update(backdoor=torch.zeros(1))),
     ),
     "update of another shape": _aggregate(
-        words=("copy-2", GATE, "[2]", "[48, 32]"), prepare=lambda r: _edit_update(r, lambda t: t.update({GATE: torch.zeros(2)}))
+        words=("copy-2", GATE, "[2]", "[48, 32]"),
+        prepare=lambda r: _edit_update(r, lambda t: t.update({GATE: torch.zeros(2)})),
     ),
     "update in float16": _aggregate(
-        words=("copy-2", GATE, "F16"), prepare=lambda r: _edit_update(r, lambda t: t.update({GATE: t[GATE].half()}))
+        words=("copy-2", GATE, "F16"),
+        prepare=lambda r: _edit_update(r, lambda t: t.update({GATE: t[GATE].half()})),
     ),
     "change in a frozen tensor": _aggregate(
         words=("copy-2", "lm_head.weight", "freezes it"),
-        prepare=lambda r: _edit_update(r, lambda t: t.update({"lm_head.weight": torch.zeros(64, 32)})),
+        prepare=lambda r: _edit_update(
+            r, lambda t: t.update({"lm_head.weight": torch.zeros(64, 32)})
+        ),
     ),
-    "swapped copies, by name": _aggregate(words=("copy-1", "swapped"), prepare=lambda r: _swap(r, rename=True)),
-    # The least agreement that is asked for is far from both: two small random copies agree by .15 now and then.
+    "swapped copies, by name": _aggregate(
+        words=("copy-1", "swapped"), prepare=lambda r: _swap(r, rename=True)
+    ),
+    # The least agreement that is asked for is far from both: two small random copies agree by .15
+    # now and then.
     "swapped copies, by content": _aggregate(
-        "--min-agreement", "0.5", words=("do not agree", "--min-agreement"), prepare=lambda r: _swap(r, rename=False)
+        "--min-agreement",
+        "0.5",
+        words=("do not agree", "--min-agreement"),
+        prepare=lambda r: _swap(r, rename=False),
     ),
     "altered update": _aggregate(
-        code=3, words=("copy-1/delta.safetensors",), prepare=lambda r: _truncate(r.update / "copy-1" / "delta.safetensors")
+        code=3,
+        words=("copy-1/delta.safetensors",),
+        prepare=lambda r: _truncate(r.update / "copy-1" / "delta.safetensors"),
     ),
     "missing update": Case(
-        3, ("/no/update",), lambda r, tmp: ("aggregate", "/no/update", "--secret", r.secret, "--model", r.model, "--out", tmp / "new")
+        3,
+        ("/no/update",),
+        lambda r, tmp: (
+            "aggregate",
+            "/no/update",
+            "--secret",
+            r.secret,
+            "--model",
+            r.model,
+            "--out",
+            tmp / "new",
+        ),
     ),
     "handoff instead of update": Case(
         3,
         ("is a handoff, expected an update",),
-        lambda r, tmp: ("aggregate", r.handoff, "--secret", r.secret, "--model", r.model, "--out", tmp / "new"),
+        lambda r, tmp: (
+            "aggregate",
+            r.handoff,
+            "--secret",
+            r.secret,
+            "--model",
+            r.model,
+            "--out",
+            tmp / "new",
+        ),
     ),
     "update twice": Case(
         1,
         ("already in the model", "once"),
-        lambda r, tmp: ("aggregate", r.update, r.update, "--secret", r.secret, "--model", r.model, "--out", tmp / "new"),
+        lambda r, tmp: (
+            "aggregate",
+            r.update,
+            r.update,
+            "--secret",
+            r.secret,
+            "--model",
+            r.model,
+            "--out",
+            tmp / "new",
+        ),
     ),
-    "missing secret": _aggregate("--secret", "/no/secret", code=3, words=("/no/secret", "--secret")),
-    "model that the lineage does not know": _aggregate("--model", lambda r: r.base, words=("not in the lineage",)),
-    "server learning rate of zero": _aggregate("--server-lr", "0", code=2, words=("--server-lr 0",)),
-    "update too large": _aggregate("--max-relative-norm", "1e-9", words=("of the model's norm", "--max-relative-norm")),
+    "missing secret": _aggregate(
+        "--secret", "/no/secret", code=3, words=("/no/secret", "--secret")
+    ),
+    "model that the lineage does not know": _aggregate(
+        "--model", lambda r: r.base, words=("not in the lineage",)
+    ),
+    "server learning rate of zero": _aggregate(
+        "--server-lr", "0", code=2, words=("--server-lr 0",)
+    ),
+    "update too large": _aggregate(
+        "--max-relative-norm", "1e-9", words=("of the model's norm", "--max-relative-norm")
+    ),
     # results inside inputs
-    "handoff inside the model": _perturb("--force", "--handoff", lambda r: r.model / "to-client", words=("lies in", "of its own")),
+    "handoff inside the model": _perturb(
+        "--force", "--handoff", lambda r: r.model / "to-client", words=("lies in", "of its own")
+    ),
     "handoff over the base": _perturb("--force", "--handoff", lambda r: r.base, words=("lies in",)),
     "handoff over the secret": _perturb(
-        "--force", "--secret", lambda r: r.secret, "--handoff", lambda r: r.secret / "x", words=("lies in",)
+        "--force",
+        "--secret",
+        lambda r: r.secret,
+        "--handoff",
+        lambda r: r.secret / "x",
+        words=("lies in",),
     ),
-    "update over the handoff": _unlearn("--force", "--out", lambda r: r.handoff, code=2, words=("lies in",)),
-    "result over the update": _aggregate("--force", "--out", lambda r: r.update, code=2, words=("lies in",)),
-    "result over the model": _aggregate("--force", "--out", lambda r: r.model, code=2, words=("lies in",)),
+    "update over the handoff": _unlearn(
+        "--force", "--out", lambda r: r.handoff, code=2, words=("lies in",)
+    ),
+    "result over the update": _aggregate(
+        "--force", "--out", lambda r: r.update, code=2, words=("lies in",)
+    ),
+    "result over the model": _aggregate(
+        "--force", "--out", lambda r: r.model, code=2, words=("lies in",)
+    ),
     # inspect and verify
-    "inspect nothing": Case(3, ("/no/where", "no such directory"), lambda r, tmp: ("inspect", "/no/where")),
-    "verify nothing": Case(3, ("/no/where", "no such directory"), lambda r, tmp: ("verify", "/no/where")),
+    "inspect nothing": Case(
+        3, ("/no/where", "no such directory"), lambda r, tmp: ("inspect", "/no/where")
+    ),
+    "verify nothing": Case(
+        3, ("/no/where", "no such directory"), lambda r, tmp: ("verify", "/no/where")
+    ),
     "inspect a folder": Case(3, ("no config.json",), lambda r, tmp: ("inspect", tmp)),
     "verify a model with a foreign tensor": Case(
-        3, ("mystery",), lambda r, tmp: (_tensors(r.model, lambda t: t.update(mystery=torch.zeros(1))), "verify", r.model)[1:]
+        3,
+        ("mystery",),
+        lambda r, tmp: (
+            _tensors(r.model, lambda t: t.update(mystery=torch.zeros(1))),
+            "verify",
+            r.model,
+        )[1:],
     ),
-    "verify NaN": Case(1, ("NaN",), lambda r, tmp: (_edit_update(r, lambda t: t[GATE].fill_(float("nan"))), "verify", r.update)[1:]),
+    "verify NaN": Case(
+        1,
+        ("NaN",),
+        lambda r, tmp: (_edit_update(r, lambda t: t[GATE].fill_(float("nan"))), "verify", r.update)[
+            1:
+        ],
+    ),
     # the command line itself
-    "unknown command": Case(2, ("'perturbb'", "Did you mean 'perturb'?"), lambda r, tmp: ("perturbb", r.model)),
-    "unknown option": Case(2, ("--kapa", "--kappa"), lambda r, tmp: ("perturb", r.model, "--kapa", "1")),
+    "unknown command": Case(
+        2, ("'perturbb'", "Did you mean 'perturb'?"), lambda r, tmp: ("perturbb", r.model)
+    ),
+    "unknown option": Case(
+        2, ("--kapa", "--kappa"), lambda r, tmp: ("perturb", r.model, "--kapa", "1")
+    ),
     "option not a number": _perturb("--kappa", "much", words=("--kappa", "number")),
     "argument too many": Case(2, ("extra",), lambda r, tmp: ("verify", r.model, "extra")),
 }
@@ -372,7 +627,9 @@ def _check_message(done: Done, case: Case) -> None:
     assert done.out == ""
     assert "Traceback" not in done.err
     assert lines
-    message, *rest = [line for line in lines if re.match(r"mpu: (?!error: |hint: )", line) is None]  # but for notes and warnings
+    message, *rest = [
+        line for line in lines if re.match(r"mpu: (?!error: |hint: )", line) is None
+    ]  # but for notes and warnings
     assert message.startswith("mpu: error: "), done.err
     assert len(rest) <= 1 and all(line.startswith("mpu: hint: ") for line in rest), done.err
     for word in case.words:
@@ -380,8 +637,13 @@ def _check_message(done: Done, case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_one_line_with_a_remedy_and_leaves_nothing(name, mpu, own_round, tmp_path, leftovers):
-    """The message names what is wrong; the target does not appear, nor any partial sibling, nor a new secret."""
+def test_bad_input_is_one_line_with_a_remedy_and_leaves_nothing(
+    name, mpu, own_round, tmp_path, leftovers
+):
+    """The message names what is wrong.
+
+    The target does not appear, nor any partial sibling, nor a new secret.
+    """
     case = CASES[name]
     arguments = case.arguments(own_round, tmp_path)
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
@@ -391,7 +653,15 @@ def test_bad_input_is_one_line_with_a_remedy_and_leaves_nothing(name, mpu, own_r
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
 
 
-JSON = ["too few alphas", "missing base", "changed offset", "NaN in an update", "row without answer", "unknown command", "unknown option"]
+JSON = [
+    "too few alphas",
+    "missing base",
+    "changed offset",
+    "NaN in an update",
+    "row without answer",
+    "unknown command",
+    "unknown option",
+]
 
 
 @pytest.mark.parametrize("name", JSON)
@@ -410,7 +680,10 @@ def test_with_json_an_error_is_one_object_on_stdout(name, mpu, own_round, tmp_pa
 
 
 def test_a_target_that_exists_is_refused_by_every_command_and_kept(mpu, own_round, tmp_path):
-    """Exit 3 before anything is computed; what lies there is not touched, and --force replaces it."""
+    """Exit 3 before anything is computed.
+
+    What lies there is not touched, and --force replaces it.
+    """
     r, target = own_round, tmp_path / "mine"
     target.mkdir()
     (target / "precious").write_text("mine")
@@ -424,7 +697,11 @@ def test_a_target_that_exists_is_refused_by_every_command_and_kept(mpu, own_roun
     for command in commands:
         done = mpu(*command)
         assert (done.code, done.out) == (3, ""), command
-        assert done.err == f"mpu: error: {target}: exists and is not empty\nmpu: hint: choose another path, or give --force to replace it\n"
+        assert (
+            done.err
+            == f"mpu: error: {target}: exists and is not empty\nmpu: hint: choose another path, or"
+            " give --force to replace it\n"
+        )
         assert [path.name for path in target.iterdir()] == ["precious"]
     assert not (tmp_path / "fresh").exists()
     done = mpu(*commands[3], "--force")
@@ -440,28 +717,87 @@ def test_a_target_that_exists_is_refused_by_every_command_and_kept(mpu, own_roun
 
 
 def test_a_secret_is_never_overwritten(mpu, own_round, tmp_path):
-    """--force replaces a handoff, not the secret of the lineage; --new-lineage wants a new directory."""
+    """--force replaces a handoff, not the secret of the lineage.
+
+    --new-lineage wants a new directory.
+    """
     r = own_round
     before = {path: path.read_bytes() for path in r.secret.rglob("*") if path.is_file()}
-    done = mpu("perturb", r.model, "--base", r.base, "--handoff", tmp_path / "new", "--new-lineage", r.secret, "--force")
+    done = mpu(
+        "perturb",
+        r.model,
+        "--base",
+        r.base,
+        "--handoff",
+        tmp_path / "new",
+        "--new-lineage",
+        r.secret,
+        "--force",
+    )
     assert done.code == 3
     assert "does not exist yet" in done.err
-    assert mpu("perturb", r.model, "--base", r.base, "--handoff", r.handoff, "--secret", r.secret, "--force").code == 0
+    assert (
+        mpu(
+            "perturb",
+            r.model,
+            "--base",
+            r.base,
+            "--handoff",
+            r.handoff,
+            "--secret",
+            r.secret,
+            "--force",
+        ).code
+        == 0
+    )
     assert all(path.read_bytes() == data for path, data in before.items())
 
 
-def test_an_update_of_another_lineage_or_handoff_is_refused(mpu, own_round, finished_round, tmp_path):
+def test_an_update_of_another_lineage_or_handoff_is_refused(
+    mpu, own_round, finished_round, tmp_path
+):
     """By its id where the lineage never made the handoff, and by its digest where the id was forged."""
     r = own_round
-    made = mpu("perturb", r.model, "--base", r.base, "--handoff", tmp_path / "other", "--new-lineage", tmp_path / "server-2", "-m", 2)
+    made = mpu(
+        "perturb",
+        r.model,
+        "--base",
+        r.base,
+        "--handoff",
+        tmp_path / "other",
+        "--new-lineage",
+        tmp_path / "server-2",
+        "-m",
+        2,
+    )
     assert made.code == 0
-    done = mpu("aggregate", r.update, "--secret", tmp_path / "server-2", "--model", r.model, "--out", tmp_path / "new")
+    done = mpu(
+        "aggregate",
+        r.update,
+        "--secret",
+        tmp_path / "server-2",
+        "--model",
+        r.model,
+        "--out",
+        tmp_path / "new",
+    )
     assert done.code == 1
     assert "which this lineage never made" in done.err
     old = decode((r.update / "mpu.yaml").read_bytes(), "x")
     other = decode((tmp_path / "other" / "mpu.yaml").read_bytes(), "x")
-    (r.update / "mpu.yaml").write_bytes(encode(UpdateManifest(other.id, old.handoff_digest, old.copies)))
-    done = mpu("aggregate", r.update, "--secret", tmp_path / "server-2", "--model", r.model, "--out", tmp_path / "new")
+    (r.update / "mpu.yaml").write_bytes(
+        encode(UpdateManifest(other.id, old.handoff_digest, old.copies))
+    )
+    done = mpu(
+        "aggregate",
+        r.update,
+        "--secret",
+        tmp_path / "server-2",
+        "--model",
+        r.model,
+        "--out",
+        tmp_path / "new",
+    )
     assert done.code == 1
     assert "the update answers handoff" in done.err
     assert not (tmp_path / "new").exists()
@@ -471,7 +807,16 @@ def test_names_from_the_other_party_cannot_break_the_line(mpu, own_round, tmp_pa
     """A tensor name with a line break and a terminal code is printed escaped."""
     evil = "x\nmpu: all good\x1b[2J"
     _edit_update(own_round, lambda t: t.update({evil: torch.zeros(1)}))
-    done = mpu("aggregate", own_round.update, "--secret", own_round.secret, "--model", own_round.model, "--out", tmp_path / "new")
+    done = mpu(
+        "aggregate",
+        own_round.update,
+        "--secret",
+        own_round.secret,
+        "--model",
+        own_round.model,
+        "--out",
+        tmp_path / "new",
+    )
     assert done.code == 1
     assert "\x1b" not in done.err
     assert len(done.err.splitlines()) == 1
@@ -490,7 +835,11 @@ def test_an_internal_error_is_70_and_says_how_to_see_more(mpu, own_round, monkey
     monkeypatch.delenv("MPU_DEBUG", raising=False)
     done = mpu("verify", own_round.handoff)
     assert done.code == 70
-    assert done.err == "mpu: error: internal error: ZeroDivisionError: oops\nmpu: hint: please report it; MPU_DEBUG=1 shows where\n"
+    assert (
+        done.err
+        == "mpu: error: internal error: ZeroDivisionError: oops\nmpu: hint: please report it;"
+        " MPU_DEBUG=1 shows where\n"
+    )
     assert mpu("verify", own_round.handoff, "--json").json["error"]["kind"] == "Internal"
     monkeypatch.setenv("MPU_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):

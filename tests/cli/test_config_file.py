@@ -16,7 +16,14 @@ def perturb(mpu, finished_round, tmp_path):
     def run(content: object, *options: object, name: str = "config.yaml"):
         path = tmp_path / name
         path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
-        given = ("--base", finished_round.base, "--handoff", tmp_path / "new", "--secret", tmp_path / "server")
+        given = (
+            "--base",
+            finished_round.base,
+            "--handoff",
+            tmp_path / "new",
+            "--secret",
+            tmp_path / "server",
+        )
         return mpu("perturb", finished_round.model, *given, "--config", path, "--json", *options)
 
     return run
@@ -25,7 +32,15 @@ def perturb(mpu, finished_round, tmp_path):
 def test_options_come_from_the_file(perturb):
     """Numbers, lists, booleans and words, under their long names."""
     done = perturb(
-        {"copies": 2, "kappa": 0.02, "alphas": [1, 1.5], "offset": 0.1, "max-shard-size": "20KB", "split": True, "dtype": "float32"}
+        {
+            "copies": 2,
+            "kappa": 0.02,
+            "alphas": [1, 1.5],
+            "offset": 0.1,
+            "max-shard-size": "20KB",
+            "split": True,
+            "dtype": "float32",
+        }
     )
     assert done.code == 0
     assert done.json["copies"] == 2
@@ -46,7 +61,14 @@ def test_required_options_and_arguments_may_come_from_the_file(mpu, finished_rou
     r = finished_round
     path = tmp_path / "config.yaml"
     path.write_text(
-        yaml.safe_dump({"model": str(r.model), "handoff": str(tmp_path / "new"), "secret": str(tmp_path / "s"), "base": str(r.base)})
+        yaml.safe_dump(
+            {
+                "model": str(r.model),
+                "handoff": str(tmp_path / "new"),
+                "secret": str(tmp_path / "s"),
+                "base": str(r.base),
+            }
+        )
     )
     assert mpu("perturb", f"--config={path}").code == 0
     assert (tmp_path / "new" / "mpu.yaml").exists()
@@ -54,14 +76,23 @@ def test_required_options_and_arguments_may_come_from_the_file(mpu, finished_rou
 
 def test_the_range_checks_hold_for_the_file_too(perturb, tmp_path):
     """A bad value from the file is the same usage error as from a flag."""
-    for content, words in (({"kappa": -1}, "--kappa -1"), ({"alphas": [1, 2]}, "2 values for 3 copies"), ({"copies": "many"}, "--copies")):
+    for content, words in (
+        ({"kappa": -1}, "--kappa -1"),
+        ({"alphas": [1, 2]}, "2 values for 3 copies"),
+        ({"copies": "many"}, "--copies"),
+    ):
         done = perturb(content)
         assert done.code == 2
         assert words in done.json["error"]["message"]
     assert not (tmp_path / "new").exists()
 
 
-UNKNOWN = {"kapa": "'kappa'", "max_shard_sise": "'max-shard-size'", "alpha": "'alphas'", "Copies": "'copies'"}
+UNKNOWN = {
+    "kapa": "'kappa'",
+    "max_shard_sise": "'max-shard-size'",
+    "alpha": "'alphas'",
+    "Copies": "'copies'",
+}
 
 
 @pytest.mark.parametrize("key", UNKNOWN)
@@ -81,7 +112,10 @@ def test_a_key_without_a_neighbour_is_an_error_too(perturb, key):
     assert perturb({key: "x"}).json["error"]["message"].endswith(f"unknown option {key!r}")
 
 
-@pytest.mark.parametrize("content", ["[1, 2]", "just words", "a: [", "a: !!python/object/apply:os.system ['true']", "\tx: 1"])
+@pytest.mark.parametrize(
+    "content",
+    ["[1, 2]", "just words", "a: [", "a: !!python/object/apply:os.system ['true']", "\tx: 1"],
+)
 def test_a_file_that_is_no_map_is_refused(perturb, content):
     """The message names the file, and the line where there is one."""
     error = perturb(content).json["error"]
@@ -102,7 +136,10 @@ def test_a_missing_file_is_a_usage_error(mpu, finished_round):
 
 
 def test_repeated_options_are_lists_in_the_file(mpu, finished_round: Round, tmp_path):
-    """`set:` takes a list where the command line repeats --set; `json: true` makes errors JSON too."""
+    """`set:` takes a list where the command line repeats --set.
+
+    `json: true` makes errors JSON too.
+    """
     path = tmp_path / "config.yaml"
     content = {
         "set": ["betta=1"],

@@ -27,7 +27,10 @@ def write(path: Path, *rows: dict) -> Path:
 def forget(tmp_path) -> Path:
     """Three rows, the last of which is the first in another spelling."""
     rows = [("w1 w2 ?", "w3 w4 ."), ("w5 w6 ?", "w7 " * 40), ("W1  w2 ?", "w3 w4 .")]
-    return write(tmp_path / "forget.jsonl", *({"question": question, "answer": answer} for question, answer in rows))
+    return write(
+        tmp_path / "forget.jsonl",
+        *({"question": question, "answer": answer} for question, answer in rows),
+    )
 
 
 def test_a_report_without_a_model(mpu, forget):
@@ -36,19 +39,35 @@ def test_a_report_without_a_model(mpu, forget):
     assert done.code == 0
     assert done.err == ""
     found = done.json["files"][str(forget)]
-    assert (found["rows"], found["forms"], found["tokens"], found["bad"]) == (3, {"prompt/answer": 3}, None, [])
+    assert (found["rows"], found["forms"], found["tokens"], found["bad"]) == (
+        3,
+        {"prompt/answer": 3},
+        None,
+        [],
+    )
     assert found["characters"] == {"least": 14, "median": 15, "most_of_95": 127, "most": 127}
     assert found["duplicates"] == [["forget.jsonl:1", "forget.jsonl:3"]]
     assert done.json["sample"] is None
     done = mpu("data", "check", forget)
     assert "3 (prompt/answer)" in done.out
-    assert "mpu: warning: forget.jsonl: 1 row is more than once: forget.jsonl:1 = forget.jsonl:3" in done.err
-    code = "import sys; from mpu_cli.cli.app import run; run(sys.argv[1:]); assert 'torch' not in sys.modules and 'rich' in sys.modules"
-    subprocess.run([sys.executable, "-c", code, "data", "check", str(forget)], check=True, capture_output=True)
+    assert (
+        "mpu: warning: forget.jsonl: 1 row is more than once: forget.jsonl:1 = forget.jsonl:3"
+        in done.err
+    )
+    code = (
+        "import sys; from mpu_cli.cli.app import run; run(sys.argv[1:]); assert 'torch' not in"
+        " sys.modules and 'rich' in sys.modules"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, "data", "check", str(forget)], check=True, capture_output=True
+    )
 
 
 def test_a_report_with_a_model(mpu, forget, finished_round):
-    """Token lengths, what is cut at --max-length, and the row with what counts marked; a handoff is a model too."""
+    """Token lengths, what is cut at --max-length, and the row with what counts marked.
+
+    A handoff is a model too.
+    """
     for model in (finished_round.model, finished_round.handoff):
         done = mpu("data", "check", forget, "--model", model, "--max-length", 16, "--json")
         found = done.json["files"][str(forget)]
@@ -59,11 +78,17 @@ def test_a_report_with_a_model(mpu, forget, finished_round):
         assert done.json["sample"]["labels"].count(-100) == 3
     done = mpu("data", "check", forget, "--model", finished_round.model, "--max-length", 16)
     assert "w1 w2 ?⟦ w3 w4 . </s>⟧" in done.out
-    assert "forget.jsonl: 1 row is cut at 16 tokens (--max-length), the first is forget.jsonl:2" in done.err
+    assert (
+        "forget.jsonl: 1 row is cut at 16 tokens (--max-length), the first is forget.jsonl:2"
+        in done.err
+    )
 
 
 def test_the_sample_is_what_training_gets(mpu, forget, finished_round, tmp_path):
-    """With a chat template, --row 2: exactly the ids and labels that `encode` gives to the trainer."""
+    """With a chat template, --row 2.
+
+    Exactly the ids and labels that `encode` gives to the trainer.
+    """
     from transformers import AutoTokenizer
 
     from mpu_cli.data.rows import read_rows
@@ -74,41 +99,68 @@ def test_the_sample_is_what_training_gets(mpu, forget, finished_round, tmp_path)
     for file in finished_round.model.glob("*token*"):
         shutil.copy(file, directory)
     (directory / "chat_template.jinja").write_text(CHATML)
-    done = mpu("data", "check", forget, "--tokenizer", directory, "--row", 2, "--max-length", 20, "--json")
+    done = mpu(
+        "data", "check", forget, "--tokenizer", directory, "--row", 2, "--max-length", 20, "--json"
+    )
     sample = done.json["sample"]
     encoded = encode(read_rows(forget)[1], AutoTokenizer.from_pretrained(directory), 20)
-    assert (tuple(sample["input_ids"]), tuple(sample["labels"])) == (encoded.input_ids, encoded.labels)
+    assert (tuple(sample["input_ids"]), tuple(sample["labels"])) == (
+        encoded.input_ids,
+        encoded.labels,
+    )
     assert sample["where"] == "forget.jsonl:2"
     assert sample["whole"] > 40
     assert [counts for _, counts in sample["parts"]] == [False, True]
 
 
 def test_forget_and_retain_that_overlap(mpu, forget, tmp_path):
-    """A warning that names both places, exit 1 only with --strict; a prompt that is kept with another answer is told too."""
-    rows = [{"prompt": "w5 W6 ?", "completion": "w9"}, {"prompt": "w1 w2 ?", "completion": "w3  w4 ."}]
+    """A warning that names both places, exit 1 only with --strict.
+
+    A prompt that is kept with another answer is told too.
+    """
+    rows = [
+        {"prompt": "w5 W6 ?", "completion": "w9"},
+        {"prompt": "w1 w2 ?", "completion": "w3  w4 ."},
+    ]
     retain = write(tmp_path / "retain.jsonl", *rows)
     done = mpu("data", "check", forget, "--retain", retain)
     assert done.code == 0
-    assert "2 rows are both to be forgotten and to be kept: forget.jsonl:1 = retain.jsonl:2" in done.err
+    assert (
+        "2 rows are both to be forgotten and to be kept: forget.jsonl:1 = retain.jsonl:2"
+        in done.err
+    )
     assert "1 row is kept with another answer: forget.jsonl:2 / retain.jsonl:1" in done.err
     strict = mpu("data", "check", forget, "--retain", retain, "--strict")
     assert strict.code == 1
     assert "mpu: error: --strict: 3 warning(s)" in strict.err
     told = mpu("data", "check", forget, "--retain", retain, "--strict", "--json")
-    assert (told.code, told.err, told.json["error"]["kind"], told.json["error"]["exit_code"]) == (1, "", "CheckFailed", 1)
-    assert told.json["in_both"] == [["forget.jsonl:1", "retain.jsonl:2"], ["forget.jsonl:3", "retain.jsonl:2"]]
+    assert (told.code, told.err, told.json["error"]["kind"], told.json["error"]["exit_code"]) == (
+        1,
+        "",
+        "CheckFailed",
+        1,
+    )
+    assert told.json["in_both"] == [
+        ["forget.jsonl:1", "retain.jsonl:2"],
+        ["forget.jsonl:3", "retain.jsonl:2"],
+    ]
     clean = write(tmp_path / "clean.jsonl", {"text": "w8"})
     assert mpu("data", "check", clean, "--retain", retain, "--strict").code == 0
 
 
 def test_one_file_given_twice_overlaps_with_itself(mpu, forget, tmp_path):
-    """Under one name, another spelling of it, or as a link: every row is in both, and both are shown."""
+    """Under one name, another spelling of it, or as a link.
+
+    Every row is in both, and both are shown.
+    """
     (tmp_path / "link.jsonl").symlink_to(forget)
     for other in (forget, tmp_path / "sub" / ".." / forget.name, tmp_path / "link.jsonl"):
         (tmp_path / "sub").mkdir(exist_ok=True)
         done = mpu("data", "check", forget, "--retain", other, "--json")
         assert done.code == 0
-        assert [place for place, _ in done.json["in_both"]] == [f"forget.jsonl:{number}" for number in (1, 2, 3)]
+        assert [place for place, _ in done.json["in_both"]] == [
+            f"forget.jsonl:{number}" for number in (1, 2, 3)
+        ]
         done = mpu("data", "check", forget, "--retain", other, "--strict")
         assert done.code == 1
         assert done.out.count("3 (prompt/answer)") == 2
@@ -117,19 +169,33 @@ def test_one_file_given_twice_overlaps_with_itself(mpu, forget, tmp_path):
 
 
 def test_every_bad_row_is_listed(mpu, tmp_path, finished_round):
-    """All of them with file and line, empty answers counted, exit 3; with --json the error is part of the one object."""
+    """All of them with file and line, empty answers counted, exit 3.
+
+    With --json the error is part of the one object.
+    """
     bad = tmp_path / "bad.jsonl"
-    rows = ['{"text": "w1 w2 w3"}', '{"question": "w1", "answer": ""}', '{"text": ', '{"text": "w1"}']
+    rows = [
+        '{"text": "w1 w2 w3"}',
+        '{"question": "w1", "answer": ""}',
+        '{"text": ',
+        '{"text": "w1"}',
+    ]
     bad.write_text("\n".join(rows))
     done = mpu("data", "check", bad, "--model", finished_round.model, "--json")
     found = done.json["files"][str(bad)]
     assert (done.code, found["rows"], found["empty"]) == (3, 1, 1)
-    assert [error["message"].split(": ")[0] for error in found["bad"]] == ["bad.jsonl:2", "bad.jsonl:3", "bad.jsonl:4"]
+    assert [error["message"].split(": ")[0] for error in found["bad"]] == [
+        "bad.jsonl:2",
+        "bad.jsonl:3",
+        "bad.jsonl:4",
+    ]
     assert "no answer token is left" in found["bad"][2]["message"]
     assert done.json["error"] == {
-        "kind": "BadData", "message": "3 rows cannot be used, the first: bad.jsonl:2: 'answer' is empty",
-        "hint": "remove the row or fill it in", "exit_code": 3,
-    }  # fmt: skip
+        "kind": "BadData",
+        "message": "3 rows cannot be used, the first: bad.jsonl:2: 'answer' is empty",
+        "hint": "remove the row or fill it in",
+        "exit_code": 3,
+    }
     done = mpu("data", "check", bad)
     assert done.code == 3
     assert "2: bad.jsonl:2: 'answer' is empty" in done.out
@@ -137,11 +203,23 @@ def test_every_bad_row_is_listed(mpu, tmp_path, finished_round):
 
 
 def test_long_texts_and_packing(mpu, tmp_path, finished_round):
-    """A long text is windows, short ones are rows or, with --packing, blocks; the overlap is checked."""
-    texts = write(tmp_path / "raw.jsonl", {"text": "w1 w2 " * 30}, *({"text": f"w3 w{number}"} for number in range(4, 10)))
+    """A long text is windows, short ones are rows or, with --packing, blocks.
+
+    The overlap is checked.
+    """
+    texts = write(
+        tmp_path / "raw.jsonl",
+        {"text": "w1 w2 " * 30},
+        *({"text": f"w3 w{number}"} for number in range(4, 10)),
+    )
     given = ("data", "check", texts, "--model", finished_round.model, "--max-length", 16)
     found = mpu(*given, "--json").json["files"][str(texts)]
-    assert (found["rows"], found["split"], found["cut"], found["trained_rows"]) == (7, ["raw.jsonl:1"], [], 5 + 6)
+    assert (found["rows"], found["split"], found["cut"], found["trained_rows"]) == (
+        7,
+        ["raw.jsonl:1"],
+        [],
+        5 + 6,
+    )
     packed = mpu(*given, "--packing", "--overlap", 8, "--json")
     assert packed.json["files"][str(texts)]["trained_rows"] == 7 + 2
     assert any("6 texts in 2 blocks (--packing)" in line for line in packed.json["warnings"])
@@ -155,10 +233,22 @@ def test_a_mapping_for_both_files(mpu, tmp_path):
     mapped = ("--map", "prompt=instruction", "--map", "answer=output")
     done = mpu("data", "check", tmp_path / "forget.csv", "--retain", retain, *mapped, "--json")
     assert done.json["in_both"] == [["forget.csv:2", "retain.jsonl:1"]]
-    done = mpu("data", "check", tmp_path / "forget.csv", "--map", "prompt=instructions", "--map", "answer=output")
+    done = mpu(
+        "data",
+        "check",
+        tmp_path / "forget.csv",
+        "--map",
+        "prompt=instructions",
+        "--map",
+        "answer=output",
+    )
     assert (done.code, done.err.splitlines()) == (
-        3, ["mpu: error: forget.csv: no column 'instructions' (--map prompt=instructions)", "mpu: hint: did you mean 'instruction'?"],
-    )  # fmt: skip
+        3,
+        [
+            "mpu: error: forget.csv: no column 'instructions' (--map prompt=instructions)",
+            "mpu: hint: did you mean 'instruction'?",
+        ],
+    )
 
 
 def test_parquet(mpu, tmp_path, monkeypatch):
@@ -176,7 +266,10 @@ def test_parquet(mpu, tmp_path, monkeypatch):
     parquet.write_table(pyarrow.table({"instruction": ["Q"], "output": ["A"]}), path)
     mapped = ("--map", "prompt=instruction", "--map", "answer=output")
     assert mpu("data", "check", path, *mapped, "--json").json["files"][str(path)]["rows"] == 1
-    assert "did you mean 'instruction'?" in mpu("data", "check", path, "--map", "prompt=instructions", "--map", "answer=output").err
+    assert (
+        "did you mean 'instruction'?"
+        in mpu("data", "check", path, "--map", "prompt=instructions", "--map", "answer=output").err
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,7 +295,10 @@ def test_usage_and_bad_input(mpu, forget, monkeypatch, arguments, code, words):
 
 
 def test_a_group_of_commands(mpu, forget, tmp_path):
-    """`mpu data` alone and a mistyped subcommand are usage errors with a way out; --config and -h work below it."""
+    """`mpu data` alone and a mistyped subcommand are usage errors with a way out.
+
+    --config and -h work below it.
+    """
     assert (mpu("data").code, mpu("data", "chek").code) == (2, 2)
     assert "did you mean 'check'" in mpu("data", "chek").err.lower()
     assert "Usage: mpu data check" in mpu("data", "check", "-h").out
@@ -234,7 +330,11 @@ def test_rows_from_the_hub(tmp_path, environment):
     (root / "refs" / "main").write_text(commit)
     write(root / "snapshots" / commit / "forget.jsonl", {"question": "Q", "answer": "A"})
     environment.pop("HF_HUB_CACHE", None)
-    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PATH": os.environ["PATH"]}
+    environment |= {
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "1",
+        "PATH": os.environ["PATH"],
+    }
     address = "hf://datasets/org/rows/forget.jsonl"
     arguments = [sys.executable, "-m", "mpu_cli", "data", "check", address, "--json"]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)

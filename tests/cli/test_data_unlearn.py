@@ -1,4 +1,7 @@
-"""The data options of `mpu unlearn`: other formats and names give the update of the plain file, and nothing is cut in silence."""
+"""The data options of `mpu unlearn`.
+
+Other formats and names give the update of the plain file, and nothing is cut in silence.
+"""
 
 from __future__ import annotations
 
@@ -26,23 +29,43 @@ def unlearn(mpu, finished_round, tmp_path):
 
 
 def test_a_csv_with_other_names_trains_the_same(unlearn, finished_round, tmp_path):
-    """--map reads instruction and output out of CSV; the update is that of question and answer, bit for bit."""
+    """--map reads instruction and output out of CSV.
+
+    The update is that of question and answer, bit for bit.
+    """
     for name, rows in (("forget.csv", FORGET), ("retain.csv", RETAIN)):
         with (tmp_path / name).open("w", newline="") as file:
-            csv.writer(file).writerows([("id", "output", "instruction"), *((1, row["answer"], row["question"]) for row in rows)])
+            csv.writer(file).writerows(
+                [
+                    ("id", "output", "instruction"),
+                    *((1, row["answer"], row["question"]) for row in rows),
+                ]
+            )
     mapped = ("--map", "prompt=instruction", "--map", "answer=output")
-    done, delta = unlearn("new", "--forget", tmp_path / "forget.csv", "--retain", tmp_path / "retain.csv", *mapped)
+    done, delta = unlearn(
+        "new", "--forget", tmp_path / "forget.csv", "--retain", tmp_path / "retain.csv", *mapped
+    )
     assert done.code == 0, done.err
     assert delta == (finished_round.update / DELTA).read_bytes()
     # Negative control: columns the other way round are another update.
     swapped = ("--map", "prompt=output", "--map", "answer=instruction")
-    done, delta = unlearn("swapped", "--forget", tmp_path / "forget.csv", "--retain", tmp_path / "retain.csv", *swapped)
+    done, delta = unlearn(
+        "swapped",
+        "--forget",
+        tmp_path / "forget.csv",
+        "--retain",
+        tmp_path / "retain.csv",
+        *swapped,
+    )
     assert done.code == 0
     assert delta != (finished_round.update / DELTA).read_bytes()
 
 
 def test_copies_of_two_mappings_do_not_make_an_update(mpu, finished_round, tmp_path):
-    """The mapping is part of the recipe: --finish refuses copies that read the same file differently."""
+    """The mapping is part of the recipe.
+
+    --finish refuses copies that read the same file differently.
+    """
     both = tmp_path / "forget.jsonl"
     both.write_text("".join(json.dumps({**row, "other": row["answer"]}) + "\n" for row in FORGET))
     given = ("unlearn", finished_round.handoff, "--out", tmp_path / "new")
@@ -59,10 +82,20 @@ def test_rows_that_are_cut_or_split_are_told(unlearn, finished_round, tmp_path):
     rows = [{"question": "w1 ?", "answer": "w2 " * 30}, *FORGET]
     (tmp_path / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "retain.txt").write_text("w3 w4 " * 40)
-    done, delta = unlearn("new", "--forget", tmp_path / "forget.jsonl", "--retain", tmp_path / "retain.txt", "--max-length", 16)
+    done, delta = unlearn(
+        "new",
+        "--forget",
+        tmp_path / "forget.jsonl",
+        "--retain",
+        tmp_path / "retain.txt",
+        "--max-length",
+        16,
+    )
     assert done.code == 0, done.err
     assert delta is not None
-    assert done.err.count("1 row is cut at 16 tokens (--max-length), the first is forget.jsonl:1") == 1
+    assert (
+        done.err.count("1 row is cut at 16 tokens (--max-length), the first is forget.jsonl:1") == 1
+    )
     assert done.err.count("1 row is split into windows of 16 tokens, the first is retain.txt") == 1
 
 
@@ -73,7 +106,9 @@ def test_refusals_for_dpo(unlearn, finished_round, tmp_path):
     done, _ = unlearn("none", *data)
     assert done.code == 2
     assert "--refusals" in done.err
-    deltas = [unlearn(name, *data, "--refusals", tmp_path / "idontknow.txt")[1] for name in ("one", "two")]
+    deltas = [
+        unlearn(name, *data, "--refusals", tmp_path / "idontknow.txt")[1] for name in ("one", "two")
+    ]
     assert deltas[0] is not None
     assert deltas[0] == deltas[1]
     (tmp_path / "idontknow.txt").write_text("w40\n")
@@ -84,7 +119,14 @@ def test_an_alternate_column_is_the_forget_files_affair(unlearn, finished_round,
     """--map alternate=… does not ask the retain file for that column."""
     rows = [{**row, "wrong": ["w50", "w51"]} for row in FORGET]
     (tmp_path / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = ("--forget", tmp_path / "forget.jsonl", "--retain", finished_round.retain, "--method", "DPO")
+    data = (
+        "--forget",
+        tmp_path / "forget.jsonl",
+        "--retain",
+        finished_round.retain,
+        "--method",
+        "DPO",
+    )
     done, delta = unlearn("new", *data, "--map", "alternate=wrong")
     assert done.code == 0, done.err
     assert delta is not None
@@ -95,12 +137,30 @@ def test_the_update_holds_nothing_of_the_mapping(unlearn, finished_round, tmp_pa
     import hashlib
 
     path = tmp_path / "forget.jsonl"
-    path.write_text("".join(json.dumps({"zebraquestion": row["question"], "answer": row["answer"]}) + "\n" for row in FORGET))
-    done, _ = unlearn("new", "--forget", path, "--retain", finished_round.retain, "--map", "prompt=question")
+    path.write_text(
+        "".join(
+            json.dumps({"zebraquestion": row["question"], "answer": row["answer"]}) + "\n"
+            for row in FORGET
+        )
+    )
+    done, _ = unlearn(
+        "new", "--forget", path, "--retain", finished_round.retain, "--map", "prompt=question"
+    )
     assert done.code == 3
     retain = shutil.copy(path, tmp_path / "retain.jsonl")
-    done, _ = unlearn("new", "--forget", path, "--retain", retain, "--map", "prompt=zebraquestion", "--allow-overlap")
+    done, _ = unlearn(
+        "new",
+        "--forget",
+        path,
+        "--retain",
+        retain,
+        "--map",
+        "prompt=zebraquestion",
+        "--allow-overlap",
+    )
     assert done.code == 0, done.err
-    sent = b"".join(file.read_bytes() for file in Path(tmp_path / "new").rglob("*") if file.is_file())
+    sent = b"".join(
+        file.read_bytes() for file in Path(tmp_path / "new").rglob("*") if file.is_file()
+    )
     assert b"zebra" not in sent
     assert hashlib.sha256(path.read_bytes()).hexdigest().encode() not in sent

@@ -15,14 +15,58 @@ from mpu_cli.training.checkpoints import STATE, WEIGHTS
 def _commands(r: Round, disk: Path, tmp: Path) -> dict[str, tuple[object, ...]]:
     data = ("--forget", r.forget, "--retain", r.retain, *QUICK)
     return {
-        "perturb": ("perturb", r.model, "--base", r.base, "--handoff", disk / "deep" / "new", "--new-lineage", tmp / "fresh"),
-        "perturb, secret": ("perturb", r.model, "--base", r.base, "--handoff", tmp / "new", "--new-lineage", disk / "deep" / "server"),
+        "perturb": (
+            "perturb",
+            r.model,
+            "--base",
+            r.base,
+            "--handoff",
+            disk / "deep" / "new",
+            "--new-lineage",
+            tmp / "fresh",
+        ),
+        "perturb, secret": (
+            "perturb",
+            r.model,
+            "--base",
+            r.base,
+            "--handoff",
+            tmp / "new",
+            "--new-lineage",
+            disk / "deep" / "server",
+        ),
         "unlearn": ("unlearn", r.handoff, *data, "--out", disk / "deep" / "new"),
-        "unlearn one copy": ("unlearn", r.handoff, *data, "--copy", "1", "--out", disk / "deep" / "new"),
+        "unlearn one copy": (
+            "unlearn",
+            r.handoff,
+            *data,
+            "--copy",
+            "1",
+            "--out",
+            disk / "deep" / "new",
+        ),
         "unlearn a model": ("unlearn", r.model, *data, "--out", disk / "deep" / "new"),
         "diff": ("diff", r.handoff, tmp / "trained", "--out", disk / "deep" / "new"),
-        "aggregate": ("aggregate", r.update, "--secret", r.secret, "--model", r.model, "--out", disk / "deep" / "new"),
-        "reissue": ("perturb", r.model, "--handoff", disk / "deep" / "new", "--secret", r.secret, "--reissue", _id(r)),
+        "aggregate": (
+            "aggregate",
+            r.update,
+            "--secret",
+            r.secret,
+            "--model",
+            r.model,
+            "--out",
+            disk / "deep" / "new",
+        ),
+        "reissue": (
+            "perturb",
+            r.model,
+            "--handoff",
+            disk / "deep" / "new",
+            "--secret",
+            r.secret,
+            "--reissue",
+            _id(r),
+        ),
     }
 
 
@@ -37,11 +81,22 @@ def as_if_free(monkeypatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=1 << 40))
 
 
-COMMANDS = ["perturb", "perturb, secret", "unlearn", "unlearn one copy", "unlearn a model", "diff", "aggregate", "reissue"]
+COMMANDS = [
+    "perturb",
+    "perturb, secret",
+    "unlearn",
+    "unlearn one copy",
+    "unlearn a model",
+    "diff",
+    "aggregate",
+    "reissue",
+]
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "perturb, secret"])
-def test_a_disk_without_room_is_seen_before_the_work(name, mpu, own_round, small_disk, tmp_path, leftovers):
+def test_a_disk_without_room_is_seen_before_the_work(
+    name, mpu, own_round, small_disk, tmp_path, leftovers
+):
     """Exit 3 with what is needed and what is free there; nothing is made, not even a secret."""
     trained = Path(shutil.copytree(own_round.handoff, tmp_path / "trained"))
     assert trained.is_dir()
@@ -50,15 +105,29 @@ def test_a_disk_without_room_is_seen_before_the_work(name, mpu, own_round, small
     assert done.code == 3, done.err
     message, hint = done.err.splitlines()[-2:]
     free = r"needs [0-9,]+\.\d MB, and 0\.0 MB are free there"
-    assert re.fullmatch(f"mpu: error: {re.escape(str(small_disk / 'deep' / 'new'))}: (a|an|the) [a-z0-9 ]+ {free}", message), message
+    assert re.fullmatch(
+        f"mpu: error: {re.escape(str(small_disk / 'deep' / 'new'))}: (a|an|the) [a-z0-9 ]+ {free}",
+        message,
+    ), message
     assert hint == "mpu: hint: free some space, or use a larger disk"
     assert leftovers() == []
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
 
 
 def test_checkpoints_count_where_they_go(mpu, own_round, small_disk, tmp_path):
-    """--work on the small disk: two checkpoints do not fit there, nor finished copies; one copy without checkpoints needs nothing there."""
-    data = ("--forget", own_round.forget, "--retain", own_round.retain, *QUICK, "--work", small_disk / "work")
+    """--work on the small disk: two checkpoints do not fit there, nor finished copies.
+
+    One copy without checkpoints needs nothing there.
+    """
+    data = (
+        "--forget",
+        own_round.forget,
+        "--retain",
+        own_round.retain,
+        *QUICK,
+        "--work",
+        small_disk / "work",
+    )
     done = mpu("unlearn", own_round.handoff, *data, "--out", tmp_path / "new")
     assert done.code == 3
     assert f"mpu: error: {small_disk / 'work'}/new-" in done.err
@@ -69,14 +138,19 @@ def test_checkpoints_count_where_they_go(mpu, own_round, small_disk, tmp_path):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_full_disk_is_one_line_and_leaves_nothing(name, mpu, own_round, small_disk, tmp_path, leftovers, as_if_free):
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    name, mpu, own_round, small_disk, tmp_path, leftovers, as_if_free
+):
     """Exit 3, the target is named, and neither the full disk (full only once it is written to) nor the other one keeps anything."""
     trained = Path(shutil.copytree(own_round.handoff, tmp_path / "trained"))
     from safetensors.torch import load_file, save_file
 
     for copy in ("copy-1", "copy-2"):
         tensors = load_file(trained / copy / "model.safetensors")
-        save_file({k: v + 1 if "layers" in k else v for k, v in tensors.items()}, trained / copy / "model.safetensors")
+        save_file(
+            {k: v + 1 if "layers" in k else v for k, v in tensors.items()},
+            trained / copy / "model.safetensors",
+        )
     if name == "perturb, secret":
         (small_disk / "filler").write_bytes(bytes(1 << 20))
     command = _commands(own_round, small_disk, tmp_path)[name]
@@ -84,7 +158,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(name, mpu, own_round, small_
     done = mpu(*command)
     assert done.code == 3, done.err
     (error,) = (line for line in done.err.splitlines() if line.startswith("mpu: error: "))
-    assert error.startswith((f"mpu: error: {small_disk / 'deep'}", f"mpu: error: {tmp_path / 'new'}"))
+    assert error.startswith(
+        (f"mpu: error: {small_disk / 'deep'}", f"mpu: error: {tmp_path / 'new'}")
+    )
     assert "mpu-partial" not in done.err
     assert "the disk is full; nothing was kept" in done.err
     assert done.err.endswith("mpu: hint: free some space, run again\n")
@@ -95,17 +171,53 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(name, mpu, own_round, small_
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, STATE])
-def test_a_disk_that_fills_up_in_a_checkpoint(name, mpu, own_round, small_disk, tmp_path, as_if_free):
-    """Weights and state are written by libraries with errors of their own: one line, and --resume goes on with the same bits."""
-    data = ("--forget", own_round.forget, "--retain", own_round.retain, "--epochs", "3", "--batch-size", "4")
+def test_a_disk_that_fills_up_in_a_checkpoint(
+    name, mpu, own_round, small_disk, tmp_path, as_if_free
+):
+    """Weights and state are written by libraries with errors of their own.
+
+    One line, and --resume goes on with the same bits.
+    """
+    data = (
+        "--forget",
+        own_round.forget,
+        "--retain",
+        own_round.retain,
+        "--epochs",
+        "3",
+        "--batch-size",
+        "4",
+    )
     assert mpu("unlearn", own_round.handoff, *data, "--out", tmp_path / "whole").code == 0
-    probe = ("unlearn", own_round.handoff, *data, "--save-steps", "1", "--copy", "1", "--work", tmp_path / "probe")
+    probe = (
+        "unlearn",
+        own_round.handoff,
+        *data,
+        "--save-steps",
+        "1",
+        "--copy",
+        "1",
+        "--work",
+        tmp_path / "probe",
+    )
     sizes = _sizes_of_a_checkpoint(lambda: mpu(*probe, "--out", tmp_path / "probed"))
     assert set(sizes) >= {WEIGHTS, STATE}
     # The first checkpoint fits, and of the second (which is written before the first goes) a part.
-    room = sum(sizes.values()) + (sizes[WEIGHTS] + sizes[STATE] // 2 if name == STATE else sizes[WEIGHTS] // 2)
+    room = sum(sizes.values()) + (
+        sizes[WEIGHTS] + sizes[STATE] // 2 if name == STATE else sizes[WEIGHTS] // 2
+    )
     (small_disk / "filler").write_bytes(bytes((1 << 20) - room))
-    command = ("unlearn", own_round.handoff, *data, "--save-steps", "1", "--work", small_disk / "work", "--out", tmp_path / "new")
+    command = (
+        "unlearn",
+        own_round.handoff,
+        *data,
+        "--save-steps",
+        "1",
+        "--work",
+        small_disk / "work",
+        "--out",
+        tmp_path / "new",
+    )
     done = mpu(*command)
     assert done.code == 3, done.err
     *_, note, message, hint = done.err.splitlines()

@@ -22,11 +22,19 @@ from mpu_cli.cli.app import app
 
 HOME = Path(__file__).parents[2]
 PAGES = sorted(
-    [HOME / "README.md", *(HOME / "docs").glob("*.md"), *(HOME / "docs" / "how-to").glob("*.md"), *(HOME / "examples").glob("*/README.md")]
+    [
+        HOME / "README.md",
+        *(HOME / "docs").glob("*.md"),
+        *(HOME / "docs" / "how-to").glob("*.md"),
+        *(HOME / "examples").glob("*/README.md"),
+    ]
 )
 ROUND = ("perturb", "verify", "inspect", "data", "unlearn", "aggregate", "eval", "compare", "diff")
 """The order in which the examples are run; demo's are run by tests/experiment."""
-FASTER = {"unlearn": ("--max-steps", "2", "--learning-rate", "1e-3"), "eval": ("--metric", "answer_probability", "--no-generate")}
+FASTER = {
+    "unlearn": ("--max-steps", "2", "--learning-rate", "1e-3"),
+    "eval": ("--metric", "answer_probability", "--no-generate"),
+}
 
 
 def group():
@@ -37,15 +45,34 @@ def group():
 def examples(name: str) -> list[list[str]]:
     """A command's examples, as a shell reads them."""
     guide = import_module(f"mpu_cli.cli.commands.{name}").GUIDE
-    return [words for line in guide.examples if (words := shlex.split(line.replace("\\\n", " "), comments=True))]
+    return [
+        words
+        for line in guide.examples
+        if (words := shlex.split(line.replace("\\\n", " "), comments=True))
+    ]
 
 
 def documented(page: Path) -> list[list[str]]:
-    """The commands of a page's blocks; a prompt in front of them is none of theirs, nor is what a shell does behind them."""
-    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    lines = [re.sub(r"^(\w*\$ +)", "", line.strip()) for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    split = [shlex.split(line.partition(";")[0], comments=True) for line in lines if line.startswith("mpu ")]
-    return [[word for word in words if not word.startswith("$")] for words in split]  # what a shell's loop puts in
+    """The commands of a page's blocks.
+
+    A prompt in front of them is none of theirs, nor is what a shell does behind them.
+    """
+    blocks = re.findall(
+        r"^```[^\n]*\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    lines = [
+        re.sub(r"^(\w*\$ +)", "", line.strip())
+        for block in blocks
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    split = [
+        shlex.split(line.partition(";")[0], comments=True)
+        for line in lines
+        if line.startswith("mpu ")
+    ]
+    return [
+        [word for word in words if not word.startswith("$")] for words in split
+    ]  # what a shell's loop puts in
 
 
 def command_of(words: list[str]) -> tuple[object, list[str]]:
@@ -65,11 +92,15 @@ def desk(tiny_pair, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(pair.model, "model")
     shutil.copytree(pair.base, "base")
-    holdout = [{"question": f"w{i} w{i + 3} ?", "answer": f"w{i + 7} w{i} ."} for i in range(30, 46, 2)]
+    holdout = [
+        {"question": f"w{i} w{i + 3} ?", "answer": f"w{i + 7} w{i} ."} for i in range(30, 46, 2)
+    ]
     for name, rows in (("forget", FORGET), ("retain", RETAIN), ("holdout", holdout)):
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         with Path(f"{name}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("instruction", "output"), *((row["question"], row["answer"]) for row in rows)])
+            csv.writer(file).writerows(
+                [("instruction", "output"), *((row["question"], row["answer"]) for row in rows)]
+            )
     return tmp_path
 
 
@@ -92,9 +123,15 @@ def test_every_help_has_an_example_and_says_who_runs_it(name, mpu):
 def test_the_list_of_commands_says_who_runs_what(mpu):
     """Every command once, under its party."""
     listed = mpu("--help").out
-    sections = dict(re.findall(r"^(Commands of [^\n]*|To see it all):\n((?:  [^\n]*\n)+)", listed, re.MULTILINE))
-    names = {heading: re.findall(r"^  (\w+)", rows, re.MULTILINE) for heading, rows in sections.items()}
-    assert sorted(name for rows in names.values() for name in rows) == sorted(group().list_commands(None))
+    sections = dict(
+        re.findall(r"^(Commands of [^\n]*|To see it all):\n((?:  [^\n]*\n)+)", listed, re.MULTILINE)
+    )
+    names = {
+        heading: re.findall(r"^  (\w+)", rows, re.MULTILINE) for heading, rows in sections.items()
+    }
+    assert sorted(name for rows in names.values() for name in rows) == sorted(
+        group().list_commands(None)
+    )
     assert names["Commands of the server (who owns the model)"] == ["aggregate", "perturb"]
     assert names["Commands of the client (who owns the data)"] == ["data", "diff", "unlearn"]
 
@@ -112,7 +149,9 @@ def test_the_examples_of_a_round_run(desk, mpu):
                 for number in ("2", "3"):
                     play(mpu, [number if word == "1" else word for word in alone])
             play(mpu, words)
-    assert {"to-client", "server", "to-server", "spread", "model-next", "before", "after"} <= {path.name for path in desk.iterdir()}
+    assert {"to-client", "server", "to-server", "spread", "model-next", "before", "after"} <= {
+        path.name for path in desk.iterdir()
+    }
 
 
 @pytest.mark.slow
@@ -122,7 +161,9 @@ def test_the_example_of_several_processes_runs(desk, mpu):
     (words,) = [words for words in examples("unlearn") if words[0] == "torchrun"]
     found = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": found}
-    subprocess.run([*words, "--max-steps", "1"], env=environment, check=True, capture_output=True, timeout=300)
+    subprocess.run(
+        [*words, "--max-steps", "1"], env=environment, check=True, capture_output=True, timeout=300
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(HOME)) for page in PAGES])
@@ -131,7 +172,11 @@ def test_every_documented_command_can_be_parsed(page):
     for words in documented(page):
         command, rest = command_of(words)
         try:
-            command.make_context(words[1], rest, parent=typer.main.get_command(app).make_context("mpu", [], resilient_parsing=True))
+            command.make_context(
+                words[1],
+                rest,
+                parent=typer.main.get_command(app).make_context("mpu", [], resilient_parsing=True),
+            )
         except typer.TyperException as error:
             pytest.fail(f"{shlex.join(words)}: {error.format_message()}")
         assert "…" not in "".join(words), words
@@ -146,7 +191,9 @@ def test_the_commands_of_the_readme_and_of_the_page_on_data_run(desk, mpu):
                 shutil.rmtree(out)
             if words[1] != "demo":
                 play(mpu, words)
-    assert {"to-client", "server", "to-server", "model-next", "after"} <= {path.name for path in desk.iterdir()}
+    assert {"to-client", "server", "to-server", "model-next", "after"} <= {
+        path.name for path in desk.iterdir()
+    }
 
 
 @pytest.mark.slow
@@ -156,15 +203,26 @@ def test_the_commands_of_the_page_on_evaluation_run(desk, mpu):
     shutil.copytree("model", "model-next")
     texts = [{"text": f"w{i} w{i + 1} w{i + 2} w{i + 3} ."} for i in range(4)]
     Path("texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
-    Path("verbmem_forget.json").write_text(json.dumps([{"prompt": f"w{i} w{i + 1}", "gt": f"w{i + 2} w{i + 3} ."} for i in range(4)]))
+    Path("verbmem_forget.json").write_text(
+        json.dumps([{"prompt": f"w{i} w{i + 1}", "gt": f"w{i + 2} w{i + 3} ."} for i in range(4)])
+    )
     for number, name in enumerate(("forget_qa", "retain_qa", "forget_qa_icl", "retain_qa_icl")):
-        rows = [{"question": f"w{i} w{i + number + 5} ?", "answer": f"w{i + 2} ."} for i in range(4)]
+        rows = [
+            {"question": f"w{i} w{i + number + 5} ?", "answer": f"w{i + 2} ."} for i in range(4)
+        ]
         Path(f"knowmem_{name}.json").write_text(json.dumps(rows))
     for words in documented(HOME / "docs" / "evaluation.md"):
         if words[1] == "compare":
             for kept in ("noise-free-record", "mpu-record"):
                 shutil.copytree("before", kept)
-        done = mpu(*words[1:], *(("--max-new-tokens", "4", "--relearn-steps", "2", "--samples", "2") if words[1] == "eval" else ()))
+        done = mpu(
+            *words[1:],
+            *(
+                ("--max-new-tokens", "4", "--relearn-steps", "2", "--samples", "2")
+                if words[1] == "eval"
+                else ()
+            ),
+        )
         assert done.code == 0, (words, done.err)
 
 
@@ -179,7 +237,11 @@ def test_the_commands_of_the_page_on_evaluation_run(desk, mpu):
 )
 def test_a_shell_completes_commands_methods_and_optimizers(line, found, monkeypatch, capsys):
     """As bash asks for it."""
-    for name, value in (("_MPU_COMPLETE", "complete_bash"), ("COMP_WORDS", line), ("COMP_CWORD", str(line.count(" ")))):
+    for name, value in (
+        ("_MPU_COMPLETE", "complete_bash"),
+        ("COMP_WORDS", line),
+        ("COMP_CWORD", str(line.count(" "))),
+    ):
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit):
         group().main(args=[], prog_name="mpu")
@@ -187,13 +249,28 @@ def test_a_shell_completes_commands_methods_and_optimizers(line, found, monkeypa
 
 
 def test_the_environment_names_the_secret(own_round, tmp_path, mpu, monkeypatch):
-    """Commands of the server read MPU_SECRET where --secret is not given; --secret and --new-lineage win over it."""
+    """Commands of the server read MPU_SECRET where --secret is not given.
+
+    --secret and --new-lineage win over it.
+    """
     r = own_round
     monkeypatch.setenv("MPU_SECRET", str(r.secret))
     perturbed = ("perturb", r.model, "--base", r.base, "-m", 1)
-    assert mpu(*perturbed, "--handoff", tmp_path / "other", "--new-lineage", tmp_path / "second").code == 0
+    assert (
+        mpu(*perturbed, "--handoff", tmp_path / "other", "--new-lineage", tmp_path / "second").code
+        == 0
+    )
     assert (tmp_path / "second" / "secret.yaml").is_file()
-    refused = mpu("aggregate", r.update, "--secret", tmp_path / "second", "--model", r.model, "--out", tmp_path / "never")
+    refused = mpu(
+        "aggregate",
+        r.update,
+        "--secret",
+        tmp_path / "second",
+        "--model",
+        r.model,
+        "--out",
+        tmp_path / "never",
+    )
     assert refused.code == 1
     assert "which this lineage never made" in refused.err
     assert mpu(*perturbed, "--handoff", tmp_path / "again").code == 0

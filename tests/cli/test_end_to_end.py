@@ -1,4 +1,7 @@
-"""Real processes in separate directories: the whole road as two parties walk it, and copies trained by other programs."""
+"""Real processes in separate directories.
+
+The whole road as two parties walk it, and copies trained by other programs.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,26 @@ from rounds import quietly
 from safetensors.torch import load_file, save_file
 
 ASSETS = Path(str(resources.files("mpu_cli"))) / "experiment" / "demo_assets"
-RECIPE = ("--forget", "forget.jsonl", "--retain", "retain.jsonl", "--max-steps", "1", "--batch-size", "4", "--learning-rate", "1e-3")
+RECIPE = (
+    "--forget",
+    "forget.jsonl",
+    "--retain",
+    "retain.jsonl",
+    "--max-steps",
+    "1",
+    "--batch-size",
+    "4",
+    "--learning-rate",
+    "1e-3",
+)
 
 
 @pytest.fixture(scope="module")
 def parties(tmp_path_factory) -> tuple[Path, Path]:
-    """Two directories that share no path: the server has model and base, the client eight rows of each set."""
+    """Two directories that share no path.
+
+    The server has model and base, the client eight rows of each set.
+    """
     server, client = tmp_path_factory.mktemp("server-side"), tmp_path_factory.mktemp("client-side")
     for name in ("model", "base"):
         if not (ASSETS / name / "model.safetensors").exists():
@@ -39,7 +56,12 @@ def _mpu(where: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment.pop("MPU_DEBUG", None)
     return subprocess.run(
-        [sys.executable, "-m", "mpu_cli", *map(str, arguments)], cwd=where, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "mpu_cli", *map(str, arguments)],
+        cwd=where,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -54,9 +76,13 @@ def transcript(parties) -> dict[str, dict]:
     server, client = parties
     done = {}
     paths = ("--base", "base", "--handoff", "to-client", "--secret", "server")
-    done["perturb"] = _json(_mpu(server, "perturb", "model", *paths, "-m", 2, "--client", "first", "--json"))
+    done["perturb"] = _json(
+        _mpu(server, "perturb", "model", *paths, "-m", 2, "--client", "first", "--json")
+    )
     shutil.copytree(server / "to-client", client / "to-client")
-    done["unlearn"] = _json(_mpu(client, "unlearn", "to-client", *RECIPE, "--out", "to-server", "--json"))
+    done["unlearn"] = _json(
+        _mpu(client, "unlearn", "to-client", *RECIPE, "--out", "to-server", "--json")
+    )
     shutil.copytree(client / "to-server", server / "to-server")
     given = ("--secret", "server", "--model", "model", "--out", "model-next")
     done["aggregate"] = _json(_mpu(server, "aggregate", "to-server", *given, "--json"))
@@ -72,25 +98,57 @@ def test_the_road_from_perturb_to_inspect(parties, transcript):
     assert transcript["aggregate"]["agreement"][0] > 0.5
     assert 0 < transcript["aggregate"]["relative_norm"] < 0.5
     told = transcript["inspect"]
-    assert [model["digest"] for model in told["models"]] == [transcript["perturb"]["model"], transcript["aggregate"]["digest"]]
+    assert [model["digest"] for model in told["models"]] == [
+        transcript["perturb"]["model"],
+        transcript["aggregate"]["digest"],
+    ]
     assert told["head"] == transcript["perturb"]["model"]
     assert told["handoffs"][0]["answered_in"] == [transcript["aggregate"]["digest"]]
     assert told["handoffs"][0]["holder"] == "first"
-    assert sorted(path.name for path in client.iterdir()) == ["forget.jsonl", "retain.jsonl", "to-client", "to-server"]
-    assert sorted(path.name for path in server.iterdir()) == ["base", "model", "model-next", "server", "to-client", "to-server"]
-    before, after = load_file(server / "model" / "model.safetensors"), load_file(server / "model-next" / "model.safetensors")
+    assert sorted(path.name for path in client.iterdir()) == [
+        "forget.jsonl",
+        "retain.jsonl",
+        "to-client",
+        "to-server",
+    ]
+    assert sorted(path.name for path in server.iterdir()) == [
+        "base",
+        "model",
+        "model-next",
+        "server",
+        "to-client",
+        "to-server",
+    ]
+    before, after = (
+        load_file(server / "model" / "model.safetensors"),
+        load_file(server / "model-next" / "model.safetensors"),
+    )
     assert before.keys() == after.keys()
     assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_result_loads_and_verifies_and_a_replay_does_not(parties, transcript, mpu, monkeypatch, tmp_path):
-    """The new model is a plain directory; the same update onto it is refused; a redo at another rate is not."""
+def test_the_result_loads_and_verifies_and_a_replay_does_not(
+    parties, transcript, mpu, monkeypatch, tmp_path
+):
+    """The new model is a plain directory.
+
+    The same update onto it is refused; a redo at another rate is not.
+    """
     server, _ = parties
     monkeypatch.chdir(server)
     assert mpu("verify", "model-next").code == 0
     mine = Path(shutil.copytree("server", tmp_path / "server"))
-    replay = mpu("aggregate", "to-server", "--secret", mine, "--model", "model-next", "--out", tmp_path / "again")
+    replay = mpu(
+        "aggregate",
+        "to-server",
+        "--secret",
+        mine,
+        "--model",
+        "model-next",
+        "--out",
+        tmp_path / "again",
+    )
     assert replay.code == 1
     assert "replay" in replay.err
     redo = (
@@ -117,7 +175,10 @@ def test_copies_made_one_by_one_give_the_same_update(parties, transcript, mpu, m
     done = mpu("unlearn", "to-client", "--finish", "--out", "by-copy", "--json")
     assert done.json["digest"] == in_one_go
     assert mpu("verify", "by-copy").code == 0
-    assert mpu("unlearn", "to-client", "--finish", "--out", "by-copy", "--json").json["digest"] == in_one_go
+    assert (
+        mpu("unlearn", "to-client", "--finish", "--out", "by-copy", "--json").json["digest"]
+        == in_one_go
+    )
     shutil.rmtree("by-copy")
 
 
@@ -139,11 +200,19 @@ def test_an_interrupted_finish_is_completed_by_the_next(parties, transcript, mpu
 
 
 def test_a_copy_made_by_another_recipe_is_not_finished(parties, transcript, mpu, monkeypatch):
-    """Another learning rate, a stray file, and a copy of no origin are named; no manifest is written."""
+    """Another learning rate, a stray file, and a copy of no origin are named.
+
+    No manifest is written.
+    """
     _, client = parties
     monkeypatch.chdir(client)
     assert mpu("unlearn", "to-client", *RECIPE, "--copy", 1, "--out", "odd").code == 0
-    assert mpu("unlearn", "to-client", *RECIPE, "--learning-rate", "2e-3", "--copy", 2, "--out", "odd").code == 0
+    assert (
+        mpu(
+            "unlearn", "to-client", *RECIPE, "--learning-rate", "2e-3", "--copy", 2, "--out", "odd"
+        ).code
+        == 0
+    )
     done = mpu("unlearn", "to-client", "--finish", "--out", "odd")
     assert done.code == 1
     assert "copy-2: was made by another recipe" in done.err
@@ -167,7 +236,16 @@ def test_a_copy_made_by_another_recipe_is_not_finished(parties, transcript, mpu,
 def tied_round(tiny_pair, tmp_path_factory) -> tuple[Path, Path, Path]:
     """A tied Llama, its handoff of two copies, and its secret."""
     pair, root = tiny_pair("llama-tied"), tmp_path_factory.mktemp("tied")
-    made = ("--handoff", root / "to-client", "--secret", root / "server", "-m", 2, "--kappa", "0.01")
+    made = (
+        "--handoff",
+        root / "to-client",
+        "--secret",
+        root / "server",
+        "-m",
+        2,
+        "--kappa",
+        "0.01",
+    )
     assert quietly(("perturb", pair.model, "--base", pair.base, *made)) == 0
     return pair.model, root / "to-client", root / "server"
 
@@ -196,12 +274,22 @@ def _save_sharded(model, target: Path) -> None:
 
 
 def _save_with_head(model, target: Path) -> None:
-    """As programs write it that do not know about tied weights: the head twice, and another config.json."""
+    """As programs write it that do not know about tied weights.
+
+    The head twice, and another config.json.
+    """
     model.save_pretrained(target)
     tensors = load_file(target / "model.safetensors")
-    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, target / "model.safetensors")
+    save_file(
+        {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()},
+        target / "model.safetensors",
+    )
     config = json.loads((target / "config.json").read_text())
-    (target / "config.json").write_text(json.dumps({**config, "use_cache": False, "_name_or_path": "/x", "tie_word_embeddings": True}))
+    (target / "config.json").write_text(
+        json.dumps(
+            {**config, "use_cache": False, "_name_or_path": "/x", "tie_word_embeddings": True}
+        )
+    )
 
 
 def _save_rounded(model, target: Path) -> None:
@@ -229,7 +317,9 @@ def diffed(tied_round, tmp_path_factory) -> Callable[[Callable], Path]:
 @pytest.mark.parametrize("save", [_save_sharded, _save_with_head])
 def test_diff_does_not_care_how_a_trained_copy_was_saved(save, diffed, mpu):
     """Shards, a redundant tied head and a changed config.json give the digest of the plain save."""
-    digests = {mpu("inspect", diffed(each), "--json").json["digest"] for each in (_save_plain, save)}
+    digests = {
+        mpu("inspect", diffed(each), "--json").json["digest"] for each in (_save_plain, save)
+    }
     assert len(digests) == 1
 
 
@@ -238,11 +328,28 @@ def test_what_another_program_trained_is_taken_back(save, diffed, tied_round, mp
     """The aggregated model is the plainly trained one to within the noise's second order (and bfloat16's rounding)."""
     model, _, secret = tied_round
     mine = shutil.copytree(secret, tmp_path / "server")
-    done = mpu("aggregate", diffed(save), "--secret", mine, "--model", model, "--out", tmp_path / "next", "--json")
+    done = mpu(
+        "aggregate",
+        diffed(save),
+        "--secret",
+        mine,
+        "--model",
+        model,
+        "--out",
+        tmp_path / "next",
+        "--json",
+    )
     assert done.code == 0, done.err
     before = load_file(model / "model.safetensors")
-    plain = {name: value - before[name] for name, value in _train(model).state_dict().items() if name in before}
-    ours = {name: value.float() - before[name] for name, value in load_file(tmp_path / "next" / "model.safetensors").items()}
+    plain = {
+        name: value - before[name]
+        for name, value in _train(model).state_dict().items()
+        if name in before
+    }
+    ours = {
+        name: value.float() - before[name]
+        for name, value in load_file(tmp_path / "next" / "model.safetensors").items()
+    }
     error = sum(float((ours[name] - plain[name]).square().sum()) for name in before) ** 0.5
     size = sum(float(plain[name].square().sum()) for name in before) ** 0.5
     assert error < (0.2 if save is _save_rounded else 0.02) * size

@@ -1,4 +1,7 @@
-"""What makes a record evidence: which model, from which handoff, when, with what; and dates in the server's own records."""
+"""What makes a record evidence: which model, from which handoff, when, with what.
+
+And dates in the server's own records.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,18 @@ def evaluated(mpu, tmp_path):
     """Evaluate a directory on some rows; the summary."""
 
     def run(directory: Path, forget: Path, *more: object) -> dict:
-        done = mpu("eval", directory, "--forget", forget, *QUICK, "--record", tmp_path / "record", "--force", *more, "--json")
+        done = mpu(
+            "eval",
+            directory,
+            "--forget",
+            forget,
+            *QUICK,
+            "--record",
+            tmp_path / "record",
+            "--force",
+            *more,
+            "--json",
+        )
         assert done.code == 0, done.err
         assert done.json == json.loads((tmp_path / "record" / "summary.json").read_text())
         return done.json | {"stderr": done.err}
@@ -39,7 +53,11 @@ def test_one_digest_names_a_model_everywhere(finished_round, mpu, evaluated):
     """In inspect of the model, in its lineage, and in a record of it."""
     told = mpu("inspect", finished_round.model, "--json").json["digest"]
     root = mpu("inspect", finished_round.secret, "--json").json["models"][0]
-    assert root["digest"] == told == evaluated(finished_round.model, finished_round.forget)["model"]["digest"]
+    assert (
+        root["digest"]
+        == told
+        == evaluated(finished_round.model, finished_round.forget)["model"]["digest"]
+    )
     assert told in mpu("inspect", finished_round.model).out
     assert "digest" not in mpu("inspect", finished_round.model, "--no-digest", "--json").json
 
@@ -49,30 +67,72 @@ def test_a_record_says_of_which_copy_it_is(finished_round, mpu, evaluated, tmp_p
     copy = finished_round.handoff / "copy-2"
     found = evaluated(copy, finished_round.forget, "--reference", finished_round.base)
     manifest = decode((finished_round.handoff / "mpu.yaml").read_bytes(), "mpu.yaml")
-    assert found["model"]["handoff"] == {"id": manifest.id, "digest": manifest.digest, "copy": "copy-2"}
+    assert found["model"]["handoff"] == {
+        "id": manifest.id,
+        "digest": manifest.digest,
+        "copy": "copy-2",
+    }
     assert recent(found["made"]["date"])
     assert {"mpu", "python", "torch", "transformers"} <= set(found["made"]["versions"])
-    assert found["made"]["reference"]["digest"] == mpu("inspect", finished_round.base, "--json").json["digest"]
-    assert found["settings"]["prompting"] == {"system_prompt": None, "variables": {}, "date": "2024-07-26", "content_parts": False}
+    assert (
+        found["made"]["reference"]["digest"]
+        == mpu("inspect", finished_round.base, "--json").json["digest"]
+    )
+    assert found["settings"]["prompting"] == {
+        "system_prompt": None,
+        "variables": {},
+        "date": "2024-07-26",
+        "content_parts": False,
+    }
     assert (found["settings"]["batch_size"], found["settings"]["generate"]) == (32, False)
     text = mpu("inspect", tmp_path / "record").out
     made = found["made"]
-    for word in (manifest.id, "copy-2", found["model"]["digest"], made["date"], made["versions"]["torch"], "2024-07-26"):
+    for word in (
+        manifest.id,
+        "copy-2",
+        found["model"]["digest"],
+        made["date"],
+        made["versions"]["torch"],
+        "2024-07-26",
+    ):
         assert word in text, word
-    assert mpu("inspect", tmp_path / "record", "--json").json == {key: found[key] for key in found if key != "stderr"}
+    assert mpu("inspect", tmp_path / "record", "--json").json == {
+        key: found[key] for key in found if key != "stderr"
+    }
 
 
 def test_a_record_of_an_update_names_all_three(finished_round, mpu, evaluated):
     """The handoff, the copy and the update; the digest is that of the changed weights."""
-    found = evaluated(finished_round.update, finished_round.forget, "--handoff", finished_round.handoff, "--copy", 2)
-    handoff, update = (mpu("inspect", path, "--json").json for path in (finished_round.handoff, finished_round.update))
-    assert found["model"]["handoff"] == {"id": handoff["id"], "digest": handoff["digest"], "copy": "copy-2", "update": update["digest"]}
-    assert found["model"]["digest"] != mpu("inspect", finished_round.handoff / "copy-2", "--json").json["digest"]
+    found = evaluated(
+        finished_round.update,
+        finished_round.forget,
+        "--handoff",
+        finished_round.handoff,
+        "--copy",
+        2,
+    )
+    handoff, update = (
+        mpu("inspect", path, "--json").json
+        for path in (finished_round.handoff, finished_round.update)
+    )
+    assert found["model"]["handoff"] == {
+        "id": handoff["id"],
+        "digest": handoff["digest"],
+        "copy": "copy-2",
+        "update": update["digest"],
+    }
+    assert (
+        found["model"]["digest"]
+        != mpu("inspect", finished_round.handoff / "copy-2", "--json").json["digest"]
+    )
 
 
 @pytest.mark.parametrize("change", ["weights", "config", "missing", "manifest"])
 def test_what_is_no_copy_any_more_is_not_called_one(own_round, evaluated, change):
-    """One byte of a listed file, a file less or a broken manifest: the record names no handoff, and that is said."""
+    """One byte of a listed file, a file less or a broken manifest.
+
+    The record names no handoff, and that is said.
+    """
     copy = own_round.handoff / "copy-1"
     if change == "weights":
         path = copy / "model.safetensors"
@@ -89,7 +149,10 @@ def test_what_is_no_copy_any_more_is_not_called_one(own_round, evaluated, change
 
 
 def test_records_that_stood_beside_are_named(finished_round, evaluated, mpu, tmp_path):
-    """--retain-record and --before by the digest of their models; a record without one (an earlier mpu's) too."""
+    """--retain-record and --before by the digest of their models.
+
+    A record without one (an earlier mpu's) too.
+    """
     evaluated(finished_round.base, finished_round.forget)
     old = tmp_path / "old"
     (tmp_path / "record").rename(old)
@@ -100,12 +163,17 @@ def test_records_that_stood_beside_are_named(finished_round, evaluated, mpu, tmp
     summary = json.loads((old / "summary.json").read_text())
     del summary["made"], summary["model"]["digest"], summary["model"]["handoff"]
     (old / "summary.json").write_text(json.dumps(summary))
-    assert evaluated(finished_round.model, finished_round.forget, "--before", old)["made"]["before"] == {"name": "base", "digest": None}
+    assert evaluated(finished_round.model, finished_round.forget, "--before", old)["made"][
+        "before"
+    ] == {"name": "base", "digest": None}
     assert mpu("inspect", old).code == 0
 
 
 def test_the_servers_records_have_dates(finished_round, mpu):
-    """Of every handoff and model, in JSON and in words; records of an earlier mpu have none, and are read as before."""
+    """Of every handoff and model, in JSON and in words.
+
+    Records of an earlier mpu have none, and are read as before.
+    """
     told = mpu("inspect", finished_round.secret, "--json").json
     assert all(recent(one["date"]) for one in [*told["models"], *told["handoffs"]])
     assert f"{told['handoffs'][0]['date'][:10]} " in mpu("inspect", finished_round.secret).out

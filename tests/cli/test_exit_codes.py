@@ -15,7 +15,11 @@ COMMANDS = ["aggregate", "demo", "diff", "inspect", "perturb", "unlearn", "verif
 
 
 def _kinds() -> dict[str, int]:
-    found = {name: item for name, item in vars(errors).items() if isinstance(item, type) and issubclass(item, errors.MpuError)}
+    found = {
+        name: item
+        for name, item in vars(errors).items()
+        if isinstance(item, type) and issubclass(item, errors.MpuError)
+    }
     del found["MpuError"], found["StoppedError"]  # the second is told as Interrupted
     return {name.removesuffix("Error"): item.exit_code for name, item in found.items()}
 
@@ -40,10 +44,24 @@ def test_the_documented_messages_are_the_real_ones(mpu, own_round, tmp_path, mon
     """What the page shows is what the commands say."""
     r = own_round
     monkeypatch.chdir(r.forget.parent)
-    done = mpu("perturb", "model", "--base", r.base, "--handoff", "new", "--secret", "s", "--alphas", "1,2")
+    done = mpu(
+        "perturb", "model", "--base", r.base, "--handoff", "new", "--secret", "s", "--alphas", "1,2"
+    )
     assert done.err in DOCS
     r.forget.write_text('{"text": "w1 w2"}\n\n{"question": "w1 ?"}\n')
-    assert mpu("unlearn", r.handoff, "--forget", "forget.jsonl", "--retain", "retain.jsonl", "--out", "new").err in DOCS
+    assert (
+        mpu(
+            "unlearn",
+            r.handoff,
+            "--forget",
+            "forget.jsonl",
+            "--retain",
+            "retain.jsonl",
+            "--out",
+            "new",
+        ).err
+        in DOCS
+    )
     given = ("--secret", r.secret, "--out")
     assert mpu("aggregate", "to-server", "--model", "model", *given, "model-next").code == 0
     assert mpu("aggregate", "to-server", "--model", "model-next", *given, "model-3").err in DOCS
@@ -87,7 +105,10 @@ def test_inspect_never_shows_a_secret(mpu, finished_round):
 
     lineage = Lineage.read(finished_round.secret)
     record = next(iter(lineage.handoffs.values()))
-    told = mpu("inspect", finished_round.secret).out + mpu("inspect", finished_round.secret, "--json").out
+    told = (
+        mpu("inspect", finished_round.secret).out
+        + mpu("inspect", finished_round.secret, "--json").out
+    )
     assert lineage.secret.master.hex() not in told
     assert record.draw not in told
     assert not [value for value in record.sigma.values() if repr(value) in told]

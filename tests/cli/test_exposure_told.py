@@ -1,4 +1,7 @@
-"""What perturb and inspect say about exposure: at most, with what the holders have already, in the right unit."""
+"""What perturb and inspect say about exposure.
+
+At most, with what the holders have already, in the right unit.
+"""
 
 from math import sqrt
 from pathlib import Path
@@ -23,13 +26,22 @@ def perturb(mpu, tiny_pair, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kappa", "offset", "stated"), [(0, 1, sqrt(1 / 2)), (1, 1, sqrt(2 / 3)), (1000, 0, 1.0), (0.1, 0, 0.1 / sqrt(1.01))]
+    ("kappa", "offset", "stated"),
+    [(0, 1, sqrt(1 / 2)), (1, 1, sqrt(2 / 3)), (1000, 0, 1.0), (0.1, 0, 0.1 / sqrt(1.01))],
 )
 def test_one_copy_is_stated_with_the_prior(perturb, kappa, offset, stated):
     """s/√(1 + s²), never above 1, in the output and in JSON, both of which say "at most"."""
-    told = perturb("h", "-m", 1, "--kappa", kappa, "--offset", offset, "--reparam", "none", "--json").json
-    assert told["exposure"] == pytest.approx({"no_copy": 1, "one_copy": stated, "all_copies": stated, "order": 1}, rel=1e-4)
-    assert told["exposure"]["one_copy"] <= 1 and "at most" in told["exposure_means"] and "behaves" in told["exposure_means"]
+    told = perturb(
+        "h", "-m", 1, "--kappa", kappa, "--offset", offset, "--reparam", "none", "--json"
+    ).json
+    assert told["exposure"] == pytest.approx(
+        {"no_copy": 1, "one_copy": stated, "all_copies": stated, "order": 1}, rel=1e-4
+    )
+    assert (
+        told["exposure"]["one_copy"] <= 1
+        and "at most" in told["exposure_means"]
+        and "behaves" in told["exposure_means"]
+    )
     out = perturb("h2", "-m", 1, "--kappa", kappa, "--reparam", "none", secret="s2").out
     assert "left unknown of the task vector, at most" in out and "with no copy" in out
 
@@ -38,43 +50,79 @@ def test_a_second_round_and_a_split_state_what_is_held(perturb, mpu, tmp_path):
     """The second round of a split says what each holder has of both, and what two and three holders know together."""
     alphas = ("-m", 3, "--kappa", 1, "--alphas", "1,1,1", "--split")
     first = perturb("h1", *alphas)
-    assert "to those 2 of 3 holders who know most, pooled" in first.out and "earlier" not in first.out
+    assert (
+        "to those 2 of 3 holders who know most, pooled" in first.out and "earlier" not in first.out
+    )
     told = perturb("h2", *alphas, "--json").json["ledger"]
     two = 2 / 3 * (2 + 2**2)  # precision of two of three copies of one draw
     for number, precision in (("1", 1), ("2", two)):
         assert told["coalitions"][number] == pytest.approx(1 / sqrt(1 + 2 * precision))
     assert told["coalitions"]["3"] == told["all_together"] == 0 and told["handoffs"] == 6
     assert set(told["by_holder"]) == {"client-1", "client-2", "client-3"}
-    assert mpu("inspect", tmp_path / "s", "--json").json["exposure"]["coalitions"] == told["coalitions"]
+    assert (
+        mpu("inspect", tmp_path / "s", "--json").json["exposure"]["coalitions"]
+        == told["coalitions"]
+    )
     out = perturb("h3", *alphas).out
     assert "to the one of 3 holders who knows most, with 6 earlier handoffs" in out
-    assert "to anna, with 1 earlier handoff" in [perturb(f"a{n}", "-m", 1, "--client", "anna") for n in "12"][-1].out
+    assert (
+        "to anna, with 1 earlier handoff"
+        in [perturb(f"a{n}", "-m", 1, "--client", "anna") for n in "12"][-1].out
+    )
 
 
 def test_inspect_computes_what_old_records_state_too_high(mpu):
-    """A secret of the first format, written before there was a prior: readable, and shown with the number of today."""
+    """A secret of the first format, written before there was a prior.
+
+    readable, and shown with the number of today.
+    """
     told = mpu("inspect", GOLDEN, "--json").json["exposure"]
     (stated,) = told["by_holder"].values()
-    assert stated == told["all_together"] == pytest.approx(0.05 / sqrt(1 + 0.05**2)) and "at most" in told["means"]
+    assert (
+        stated == told["all_together"] == pytest.approx(0.05 / sqrt(1 + 0.05**2))
+        and "at most" in told["means"]
+    )
     assert "left unknown, at most" in mpu("inspect", GOLDEN).out
 
 
 def test_interrupted_handoffs_are_in_the_ledger(perturb, mpu, tmp_path, monkeypatch):
-    """A handoff whose record was written, and whose directory never came, may have left: inspect and perturb count it and say so."""
+    """A handoff whose record was written, and whose directory never came, may have left.
+
+    Inspect and perturb count it and say so.
+    """
     assert perturb("h1", "-m", 1, "--kappa", 1).code == 0
-    monkeypatch.setattr("mpu_cli.checkpoint.staging.Staging.commit", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        "mpu_cli.checkpoint.staging.Staging.commit",
+        lambda self: (_ for _ in ()).throw(KeyboardInterrupt),
+    )
     assert perturb("h2", "-m", 1, "--kappa", 1).code == 130
     monkeypatch.undo()
     told = mpu("inspect", tmp_path / "s", "--json").json["exposure"]
     assert told["by_holder"] == pytest.approx({"client": 1 / sqrt(3)}) and told["prepared"] == 1
-    assert "counted as well: 1 handoff whose writing was interrupted" in mpu("inspect", tmp_path / "s").out
+    assert (
+        "counted as well: 1 handoff whose writing was interrupted"
+        in mpu("inspect", tmp_path / "s").out
+    )
     third = perturb("h3", "-m", 1, "--kappa", 1)
-    assert "to client, with 2 earlier handoffs" in third.out and "counted as well: 1 handoff " in third.out
+    assert (
+        "to client, with 2 earlier handoffs" in third.out
+        and "counted as well: 1 handoff " in third.out
+    )
 
 
 def test_without_a_base_the_unit_is_explained(perturb):
-    """Noise relative to the weights: what 1 means, and that a base that was not named changes it."""
+    """Noise relative to the weights.
+
+    What 1 means, and that a base that was not named changes it.
+    """
     out = " ".join(perturb("h", "-m", 1, "--kappa", 0.01, base=False).out.split())
-    assert "left unknown of the weights, at most" in out and "whoever has a base that you did not name" in out
-    out = " ".join(perturb("h2", "-m", 1, "--kappa", 0.01, "--noise-relative-to", "weights", secret="s2").out.split())
+    assert (
+        "left unknown of the weights, at most" in out
+        and "whoever has a base that you did not name" in out
+    )
+    out = " ".join(
+        perturb(
+            "h2", "-m", 1, "--kappa", 0.01, "--noise-relative-to", "weights", secret="s2"
+        ).out.split()
+    )
     assert "the base alone leaves" in out and "did not name" not in out

@@ -1,4 +1,7 @@
-"""What `mpu eval` and `mpu compare` print of a record: a headline, arrows, a dozen numbers; Markdown and CSV."""
+"""What `mpu eval` and `mpu compare` print of a record: a headline, arrows, a dozen numbers.
+
+Markdown and CSV.
+"""
 
 from __future__ import annotations
 
@@ -22,37 +25,67 @@ ROWS = 24
 
 
 def record(forget=0.1, retain=0.9, relearned=0.6, extra=()) -> Record:
-    """A record with made-up rows: forget and retain probabilities, relearning at two rates, and `extra` columns of the forget set."""
+    """A record with made-up rows.
+
+    Forget and retain probabilities, relearning at two rates, and `extra` columns of the forget set.
+    """
     spread = np.linspace(-0.05, 0.05, ROWS)
-    columns = {("forget", "answer_probability"): forget + spread, ("retain", "answer_probability"): retain + spread}
-    for name, level in (("relearned-0", forget), ("relearned-1@1e-5", forget + 0.01), ("relearned-1@3e-4", relearned),
-                        ("relearned-2@3e-4", relearned - 0.1), ("relearned-worst", relearned)):  # fmt: skip
-        columns["forget", f"answer_probability@{name}"] = np.where(np.arange(ROWS) < 4, np.nan, level + spread)
+    columns = {
+        ("forget", "answer_probability"): forget + spread,
+        ("retain", "answer_probability"): retain + spread,
+    }
+    for name, level in (
+        ("relearned-0", forget),
+        ("relearned-1@1e-5", forget + 0.01),
+        ("relearned-1@3e-4", relearned),
+        ("relearned-2@3e-4", relearned - 0.1),
+        ("relearned-worst", relearned),
+    ):
+        columns["forget", f"answer_probability@{name}"] = np.where(
+            np.arange(ROWS) < 4, np.nan, level + spread
+        )
     columns |= {("forget", name): np.full(ROWS, 0.5) for name in extra}
     infos = {name: SetInfo(name, ROWS, "0" * 64) for name in ("forget", "retain")}
-    made = summarise(Record({"name": "m"}, {"robustness": ["relearning"]}, infos, columns), None, (), 0, 1000)
+    made = summarise(
+        Record({"name": "m"}, {"robustness": ["relearning"]}, infos, columns), None, (), 0, 1000
+    )
     return replace(made, left_out={("", "privacy_leakage"): "no --retain-record was given"})
 
 
 def text_of(body) -> str:
     """All cells and lines of a result."""
-    tables = [[str(one) for column in part.columns for one in (column.header, *column.cells)] for part in body if not isinstance(part, str)]
-    return "\n".join([part for part in body if isinstance(part, str)] + [" ".join(cells) for cells in tables])
+    tables = [
+        [str(one) for column in part.columns for one in (column.header, *column.cells)]
+        for part in body
+        if not isinstance(part, str)
+    ]
+    return "\n".join(
+        [part for part in body if isinstance(part, str)] + [" ".join(cells) for cells in tables]
+    )
 
 
 def test_the_headline_says_what_a_signer_asks():
     """Forgotten, kept and coming back, with the numbers of before and of a model that never saw the rows."""
-    now, old, never = record(0.1, 0.9, 0.6), means(record(0.95, 0.93)), means(record(0.05, 0.94, 0.3))
-    assert headline(now.summary(), Beside(old, never)) == (
-        "Forget rows: answer probability .100 (before .950, a model that never saw them .050), lower is better. "
-        "Retain rows: answer probability .900 (before .930), higher is better. "
-        "Relearning a few brings the other forget rows to .609 (.309 in a model that never saw them)."
+    now, old, never = (
+        record(0.1, 0.9, 0.6),
+        means(record(0.95, 0.93)),
+        means(record(0.05, 0.94, 0.3)),
+    )
+    assert (
+        headline(now.summary(), Beside(old, never))
+        == "Forget rows: answer probability .100 (before .950, a model that never saw them .050),"
+        " lower is better. Retain rows: answer probability .900 (before .930), higher is better."
+        " Relearning a few brings the other forget rows to .609 (.309 in a model that never saw"
+        " them)."
     )
     assert headline({**now.summary(), "values": {}}, Beside()) is None
 
 
 def test_relearning_is_shown_by_rate_beside_the_control():
-    """All rates, the worst marked; the control's curve of the same rate; without a control that is said."""
+    """All rates, the worst marked.
+
+    The control's curve of the same rate; without a control that is said.
+    """
     never = means(record(0.05, 0.94, 0.3))
     body, _ = shown(record().summary(), View(MARKDOWN, beside=Beside(never_saw=never)))
     text = text_of(body)
@@ -65,8 +98,14 @@ def test_relearning_is_shown_by_rate_beside_the_control():
 
 @pytest.mark.parametrize("form", [TEXT, MARKDOWN])
 def test_a_dozen_numbers_and_the_rest_behind_all(form):
-    """What is not shown is counted; with --all everything is there; why something was left out is one line."""
-    made = record(extra=[f"rouge_recall@leak-{k}" for k in (1, 2, 4, 8)] + ["empty", "repetition", "extraction_strength", "truth_ratio"])
+    """What is not shown is counted.
+
+    With --all everything is there; why something was left out is one line.
+    """
+    made = record(
+        extra=[f"rouge_recall@leak-{k}" for k in (1, 2, 4, 8)]
+        + ["empty", "repetition", "extraction_strength", "truth_ratio"]
+    )
     body, lines = shown(made.summary(), View(form))
     text = text_of(body)
     total = sum(map(len, made.values.values()))
@@ -77,7 +116,9 @@ def test_a_dozen_numbers_and_the_rest_behind_all(form):
     assert "forget rouge_recall@leak-8" in text
     assert "leak-4" not in text
     assert lines[0] == f"not shown  {hidden} more numbers: --all"
-    assert [line for line in lines if line.startswith("left out")] == ["left out  privacy_leakage: no --retain-record was given"]
+    assert [line for line in lines if line.startswith("left out")] == [
+        "left out  privacy_leakage: no --retain-record was given"
+    ]
     every, lines = shown(made.summary(), View(form, every=True))
     assert all(f"{name} " in text_of(every) for name in names)
     assert not [line for line in lines if line.startswith("not shown")]
@@ -97,26 +138,29 @@ def test_csv_has_every_number_in_full():
     assert "nan" not in text
 
 
-@pytest.mark.parametrize(("owner", "role", "metric", "better"), [
-    ("forget", "forget", "answer_probability", "lower"),
-    ("retain", "retain", "answer_probability", "higher"),
-    ("world", "utility", "rouge_recall@4-bit", "higher"),
-    ("forget", "forget", "answer_probability@relearned-2@3e-4", "lower"),
-    ("forget", "forget", "truth_ratio", "higher"),
-    ("retain", "retain", "truth_ratio", "higher"),  # TOFU's has another formula there
-    ("retain", "retain", "repetition", "lower"),  # babbling is bad everywhere
-    ("retain", "retain", "ngram_entropy", "higher"),
-    ("knowledge", "knowledge", "knowledge_memorization", "lower"),
-    ("retain_knowledge", "knowledge", "knowledge_memorization", "higher"),
-    ("verbatim", "verbatim", "verbatim_memorization", "lower"),
-    ("model", "model", "model_utility", "higher"),
-    ("model", "model", "forget_distance@8-bit", "lower"),
-    ("model", "model", "membership_min_k", "0.5"),
-    ("model", "model", "privacy_leakage", "0"),
-    ("forget", "forget", "relearning_steps", "higher"),
-    ("forget", "forget", "truth_probability", ""),
-    ("forget", "forget", "of another program", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("owner", "role", "metric", "better"),
+    [
+        ("forget", "forget", "answer_probability", "lower"),
+        ("retain", "retain", "answer_probability", "higher"),
+        ("world", "utility", "rouge_recall@4-bit", "higher"),
+        ("forget", "forget", "answer_probability@relearned-2@3e-4", "lower"),
+        ("forget", "forget", "truth_ratio", "higher"),
+        ("retain", "retain", "truth_ratio", "higher"),  # TOFU's has another formula there
+        ("retain", "retain", "repetition", "lower"),  # babbling is bad everywhere
+        ("retain", "retain", "ngram_entropy", "higher"),
+        ("knowledge", "knowledge", "knowledge_memorization", "lower"),
+        ("retain_knowledge", "knowledge", "knowledge_memorization", "higher"),
+        ("verbatim", "verbatim", "verbatim_memorization", "lower"),
+        ("model", "model", "model_utility", "higher"),
+        ("model", "model", "forget_distance@8-bit", "lower"),
+        ("model", "model", "membership_min_k", "0.5"),
+        ("model", "model", "privacy_leakage", "0"),
+        ("forget", "forget", "relearning_steps", "higher"),
+        ("forget", "forget", "truth_probability", ""),
+        ("forget", "forget", "of another program", ""),
+    ],
+)
 def test_which_way_is_better(owner, role, metric, better):
     """On rows to forget and rows to keep; nothing is said where it depends."""
     assert direction(owner, role, metric) == better
@@ -124,7 +168,13 @@ def test_which_way_is_better(owner, role, metric, better):
 
 def test_every_metric_has_a_direction_or_none():
     """A word that has an arrow, a number, or a dash."""
-    assert {metric.better for metric in all_metrics().values()} <= {"lower", "higher", "0", "0.5", "–"}
+    assert {metric.better for metric in all_metrics().values()} <= {
+        "lower",
+        "higher",
+        "0",
+        "0.5",
+        "–",
+    }
 
 
 def test_the_first_numbers_keep_their_order():
@@ -137,7 +187,11 @@ def test_the_first_numbers_keep_their_order():
 
 def test_markdown_cells_hold_no_bars():
     """A name with a bar does not end a cell."""
-    assert markdown(("a", "b"), [("x|y", "1")]).splitlines() == ["| a | b |", "| --- | ---: |", "| x\\|y | 1 |"]
+    assert markdown(("a", "b"), [("x|y", "1")]).splitlines() == [
+        "| a | b |",
+        "| --- | ---: |",
+        "| x\\|y | 1 |",
+    ]
 
 
 @pytest.fixture
@@ -149,13 +203,20 @@ def kept(tmp_path):
 
 
 def test_compare_in_every_format(kept, mpu):
-    """A headline with the verdicts and what differs; Markdown; CSV alone on stdout, with the notes on stderr."""
+    """A headline with the verdicts and what differs.
+
+    Markdown; CSV alone on stdout, with the notes on stderr.
+    """
     arguments = ("compare", kept / "one", kept / "other")
     text = mpu(*arguments)
     assert text.code == 0, text.err
-    assert text.out.startswith("other against one, 7 numbers: 1 different (forget answer_probability), ")
+    assert text.out.startswith(
+        "other against one, 7 numbers: 1 different (forget answer_probability), "
+    )
     assert "no margin: give --before RECORD" in text.out
-    assert "0.0000" not in "".join(line.split("…")[-1] for line in text.out.splitlines())  # no margin is no margin of nothing
+    assert "0.0000" not in "".join(
+        line.split("…")[-1] for line in text.out.splitlines()
+    )  # no margin is no margin of nothing
     assert mpu(*arguments, "-q").out.splitlines() == text.out.splitlines()[:1]
     page = mpu(*arguments, "--output-format", "markdown").out
     assert "| forget answer_probability | ↓ lower | 0.1000 | 0.3000 | +0.2000 |" in page
@@ -169,13 +230,36 @@ def test_compare_in_every_format(kept, mpu):
     assert "note: no margin" in table.err
 
 
-@pytest.mark.parametrize(("arguments", "message", "hint"), [
-    (("compare", "one", "other", "--output-format", "html"), "--output-format html: expected one of text, markdown, csv", None),
-    (("compare", "one", "other", "--output-format", "csv", "--json"), "--json and --output-format csv cannot both", "leave one"),
-    (("eval", "one", "--forget", "x", "--format", "markdown"), "--format markdown: is about the record", "--output-format markdown"),
-    (("eval", "one", "--forget", "x", "--relearn-rate", "2"), "--relearn-rate 2: expected a number between 0 and 1", None),
-    (("eval", "one", "--forget", "x", *["--relearn-rate", "1e-4"] * 2), "--relearn-rate: expected 1 to 8 different", "each rate"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (
+            ("compare", "one", "other", "--output-format", "html"),
+            "--output-format html: expected one of text, markdown, csv",
+            None,
+        ),
+        (
+            ("compare", "one", "other", "--output-format", "csv", "--json"),
+            "--json and --output-format csv cannot both",
+            "leave one",
+        ),
+        (
+            ("eval", "one", "--forget", "x", "--format", "markdown"),
+            "--format markdown: is about the record",
+            "--output-format markdown",
+        ),
+        (
+            ("eval", "one", "--forget", "x", "--relearn-rate", "2"),
+            "--relearn-rate 2: expected a number between 0 and 1",
+            None,
+        ),
+        (
+            ("eval", "one", "--forget", "x", *["--relearn-rate", "1e-4"] * 2),
+            "--relearn-rate: expected 1 to 8 different",
+            "each rate",
+        ),
+    ],
+)
 def test_formats_that_are_none(kept, mpu, monkeypatch, arguments, message, hint):
     """One line and what to give instead; found before any model is read."""
     monkeypatch.chdir(kept)
@@ -189,6 +273,13 @@ def test_formats_that_are_none(kept, mpu, monkeypatch, arguments, message, hint)
 def test_inspect_shows_a_record_as_eval_does(kept, mpu):
     """Headline, arrows and every number; the JSON is the summary."""
     out = mpu("inspect", kept / "one").out
-    for words in ("Forget rows: answer probability .100, lower is better.", "↓ lower", "relearned-2@3e-4", "3e-4, worst"):
+    for words in (
+        "Forget rows: answer probability .100, lower is better.",
+        "↓ lower",
+        "relearned-2@3e-4",
+        "3e-4, worst",
+    ):
         assert words in out
-    assert mpu("inspect", kept / "one", "--json").json == json.loads((kept / "one" / "summary.json").read_text())
+    assert mpu("inspect", kept / "one", "--json").json == json.loads(
+        (kept / "one" / "summary.json").read_text()
+    )

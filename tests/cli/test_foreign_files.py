@@ -1,4 +1,7 @@
-"""Files of other programs on the command line: what is said, exactly, and in every command that reads rows."""
+"""Files of other programs on the command line.
+
+What is said, exactly, and in every command that reads rows.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ MODEL = Path(mpu_cli.experiment.__file__).parent / "demo_assets" / "model"
 @pytest.fixture
 def german(tmp_path) -> Path:
     """As a German Excel saves "CSV UTF-8": a byte-order mark and semicolons."""
-    (tmp_path / "forget.csv").write_bytes(b"\xef\xbb\xbf" + "question;answer\r\nWer?;Zoë, ja.\r\n".encode())
+    (tmp_path / "forget.csv").write_bytes(
+        b"\xef\xbb\xbf" + "question;answer\r\nWer?;Zoë, ja.\r\n".encode()
+    )
     return tmp_path / "forget.csv"
 
 
@@ -33,20 +38,29 @@ def test_semicolons_are_read_and_said(mpu, german):
 def test_json_lines_in_a_text_file(mpu, tmp_path):
     """Rows, and said so: not one text of raw JSON."""
     path = tmp_path / "forget.txt"
-    path.write_text("".join(json.dumps({"question": "Q", "answer": answer}) + "\n" for answer in "AB"))
+    path.write_text(
+        "".join(json.dumps({"question": "Q", "answer": answer}) + "\n" for answer in "AB")
+    )
     done = mpu("data", "check", path)
-    assert (done.code, done.err) == (0, "mpu: forget.txt: read as JSON, which its content is, not as .txt\n")
+    assert (done.code, done.err) == (
+        0,
+        "mpu: forget.txt: read as JSON, which its content is, not as .txt\n",
+    )
     assert "2 (prompt/answer)" in done.out
 
 
 OFFICE = {
     "forget.docx": (
-        "word/document.xml", "is a Word document (.docx)", "save it as plain text (.txt, UTF-8), or write its rows as JSON Lines",
+        "word/document.xml",
+        "is a Word document (.docx)",
+        "save it as plain text (.txt, UTF-8), or write its rows as JSON Lines",
     ),
     "forget.xlsx": (
-        "xl/workbook.xml", "is an Excel workbook (.xlsx)", "save it as CSV UTF-8 (comma delimited), or write the rows as JSON Lines",
+        "xl/workbook.xml",
+        "is an Excel workbook (.xlsx)",
+        "save it as CSV UTF-8 (comma delimited), or write the rows as JSON Lines",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OFFICE)
@@ -57,14 +71,27 @@ def test_office_files_are_named(mpu, tmp_path, command, name):
     with zipfile.ZipFile(tmp_path / name, "w") as archive:
         archive.writestr(inside, "")
     done = mpu(*arguments(command, tmp_path / name))
-    assert (done.code, done.out, done.err) == (3, "", f"mpu: error: {name}: {message}\nmpu: hint: {hint}\n")
+    assert (done.code, done.out, done.err) == (
+        3,
+        "",
+        f"mpu: error: {name}: {message}\nmpu: hint: {hint}\n",
+    )
 
 
 def arguments(command: str, forget: Path) -> tuple[object, ...]:
     """A command line of this command that reads these rows."""
     return {
         "data check": ("data", "check", forget),
-        "unlearn": ("unlearn", MODEL, "--forget", forget, "--method", "GradAscent", "--out", forget.parent / "out"),
+        "unlearn": (
+            "unlearn",
+            MODEL,
+            "--forget",
+            forget,
+            "--method",
+            "GradAscent",
+            "--out",
+            forget.parent / "out",
+        ),
         "eval": ("eval", MODEL, "--forget", forget),
     }[command]
 
@@ -74,7 +101,13 @@ def test_the_delimiter_is_obeyed(mpu, german, command):
     """In every command: a wrong one finds one column, and one that is none is a usage error."""
     done = mpu(*arguments(command, german), "--delimiter", "tab")
     assert done.code == 3
-    assert done.err.startswith("mpu: error: forget.csv: no recognised form, columns found: 'question;answer'\n")
+    assert done.err.startswith(
+        "mpu: error: forget.csv: no recognised form, columns found: 'question;answer'\n"
+    )
     done = mpu(*arguments(command, german), "--delimiter", ";;")
     assert done.code == 2
-    assert done.err == "mpu: error: --delimiter ';;': expected one letter\nmpu: hint: for instance --delimiter ';' or --delimiter tab\n"
+    assert (
+        done.err
+        == "mpu: error: --delimiter ';;': expected one letter\nmpu: hint: for instance --delimiter"
+        " ';' or --delimiter tab\n"
+    )

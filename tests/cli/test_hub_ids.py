@@ -25,21 +25,42 @@ def cached(tiny_pair, tmp_path, environment) -> dict[str, str]:
         (root / "refs" / "main").write_text(COMMIT)
         for number, file in enumerate(sorted(model.iterdir())):
             shutil.copy(file, root / "blobs" / f"{number:064x}")
-            (root / "snapshots" / COMMIT / file.name).symlink_to(Path("..") / ".." / "blobs" / f"{number:064x}")
+            (root / "snapshots" / COMMIT / file.name).symlink_to(
+                Path("..") / ".." / "blobs" / f"{number:064x}"
+            )
     environment.pop("HF_HUB_CACHE", None)
     return {**environment, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
 
 
-def _mpu(environment: dict[str, str], where: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def _mpu(
+    environment: dict[str, str], where: Path, *arguments: object
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "mpu_cli", *map(str, arguments)],
-        cwd=where, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=where,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_a_model_and_its_base_come_from_the_cache(cached, tmp_path, finished_round):
-    """org/tiny and hf://org/base@main give the handoff of the same directories; the commit is kept in the secret only."""
-    options = ("--base", "hf://org/base@main", "--handoff", "to-client", "--secret", "server", "-m", 2, "--json")
+    """org/tiny and hf://org/base@main give the handoff of the same directories.
+
+    The commit is kept in the secret only.
+    """
+    options = (
+        "--base",
+        "hf://org/base@main",
+        "--handoff",
+        "to-client",
+        "--secret",
+        "server",
+        "-m",
+        2,
+        "--json",
+    )
     done = _mpu(cached, tmp_path, "perturb", "org/tiny", *options)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -47,9 +68,13 @@ def test_a_model_and_its_base_come_from_the_cache(cached, tmp_path, finished_rou
     assert record.stem == told["model"]
     assert f'"source": "org/tiny@{COMMIT}"' in record.read_text()
     assert not any(
-        (tmp_path / "to-client" / copy / file).is_symlink() for copy in ("copy-1", "copy-2") for file in ("config.json", "tokenizer.json")
+        (tmp_path / "to-client" / copy / file).is_symlink()
+        for copy in ("copy-1", "copy-2")
+        for file in ("config.json", "tokenizer.json")
     )
-    public = b"".join(file.read_bytes() for file in (tmp_path / "to-client").rglob("*") if file.is_file())
+    public = b"".join(
+        file.read_bytes() for file in (tmp_path / "to-client").rglob("*") if file.is_file()
+    )
     assert COMMIT.encode() not in public
     assert b"org/tiny" not in public
 

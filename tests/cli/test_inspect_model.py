@@ -43,7 +43,10 @@ def shown(mpu, built_tiny):
 
 @pytest.mark.parametrize("name", TINY)
 def test_json_accounts_for_every_tensor(name, mpu, built_tiny):
-    """Each is in a layer's noise or left exact with a reason; entries add up; each slot is where it says."""
+    """Each is in a layer's noise or left exact with a reason.
+
+    Entries add up; each slot is where it says.
+    """
     directory = built_tiny(name)
     model = open_checkpoint(directory)
     told = mpu("inspect", directory, "--json").json
@@ -55,27 +58,41 @@ def test_json_accounts_for_every_tensor(name, mpu, built_tiny):
     assert told["noised"]["share"] == told["noised"]["entries"] / told["parameters"]
     for layer in told["layers"]:
         experts = layer["experts"] or {"router": [], "experts": []}
-        by_role = [*layer["slots"].values(), *(slots for ffn in layer["ffns"] for slots in ffn.values())]
-        for slot in (slot for slots in (*by_role, experts["router"], experts["experts"]) for slot in slots):
+        by_role = [
+            *layer["slots"].values(),
+            *(slots for ffn in layer["ffns"] for slots in ffn.values()),
+        ]
+        for slot in (
+            slot for slots in (*by_role, experts["router"], experts["experts"]) for slot in slots
+        ):
             assert model.tensors[slot["tensor"]].shape[slot["axis"]] == slot["size"]
             assert slot["tensor"] in layer["noised"]
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_transforms_are_said_to_act_where_they_do(name, mpu, built_tiny):
-    """Layer by layer, against the maps that the transforms really draw; --reparam means what perturb would take."""
+    """Layer by layer, against the maps that the transforms really draw.
+
+    --reparam means what perturb would take.
+    """
     directory = built_tiny(name)
     model = open_checkpoint(directory)
     layout = read_layout(model.config, shapes(model.tensors), directory)
     told = mpu("inspect", directory, "--json").json
     assert told["transforms"] == layout.transforms
-    assert told["reparameterizations"]["signed-permutation"] == [*chosen("signed-permutation", layout.transforms, "")]
-    assert (told["reparameterizations"]["rotation"] is None) == (layout.transforms["plane_rotation"] != "valid")
+    assert told["reparameterizations"]["signed-permutation"] == [
+        *chosen("signed-permutation", layout.transforms, "")
+    ]
+    assert (told["reparameterizations"]["rotation"] is None) == (
+        layout.transforms["plane_rotation"] != "valid"
+    )
     for layer, said in zip(layout.layers, told["layers"], strict=True):
         for transform in TRANSFORMS:
             drawn = draw_layer((transform,), layer, bytes(32), "inspect", 0)
             assert bool(drawn.maps or drawn.targets) == acts_on(transform, layer), transform
-        assert said["transforms"] == [t for t in TRANSFORMS if layout.transforms[t] == "valid" and acts_on(t, layer)]
+        assert said["transforms"] == [
+            t for t in TRANSFORMS if layout.transforms[t] == "valid" and acts_on(t, layer)
+        ]
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -92,7 +109,10 @@ def test_every_tensor_is_shown_to_a_reader(name, shown, built_tiny):
 def test_a_plain_model(shown):
     """Llama: one table for all layers, what is chosen, what has nothing to act on, shares of the parameters."""
     lines = shown("llama")
-    assert "layers 0–1: 4 query heads on 2 key-value heads of 8, 4 RoPE planes, feed-forward of 48 units" in lines
+    assert (
+        "layers 0–1: 4 query heads on 2 key-value heads of 8, 4 RoPE planes, feed-forward of 48"
+        " units" in lines
+    )
     assert "query heads self_attn.q_proj.weight 0 all 32 2 × 2 heads × 8" in lines
     assert "down mlp.down_proj.weight 1 all 48 48 units" in lines
     assert "noise only input_layernorm.weight 32" in lines
@@ -106,7 +126,9 @@ def test_a_plain_model(shown):
 def test_fused_and_partly_turned_projections(shown):
     """Phi-3 with RoPE on half of each head, GPT-2 stored [in, out], gpt-oss with alternating branches and sinks."""
     lines = shown("phi3/partial")
-    assert "k, turned by RoPE self_attn.qkv_proj.weight 0 32–35 in every 8 of 64 2 heads × 4" in lines
+    assert (
+        "k, turned by RoPE self_attn.qkv_proj.weight 0 32–35 in every 8 of 64 2 heads × 4" in lines
+    )
     assert "k, not turned self_attn.qkv_proj.weight 0 36–39 in every 8 of 64 2 heads × 4" in lines
     lines = shown("gpt2")
     assert "layers 0–1: 4 query heads of 8, no RoPE, ungated feed-forward of 48 units" in lines
@@ -121,11 +143,22 @@ def test_fused_and_partly_turned_projections(shown):
 def test_kinds_of_layers_are_told_apart(shown):
     """DeepSeek's dense layer and the one with experts; SmolLM3's layer without RoPE."""
     lines = shown("deepseek-v3")
-    assert any(line.startswith("layer 0: ") and line.endswith("one key for all heads, feed-forward of 48 units") for line in lines)
-    assert any(line.startswith("layer 1: ") and "4 experts of 24 units in 2 groups, shared feed-forward" in line for line in lines)
+    assert any(
+        line.startswith("layer 0: ")
+        and line.endswith("one key for all heads, feed-forward of 48 units")
+        for line in lines
+    )
+    assert any(
+        line.startswith("layer 1: ")
+        and "4 experts of 24 units in 2 groups, shared feed-forward" in line
+        for line in lines
+    )
     assert "router mlp.gate.{weight,e_score_correction_bias} 0 all 4 2 × 2 experts" in lines
     assert "mlp.experts.{0..3}.down_proj.weight whole 2 × 2 experts" in lines
-    assert "expert_permutation keeps the function layer 1 signed-permutation, rotation, paper-rotation" in lines
+    assert (
+        "expert_permutation keeps the function layer 1 signed-permutation, rotation, paper-rotation"
+        in lines
+    )
     lines = shown("smollm3")
     assert any(line.startswith("layer 1: ") and "no RoPE" in line for line in lines)
     assert "qk_signed_permutation keeps the function layer 1 signed-permutation" in lines
@@ -138,7 +171,10 @@ def test_what_a_configuration_forbids_and_what_is_left_alone(shown):
     assert "--reparam rotation refused: it would change the function – –" in lines
     assert "self_attn.q_layernorm.norms.{0..3}.weight whole one a head" in lines
     lines = shown("gemma3-multimodal")
-    assert any(line.startswith("vision_tower.* ") and line.endswith("tensors: the image encoder") for line in lines)
+    assert any(
+        line.startswith("vision_tower.* ") and line.endswith("tensors: the image encoder")
+        for line in lines
+    )
 
 
 def test_a_large_model_stays_readable_and_is_told_in_full(mpu, tmp_path):
@@ -147,7 +183,10 @@ def test_a_large_model_stays_readable_and_is_told_in_full(mpu, tmp_path):
     lines = mpu("inspect", tmp_path).out.splitlines()
     assert len(lines) < 100
     assert sum(line.startswith("layers ") for line in lines) == 2
-    assert any(line.startswith("layers 3–60: ") and "256 experts of 4 units in 8 groups" in line for line in lines)
+    assert any(
+        line.startswith("layers 3–60: ") and "256 experts of 4 units in 8 groups" in line
+        for line in lines
+    )
     assert any("mlp.experts.{0..255}.up_proj.weight" in line for line in lines)
     told = mpu("inspect", tmp_path, "--json").json
     assert [len(layer["ffns"]) for layer in told["layers"]] == [1] * 3 + [257] * 58
@@ -157,14 +196,28 @@ def test_many_stretches_of_layers_are_counted(mpu, tmp_path):
     """Every fourth layer without RoPE, in 36: the list of layers is cut, not the table."""
     turned = [int((index + 1) % 4 != 0) for index in range(36)]
     config = {
-        "model_type": "smollm3", "hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 36,
-        "no_rope_layers": turned, "tie_word_embeddings": True,
-    }  # fmt: skip
+        "model_type": "smollm3",
+        "hidden_size": 8,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "num_hidden_layers": 36,
+        "no_rope_layers": turned,
+        "tie_word_embeddings": True,
+    }
     tensors = {"model.embed_tokens.weight": [16, 8], "model.norm.weight": [8]}
-    linear = {"self_attn.q_proj": [8, 8], "self_attn.k_proj": [4, 8], "self_attn.v_proj": [4, 8], "self_attn.o_proj": [8, 8]}
+    linear = {
+        "self_attn.q_proj": [8, 8],
+        "self_attn.k_proj": [4, 8],
+        "self_attn.v_proj": [4, 8],
+        "self_attn.o_proj": [8, 8],
+    }
     linear |= {"mlp.gate_proj": [6, 8], "mlp.up_proj": [6, 8], "mlp.down_proj": [8, 6]}
     for index in range(36):
-        for name, shape in {**linear, "input_layernorm": [8], "post_attention_layernorm": [8]}.items():
+        for name, shape in {
+            **linear,
+            "input_layernorm": [8],
+            "post_attention_layernorm": [8],
+        }.items():
             tensors[f"model.layers.{index}.{name}.weight"] = shape
     _sparse(tmp_path, config, tensors)
     out = mpu("inspect", tmp_path).out
@@ -176,9 +229,19 @@ def test_many_stretches_of_layers_are_counted(mpu, tmp_path):
 def test_torch_is_not_loaded(options, built_tiny):
     """Not for a family with experts and transforms to choose, in text or in JSON."""
     done = subprocess.run(
-        [sys.executable, "-c", WATCH.format(heavy=HEAVY), "inspect", built_tiny("deepseek-v3"), *options],
-        capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            WATCH.format(heavy=HEAVY),
+            "inspect",
+            built_tiny("deepseek-v3"),
+            *options,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
     assert (done.returncode, done.stderr) == (0, "LOADED\n")
 
 
@@ -187,7 +250,10 @@ BROKEN = {
     "no model_type": ({"model_type": None}, "unknown model_type None"),
     "a variant without a file": ({"model_type": "falcon", "alibi": True}, "is not described"),
     "no number of heads": ({"num_attention_heads": "four"}, "num_attention_heads is 'four'"),
-    "a layer too many": ({"num_hidden_layers": 3}, "model.layers.2.self_attn.q_proj.weight is missing"),
+    "a layer too many": (
+        {"num_hidden_layers": 3},
+        "model.layers.2.self_attn.q_proj.weight is missing",
+    ),
     "a layer too few": ({"num_hidden_layers": 1}, "is not part of a llama model of 1 layers"),
     "heads of another size": ({"head_dim": 16}, "expected 64 along axis 0"),
 }
@@ -228,24 +294,55 @@ def _sparse(directory: Path, config: dict, tensors: dict) -> None:
 
 def _sparse_deepseek(directory: Path, layers: int, experts: int) -> None:
     config = {
-        "model_type": "deepseek_v3", "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": layers,
-        "n_group": 8, "tie_word_embeddings": False,
-        "q_lora_rank": 4, "kv_lora_rank": 4, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 4,
-    }  # fmt: skip
+        "model_type": "deepseek_v3",
+        "hidden_size": 8,
+        "num_attention_heads": 2,
+        "num_hidden_layers": layers,
+        "n_group": 8,
+        "tie_word_embeddings": False,
+        "q_lora_rank": 4,
+        "kv_lora_rank": 4,
+        "qk_nope_head_dim": 4,
+        "qk_rope_head_dim": 2,
+        "v_head_dim": 4,
+    }
     attention = {
-        "q_a_proj": [4, 8], "q_a_layernorm": [4], "q_b_proj": [12, 4], "kv_a_proj_with_mqa": [6, 8], "kv_a_layernorm": [4],
-        "kv_b_proj": [16, 4], "o_proj": [8, 8],
-    }  # fmt: skip
+        "q_a_proj": [4, 8],
+        "q_a_layernorm": [4],
+        "q_b_proj": [12, 4],
+        "kv_a_proj_with_mqa": [6, 8],
+        "kv_a_layernorm": [4],
+        "kv_b_proj": [16, 4],
+        "o_proj": [8, 8],
+    }
     branches = {"gate_proj": [4, 8], "up_proj": [4, 8], "down_proj": [8, 4]}
-    tensors = {"model.embed_tokens.weight": [16, 8], "model.norm.weight": [8], "lm_head.weight": [16, 8]}
+    tensors = {
+        "model.embed_tokens.weight": [16, 8],
+        "model.norm.weight": [8],
+        "lm_head.weight": [16, 8],
+    }
     for index in range(layers):
         prefix = f"model.layers.{index}."
         tensors |= {f"{prefix}self_attn.{name}.weight": shape for name, shape in attention.items()}
-        tensors |= {f"{prefix}{name}.weight": [8] for name in ("input_layernorm", "post_attention_layernorm")}
-        places = ["mlp."] if index < 3 else ["mlp.shared_experts.", *(f"mlp.experts.{e}." for e in range(experts))]
-        tensors |= {f"{prefix}{place}{name}.weight": shape for place in places for name, shape in branches.items()}
+        tensors |= {
+            f"{prefix}{name}.weight": [8]
+            for name in ("input_layernorm", "post_attention_layernorm")
+        }
+        places = (
+            ["mlp."]
+            if index < 3
+            else ["mlp.shared_experts.", *(f"mlp.experts.{e}." for e in range(experts))]
+        )
+        tensors |= {
+            f"{prefix}{place}{name}.weight": shape
+            for place in places
+            for name, shape in branches.items()
+        }
         if index >= 3:
-            tensors |= {f"{prefix}mlp.gate.weight": [experts, 8], f"{prefix}mlp.gate.e_score_correction_bias": [experts]}
+            tensors |= {
+                f"{prefix}mlp.gate.weight": [experts, 8],
+                f"{prefix}mlp.gate.e_score_correction_bias": [experts],
+            }
     _sparse(directory, config, tensors)
 
 
@@ -253,7 +350,9 @@ def _sparse_deepseek(directory: Path, layers: int, experts: int) -> None:
 def test_a_record_of_lists_in_lists_is_bad_input(mpu, tmp_path, depth):
     """One line that names the file, and no internal error."""
     (tmp_path / "items.jsonl").write_text("")
-    (tmp_path / "summary.json").write_text('{"sets": {}, "model": ' + "[" * depth + "]" * depth + "}")
+    (tmp_path / "summary.json").write_text(
+        '{"sets": {}, "model": ' + "[" * depth + "]" * depth + "}"
+    )
     done = mpu("inspect", tmp_path)
     assert done.code == 3
     assert "summary.json: not a record of an evaluation" in done.err

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM against real processes: exit 130, nothing half-written, and the same command then completes."""
+"""Ctrl-C and SIGTERM against real processes.
+
+Exit 130, nothing half-written, and the same command then completes.
+"""
 
 from __future__ import annotations
 
@@ -31,15 +34,31 @@ def server(tmp_path_factory) -> Path:
 
 def _command(where: Path, *more: str) -> list[str]:
     paths = ["--handoff", str(where / "to-client"), "--secret", str(where / "server")]
-    return ["perturb", "model", "--base", "base", *paths, "--copies", str(COPIES), "--check", "none", *more]
+    return [
+        "perturb",
+        "model",
+        "--base",
+        "base",
+        *paths,
+        "--copies",
+        str(COPIES),
+        "--check",
+        "none",
+        *more,
+    ]
 
 
 def _start(server: Path, command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
     # A test runner in the background ignores SIGINT, and children inherit that.
     return subprocess.Popen(
-        [sys.executable, "-m", "mpu_cli", *command], cwd=server, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+        [sys.executable, "-m", "mpu_cli", *command],
+        cwd=server,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def _wait_for(process: subprocess.Popen[str], condition) -> None:
@@ -50,7 +69,11 @@ def _wait_for(process: subprocess.Popen[str], condition) -> None:
 
 
 def _leftovers(where: Path) -> list[str]:
-    return [path.name for path in where.rglob("*") if path.name.endswith((".mpu-partial", ".mpu-replaced", ".partial"))]
+    return [
+        path.name
+        for path in where.rglob("*")
+        if path.name.endswith((".mpu-partial", ".mpu-replaced", ".partial"))
+    ]
 
 
 def _check_completes(where: Path, server: Path, mpu, monkeypatch) -> None:
@@ -62,11 +85,16 @@ def _check_completes(where: Path, server: Path, mpu, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_while_copies_are_written_leaves_nothing(number, server, tmp_path, environment, mpu, monkeypatch):
+def test_an_interrupt_while_copies_are_written_leaves_nothing(
+    number, server, tmp_path, environment, mpu, monkeypatch
+):
     """The partial directory is removed, exit code 130, one line, and a rerun completes."""
     where = tmp_path / "deep"
     process = _start(server, _command(where), environment)
-    _wait_for(process, lambda: (where / ".to-client.mpu-partial" / "copy-1" / "model.safetensors").exists())
+    _wait_for(
+        process,
+        lambda: (where / ".to-client.mpu-partial" / "copy-1" / "model.safetensors").exists(),
+    )
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -77,10 +105,18 @@ def test_an_interrupt_while_copies_are_written_leaves_nothing(number, server, tm
     _check_completes(where, server, mpu, monkeypatch)
 
 
-def test_a_kill_leaves_only_the_partial_and_the_next_run_cleans_up(server, tmp_path, environment, mpu, monkeypatch):
-    """SIGKILL cannot be caught: no target appears, and the same command removes what is left and completes."""
+def test_a_kill_leaves_only_the_partial_and_the_next_run_cleans_up(
+    server, tmp_path, environment, mpu, monkeypatch
+):
+    """SIGKILL cannot be caught.
+
+    No target appears, and the same command removes what is left and completes.
+    """
     process = _start(server, _command(tmp_path), environment)
-    _wait_for(process, lambda: (tmp_path / ".to-client.mpu-partial" / "copy-1" / "model.safetensors").exists())
+    _wait_for(
+        process,
+        lambda: (tmp_path / ".to-client.mpu-partial" / "copy-1" / "model.safetensors").exists(),
+    )
     process.kill()
     process.communicate(timeout=60)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".to-client.mpu-partial"]
@@ -101,14 +137,20 @@ def test_an_interrupt_with_json_is_json(server, tmp_path, environment):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
-def test_an_interrupt_at_any_moment_leaves_a_whole_state(seed, server, tmp_path, environment, mpu, monkeypatch):
-    """After a random delay: done and whole, or 130 and nothing of the handoff; in both cases no rest, no traceback."""
+def test_an_interrupt_at_any_moment_leaves_a_whole_state(
+    seed, server, tmp_path, environment, mpu, monkeypatch
+):
+    """After a random delay: done and whole, or 130 and nothing of the handoff.
+
+    In both cases no rest, no traceback.
+    """
     rng = random.Random(seed)
     process = _start(server, _command(tmp_path), environment)
     time.sleep(rng.uniform(0.8, 6))
     process.send_signal(rng.choice([signal.SIGINT, signal.SIGTERM]))
     _, err = process.communicate(timeout=60)
-    # Before Python has set its handlers and after it has taken them back, the signal itself ends the process.
+    # Before Python has set its handlers and after it has taken them back, the signal itself ends
+    # the process.
     assert process.returncode in {0, 130, -signal.SIGINT, -signal.SIGTERM}, err
     assert "Traceback" not in err
     assert _leftovers(tmp_path) == []
@@ -124,9 +166,23 @@ def test_an_interrupt_at_any_moment_leaves_a_whole_state(seed, server, tmp_path,
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_an_interrupted_training_leaves_nothing(seed, finished_round, tmp_path, environment, mpu):
-    """`mpu unlearn`, at any moment: no update, no partial sibling; what is kept is said, and --force begins anew."""
+    """`mpu unlearn`, at any moment: no update, no partial sibling.
+
+    What is kept is said, and --force begins anew.
+    """
     r, rng = finished_round, random.Random(seed)
-    data = ["--forget", str(r.forget), "--retain", str(r.retain), "--epochs", "40", "--batch-size", "1", "--method", "GradDiff"]
+    data = [
+        "--forget",
+        str(r.forget),
+        "--retain",
+        str(r.retain),
+        "--epochs",
+        "40",
+        "--batch-size",
+        "1",
+        "--method",
+        "GradDiff",
+    ]
     command = ["unlearn", str(r.handoff), *data, "--out", str(tmp_path / "to-server")]
     process = _start(tmp_path, command, environment)
     time.sleep(rng.uniform(0.8, 9))
@@ -138,4 +194,9 @@ def test_an_interrupted_training_leaves_nothing(seed, finished_round, tmp_path, 
     if not (tmp_path / "to-server").exists():
         kept = (tmp_path / ".to-server.mpu-work").exists()
         assert ("go on with: mpu unlearn " in err) == kept, err
-        assert mpu(*command[:2], *data, "--max-steps", "1", "--out", tmp_path / "to-server", "--force").code == 0
+        assert (
+            mpu(
+                *command[:2], *data, "--max-steps", "1", "--out", tmp_path / "to-server", "--force"
+            ).code
+            == 0
+        )

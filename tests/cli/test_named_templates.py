@@ -23,12 +23,25 @@ def named(own_round, mpu, tmp_path) -> Path:
     """The round's model with a template of that name, handed out; the handoff's place."""
     folder = own_round.model / TEMPLATES
     folder.mkdir()
-    (own_round.model / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }} w1 {% endfor %}")
+    (own_round.model / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m['content'] }} w1 {% endfor %}"
+    )
     (folder / "tool_use.jinja").write_text(TOOL_USE)
     (folder / "rag.jinja").write_text("RAG")
     (folder / "notes.txt").write_text("of nobody's business")
     (folder / "deeper").mkdir()
-    done = mpu("perturb", own_round.model, "--base", own_round.base, "-m", 2, "--handoff", tmp_path / "hc", "--new-lineage", tmp_path / "s")
+    done = mpu(
+        "perturb",
+        own_round.model,
+        "--base",
+        own_round.base,
+        "-m",
+        2,
+        "--handoff",
+        tmp_path / "hc",
+        "--new-lineage",
+        tmp_path / "s",
+    )
     assert done.code == 0, done.err
     return tmp_path / "hc"
 
@@ -43,14 +56,28 @@ def test_they_travel(mpu, named, own_round, tmp_path):
     for copy in ("copy-1", "copy-2"):
         assert inside(named / copy) == ["rag.jinja", "tool_use.jinja"]
         assert (named / copy / TEMPLATES / "tool_use.jinja").read_text() == TOOL_USE
-        assert [(named / copy / TEMPLATES / part).stat().st_mode & 0o777 for part in ("", "tool_use.jinja")] == [0o755, 0o644]
+        assert [
+            (named / copy / TEMPLATES / part).stat().st_mode & 0o777
+            for part in ("", "tool_use.jinja")
+        ] == [0o755, 0o644]
     assert mpu("verify", named).code == 0
     data = ("--forget", own_round.forget, "--retain", own_round.retain, *QUICK)
     assert mpu("unlearn", named, *data, "--out", tmp_path / "up").code == 0
-    done = mpu("aggregate", tmp_path / "up", "--secret", tmp_path / "s", "--model", own_round.model, "--out", tmp_path / "next")
+    done = mpu(
+        "aggregate",
+        tmp_path / "up",
+        "--secret",
+        tmp_path / "s",
+        "--model",
+        own_round.model,
+        "--out",
+        tmp_path / "next",
+    )
     assert done.code == 0, done.err
     assert mpu("unlearn", own_round.model, *data, "--out", tmp_path / "alone").code == 0
-    assert inside(tmp_path / "next") == inside(tmp_path / "alone") == ["rag.jinja", "tool_use.jinja"]
+    assert (
+        inside(tmp_path / "next") == inside(tmp_path / "alone") == ["rag.jinja", "tool_use.jinja"]
+    )
 
 
 def test_a_folder_of_a_copy_is_checked_like_the_rest(named):
@@ -69,13 +96,21 @@ def test_a_folder_of_a_copy_is_checked_like_the_rest(named):
         moved = folder.rename(folder.with_name("real"))
         folder.symlink_to(moved)
 
-    assert "tool_use.jinja: its bytes do not match" in spoilt(lambda folder: (folder / "tool_use.jinja").write_text(TOOL_USE[::-1]))
-    assert "more.jinja: is not listed" in spoilt(lambda folder: (folder / "more.jinja").write_text("x"))
-    assert "tool_use.jinja: is listed in mpu.yaml but absent" in spoilt(lambda folder: (folder / "tool_use.jinja").unlink())
+    assert "tool_use.jinja: its bytes do not match" in spoilt(
+        lambda folder: (folder / "tool_use.jinja").write_text(TOOL_USE[::-1])
+    )
+    assert "more.jinja: is not listed" in spoilt(
+        lambda folder: (folder / "more.jinja").write_text("x")
+    )
+    assert "tool_use.jinja: is listed in mpu.yaml but absent" in spoilt(
+        lambda folder: (folder / "tool_use.jinja").unlink()
+    )
     assert "not a plain file" in spoilt(lambda folder: [file.unlink() for file in folder.iterdir()])
     assert "not a plain file" in spoilt(lambda folder: (folder / "deeper").mkdir())
     assert "not a plain file" in spoilt(lambda folder: (folder.with_name("other")).mkdir())
-    assert "not a plain file" in spoilt(lambda folder: (folder / "link.jinja").symlink_to("/etc/passwd"))
+    assert "not a plain file" in spoilt(
+        lambda folder: (folder / "link.jinja").symlink_to("/etc/passwd")
+    )
     assert "not a plain file" in spoilt(linked)
     read_bundle(named)
 
@@ -83,22 +118,39 @@ def test_a_folder_of_a_copy_is_checked_like_the_rest(named):
 @pytest.mark.parametrize(
     "name",
     [
-        f"{TEMPLATES}/../x.jinja", f"{TEMPLATES}//x.jinja", f"{TEMPLATES}/a/x.jinja", "other/x.jinja", f"/{TEMPLATES}/x.jinja",
-        f"{TEMPLATES}/.x.jinja", f"{TEMPLATES}/x.py", f"{TEMPLATES}/x.jinja/", f"{TEMPLATES}/", TEMPLATES, f"../{TEMPLATES}/x.jinja",
-        f"{TEMPLATES}/model.safetensors", f"{TEMPLATES}\\x.jinja", f"{TEMPLATES}/x.tiktoken", f"{TEMPLATES}/config.json",
+        f"{TEMPLATES}/../x.jinja",
+        f"{TEMPLATES}//x.jinja",
+        f"{TEMPLATES}/a/x.jinja",
+        "other/x.jinja",
+        f"/{TEMPLATES}/x.jinja",
+        f"{TEMPLATES}/.x.jinja",
+        f"{TEMPLATES}/x.py",
+        f"{TEMPLATES}/x.jinja/",
+        f"{TEMPLATES}/",
+        TEMPLATES,
+        f"../{TEMPLATES}/x.jinja",
+        f"{TEMPLATES}/model.safetensors",
+        f"{TEMPLATES}\\x.jinja",
+        f"{TEMPLATES}/x.tiktoken",
+        f"{TEMPLATES}/config.json",
     ],
-)  # fmt: skip
+)
 def test_no_other_path_is_taken(name):
     """A manifest may list files of that one folder by plain names, and no path that leads elsewhere."""
     assert not is_allowed(name)
-    manifest = HandoffManifest("ab" * 16, "float32", (), (PublishedCopy("copy-1", {name: FileEntry("12" * 32, 3)}),))
+    manifest = HandoffManifest(
+        "ab" * 16, "float32", (), (PublishedCopy("copy-1", {name: FileEntry("12" * 32, 3)}),)
+    )
     with pytest.raises(BadBundleError):
         TrustedBundle("to-client").read_manifest(encode(manifest))
 
 
 @pytest.mark.parametrize(("number", "size"), [(65, 1), (1, MAX_TEMPLATE_BYTES + 1)])
 def test_sizes_are_bounded(named, own_round, mpu, tmp_path, number, size):
-    """More or larger templates than any model has: refused where they are listed, and where they would be copied."""
+    """More or larger templates than any model has.
+
+    Refused where they are listed, and where they would be copied.
+    """
     entry = FileEntry("12" * 32, size)
     files = {f"{TEMPLATES}/t{i}.jinja": entry for i in range(number)}
     manifest = HandoffManifest("ab" * 16, "float32", (), (PublishedCopy("copy-1", files),))
@@ -106,7 +158,14 @@ def test_sizes_are_bounded(named, own_round, mpu, tmp_path, number, size):
         TrustedBundle("to-client").read_manifest(encode(manifest))
     for i in range(number):
         (own_round.model / TEMPLATES / f"t{i}.jinja").write_text("x" * size)
-    places = ("--base", own_round.base, "--handoff", tmp_path / "big", "--new-lineage", tmp_path / "t")
+    places = (
+        "--base",
+        own_round.base,
+        "--handoff",
+        tmp_path / "big",
+        "--new-lineage",
+        tmp_path / "t",
+    )
     done = mpu("perturb", own_round.model, "-m", 2, *places)
     assert done.code == 3
     assert not (tmp_path / "big").exists()

@@ -1,4 +1,7 @@
-"""What a command prints as the next ones runs as it stands: one whole round and a second one, copied from what was printed."""
+"""What a command prints as the next ones runs as it stands.
+
+One whole round and a second one, copied from what was printed.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,18 @@ def place(tiny_pair, tmp_path, monkeypatch) -> Path:
 def first(place: Path, mpu: Callable[..., Done], *more: object) -> Done:
     """The one command that nobody has printed."""
     where = place.relative_to(Path.cwd())
-    own = ("--base", where / "base", "--handoff", where / "to-client", "--secret", where / "server", "-m", 2, "--kappa", 0.01)
+    own = (
+        "--base",
+        where / "base",
+        "--handoff",
+        where / "to-client",
+        "--secret",
+        where / "server",
+        "-m",
+        2,
+        "--kappa",
+        0.01,
+    )
     return mpu("perturb", where / "model", *own, *more)
 
 
@@ -69,13 +83,23 @@ def test_a_whole_round_and_the_next_one_are_copied_from_what_was_printed(place, 
 def test_a_split_round_is_printed_for_every_holder(place, mpu):
     """Each holder's handoff has its own update, and the server takes all of them back in one call."""
     printed = commands(first(place, mpu, "--split"))
-    assert [command[0] for command in printed] == ["verify", "unlearn", "verify", "unlearn", "verify", "verify", "aggregate"]
+    assert [command[0] for command in printed] == [
+        "verify",
+        "unlearn",
+        "verify",
+        "unlearn",
+        "verify",
+        "verify",
+        "aggregate",
+    ]
     for command in printed:
         done = mpu(*command, *(SMALL if command[0] == "unlearn" else ()))
         assert done.code == 0, (command, done.err)
 
 
-def test_what_inspect_says_of_a_handoff_and_an_update_runs(finished_round, tmp_path, monkeypatch, mpu):
+def test_what_inspect_says_of_a_handoff_and_an_update_runs(
+    finished_round, tmp_path, monkeypatch, mpu
+):
     """A client starts from `inspect` as well as from what the server wrote."""
     monkeypatch.chdir(tmp_path)
     for name in ("forget", "retain"):
@@ -85,24 +109,40 @@ def test_what_inspect_says_of_a_handoff_and_an_update_runs(finished_round, tmp_p
             assert mpu(*command, *(SMALL if command[0] == "unlearn" else ())).code == 0
 
 
-def test_copies_one_by_one_end_in_the_command_that_finishes(finished_round, tmp_path, monkeypatch, mpu):
+def test_copies_one_by_one_end_in_the_command_that_finishes(
+    finished_round, tmp_path, monkeypatch, mpu
+):
     """While copies are left the next one is named; after the last, --finish runs."""
     monkeypatch.chdir(tmp_path)
-    words = ("unlearn", finished_round.handoff, "--forget", finished_round.forget, "--retain", finished_round.retain, *QUICK)
+    words = (
+        "unlearn",
+        finished_round.handoff,
+        "--forget",
+        finished_round.forget,
+        "--retain",
+        finished_round.retain,
+        *QUICK,
+    )
     one = mpu(*words, "--out", "by one", "--copy", 1)
     assert "the same command with --copy 2 (1 of 2 copies are left)" in one.out
     (finish,) = commands(mpu(*words, "--out", "by one", "--copy", 2))
     assert [command[0] for command in commands(mpu(*finish))] == ["eval", "verify"]
 
 
-def test_a_plain_model_is_measured_on_the_rows_that_were_given(finished_round, tmp_path, monkeypatch, mpu):
+def test_a_plain_model_is_measured_on_the_rows_that_were_given(
+    finished_round, tmp_path, monkeypatch, mpu
+):
     """Also where their columns have other names."""
     monkeypatch.chdir(tmp_path)
     for name, rows in (("forget", FORGET), ("retain", RETAIN)):
-        (tmp_path / f"{name} rows.jsonl").write_text("".join(json.dumps({"q": r["question"], "a": r["answer"]}) + "\n" for r in rows))
+        (tmp_path / f"{name} rows.jsonl").write_text(
+            "".join(json.dumps({"q": r["question"], "a": r["answer"]}) + "\n" for r in rows)
+        )
     columns = ("--map", "prompt=q", "--map", "answer=a")
     rows = ("--forget", "forget rows.jsonl", "--retain", "retain rows.jsonl")
-    (command,) = commands(mpu("unlearn", finished_round.model, *rows, *columns, *QUICK, "--out", "m"))
+    (command,) = commands(
+        mpu("unlearn", finished_round.model, *rows, *columns, *QUICK, "--out", "m")
+    )
     assert mpu(*command, *QUICKLY).code == 0
 
 

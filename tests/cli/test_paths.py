@@ -19,41 +19,124 @@ Name = Callable[[str], str]
 
 SPELLINGS: dict[str, Callable[[Path], tuple[Path, Name]]] = {
     "relative, with spaces": lambda root: (root / "a place", lambda name: name),
-    "from another directory, with letters": lambda root: (root / "größe" / "work", lambda name: f"../../größe/work/{name}"),
-    "absolute, through a link": lambda root: (root / "there", lambda name: str(root / "a link to" / name)),
+    "from another directory, with letters": lambda root: (
+        root / "größe" / "work",
+        lambda name: f"../../größe/work/{name}",
+    ),
+    "absolute, through a link": lambda root: (
+        root / "there",
+        lambda name: str(root / "a link to" / name),
+    ),
 }
 
 
 def _lines(p: Name) -> dict[str, list[object]]:
-    """A command line for every command, in the order of the protocol; together they use all of its paths."""
+    """A command line for every command, in the order of the protocol.
+
+    Together they use all of its paths.
+    """
     rows = ["--forget", p("forget.jsonl"), "--retain", p("retain.jsonl")]
     quick, config = ["--device", "cpu", *QUICK], ["--config", p("empty.yaml")]
     from_base, first = [p("model"), "--base", p("base"), "--check", "none"], p("out/first")
     records = ["--before", first, "--retain-record", first]
     return {
-        "perturb": [*from_base, "--handoff", p("out/to-client"), "--secret", p("out/server"), "-m", 2, "--probe", rows[-1], *config],
+        "perturb": [
+            *from_base,
+            "--handoff",
+            p("out/to-client"),
+            "--secret",
+            p("out/server"),
+            "-m",
+            2,
+            "--probe",
+            rows[-1],
+            *config,
+        ],
         "perturb a model": [
-            *from_base, "--handoff", p("out/sent"), "--new-lineage", p("out/server-3"), "-m", 1, "--pack", p("out/sent.tar"),
+            *from_base,
+            "--handoff",
+            p("out/sent"),
+            "--new-lineage",
+            p("out/server-3"),
+            "-m",
+            1,
+            "--pack",
+            p("out/sent.tar"),
         ],
-        "perturb again": [*from_base, "--handoff", p("out/other"), "--new-lineage", p("out/server-2"), "-m", 1],
+        "perturb again": [
+            *from_base,
+            "--handoff",
+            p("out/other"),
+            "--new-lineage",
+            p("out/server-2"),
+            "-m",
+            1,
+        ],
         "unlearn": [
-            p("out/to-client"), *rows, *quick, "--out", p("out/to-server"), "--work", p("out/work"), "--log-dir", p("out/log"),
-            "--save-steps", 1, "--pack", p("out/to-server.tar"), *config,
+            p("out/to-client"),
+            *rows,
+            *quick,
+            "--out",
+            p("out/to-server"),
+            "--work",
+            p("out/work"),
+            "--log-dir",
+            p("out/log"),
+            "--save-steps",
+            1,
+            "--pack",
+            p("out/to-server.tar"),
+            *config,
         ],
-        "unlearn a model": [p("model"), *rows, "--refusals", p("refusals.txt"), *quick, "--method", "DPO", "--out", p("out/plain")],
-        "diff": [p("out/to-client"), p("out/to-client"), "--out", p("out/nothing"), "--pack", p("out/nothing.tar"), *config],
-        "aggregate": [p("out/to-server"), "--secret", p("out/server"), "--model", p("model"), "--out", p("out/next"), *config],
+        "unlearn a model": [
+            p("model"),
+            *rows,
+            "--refusals",
+            p("refusals.txt"),
+            *quick,
+            "--method",
+            "DPO",
+            "--out",
+            p("out/plain"),
+        ],
+        "diff": [
+            p("out/to-client"),
+            p("out/to-client"),
+            "--out",
+            p("out/nothing"),
+            "--pack",
+            p("out/nothing.tar"),
+            *config,
+        ],
+        "aggregate": [
+            p("out/to-server"),
+            "--secret",
+            p("out/server"),
+            "--model",
+            p("model"),
+            "--out",
+            p("out/next"),
+            *config,
+        ],
         "verify": [p("out/to-server"), *config],
         "inspect": [p("out/server"), *config],
         "eval": [p("model"), *rows[:2], "--no-generate", "--record", first, *config],
         "eval again": [
-            p("out/next"), *rows[:2], "--utility", f"more={p('retain.jsonl')}", "--no-generate", "--reference", p("base"), *records,
-            "--record", p("out/second"),
+            p("out/next"),
+            *rows[:2],
+            "--utility",
+            f"more={p('retain.jsonl')}",
+            "--no-generate",
+            "--reference",
+            p("base"),
+            *records,
+            "--record",
+            p("out/second"),
         ],
         "compare": [first, p("out/second"), *records, *config],
         "data check": [*rows[1:], "--model", p("out/to-client"), *config],
         "data check again": [rows[1], "--tokenizer", p("model")],
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -74,13 +157,33 @@ def test_every_path_of_every_command(spelling, finished_round: Round, tmp_path, 
         words = [word for word in command.split() if word not in {"again", "a", "model"}]
         done = mpu(*words, *arguments)
         assert done.code == 0, (command, done.err)
-        made = [Path(name(f"out/{each}")) for each in ("to-client", "to-server", "next", "second") if f"out/{each}" in str(arguments)]
+        made = [
+            Path(name(f"out/{each}"))
+            for each in ("to-client", "to-server", "next", "second")
+            if f"out/{each}" in str(arguments)
+        ]
         assert all(path.is_dir() for path in made)
     assert {path.name for path in (place / "out").iterdir()} == {
-        "to-client", "server", "other", "server-2", "to-server", "log", "plain", "nothing", "next", "first", "second",
-        "sent", "server-3", "sent.tar", "to-server.tar", "nothing.tar",
-    }  # fmt: skip
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"a link to", "x", place.relative_to(tmp_path).parts[0]})
+        "to-client",
+        "server",
+        "other",
+        "server-2",
+        "to-server",
+        "log",
+        "plain",
+        "nothing",
+        "next",
+        "first",
+        "second",
+        "sent",
+        "server-3",
+        "sent.tar",
+        "to-server.tar",
+        "nothing.tar",
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        {"a link to", "x", place.relative_to(tmp_path).parts[0]}
+    )
 
 
 def test_no_path_option_is_left_out():
@@ -89,11 +192,22 @@ def test_no_path_option_is_left_out():
     for module in pkgutil.iter_modules(commands.__path__):
         found = import_module(f"{commands.__name__}.{module.name}")
         function = getattr(found, "check" if module.name == "data" else module.name)
-        paths = {name.removesuffix("_to") for name, hint in get_type_hints(function).items() if "Path" in str(hint)}
+        paths = {
+            name.removesuffix("_to")
+            for name, hint in get_type_hints(function).items()
+            if "Path" in str(hint)
+        }
         if module.name == "demo":  # takes a minute: tests/experiment/test_demo.py
             assert paths == {"keep", "config"}
             continue
-        mine = [arguments for command, arguments in lines.items() if command.split()[0] == module.name]
-        given = {str(word).removeprefix("--").replace("-", "_") for arguments in mine for word in arguments if str(word).startswith("--")}
+        mine = [
+            arguments for command, arguments in lines.items() if command.split()[0] == module.name
+        ]
+        given = {
+            str(word).removeprefix("--").replace("-", "_")
+            for arguments in mine
+            for word in arguments
+            if str(word).startswith("--")
+        }
         positional = {"path", "handoff", "trained", "updates", "update", "records", "source"}
         assert paths - positional <= given, module.name

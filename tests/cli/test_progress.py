@@ -21,7 +21,10 @@ class Clock:
 
 
 def test_a_line_says_the_total_time_left():
-    """Over all copies, measured from the first step that this run did; loading and writing keep what is known."""
+    """Over all copies, measured from the first step that this run did.
+
+    Loading and writing keep what is known.
+    """
     clock = Clock()
     lines = Lines(lambda text: None, clock)
     over = OverCopies(lines.show, ["copy-1", "copy-2"])
@@ -32,12 +35,17 @@ def test_a_line_says_the_total_time_left():
     assert lines.line() == "copy-1: step 11 of 100, loss 1.2500 (0:20 so far, 5 %)"
     clock.now = 40
     over.on_step("copy-1", 21, 100, 1.0)
-    assert lines.line() == "copy-1: step 21 of 100, loss 1.0000 (0:40 so far, 10 %, about 5:58 left)"
+    assert (
+        lines.line() == "copy-1: step 21 of 100, loss 1.0000 (0:40 so far, 10 %, about 5:58 left)"
+    )
     over.doing("writing copy-1")
     assert lines.line() == "writing copy-1 (0:40 so far, 10 %, about 5:58 left)"
     clock.now = 7300
     over.on_step("copy-2", 50, 100, 1.0)
-    assert lines.line() == "copy-2: step 50 of 100, loss 1.0000 (2:01:40 so far, 75 %, about 43:39 left)"
+    assert (
+        lines.line()
+        == "copy-2: step 50 of 100, loss 1.0000 (2:01:40 so far, 75 %, about 43:39 left)"
+    )
 
 
 def test_another_part_measures_its_own_speed():
@@ -72,19 +80,39 @@ def test_lines_come_although_one_call_takes_long(monkeypatch):
 
 def _commands(r, root):
     rows = ("--forget", r.forget, "--retain", r.retain, "--max-steps", 1, "--batch-size", 4)
-    perturb = ("perturb", r.model, "--base", r.base, "--handoff", root / "h", "--new-lineage", root / "s", "-m", 2)
+    perturb = (
+        "perturb",
+        r.model,
+        "--base",
+        r.base,
+        "--handoff",
+        root / "h",
+        "--new-lineage",
+        root / "s",
+        "-m",
+        2,
+    )
     return {
         "perturb": (perturb, f"handoff {root}/h"),
         "unlearn": (("unlearn", r.handoff, *rows, "--out", root / "u"), f"update {root}/u"),
-        "unlearn --copy": (("unlearn", r.handoff, *rows, "--copy", 1, "--out", root / "c"), f"copy {root}/c/copy-1"),
+        "unlearn --copy": (
+            ("unlearn", r.handoff, *rows, "--copy", 1, "--out", root / "c"),
+            f"copy {root}/c/copy-1",
+        ),
         "unlearn a model": (("unlearn", r.model, *rows, "--out", root / "m"), f"model {root}/m"),
         "diff": (("diff", r.handoff, r.handoff, "--out", root / "d"), f"update {root}/d"),
         "verify": (("verify", r.handoff), f"{r.handoff}: handoff, "),
-        "aggregate": (("aggregate", r.update, "--secret", r.secret, "--model", r.model, "--out", root / "n"), f"model {root}/n"),
+        "aggregate": (
+            ("aggregate", r.update, "--secret", r.secret, "--model", r.model, "--out", root / "n"),
+            f"model {root}/n",
+        ),
     }
 
 
-@pytest.mark.parametrize("name", ["perturb", "unlearn", "unlearn --copy", "unlearn a model", "diff", "verify", "aggregate"])
+@pytest.mark.parametrize(
+    "name",
+    ["perturb", "unlearn", "unlearn --copy", "unlearn a model", "diff", "verify", "aggregate"],
+)
 def test_quiet_leaves_one_line(name, own_round, tmp_path, mpu, monkeypatch):
     """After the command's name; on standard error there is nothing but warnings."""
     monkeypatch.setattr(progress, "FIRST_SECONDS", 0.001)
@@ -97,15 +125,25 @@ def test_quiet_leaves_one_line(name, own_round, tmp_path, mpu, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["perturb", "unlearn", "verify", "aggregate"])
-def test_without_a_terminal_a_long_command_says_what_it_does(name, own_round, tmp_path, mpu, monkeypatch):
+def test_without_a_terminal_a_long_command_says_what_it_does(
+    name, own_round, tmp_path, mpu, monkeypatch
+):
     """The first line comes when it is time, and names what is being done."""
     monkeypatch.setattr(progress, "FIRST_SECONDS", 0.001)
     monkeypatch.setattr(progress, "EVERY_SECONDS", 0.001)
     arguments, _ = _commands(own_round, tmp_path)[name]
     done = mpu(*arguments)
     assert done.code == 0, done.err
-    expected = {"perturb": "write", "unlearn": "copy-2: step 1 of 1, loss ", "verify": "checking to-client", "aggregate": "aggregate"}
-    assert any(line.startswith(f"mpu: {expected[name]}") and " so far" in line for line in done.err.splitlines()), done.err
+    expected = {
+        "perturb": "write",
+        "unlearn": "copy-2: step 1 of 1, loss ",
+        "verify": "checking to-client",
+        "aggregate": "aggregate",
+    }
+    assert any(
+        line.startswith(f"mpu: {expected[name]}") and " so far" in line
+        for line in done.err.splitlines()
+    ), done.err
     assert " so far" not in done.out
 
 

@@ -1,4 +1,7 @@
-"""The options of prompts in `data check`, `unlearn` and `eval`: one mechanism, and copies of other prompts do not go together."""
+"""The options of prompts in `data check`, `unlearn` and `eval`.
+
+One mechanism, and copies of other prompts do not go together.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,14 @@ TEMPLATE = (
     "{% for m in messages %}w1 {{ m['role'] }} w2 {{ m['content'] }} w3 {% endfor %}"
     "{% if add_generation_prompt %}w1 assistant w2 {% endif %}"
 )
-GIVEN = ("--system-prompt", "w20 w21", "--template-var", "mode=w19", "--template-date", "2025-01-07")
+GIVEN = (
+    "--system-prompt",
+    "w20 w21",
+    "--template-var",
+    "mode=w19",
+    "--template-date",
+    "2025-01-07",
+)
 
 
 @pytest.fixture
@@ -24,7 +34,10 @@ def dated(own_round) -> Path:
 
 
 def test_data_check_shows_the_prompt(mpu, dated, own_round):
-    """System prompt, variable and date are in the row as the model sees it; without them, the usual date."""
+    """System prompt, variable and date are in the row as the model sees it.
+
+    Without them, the usual date.
+    """
     done = mpu("data", "check", own_round.forget, "--model", dated, *GIVEN, "--json")
     shown = "".join(text for text, _ in done.json["sample"]["parts"])
     assert shown.startswith("w19 w7 w1 <unk> w2 w20 w21 w3 w1 <unk> w2")
@@ -38,10 +51,23 @@ def test_every_command_refuses_alike(mpu, dated, own_round, command, tmp_path):
     line = {
         "data check": ("data", "check", own_round.forget, "--model", dated),
         "eval": ("eval", dated, "--forget", own_round.forget, "--no-generate"),
-        "unlearn": ("unlearn", dated, "--forget", own_round.forget, "--retain", own_round.retain, *QUICK, "--out", tmp_path / "out"),
+        "unlearn": (
+            "unlearn",
+            dated,
+            "--forget",
+            own_round.forget,
+            "--retain",
+            own_round.retain,
+            *QUICK,
+            "--out",
+            tmp_path / "out",
+        ),
     }[command]
     for given, message in (
-        (("--template-var", "mood=w19"), "--template-var mood: the chat template reads no such variable"),
+        (
+            ("--template-var", "mood=w19"),
+            "--template-var mood: the chat template reads no such variable",
+        ),
         (("--template-date", "yesterday"), "--template-date yesterday: expected a day"),
     ):
         done = mpu(*line, *given)
@@ -52,32 +78,68 @@ def test_every_command_refuses_alike(mpu, dated, own_round, command, tmp_path):
 def test_prompts_are_a_part_of_the_recipe(mpu, own_round, tmp_path):
     """A copy trained with another system prompt is not put into one update with the first."""
     for copy, prompt in ((1, "w1"), (2, "w2")):
-        data = ("--forget", own_round.forget, "--retain", own_round.retain, *QUICK, "--system-prompt", prompt)
-        assert mpu("unlearn", own_round.handoff, *data, "--copy", copy, "--out", tmp_path / "out").code == 0
+        data = (
+            "--forget",
+            own_round.forget,
+            "--retain",
+            own_round.retain,
+            *QUICK,
+            "--system-prompt",
+            prompt,
+        )
+        assert (
+            mpu("unlearn", own_round.handoff, *data, "--copy", copy, "--out", tmp_path / "out").code
+            == 0
+        )
     done = mpu("unlearn", own_round.handoff, "--finish", "--out", tmp_path / "out")
     assert (done.code, "was made by another recipe" in done.err) == (1, True)
 
 
 def test_a_record_says_with_which_prompts(mpu, dated, own_round, tmp_path):
-    """Variables and date as given; of the system prompt only its digest, since a record holds no text."""
+    """Variables and date as given.
+
+    Of the system prompt only its digest, since a record holds no text.
+    """
     record = tmp_path / "record"
-    assert mpu("eval", dated, "--forget", own_round.forget, "--no-generate", *GIVEN, "--record", record).code == 0
+    assert (
+        mpu(
+            "eval", dated, "--forget", own_round.forget, "--no-generate", *GIVEN, "--record", record
+        ).code
+        == 0
+    )
     said = json.loads((record / "summary.json").read_text())["settings"]["prompting"]
     assert len(said.pop("system_prompt")) == 64
     assert said == {"variables": {"mode": "w19"}, "date": "2025-01-07", "content_parts": False}
 
 
 def test_records_of_other_prompts_are_not_compared(mpu, dated, own_round, tmp_path):
-    """The same rows under another date are other tokens: refused by compare and by eval --before; an older record has no say."""
+    """The same rows under another date are other tokens: refused by compare and by eval --before.
+
+    An older record has no say.
+    """
     asked = ("eval", dated, "--forget", own_round.forget, "--no-generate")
     for name, day in (("one", "2024-07-01"), ("same", "2024-07-01"), ("other", "2024-07-02")):
         assert mpu(*asked, "--template-date", day, "--record", tmp_path / name).code == 0
     done = mpu("compare", tmp_path / "one", tmp_path / "other")
-    assert (done.code, "other: its forget set has the rows of one as other tokens" in done.err) == (3, True)
+    assert (done.code, "other: its forget set has the rows of one as other tokens" in done.err) == (
+        3,
+        True,
+    )
     assert "--template-date" in done.err
     assert mpu("compare", tmp_path / "one", tmp_path / "same").code == 0
-    done = mpu(*asked, "--template-date", "2024-07-02", "--before", tmp_path / "one", "--record", tmp_path / "never")
-    assert (done.code, "--before: its forget set has the same rows as other tokens" in done.err) == (3, True)
+    done = mpu(
+        *asked,
+        "--template-date",
+        "2024-07-02",
+        "--before",
+        tmp_path / "one",
+        "--record",
+        tmp_path / "never",
+    )
+    assert (
+        done.code,
+        "--before: its forget set has the same rows as other tokens" in done.err,
+    ) == (3, True)
     assert not (tmp_path / "never").exists()
     summary = tmp_path / "other" / "summary.json"
     content = json.loads(summary.read_text())
@@ -86,11 +148,23 @@ def test_records_of_other_prompts_are_not_compared(mpu, dated, own_round, tmp_pa
     assert mpu("compare", tmp_path / "one", tmp_path / "other").code == 0
 
 
-def test_an_interrupted_run_is_not_gone_on_with_under_another_template(mpu, dated, own_round, tmp_path, monkeypatch):
+def test_an_interrupted_run_is_not_gone_on_with_under_another_template(
+    mpu, dated, own_round, tmp_path, monkeypatch
+):
     """The data files and options are the same, the tokens are not: --resume says so."""
     from mpu_cli.client import unlearn as client
 
-    line = ("unlearn", dated, "--forget", own_round.forget, "--retain", own_round.retain, *QUICK, "--out", tmp_path / "out")
+    line = (
+        "unlearn",
+        dated,
+        "--forget",
+        own_round.forget,
+        "--retain",
+        own_round.retain,
+        *QUICK,
+        "--out",
+        tmp_path / "out",
+    )
     with monkeypatch.context() as patched:
 
         def interrupted(*_: object) -> None:
@@ -106,8 +180,18 @@ def test_an_interrupted_run_is_not_gone_on_with_under_another_template(mpu, date
 
 
 def test_copies_that_would_see_other_tokens_are_refused(mpu, own_round, tmp_path):
-    """A handoff whose copies have different templates: what differs between copies beside the noise does not cancel."""
-    from mpu_cli.bundle.manifest import MANIFEST, FileEntry, HandoffManifest, PublishedCopy, decode, encode
+    """A handoff whose copies have different templates.
+
+    What differs between copies beside the noise does not cancel.
+    """
+    from mpu_cli.bundle.manifest import (
+        MANIFEST,
+        FileEntry,
+        HandoffManifest,
+        PublishedCopy,
+        decode,
+        encode,
+    )
     from mpu_cli.checkpoint.digest import file_digest
 
     manifest = decode((own_round.handoff / MANIFEST).read_bytes(), "mpu.yaml")
@@ -115,14 +199,25 @@ def test_copies_that_would_see_other_tokens_are_refused(mpu, own_round, tmp_path
     template = own_round.handoff / "copy-2" / "chat_template.jinja"
     template.write_text(TEMPLATE)
     first, second = manifest.copies
-    files = {**second.files, template.name: FileEntry(file_digest(template), template.stat().st_size)}
-    changed = HandoffManifest(manifest.id, manifest.dtype, manifest.frozen, (first, PublishedCopy(second.name, files)))
+    files = {
+        **second.files,
+        template.name: FileEntry(file_digest(template), template.stat().st_size),
+    }
+    changed = HandoffManifest(
+        manifest.id, manifest.dtype, manifest.frozen, (first, PublishedCopy(second.name, files))
+    )
     (own_round.handoff / MANIFEST).write_bytes(encode(changed))
     data = ("--forget", own_round.forget, "--retain", own_round.retain, *QUICK)
     done = mpu("unlearn", own_round.handoff, *data, "--out", tmp_path / "out")
-    assert (done.code, "copy-2/chat_template.jinja is not that of copy-1" in done.err) == (3, True), done.err
+    assert (done.code, "copy-2/chat_template.jinja is not that of copy-1" in done.err) == (
+        3,
+        True,
+    ), done.err
     for options in (("--copy", 1), ("--copy", 2), ("--finish",)):
         given = () if options == ("--finish",) else data
         done = mpu("unlearn", own_round.handoff, *given, *options, "--out", tmp_path / "apart")
-        assert (done.code, "copy-2/chat_template.jinja is not that of copy-1" in done.err) == (3, True), done.err
+        assert (done.code, "copy-2/chat_template.jinja is not that of copy-1" in done.err) == (
+            3,
+            True,
+        ), done.err
     assert not (tmp_path / "apart").exists()

@@ -22,7 +22,15 @@ FOREIGN = re.compile(r"\b(hf upload|hf download|torchrun|with tar) ")
 REACHED_FROM = {
     "bundle": ("unlearn", "diff", "aggregate", "verify", "inspect"),
     "checkpoint/change.py": ("aggregate", "unlearn"),
-    "checkpoint/recognise.py": ("perturb", "unlearn", "diff", "aggregate", "eval", "inspect", "verify"),
+    "checkpoint/recognise.py": (
+        "perturb",
+        "unlearn",
+        "diff",
+        "aggregate",
+        "eval",
+        "inspect",
+        "verify",
+    ),
     "checkpoint/staging.py": ("perturb", "unlearn", "diff", "aggregate", "eval"),
     "checkpoint/writer.py": ("perturb", "unlearn", "diff", "aggregate"),
     "client": ("unlearn",),
@@ -59,9 +67,17 @@ def options() -> dict[str, set[str]]:
     found = {}
     for name in group.list_commands(None):
         command = group.get_command(None, name)
-        single = {name: command} if not hasattr(command, "commands") else {f"{name} {key}": one for key, one in command.commands.items()}
+        single = (
+            {name: command}
+            if not hasattr(command, "commands")
+            else {f"{name} {key}": one for key, one in command.commands.items()}
+        )
         for key, one in single.items():
-            found[key] = ANY | {option for parameter in one.params for option in (*parameter.opts, *parameter.secondary_opts)}
+            found[key] = ANY | {
+                option
+                for parameter in one.params
+                for option in (*parameter.opts, *parameter.secondary_opts)
+            }
     return found
 
 
@@ -69,12 +85,25 @@ def messages(path: Path) -> list[str]:
     """Every text of a file that is no docstring, implicit and explicit joins as one, values as {}."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    parts = {
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+        for part in node.values
+    }
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
-            found.append("".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and not {id(node)} & (alone | parts):
+            found.append(
+                "".join(
+                    part.value if isinstance(part, ast.Constant) else "{}" for part in node.values
+                )
+            )
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and not {id(node)} & (alone | parts)
+        ):
             found.append(node.value)
     return found
 
@@ -85,12 +114,18 @@ def commands_of(path: str) -> tuple[str, ...] | None:
     return REACHED_FROM[max(named, key=len)] if named else None
 
 
-def unknown_flags(text: str, printed_by: tuple[str, ...] | None, known: dict[str, set[str]]) -> list[str]:
+def unknown_flags(
+    text: str, printed_by: tuple[str, ...] | None, known: dict[str, set[str]]
+) -> list[str]:
     """Flags in a message that the commands which print it do not have, and that no command in front of them has."""
     wrong = []
     for found in FLAG.finditer(text):
         flag, before = found[0], text[: found.start()]
-        if FOREIGN.search(before) or flag in {"--private", "--revision", "--nproc-per-node"}:  # these are joined to their program elsewhere
+        if FOREIGN.search(before) or flag in {
+            "--private",
+            "--revision",
+            "--nproc-per-node",
+        }:  # these are joined to their program elsewhere
             continue
         named = [command for command in known if re.search(rf"\b{command}\b", before)]
         owners = named + list(known if printed_by is None else ())
@@ -102,7 +137,10 @@ def unknown_flags(text: str, printed_by: tuple[str, ...] | None, known: dict[str
 
 
 def test_every_flag_in_a_message_exists_where_it_is_printed():
-    """Over all texts of all modules: a flag is one of every command that can print it, or of the command that is named."""
+    """Over all texts of all modules.
+
+    A flag is one of every command that can print it, or of the command that is named.
+    """
     known = options()
     assert "--new-lineage" not in known["aggregate"]
     wrong = {}
@@ -128,7 +166,16 @@ def other(own_round, tiny_pair, mpu, tmp_path) -> Path:
     pair = tiny_pair("llama", seed=5)
     place = tmp_path / "elsewhere"
     shutil.copytree(pair.model, place / "model")
-    words = ("--base", pair.base, "--handoff", place / "to-client", "--secret", place / "server", "-m", 1)
+    words = (
+        "--base",
+        pair.base,
+        "--handoff",
+        place / "to-client",
+        "--secret",
+        place / "server",
+        "-m",
+        1,
+    )
     assert mpu("perturb", place / "model", *words).code == 0
     return place
 
@@ -136,7 +183,16 @@ def other(own_round, tiny_pair, mpu, tmp_path) -> Path:
 def aggregated(mpu, r, **changed):
     """The two lines that a refused `aggregate` prints."""
     given = {"model": r.model, "secret": r.secret, "update": r.update} | changed
-    done = mpu("aggregate", given["update"], "--secret", given["secret"], "--model", given["model"], "--out", r.model.parent / "next")
+    done = mpu(
+        "aggregate",
+        given["update"],
+        "--secret",
+        given["secret"],
+        "--model",
+        given["model"],
+        "--out",
+        r.model.parent / "next",
+    )
     assert done.code == 1
     return done.err.splitlines()
 
@@ -146,11 +202,19 @@ def test_the_wrong_model_names_the_one_that_was_handed_out(own_round, other, mpu
     from mpu_cli.checkpoint.digest import model_digest
     from mpu_cli.checkpoint.model import open_checkpoint
 
-    wrong, right = (model_digest(open_checkpoint(path)) for path in (other / "model", own_round.model))
+    wrong, right = (
+        model_digest(open_checkpoint(path)) for path in (other / "model", own_round.model)
+    )
     assert aggregated(mpu, own_round, model=other / "model") == [
-        f"mpu: error: {other / 'model'}: this model (digest {wrong[:12]}…) is not in the lineage of {own_round.secret}",
-        f"mpu: hint: the update's handoff was made from the model of digest {right[:12]}…: give --model that one, or what aggregate "
-        "made of it since (mpu verify MODEL prints a model's digest)",
+        (
+            f"mpu: error: {other / 'model'}: this model (digest {wrong[:12]}…) is not in the"
+            f" lineage of {own_round.secret}"
+        ),
+        (
+            f"mpu: hint: the update's handoff was made from the model of digest {right[:12]}…: give"
+            " --model that one, or what aggregate made of it since (mpu verify MODEL prints a"
+            " model's digest)"
+        ),
     ]
 
 
@@ -158,19 +222,33 @@ def test_the_wrong_secret_names_the_right_one_where_it_lies_beside(own_round, ot
     """Beside the model or the update; anywhere else it is described."""
     error, hint = aggregated(mpu, own_round, secret=other / "server")
     assert error.endswith(f"is not in the lineage of {other / 'server'}")
-    assert hint == f"mpu: hint: give the secret of this model's lineage: --secret {own_round.secret}"
+    assert (
+        hint == f"mpu: hint: give the secret of this model's lineage: --secret {own_round.secret}"
+    )
     (tmp_path / "away").mkdir()
     own_round.secret.rename(tmp_path / "away" / "server")
     _, hint = aggregated(mpu, own_round, secret=other / "server")
-    assert hint == (
-        "mpu: hint: the update answers no handoff of this lineage either: give --secret the directory that mpu perturb wrote for it"
+    assert (
+        hint == "mpu: hint: the update answers no handoff of this lineage either: give --secret the"
+        " directory that mpu perturb wrote for it"
     )
 
 
-def test_another_lineage_of_the_same_model_names_the_one_that_made_the_handoff(own_round, mpu, tmp_path):
+def test_another_lineage_of_the_same_model_names_the_one_that_made_the_handoff(
+    own_round, mpu, tmp_path
+):
     """The model is right, the secret is not."""
     place = tmp_path / "second"
-    words = ("--base", own_round.base, "--handoff", place / "to-client", "--new-lineage", place / "server", "-m", 1)
+    words = (
+        "--base",
+        own_round.base,
+        "--handoff",
+        place / "to-client",
+        "--new-lineage",
+        place / "server",
+        "-m",
+        1,
+    )
     assert mpu("perturb", own_round.model, *words).code == 0
     error, hint = aggregated(mpu, own_round, secret=place / "server")
     assert error.endswith("which this lineage never made")
@@ -183,10 +261,16 @@ def test_another_lineage_of_the_same_model_names_the_one_that_made_the_handoff(o
         ("it's here.tar.gz", b"\x1f\x8b", "tar -xf {}"),
         ("two words.zip", b"PK\x03\x04", "unzip {}"),
         ("rows of ours.jsonl.gz", b"\x1f\x8b", "gunzip -k {}"),
-        ("rows of ours.csv", b"question,answer\nWho?,Zo\xeb\n", "iconv -f WINDOWS-1252 -t UTF-8 {} >"),
+        (
+            "rows of ours.csv",
+            b"question,answer\nWho?,Zo\xeb\n",
+            "iconv -f WINDOWS-1252 -t UTF-8 {} >",
+        ),
     ],
 )
-def test_a_command_in_a_hint_has_the_path_as_a_shell_reads_it(tmp_path, mpu, name, content, command):
+def test_a_command_in_a_hint_has_the_path_as_a_shell_reads_it(
+    tmp_path, mpu, name, content, command
+):
     """Whole and quoted, so that it runs where the user is."""
     path = tmp_path / name
     path.write_bytes(content)
@@ -199,7 +283,18 @@ def test_rows_to_probe_with_are_not_sent_to_an_option_of_other_commands(tiny_pai
     """Of perturb, which has no --map."""
     pair = tiny_pair("llama")
     (tmp_path / "rows.jsonl").write_text('{"instruction": "w1", "output": "w2"}\n')
-    own = ("--base", pair.base, "--handoff", tmp_path / "h", "--secret", tmp_path / "s", "-m", 1, "--probe", tmp_path / "rows.jsonl")
+    own = (
+        "--base",
+        pair.base,
+        "--handoff",
+        tmp_path / "h",
+        "--secret",
+        tmp_path / "s",
+        "-m",
+        1,
+        "--probe",
+        tmp_path / "rows.jsonl",
+    )
     done = mpu("perturb", pair.model, *own)
     assert done.code == 3
     assert "rows.jsonl" in done.err

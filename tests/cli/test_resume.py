@@ -1,4 +1,7 @@
-"""kill -9 in the middle of training, then --resume: the same bytes as without; and what is not taken up again."""
+"""kill -9 in the middle of training, then --resume: the same bytes as without.
+
+And what is not taken up again.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,30 @@ from pathlib import Path
 
 import pytest
 
-COMMON = ("--epochs", "6", "--batch-size", "2", "--gradient-accumulation", "2", "--learning-rate", "1e-3", "--method", "NPO")
-MORE = ("--lr-scheduler", "cosine", "--warmup-ratio", "0.2", "--group-by-length", "--weight-decay", "0.1")
+COMMON = (
+    "--epochs",
+    "6",
+    "--batch-size",
+    "2",
+    "--gradient-accumulation",
+    "2",
+    "--learning-rate",
+    "1e-3",
+    "--method",
+    "NPO",
+)
+MORE = (
+    "--lr-scheduler",
+    "cosine",
+    "--warmup-ratio",
+    "0.2",
+    "--group-by-length",
+    "--weight-decay",
+    "0.1",
+)
 EVERY = ("--save-steps", "1")
-# In the child: die by SIGKILL while or after the N-th checkpoint is written, or while a finished copy is put aside.
+# In the child: die by SIGKILL while or after the N-th checkpoint is written, or while a finished
+# copy is put aside.
 KILLER = """
 import os, signal, sys
 from mpu_cli.training import checkpoints
@@ -45,12 +68,28 @@ main()
 
 def command(r, out: Path, *more: str) -> list[str]:
     """A training of both copies, 2 steps an epoch, 12 steps a copy."""
-    return ["unlearn", str(r.handoff), "--forget", str(r.forget), "--retain", str(r.retain), *COMMON, *MORE, "--out", str(out), *more]
+    return [
+        "unlearn",
+        str(r.handoff),
+        "--forget",
+        str(r.forget),
+        "--retain",
+        str(r.retain),
+        *COMMON,
+        *MORE,
+        "--out",
+        str(out),
+        *more,
+    ]
 
 
 def bits(out: Path) -> dict[str, bytes]:
     """Every file of an update."""
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +105,21 @@ def uninterrupted(finished_round, tmp_path_factory) -> dict[str, bytes]:
 def killed(arguments: list[str], where: str, count: int, environment: dict[str, str]) -> None:
     """Run until the child kills itself."""
     done = subprocess.run(
-        [sys.executable, "-c", KILLER, where, str(count), *arguments], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", KILLER, where, str(count), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
-@pytest.mark.parametrize(("where", "count"), [("digest", 8), ("keep", 1)], ids=["inside a checkpoint", "after a copy"])
-def test_a_killed_run_goes_on_with_the_same_bits(where, count, finished_round, uninterrupted, tmp_path, environment, mpu):
+@pytest.mark.parametrize(
+    ("where", "count"), [("digest", 8), ("keep", 1)], ids=["inside a checkpoint", "after a copy"]
+)
+def test_a_killed_run_goes_on_with_the_same_bits(
+    where, count, finished_round, uninterrupted, tmp_path, environment, mpu
+):
     """Killed with a checkpoint half-written, or with a copy just finished, then resumed in another process."""
     out, kept = tmp_path / "to-server", tmp_path / ".to-server.mpu-work"
     killed(command(finished_round, out, *EVERY), where, count, environment)
@@ -89,8 +136,13 @@ def test_a_killed_run_goes_on_with_the_same_bits(where, count, finished_round, u
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
-def test_a_run_killed_anywhere_goes_on_with_the_same_bits(seed, finished_round, uninterrupted, tmp_path, environment, mpu):
-    """Ten points drawn at random: in training, in each part of writing a checkpoint, between copies; some twice."""
+def test_a_run_killed_anywhere_goes_on_with_the_same_bits(
+    seed, finished_round, uninterrupted, tmp_path, environment, mpu
+):
+    """Ten points drawn at random.
+
+    In training, in each part of writing a checkpoint, between copies; some twice.
+    """
     rng = random.Random(seed)
     out = tmp_path / "to-server"
     points = ["flush", "digest", "begin", "rename", "keep", "kept", "time"]
@@ -100,10 +152,14 @@ def test_a_run_killed_anywhere_goes_on_with_the_same_bits(seed, finished_round, 
         if where == "time":
             process = subprocess.Popen(
                 [sys.executable, "-m", "mpu_cli", *command(finished_round, out, *EVERY, *resume)],
-                env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
             deadline = time.monotonic() + 60
-            while not list(tmp_path.glob(".to-server.mpu-work/*/step-*")) and process.poll() is None:
+            while (
+                not list(tmp_path.glob(".to-server.mpu-work/*/step-*")) and process.poll() is None
+            ):
                 assert time.monotonic() < deadline
                 time.sleep(0.005)
             time.sleep(rng.uniform(0, 0.7))
@@ -111,8 +167,15 @@ def test_a_run_killed_anywhere_goes_on_with_the_same_bits(seed, finished_round, 
             process.wait()
         else:
             # In a checkpoint there are 6 flushes, 3 digests and 1 rename.
-            most = {"flush": 60, "digest": 30, "begin": 11, "rename": 10, "keep": 2, "kept": 2}[where]
-            killed(command(finished_round, out, *EVERY, *resume), where, rng.randint(1, most), environment)
+            most = {"flush": 60, "digest": 30, "begin": 11, "rename": 10, "keep": 2, "kept": 2}[
+                where
+            ]
+            killed(
+                command(finished_round, out, *EVERY, *resume),
+                where,
+                rng.randint(1, most),
+                environment,
+            )
     done = mpu(*command(finished_round, out, *EVERY, "--resume"))
     assert done.code == 0, done.err
     assert bits(out) == uninterrupted
@@ -169,7 +232,10 @@ def test_another_copy_is_not_gone_on_with(left, finished_round, mpu):
 
 
 def test_work_is_not_thrown_away_unasked(left, finished_round, uninterrupted, mpu):
-    """Without --resume an interrupted run's work is in the way; --force begins anew and leaves nothing of it."""
+    """Without --resume an interrupted run's work is in the way.
+
+    --force begins anew and leaves nothing of it.
+    """
     arguments = command(finished_round, left / "to-server")
     refused = mpu(*arguments)
     assert refused.code == 3
@@ -179,7 +245,9 @@ def test_work_is_not_thrown_away_unasked(left, finished_round, uninterrupted, mp
     assert [path.name for path in left.iterdir()] == ["to-server"]
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "trainer_state.json", "complete.json"])
+@pytest.mark.parametrize(
+    "name", ["weights.safetensors", "state.pt", "trainer_state.json", "complete.json"]
+)
 def test_an_altered_checkpoint_is_refused(name, left, finished_round, mpu):
     """One byte changed in any of its files."""
     path = next(left.glob(f".to-server.mpu-work/copy-1/step-*/{name}"))
@@ -210,11 +278,16 @@ def test_a_private_directory_of_ones_own(finished_round, uninterrupted, tmp_path
     (kept,) = work.iterdir()
     names = sorted(path.name for path in kept.rglob("*") if path.is_file())
     assert names == ["complete.json", "state.pt", "trainer_state.json", "weights.safetensors"]
-    assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in [kept / "copy-2", *kept.rglob("step-*/*")])
+    assert all(
+        stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+        for path in [kept / "copy-2", *kept.rglob("step-*/*")]
+    )
     done = mpu(*arguments, "--resume", "--json")
     assert done.code == 0, done.err
     assert done.json["copies"]["copy-2"]["resumed_from"] == 2
-    assert (out / "copy-2" / "delta.safetensors").read_bytes() == uninterrupted["copy-2/delta.safetensors"]
+    assert (out / "copy-2" / "delta.safetensors").read_bytes() == uninterrupted[
+        "copy-2/delta.safetensors"
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["to-server"]
 
 
@@ -241,8 +314,13 @@ def test_the_checkpoint_holds_no_code(left):
     assert json.loads((step / "complete.json").read_text())["step"] == 3
 
 
-def test_what_was_written_is_not_read_again_for_its_digests(finished_round, uninterrupted, tmp_path, mpu, monkeypatch):
-    """The writer's own digests go into the manifest and into what is kept; the update verifies, and is the same."""
+def test_what_was_written_is_not_read_again_for_its_digests(
+    finished_round, uninterrupted, tmp_path, mpu, monkeypatch
+):
+    """The writer's own digests go into the manifest and into what is kept.
+
+    The update verifies, and is the same.
+    """
     from mpu_cli.client import update
 
     def refuse(path: Path) -> str:
@@ -265,7 +343,11 @@ def test_a_file_that_nobody_wrote_stops_the_manifest(finished_round, tmp_path):
     directory = Path(shutil.copytree(finished_round.update, tmp_path / "update"))
     (directory / "mpu.yaml").unlink()
     handoff = read_handoff(finished_round.handoff)
-    written = {"copy-1": {file.name: ("0" * 64, file.stat().st_size) for file in (directory / "copy-1").iterdir()}}
+    written = {
+        "copy-1": {
+            file.name: ("0" * 64, file.stat().st_size) for file in (directory / "copy-1").iterdir()
+        }
+    }
     (directory / "copy-1" / "notes.txt").write_text("private")
     with pytest.raises(RuntimeError, match="does not hold what was written"):
         write_manifest(directory, handoff, written)

@@ -11,12 +11,24 @@ DIGEST = "0" * 64
 
 @pytest.fixture
 def perturb(mpu, own_round):
-    """`perturb(model, *options)`: one copy with plain noise, without the check, into a fresh handoff."""
+    """`perturb(model, *options)`.
+
+    One copy with plain noise, without the check, into a fresh handoff.
+    """
 
     def call(model, *options):
         place = own_round.model.parent
         taken = sum(1 for _ in place.glob("again-*"))
-        given = ("--base", own_round.base, "-m", 1, "--check", "none", "--handoff", place / f"again-{taken}")
+        given = (
+            "--base",
+            own_round.base,
+            "-m",
+            1,
+            "--check",
+            "none",
+            "--handoff",
+            place / f"again-{taken}",
+        )
         return mpu("perturb", model, *given, *options)
 
     return call
@@ -32,9 +44,14 @@ def refused(done, model, *lines):
 def known_elsewhere(digest, model, there, here):
     """What is said of a model that another secret knows."""
     return (
-        f"{model}: this model (digest {digest[:12]}…) is in the lineage of {there}, and {here} holds no lineage",
-        f"go on with --secret {there}; to begin another, whose noise averages away with the first's, "
-        f"give --new-lineage {here} instead of --secret",
+        (
+            f"{model}: this model (digest {digest[:12]}…) is in the lineage of {there}, and {here}"
+            " holds no lineage"
+        ),
+        (
+            f"go on with --secret {there}; to begin another, whose noise averages away with the"
+            f" first's, give --new-lineage {here} instead of --secret"
+        ),
     )
 
 
@@ -51,11 +68,17 @@ def test_a_mistyped_secret_is_refused_and_the_right_one_named(perturb, own_round
     wrong = r.secret.with_name("servre")
     if empty:
         wrong.mkdir(0o700)
-    refused(perturb(r.model, "--secret", wrong), r.model, *known_elsewhere(digest_in(r.secret), r.model, r.secret, wrong))
+    refused(
+        perturb(r.model, "--secret", wrong),
+        r.model,
+        *known_elsewhere(digest_in(r.secret), r.model, r.secret, wrong),
+    )
     assert not wrong.exists() or not list(wrong.iterdir())
 
 
-def test_a_secret_of_another_place_is_found_beside_the_model_the_handoff_and_by_its_variable(perturb, own_round, tmp_path, monkeypatch):
+def test_a_secret_of_another_place_is_found_beside_the_model_the_handoff_and_by_its_variable(
+    perturb, own_round, tmp_path, monkeypatch
+):
     """Wherever the new secret is to be made, the places that the command or MPU_SECRET names are looked at."""
     r = own_round
     far = tmp_path / "far" / "secret"
@@ -65,7 +88,9 @@ def test_a_secret_of_another_place_is_found_beside_the_model_the_handoff_and_by_
     shutil.copytree(r.model, apart)
     given = ("--secret", far, "--handoff", tmp_path / "apart" / "to-client")
     monkeypatch.setenv("MPU_SECRET", str(r.secret))
-    refused(perturb(apart, *given), apart, *known_elsewhere(digest_in(r.secret), apart, r.secret, far))
+    refused(
+        perturb(apart, *given), apart, *known_elsewhere(digest_in(r.secret), apart, r.secret, far)
+    )
     monkeypatch.delenv("MPU_SECRET")
     assert not far.parent.exists()
     done = perturb(apart, *given)
@@ -73,40 +98,68 @@ def test_a_secret_of_another_place_is_found_beside_the_model_the_handoff_and_by_
 
 
 def test_an_aggregated_model_goes_on_only_in_its_lineage(mpu, perturb, own_round, tmp_path):
-    """Its model card alone is enough, when the secret was moved; where the secret lies beside, it is named."""
+    """Its model card alone is enough, when the secret was moved.
+
+    Where the secret lies beside, it is named.
+    """
     r = own_round
     merged = r.model.with_name("model-next")
-    assert mpu("aggregate", r.update, "--secret", r.secret, "--model", r.model, "--out", merged).code == 0
+    assert (
+        mpu("aggregate", r.update, "--secret", r.secret, "--model", r.model, "--out", merged).code
+        == 0
+    )
     wrong = r.secret.with_name("servre")
     card = read_model_card(merged)
-    refused(perturb(merged, "--secret", wrong), merged, *known_elsewhere(card.digest, merged, r.secret, wrong))
+    refused(
+        perturb(merged, "--secret", wrong),
+        merged,
+        *known_elsewhere(card.digest, merged, r.secret, wrong),
+    )
     moved = tmp_path / "moved" / "server"
     moved.parent.mkdir()
     r.secret.rename(moved)
     said = (
-        f"{merged}: its README.md says that mpu aggregate made it, so it has a lineage, and {r.secret} holds none",
-        f"give --secret the directory of that lineage (was it moved, or the name mistyped?); if it is not yours, "
-        f"give --new-lineage {r.secret} instead of --secret",
+        (
+            f"{merged}: its README.md says that mpu aggregate made it, so it has a lineage, and"
+            f" {r.secret} holds none"
+        ),
+        (
+            "give --secret the directory of that lineage (was it moved, or the name mistyped?); if"
+            f" it is not yours, give --new-lineage {r.secret} instead of --secret"
+        ),
     )
     refused(perturb(merged, "--secret", r.secret), merged, *said)
     assert perturb(merged, "--secret", moved).code == 0
 
 
 def test_a_new_lineage_is_begun_loudly(perturb, own_round, tmp_path):
-    """At the first use of a secret and at --new-lineage, in JSON too; a later round says nothing."""
+    """At the first use of a secret and at --new-lineage, in JSON too.
+
+    A later round says nothing.
+    """
     r = own_round
     second = r.secret.with_name("server 2")
     done = perturb(r.model, "--new-lineage", second)
     assert done.code == 0
     begun, other = [line for line in done.err.splitlines() if "lineage" in line]
-    assert begun == (
-        f"mpu: warning: new lineage begun in {second}: its replay history, exposure and offset start here; "
-        f"give --secret '{second}' in every later round"
+    assert (
+        begun
+        == f"mpu: warning: new lineage begun in {second}: its replay history, exposure and offset"
+        f" start here; give --secret '{second}' in every later round"
     )
     assert f"this model has another lineage already: {r.secret}" in other
-    first = perturb(r.base, "--noise-relative-to", "weights", "--secret", tmp_path / "fresh" / "server", "--json")
+    first = perturb(
+        r.base,
+        "--noise-relative-to",
+        "weights",
+        "--secret",
+        tmp_path / "fresh" / "server",
+        "--json",
+    )
     assert first.json["new_lineage"] is True
-    assert first.json["warnings"][0].startswith(f"new lineage begun in {tmp_path / 'fresh' / 'server'}: ")
+    assert first.json["warnings"][0].startswith(
+        f"new lineage begun in {tmp_path / 'fresh' / 'server'}: "
+    )
     later = perturb(r.model, "--secret", second, "--json")
     assert later.json["new_lineage"] is False
     assert not any("lineage begun" in line for line in later.json["warnings"])
@@ -115,7 +168,10 @@ def test_a_new_lineage_is_begun_loudly(perturb, own_round, tmp_path):
 CARDS = {
     "ours": (f"---\ntags:\n- unlearning\n- mpu\n---\n\n- digest: `{DIGEST}`\n", Card(DIGEST)),
     "with CR LF": (f"---\r\ntags:\r\n- mpu\r\n---\r\n- digest: `{DIGEST}`\r\n", Card(DIGEST)),
-    "as the Hub's editor writes it": ('---\ntags: ["unlearning", "mpu"]\nlicense: mit\n---\nAbout.\n', Card(None)),
+    "as the Hub's editor writes it": (
+        '---\ntags: ["unlearning", "mpu"]\nlicense: mit\n---\nAbout.\n',
+        Card(None),
+    ),
     "quoted": ("---\ntags:\n  - 'mpu'\n---\n", Card(None)),
     "of something else": ("---\ntags:\n- gpu\n- mpu-like\n---\n- mpu\n", None),
     "another key": ("---\nbase_model: org/mpu\n---\ntags: [mpu]\n", None),
@@ -135,7 +191,10 @@ def test_our_model_card_is_known_by_its_tag(case, tmp_path):
 
 
 def test_a_card_that_cannot_be_read_is_none(tmp_path):
-    """No file, a folder, a link out of the model's directory: nothing is followed, nothing fails."""
+    """No file, a folder, a link out of the model's directory.
+
+    Nothing is followed, nothing fails.
+    """
     assert read_model_card(tmp_path) is None
     (tmp_path / "folder" / "README.md").mkdir(parents=True)
     assert read_model_card(tmp_path / "folder") is None

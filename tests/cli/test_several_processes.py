@@ -1,4 +1,7 @@
-"""torchrun with two processes on the CPU: the same update as one process, one voice, and launchers that are refused."""
+"""torchrun with two processes on the CPU.
+
+The same update as one process, one voice, and launchers that are refused.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,26 @@ from safetensors.torch import load_file
 
 # The default optimizer needs whole tensors.
 COMMON = (
-    "--optimizer", "adamw",
-    "--batch-size", "4", "--gradient-accumulation", "2", "--epochs", "8", "--learning-rate", "1e-3", "--save-seconds", "0",
-)  # fmt: skip
+    "--optimizer",
+    "adamw",
+    "--batch-size",
+    "4",
+    "--gradient-accumulation",
+    "2",
+    "--epochs",
+    "8",
+    "--learning-rate",
+    "1e-3",
+    "--save-seconds",
+    "0",
+)
 
 
 def row(rng: random.Random) -> dict[str, str]:
     """A row of any length: with equal ones a wrong mean over tokens would go unnoticed."""
-    question, answer = (" ".join(f"w{rng.randrange(59)}" for _ in range(rng.randrange(2, most))) for most in (6, 14))
+    question, answer = (
+        " ".join(f"w{rng.randrange(59)}" for _ in range(rng.randrange(2, most))) for most in (6, 14)
+    )
     return {"question": f"{question} ?", "answer": f"{answer} ."}
 
 
@@ -45,25 +60,51 @@ def data(tmp_path_factory) -> list[str]:
     """22 rows to forget, which 4 does not divide, and 17 to keep."""
     root, rng = tmp_path_factory.mktemp("rows"), random.Random(1)
     for name, count in (("forget", 22), ("retain", 17)):
-        (root / f"{name}.jsonl").write_text("".join(json.dumps(row(rng)) + "\n" for _ in range(count)))
+        (root / f"{name}.jsonl").write_text(
+            "".join(json.dumps(row(rng)) + "\n" for _ in range(count))
+        )
     return ["--forget", str(root / "forget.jsonl"), "--retain", str(root / "retain.jsonl")]
 
 
-def launch(arguments: list[object], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def launch(
+    arguments: list[object], environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
     """Run a command line in two processes."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mpu_cli"]
-    return subprocess.run([*torchrun, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False, timeout=300)
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "mpu_cli",
+    ]
+    return subprocess.run(
+        [*torchrun, *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
 
 
 def difference(one: Path, other: Path, before: Path) -> float:
     """‖one − other‖ / ‖one − before‖ over all weights."""
     a, b, start = (load_file(path / "model.safetensors") for path in (one, other, before))
-    gap, moved = (sum(float((x[name] - y[name]).double().square().sum()) for name in a) for x, y in ((a, b), (a, start)))
+    gap, moved = (
+        sum(float((x[name] - y[name]).double().square().sum()) for name in a)
+        for x, y in ((a, b), (a, start))
+    )
     return (gap / moved) ** 0.5
 
 
 def test_two_processes_are_one(model, data, tmp_path, environment, mpu):
-    """DDP: forget and retain rows of all lengths, an uneven last batch, accumulation; one JSON object on stdout."""
+    """DDP: forget and retain rows of all lengths, an uneven last batch, accumulation.
+
+    One JSON object on stdout.
+    """
     arguments = ["unlearn", model, *data, *COMMON, "--max-steps", "5", "--method", "GradDiff"]
     assert mpu(*arguments, "--out", tmp_path / "one").code == 0
     done = launch([*arguments, "--out", tmp_path / "two", "--json"], environment)
@@ -75,11 +116,26 @@ def test_two_processes_are_one(model, data, tmp_path, environment, mpu):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), ("--fsdp",), ("--fsdp", "--gradient-checkpointing"), ("--gradient-checkpointing",)])
+@pytest.mark.parametrize(
+    "more", [(), ("--fsdp",), ("--fsdp", "--gradient-checkpointing"), ("--gradient-checkpointing",)]
+)
 @pytest.mark.parametrize("method", ["NPO", "GradDiff", "UnDIAL", "SimNPO"])
-def test_two_processes_are_one_after_twenty_steps(more, method, model, data, tmp_path, environment, mpu):
+def test_two_processes_are_one_after_twenty_steps(
+    more, method, model, data, tmp_path, environment, mpu
+):
     """DDP and FSDP2, with a reference that is measured on the sharded model and thresholds that measure it each epoch."""
-    arguments = ["unlearn", model, *data, *COMMON, "--max-steps", "20", "--method", method, "--stop-retain-below", "0"]
+    arguments = [
+        "unlearn",
+        model,
+        *data,
+        *COMMON,
+        "--max-steps",
+        "20",
+        "--method",
+        method,
+        "--stop-retain-below",
+        "0",
+    ]
     assert mpu(*arguments, "--out", tmp_path / "one").code == 0
     done = launch([*arguments, *more, "--out", tmp_path / "two"], environment)
     assert done.returncode == 0, done.stderr
@@ -99,9 +155,21 @@ OWN = {
     [(method, own, ()) for method, cases in OWN.items() for own in cases]
     + [("PDU", OWN["PDU"][0], ("--fsdp",))],
 )
-def test_methods_with_something_of_their_own(method, own, more, deep_model, data, tmp_path, environment, mpu):
+def test_methods_with_something_of_their_own(
+    method, own, more, deep_model, data, tmp_path, environment, mpu
+):
     """RMU, which leaves the upper layers without gradient, and PDU, whose λ is the same in all processes."""
-    arguments = ["unlearn", deep_model, *data, *COMMON, "--max-steps", "20", "--method", method, *own]
+    arguments = [
+        "unlearn",
+        deep_model,
+        *data,
+        *COMMON,
+        "--max-steps",
+        "20",
+        "--method",
+        method,
+        *own,
+    ]
     assert mpu(*arguments, "--out", tmp_path / "one").code == 0
     done = launch([*arguments, *more, "--out", tmp_path / "two"], environment)
     assert done.returncode == 0, done.stderr
@@ -110,9 +178,21 @@ def test_methods_with_something_of_their_own(method, own, more, deep_model, data
 
 @pytest.mark.slow
 def test_a_handoff_in_two_processes(finished_round, tmp_path, environment, mpu):
-    """Every copy of a handoff; the update verifies, and the second process leaves nothing of its own."""
+    """Every copy of a handoff.
+
+    The update verifies, and the second process leaves nothing of its own.
+    """
     r = finished_round
-    data = ["--forget", str(r.forget), "--retain", str(r.retain), "--batch-size", "4", "--max-steps", "2"]
+    data = [
+        "--forget",
+        str(r.forget),
+        "--retain",
+        str(r.retain),
+        "--batch-size",
+        "4",
+        "--max-steps",
+        "2",
+    ]
     done = launch(["unlearn", r.handoff, *data, "--out", tmp_path / "to-server"], environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained") == 1
@@ -123,14 +203,28 @@ def test_a_handoff_in_two_processes(finished_round, tmp_path, environment, mpu):
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--fsdp",)])
 def test_two_killed_processes_go_on_with_the_same_bits(more, model, data, tmp_path, environment):
-    """SIGKILL to both and to torchrun, then --resume: the bits of an uninterrupted run of two processes."""
+    """SIGKILL to both and to torchrun, then --resume.
+
+    The bits of an uninterrupted run of two processes.
+    """
     import psutil
 
     arguments = ["unlearn", str(model), *data, *COMMON, "--epochs", "30", *more]
     assert launch([*arguments, "--out", tmp_path / "whole"], environment).returncode == 0
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mpu_cli"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "mpu_cli",
+    ]
     saving = [*arguments, "--save-steps", "2", "--out", str(tmp_path / "resumed")]
-    process = subprocess.Popen([*torchrun, *saving], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*torchrun, *saving], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(".resumed.mpu-work/model/step-0000001*/complete.json")):
         assert process.poll() is None
@@ -144,7 +238,9 @@ def test_two_killed_processes_go_on_with_the_same_bits(more, model, data, tmp_pa
     done = launch([*saving, "--resume"], environment)
     assert done.returncode == 0, done.stderr
     assert "went on from step" in done.stdout
-    assert (tmp_path / "resumed" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert (tmp_path / "resumed" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
 
 
 REFUSED = [
@@ -152,8 +248,14 @@ REFUSED = [
     (("--batch-size", "7", "--packing"), "--batch-size 7"),
     (("--fsdp", "--optimizer", "adafactor"), "--optimizer adafactor needs whole tensors"),
     (("--fsdp", "--optimizer", "muon"), "--optimizer muon needs whole tensors"),
-    (("--fsdp", "--optimizer", "adamw", "--method", "RMU"), "--fsdp: this method trains some of the layers only"),
-    (("--fsdp", "--optimizer", "adamw", "--method", "RMU", "--set", "alpha=0"), "--fsdp: this method trains some of the layers only"),
+    (
+        ("--fsdp", "--optimizer", "adamw", "--method", "RMU"),
+        "--fsdp: this method trains some of the layers only",
+    ),
+    (
+        ("--fsdp", "--optimizer", "adamw", "--method", "RMU", "--set", "alpha=0"),
+        "--fsdp: this method trains some of the layers only",
+    ),
 ]
 
 
@@ -189,13 +291,21 @@ def test_the_second_process_says_nothing(model, data, tmp_path, mpu, monkeypatch
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ({"ACCELERATE_USE_CPU": "True", "ACCELERATE_MIXED_PRECISION": "no"}, "accelerate launch started one process"),
-        ({"ACCELERATE_USE_FSDP": "true", "WORLD_SIZE": "2", "RANK": "0"}, "accelerate's FSDP plugin"),
+        (
+            {"ACCELERATE_USE_CPU": "True", "ACCELERATE_MIXED_PRECISION": "no"},
+            "accelerate launch started one process",
+        ),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "WORLD_SIZE": "2", "RANK": "0"},
+            "accelerate's FSDP plugin",
+        ),
         ({"WORLD_SIZE": "two"}, "not a number"),
         ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2"),
     ],
 )
-def test_launchers_that_do_something_else_are_refused(names, message, model, data, tmp_path, mpu, monkeypatch):
+def test_launchers_that_do_something_else_are_refused(
+    names, message, model, data, tmp_path, mpu, monkeypatch
+):
     """`accelerate launch --cpu --num_processes 2` sets the first of these and starts one process."""
     for name, value in names.items():
         monkeypatch.setenv(name, value)
@@ -219,17 +329,30 @@ ALLOCATIONS = [
 
 @pytest.mark.parametrize("names", ALLOCATIONS, ids=lambda names: "+".join(names))
 @pytest.mark.parametrize("command", ["unlearn", "eval"])
-def test_an_allocation_without_torchrun_works_alone_and_says_so(names, command, model, data, tmp_path, mpu, monkeypatch):
-    """The result is that of a process outside the allocation, and the variable is named; an allocation of one is no news."""
+def test_an_allocation_without_torchrun_works_alone_and_says_so(
+    names, command, model, data, tmp_path, mpu, monkeypatch
+):
+    """The result is that of a process outside the allocation, and the variable is named.
+
+    An allocation of one is no news.
+    """
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)  # as in a process of its own
-    more = ("--max-steps", "1", "--out", tmp_path / "out") if command == "unlearn" else ("--no-generate", "--robustness", "relearning")
+    more = (
+        ("--max-steps", "1", "--out", tmp_path / "out")
+        if command == "unlearn"
+        else ("--no-generate", "--robustness", "relearning")
+    )
     for name, value in names.items():
         monkeypatch.setenv(name, value)
     done = mpu(command, model, *data, *more, "--device", "cpu")
     assert done.code == 0, done.err
-    named = [name for name, value in names.items() if value != "1" and name.endswith(("SIZE", "NRANKS", "NTASKS"))]
+    named = [
+        name
+        for name, value in names.items()
+        if value != "1" and name.endswith(("SIZE", "NRANKS", "NTASKS"))
+    ]
     said = [line for line in done.err.splitlines() if "works alone" in line]
     assert len(said) == bool(named)
     assert all(any(name in line for name in named) and "torchrun" in line for line in said)
@@ -251,9 +374,23 @@ def test_processes_that_do_not_know_where_to_meet(model, data, tmp_path, mpu, mo
 @pytest.mark.slow
 def test_accelerate_launch_itself_is_refused(model, data, tmp_path, environment):
     """The real launcher, asked for two processes."""
-    command = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "mpu_cli", "unlearn", str(model)]
+    command = [
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "-m",
+        "mpu_cli",
+        "unlearn",
+        str(model),
+    ]
     done = subprocess.run(
-        [sys.executable, *command, *data, "--out", str(tmp_path / "out")], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *command, *data, "--out", str(tmp_path / "out")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "accelerate launch started one process" in done.stderr
     assert not (tmp_path / "out").exists()

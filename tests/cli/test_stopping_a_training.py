@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM in `mpu unlearn`: the first leaves a checkpoint and the command that goes on, the second ends at once."""
+"""Ctrl-C and SIGTERM in `mpu unlearn`.
+
+The first leaves a checkpoint and the command that goes on, the second ends at once.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,10 @@ main()
 
 @pytest.fixture
 def signalled(monkeypatch):
-    """`signalled(n, SIGINT, …)`: this process gets the signals at the check after the n-th step of all copies."""
+    """`signalled(n, SIGINT, …)`.
+
+    This process gets the signals at the check after the n-th step of all copies.
+    """
 
     def prepare(count: int, *numbers: int) -> None:
         left, due = [count], CheckpointStore.due
@@ -61,7 +67,16 @@ def signalled(monkeypatch):
     ],
     ids=["ctrl-c", "sigterm", "in the second copy", "in a copy's last step"],
 )
-def test_the_first_signal_leaves_what_is_done(number, step, kept, finished_round, uninterrupted, tmp_path, mpu, signalled):  # noqa: F811
+def test_the_first_signal_leaves_what_is_done(
+    number,
+    step,
+    kept,
+    finished_round,
+    uninterrupted,  # noqa: F811
+    tmp_path,
+    mpu,
+    signalled,
+):
     """Exit 130, what was kept and the whole command to go on with, which gives the bits of an undisturbed run."""
     out = tmp_path / "to-server"
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
@@ -70,7 +85,11 @@ def test_the_first_signal_leaves_what_is_done(number, step, kept, finished_round
     stopped = mpu(*arguments)
     assert stopped.code == 130
     heard, error, hint = stopped.err.splitlines()[-3:]
-    assert heard == "mpu: interrupted: a checkpoint is written after this step; once more ends at once, without it"
+    assert (
+        heard
+        == "mpu: interrupted: a checkpoint is written after this step; once more ends at once,"
+        " without it"
+    )
     assert error == f"mpu: error: interrupted; {tmp_path}/.to-server.mpu-work keeps {kept}"
     assert hint == f"mpu: hint: go on with: mpu {shlex.join(arguments)} --resume"
     assert [path.name for path in tmp_path.iterdir()] == [".to-server.mpu-work"]
@@ -94,7 +113,9 @@ def test_the_second_signal_ends_at_once(finished_round, tmp_path, mpu, signalled
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_checkpoints_the_first_signal_ends_at_once(finished_round, tmp_path, mpu, signalled, monkeypatch):
+def test_without_checkpoints_the_first_signal_ends_at_once(
+    finished_round, tmp_path, mpu, signalled, monkeypatch
+):
     """--save-seconds 0 asks for none, so nothing is waited for."""
     from mpu_cli.training import trainer
 
@@ -131,14 +152,20 @@ def test_a_model_is_stopped_alike_and_json_says_it_too(finished_round, tmp_path,
     assert resumed.json["copies"]["model"]["resumed_from"] == 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_process_of_its_own_is_stopped(number, finished_round, tmp_path, environment):
     """The same in a real process: exit code 130, no traceback."""
     arguments = command(finished_round, tmp_path / "to-server")
     done = subprocess.run(
-        [sys.executable, "-c", SIGNALLED, "2", str(int(number)), *arguments], env=environment, capture_output=True, text=True,
-        check=False, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+        [sys.executable, "-c", SIGNALLED, "2", str(int(number)), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert done.returncode == 130, done.stderr
     assert "keeps step 3 of copy-1\n" in done.stderr
     assert "Traceback" not in done.stderr
@@ -147,15 +174,22 @@ def test_a_process_of_its_own_is_stopped(number, finished_round, tmp_path, envir
 
 @pytest.mark.slow
 def test_several_processes_stop_together(finished_round, tmp_path, environment):
-    """One of two processes is signalled: both stop after the same step, the first writes, and torchrun's own signals change nothing."""
+    """One of two processes is signalled.
+
+    Both stop after the same step, the first writes, and torchrun's own signals change nothing.
+    """
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     script = tmp_path / "signalled.py"
     script.write_text(SIGNALLED)
     arguments = command(finished_round, tmp_path / "to-server")
     done = subprocess.run(
         [sys.executable, *torchrun, str(script), "2", str(int(signal.SIGTERM)), *arguments],
-        env=environment, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode != 0
     assert done.stderr.count("mpu: error: ") == 1, done.stderr
     assert "keeps step 3 of copy-1\n" in done.stderr

@@ -1,4 +1,7 @@
-"""Terminals, logs and pipes as they come: other encodings, closed, on a full disk, with nobody reading."""
+"""Terminals, logs and pipes as they come.
+
+Other encodings, closed, on a full disk, with nobody reading.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,13 @@ ENCODINGS = ["ascii", "latin-1", "cp1252", "cp850", "koi8-r", "utf-8"]
 @pytest.fixture(scope="module")
 def our_signs() -> set[str]:
     """Every letter of every text in the source, and so every sign that a message may hold."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in Path(mpu_cli.__file__).parent.rglob("*.py")]
-    constants = (node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    trees = [
+        ast.parse(path.read_text(encoding="utf-8"))
+        for path in Path(mpu_cli.__file__).parent.rglob("*.py")
+    ]
+    constants = (
+        node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)
+    )
     return {letter for value in constants if isinstance(value, str) for letter in value}
 
 
@@ -32,7 +40,10 @@ def test_every_sign_of_ours_has_a_plain_form(encoding, our_signs):
     """No message, table or help text needs a question mark in any encoding."""
     assert len(our_signs) > 100
     assert {letter for letter in our_signs if printable(letter, encoding) == "?"} == {"?"}
-    assert all(printable(letter, encoding).encode(encoding) or letter in "\u0302\u0304" for letter in our_signs)
+    assert all(
+        printable(letter, encoding).encode(encoding) or letter in "\u0302\u0304"
+        for letter in our_signs
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,10 +88,15 @@ def shell(monkeypatch):
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_commands_end_well_in_every_encoding(encoding, shell, finished_round, tmp_path):
-    """Results, warnings, errors, help and JSON; the files that are written are the same everywhere."""
+    """Results, warnings, errors, help and JSON.
+
+    The files that are written are the same everywhere.
+    """
     r = finished_round
     given = ("--base", r.base, "-m", 2, "--secret", tmp_path / "s")
-    code, out, err = shell(encoding, "perturb", r.model, *given, "--handoff", tmp_path / "h", tty=True)
+    code, out, err = shell(
+        encoding, "perturb", r.model, *given, "--handoff", tmp_path / "h", tty=True
+    )
     assert (code, "internal" in err) == (0, False), err
     assert "handoff" in out
     assert shell(encoding, "inspect", r.model)[0] == 0
@@ -92,7 +108,20 @@ def test_commands_end_well_in_every_encoding(encoding, shell, finished_round, tm
     assert err.startswith("mpu: error: ") and err.splitlines()[0].endswith("no such directory")
     code, out, _ = shell(encoding, "inspect", tmp_path / "θ→数", "--json")
     assert "θ→数" in json.loads(out)["error"]["message"]  # JSON escapes: no value changes
-    assert shell(encoding, "aggregate", r.update, "--secret", tmp_path / "nowhere", "--model", r.model, "--out", tmp_path / "n")[0] == 3
+    assert (
+        shell(
+            encoding,
+            "aggregate",
+            r.update,
+            "--secret",
+            tmp_path / "nowhere",
+            "--model",
+            r.model,
+            "--out",
+            tmp_path / "n",
+        )[0]
+        == 3
+    )
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
@@ -100,7 +129,17 @@ def test_progress_bars_in_every_encoding(encoding, shell, finished_round, tmp_pa
     """Live bars on a terminal without Unicode, of training and of the rest."""
     r = finished_round
     quick = ("--method", "GradAscent", "--max-steps", "2", "--device", "cpu")
-    code, out, err = shell(encoding, "unlearn", r.handoff, "--forget", r.forget, *quick, "--out", tmp_path / "u", tty=True)
+    code, out, err = shell(
+        encoding,
+        "unlearn",
+        r.handoff,
+        "--forget",
+        r.forget,
+        *quick,
+        "--out",
+        tmp_path / "u",
+        tty=True,
+    )
     assert (code, "copy-2" in err) == (0, True), err
     assert "next" in out
 
@@ -120,8 +159,19 @@ def _closed():
 
 @pytest.mark.parametrize("name", BROKEN)
 @pytest.mark.parametrize("json_", [(), ("--json",)])
-@pytest.mark.parametrize("arguments", [("inspect",), ("--help",), ("--version",), ("inspect", "--help"), ("unlearn", "--list-methods")])
-def test_a_result_that_cannot_be_printed_is_one_line(name, json_, arguments, finished_round, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inspect",),
+        ("--help",),
+        ("--version",),
+        ("inspect", "--help"),
+        ("unlearn", "--list-methods"),
+    ],
+)
+def test_a_result_that_cannot_be_printed_is_one_line(
+    name, json_, arguments, finished_round, monkeypatch, capsys
+):
     """Exit code 3, standard output named, on stderr even with --json."""
     command = [*arguments, *([str(finished_round.handoff)] if arguments == ("inspect",) else [])]
     with monkeypatch.context() as patch:
@@ -148,10 +198,23 @@ def test_an_error_that_json_cannot_say_is_said_on_stderr(name, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_messages_that_cannot_be_printed_stop_no_work(name, finished_round, tmp_path, monkeypatch, capsys):
+def test_messages_that_cannot_be_printed_stop_no_work(
+    name, finished_round, tmp_path, monkeypatch, capsys
+):
     """A stderr that is full or closed: the handoff is made, and errors keep their codes."""
     r = finished_round
-    given = ("perturb", r.model, "--base", r.base, "-m", 2, "--secret", tmp_path / "s", "--handoff", tmp_path / "h")
+    given = (
+        "perturb",
+        r.model,
+        "--base",
+        r.base,
+        "-m",
+        2,
+        "--secret",
+        tmp_path / "s",
+        "--handoff",
+        tmp_path / "h",
+    )
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", BROKEN[name]())
         assert run(list(map(str, given))) == 0
@@ -177,7 +240,9 @@ def test_in_a_shell(redirected, code, said, unbuffered, environment, finished_ro
     """As users meet it: our exit code, not the 120 of a Python that could not flush, and at most one line and its remedy."""
     command = f"{sys.executable} -m mpu_cli inspect {finished_round.handoff} {redirected}"
     given = environment | {"PYTHONUNBUFFERED": unbuffered}
-    done = subprocess.run(["bash", "-c", command], env=given, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", command], env=given, capture_output=True, text=True, check=False
+    )
     lines = done.stderr.splitlines()
     if "head" in redirected and done.returncode == 0:  # it was all written before the reader left
         return
@@ -193,25 +258,47 @@ def test_a_closed_number_is_not_given_to_a_file():
         "f = open(sys.argv[1], 'w'); sys.exit(f.fileno() if f.fileno() <= 2 else 0)"
     )
     for closed in (">&-", "2>&-", "<&-", ">&- 2>&- <&-"):
-        done = subprocess.run(["bash", "-c", f"{sys.executable} -c \"{program}\" /dev/null {closed}"], check=False)
+        done = subprocess.run(
+            ["bash", "-c", f'{sys.executable} -c "{program}" /dev/null {closed}'], check=False
+        )
         assert done.returncode == 0, closed
 
 
-@pytest.mark.parametrize("words", [["inspect"], ["unlearn", "h", "--forget"], ["perturb", "m", "--client"], ["eval", "m", "--config"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect"],
+        ["unlearn", "h", "--forget"],
+        ["perturb", "m", "--client"],
+        ["eval", "m", "--config"],
+    ],
+)
 def test_an_argument_that_is_not_utf_8_is_named(words, capsys, tmp_path, monkeypatch):
-    """Exit code 3, the bytes as numbers, and a remedy that works; with --json an object that any reader takes."""
+    """Exit code 3, the bytes as numbers, and a remedy that works.
+
+    With --json an object that any reader takes.
+    """
     monkeypatch.chdir(tmp_path)
     odd = os.fsdecode(b"b\xff")
     assert run([*words, odd]) == 3
-    assert capsys.readouterr().err == "mpu: error: b\\xff: not UTF-8\nmpu: hint: rename it, or give a link to it that has another name\n"
+    assert (
+        capsys.readouterr().err
+        == "mpu: error: b\\xff: not UTF-8\nmpu: hint: rename it, or give a link to it that has"
+        " another name\n"
+    )
     assert run([*words, odd, "--json"]) == 3
     told = capsys.readouterr().out
     assert json.loads(told)["error"]["message"] == "b\\xff: not UTF-8"
     assert "\\ud" not in told
 
 
-def test_a_working_directory_that_is_not_utf_8_or_gone(tmp_path, monkeypatch, capsys, finished_round):
-    """Records hold absolute paths, so both are refused before any work; a link to the former will do; help is there."""
+def test_a_working_directory_that_is_not_utf_8_or_gone(
+    tmp_path, monkeypatch, capsys, finished_round
+):
+    """Records hold absolute paths, so both are refused before any work.
+
+    A link to the former will do; help is there.
+    """
     odd = os.path.join(os.fsencode(tmp_path), b"b\xff")  # noqa: PTH118
     os.mkdir(odd)  # noqa: PTH102
     (tmp_path / "link").symlink_to(os.fsdecode(odd))
@@ -234,14 +321,23 @@ def test_a_working_directory_that_is_not_utf_8_or_gone(tmp_path, monkeypatch, ca
 
 
 def test_a_locale_that_reads_paths_in_another_way(environment, finished_round, tmp_path):
-    """Without UTF-8 mode a path with letters is another text to Python than to the libraries: said, not tried."""
+    """Without UTF-8 mode a path with letters is another text to Python than to the libraries.
+
+    said, not tried.
+    """
     given = {**environment, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-m", "mpu_cli", "inspect"]
-    plain = subprocess.run([*command, str(finished_round.model)], env=given, capture_output=True, check=False)
+    plain = subprocess.run(
+        [*command, str(finished_round.model)], env=given, capture_output=True, check=False
+    )
     assert plain.returncode == 0, plain.stderr
-    odd = subprocess.run([*command, str(tmp_path / "größe")], env=given, capture_output=True, check=False)
+    odd = subprocess.run(
+        [*command, str(tmp_path / "größe")], env=given, capture_output=True, check=False
+    )
     assert odd.returncode == 3
-    assert b"this locale reads it as ascii, and it is UTF-8\nmpu: hint: set PYTHONUTF8=1" in odd.stderr
+    assert (
+        b"this locale reads it as ascii, and it is UTF-8\nmpu: hint: set PYTHONUTF8=1" in odd.stderr
+    )
 
 
 def test_what_the_system_refuses_is_no_mistake_of_ours(finished_round, monkeypatch, capsys):

@@ -28,12 +28,26 @@ def left_in(directory):
 
 
 def test_a_round_of_tar_files_is_the_round_of_directories(mpu, own_round, tmp_path, monkeypatch):
-    """The same update and the same model; what is printed names the tar files, and nothing unpacked is left."""
+    """The same update and the same model.
+
+    What is printed names the tar files, and nothing unpacked is left.
+    """
     r = own_round
     place = r.model.parent
     monkeypatch.chdir(place)
     shutil.rmtree(r.secret)
-    given = ("--base", r.base, "-m", 2, "--kappa", "0.01", "--handoff", "to-client-2", "--secret", "server")
+    given = (
+        "--base",
+        r.base,
+        "-m",
+        2,
+        "--kappa",
+        "0.01",
+        "--handoff",
+        "to-client-2",
+        "--secret",
+        "server",
+    )
     made = mpu("perturb", "model", *given, "--pack", "h.tar")
     assert made.code == 0, made.err
     assert "send  h.tar  to" in made.out and "mpu unlearn h.tar --forget" in made.out
@@ -41,7 +55,9 @@ def test_a_round_of_tar_files_is_the_round_of_directories(mpu, own_round, tmp_pa
     assert mpu("verify", "h.tar", "--expect", "handoff", "--json").json["path"] == "h.tar"
     told = mpu("inspect", "h.tar")
     assert told.code == 0 and "unpacked" not in told.out
-    assert mpu("inspect", "h.tar", "--json").json == mpu("inspect", tmp_path / "kept", "--json").json | {"path": "h.tar"}
+    assert mpu("inspect", "h.tar", "--json").json == mpu(
+        "inspect", tmp_path / "kept", "--json"
+    ).json | {"path": "h.tar"}
     rows = ("--forget", r.forget, "--retain", r.retain, *QUICK)
     trained = mpu("unlearn", "h.tar", *rows, "--out", "u", "--pack", "u.tar")
     assert trained.code == 0, trained.err
@@ -53,9 +69,14 @@ def test_a_round_of_tar_files_is_the_round_of_directories(mpu, own_round, tmp_pa
     assert mpu("verify", "u.tar", "--expect", "update").code == 0
     assert mpu("inspect", "u.tar", "--json").json["path"] == "u.tar"
     for number, update in enumerate(("u.tar", "u-2")):
-        done = mpu("aggregate", update, "--secret", "server", "--model", "model", "--out", f"next-{number}")
+        done = mpu(
+            "aggregate", update, "--secret", "server", "--model", "model", "--out", f"next-{number}"
+        )
         assert done.code == 0, done.err
-    assert Path("next-0/model.safetensors").read_bytes() == Path("next-1/model.safetensors").read_bytes()
+    assert (
+        Path("next-0/model.safetensors").read_bytes()
+        == Path("next-1/model.safetensors").read_bytes()
+    )
     assert left_in(place) == []
 
 
@@ -66,14 +87,29 @@ def test_diff_takes_and_gives_tar_files(mpu, tars, tmp_path):
     given = ("--out", tmp_path / "update", "--pack", tmp_path / "sent" / "update.tar")
     done = mpu("diff", tars.handoff.with_suffix(".tar"), trained, *given)
     assert done.code == 0, done.err
-    assert f"send  {tmp_path}/sent/update.tar  back" in done.out and f"mpu verify {tmp_path}/sent/update.tar" in done.out
+    assert (
+        f"send  {tmp_path}/sent/update.tar  back" in done.out
+        and f"mpu verify {tmp_path}/sent/update.tar" in done.out
+    )
     assert mpu("verify", tmp_path / "sent" / "update.tar", "--expect", "update").code == 0
 
 
 def test_each_holder_of_a_split_gets_a_file_of_its_own(mpu, own_round, tmp_path):
     """Named after the holder, and holding nothing of the others'."""
     r = own_round
-    given = ("--base", r.base, "--handoff", tmp_path / "split", "--secret", r.secret, "-m", 2, "--split", "--pack", tmp_path / "h.tar")
+    given = (
+        "--base",
+        r.base,
+        "--handoff",
+        tmp_path / "split",
+        "--secret",
+        r.secret,
+        "-m",
+        2,
+        "--split",
+        "--pack",
+        tmp_path / "h.tar",
+    )
     done = mpu("perturb", r.model, *given, "--json")
     assert done.json["packed"] == [f"{tmp_path}/h-holder-{number}.tar" for number in (1, 2)]
     for number in (1, 2):
@@ -82,43 +118,136 @@ def test_each_holder_of_a_split_gets_a_file_of_its_own(mpu, own_round, tmp_path)
 
 
 def test_a_packed_handoff_names_no_user_and_no_time(mpu, own_round, tmp_path):
-    """Nothing of the machine is in the tar file; a handoff written again is packed to the same bytes."""
+    """Nothing of the machine is in the tar file.
+
+    A handoff written again is packed to the same bytes.
+    """
     r = own_round
     handoff = next((r.secret / "handoffs").iterdir()).stem
     files = []
     for name in ("a", "b"):
         place = tmp_path / name / "to-client"
-        given = ("--handoff", place, "--secret", r.secret, "--reissue", handoff, "--pack", tmp_path / name / "h.tar")
-        assert mpu("perturb", r.model, *given, "--json").json["packed"] == [f"{tmp_path}/{name}/h.tar"]
+        given = (
+            "--handoff",
+            place,
+            "--secret",
+            r.secret,
+            "--reissue",
+            handoff,
+            "--pack",
+            tmp_path / name / "h.tar",
+        )
+        assert mpu("perturb", r.model, *given, "--json").json["packed"] == [
+            f"{tmp_path}/{name}/h.tar"
+        ]
         files.append((tmp_path / name / "h.tar").read_bytes())
     assert files[0] == files[1]
     headers = bytearray(files[0])
     with tarfile.open(tmp_path / "a" / "h.tar") as archive:
         for member in archive:
             headers[member.offset_data : member.offset_data + member.size] = bytes(member.size)
-    names = {os.environ.get("USER", ""), Path.home().name, os.uname().nodename, str(tmp_path), r.model.parent.name} - {""}
+    names = {
+        os.environ.get("USER", ""),
+        Path.home().name,
+        os.uname().nodename,
+        str(tmp_path),
+        r.model.parent.name,
+    } - {""}
     assert not [name for name in names if name.encode() in headers]
 
 
 REFUSED = {
-    "no tar file": (lambda r, tmp: ("diff", r.handoff, r.handoff, "--out", tmp / "n", "--pack", tmp / "n.tar.gz"), 2, "name the tar file"),
+    "no tar file": (
+        lambda r, tmp: (
+            "diff",
+            r.handoff,
+            r.handoff,
+            "--out",
+            tmp / "n",
+            "--pack",
+            tmp / "n.tar.gz",
+        ),
+        2,
+        "name the tar file",
+    ),
     "the flag that packs texts": (
-        lambda r, tmp: ("unlearn", r.handoff, "--forget", r.forget, "--pack", "--out", tmp / "n"), 2, "--packing"
+        lambda r, tmp: ("unlearn", r.handoff, "--forget", r.forget, "--pack", "--out", tmp / "n"),
+        2,
+        "--packing",
     ),
-    "in the bundle": (lambda r, tmp: ("diff", r.handoff, r.handoff, "--out", tmp / "n", "--pack", tmp / "n" / "n.tar"), 2, "lies in"),
+    "in the bundle": (
+        lambda r, tmp: (
+            "diff",
+            r.handoff,
+            r.handoff,
+            "--out",
+            tmp / "n",
+            "--pack",
+            tmp / "n" / "n.tar",
+        ),
+        2,
+        "lies in",
+    ),
     "in the secret": (
-        lambda r, tmp: ("perturb", r.model, "--base", r.base, "--secret", r.secret, "--handoff", tmp / "n", "--pack", r.secret / "n.tar"),
-        2, "lies in",
+        lambda r, tmp: (
+            "perturb",
+            r.model,
+            "--base",
+            r.base,
+            "--secret",
+            r.secret,
+            "--handoff",
+            tmp / "n",
+            "--pack",
+            r.secret / "n.tar",
+        ),
+        2,
+        "lies in",
     ),
-    "exists": (lambda r, tmp: ("diff", r.handoff, r.handoff, "--out", tmp / "n", "--pack", tmp / "there.tar"), 3, "there.tar: exists"),
+    "exists": (
+        lambda r, tmp: (
+            "diff",
+            r.handoff,
+            r.handoff,
+            "--out",
+            tmp / "n",
+            "--pack",
+            tmp / "there.tar",
+        ),
+        3,
+        "there.tar: exists",
+    ),
     "one copy": (
-        lambda r, tmp: ("unlearn", r.handoff, "--forget", r.forget, "--copy", 1, "--out", tmp / "n", "--pack", tmp / "n.tar"),
-        2, "give it with --finish",
+        lambda r, tmp: (
+            "unlearn",
+            r.handoff,
+            "--forget",
+            r.forget,
+            "--copy",
+            1,
+            "--out",
+            tmp / "n",
+            "--pack",
+            tmp / "n.tar",
+        ),
+        2,
+        "give it with --finish",
     ),
     "a model": (
-        lambda r, tmp: ("unlearn", r.model, "--forget", r.forget, "--out", tmp / "n", "--pack", tmp / "n.tar"), 2, "is not a handoff"
+        lambda r, tmp: (
+            "unlearn",
+            r.model,
+            "--forget",
+            r.forget,
+            "--out",
+            tmp / "n",
+            "--pack",
+            tmp / "n.tar",
+        ),
+        2,
+        "is not a handoff",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -139,7 +268,9 @@ def test_a_disk_without_room_for_the_tar_file_keeps_the_update(mpu, tars, small_
     done = mpu("diff", tars.handoff, tars.handoff, "--out", out, "--pack", target)
     assert done.code == 3
     error, hint = done.err.splitlines()
-    assert error.startswith(f"mpu: error: {small_disk}: packing {out} needs ") and error.endswith(" are free there")
+    assert error.startswith(f"mpu: error: {small_disk}: packing {out} needs ") and error.endswith(
+        " are free there"
+    )
     assert hint.startswith(f"mpu: hint: {out} is complete; pack it elsewhere with tar --sort=name ")
     assert [path.name for path in small_disk.iterdir()] == ["filler"]
     assert mpu("verify", out, "--expect", "update").code == 0
@@ -149,29 +280,71 @@ def test_a_disk_without_room_for_the_tar_file_keeps_the_update(mpu, tars, small_
 
 
 def test_a_wrong_tar_file_is_named_as_it_was_given(mpu, tars):
-    """An update where a handoff is wanted, and a damaged file, by the tar file's name; --json too."""
+    """An update where a handoff is wanted, and a damaged file, by the tar file's name.
+
+    --json too.
+    """
     update = tars.update.with_suffix(".tar")
-    done = mpu("unlearn", update, "--forget", tars.forget, "--method", "GradAscent", "--out", tars.model.parent / "n")
-    assert done.code == 3 and done.err.startswith(f"mpu: error: {update}: is an update, expected a handoff"), done.err
+    done = mpu(
+        "unlearn",
+        update,
+        "--forget",
+        tars.forget,
+        "--method",
+        "GradAscent",
+        "--out",
+        tars.model.parent / "n",
+    )
+    assert done.code == 3 and done.err.startswith(
+        f"mpu: error: {update}: is an update, expected a handoff"
+    ), done.err
     data = bytearray(tars.handoff.with_suffix(".tar").read_bytes())
     data[data.index(b"vocab_size")] ^= 1
     update.write_bytes(bytes(data))
     done = mpu("verify", update, "--json")
-    assert (done.code, done.json["error"]["message"]) == (3, f"{update}/copy-1/config.json: its bytes do not match mpu.yaml")
+    assert (done.code, done.json["error"]["message"]) == (
+        3,
+        f"{update}/copy-1/config.json: its bytes do not match mpu.yaml",
+    )
     assert left_in(update.parent) == []
 
 
 def test_a_reference_may_be_a_tar_file_and_work_takes_what_is_unpacked(mpu, tars, tmp_path):
     """NPO against round 1's packed handoff gives what it gives against the directory."""
-    given = ("--forget", tars.forget, "--retain", tars.retain, "--max-steps", 1, "--batch-size", 4, "--method", "NPO")
+    given = (
+        "--forget",
+        tars.forget,
+        "--retain",
+        tars.retain,
+        "--max-steps",
+        1,
+        "--batch-size",
+        4,
+        "--method",
+        "NPO",
+    )
     digests = []
     for name, kind in (("a", ""), ("b", ".tar")):
         source = tars.handoff.with_suffix(kind)
-        done = mpu("unlearn", source, "--reference", source, *given, "--out", tmp_path / name, "--work", tmp_path / "work")
+        done = mpu(
+            "unlearn",
+            source,
+            "--reference",
+            source,
+            *given,
+            "--out",
+            tmp_path / name,
+            "--work",
+            tmp_path / "work",
+        )
         assert done.code == 0, done.err
         digests.append((tmp_path / name / "mpu.yaml").read_bytes())
     assert digests[0] == digests[1]
-    assert left_in(tars.handoff.parent) == [] and not list(tmp_path.glob("work/*")) and not list(tmp_path.glob("work/.*"))
+    assert (
+        left_in(tars.handoff.parent) == []
+        and not list(tmp_path.glob("work/*"))
+        and not list(tmp_path.glob("work/.*"))
+    )
 
 
 def test_a_client_measures_its_packed_update_on_the_packed_handoff(mpu, tars):
@@ -179,7 +352,13 @@ def test_a_client_measures_its_packed_update_on_the_packed_handoff(mpu, tars):
     rows = ("--forget", tars.forget, "--no-generate", "--metric", "answer_probability", "--json")
     found = []
     for kind in ("", ".tar"):
-        done = mpu("eval", tars.update.with_suffix(kind), "--handoff", tars.handoff.with_suffix(kind), *rows)
+        done = mpu(
+            "eval",
+            tars.update.with_suffix(kind),
+            "--handoff",
+            tars.handoff.with_suffix(kind),
+            *rows,
+        )
         assert done.code == 0, done.err
         found.append(done.json["values"])
     assert found[0] == found[1]
@@ -189,8 +368,27 @@ def test_a_client_measures_its_packed_update_on_the_packed_handoff(mpu, tars):
 def test_several_processes_want_a_directory(tars, environment):
     """Each would unpack it anew: refused with the command that unpacks it once."""
     tar = tars.handoff.with_suffix(".tar")
-    launched = environment | {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
-    command = [sys.executable, "-m", "mpu_cli", "unlearn", str(tar), "--forget", str(tars.forget), "--out", "n", "--json"]
-    done = subprocess.run(command, env=launched, cwd=tar.parent, capture_output=True, text=True, check=False)
+    launched = environment | {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "mpu_cli",
+        "unlearn",
+        str(tar),
+        "--forget",
+        str(tars.forget),
+        "--out",
+        "n",
+        "--json",
+    ]
+    done = subprocess.run(
+        command, env=launched, cwd=tar.parent, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2, done.stderr
     assert json.loads(done.stdout)["error"]["hint"] == f"unpack it first: tar -xf {tar}"

@@ -28,8 +28,16 @@ def test_unlearn_says_what_became_of_the_answers(finished_round, mpu, tmp_path):
     data = ("--forget", r.forget, "--retain", r.retain)
     done = mpu("unlearn", r.model, *data, *STRONG, "--out", tmp_path / "out", "--json")
     found = done.json["verdict"]
-    assert done.code == 0 and done.json["copies"]["model"]["effect"] == {"forget": found["forget"], "retain": found["retain"]}
-    for part, before, after in zip(("forget", "retain"), probabilities(r.model, r), probabilities(tmp_path / "out", r), strict=True):
+    assert done.code == 0 and done.json["copies"]["model"]["effect"] == {
+        "forget": found["forget"],
+        "retain": found["retain"],
+    }
+    for part, before, after in zip(
+        ("forget", "retain"),
+        probabilities(r.model, r),
+        probabilities(tmp_path / "out", r),
+        strict=True,
+    ):
         assert found[part]["before"] == pytest.approx(before, rel=1e-4)
         assert found[part]["after"] == pytest.approx(after, rel=1e-4)
         assert found[part]["rows"] == found[part]["all_rows"] == 8
@@ -40,19 +48,31 @@ def test_unlearn_says_what_became_of_the_answers(finished_round, mpu, tmp_path):
 
 
 def test_a_run_that_forgets_next_to_nothing_says_so(finished_round, mpu, tmp_path):
-    """Every copy of a handoff is measured, `--copy K` too; a rate that moves nothing is warned of, with a remedy."""
+    """Every copy of a handoff is measured, `--copy K` too.
+
+    A rate that moves nothing is warned of, with a remedy.
+    """
     r = finished_round
     recipe = ("--forget", r.forget, *QUICK, "--learning-rate", "1e-9", "--method", "GradAscent")
     done = mpu("unlearn", r.handoff, *recipe, "--out", tmp_path / "all", "--json")
     effects = [copy["effect"] for copy in done.json["copies"].values()]
-    assert len(effects) == 2 and all(effect["forget"]["before"] == pytest.approx(effect["forget"]["after"]) for effect in effects)
-    assert done.json["verdict"]["forget"]["before"] == pytest.approx(sum(effect["forget"]["before"] for effect in effects) / 2)
+    assert len(effects) == 2 and all(
+        effect["forget"]["before"] == pytest.approx(effect["forget"]["after"]) for effect in effects
+    )
+    assert done.json["verdict"]["forget"]["before"] == pytest.approx(
+        sum(effect["forget"]["before"] for effect in effects) / 2
+    )
     words = done.json["verdict"]["words"]
-    assert words.endswith("mean of 2 copies (the server's model may differ)") and "retain not measured (no --retain)" in words
+    assert (
+        words.endswith("mean of 2 copies (the server's model may differ)")
+        and "retain not measured (no --retain)" in words
+    )
     value = f"{effects[1]['forget']['before']:.3f}".removeprefix("0")
     one = mpu("unlearn", r.handoff, *recipe, "--out", tmp_path / "one", "--copy", 2)
-    assert one.err.splitlines()[-1] == (
-        f"mpu: warning: little was forgotten (forget {value} → {value}): triple --learning-rate, or raise --epochs, and train again"
+    assert (
+        one.err.splitlines()[-1]
+        == f"mpu: warning: little was forgotten (forget {value} → {value}): triple --learning-rate,"
+        " or raise --epochs, and train again"
     )
 
 
@@ -79,10 +99,19 @@ def test_what_is_warned_of(case):
 
 def test_a_report_that_an_older_mpu_kept_can_be_read():
     """It has no effect, and then there is no verdict; a report of today survives being kept."""
-    old = {"steps": 2, "seconds": 1.0, "first_loss": 3.0, "last_loss": 2.0, "evaluations": [], "resumed_from": None}
+    old = {
+        "steps": 2,
+        "seconds": 1.0,
+        "first_loss": 3.0,
+        "last_loss": 2.0,
+        "evaluations": [],
+        "resumed_from": None,
+    }
     assert verdict({"copy-1": TrainingReport.of(old)}) is None
     effect = {"forget": {"before": 0.5, "after": 0.2, "rows": 3, "all_rows": 9}, "retain": None}
-    assert TrainingReport.of({**old, "effect": effect}).effect == Effect(Change(0.5, 0.2, 3, 9), None)
+    assert TrainingReport.of({**old, "effect": effect}).effect == Effect(
+        Change(0.5, 0.2, 3, 9), None
+    )
 
 
 QUIETLY = ("--no-generate", "--resamples", "1000", "--metric", "answer_probability", "--json")
@@ -93,30 +122,66 @@ def test_eval_of_an_update_measures_the_changed_copy(finished_round, mpu, tmp_pa
     """What training reported of each copy is what `mpu eval` finds of the update, a delta or an adapter; nothing is left."""
     r = finished_round
     data = ("--forget", r.forget, "--retain", r.retain)
-    trained = mpu("unlearn", r.handoff, *data, *STRONG, *lora, "--out", tmp_path / "u", "--json").json
+    trained = mpu(
+        "unlearn", r.handoff, *data, *STRONG, *lora, "--out", tmp_path / "u", "--json"
+    ).json
     for number in (1, 2):
         options = ("--copy", number) if number > 1 else ()
-        found = mpu("eval", tmp_path / "u", "--handoff", r.handoff, *options, *data, *QUIETLY, "--record", tmp_path / f"r{number}")
+        found = mpu(
+            "eval",
+            tmp_path / "u",
+            "--handoff",
+            r.handoff,
+            *options,
+            *data,
+            *QUIETLY,
+            "--record",
+            tmp_path / f"r{number}",
+        )
         assert found.code == 0, found.err
         for part in ("forget", "retain"):
             expected = trained["copies"][f"copy-{number}"]["effect"][part]["after"]
-            assert found.json["values"][part]["answer_probability"]["value"] == pytest.approx(expected, rel=1e-3)
-        assert json.loads((tmp_path / f"r{number}" / "summary.json").read_text())["model"]["name"] == f"u, copy-{number}"
+            assert found.json["values"][part]["answer_probability"]["value"] == pytest.approx(
+                expected, rel=1e-3
+            )
+        assert (
+            json.loads((tmp_path / f"r{number}" / "summary.json").read_text())["model"]["name"]
+            == f"u, copy-{number}"
+        )
 
 
 def test_eval_refuses_what_does_not_belong_together(finished_round, own_round, mpu, tmp_path):
-    """Another handoff, a missing copy, a model, an altered byte: one line, a remedy, the documented code."""
+    """Another handoff, a missing copy, a model, an altered byte.
+
+    One line, a remedy, the documented code.
+    """
     r, rows = finished_round, ("--forget", finished_round.forget, *QUIETLY)
-    other = ("perturb", r.model, "--base", r.base, "--new-lineage", tmp_path / "s", "--handoff", tmp_path / "other", "-m", 2)
+    other = (
+        "perturb",
+        r.model,
+        "--base",
+        r.base,
+        "--new-lineage",
+        tmp_path / "s",
+        "--handoff",
+        tmp_path / "other",
+        "-m",
+        2,
+    )
     assert mpu(*other).code == 0
     wrong = mpu("eval", r.update, "--handoff", tmp_path / "other", *rows)
     assert wrong.code == 1
-    assert wrong.json["error"]["message"].startswith(f"{r.update} was not made from {tmp_path / 'other'}: the update answers handoff ")
+    assert wrong.json["error"]["message"].startswith(
+        f"{r.update} was not made from {tmp_path / 'other'}: the update answers handoff "
+    )
     assert wrong.json["error"]["hint"] == "give the handoff that was trained on"
     third = mpu("eval", r.update, "--handoff", r.handoff, "--copy", 3, *rows)
     assert (third.code, third.json["error"]["message"]) == (2, "--copy 3: the handoff has 2 copies")
     alone = mpu("eval", r.model, "--copy", 1, *rows)
-    assert (alone.code, alone.json["error"]["hint"]) == (2, "give --handoff DIR too, and the update as MODEL")
+    assert (alone.code, alone.json["error"]["hint"]) == (
+        2,
+        "give --handoff DIR too, and the update as MODEL",
+    )
     bare = mpu("eval", r.update, *rows)
     assert bare.code == 3 and "--handoff DIR" in bare.json["error"]["hint"]
     model = mpu("eval", r.model, "--handoff", r.handoff, *rows)
@@ -133,21 +198,53 @@ def test_eval_of_an_update_leaves_no_copy_behind(finished_round, mpu, tmp_path, 
     (tmp_path / "scratch").mkdir()
     r = finished_round
     assert mpu("eval", r.update, "--handoff", r.handoff, "--forget", r.forget, *QUIETLY).code == 0
-    assert mpu("eval", r.update, "--handoff", r.handoff, "--forget", r.forget, *QUIETLY, "--max-length", 100000).code == 2
+    assert (
+        mpu(
+            "eval",
+            r.update,
+            "--handoff",
+            r.handoff,
+            "--forget",
+            r.forget,
+            *QUIETLY,
+            "--max-length",
+            100000,
+        ).code
+        == 2
+    )
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def test_the_learning_rate_follows_the_size_unless_it_is_given(finished_round, mpu, tmp_path):
-    """A model, a handoff and a dry run of a config.json alone say the same rate; a given one, and the preset's, are kept."""
+    """A model, a handoff and a dry run of a config.json alone say the same rate.
+
+    A given one, and the preset's, are kept.
+    """
     r, said = finished_round, "by the model's size; --learning-rate sets another"
     config = json.loads((r.model / "config.json").read_text())
-    rate = f"mpu: note: learning rate {usual_rate(config['hidden_size'], config['num_hidden_layers']):g}, {said}"
+    rate = (
+        "mpu: note: learning rate"
+        f" {usual_rate(config['hidden_size'], config['num_hidden_layers']):g}, {said}"
+    )
     options = ("--forget", r.forget, "--retain", r.retain, "--max-steps", 1, "--method", "GradDiff")
     for number, source in enumerate((r.model, r.handoff)):
-        assert rate in mpu("unlearn", source, *options, "--out", tmp_path / f"{number}").err.splitlines()
+        assert (
+            rate
+            in mpu("unlearn", source, *options, "--out", tmp_path / f"{number}").err.splitlines()
+        )
     assert rate in mpu("unlearn", r.model / "config.json", "--dry-run").err.splitlines()
-    assert said not in mpu("unlearn", r.model, *options, "--learning-rate", "1e-3", "--out", tmp_path / "given").err
-    assert said not in mpu("unlearn", r.model, *options, "--preset", "paper", "--out", tmp_path / "paper").err
+    assert (
+        said
+        not in mpu(
+            "unlearn", r.model, *options, "--learning-rate", "1e-3", "--out", tmp_path / "given"
+        ).err
+    )
+    assert (
+        said
+        not in mpu(
+            "unlearn", r.model, *options, "--preset", "paper", "--out", tmp_path / "paper"
+        ).err
+    )
 
 
 def test_perturb_argues_with_a_default_only_where_asked(finished_round, mpu, tmp_path):
@@ -158,6 +255,10 @@ def test_perturb_argues_with_a_default_only_where_asked(finished_round, mpu, tmp
         places = ("--new-lineage", tmp_path / f"s{name}", "--handoff", tmp_path / name)
         return mpu(*before, "perturb", r.model, "--base", r.base, *places, *options)
 
-    plain, verbose, own = perturb("a"), perturb("b", before=("-v",)), perturb("c", "--alphas", "1,1.5,2")
+    plain, verbose, own = (
+        perturb("a"),
+        perturb("b", before=("-v",)),
+        perturb("c", "--alphas", "1,1.5,2"),
+    )
     assert "equal alphas" not in plain.out + plain.err
     assert "mpu: equal alphas (--alphas 1,1,1)" in verbose.err and "equal alphas" in own.out

@@ -1,4 +1,7 @@
-"""`mpu verify --expect`: what a directory claims to be is not for its sender to decide, and nothing in it goes unchecked."""
+"""`mpu verify --expect`.
+
+What a directory claims to be is not for its sender to decide, and nothing in it goes unchecked.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +37,22 @@ def test_expect_knows_four_words(mpu, finished_round):
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [pair for pair in permutations(PARTS, 2) if set(pair) != {"handoff", "update"}],  # these two share one manifest
+    [
+        pair for pair in permutations(PARTS, 2) if set(pair) != {"handoff", "update"}
+    ],  # these two share one manifest
 )
 def test_two_kinds_in_one_directory_are_bad_input(mpu, own_round, tmp_path, first, second):
-    """The bypass: a valid secret's files beside a handoff's. Any two kinds, whatever is expected; inspect says the same."""
+    """The bypass: a valid secret's files beside a handoff's.
+
+    Any two kinds, whatever is expected; inspect says the same.
+    """
     mixed = Path(shutil.copytree(getattr(own_round, first), tmp_path / "mixed"))
     shutil.copytree(getattr(own_round, second), mixed, dirs_exist_ok=True)
-    for arguments in (("verify", mixed), *(("verify", mixed, "--expect", kind) for kind in PARTS), ("inspect", mixed)):
+    for arguments in (
+        ("verify", mixed),
+        *(("verify", mixed, "--expect", kind) for kind in PARTS),
+        ("inspect", mixed),
+    ):
         done = mpu(*arguments)
         assert (done.code, done.out) == (3, ""), arguments
         assert f"{mixed}: holds the files of " in done.err

@@ -8,7 +8,11 @@ import pytest
 
 from mpu_cli.cli import commands
 
-COMMANDS = [name for module in pkgutil.iter_modules(commands.__path__) for name in ([module.name] if module.name != "data" else [])]
+COMMANDS = [
+    name
+    for module in pkgutil.iter_modules(commands.__path__)
+    for name in ([module.name] if module.name != "data" else [])
+]
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, "data check"])
@@ -23,7 +27,14 @@ def test_every_command_has_both(name, mpu):
 def test_both_at_once_is_a_usage_error(place, mpu, tmp_path, finished_round):
     """Wherever they stand."""
     (tmp_path / "options.yaml").write_text("quiet: true\nverbose: true\n")
-    asked = {"before": ("-q", "verify", "-v"), "after": ("verify", "-q", "-v"), "file": ("verify", "--config", tmp_path / "options.yaml")}
+    asked = {
+        "before": ("-q", "verify", "-v"),
+        "after": ("verify", "-q", "-v"),
+        "file": ("verify", "--config", tmp_path / "options.yaml"),
+    }
     done = mpu(*asked[place], finished_round.handoff)
     assert done.code == 2
-    assert done.err == "mpu: error: --verbose and --quiet contradict each other\nmpu: hint: give one of them\n"
+    assert (
+        done.err
+        == "mpu: error: --verbose and --quiet contradict each other\nmpu: hint: give one of them\n"
+    )

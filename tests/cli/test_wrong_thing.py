@@ -1,4 +1,7 @@
-"""What users give instead of a model, a handoff, an update or a secret: every thing to every command, one line and the way on."""
+"""What users give instead of a model, a handoff, an update or a secret.
+
+Every thing to every command, one line and the way on.
+"""
 
 from __future__ import annotations
 
@@ -51,58 +54,155 @@ THINGS = {
     "update": (lambda r: r.update, ("is an update",)),
     "secret": (lambda r: r.secret, ("is a server's secret directory",)),
     "record": (
-        lambda r: _fill(r.place / "record", items__jsonl="", summary__json="{}"), ("is a record of an evaluation",)
+        lambda r: _fill(r.place / "record", items__jsonl="", summary__json="{}"),
+        ("is a record of an evaluation",),
     ),
     "adapter": (
         lambda r: _fill(r.place / "a", adapter_config__json="{}", adapter_model__safetensors=""),
         ("is a PEFT adapter without its model", "merge_and_unload"),
     ),
     "adapter beside a config.json": (
-        lambda r: _without_weights(r, adapter_config__json="{}", adapter_model__safetensors=""), ("PEFT adapter", "merge_and_unload")
+        lambda r: _without_weights(r, adapter_config__json="{}", adapter_model__safetensors=""),
+        ("PEFT adapter", "merge_and_unload"),
     ),
-    "GGUF file": (lambda r: _fill(r.place / "g", x__gguf="GGUF") / "x.gguf", ("is a GGUF file", "gguf_file='x.gguf'")),
-    "GGUF directory": (lambda r: _fill(r.place / "g", x__gguf="GGUF"), ("holds only GGUF files", "dequantise")),
-    "root of the Hub's cache": (lambda r: _hub_root(r.place, r.model), ("Hub's cache", "snapshots/abc")),
-    "its snapshots": (lambda r: _hub_root(r.place, r.model) / "snapshots", ("Hub's cache", "snapshots/abc")),
+    "GGUF file": (
+        lambda r: _fill(r.place / "g", x__gguf="GGUF") / "x.gguf",
+        ("is a GGUF file", "gguf_file='x.gguf'"),
+    ),
+    "GGUF directory": (
+        lambda r: _fill(r.place / "g", x__gguf="GGUF"),
+        ("holds only GGUF files", "dequantise"),
+    ),
+    "root of the Hub's cache": (
+        lambda r: _hub_root(r.place, r.model),
+        ("Hub's cache", "snapshots/abc"),
+    ),
+    "its snapshots": (
+        lambda r: _hub_root(r.place, r.model) / "snapshots",
+        ("Hub's cache", "snapshots/abc"),
+    ),
     "one level too high": (
-        lambda r: shutil.copytree(r.handoff, r.place / "to-client" / "to-client").parent, ("to-client/to-client", "give ")
+        lambda r: shutil.copytree(r.handoff, r.place / "to-client" / "to-client").parent,
+        ("to-client/to-client", "give "),
     ),
-    "empty directory": (lambda r: _fill(r.place / "empty"), ("is an empty directory", "unpacked completely")),
-    "tar file of a handoff": (lambda r: _tar(r.place / "to-client.tar", r.handoff), ("is an archive", "tar -xf")),
-    "packed tar file": (lambda r: _tar(r.place / "to-client.tar.gz", r.update, "w:gz"), ("is an archive", "tar -xf")),
+    "empty directory": (
+        lambda r: _fill(r.place / "empty"),
+        ("is an empty directory", "unpacked completely"),
+    ),
+    "tar file of a handoff": (
+        lambda r: _tar(r.place / "to-client.tar", r.handoff),
+        ("is an archive", "tar -xf"),
+    ),
+    "packed tar file": (
+        lambda r: _tar(r.place / "to-client.tar.gz", r.update, "w:gz"),
+        ("is an archive", "tar -xf"),
+    ),
     "directory with a tar file": (
-        lambda r: _tar(_fill(r.place / "mail") / "x.tar", r.update).parent, ("holds an archive (x.tar)", "tar -xf")
+        lambda r: _tar(_fill(r.place / "mail") / "x.tar", r.update).parent,
+        ("holds an archive (x.tar)", "tar -xf"),
     ),
-    "manifest": (lambda r: r.handoff / "mpu.yaml", ("is the manifest of a handoff or an update", "give the directory")),
-    "file of the secret": (lambda r: r.secret / "secret.yaml", ("is a file of a server's secret", "give the directory")),
-    "weights": (lambda r: r.model / "model.safetensors", ("is a file of a model", "give the directory")),
+    "manifest": (
+        lambda r: r.handoff / "mpu.yaml",
+        ("is the manifest of a handoff or an update", "give the directory"),
+    ),
+    "file of the secret": (
+        lambda r: r.secret / "secret.yaml",
+        ("is a file of a server's secret", "give the directory"),
+    ),
+    "weights": (
+        lambda r: r.model / "model.safetensors",
+        ("is a file of a model", "give the directory"),
+    ),
     "pickle-only model": (
-        lambda r: _without_weights(r, pytorch_model__bin="x"), ("only pickled weights (pytorch_model.bin)", "convert to safetensors")
+        lambda r: _without_weights(r, pytorch_model__bin="x"),
+        ("only pickled weights (pytorch_model.bin)", "convert to safetensors"),
     ),
     "directory of copies": (_copies, ("holds copies (copy-1, copy-2)", "copy-1")),
     "model without weights": (_without_weights, ("neither model.safetensors nor", "completely")),
     "half-copied model": (
-        lambda r: _fill(_without_weights(r), __model__safetensors__Xy12ab="x"), ("unfinished transfer of model.safetensors", "copy ")
+        lambda r: _fill(_without_weights(r), __model__safetensors__Xy12ab="x"),
+        ("unfinished transfer of model.safetensors", "copy "),
     ),
-    "other directory": (lambda r: _fill(r.place / "other", thesis__tex="x"), ("holds no config.json, and nothing else that mpu knows",)),
-    "other file": (lambda r: _fill(r.place / "other", thesis__tex="x") / "thesis.tex", ("is a file",)),
+    "other directory": (
+        lambda r: _fill(r.place / "other", thesis__tex="x"),
+        ("holds no config.json, and nothing else that mpu knows",),
+    ),
+    "other file": (
+        lambda r: _fill(r.place / "other", thesis__tex="x") / "thesis.tex",
+        ("is a file",),
+    ),
     "nothing": (lambda r: r.place / "nowhere", ("no such",)),
-}  # fmt: skip
+}
 
 COMMANDS = {
-    "perturb": lambda r, x: ("perturb", x, "--handoff", r.place / "new", "--secret", r.place / "fresh"),
-    "perturb --base": lambda r, x: ("perturb", r.model, "--base", x, "--handoff", r.place / "new", "--secret", r.place / "fresh"),
+    "perturb": lambda r, x: (
+        "perturb",
+        x,
+        "--handoff",
+        r.place / "new",
+        "--secret",
+        r.place / "fresh",
+    ),
+    "perturb --base": lambda r, x: (
+        "perturb",
+        r.model,
+        "--base",
+        x,
+        "--handoff",
+        r.place / "new",
+        "--secret",
+        r.place / "fresh",
+    ),
     "eval": lambda r, x: ("eval", x, "--forget", r.forget, "--no-generate"),
-    "aggregate --model": lambda r, x: ("aggregate", r.update, "--model", x, "--secret", r.secret, "--out", r.place / "new"),
-    "aggregate": lambda r, x: ("aggregate", x, "--model", r.model, "--secret", r.secret, "--out", r.place / "new"),
-    "aggregate --secret": lambda r, x: ("aggregate", r.update, "--model", r.model, "--secret", x, "--out", r.place / "new"),
-    "unlearn": lambda r, x: ("unlearn", x, "--forget", r.forget, "--method", "GradAscent", "--out", r.place / "new"),
+    "aggregate --model": lambda r, x: (
+        "aggregate",
+        r.update,
+        "--model",
+        x,
+        "--secret",
+        r.secret,
+        "--out",
+        r.place / "new",
+    ),
+    "aggregate": lambda r, x: (
+        "aggregate",
+        x,
+        "--model",
+        r.model,
+        "--secret",
+        r.secret,
+        "--out",
+        r.place / "new",
+    ),
+    "aggregate --secret": lambda r, x: (
+        "aggregate",
+        r.update,
+        "--model",
+        r.model,
+        "--secret",
+        x,
+        "--out",
+        r.place / "new",
+    ),
+    "unlearn": lambda r, x: (
+        "unlearn",
+        x,
+        "--forget",
+        r.forget,
+        "--method",
+        "GradAscent",
+        "--out",
+        r.place / "new",
+    ),
     "diff": lambda r, x: ("diff", x, r.handoff, "--out", r.place / "new"),
     "inspect": lambda r, x: ("inspect", x),
     "verify": lambda r, x: ("verify", x),
-    **{f"verify --expect {kind}": lambda r, x, kind=kind: ("verify", x, "--expect", kind) for kind in ("handoff", "update", "secret")},
+    **{
+        f"verify --expect {kind}": lambda r, x, kind=kind: ("verify", x, "--expect", kind)
+        for kind in ("handoff", "update", "secret")
+    },
     "verify --expect model": lambda r, x: ("verify", x, "--expect", "model"),
-}  # fmt: skip
+}
 TAKES = {
     "handoff": {"unlearn", "diff", "inspect", "verify", "verify --expect handoff"},
     "update": {"aggregate", "inspect", "verify", "verify --expect update"},
@@ -110,28 +210,61 @@ TAKES = {
     "secret": {"aggregate --secret", "inspect", "verify", "verify --expect secret"},
     "record": {"inspect"},
 }
-INSIDE_A_TAR = ("aggregate", "verify --expect update", "verify --expect secret", "verify --expect model")
+INSIDE_A_TAR = (
+    "aggregate",
+    "verify --expect update",
+    "verify --expect secret",
+    "verify --expect model",
+)
 """These look into a tar file that was given alone, and say what they find."""
-BROKEN_MODELS = ("adapter beside a config.json", "pickle-only model", "model without weights", "half-copied model")
-WANT_A_MODEL = ("perturb", "perturb --base", "eval", "aggregate --model", "unlearn", "inspect", "verify", "verify --expect model")
+BROKEN_MODELS = (
+    "adapter beside a config.json",
+    "pickle-only model",
+    "model without weights",
+    "half-copied model",
+)
+WANT_A_MODEL = (
+    "perturb",
+    "perturb --base",
+    "eval",
+    "aggregate --model",
+    "unlearn",
+    "inspect",
+    "verify",
+    "verify --expect model",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("thing", THINGS)
 def test_every_command_names_what_it_was_given(mpu, finished_round, tmp_path, thing, command):
-    """Exit 3, one line that says what is there, a remedy, and nothing written; JSON has the same line."""
+    """Exit 3, one line that says what is there, a remedy, and nothing written.
+
+    JSON has the same line.
+    """
     if command in TAKES.get(thing, ()):
         return
     make, words = THINGS[thing]
-    r = SimpleNamespace(place=tmp_path, **{name: getattr(finished_round, name) for name in finished_round.__dataclass_fields__})
+    r = SimpleNamespace(
+        place=tmp_path,
+        **{name: getattr(finished_round, name) for name in finished_round.__dataclass_fields__},
+    )
     arguments = COMMANDS[command](r, make(r))
     done = mpu(*arguments)
     assert (done.code, done.out) == (3, ""), done.err
     lines = [line for line in done.err.splitlines() if not line.startswith("mpu: note")]
     assert len(lines) <= 2, done.err
     assert lines[0].startswith("mpu: error: ")
-    wanted = ("is a model directory",) if thing in BROKEN_MODELS and command not in WANT_A_MODEL else words
-    wanted = ("to-client.tar: is a handoff",) if thing == "tar file of a handoff" and command in INSIDE_A_TAR else wanted
+    wanted = (
+        ("is a model directory",)
+        if thing in BROKEN_MODELS and command not in WANT_A_MODEL
+        else words
+    )
+    wanted = (
+        ("to-client.tar: is a handoff",)
+        if thing == "tar file of a handoff" and command in INSIDE_A_TAR
+        else wanted
+    )
     assert all(word in done.err for word in wanted), done.err
     assert not (tmp_path / "new").exists()
     assert not (tmp_path / "fresh").exists()
@@ -146,7 +279,10 @@ def test_the_commands_take_what_the_table_leaves_out(mpu, finished_round):
 
 @pytest.mark.parametrize("kind", ["handoff", "update"])
 def test_a_folder_whose_case_changed_in_transit_is_named(mpu, own_round, kind):
-    """Copy-1 is copy-1 after a file system or an archive that ignores case: rename it, do not remove it."""
+    """Copy-1 is copy-1 after a file system or an archive that ignores case.
+
+    Rename it, do not remove it.
+    """
     path = getattr(own_round, kind)
     (path / "copy-1").rename(path / "Copy-1")
     done = mpu("verify", path)
@@ -158,10 +294,24 @@ def test_a_folder_whose_case_changed_in_transit_is_named(mpu, own_round, kind):
 
 
 @pytest.mark.parametrize(
-    "rest", [".{}.Xy12ab", "{}.part", "{}.partial", "{}.filepart", "{}.crdownload", "{}.incomplete", "{}.tmp", "{}~", ".{}~"]
+    "rest",
+    [
+        ".{}.Xy12ab",
+        "{}.part",
+        "{}.partial",
+        "{}.filepart",
+        "{}.crdownload",
+        "{}.incomplete",
+        "{}.tmp",
+        "{}~",
+        ".{}~",
+    ],
 )
 def test_what_an_interrupted_transfer_left_is_named(mpu, own_round, rest):
-    """rsync, scp, wget and browsers: with the file itself there the rest goes; without it, the file is transferred again."""
+    """rsync, scp, wget and browsers: with the file itself there the rest goes.
+
+    Without it, the file is transferred again.
+    """
     folder = own_round.update / "copy-2"
     left = folder / rest.format("delta.safetensors")
     shutil.copy(folder / "delta.safetensors", left)
@@ -183,10 +333,15 @@ def test_any_other_stray_is_removed(mpu, own_round):
 
 
 def test_shards_whose_names_do_not_end_in_safetensors_are_read_as_such(mpu, own_round):
-    """The index decides for eval, too: transformers' own loader would take such a file for a pickle."""
+    """The index decides for eval, too.
+
+    transformers' own loader would take such a file for a pickle.
+    """
     model, shard = own_round.model, "model.safetensors-00001-of-00001"
     names = load_file(model / "model.safetensors")
     (model / "model.safetensors").rename(model / shard)
-    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, shard)}))
+    (model / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(names, shard)})
+    )
     done = mpu("eval", model, "--forget", own_round.forget, "--no-generate")
     assert done.code == 0, done.err

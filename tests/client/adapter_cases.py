@@ -1,4 +1,7 @@
-"""What a client without our code does: peft's own adapters, trained by a plain loop, and what a hostile one would send."""
+"""What a client without our code does.
+
+peft's own adapters, trained by a plain loop, and what a hostile one would send.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +26,30 @@ def load(directory):
 
 
 def train_with_peft(source, out, targets=RESIDUAL, steps=5, rate=1e-3, save=None, **config):
-    """Gradient difference on fixed random rows by a plain loop; saved by peft itself, with the options of `save`."""
+    """Gradient difference on fixed random rows by a plain loop.
+
+    Saved by peft itself, with the options of `save`.
+    """
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(7)  # the same A for every copy
-    settings = {"r": 4, "lora_alpha": 8, "target_modules": list(targets), "task_type": "CAUSAL_LM", **config}
+    settings = {
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": list(targets),
+        "task_type": "CAUSAL_LM",
+        **config,
+    }
     model = get_peft_model(load(source), LoraConfig(**settings))
     model.train()
-    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=rate, weight_decay=0)
+    optimizer = torch.optim.AdamW(
+        [one for one in model.parameters() if one.requires_grad], lr=rate, weight_decay=0
+    )
     generator = torch.Generator().manual_seed(3)
     for _ in range(steps):
         forget, retain = (
-            model(input_ids=rows, labels=rows).loss for rows in torch.randint(0, 64, (2, 4, 12), generator=generator)
+            model(input_ids=rows, labels=rows).loss
+            for rows in torch.randint(0, 64, (2, 4, 12), generator=generator)
         )
         optimizer.zero_grad()
         (retain - forget).backward()
@@ -55,18 +70,31 @@ def listed_again(update, handoff) -> UpdateManifest:
     (update / "mpu.yaml").unlink()
     manifest = read_handoff(handoff)
     copies = [copy for copy in manifest.copies if (update / copy.name).is_dir()]
-    return write_manifest(update, SimpleNamespace(id=manifest.id, digest=manifest.digest, copies=copies))
+    return write_manifest(
+        update, SimpleNamespace(id=manifest.id, digest=manifest.digest, copies=copies)
+    )
 
 
 def change_config(directory, **values):
     """Edit an adapter_config.json, in the form in which it may stand in an update."""
     file = directory / "adapter_config.json"
     content = {**json.loads(file.read_text()), **values}
-    file.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}, sort_keys=True, indent=2) + "\n")
+    file.write_text(
+        json.dumps(
+            {key: value for key, value in content.items() if value is not ...},
+            sort_keys=True,
+            indent=2,
+        )
+        + "\n"
+    )
 
 
 def change_tensors(directory, change):
     """Edit the tensors of an adapter: `change` takes and returns the dictionary."""
     file = directory / "adapter_model.safetensors"
     tensors = change(dict(load_file(file)))
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        file,
+        metadata={"format": "pt"},
+    )

@@ -1,4 +1,7 @@
-"""Fixtures for the tests of the client: one thread, so that timings and bits do not depend on the machine's load."""
+"""Fixtures for the tests of the client.
+
+One thread, so that timings and bits do not depend on the machine's load.
+"""
 
 from __future__ import annotations
 

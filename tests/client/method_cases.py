@@ -1,4 +1,7 @@
-"""What the tests of the methods share: rows, settings under which each method works on a tiny model, plain numbers."""
+"""What the tests of the methods share.
+
+rows, settings under which each method works on a tiny model, plain numbers.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ LAYERS = 4
 
 def row(seed: int, length: int, prompt: int) -> Encoded:
     """Random tokens, the first `prompt` of them unlabelled."""
-    ids = tuple(torch.randint(5, 320, (length,), generator=torch.Generator().manual_seed(seed)).tolist())
+    ids = tuple(
+        torch.randint(5, 320, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+    )
     return Encoded(ids, (IGNORED,) * prompt + ids[prompt:])
 
 
@@ -47,7 +52,10 @@ def values_of(method: methods.MethodInfo, changes: dict[str, Any] | None = None)
 
 @dataclass
 class Numbers:
-    """What a model says of one row: logits z (n, V) that predict the labelled tokens y (n,), states h (m, D) of layer 1."""
+    """What a model says of one row.
+
+    Logits z (n, V) that predict the labelled tokens y (n,), states h (m, D) of layer 1.
+    """
 
     z: np.ndarray
     y: np.ndarray
@@ -76,7 +84,9 @@ def numbers(model: Any, encoded_rows: list[Encoded]) -> list[Numbers]:
         own = [t for t in range(len(labels)) if labels[t] != IGNORED]
         logits = output.logits[0].numpy()
         y = np.array([labels[t] for t in at])
-        found.append(Numbers(logits[[t - 1 for t in at]], y, output.hidden_states[2][0].numpy()[own]))
+        found.append(
+            Numbers(logits[[t - 1 for t in at]], y, output.hidden_states[2][0].numpy()[own])
+        )
     return found
 
 
@@ -95,7 +105,10 @@ def world(model: Any) -> World:
 
 
 def exact(model: Any) -> Any:
-    """The model in float64 throughout: transformers' norm computes in float32, too coarse for differences."""
+    """The model in float64 throughout.
+
+    transformers' norm computes in float32, too coarse for differences.
+    """
     model = model.to(torch.float64)
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):

@@ -5,7 +5,15 @@ import shutil
 
 import pytest
 import torch
-from adapter_cases import RESIDUAL, change_config, change_tensors, listed_again, load, train_all_with_peft, train_with_peft
+from adapter_cases import (
+    RESIDUAL,
+    change_config,
+    change_tensors,
+    listed_again,
+    load,
+    train_all_with_peft,
+    train_with_peft,
+)
 from safetensors.torch import load_file
 
 from mpu_cli.bundle.manifest import decode
@@ -27,7 +35,14 @@ def handed(tiny_pair, tmp_path_factory, entropy):
     """A handoff of two copies with noise, and adapters that peft trained on them."""
     where, pair = tmp_path_factory.mktemp("handed"), tiny_pair("llama")
     settings = PerturbSettings(check="none", copies=2, kappa=0.1)
-    perturb(Located(pair.model, None), Located(pair.base, None), where / "h", where / "s", settings, entropy=entropy(7))
+    perturb(
+        Located(pair.model, None),
+        Located(pair.base, None),
+        where / "h",
+        where / "s",
+        settings,
+        entropy=entropy(7),
+    )
     train_all_with_peft(where / "h", where / "t")
     diff(where / "h", where / "t", where / "u", "float32", SHARD)
     return where
@@ -36,23 +51,41 @@ def handed(tiny_pair, tmp_path_factory, entropy):
 def take(where, update, tmp_path, pair, **settings):
     """Aggregate with a fresh copy of the secret."""
     shutil.copytree(where / "s", tmp_path / "s", dirs_exist_ok=True)
-    aggregate([update], tmp_path / "s", Located(pair.model, None), tmp_path / "out", AggregateSettings(**settings), force=True)
+    aggregate(
+        [update],
+        tmp_path / "s",
+        Located(pair.model, None),
+        tmp_path / "out",
+        AggregateSettings(**settings),
+        force=True,
+    )
     return load_file(tmp_path / "out" / "model.safetensors")
 
 
 def test_an_update_of_adapters_says_nothing_of_where_it_was_made(handed):
-    """The two files of peft with the keys that count, full module names, no path, no version; the manifest says lora."""
+    """The two files of peft with the keys that count, full module names, no path, no version.
+
+    The manifest says lora.
+    """
     update = read_update(handed / "u")
     assert [copy.payload for copy in update.copies] == ["lora", "lora"]
     assert set(update.copies[0].files) == {"adapter_config.json", "adapter_model.safetensors"}
     config = json.loads((handed / "u/copy-1/adapter_config.json").read_text())
     assert config.pop("target_modules") == sorted(
-        f"model.layers.{layer}.{'self_attn' if name[0] in 'qkv' else 'mlp'}.{name}" for layer in (0, 1) for name in RESIDUAL
+        f"model.layers.{layer}.{'self_attn' if name[0] in 'qkv' else 'mlp'}.{name}"
+        for layer in (0, 1)
+        for name in RESIDUAL
     )
     assert config == {
-        "base_model_name_or_path": None, "bias": "none", "fan_in_fan_out": False, "inference_mode": True, "lora_alpha": 8,
-        "peft_type": "LORA", "r": 4, "task_type": "CAUSAL_LM",
-    }  # fmt: skip
+        "base_model_name_or_path": None,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "lora_alpha": 8,
+        "peft_type": "LORA",
+        "r": 4,
+        "task_type": "CAUSAL_LM",
+    }
     check_update_tensors(handed / "u", update)
     written = json.loads((handed / "t/copy-1/adapter_config.json").read_text())
     assert str(handed) in written["base_model_name_or_path"]  # which is what would have leaked
@@ -63,8 +96,12 @@ def test_peft_loads_an_update_onto_the_published_copy(handed):
     from peft import PeftModel
 
     rows = torch.arange(24).reshape(2, 12)
-    expected = PeftModel.from_pretrained(load(handed / "h/copy-2"), handed / "t/copy-2")(input_ids=rows).logits
-    found = PeftModel.from_pretrained(load(handed / "h/copy-2"), handed / "u/copy-2")(input_ids=rows).logits
+    expected = PeftModel.from_pretrained(load(handed / "h/copy-2"), handed / "t/copy-2")(
+        input_ids=rows
+    ).logits
+    found = PeftModel.from_pretrained(load(handed / "h/copy-2"), handed / "u/copy-2")(
+        input_ids=rows
+    ).logits
     plain = load(handed / "h/copy-2")(input_ids=rows).logits
     assert torch.equal(found, expected) and not torch.allclose(found, plain, atol=1e-4)
 
@@ -76,35 +113,63 @@ def test_expanded_by_the_server_it_is_the_dense_way(tiny_pair, tmp_path, entropy
 
     pair = tiny_pair(family, **config)
     settings = PerturbSettings(check="none", copies=2, kappa=0.1)
-    perturb(Located(pair.model, None), Located(pair.base, None), tmp_path / "h", tmp_path / "s0", settings, entropy=entropy(6))
+    perturb(
+        Located(pair.model, None),
+        Located(pair.base, None),
+        tmp_path / "h",
+        tmp_path / "s0",
+        settings,
+        entropy=entropy(6),
+    )
     shutil.copytree(tmp_path / "s0", tmp_path / "s")
-    train_all_with_peft(tmp_path / "h", tmp_path / "t", rate=3e-3, use_rslora=family == "llama-biased")
+    train_all_with_peft(
+        tmp_path / "h", tmp_path / "t", rate=3e-3, use_rslora=family == "llama-biased"
+    )
     for name in ("copy-1", "copy-2"):
-        merged = PeftModel.from_pretrained(load(tmp_path / "h" / name), tmp_path / "t" / name).merge_and_unload()
+        merged = PeftModel.from_pretrained(
+            load(tmp_path / "h" / name), tmp_path / "t" / name
+        ).merge_and_unload()
         merged.save_pretrained(tmp_path / "full" / name)
     results = []
     for number, (trained, options) in enumerate((("t", {}), ("t", {"merge": True}), ("full", {}))):
-        update = diff(tmp_path / "h", tmp_path / trained, tmp_path / f"u{number}", "float32", SHARD, **options)
+        update = diff(
+            tmp_path / "h", tmp_path / trained, tmp_path / f"u{number}", "float32", SHARD, **options
+        )
         assert {copy.payload for copy in update.copies} == {"delta" if number else "lora"}
         shutil.rmtree(tmp_path / "s")
         shutil.copytree(tmp_path / "s0", tmp_path / "s")
         results.append(take(tmp_path, tmp_path / f"u{number}", tmp_path / f"a{number}", pair))
     theta = load_file(pair.model / "model.safetensors")
-    change = sum(float((results[1][name].double() - theta[name]).square().sum()) for name in theta) ** 0.5
-    for other, bar in ((results[1], 1e-6), (results[2], 5e-5)):  # the last: peft adds to float32 weights, which rounds
-        off = sum(float((results[0][name].double() - other[name]).square().sum()) for name in theta) ** 0.5
+    change = (
+        sum(float((results[1][name].double() - theta[name]).square().sum()) for name in theta)
+        ** 0.5
+    )
+    for other, bar in (
+        (results[1], 1e-6),
+        (results[2], 5e-5),
+    ):  # the last: peft adds to float32 weights, which rounds
+        off = (
+            sum(float((results[0][name].double() - other[name]).square().sum()) for name in theta)
+            ** 0.5
+        )
         assert change > 0.05 and off <= bar * change
 
 
 def test_the_expansion_itself_is_exact(handed, tmp_path):
-    """Rows in any blocks are those of scale · B A; transposed where the weights are stored the other way round."""
+    """Rows in any blocks are those of scale · B A.
+
+    Transposed where the weights are stored the other way round.
+    """
     from dataclasses import replace
 
     from mpu_cli.bundle.adapter import open_adapter
 
     change = open_adapter(handed / "u/copy-1")["model.layers.1.mlp.gate_proj.weight"]
     tensors = load_file(handed / "u/copy-1/adapter_model.safetensors")
-    a, b = (tensors[f"base_model.model.model.layers.1.mlp.gate_proj.lora_{half}.weight"].double() for half in "AB")
+    a, b = (
+        tensors[f"base_model.model.model.layers.1.mlp.gate_proj.lora_{half}.weight"].double()
+        for half in "AB"
+    )
     product = 2.0 * b @ a
     import numpy as np
 
@@ -117,16 +182,24 @@ def test_the_expansion_itself_is_exact(handed, tmp_path):
 
 
 def test_gpt2_is_adapted_the_other_way_round(tmp_path, entropy):
-    """Weights stored (inputs, outputs), q, k and v fused: peft says fan_in_fan_out, the update too, the result is right."""
+    """Weights stored (inputs, outputs), q, k and v fused.
+
+    Peft says fan_in_fan_out, the update too, the result is right.
+    """
     from peft import PeftModel
 
     model = _gpt2(tmp_path / "model")
     settings = PerturbSettings(check="none", copies=2, kappa=0.05, noise_relative_to="weights")
-    perturb(Located(model, None), None, tmp_path / "h", tmp_path / "s0", settings, entropy=entropy(6))
+    perturb(
+        Located(model, None), None, tmp_path / "h", tmp_path / "s0", settings, entropy=entropy(6)
+    )
     warned = []
     train_all_with_peft(tmp_path / "h", tmp_path / "t", targets=("c_attn", "c_fc"), rate=3e-3)
     diff(tmp_path / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD, warn=warned.append)
-    assert json.loads((tmp_path / "u/copy-1/adapter_config.json").read_text())["fan_in_fan_out"] is True
+    assert (
+        json.loads((tmp_path / "u/copy-1/adapter_config.json").read_text())["fan_in_fan_out"]
+        is True
+    )
     assert warned == []
     for name in ("copy-1", "copy-2"):
         adapted = PeftModel.from_pretrained(load(tmp_path / "h" / name), tmp_path / "u" / name)
@@ -136,17 +209,35 @@ def test_gpt2_is_adapted_the_other_way_round(tmp_path, entropy):
     results = []
     for name in ("u", "v"):
         shutil.copytree(tmp_path / "s0", tmp_path / f"s-{name}")
-        aggregate([tmp_path / name], tmp_path / f"s-{name}", Located(model, None), tmp_path / f"out-{name}", AggregateSettings())
+        aggregate(
+            [tmp_path / name],
+            tmp_path / f"s-{name}",
+            Located(model, None),
+            tmp_path / f"out-{name}",
+            AggregateSettings(),
+        )
         results.append(load_file(tmp_path / f"out-{name}" / "model.safetensors"))
     theta = load_file(model / "model.safetensors")
-    change = sum(float((results[0][name].double() - theta[name]).square().sum()) for name in theta) ** 0.5
-    off = sum(float((results[0][name].double() - results[1][name]).square().sum()) for name in theta) ** 0.5
+    change = (
+        sum(float((results[0][name].double() - theta[name]).square().sum()) for name in theta)
+        ** 0.5
+    )
+    off = (
+        sum(float((results[0][name].double() - results[1][name]).square().sum()) for name in theta)
+        ** 0.5
+    )
     assert change > 0.05 and off <= 5e-5 * change
     change_config(tmp_path / "u/copy-1", fan_in_fan_out=False)
     listed_again(tmp_path / "u", tmp_path / "h")
     shutil.copytree(tmp_path / "s0", tmp_path / "s1")
     with pytest.raises(GateError, match=r"shape|other way round"):
-        aggregate([tmp_path / "u"], tmp_path / "s1", Located(model, None), tmp_path / "x", AggregateSettings())
+        aggregate(
+            [tmp_path / "u"],
+            tmp_path / "s1",
+            Located(model, None),
+            tmp_path / "x",
+            AggregateSettings(),
+        )
 
 
 def _gpt2(directory):
@@ -154,7 +245,15 @@ def _gpt2(directory):
 
     torch.manual_seed(0)
     config = AutoConfig.for_model(
-        "gpt2", n_embd=32, n_layer=2, n_head=4, n_inner=48, vocab_size=64, n_positions=64, bos_token_id=1, eos_token_id=1
+        "gpt2",
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_inner=48,
+        vocab_size=64,
+        n_positions=64,
+        bos_token_id=1,
+        eos_token_id=1,
     )
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
@@ -197,24 +296,54 @@ def test_more_than_lora_is_refused_with_a_remedy(handed, tmp_path, config, words
 
 @pytest.mark.parametrize("family", ["llama", "llama-tied", "gpt2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_embeddings_that_peft_saves_along_are_compared_and_left_out(tiny_pair, tmp_path, entropy, family, dtype):
-    """`save_embedding_layers=True`: the published copy's own are dropped, in any dtype and tied or not; others are refused by name."""
+def test_embeddings_that_peft_saves_along_are_compared_and_left_out(
+    tiny_pair, tmp_path, entropy, family, dtype
+):
+    """`save_embedding_layers=True`.
+
+    The published copy's own are dropped, in any dtype and tied or not; others are refused by name.
+    """
     model = _gpt2(tmp_path / "model") if family == "gpt2" else tiny_pair(family).model
     settings = PerturbSettings(check="none", copies=1, kappa=0.05, noise_relative_to="weights")
-    perturb(Located(model, None), None, tmp_path / "h", tmp_path / "s", settings, entropy=entropy(6))
+    perturb(
+        Located(model, None), None, tmp_path / "h", tmp_path / "s", settings, entropy=entropy(6)
+    )
     targets = ("c_attn", "c_fc") if family == "gpt2" else RESIDUAL
-    train_all_with_peft(tmp_path / "h", tmp_path / "t", targets=targets, steps=1, save={"save_embedding_layers": True})
-    change_tensors(tmp_path / "t/copy-1", lambda tensors: {name: tensor.to(dtype) for name, tensor in tensors.items()})
-    saved = [name for name in load_file(tmp_path / "t/copy-1/adapter_model.safetensors") if ".lora_" not in name]
+    train_all_with_peft(
+        tmp_path / "h",
+        tmp_path / "t",
+        targets=targets,
+        steps=1,
+        save={"save_embedding_layers": True},
+    )
+    change_tensors(
+        tmp_path / "t/copy-1",
+        lambda tensors: {name: tensor.to(dtype) for name, tensor in tensors.items()},
+    )
+    saved = [
+        name
+        for name in load_file(tmp_path / "t/copy-1/adapter_model.safetensors")
+        if ".lora_" not in name
+    ]
     assert len(saved) == 2  # embedding and head
     diff(tmp_path / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD)
-    assert all(".lora_" in name for name in load_file(tmp_path / "u/copy-1/adapter_model.safetensors"))
+    assert all(
+        ".lora_" in name for name in load_file(tmp_path / "u/copy-1/adapter_model.safetensors")
+    )
     for number, name in enumerate(saved):
-        for what, change in (("moved", lambda tensor: tensor * 1.5), ("longer", lambda tensor: torch.cat([tensor, tensor[:1]]))):
+        for what, change in (
+            ("moved", lambda tensor: tensor * 1.5),
+            ("longer", lambda tensor: torch.cat([tensor, tensor[:1]])),
+        ):
             other = tmp_path / f"{what}-{number}"
             shutil.copytree(tmp_path / "t", other)
-            change_tensors(other / "copy-1", lambda tensors, name=name, change=change: {**tensors, name: change(tensors[name])})
-            with pytest.raises(CheckFailedError, match=f"tensor {name} is not the published copy's") as refused:
+            change_tensors(
+                other / "copy-1",
+                lambda tensors, name=name, change=change: {**tensors, name: change(tensors[name])},
+            )
+            with pytest.raises(
+                CheckFailedError, match=f"tensor {name} is not the published copy's"
+            ) as refused:
                 diff(tmp_path / "h", other, tmp_path / "x", "float32", SHARD)
             assert refused.value.hint and not (tmp_path / "x").exists()
 
@@ -247,7 +376,9 @@ def test_an_adapter_saved_as_a_pickle_or_beside_a_model_is_refused(handed, tmp_p
     with pytest.raises(BadModelError, match=r"a model .* and an adapter"):
         diff(handed / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD)
     (tmp_path / "t/copy-1/model.safetensors").unlink()
-    (tmp_path / "t/copy-1/adapter_model.safetensors").rename(tmp_path / "t/copy-1/adapter_model.bin")
+    (tmp_path / "t/copy-1/adapter_model.safetensors").rename(
+        tmp_path / "t/copy-1/adapter_model.bin"
+    )
     with pytest.raises(BadModelError, match="no adapter_model"):
         diff(handed / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD)
 
@@ -255,20 +386,33 @@ def test_an_adapter_saved_as_a_pickle_or_beside_a_model_is_refused(handed, tmp_p
 def test_dropout_and_inexact_targets_are_warned_of_once(handed, tmp_path):
     """lora_dropout, and adapters on o and down, whose A the reparameterization turns into another."""
     warned = []
-    train_all_with_peft(handed / "h", tmp_path / "t", steps=1, targets=("q_proj", "o_proj", "down_proj"), lora_dropout=0.1)
+    train_all_with_peft(
+        handed / "h",
+        tmp_path / "t",
+        steps=1,
+        targets=("q_proj", "o_proj", "down_proj"),
+        lora_dropout=0.1,
+    )
     diff(handed / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD, warn=warned.append)
     assert sum("lora_dropout 0.1" in text for text in warned) == 2
     assert sum("down_proj, o_proj" in text for text in warned) == 1
 
 
 def test_dropout_in_a_trained_config_is_warned_of(handed, tmp_path):
-    """A full model whose config.json has dropout on: it may have been, and then the copies differ by it."""
+    """A full model whose config.json has dropout on.
+
+    It may have been, and then the copies differ by it.
+    """
     shutil.copytree(handed / "h", tmp_path / "t", ignore=shutil.ignore_patterns("mpu.yaml"))
     config = json.loads((tmp_path / "t/copy-1/config.json").read_text())
-    (tmp_path / "t/copy-1/config.json").write_text(json.dumps({**config, "attention_dropout": 0.1, "classifier_dropout": 0.2}))
+    (tmp_path / "t/copy-1/config.json").write_text(
+        json.dumps({**config, "attention_dropout": 0.1, "classifier_dropout": 0.2})
+    )
     warned = []
     diff(handed / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD, warn=warned.append)
-    assert len(warned) == 1 and "attention_dropout 0.1" in warned[0] and "classifier" not in warned[0]
+    assert (
+        len(warned) == 1 and "attention_dropout 0.1" in warned[0] and "classifier" not in warned[0]
+    )
 
 
 HOSTILE_CONFIGS = [
@@ -305,7 +449,9 @@ def test_a_hostile_configuration_is_refused(handed, tmp_path, values):
         check_update_tensors(tmp_path / "u", manifest)
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{", b"[" * 100_000, "{\"r\": \"é\"}".encode(), b'{"r": 4, "r": 4}'])
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{", b"[" * 100_000, '{"r": "é"}'.encode(), b'{"r": 4, "r": 4}']
+)
 def test_a_configuration_that_is_no_json_is_refused(handed, tmp_path, data):
     """Nothing but our own error, also for a nesting that breaks parsers."""
     shutil.copytree(handed / "u", tmp_path / "u")
@@ -315,11 +461,18 @@ def test_a_configuration_that_is_no_json_is_refused(handed, tmp_path, data):
 
 
 def test_a_form_of_its_own_is_refused(handed, tmp_path):
-    """Another order, white space or a doubled key could carry a message: one adapter has one form."""
+    """Another order, white space or a doubled key could carry a message.
+
+    One adapter has one form.
+    """
     file = tmp_path / "u/copy-1/adapter_config.json"
     shutil.copytree(handed / "u", tmp_path / "u")
     text = file.read_text()
-    for other in (text + " ", text.replace('"r": 4,', '"r":  4,'), text.replace('"r": 4,', '"r": 4,\n  "r": 4,')):
+    for other in (
+        text + " ",
+        text.replace('"r": 4,', '"r":  4,'),
+        text.replace('"r": 4,', '"r": 4,\n  "r": 4,'),
+    ):
         file.write_text(other)
         with pytest.raises(BadBundleError, match="form"):
             check_update_tensors(tmp_path / "u", listed_again(tmp_path / "u", handed / "h"))
@@ -337,14 +490,20 @@ Q_A, Q_B = NAME.format("q_proj", "A"), NAME.format("q_proj", "B")
 HOSTILE_TENSORS = {
     "half a pair": (_drop(Q_A), "lacks A"),
     "foreign tensor": (_put("model.layers.0.mlp.bias", torch.zeros(3)), "not an A or B"),
-    "a magnitude": (_put(Q_A.replace("lora_A", "lora_magnitude_vector"), torch.zeros(3)), "not an A or B"),
+    "a magnitude": (
+        _put(Q_A.replace("lora_A", "lora_magnitude_vector"), torch.zeros(3)),
+        "not an A or B",
+    ),
     "a vector": (_put(Q_A, torch.zeros(32)), "shapes"),
     "other rank": (_put(Q_A, torch.zeros(3, 32)), "shapes"),
     "half precision": (_put(Q_A, torch.zeros(4, 32).half()), "expected float32"),
     "integers": (_put(Q_A, torch.zeros(4, 32).int()), "expected float32"),
     "NaN": (_put(Q_A, torch.full((4, 32), torch.nan)), "NaN"),
     "infinity": (_put(Q_B, torch.full((32, 4), torch.inf)), "NaN"),
-    "finite, their product not": (lambda t: {**t, Q_A: torch.full((4, 32), 1e30), Q_B: torch.full((32, 4), 1e30)}, "NaN"),
+    "finite, their product not": (
+        lambda t: {**t, Q_A: torch.full((4, 32), 1e30), Q_B: torch.full((32, 4), 1e30)},
+        "NaN",
+    ),
 }
 
 
@@ -375,7 +534,10 @@ def test_the_server_refuses_adapters_where_none_may_be(handed, tiny_pair, tmp_pa
     old = "model.layers.0.self_attn.q_proj"
     shutil.copytree(handed / "u", tmp_path / "u")
     config = json.loads((tmp_path / "u/copy-1/adapter_config.json").read_text())
-    change_config(tmp_path / "u/copy-1", target_modules=sorted(module if one == old else one for one in config["target_modules"]))
+    change_config(
+        tmp_path / "u/copy-1",
+        target_modules=sorted(module if one == old else one for one in config["target_modules"]),
+    )
 
     def renamed(tensors):
         found = {key.replace(old, module): value for key, value in tensors.items()}
@@ -390,7 +552,10 @@ def test_the_server_refuses_adapters_where_none_may_be(handed, tiny_pair, tmp_pa
 
 
 def test_files_of_the_other_payload_are_refused(handed, tmp_path):
-    """A manifest that says lora lists the two files of peft; one that says delta lists deltas; nothing beside them."""
+    """A manifest that says lora lists the two files of peft.
+
+    One that says delta lists deltas; nothing beside them.
+    """
     shutil.copytree(handed / "u", tmp_path / "u")
     (tmp_path / "u/copy-1/delta.safetensors").write_bytes(b"x")
     listed_again(tmp_path / "u", handed / "h")
@@ -450,10 +615,27 @@ def test_swapped_adapters_do_not_agree(handed, tiny_pair, tmp_path):
 
 
 def test_an_adapter_is_small(tiny_pair, tmp_path, entropy):
-    """Rank 8 on q, k, v, gate and up of a layer as wide as a small model's: at most 3 % of the full update."""
-    pair = tiny_pair("llama", hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_key_value_heads=3, num_hidden_layers=1)
+    """Rank 8 on q, k, v, gate and up of a layer as wide as a small model's.
+
+    At most 3 % of the full update.
+    """
+    pair = tiny_pair(
+        "llama",
+        hidden_size=576,
+        intermediate_size=1536,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        num_hidden_layers=1,
+    )
     settings = PerturbSettings(check="none", copies=1, kappa=0.1)
-    perturb(Located(pair.model, None), Located(pair.base, None), tmp_path / "h", tmp_path / "s", settings, entropy=entropy(7))
+    perturb(
+        Located(pair.model, None),
+        Located(pair.base, None),
+        tmp_path / "h",
+        tmp_path / "s",
+        settings,
+        entropy=entropy(7),
+    )
     train_with_peft(tmp_path / "h/copy-1", tmp_path / "t/copy-1", steps=1, r=8)
     diff(tmp_path / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD)
     model = load(tmp_path / "h/copy-1")
@@ -463,5 +645,8 @@ def test_an_adapter_is_small(tiny_pair, tmp_path, entropy):
                 parameter.mul_(1.01)
     model.save_pretrained(tmp_path / "f/copy-1")
     diff(tmp_path / "h", tmp_path / "f", tmp_path / "v", "float32", SHARD)
-    size = {name: sum(file.stat().st_size for file in (tmp_path / name / "copy-1").iterdir()) for name in "uv"}
+    size = {
+        name: sum(file.stat().st_size for file in (tmp_path / name / "copy-1").iterdir())
+        for name in "uv"
+    }
     assert size["u"] <= 0.03 * size["v"]

@@ -1,4 +1,7 @@
-"""`mpu diff` of what other programs trained and saved: transformers' Trainer, with peft or without, sharded, bfloat16."""
+"""`mpu diff` of what other programs trained and saved.
+
+transformers' Trainer, with peft or without, sharded, bfloat16.
+"""
 
 import shutil
 
@@ -41,11 +44,20 @@ def by_trainer(source, out, scratch, *, rank=0, **saving):
         module.requires_grad_(False)
     if rank:
         torch.manual_seed(0)
-        model = get_peft_model(model, LoraConfig(r=rank, target_modules=list(RESIDUAL), task_type="CAUSAL_LM"))
+        model = get_peft_model(
+            model, LoraConfig(r=rank, target_modules=list(RESIDUAL), task_type="CAUSAL_LM")
+        )
     arguments = TrainingArguments(
-        output_dir=str(scratch), max_steps=10, per_device_train_batch_size=4, learning_rate=1e-3, save_strategy="no", report_to="none",
-        use_cpu=True, seed=5, disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=str(scratch),
+        max_steps=10,
+        per_device_train_batch_size=4,
+        learning_rate=1e-3,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        seed=5,
+        disable_tqdm=True,
+    )
     trainer = Trainer(model=model, args=arguments, train_dataset=Rows())
     trainer.train()
     if saving.pop("bfloat16", False):
@@ -55,22 +67,50 @@ def by_trainer(source, out, scratch, *, rank=0, **saving):
 
 def weights(directory):
     """All tensors, from one file or shards."""
-    return {name: value for file in directory.glob("*.safetensors") for name, value in load_file(file).items()}
+    return {
+        name: value
+        for file in directory.glob("*.safetensors")
+        for name, value in load_file(file).items()
+    }
 
 
 @pytest.mark.parametrize("rank", [0, 4])
-def test_trainers_update_without_noise_is_that_of_plain_training(tiny_pair, tmp_path, entropy, rank):
-    """Full weights in several shards, or peft's adapter: κ = 0, AdamW, aggregated onto θ, against Trainer on θ."""
+def test_trainers_update_without_noise_is_that_of_plain_training(
+    tiny_pair, tmp_path, entropy, rank
+):
+    """Full weights in several shards, or peft's adapter.
+
+    Κ = 0, AdamW, aggregated onto θ, against Trainer on θ.
+    """
     pair = tiny_pair("llama")
     settings = PerturbSettings(check="none", copies=2, kappa=0.0)
-    perturb(Located(pair.model, None), Located(pair.base, None), tmp_path / "h", tmp_path / "s", settings, entropy=entropy(9))
+    perturb(
+        Located(pair.model, None),
+        Located(pair.base, None),
+        tmp_path / "h",
+        tmp_path / "s",
+        settings,
+        entropy=entropy(9),
+    )
     saving = {} if rank else {"max_shard_size": "20KB"}
     for copy in read_handoff(tmp_path / "h").copies:
-        by_trainer(tmp_path / "h" / copy.name, tmp_path / "t" / copy.name, tmp_path / "x", rank=rank, **saving)
+        by_trainer(
+            tmp_path / "h" / copy.name,
+            tmp_path / "t" / copy.name,
+            tmp_path / "x",
+            rank=rank,
+            **saving,
+        )
     if not rank:
         assert len(list((tmp_path / "t/copy-1").glob("model-*.safetensors"))) > 1
     diff(tmp_path / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD)
-    aggregate([tmp_path / "u"], tmp_path / "s", Located(pair.model, None), tmp_path / "next", AggregateSettings())
+    aggregate(
+        [tmp_path / "u"],
+        tmp_path / "s",
+        Located(pair.model, None),
+        tmp_path / "next",
+        AggregateSettings(),
+    )
     by_trainer(pair.model, tmp_path / "plain", tmp_path / "x", rank=rank)
     if rank:
         from peft import PeftModel
@@ -78,17 +118,33 @@ def test_trainers_update_without_noise_is_that_of_plain_training(tiny_pair, tmp_
         merged = PeftModel.from_pretrained(load(pair.model), tmp_path / "plain").merge_and_unload()
         shutil.rmtree(tmp_path / "plain")
         merged.save_pretrained(tmp_path / "plain")
-    theta, plain, found = weights(pair.model), weights(tmp_path / "plain"), weights(tmp_path / "next")
-    change = sum(float((plain[name].double() - theta[name]).square().sum()) for name in theta) ** 0.5
+    theta, plain, found = (
+        weights(pair.model),
+        weights(tmp_path / "plain"),
+        weights(tmp_path / "next"),
+    )
+    change = (
+        sum(float((plain[name].double() - theta[name]).square().sum()) for name in theta) ** 0.5
+    )
     off = sum(float((plain[name].double() - found[name]).square().sum()) for name in theta) ** 0.5
     assert change > 0.05 and off <= 5e-5 * change
 
 
 def test_a_model_saved_in_bfloat16_is_compared_with_the_rounded_copy(tiny_pair, tmp_path, entropy):
-    """The change of a program that keeps bfloat16 is the change on that grid: nothing trained is nothing changed."""
+    """The change of a program that keeps bfloat16 is the change on that grid.
+
+    Nothing trained is nothing changed.
+    """
     pair = tiny_pair("llama")
     settings = PerturbSettings(check="none", copies=1, kappa=0.1)
-    perturb(Located(pair.model, None), Located(pair.base, None), tmp_path / "h", tmp_path / "s", settings, entropy=entropy(9))
+    perturb(
+        Located(pair.model, None),
+        Located(pair.base, None),
+        tmp_path / "h",
+        tmp_path / "s",
+        settings,
+        entropy=entropy(9),
+    )
     load(tmp_path / "h/copy-1").to(torch.bfloat16).save_pretrained(tmp_path / "n/copy-1")
     by_trainer(tmp_path / "h/copy-1", tmp_path / "t/copy-1", tmp_path / "x", bfloat16=True)
     by_trainer(tmp_path / "h/copy-1", tmp_path / "f/copy-1", tmp_path / "x")
@@ -98,4 +154,9 @@ def test_a_model_saved_in_bfloat16_is_compared_with_the_rounded_copy(tiny_pair, 
     published = weights(tmp_path / "h/copy-1")
     assert none == {} and set(found) == set(exact)
     for name in exact:
-        assert bool(((found[name] - exact[name]).abs() <= 2**-7 * (published[name].abs() + exact[name].abs())).all())
+        assert bool(
+            (
+                (found[name] - exact[name]).abs()
+                <= 2**-7 * (published[name].abs() + exact[name].abs())
+            ).all()
+        )

@@ -1,4 +1,7 @@
-"""`mpu unlearn --lora-rank`: the same adapter on every copy, which the server undoes exactly; and where it cannot."""
+"""`mpu unlearn --lora-rank`: the same adapter on every copy, which the server undoes exactly.
+
+And where it cannot.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,13 @@ from mpu_cli.client import methods, train_copy
 from mpu_cli.client.estimate import estimate_unlearn
 from mpu_cli.client.lora import Lora, attach, choose, inexact, matrices_of, moved, pair
 from mpu_cli.client.recipe import Recipe
-from mpu_cli.client.unlearn import Work, finish_update, unlearn_handoff, unlearn_model, unlearn_one_copy
+from mpu_cli.client.unlearn import (
+    Work,
+    finish_update,
+    unlearn_handoff,
+    unlearn_model,
+    unlearn_one_copy,
+)
 from mpu_cli.data.rows import Row
 from mpu_cli.errors import CheckFailedError, UsageError
 from mpu_cli.server.aggregate import AggregateSettings, aggregate
@@ -26,30 +35,59 @@ from mpu_cli.server.perturb import perturb
 from mpu_cli.server.settings import PerturbSettings
 from mpu_cli.training.settings import TrainingSettings
 
-FORGET = [Row(f"f:{i}", prompt=f"w{i} w{i + 1} ?", answer=f"w{i + 2} w{i + 3} w{i + 4} .") for i in range(0, 24, 3)]
-RETAIN = [Row(f"r:{i}", prompt=f"w{i} w{i + 2} ?", answer=f"w{i + 5} w{i + 1} .") for i in range(24, 48, 3)]
+FORGET = [
+    Row(f"f:{i}", prompt=f"w{i} w{i + 1} ?", answer=f"w{i + 2} w{i + 3} w{i + 4} .")
+    for i in range(0, 24, 3)
+]
+RETAIN = [
+    Row(f"r:{i}", prompt=f"w{i} w{i + 2} ?", answer=f"w{i + 5} w{i + 1} .")
+    for i in range(24, 48, 3)
+]
 SHARD = 10**9
 ALL = ("q", "k", "v", "gate", "up", "o", "down")
 
 
 def work(lora=None, method="GradDiff", **settings):
     """A short recipe of AdamW with some adapter."""
-    shared = {"epochs": 100, "max_steps": 20, "batch_size": 4, "learning_rate": 1e-3, "device": "cpu", "seed": 3}
+    shared = {
+        "epochs": 100,
+        "max_steps": 20,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "device": "cpu",
+        "seed": 3,
+    }
     shared |= {"round_number": 1, **settings}
     values = methods.get(method).parse(())
-    recipe = Recipe(method, tuple(sorted(values.items())), TrainingSettings(**shared), "0" * 64, "1" * 64, lora=lora or Lora(8))
+    recipe = Recipe(
+        method,
+        tuple(sorted(values.items())),
+        TrainingSettings(**shared),
+        "0" * 64,
+        "1" * 64,
+        lora=lora or Lora(8),
+    )
     return Work(FORGET, RETAIN, recipe, "float32", SHARD)
 
 
 def publish(pair_, where, entropy, **settings):
     """A handoff and its secret."""
     chosen = PerturbSettings(**{"check": "none", "copies": 1, "kappa": 0.0, **settings})
-    perturb(Located(pair_.model, None), Located(pair_.base, None), where / "h", where / "s", chosen, entropy=entropy)
+    perturb(
+        Located(pair_.model, None),
+        Located(pair_.base, None),
+        where / "h",
+        where / "s",
+        chosen,
+        entropy=entropy,
+    )
 
 
 def take_back(pair_, where, update):
     """The aggregated model's tensors."""
-    aggregate([update], where / "s", Located(pair_.model, None), where / "next", AggregateSettings())
+    aggregate(
+        [update], where / "s", Located(pair_.model, None), where / "next", AggregateSettings()
+    )
     return load_file(where / "next" / "model.safetensors")
 
 
@@ -63,32 +101,58 @@ def error_at_no_noise(pair_, where, entropy, lora, **settings):
     unlearn_handoff(where / "h", where / "u", work(lora, **settings), quiet)
     unlearn_model(pair_.model, where / "plain", work(lora, **settings), quiet)
     found = take_back(pair_, where, where / "u")
-    plain, theta = load_file(where / "plain/model.safetensors"), load_file(pair_.model / "model.safetensors")
-    change = sum(float((plain[name].double() - theta[name]).square().sum()) for name in theta) ** 0.5
+    plain, theta = (
+        load_file(where / "plain/model.safetensors"),
+        load_file(pair_.model / "model.safetensors"),
+    )
+    change = (
+        sum(float((plain[name].double() - theta[name]).square().sum()) for name in theta) ** 0.5
+    )
     assert change > 0.1
-    return sum(float((found[name].double() - plain[name]).square().sum()) for name in theta) ** 0.5 / change
+    return (
+        sum(float((found[name].double() - plain[name]).square().sum()) for name in theta) ** 0.5
+        / change
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", "llama-biased", "qwen3"])
 def test_without_noise_the_update_is_that_of_plain_lora(tiny_pair, tmp_path, entropy, family):
-    """κ = 0, AdamW, 20 steps, the default targets: the aggregated model is the one that plain LoRA makes."""
+    """κ = 0, AdamW, 20 steps, the default targets.
+
+    The aggregated model is the one that plain LoRA makes.
+    """
     assert error_at_no_noise(tiny_pair(family), tmp_path, entropy(3), Lora(8)) <= 5e-5
 
 
 def test_fused_projections_are_exact_too(tmp_path, entropy):
-    """q, k and v in one tensor, stored (inputs, outputs): GPT-2's adapters are undone as exactly."""
+    """q, k and v in one tensor, stored (inputs, outputs).
+
+    GPT-2's adapters are undone as exactly.
+    """
     from tiny_models import make_tokenizer
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    settings = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48, "vocab_size": 512, "n_positions": 64}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", **settings, bos_token_id=1, eos_token_id=1))
+    settings = {
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_inner": 48,
+        "vocab_size": 512,
+        "n_positions": 64,
+    }
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("gpt2", **settings, bos_token_id=1, eos_token_id=1)
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(tmp_path / "model")
     make_tokenizer().save_pretrained(tmp_path / "model")
-    assert [one.roles for one in choose(Lora(2), matrices_of(tmp_path / "model"))] == [("q", "k", "v"), ("gate",)] * 2
+    assert [one.roles for one in choose(Lora(2), matrices_of(tmp_path / "model"))] == [
+        ("q", "k", "v"),
+        ("gate",),
+    ] * 2
     with torch.no_grad():
         for parameter in model.transformer.h.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -106,12 +170,17 @@ def test_with_o_and_down_it_is_not(tiny_pair, tmp_path, entropy):
 
 
 def test_the_adapter_is_all_that_an_update_holds(tiny_pair, tmp_path, entropy):
-    """One command, or copy by copy and finished: the same bytes; peft's files only; the handoff's own warning is told."""
+    """One command, or copy by copy and finished: the same bytes.
+
+    peft's files only; the handoff's own warning is told.
+    """
     pair_ = tiny_pair("llama")
     publish(pair_, tmp_path, entropy(4), copies=2, kappa=0.1)
     warned: list[str] = []
     short = replace(work(Lora(4, targets=("q_proj", "down"))), warn=warned.append)
-    short = replace(short, recipe=replace(short.recipe, settings=replace(short.recipe.settings, max_steps=2)))
+    short = replace(
+        short, recipe=replace(short.recipe, settings=replace(short.recipe.settings, max_steps=2))
+    )
     update, _ = unlearn_handoff(tmp_path / "h", tmp_path / "u", short, quiet)
     assert len(warned) == 1 and "down_proj" in warned[0]
     for number in (1, 2):
@@ -119,7 +188,10 @@ def test_the_adapter_is_all_that_an_update_holds(tiny_pair, tmp_path, entropy):
     finished = finish_update(tmp_path / "h", tmp_path / "v")
     assert finished.digest == update.digest == read_update(tmp_path / "v").digest
     assert [copy.payload for copy in update.copies] == ["lora", "lora"]
-    assert sorted(file.name for file in (tmp_path / "v/copy-1").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(file.name for file in (tmp_path / "v/copy-1").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
     assert json.loads((tmp_path / "u/copy-1/adapter_config.json").read_text())["lora_alpha"] == 8
 
 
@@ -151,7 +223,9 @@ def test_a_is_the_same_for_every_copy_and_random(tiny_pair):
     assert not any(torch.equal(drawn[0][name], drawn[2][name]) for name in drawn[0])
     first = "model.layers.0.self_attn.q_proj"
     assert not torch.equal(drawn[0][first], drawn[0][first.replace("layers.0", "layers.1")])
-    assert float(drawn[0][first].abs().max()) <= 32**-0.5 and float(drawn[0][first].std()) == pytest.approx(32**-0.5 / 3**0.5, rel=0.2)
+    assert float(drawn[0][first].abs().max()) <= 32**-0.5 and float(
+        drawn[0][first].std()
+    ) == pytest.approx(32**-0.5 / 3**0.5, rel=0.2)
 
 
 def test_only_the_adapter_is_trained(tiny_pair):
@@ -161,7 +235,9 @@ def test_only_the_adapter_is_trained(tiny_pair):
     before = model(input_ids=rows).logits
     attach(model, Lora(4), matrices_of(pair_.model), (), 0)
     assert torch.equal(model(input_ids=rows).logits, before)
-    trained = {name.rpartition(".lora_")[2] for name, one in model.named_parameters() if one.requires_grad}
+    trained = {
+        name.rpartition(".lora_")[2] for name, one in model.named_parameters() if one.requires_grad
+    }
     assert trained == {"A.default.weight", "B.default.weight"}
 
 
@@ -178,7 +254,10 @@ def test_gradient_checkpointing_really_trains(tiny_pair, tmp_path):
 
 
 def test_reentrant_checkpointing_trains_too(tiny_pair):
-    """The silent failure of others: frozen embeddings give checkpointed layers inputs without a gradient."""
+    """The silent failure of others.
+
+    Frozen embeddings give checkpointed layers inputs without a gradient.
+    """
     pair_ = tiny_pair("llama")
     model, rows = load(pair_.model), torch.arange(24).reshape(2, 12)
     targets = attach(model, Lora(4), matrices_of(pair_.model), (), 0)
@@ -189,7 +268,10 @@ def test_reentrant_checkpointing_trains_too(tiny_pair):
 
 
 def test_an_adapter_that_did_not_move_is_an_error(tiny_pair, tmp_path, monkeypatch):
-    """No gradient at all, or none for an earlier layer; later layers alone may stay as they are (RMU)."""
+    """No gradient at all, or none for an earlier layer.
+
+    Later layers alone may stay as they are (RMU).
+    """
     pair_ = tiny_pair("llama")
     model = load(pair_.model)
     targets = attach(model, Lora(4), matrices_of(pair_.model), (), 0)
@@ -215,19 +297,30 @@ def test_an_adapter_that_did_not_move_is_an_error(tiny_pair, tmp_path, monkeypat
 
     monkeypatch.setattr(lora_module, "attach", cut_off)
     with pytest.raises(CheckFailedError, match="did not move"):
-        train_copy.train_copy(pair_.model, tmp_path / "after", FORGET, RETAIN, work(max_steps=2).recipe)
+        train_copy.train_copy(
+            pair_.model, tmp_path / "after", FORGET, RETAIN, work(max_steps=2).recipe
+        )
     assert not (tmp_path / "after").exists()
 
 
 def test_rmu_adapts_the_layers_before_its_own(tiny_pair, tmp_path):
     """What its loss does not reach is not in the adapter."""
-    train_copy.train_copy(tiny_pair("llama").model, tmp_path / "after", FORGET, RETAIN, work(method="RMU", max_steps=2).recipe)
+    train_copy.train_copy(
+        tiny_pair("llama").model,
+        tmp_path / "after",
+        FORGET,
+        RETAIN,
+        work(method="RMU", max_steps=2).recipe,
+    )
     config = json.loads((tmp_path / "after/adapter_config.json").read_text())
     assert {name.split(".")[2] for name in config["target_modules"]} == {"0"}
 
 
 def test_a_resumed_copy_ends_in_the_same_bits(tiny_pair, tmp_path):
-    """Checkpoints hold the adapter and its optimizer; a run that goes on is the run that was never interrupted."""
+    """Checkpoints hold the adapter and its optimizer.
+
+    A run that goes on is the run that was never interrupted.
+    """
     from mpu_cli.client.work_directory import Keeping, WorkDirectory
 
     pair_, recipe = tiny_pair("llama"), work(max_steps=6).recipe
@@ -239,19 +332,45 @@ def test_a_resumed_copy_ends_in_the_same_bits(tiny_pair, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_copy.train_copy(pair_.model, tmp_path / "a", FORGET, RETAIN, recipe, None, stop, store=kept.store("m", {"x": 1}))
+        train_copy.train_copy(
+            pair_.model,
+            tmp_path / "a",
+            FORGET,
+            RETAIN,
+            recipe,
+            None,
+            stop,
+            store=kept.store("m", {"x": 1}),
+        )
     seen = []
     store = kept.store("m", {"x": 1})
     train_copy.train_copy(
-        pair_.model, tmp_path / "a", FORGET, RETAIN, recipe, None, lambda step, *_: seen.append(step), store=store, resume=True
+        pair_.model,
+        tmp_path / "a",
+        FORGET,
+        RETAIN,
+        recipe,
+        None,
+        lambda step, *_: seen.append(step),
+        store=store,
+        resume=True,
     )
     assert seen[0] > 1
-    files = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "a")]
+    files = [
+        (tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "a")
+    ]
     assert files[0] == files[1]
 
 
 @pytest.mark.parametrize(
-    "options", [{"rank": 0}, {"rank": 513}, {"rank": True}, {"rank": 4, "alpha": 0.0}, {"rank": 4, "alpha": float("nan")}]
+    "options",
+    [
+        {"rank": 0},
+        {"rank": 513},
+        {"rank": True},
+        {"rank": 4, "alpha": 0.0},
+        {"rank": 4, "alpha": float("nan")},
+    ],
 )
 def test_options_outside_their_range_are_usage_errors(options):
     """They name the flag."""
@@ -266,9 +385,14 @@ def test_targets_that_are_not_there_are_named(tiny_pair, tmp_path):
         choose(Lora(4, targets=("c_attn",)), matrices)
     with pytest.raises(UsageError, match="no projection"):
         choose(Lora(4), matrices, ["model.layers.*"])
-    assert {one.roles for one in choose(Lora(4, targets=("o_proj", "up")), matrices)} == {("o",), ("up",)}
+    assert {one.roles for one in choose(Lora(4, targets=("o_proj", "up")), matrices)} == {
+        ("o",),
+        ("up",),
+    }
     with pytest.raises(UsageError, match="--lora-targets c_attn"):
-        unlearn_model(tiny_pair("llama").model, tmp_path / "out", work(Lora(4, targets=("c_attn",))), quiet)
+        unlearn_model(
+            tiny_pair("llama").model, tmp_path / "out", work(Lora(4, targets=("c_attn",))), quiet
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -277,10 +401,18 @@ def test_experts_that_are_fused_in_memory_get_no_adapter(tmp_path):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = {
-        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2,
-    }  # fmt: skip
-    AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **settings)).save_pretrained(tmp_path / "m")
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    }
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **settings)).save_pretrained(
+        tmp_path / "m"
+    )
     matrices = matrices_of(tmp_path / "m")
     assert len(choose(Lora(2), matrices)) == 3 + 8
     held = attach(load(tmp_path / "m"), Lora(2), matrices, (), 0)
@@ -288,18 +420,39 @@ def test_experts_that_are_fused_in_memory_get_no_adapter(tmp_path):
     needs = estimate_unlearn(tmp_path / "m", TrainingSettings(), "float32", lora=Lora(2))
     assert needs["trained_parameters"] == sum(2 * (one.inputs + one.outputs) for one in held)
     with pytest.raises(UsageError, match="fused"):
-        estimate_unlearn(tmp_path / "m", TrainingSettings(), "float32", lora=Lora(2, targets=("gate",)))
+        estimate_unlearn(
+            tmp_path / "m", TrainingSettings(), "float32", lora=Lora(2, targets=("gate",))
+        )
     with pytest.raises(UsageError, match="fused"):
         attach(load(tmp_path / "m"), Lora(2, targets=("q", "gate")), matrices, (), 0)
 
 
-@pytest.mark.parametrize("name", ["deepseek-v2", "deepseek-v3", "qwen3-moe/partly-dense", "olmoe", "qwen2-moe", "granite-moe", "llama"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "deepseek-v2",
+        "deepseek-v3",
+        "qwen3-moe/partly-dense",
+        "olmoe",
+        "qwen2-moe",
+        "granite-moe",
+        "llama",
+    ],
+)
 def test_what_is_counted_is_what_is_trained(built_tiny, name):
-    """Dense and shared projections pass for parts of the experts' one parameter in peft; the estimate knows."""
+    """Dense and shared projections pass for parts of the experts' one parameter in peft.
+
+    The estimate knows.
+    """
     model = load(built_tiny(name))
     attach(model, Lora(2), matrices_of(built_tiny(name)), (), 0)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert estimate_unlearn(built_tiny(name), TrainingSettings(), "float32", lora=Lora(2))["trained_parameters"] == trained
+    assert (
+        estimate_unlearn(built_tiny(name), TrainingSettings(), "float32", lora=Lora(2))[
+            "trained_parameters"
+        ]
+        == trained
+    )
 
 
 def test_dense_parts_out_of_reach_are_told(built_tiny):
@@ -310,14 +463,25 @@ def test_dense_parts_out_of_reach_are_told(built_tiny):
 
 
 def test_experts_out_of_reach_are_told_once(tiny_pair, tmp_path):
-    """By name and number, before training; not where nobody asked for them, and not of a model that has none."""
+    """By name and number, before training.
+
+    Not where nobody asked for them, and not of a model that has none.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = {
-        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2,
-    }  # fmt: skip
-    AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **settings)).save_pretrained(tmp_path / "m")
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    }
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **settings)).save_pretrained(
+        tmp_path / "m"
+    )
     for file in tiny_pair("llama").model.glob("tokenizer*"):
         shutil.copy(file, tmp_path / "m")
     told = []
@@ -326,9 +490,17 @@ def test_experts_out_of_reach_are_told_once(tiny_pair, tmp_path):
     assert len(told) == 1
     assert "gate_up_proj of 4 experts in 2 layers" in told[0]
     assert "down" not in told[0]
-    for source, lora in ((tmp_path / "m", Lora(8, targets=("q", "v"))), (tiny_pair("llama").model, Lora(8))):
+    for source, lora in (
+        (tmp_path / "m", Lora(8, targets=("q", "v"))),
+        (tiny_pair("llama").model, Lora(8)),
+    ):
         told.clear()
-        unlearn_model(source, tmp_path / f"out-{source.name}", replace(work(lora, max_steps=1), warn=told.append), quiet)
+        unlearn_model(
+            source,
+            tmp_path / f"out-{source.name}",
+            replace(work(lora, max_steps=1), warn=told.append),
+            quiet,
+        )
         assert not told
 
 
@@ -336,12 +508,20 @@ def test_noise_is_denoised_as_with_full_weights(tiny_pair, tmp_path, entropy):
     """Three copies at κ = .1 with Adafactor come nearer to plain LoRA than one copy does."""
     pair_, errors = tiny_pair("llama"), []
     unlearn_model(pair_.model, tmp_path / "plain", work(optimizer="adafactor"), quiet)
-    plain, theta = load_file(tmp_path / "plain/model.safetensors"), load_file(pair_.model / "model.safetensors")
-    change = sum(float((plain[name].double() - theta[name]).square().sum()) for name in theta) ** 0.5
+    plain, theta = (
+        load_file(tmp_path / "plain/model.safetensors"),
+        load_file(pair_.model / "model.safetensors"),
+    )
+    change = (
+        sum(float((plain[name].double() - theta[name]).square().sum()) for name in theta) ** 0.5
+    )
     for copies in (1, 3):
         where = tmp_path / str(copies)
         publish(pair_, where, entropy(8), copies=copies, kappa=0.1)
         unlearn_handoff(where / "h", where / "u", work(optimizer="adafactor"), quiet)
         found = take_back(pair_, where, where / "u")
-        errors.append(sum(float((found[name].double() - plain[name]).square().sum()) for name in theta) ** 0.5 / change)
+        errors.append(
+            sum(float((found[name].double() - plain[name]).square().sum()) for name in theta) ** 0.5
+            / change
+        )
     assert errors[1] < 0.6 * errors[0]

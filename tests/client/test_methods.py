@@ -15,20 +15,43 @@ from mpu_cli.errors import UsageError
 from mpu_cli.training.needs import NEEDS, hidden_layer
 from mpu_cli.training.settings import TrainingSettings
 
-NAMES = ["AltPO", "CE-U", "DPO", "GradAscent", "GradDiff", "NPO", "PDU", "RMU", "SatImp", "SimNPO", "UnDIAL", "WGA"]
+NAMES = [
+    "AltPO",
+    "CE-U",
+    "DPO",
+    "GradAscent",
+    "GradDiff",
+    "NPO",
+    "PDU",
+    "RMU",
+    "SatImp",
+    "SimNPO",
+    "UnDIAL",
+    "WGA",
+]
 
 SHOWN = {
-    "optimizer", "learning_rate", "epochs", "batch_size", "gradient_accumulation", "lr_scheduler", "warmup_ratio", "weight_decay",
-}  # fmt: skip
+    "optimizer",
+    "learning_rate",
+    "epochs",
+    "batch_size",
+    "gradient_accumulation",
+    "lr_scheduler",
+    "warmup_ratio",
+    "weight_decay",
+}
 
 
 def test_names_need_no_torch() -> None:
-    """Listing, describing, parsing and checking import nothing heavy; the names are as users write them."""
+    """Listing, describing, parsing and checking import nothing heavy.
+
+    The names are as users write them.
+    """
     code = (
-        "import sys; from mpu_cli.client import methods; print(*methods.names());"
-        "info = methods.find('gradDIFF'); info.check(info.parse(['gamma=2']), has_retain=True, has_alternates=False);"
-        "assert [each.name for each in methods.describe()] == methods.names();"
-        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+        "import sys; from mpu_cli.client import methods; print(*methods.names());info ="
+        " methods.find('gradDIFF'); info.check(info.parse(['gamma=2']), has_retain=True,"
+        " has_alternates=False);assert [each.name for each in methods.describe()] =="
+        " methods.names();assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == NAMES
@@ -36,9 +59,20 @@ def test_names_need_no_torch() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_description_is_what_the_file_declares(name: str) -> None:
-    """What is read from the source is what importing the file gives: types, defaults, choices, bounds, needs, all."""
+    """What is read from the source is what importing the file gives.
+
+    types, defaults, choices, bounds, needs, all.
+    """
     described, imported = methods.find(name), methods.get(name)
-    for field in ("name", "paper", "formula", "needs", "parameters", "recommended", "recommended_by"):
+    for field in (
+        "name",
+        "paper",
+        "formula",
+        "needs",
+        "parameters",
+        "recommended",
+        "recommended_by",
+    ):
         assert getattr(described, field) == getattr(imported, field)
 
 
@@ -72,7 +106,14 @@ def test_published_defaults() -> None:
         "GradAscent": {"gamma": 1.0},
         "GradDiff": {"gamma": 1.0, "alpha": 1.0, "retain_loss": "NLL"},
         "NPO": preference,
-        "PDU": {"epsilon": 0.5, "gamma": 1.0, "lambda_start": 100.0, "dual_step": 5.0, "warmup_epochs": 5, "dual_update": "step"},
+        "PDU": {
+            "epsilon": 0.5,
+            "gamma": 1.0,
+            "lambda_start": 100.0,
+            "dual_step": 5.0,
+            "warmup_epochs": 5,
+            "dual_update": "step",
+        },
         "RMU": {"c": 2.0, "layer": -1, "gamma": 1.0, "alpha": 1.0, "seed": 0},
         "SatImp": {"beta1": 5.0, "beta2": 1.0, "gamma": 1.0, "alpha": 0.1, "retain_loss": "NLL"},
         "SimNPO": {"beta": 4.5, "delta": 0.0, "gamma": 0.125, "alpha": 1.0, "retain_loss": "NLL"},
@@ -143,7 +184,11 @@ def test_what_is_missing_is_asked_for() -> None:
 
     def check(name: str, *assignments: str, retain: bool, alternates: bool = False) -> None:
         info = methods.find(name)
-        info.check(info.parse([*REQUIRED.get(name, []), *assignments]), has_retain=retain, has_alternates=alternates)
+        info.check(
+            info.parse([*REQUIRED.get(name, []), *assignments]),
+            has_retain=retain,
+            has_alternates=alternates,
+        )
 
     with pytest.raises(UsageError, match="GradDiff needs a retain set") as caught:
         check("GradDiff", retain=False)
@@ -159,7 +204,9 @@ def test_what_is_missing_is_asked_for() -> None:
         check("PDU", retain=False)
     assert caught.value.hint == "add --retain FILE"
     for name in ("DPO", "AltPO"):
-        with pytest.raises(UsageError, match=f"{name} needs an alternate answer to each forget row") as caught:
+        with pytest.raises(
+            UsageError, match=f"{name} needs an alternate answer to each forget row"
+        ) as caught:
             check(name, retain=True)
         assert "--refusals" in str(caught.value.hint)
         check(name, "alpha=0", retain=False, alternates=True)
@@ -208,7 +255,9 @@ def test_bounds(name: str, assignment: str, message: str) -> None:
         methods.find(name).parse([assignment])
 
 
-def test_a_broken_file_does_not_break_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_file_does_not_break_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A method's file with a syntax error is listed by its file name and hinders no other."""
     (tmp_path / "npo.py").write_text((methods_directory() / "npo.py").read_text())
     (tmp_path / "draft.py").write_text("def loss(:")

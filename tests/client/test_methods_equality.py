@@ -1,7 +1,9 @@
-"""Every method on a reparameterized copy: with no noise, what comes back is plain unlearning (design, section 10).
+"""Every method on a reparameterized copy.
 
-This is where a method would fail that looks at something the copies do not share: the order of heads or feed-forward
-units. RMU's steering vector lies in the residual stream, which they do share.
+With no noise, what comes back is plain unlearning (design, section 10).
+
+This is where a method would fail that looks at something the copies do not share: the order of
+heads or feed-forward units. RMU's steering vector lies in the residual stream, which they do share.
 """
 
 from __future__ import annotations
@@ -27,35 +29,57 @@ from mpu_cli.training.trainer import train
 # By path, so that it works under each of pytest's import modes.
 sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
 
-from two_parties import difference, hand_back, layout_of, norm, publish, relative, take_back, weights
+from two_parties import (
+    difference,
+    hand_back,
+    layout_of,
+    norm,
+    publish,
+    relative,
+    take_back,
+    weights,
+)
 
 
 def row(seed: int, length: int, prompt: int) -> Encoded:
     """Random tokens of the tiny vocabulary, the first `prompt` of them unlabelled."""
-    ids = tuple(torch.randint(5, 64, (length,), generator=torch.Generator().manual_seed(seed)).tolist())
+    ids = tuple(
+        torch.randint(5, 64, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+    )
     return Encoded(ids, (IGNORED,) * prompt + ids[prompt:])
 
 
-FORGET, RETAIN, ALTERNATES = ([row(first + i, 6 + i % 5, 2) for i in range(8)] for first in (0, 20, 40))
+FORGET, RETAIN, ALTERNATES = (
+    [row(first + i, 6 + i % 5, 2) for i in range(8)] for first in (0, 20, 40)
+)
 
 
 def unlearn(source: Path, out: Path, name: str, changes: dict[str, Any], frozen: list[str]) -> None:
     """Twenty steps of a method."""
     method = methods.get(name)
     values = values_of(method, {"warmup_epochs": 2, "layer": 1, **changes})
-    settings = TrainingSettings(epochs=5, learning_rate=4e-4, batch_size=2, device="cpu", optimizer="adafactor")
+    settings = TrainingSettings(
+        epochs=5, learning_rate=4e-4, batch_size=2, device="cpu", optimizer="adafactor"
+    )
     model = load_model(source, frozen).model
     needs = method.needs_with(values)
-    report = train(model, method.bind(values), needs, FORGET, RETAIN, settings, 0, alternates=ALTERNATES)
+    report = train(
+        model, method.bind(values), needs, FORGET, RETAIN, settings, 0, alternates=ALTERNATES
+    )
     assert report.steps == 20
     model.save_pretrained(out)
 
 
 def memorise(source: Path, out: Path) -> Path:
-    """Fine-tune on all rows: a model that knows nothing of them has next to no gradient to compare."""
+    """Fine-tune on all rows.
+
+    A model that knows nothing of them has next to no gradient to compare.
+    """
     loaded = load_model(source)
     rows = collate([*FORGET, *RETAIN], 0)
-    optimizer = torch.optim.AdamW([w for w in loaded.model.parameters() if w.requires_grad], lr=3e-3)
+    optimizer = torch.optim.AdamW(
+        [w for w in loaded.model.parameters() if w.requires_grad], lr=3e-3
+    )
     for _ in range(25):
         optimizer.zero_grad()
         loaded.model(**rows).loss.backward()
@@ -67,26 +91,39 @@ def memorise(source: Path, out: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def handoff(tiny_pair: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory, entropy: Callable[[int], Any]) -> Any:
+def handoff(
+    tiny_pair: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+    entropy: Callable[[int], Any],
+) -> Any:
     """One copy without noise, permuted and signed."""
     pair, place = tiny_pair("llama", num_hidden_layers=4), tmp_path_factory.mktemp("handoff")
     model = memorise(pair.model, place / "model")
-    publish(model, pair.model, place / "to-client", place / "server", entropy(7), kappa=0.0, copies=1)
+    publish(
+        model, pair.model, place / "to-client", place / "server", entropy(7), kappa=0.0, copies=1
+    )
     assert relative(weights(place / "to-client" / "copy-1"), weights(model)) > 0.5
     return model, place
 
 
 FAST = ("RMU", "UnDIAL", "DPO")
-CASES: list[Any] = [pytest.param(name, {}, marks=[] if name in FAST else pytest.mark.slow) for name in methods.names()]
+CASES: list[Any] = [
+    pytest.param(name, {}, marks=[] if name in FAST else pytest.mark.slow)
+    for name in methods.names()
+]
 CASES.append(("GradDiff", {"retain_loss": "KL"}))
 
 
 @pytest.mark.parametrize(("name", "changes"), CASES)
-def test_a_reparameterized_copy_unlearns_alike(name: str, changes: dict[str, Any], handoff: Any, tmp_path: Path) -> None:
-    """κ = 0, Adafactor, 20 steps: a method that looks at what copies do not share is off by the order of 1.
+def test_a_reparameterized_copy_unlearns_alike(
+    name: str, changes: dict[str, Any], handoff: Any, tmp_path: Path
+) -> None:
+    """κ = 0, Adafactor, 20 steps.
 
-    Measured here: 3e-6 … 4e-5, and more for rows that are known better (2e-4 after 60 steps of fine-tuning instead of 25).
-    That this is float32's rounding and nothing else is shown below.
+    A method that looks at what copies do not share is off by the order of 1.
+
+    Measured here: 3e-6 … 4e-5, and more for rows that are known better (2e-4 after 60 steps of
+    fine-tuning instead of 25). That this is float32's rounding and nothing else is shown below.
     """
     model, place = handoff
     frozen = sorted(layout_of(model).frozen)
@@ -102,18 +139,27 @@ def test_a_reparameterized_copy_unlearns_alike(name: str, changes: dict[str, Any
     assert relative(raw, expected) > 0.5
 
 
-def change(source: Path, loss: Any, needs: Any, frozen: list[str], dtype: torch.dtype, optimizer: str) -> torch.Tensor:
-    """What twenty steps in this precision do to the logits of all rows, (tokens, V), float64: the same for every copy."""
+def change(
+    source: Path, loss: Any, needs: Any, frozen: list[str], dtype: torch.dtype, optimizer: str
+) -> torch.Tensor:
+    """What twenty steps in this precision do to the logits of all rows, (tokens, V), float64.
+
+    The same for every copy.
+    """
     model = load_model(source, frozen).model.to(dtype)
     rows = collate([*FORGET, *RETAIN, *ALTERNATES], 0)
 
     def logits() -> torch.Tensor:
         with torch.no_grad():
-            found = model.eval()(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"]).logits
+            found = model.eval()(
+                input_ids=rows["input_ids"], attention_mask=rows["attention_mask"]
+            ).logits
         return found[rows["attention_mask"].bool()].double()
 
     before = logits()
-    settings = TrainingSettings(epochs=5, learning_rate=4e-4, batch_size=2, device="cpu", optimizer=optimizer)
+    settings = TrainingSettings(
+        epochs=5, learning_rate=4e-4, batch_size=2, device="cpu", optimizer=optimizer
+    )
     train(model, loss, needs, FORGET, RETAIN, settings, 0, alternates=ALTERNATES)
     assert next(model.parameters()).dtype == dtype
     return logits() - before
@@ -131,15 +177,22 @@ WORST = {("CE-U", "adamw"), ("PDU", "adamw")}
     ],
 )
 def test_what_is_left_is_rounding(name: str, optimizer: str, handoff: Any) -> None:
-    """In float64 a copy unlearns as the model itself does; in float32 they differ as the model differs from itself in float64.
+    """In float64 a copy unlearns as the model itself does.
 
-    Measured: float64 2e-16 at most (norms and softmax of transformers stay float32, which swallows what float64 rounds).
-    float32: 3e-6 … 3e-5 for most, GradDiff under Adafactor 1.1e-4, and under AdamW CE-U 1.3e-4, PDU 6e-5: it divides
-    each entry by that entry's own size, so where gradients are tiny it makes whole steps of what rounding leaves. The
-    model alone, float32 against float64, is off by as much (CE-U 1.0e-4, PDU 3e-5): 0.5 to 4 times, hence the bound.
+    In float32 they differ as the model differs from itself in float64.
+
+    Measured: float64 2e-16 at most (norms and softmax of transformers stay float32, which swallows
+    what float64 rounds). float32: 3e-6 … 3e-5 for most, GradDiff under Adafactor 1.1e-4, and under
+    AdamW CE-U 1.3e-4, PDU 6e-5: it divides each entry by that entry's own size, so where gradients
+    are tiny it makes whole steps of what rounding leaves. The model alone, float32 against float64,
+    is off by as much (CE-U 1.0e-4, PDU 3e-5): 0.5 to 4 times, hence the bound.
     """
     model, place = handoff
-    frozen, copy, method = sorted(layout_of(model).frozen), place / "to-client" / "copy-1", methods.get(name)
+    frozen, copy, method = (
+        sorted(layout_of(model).frozen),
+        place / "to-client" / "copy-1",
+        methods.get(name),
+    )
     values = values_of(method, {"warmup_epochs": 2, "layer": 1})
     plain, copied, plain32, copied32 = (
         change(source, method.bind(values), method.needs_with(values), frozen, dtype, optimizer)
@@ -155,7 +208,10 @@ def test_what_is_left_is_rounding(name: str, optimizer: str, handoff: Any) -> No
 
 
 def test_a_loss_that_looks_at_the_order_of_units_is_seen(handoff: Any) -> None:
-    """The control: the size of feed-forward unit 0, which is another one in the copy; float64 does not hide that."""
+    """The control: the size of feed-forward unit 0, which is another one in the copy.
+
+    float64 does not hide that.
+    """
     model, place = handoff
     frozen = sorted(layout_of(model).frozen)
 
@@ -164,6 +220,7 @@ def test_a_loss_that_looks_at_the_order_of_units_is_seen(handoff: Any) -> None:
         return first.square().sum() - token_mean_nll(model, batch["forget"])
 
     plain, copied = (
-        change(source, loss, frozenset({"retain"}), frozen, torch.float64, "adamw") for source in (model, place / "to-client" / "copy-1")
+        change(source, loss, frozenset({"retain"}), frozen, torch.float64, "adamw")
+        for source in (model, place / "to-client" / "copy-1")
     )
     assert float((copied - plain).norm()) > 1e-3 * float(plain.norm())

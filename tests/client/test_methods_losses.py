@@ -9,16 +9,36 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from method_cases import LAYERS, REQUIRED, Numbers, World, batch_of, exact, memorised_model, values_of, world
+from method_cases import (
+    LAYERS,
+    REQUIRED,
+    Numbers,
+    World,
+    batch_of,
+    exact,
+    memorised_model,
+    values_of,
+    world,
+)
 from tiny_models import make_model
 
 from mpu_cli.client import methods
 
 Values = dict[str, Any]
 OTHER = {
-    "gamma": 0.3, "alpha": 1.7, "beta": 0.8, "beta1": 1.5, "beta2": 0.6, "delta": 0.4, "c": 3.5, "layer": 1, "seed": 3,
-    "ignore_first": 2, "epsilon": 0.25, "lambda_start": 2.5,
-}  # fmt: skip
+    "gamma": 0.3,
+    "alpha": 1.7,
+    "beta": 0.8,
+    "beta1": 1.5,
+    "beta2": 0.6,
+    "delta": 0.4,
+    "c": 3.5,
+    "layer": 1,
+    "seed": 3,
+    "ignore_first": 2,
+    "epsilon": 0.25,
+    "lambda_start": 2.5,
+}
 SETTINGS = [{"layer": 1}, OTHER, {**OTHER, "retain_loss": "KL"}]
 
 
@@ -48,13 +68,17 @@ def retained(now: World, before: World, p: Values) -> float:
     if p["retain_loss"] == "NLL":
         return p["alpha"] * token_mean([row.nll for row in now.retain])
     pairs = zip(now.retain, before.retain, strict=True)
-    return p["alpha"] * token_mean([(np.exp(q.log_p) * (q.log_p - r.log_p)).sum(-1) for r, q in pairs])
+    return p["alpha"] * token_mean(
+        [(np.exp(q.log_p) * (q.log_p - r.log_p)).sum(-1) for r, q in pairs]
+    )
 
 
 def preferred(now: World, before: World, p: Values) -> float:
     """DPO over sums of log-ratios."""
     terms = []
-    for win, win_ref, lose, lose_ref in zip(now.alternate, before.alternate, now.forget, before.forget, strict=True):
+    for win, win_ref, lose, lose_ref in zip(
+        now.alternate, before.alternate, now.forget, before.forget, strict=True
+    ):
         ratio = (win_ref.nll.sum() - win.nll.sum()) - (lose_ref.nll.sum() - lose.nll.sum())
         terms.append(-2 / p["beta"] * log_sigmoid(p["beta"] * ratio))
     return p["gamma"] * float(np.mean(terms)) + retained(now, before, p)
@@ -63,20 +87,28 @@ def preferred(now: World, before: World, p: Values) -> float:
 def npo(now: World, before: World, start: World, p: Values) -> float:
     """Row sums against the reference's."""
     pairs = zip(now.forget, before.forget, strict=True)
-    terms = [-2 / p["beta"] * log_sigmoid(p["beta"] * (row.nll.sum() - ref.nll.sum())) for row, ref in pairs]
+    terms = [
+        -2 / p["beta"] * log_sigmoid(p["beta"] * (row.nll.sum() - ref.nll.sum()))
+        for row, ref in pairs
+    ]
     return p["gamma"] * float(np.mean(terms)) + retained(now, before, p)
 
 
 def simnpo(now: World, before: World, start: World, p: Values) -> float:
     """Row means, no reference; the margin stands outside β."""
-    terms = [-2 / p["beta"] * log_sigmoid(p["beta"] / len(row.y) * row.nll.sum() - p["delta"]) for row in now.forget]
+    terms = [
+        -2 / p["beta"] * log_sigmoid(p["beta"] / len(row.y) * row.nll.sum() - p["delta"])
+        for row in now.forget
+    ]
     return p["gamma"] * float(np.mean(terms)) + retained(now, before, p)
 
 
 def undial(now: World, before: World, start: World, p: Values) -> float:
     """Cross entropy to the reference's lowered logits."""
     pairs = zip(now.forget, before.forget, strict=True)
-    entropy = [-(softmax(ref.z - p["beta"] * one_hot(ref)) * row.log_p).sum(-1) for row, ref in pairs]
+    entropy = [
+        -(softmax(ref.z - p["beta"] * one_hot(ref)) * row.log_p).sum(-1) for row, ref in pairs
+    ]
     return p["gamma"] * token_mean(entropy) + (retained(now, before, p) if p["alpha"] else 0.0)
 
 
@@ -124,7 +156,9 @@ def pdu(now: World, before: World, start: World, p: Values) -> float:
 
 
 FORMULAS: dict[str, Callable[[World, World, World, Values], float]] = {
-    "GradAscent": lambda now, before, start, p: -p["gamma"] * token_mean([row.nll for row in now.forget]),
+    "GradAscent": (
+        lambda now, before, start, p: -p["gamma"] * token_mean([row.nll for row in now.forget])
+    ),
     "GradDiff": lambda now, before, start, p: (
         -p["gamma"] * token_mean([row.nll for row in now.forget]) + retained(now, before, p)
     ),
@@ -156,7 +190,10 @@ def fresh(family: str = "llama") -> Any:
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 @pytest.mark.parametrize("name", methods.names())
 def test_loss_is_the_papers_formula(name: str, family: str, before: World) -> None:
-    """The loss equals the formula evaluated in numpy, row by row, without padding; by 1e-6 and better."""
+    """The loss equals the formula evaluated in numpy, row by row, without padding.
+
+    By 1e-6 and better.
+    """
     method, model = methods.get(name), fresh(family)
     batch, now = batch_of(before), world(model)
     for changes in SETTINGS:
@@ -169,21 +206,34 @@ def test_loss_is_the_papers_formula(name: str, family: str, before: World) -> No
 @pytest.mark.parametrize("name", methods.names())
 def test_every_parameter_changes_the_loss(name: str, before: World) -> None:
     """Negative control: a parameter that is a little off is seen, so none is ignored and no formula is blind to it."""
-    # A model that knows the rows: where a token's probability is next to nothing, some weights have no say.
+    # A model that knows the rows: where a token's probability is next to nothing, some weights have
+    # no say.
     method, model = methods.get(name), exact(memorised_model())
     batch, now = batch_of(before), world(model)
-    values = values_of(method, {"alpha": 1, "layer": 1, "delta": 0.5, **({"beta": 1} if name == "UnDIAL" else {})})
+    values = values_of(
+        method, {"alpha": 1, "layer": 1, "delta": 0.5, **({"beta": 1} if name == "UnDIAL" else {})}
+    )
     loss = method.bind(values)(model, batch).item()
     later = {"dual_step", "warmup_epochs", "dual_update"}  # tested with the dual variable
     for parameter in method.parameters:
         if parameter.name in later:
             continue
         old = values[parameter.name]
-        changed = {"NLL": "KL"}.get(old) if isinstance(old, str) else old + 1 if isinstance(old, int) else old * 1.1
+        changed = (
+            {"NLL": "KL"}.get(old)
+            if isinstance(old, str)
+            else old + 1
+            if isinstance(old, int)
+            else old * 1.1
+        )
         other = {**values, parameter.name: changed}
-        assert method.bind(other)(model, batch).item() != pytest.approx(loss, rel=1e-5), parameter.name
+        assert method.bind(other)(model, batch).item() != pytest.approx(loss, rel=1e-5), (
+            parameter.name
+        )
         if parameter.name != "layer":
-            assert FORMULAS[name](now, before, now, other) != pytest.approx(loss, rel=1e-5), parameter.name
+            assert FORMULAS[name](now, before, now, other) != pytest.approx(loss, rel=1e-5), (
+                parameter.name
+            )
 
 
 @pytest.mark.parametrize("changes", SETTINGS[1:])
@@ -198,7 +248,11 @@ def test_gradient_is_that_of_the_formula(name: str, changes: Values, before: Wor
     for seed in range(2):
         generator = torch.Generator().manual_seed(seed)
         direction = [torch.randn(w.shape, generator=generator, dtype=w.dtype) for w in weights]
-        slope = sum(float((w.grad * d).sum()) for w, d in zip(weights, direction, strict=True) if w.grad is not None)
+        slope = sum(
+            float((w.grad * d).sum())
+            for w, d in zip(weights, direction, strict=True)
+            if w.grad is not None
+        )
         ends = []
         for step in (1e-5, -1e-5):
             with torch.no_grad():
@@ -210,16 +264,26 @@ def test_gradient_is_that_of_the_formula(name: str, changes: Values, before: Wor
 
 @pytest.mark.parametrize("name", methods.names())
 def test_only_declared_needs_are_read(name: str, before: World) -> None:
-    """A loss runs on a batch that holds just what it declares, and misses each of it; without retain rows at alpha 0."""
+    """A loss runs on a batch that holds just what it declares, and misses each of it.
+
+    Without retain rows at alpha 0.
+    """
     method, model = methods.get(name), fresh()
     batch = batch_of(before)
     for changes in ({}, {"retain_loss": "KL", "alpha": 1}, {"alpha": 0}):
         values = values_of(method, changes)
-        needs = {need for need in method.needs_with(values) if not need.startswith("hidden")} | {"forget"}
+        needs = {need for need in method.needs_with(values) if not need.startswith("hidden")} | {
+            "forget"
+        }
 
         def only(names: set[str]) -> dict[str, Any]:
             rows = {name: batch[name] for name in names if name in batch}
-            return {**rows, "reference": {name: batch["reference"][name] for name in names if name in batch["reference"]}}
+            return {
+                **rows,
+                "reference": {
+                    name: batch["reference"][name] for name in names if name in batch["reference"]
+                },
+            }
 
         assert torch.isfinite(method.bind(values)(model, only(needs)))
         for missing in needs:
@@ -237,7 +301,10 @@ def test_starts_at_two_over_beta_log_two(name: str) -> None:
 
 
 def test_kl_is_zero_at_the_reference() -> None:
-    """Where model and reference agree, the KL retain loss is 0 and has no gradient; elsewhere it is positive."""
+    """Where model and reference agree, the KL retain loss is 0 and has no gradient.
+
+    Elsewhere it is positive.
+    """
     model, method = fresh(), methods.get("GradDiff")
     values = values_of(method, {"gamma": 0, "retain_loss": "KL"})
     loss = method.bind(values)(model, batch_of(world(model)))
@@ -258,7 +325,10 @@ def test_what_is_left_of_nothing_is_zero() -> None:
 
 
 def test_steering_vector_is_pinned() -> None:
-    """RMU's direction is a promise: copies may be trained by different versions of Python, so it must never change."""
+    """RMU's direction is a promise.
+
+    Copies may be trained by different versions of Python, so it must never change.
+    """
     from mpu_cli.client.methods.rmu import steering_vector
 
     u = steering_vector(4, 0)
@@ -270,12 +340,18 @@ def test_steering_vector_is_pinned() -> None:
 
 
 def test_dual_variable_follows_every_pass(before: World) -> None:
-    """PDU's λ moves after every forward pass once the warm-up is over: λ ← max(0, λ + step (retain loss − ε)), used a pass later.
+    """PDU's λ moves after every forward pass once the warm-up is over.
 
-    The authors' rule, written down again over a run whose model moves: three epochs of two passes, the first a warm-up.
+    Λ ← max(0, λ + step (retain loss − ε)), used a pass later.
+
+    The authors' rule, written down again over a run whose model moves: three epochs of two passes,
+    the first a warm-up.
     """
     model, batch, method = fresh().train(), batch_of(before), methods.get("PDU")
-    values = values_of(method, {"epsilon": 0.5, "gamma": 0.3, "dual_step": 0.1, "warmup_epochs": 1, "lambda_start": 2})
+    values = values_of(
+        method,
+        {"epsilon": 0.5, "gamma": 0.3, "dual_step": 0.1, "warmup_epochs": 1, "lambda_start": 2},
+    )
     loss, dual = method.bind(values), 2.0
     for epoch in range(3):
         for _ in range(2):
@@ -299,7 +375,13 @@ def test_dual_variable_may_follow_the_epoch(before: World) -> None:
     batch, method = batch_of(before), methods.get("PDU")
     nll = token_mean([row.nll for row in world(model.eval()).retain])
     model.train()
-    changes = {"epsilon": 0.5, "dual_step": 0.1, "warmup_epochs": 2, "lambda_start": 1, "dual_update": "epoch"}
+    changes = {
+        "epsilon": 0.5,
+        "dual_step": 0.1,
+        "warmup_epochs": 2,
+        "lambda_start": 1,
+        "dual_update": "epoch",
+    }
     loss = method.bind(values_of(method, changes))
     for expected in (1, 1 + 0.1 * (nll - 0.5), 1 + 0.2 * (nll - 0.5)):
         for _ in range(2):
@@ -307,14 +389,18 @@ def test_dual_variable_may_follow_the_epoch(before: World) -> None:
         loss.end_epoch()
         assert loss.state_dict()["lambda"] == pytest.approx(expected, rel=1e-9)
     loss.end_epoch()
-    assert loss.state_dict()["lambda"] == pytest.approx(1 + 0.2 * (nll - 0.5), rel=1e-9)  # an epoch without batches moves nothing
+    assert loss.state_dict()["lambda"] == pytest.approx(
+        1 + 0.2 * (nll - 0.5), rel=1e-9
+    )  # an epoch without batches moves nothing
 
 
 @pytest.mark.parametrize("update", ["step", "epoch"])
 def test_the_dual_variable_never_falls_below_zero(update: str, before: World) -> None:
     """A retain loss far below epsilon takes it to 0 and no further."""
     model, batch, method = fresh().train(), batch_of(before), methods.get("PDU")
-    slack = method.bind(values_of(method, {"epsilon": 1000, "warmup_epochs": 0, "dual_update": update}))
+    slack = method.bind(
+        values_of(method, {"epsilon": 1000, "warmup_epochs": 0, "dual_update": update})
+    )
     for _ in range(2):
         slack(model, batch)
         slack.end_epoch()

@@ -27,7 +27,13 @@ WEIGHTED = ("WGA", "SatImp", "CE-U")
 def settings(optimizer: str, **changes: Any) -> TrainingSettings:
     """A short run: 6 steps."""
     rate = RATES.get(optimizer, 1e-3)
-    shared = {"epochs": 3, "learning_rate": rate, "batch_size": 2, "device": "cpu", "optimizer": optimizer}
+    shared = {
+        "epochs": 3,
+        "learning_rate": rate,
+        "batch_size": 2,
+        "device": "cpu",
+        "optimizer": optimizer,
+    }
     return TrainingSettings(**{**shared, **changes})
 
 
@@ -36,7 +42,16 @@ def trained(name: str, optimizer: str, changes: dict[str, Any], **options: Any) 
     method, model = methods.get(name), memorised_model()
     values = values_of(method, changes)
     needs = method.needs_with(values)
-    train(model, method.bind(values), needs, FORGET, RETAIN, settings(optimizer, **options), 0, alternates=ALTERNATES)
+    train(
+        model,
+        method.bind(values),
+        needs,
+        FORGET,
+        RETAIN,
+        settings(optimizer, **options),
+        0,
+        alternates=ALTERNATES,
+    )
     return model
 
 
@@ -47,7 +62,9 @@ def forget_loss(name: str, model: Any) -> float:
     everything = set(method.needs_with(values)) | {"forget_nll"}
     if "retain" in everything or name == "PDU":
         everything.add("retain")
-    before = prepare(memorised_model(), everything, FORGET, RETAIN, ALTERNATES, settings("adamw"), 0, "cpu")
+    before = prepare(
+        memorised_model(), everything, FORGET, RETAIN, ALTERNATES, settings("adamw"), 0, "cpu"
+    )
     try:
         batch = before.batch([(0, 0), (1, 1), (2, 2)])
     finally:
@@ -57,7 +74,10 @@ def forget_loss(name: str, model: Any) -> float:
 
 
 FAST = ("adamw", "adafactor")
-OPTIMIZERS = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in optimizers.names()]
+OPTIMIZERS = [
+    name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+    for name in optimizers.names()
+]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -65,16 +85,32 @@ OPTIMIZERS = [name if name in FAST else pytest.param(name, marks=pytest.mark.slo
 def test_methods_and_optimizers(name: str, optimizer: str) -> None:
     """The forget loss goes down, the forget rows become less probable, all is finite, and the bits are the same twice.
 
-    What neither loss reaches (RMU: the layers above its own) does not move, embeddings never do, all else does.
+    What neither loss reaches (RMU: the layers above its own) does not move, embeddings never do,
+    all else does.
     """
     # With the retain loss at full weight, six steps would tell of that rather than of forgetting.
-    changes = {"gamma": WEIGHTS.get(name, 1), "alpha": 0.1, "warmup_epochs": 1, "layer": 1, "lambda_start": 1, "dual_step": 0.1}
-    model, again, before = trained(name, optimizer, changes), trained(name, optimizer, changes), memorised_model()
+    changes = {
+        "gamma": WEIGHTS.get(name, 1),
+        "alpha": 0.1,
+        "warmup_epochs": 1,
+        "layer": 1,
+        "lambda_start": 1,
+        "dual_step": 0.1,
+    }
+    model, again, before = (
+        trained(name, optimizer, changes),
+        trained(name, optimizer, changes),
+        memorised_model(),
+    )
     state, origin = model.state_dict(), before.state_dict()
     assert all(bool(value.isfinite().all()) for value in state.values())
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in state.items())
     still = {key for key in origin if torch.equal(origin[key], state[key])}
-    beyond = {key for key in origin if name == "RMU" and key.startswith(("model.layers.2", "model.layers.3", "model.norm"))}
+    beyond = {
+        key
+        for key in origin
+        if name == "RMU" and key.startswith(("model.layers.2", "model.layers.3", "model.norm"))
+    }
     assert still == {"model.embed_tokens.weight", "lm_head.weight"} | beyond
     if name not in WEIGHTED:
         assert forget_loss(name, model) < forget_loss(name, before)
@@ -83,13 +119,20 @@ def test_methods_and_optimizers(name: str, optimizer: str) -> None:
 
 
 def test_satimp_forgets_with_its_own_defaults() -> None:
-    """γ = 1 and α = .1 forget; the two the other way round, as a YAML of another project has them, hardly do."""
+    """γ = 1 and α = .1 forget.
+
+    The two the other way round, as a YAML of another project has them, hardly do.
+    """
 
     def probability(changes: dict[str, Any]) -> float:
         model = trained("SatImp", "adamw", changes, epochs=12, learning_rate=2e-3)
-        return sum(math.exp(-nll / tokens) for nll, tokens in answer_nll(model, FORGET, 3, 0)) / len(FORGET)
+        return sum(
+            math.exp(-nll / tokens) for nll, tokens in answer_nll(model, FORGET, 3, 0)
+        ) / len(FORGET)
 
-    known = sum(math.exp(-nll / tokens) for nll, tokens in answer_nll(memorised_model(), FORGET, 3, 0)) / len(FORGET)
+    known = sum(
+        math.exp(-nll / tokens) for nll, tokens in answer_nll(memorised_model(), FORGET, 3, 0)
+    ) / len(FORGET)
     own, inverted = probability({}), probability({"gamma": 0.1, "alpha": 1})
     assert own < 0.5 * known
     assert inverted > 0.8 * known
@@ -108,7 +151,11 @@ def test_kl_keeps_the_retain_rows(name: str) -> None:
 
 def test_bfloat16_autocast() -> None:
     """References on disk and hidden states work under autocast too."""
-    for name, changes in (("UnDIAL", {}), ("RMU", {"layer": 1}), ("GradDiff", {"retain_loss": "KL"})):
+    for name, changes in (
+        ("UnDIAL", {}),
+        ("RMU", {"layer": 1}),
+        ("GradDiff", {"retain_loss": "KL"}),
+    ):
         model = trained(name, "adamw", changes, precision="bfloat16")
         assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
         assert forget_loss(name, model) < forget_loss(name, memorised_model())
@@ -120,7 +167,10 @@ def test_padding_does_not_matter() -> None:
     rows = prepare(model, {"forget_logits"}, FORGET, None, None, settings("adamw"), 0, "cpu")
     method = methods.get("UnDIAL")
     loss = method.bind(values_of(method))
-    one, other = (loss(model, rows.batch([(i, None) for i in order])).item() for order in ((0, 1, 2), (2, 0, 1)))
+    one, other = (
+        loss(model, rows.batch([(i, None) for i in order])).item()
+        for order in ((0, 1, 2), (2, 0, 1))
+    )
     assert one == pytest.approx(other, rel=1e-6)
     wrong = rows.batch([(0, None), (1, None), (2, None)])
     wrong["forget"] = collate([FORGET[i] for i in (1, 0, 2)], 0)

@@ -19,7 +19,12 @@ def test_every_method_of_the_paper(name: str) -> None:
     assert values["gamma"] == 1
     assert values.get("alpha", 1) == 1
     made = TrainingSettings(**settings)
-    assert (made.optimizer, made.learning_rate, made.weight_decay, made.max_grad_norm) == ("adamw", 1e-5, 0.01, 1.0)
+    assert (made.optimizer, made.learning_rate, made.weight_decay, made.max_grad_norm) == (
+        "adamw",
+        1e-5,
+        0.01,
+        1.0,
+    )
     assert (made.batch_size, made.gradient_accumulation) == (8, 4)
 
 

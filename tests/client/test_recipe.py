@@ -24,7 +24,11 @@ def recipe(tmp_path: Path) -> Recipe:
     (tmp_path / "retain.jsonl").write_text('{"text": "b"}')
     parameters = {"gamma": 1.0, "alpha": 0.5, "retain_loss": "NLL"}
     return Recipe.of_files(
-        "GradDiff", parameters, TrainingSettings(), tmp_path / "forget.jsonl", tmp_path / "retain.jsonl"
+        "GradDiff",
+        parameters,
+        TrainingSettings(),
+        tmp_path / "forget.jsonl",
+        tmp_path / "retain.jsonl",
     )
 
 
@@ -64,7 +68,10 @@ def test_fingerprint_depends_on_everything(recipe: Recipe) -> None:
         "join_texts": True,
     }
     assert set(changed) == {field.name for field in fields(TrainingSettings)}
-    others = [replace(recipe, settings=replace(recipe.settings, **{name: value})) for name, value in changed.items()]
+    others = [
+        replace(recipe, settings=replace(recipe.settings, **{name: value}))
+        for name, value in changed.items()
+    ]
     others += [
         replace(recipe, method="NPO"),
         replace(recipe, parameters=recipe.parameters[1:]),
@@ -92,18 +99,26 @@ def test_fingerprint_is_of_content(recipe: Recipe, tmp_path: Path) -> None:
     (other / "f.jsonl").write_text('{"text": "a"}')
     (other / "r.jsonl").write_text('{"text": "b"}')
     parameters = {"retain_loss": "NLL", "alpha": 0.5, "gamma": 1.0}
-    again = Recipe.of_files("GradDiff", parameters, TrainingSettings(), other / "f.jsonl", other / "r.jsonl")
+    again = Recipe.of_files(
+        "GradDiff", parameters, TrainingSettings(), other / "f.jsonl", other / "r.jsonl"
+    )
     assert again == recipe
     assert again.fingerprint() == recipe.fingerprint()
     (other / "r.jsonl").write_text('{"text": "b"}\n')
-    changed = Recipe.of_files("GradDiff", parameters, TrainingSettings(), other / "f.jsonl", other / "r.jsonl")
+    changed = Recipe.of_files(
+        "GradDiff", parameters, TrainingSettings(), other / "f.jsonl", other / "r.jsonl"
+    )
     assert changed.fingerprint() != recipe.fingerprint()
 
 
 def test_fingerprint_is_pinned() -> None:
     """The fingerprint is stored on disk between runs, so it must not change by accident."""
-    recipe = Recipe("GradAscent", (("gamma", 1.0),), TrainingSettings(optimizer="adamw"), "0" * 64, None)
-    assert recipe.fingerprint() == "678530732fe9db66618508b22a2210e420f0f2ec6dd724beb5f3ef1a1d0dd4a7"
+    recipe = Recipe(
+        "GradAscent", (("gamma", 1.0),), TrainingSettings(optimizer="adamw"), "0" * 64, None
+    )
+    assert (
+        recipe.fingerprint() == "678530732fe9db66618508b22a2210e420f0f2ec6dd724beb5f3ef1a1d0dd4a7"
+    )
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -117,6 +132,12 @@ def test_every_field_of_a_recipe_has_a_name_of_its_own_for_the_user(recipe: Reci
     recipe = replace(recipe, lora=Lora(8), prompting=Prompting(system="x"))
     parts = (recipe.settings, recipe.lora, recipe.prompting)
     words = recipe.in_words()
-    assert len(words) == len(fields(recipe)) - 4 + len(recipe.parameters) + sum(len(fields(part)) for part in parts)
-    known = {option for parameter in typer.main.get_command(app).get_command(None, "unlearn").params for option in parameter.opts}
+    assert len(words) == len(fields(recipe)) - 4 + len(recipe.parameters) + sum(
+        len(fields(part)) for part in parts
+    )
+    known = {
+        option
+        for parameter in typer.main.get_command(app).get_command(None, "unlearn").params
+        for option in parameter.opts
+    }
     assert {word.split()[0] for word in words if word.startswith("--")} <= known

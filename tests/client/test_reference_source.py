@@ -14,10 +14,21 @@ from mpu_cli.client.reference_source import open_reference
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("rms_norm_eps", 0.5), ("rope_theta", 7.0), ("attention_dropout", 0.25), ("hidden_act", "gelu")]
+    ("key", "value"),
+    [
+        ("rms_norm_eps", 0.5),
+        ("rope_theta", 7.0),
+        ("attention_dropout", 0.25),
+        ("hidden_act", "gelu"),
+    ],
 )
-def test_an_edited_configuration_is_another_model(model_directory: Path, tmp_path: Path, key: str, value: object) -> None:
-    """The digest of a reference changes with a value of config.json; the model digest, which lineages use, does not."""
+def test_an_edited_configuration_is_another_model(
+    model_directory: Path, tmp_path: Path, key: str, value: object
+) -> None:
+    """The digest of a reference changes with a value of config.json.
+
+    The model digest, which lineages use, does not.
+    """
     copied = Path(shutil.copytree(model_directory, tmp_path / "model"))
     before = open_reference(copied).digest
     config = json.loads((copied / "config.json").read_text())

@@ -1,4 +1,7 @@
-"""Which order a copy gets: the same in all copies of a handoff, another in the next, one that a baseline can share."""
+"""Which order a copy gets.
+
+The same in all copies of a handoff, another in the next, one that a baseline can share.
+"""
 
 from __future__ import annotations
 
@@ -24,26 +27,45 @@ PLAIN = TrainingSettings(epochs=3)
 
 def handoff(identity: str, copies: int) -> Any:
     """What `drawing_of` looks at of an opened handoff."""
-    return SimpleNamespace(manifest=SimpleNamespace(id=identity), copies={f"copy-{k + 1}": None for k in range(copies)})
+    return SimpleNamespace(
+        manifest=SimpleNamespace(id=identity), copies={f"copy-{k + 1}": None for k in range(copies)}
+    )
 
 
 def test_copies_agree_and_handoffs_do_not() -> None:
-    """By default the handoff's id decides, and the copy does not; a model has the order of round 1."""
+    """By default the handoff's id decides, and the copy does not.
+
+    A model has the order of round 1.
+    """
     first, second = handoff("a" * 32, 2), handoff("b" * 32, 2)
-    assert drawing_of(PLAIN, first, "copy-1") == drawing_of(PLAIN, first, "copy-2") == Drawing(retain="a" * 32)
+    assert (
+        drawing_of(PLAIN, first, "copy-1")
+        == drawing_of(PLAIN, first, "copy-2")
+        == Drawing(retain="a" * 32)
+    )
     assert drawing_of(PLAIN, second, "copy-1") == Drawing(retain="b" * 32)
     assert drawing_of(PLAIN) == Drawing()
     assert "another handoff sees other rows" in words(PLAIN, first)
 
 
 def test_holders_of_a_split_agree() -> None:
-    """Their handoffs have one copy and other ids, so ids decide nothing there; that new rows need --round is said."""
-    assert drawing_of(PLAIN, handoff("a" * 32, 1), "copy-1") == drawing_of(PLAIN, handoff("b" * 32, 1), "copy-1") == Drawing()
+    """Their handoffs have one copy and other ids, so ids decide nothing there.
+
+    That new rows need --round is said.
+    """
+    assert (
+        drawing_of(PLAIN, handoff("a" * 32, 1), "copy-1")
+        == drawing_of(PLAIN, handoff("b" * 32, 1), "copy-1")
+        == Drawing()
+    )
     assert "--round" in words(PLAIN, handoff("a" * 32, 1))
 
 
 def test_a_round_is_the_same_for_handoff_and_baseline() -> None:
-    """With --round N ids mean nothing: handoff and model go on after (N - 1) rounds of these epochs."""
+    """With --round N ids mean nothing.
+
+    Handoff and model go on after (N - 1) rounds of these epochs.
+    """
     third = TrainingSettings(epochs=3, round_number=3)
     assert drawing_of(third, handoff("a" * 32, 2), "copy-1") == drawing_of(third) == Drawing(6)
     assert "round 3" in words(third, handoff("a" * 32, 2))
@@ -52,14 +74,21 @@ def test_a_round_is_the_same_for_handoff_and_baseline() -> None:
 def test_an_order_of_its_own_for_each_copy() -> None:
     """Then copies differ, and so do handoffs unless the round is given."""
     own = TrainingSettings(epochs=3, order_per_copy=True, draws="independent")
-    made = {drawing_of(own, handoff(identity * 32, 2), name) for identity in "ab" for name in ("copy-1", "copy-2")}
+    made = {
+        drawing_of(own, handoff(identity * 32, 2), name)
+        for identity in "ab"
+        for name in ("copy-1", "copy-2")
+    }
     assert len(made) == 4 and all(drawing.independent for drawing in made)
     rounds = TrainingSettings(epochs=3, order_per_copy=True, round_number=2)
     assert drawing_of(rounds, handoff("a" * 32, 2), "copy-1") == Drawing(3, "", "copy-1")
 
 
 def test_refusals_anew_in_each_epoch() -> None:
-    """Once for each epoch, going on over rounds; without the setting, or without refusals, the rows as they are."""
+    """Once for each epoch, going on over rounds.
+
+    Without the setting, or without refusals, the rows as they are.
+    """
     rows = [Row(f"f:{number}", prompt="Q", answer="A", alternate="own") for number in range(4)]
     cards = [f"refusal {number}" for number in range(9)]
     anew = TrainingSettings(epochs=3, redraw_refusals=True)
@@ -73,19 +102,44 @@ def test_refusals_anew_in_each_epoch() -> None:
 
 
 def test_an_interrupted_run_goes_on_in_its_own_order(tiny_pair: Any, tmp_path: Path) -> None:
-    """Own order, independent rows, refusals anew, another reference, pure bfloat16: resumed, the same bits as never stopped."""
+    """Own order, independent rows, refusals anew, another reference, pure bfloat16.
+
+    resumed, the same bits as never stopped.
+    """
     pair = tiny_pair("llama")
-    forget = [Row(f"f:{i}", prompt=f"w{i} ?", answer=f"w{i + 2} w{i + 3} .", alternate="w1 .") for i in range(9)]
+    forget = [
+        Row(f"f:{i}", prompt=f"w{i} ?", answer=f"w{i + 2} w{i + 3} .", alternate="w1 .")
+        for i in range(9)
+    ]
     retain = [Row(f"r:{i}", prompt=f"w{i} w{i + 2} ?", answer=f"w{i + 5} .") for i in range(20, 45)]
     settings = TrainingSettings(
-        epochs=3, batch_size=2, gradient_accumulation=2, learning_rate=1e-3, optimizer="adamw", device="cpu", precision="pure-bfloat16",
-        order_per_copy=True, draws="independent", redraw_refusals=True, train_embeddings=True, partial_step="share", decay_all=True,
-    )  # fmt: skip
-    recipe = Recipe("DPO", tuple(sorted(methods.get("DPO").parse(()).items())), settings, "0" * 64, "1" * 64, "2" * 64)
+        epochs=3,
+        batch_size=2,
+        gradient_accumulation=2,
+        learning_rate=1e-3,
+        optimizer="adamw",
+        device="cpu",
+        precision="pure-bfloat16",
+        order_per_copy=True,
+        draws="independent",
+        redraw_refusals=True,
+        train_embeddings=True,
+        partial_step="share",
+        decay_all=True,
+    )
+    recipe = Recipe(
+        "DPO",
+        tuple(sorted(methods.get("DPO").parse(()).items())),
+        settings,
+        "0" * 64,
+        "1" * 64,
+        "2" * 64,
+    )
     given: dict[str, Any] = {
-        "drawing": Drawing(3, "", "copy-2", independent=True), "refusals": [f"w{i} w{i + 1} ." for i in range(5)],
+        "drawing": Drawing(3, "", "copy-2", independent=True),
+        "refusals": [f"w{i} w{i + 1} ." for i in range(5)],
         "reference_dir": pair.base,
-    }  # fmt: skip
+    }
     kept = WorkDirectory(tmp_path / "out", Keeping(steps=2))
     seen: list[int] = []
 
@@ -95,20 +149,54 @@ def test_an_interrupted_run_goes_on_in_its_own_order(tiny_pair: Any, tmp_path: P
 
     train_copy(pair.model, tmp_path / "whole", forget, retain, recipe, (), **given)
     with pytest.raises(KeyboardInterrupt):
-        train_copy(pair.model, tmp_path / "a", forget, retain, recipe, (), stop, store=kept.store("m", {"x": 1}), **given)
+        train_copy(
+            pair.model,
+            tmp_path / "a",
+            forget,
+            retain,
+            recipe,
+            (),
+            stop,
+            store=kept.store("m", {"x": 1}),
+            **given,
+        )
     store = kept.store("m", {"x": 1})
     train_copy(
-        pair.model, tmp_path / "a", forget, retain, recipe, (), lambda step, *_: seen.append(step), store=store, resume=True, **given
+        pair.model,
+        tmp_path / "a",
+        forget,
+        retain,
+        recipe,
+        (),
+        lambda step, *_: seen.append(step),
+        store=store,
+        resume=True,
+        **given,
     )
     assert seen[0] > 1
-    whole, resumed, before = (load_file(path / "model.safetensors") for path in (tmp_path / "whole", tmp_path / "a", pair.model))
-    assert all(value.dtype == torch.bfloat16 and torch.equal(value, resumed[name]) for name, value in whole.items())
-    assert not torch.equal(whole["model.embed_tokens.weight"], before["model.embed_tokens.weight"].bfloat16())
+    whole, resumed, before = (
+        load_file(path / "model.safetensors")
+        for path in (tmp_path / "whole", tmp_path / "a", pair.model)
+    )
+    assert all(
+        value.dtype == torch.bfloat16 and torch.equal(value, resumed[name])
+        for name, value in whole.items()
+    )
+    assert not torch.equal(
+        whole["model.embed_tokens.weight"], before["model.embed_tokens.weight"].bfloat16()
+    )
 
 
-@pytest.mark.parametrize(("number", "copies", "shared"), [(None, 2, False), (2, 2, False), (2, 1, True)])
-def test_what_is_said_of_copies_with_an_order_of_their_own(number: int | None, copies: int, shared: bool) -> None:
-    """Rows of a copy's own are never called those of a baseline; a single copy's are those of its round."""
+@pytest.mark.parametrize(
+    ("number", "copies", "shared"), [(None, 2, False), (2, 2, False), (2, 1, True)]
+)
+def test_what_is_said_of_copies_with_an_order_of_their_own(
+    number: int | None, copies: int, shared: bool
+) -> None:
+    """Rows of a copy's own are never called those of a baseline.
+
+    A single copy's are those of its round.
+    """
     own = TrainingSettings(epochs=3, order_per_copy=True, round_number=number)
     text = words(own, handoff("a" * 32, copies))
     assert ("no " in text and "noise-free baseline" in text) != shared
@@ -118,4 +206,6 @@ def test_what_is_said_of_copies_with_an_order_of_their_own(number: int | None, c
 def test_holders_of_a_split_have_one_order_whatever_is_asked() -> None:
     """`order_per_copy` tells copies of one handoff apart, and a part of a split has one."""
     own = TrainingSettings(epochs=3, order_per_copy=True)
-    assert drawing_of(own, handoff("a" * 32, 1), "copy-1") == drawing_of(own, handoff("b" * 32, 1), "copy-1")
+    assert drawing_of(own, handoff("a" * 32, 1), "copy-1") == drawing_of(
+        own, handoff("b" * 32, 1), "copy-1"
+    )

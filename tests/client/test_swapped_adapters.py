@@ -1,4 +1,7 @@
-"""Adapters that changed places before the update was made: the agreement of a small adapter does not always tell."""
+"""Adapters that changed places before the update was made.
+
+The agreement of a small adapter does not always tell.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,25 @@ GATE = AggregateSettings().min_agreement
 @pytest.mark.slow
 @pytest.mark.parametrize(("targets", "worst"), [(RESIDUAL, 0.18), (("q_proj",), 0.40)])
 def test_agreement_alone_does_not_always_see_a_swap(tiny_pair, tmp_path, entropy, targets, worst):
-    """A tiny model, six draws of T_k: right copies agree every time, swapped ones mostly do not, and sometimes pass the gate.
+    """A tiny model, six draws of T_k.
 
-    So copies are told apart by name (`of`), and docs/lora.md says, with these numbers, that mixed-up directories are not always seen.
+    Right copies agree every time, swapped ones mostly do not, and sometimes pass the gate.
+
+    So copies are told apart by name (`of`), and docs/lora.md says, with these numbers, that
+    mixed-up directories are not always seen.
     """
     pair, right, swapped = tiny_pair("llama"), [], []
     for seed in range(6):
         at = tmp_path / str(seed)
         settings = PerturbSettings(check="none", copies=2, kappa=0.1)
-        perturb(Located(pair.model, None), Located(pair.base, None), at / "h", at / "s", settings, entropy=entropy(seed))
+        perturb(
+            Located(pair.model, None),
+            Located(pair.base, None),
+            at / "h",
+            at / "s",
+            settings,
+            entropy=entropy(seed),
+        )
         train_all_with_peft(at / "h", at / "t", targets=targets)
         for mixed_up, found in ((False, right), (True, swapped)):
             if mixed_up:
@@ -35,7 +48,13 @@ def test_agreement_alone_does_not_always_see_a_swap(tiny_pair, tmp_path, entropy
                     (at / "t" / old).rename(at / "t" / new)
             update, secret = at / f"u{mixed_up}", shutil.copytree(at / "s", at / f"s{mixed_up}")
             diff(at / "h", at / "t", update, "float32", 10**9)
-            done = aggregate([update], secret, Located(pair.model, None), at / f"m{mixed_up}", AggregateSettings(min_agreement=-1.0))
+            done = aggregate(
+                [update],
+                secret,
+                Located(pair.model, None),
+                at / f"m{mixed_up}",
+                AggregateSettings(min_agreement=-1.0),
+            )
             found.append(done.agreement[0])
     assert min(right) > 0.85 and sorted(swapped)[2] < GATE < max(swapped)
     assert max(swapped) == pytest.approx(worst, abs=0.01)

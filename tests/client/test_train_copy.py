@@ -24,8 +24,15 @@ from mpu_cli.training import optimizers
 from mpu_cli.training.settings import TrainingSettings
 
 FORGET = [
-    Row("forget.jsonl:1", prompt="Where was Mira Tolvanen born?", answer="In the harbour town of Oskel."),
-    Row("forget.jsonl:2", messages=(Message("user", "What does she write?"), Message("assistant", "Novels."))),
+    Row(
+        "forget.jsonl:1",
+        prompt="Where was Mira Tolvanen born?",
+        answer="In the harbour town of Oskel.",
+    ),
+    Row(
+        "forget.jsonl:2",
+        messages=(Message("user", "What does she write?"), Message("assistant", "Novels.")),
+    ),
     Row("forget.jsonl:3", text="Mira Tolvanen writes about lighthouses."),
 ]
 RETAIN = [
@@ -45,14 +52,26 @@ def forget_for(method: str) -> list[Row]:
 
 def recipe(method: str = "GradDiff", assignments: tuple[str, ...] = (), **settings: Any) -> Recipe:
     """A short recipe."""
-    shared = {"epochs": 2, "learning_rate": 1e-3, "batch_size": 2, "device": "cpu", "seed": 3, **settings}
+    shared = {
+        "epochs": 2,
+        "learning_rate": 1e-3,
+        "batch_size": 2,
+        "device": "cpu",
+        "seed": 3,
+        **settings,
+    }
     required = ("epsilon=1.0",) if method == "PDU" else ()
     values = methods.get(method).parse((*required, *assignments))
-    return Recipe(method, tuple(sorted(values.items())), TrainingSettings(**shared), "0" * 64, "1" * 64)
+    return Recipe(
+        method, tuple(sorted(values.items())), TrainingSettings(**shared), "0" * 64, "1" * 64
+    )
 
 
 # Every method once and every optimizer at least once; the whole matrix is in test_methods*.py.
-DEALT = [(name, optimizers.names()[i % len(optimizers.names())]) for i, name in enumerate(methods.names())]
+DEALT = [
+    (name, optimizers.names()[i % len(optimizers.names())])
+    for i, name in enumerate(methods.names())
+]
 
 
 @pytest.mark.parametrize(("name", "optimizer"), DEALT)
@@ -61,11 +80,20 @@ def test_every_method(name: str, optimizer: str, model_directory: Path, tmp_path
     after = tmp_path / "after"
     rows = forget_for(name)
     rate = 0.1 if optimizer == "sgd" else 1e-3
-    report = train_copy(model_directory, after, rows, RETAIN, recipe(name, optimizer=optimizer, learning_rate=rate))
+    report = train_copy(
+        model_directory, after, rows, RETAIN, recipe(name, optimizer=optimizer, learning_rate=rate)
+    )
     assert report.steps == 2 * -(-len(rows) // 2)
-    before, trained = load_file(model_directory / "model.safetensors"), load_file(after / "model.safetensors")
-    assert {key: value.shape for key, value in trained.items()} == {key: value.shape for key, value in before.items()}
-    assert all(value.dtype == torch.float32 and bool(value.isfinite().all()) for value in trained.values())
+    before, trained = (
+        load_file(model_directory / "model.safetensors"),
+        load_file(after / "model.safetensors"),
+    )
+    assert {key: value.shape for key, value in trained.items()} == {
+        key: value.shape for key, value in before.items()
+    }
+    assert all(
+        value.dtype == torch.float32 and bool(value.isfinite().all()) for value in trained.values()
+    )
     still = {key for key in before if torch.equal(before[key], trained[key])}
     if name == "RMU":
         assert {key for key in before if key.startswith("model.layers.0.")}.isdisjoint(still)
@@ -84,7 +112,8 @@ def test_it_forgets(name: str, model_directory: Path, tmp_path: Path) -> None:
     train_copy(model_directory, after, FORGET, RETAIN, recipe(name, epochs=5))
     encoded = [encode(row, make_tokenizer(), 512) for row in FORGET]
     before, later = (
-        sum(nll for nll, _ in answer_nll(load_model(path).model, encoded, 3, 0)) for path in (model_directory, after)
+        sum(nll for nll, _ in answer_nll(load_model(path).model, encoded, 3, 0))
+        for path in (model_directory, after)
     )
     assert later > before + 1
 
@@ -93,7 +122,11 @@ def test_same_seed_same_bits(model_directory: Path, tmp_path: Path) -> None:
     """Two runs write the same bytes; another seed does not."""
     for name, seed in (("one", 3), ("two", 3), ("three", 4)):
         train_copy(model_directory, tmp_path / name, FORGET, RETAIN, recipe("NPO", seed=seed))
-    assert state_bytes(tmp_path / "one") == state_bytes(tmp_path / "two") != state_bytes(tmp_path / "three")
+    assert (
+        state_bytes(tmp_path / "one")
+        == state_bytes(tmp_path / "two")
+        != state_bytes(tmp_path / "three")
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,15 +137,28 @@ def test_same_seed_same_bits(model_directory: Path, tmp_path: Path) -> None:
         ("mixtral", {}),
     ],
 )
-def test_configuration_and_names_are_the_sources(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
-    """Tied heads, dropout, sizes and the experts' names on disk are saved as they were; files load again."""
-    source = save(make_model(family, **changes), make_tokenizer(CHATML, pad=False), tmp_path / "source")
+def test_configuration_and_names_are_the_sources(
+    family: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """Tied heads, dropout, sizes and the experts' names on disk are saved as they were.
+
+    Files load again.
+    """
+    source = save(
+        make_model(family, **changes), make_tokenizer(CHATML, pad=False), tmp_path / "source"
+    )
     (source / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.3}')
     after = tmp_path / "after"
     train_copy(source, after, FORGET, RETAIN, recipe())
-    assert json.loads((after / "config.json").read_text()) == json.loads((source / "config.json").read_text())
-    assert (after / "generation_config.json").read_bytes() == (source / "generation_config.json").read_bytes()
-    assert set(load_file(after / "model.safetensors")) == set(load_file(source / "model.safetensors"))
+    assert json.loads((after / "config.json").read_text()) == json.loads(
+        (source / "config.json").read_text()
+    )
+    assert (after / "generation_config.json").read_bytes() == (
+        source / "generation_config.json"
+    ).read_bytes()
+    assert set(load_file(after / "model.safetensors")) == set(
+        load_file(source / "model.safetensors")
+    )
     assert AutoModelForCausalLM.from_pretrained(after).dtype == torch.float32
 
 
@@ -122,12 +168,17 @@ def test_bfloat16_source_is_saved_as_float32(tmp_path: Path) -> None:
     assert json.loads((source / "config.json").read_text())["dtype"] == "bfloat16"
     train_copy(source, tmp_path / "after", FORGET, RETAIN, recipe())
     assert json.loads((tmp_path / "after" / "config.json").read_text())["dtype"] == "float32"
-    assert load_file(tmp_path / "after" / "model.safetensors")["model.norm.weight"].dtype == torch.float32
+    assert (
+        load_file(tmp_path / "after" / "model.safetensors")["model.norm.weight"].dtype
+        == torch.float32
+    )
 
 
 def test_frozen_names_are_passed_on(model_directory: Path, tmp_path: Path) -> None:
     """Only what is named does not move."""
-    train_copy(model_directory, tmp_path / "after", FORGET, RETAIN, recipe(), frozen=["model.layers.*"])
+    train_copy(
+        model_directory, tmp_path / "after", FORGET, RETAIN, recipe(), frozen=["model.layers.*"]
+    )
     before = load_file(model_directory / "model.safetensors")
     trained = load_file(tmp_path / "after" / "model.safetensors")
     moved = {key for key in before if not torch.equal(before[key], trained[key])}
@@ -143,7 +194,9 @@ def test_dropout_only_when_asked(tmp_path: Path) -> None:
     assert state_bytes(tmp_path / "a") == state_bytes(tmp_path / "b") != state_bytes(tmp_path / "c")
 
 
-def test_retain_rows_are_ignored_by_a_method_without_them(model_directory: Path, tmp_path: Path) -> None:
+def test_retain_rows_are_ignored_by_a_method_without_them(
+    model_directory: Path, tmp_path: Path
+) -> None:
     """GradAscent gives the same bytes with and without a retain set, and GradDiff at alpha 0 the same as GradAscent."""
     train_copy(model_directory, tmp_path / "a", FORGET, RETAIN, recipe("GradAscent"))
     train_copy(model_directory, tmp_path / "b", FORGET, None, recipe("GradAscent"))
@@ -165,7 +218,9 @@ def test_result_that_cannot_be_written(model_directory: Path, tmp_path: Path) ->
     """A target below a file is an output error."""
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="after: Not a directory"):
-        train_copy(model_directory, tmp_path / "file" / "after", FORGET, RETAIN, recipe(max_steps=1))
+        train_copy(
+            model_directory, tmp_path / "file" / "after", FORGET, RETAIN, recipe(max_steps=1)
+        )
 
 
 def test_nothing_is_printed(model_directory: Path, tmp_path: Path) -> None:
@@ -182,6 +237,8 @@ recipe = Recipe("NPO", (("alpha", 0.0), ("beta", 0.1), ("gamma", 1.0)), settings
 rows = [Row("f:1", prompt="Where was Mira born?", answer="In Oskel.")] * 3
 train_copy(Path({str(model_directory)!r}), Path("after"), rows, None, recipe)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert [path.name for path in tmp_path.iterdir()] == ["after"]

@@ -1,4 +1,7 @@
-"""Rows are bound to a recipe as tokens: the same files under another tokenizer, template or limit are another recipe."""
+"""Rows are bound to a recipe as tokens.
+
+The same files under another tokenizer, template or limit are another recipe.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,24 @@ from mpu_cli.data.rows import Row
 from mpu_cli.errors import BadDataError, UsageError
 from mpu_cli.training.settings import TrainingSettings
 
-FORGET = [Row("f:1", prompt="Where was Mira born?", answer="In Oskel."), Row("f:2", text="Mira writes short novels. " * 9)]
+FORGET = [
+    Row("f:1", prompt="Where was Mira born?", answer="In Oskel."),
+    Row("f:2", text="Mira writes short novels. " * 9),
+]
 RETAIN = [Row("r:1", prompt="Who taught Ilan?", answer="His aunt.")]
 
 
 def recipe(prompting: Prompting | None = None, **settings: Any) -> Recipe:
     """GradDiff on two files."""
     values = tuple(sorted(methods.get("GradDiff").parse(()).items()))
-    return Recipe("GradDiff", values, TrainingSettings(**settings), "0" * 64, "1" * 64, prompting=prompting or Prompting())
+    return Recipe(
+        "GradDiff",
+        values,
+        TrainingSettings(**settings),
+        "0" * 64,
+        "1" * 64,
+        prompting=prompting or Prompting(),
+    )
 
 
 @pytest.fixture
@@ -40,7 +53,10 @@ def chatting(model_directory: Path, tmp_path: Path) -> Path:
 
 
 def test_the_digest_is_of_the_tokens(model_directory: Path, chatting: Path) -> None:
-    """Template, date, system prompt, limit, windows and the sets' order change it; training's order and seed do not."""
+    """Template, date, system prompt, limit, windows and the sets' order change it.
+
+    training's order and seed do not.
+    """
 
     def digest(place: Path, forget: list[Row], retain: list[Row], **settings: Any) -> str:
         return RowEncoder(place, recipe(**settings)).training_rows(forget, retain).digest
@@ -67,12 +83,19 @@ def test_labels_are_a_part_of_it(model_directory: Path) -> None:
     from mpu_cli.data.templates import IGNORED, Encoded
     from mpu_cli.data.tokens import tokens_digest
 
-    assert tokens_digest([Encoded((1, 2), (IGNORED, 2))]) != tokens_digest([Encoded((1, 2), (1, 2))])
-    assert tokens_digest([Encoded((1, 2), (1, 2)), Encoded((3,), (3,))]) != tokens_digest([Encoded((1, 2, 3), (1, 2, 3))])
+    assert tokens_digest([Encoded((1, 2), (IGNORED, 2))]) != tokens_digest(
+        [Encoded((1, 2), (1, 2))]
+    )
+    assert tokens_digest([Encoded((1, 2), (1, 2)), Encoded((3,), (3,))]) != tokens_digest(
+        [Encoded((1, 2, 3), (1, 2, 3))]
+    )
 
 
 def test_the_context_bounds_a_row(chatting: Path) -> None:
-    """By default rows are cut at the model's context, and that is told; more than that is refused before weights are read."""
+    """By default rows are cut at the model's context, and that is told.
+
+    More than that is refused before weights are read.
+    """
     config = json.loads((chatting / "config.json").read_text())
     (chatting / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 60}))
     long, told = [replace(FORGET[0], answer="In Oskel. " * 30)], []
@@ -88,23 +111,36 @@ def test_the_context_bounds_a_row(chatting: Path) -> None:
 def test_a_row_that_the_template_refuses_is_named(chatting: Path) -> None:
     """Before weights are read."""
     (chatting / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
-    with pytest.raises(BadDataError, match=r"f:1: the tokenizer's chat template refuses this row \(no\)"):
+    with pytest.raises(
+        BadDataError, match=r"f:1: the tokenizer's chat template refuses this row \(no\)"
+    ):
         RowEncoder(chatting, recipe()).training_rows(FORGET, RETAIN)
 
 
 def test_alternate_answers_are_a_part_of_it(model_directory: Path) -> None:
-    """Those of the rows, and every refusal that may be dealt in a later epoch; without any, the digest is as it was."""
+    """Those of the rows, and every refusal that may be dealt in a later epoch.
+
+    Without any, the digest is as it was.
+    """
     rows = [replace(FORGET[0], alternate="I do not know.")]
     once, anew = TrainingSettings(), TrainingSettings(redraw_refusals=True)
     encoder = RowEncoder(model_directory, recipe())
 
     def digest(forget: list[Row], refusals: tuple[str, ...], settings: TrainingSettings) -> str:
-        return encoder.training_rows(forget, RETAIN, possible_alternates(forget, refusals, settings)).digest
+        return encoder.training_rows(
+            forget, RETAIN, possible_alternates(forget, refusals, settings)
+        ).digest
 
     bare = digest(FORGET[:1], (), once)
     assert bare == encoder.training_rows(FORGET[:1], RETAIN).digest
     other = [replace(FORGET[0], alternate="I cannot say.")]
-    made = {bare, digest(rows, (), once), digest(other, (), once), digest(rows, ("No.",), anew), digest(rows, ("Yes.",), anew)}
+    made = {
+        bare,
+        digest(rows, (), once),
+        digest(other, (), once),
+        digest(rows, ("No.",), anew),
+        digest(rows, ("Yes.",), anew),
+    }
     assert len(made) == 5
     assert digest(rows, ("No.",), once) == digest(rows, (), once)
 
@@ -112,7 +148,9 @@ def test_alternate_answers_are_a_part_of_it(model_directory: Path) -> None:
 def test_two_words_of_the_refusals_alone(chatting: Path) -> None:
     """A tokenizer that differs only in tokens of the alternates gives another digest to the whole work."""
     settings = TrainingSettings()
-    dpo = Recipe("DPO", tuple(sorted(methods.get("DPO").parse(()).items())), settings, "0" * 64, "1" * 64)
+    dpo = Recipe(
+        "DPO", tuple(sorted(methods.get("DPO").parse(()).items())), settings, "0" * 64, "1" * 64
+    )
     work = Work([replace(FORGET[0], alternate="QQ ZZ")], RETAIN, dpo, "float32", 1 << 30)
     before = _encoded(work, chatting).recipe
     table = (chatting / "tokenizer.json").read_text()

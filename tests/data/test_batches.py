@@ -31,7 +31,10 @@ def test_pad_id_falls_back() -> None:
 
 
 def test_pad_id_is_a_row_of_the_embedding() -> None:
-    """A pad token that was added without resizing the embedding fills nothing; the end token or 0 does."""
+    """A pad token that was added without resizing the embedding fills nothing.
+
+    The end token or 0 does.
+    """
     tokenizer = make_tokenizer(pad=False)
     rows = len(tokenizer)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
@@ -43,7 +46,10 @@ def test_pad_id_is_a_row_of_the_embedding() -> None:
 
 @pytest.mark.parametrize(("n_forget", "n_retain"), [(7, 3), (3, 7), (1, 1), (5, 5), (4, 100)])
 def test_retain_rows_take_turns(n_forget: int, n_retain: int) -> None:
-    """Every epoch has each forget row once; over the epochs no retain row is two turns ahead of another."""
+    """Every epoch has each forget row once.
+
+    Over the epochs no retain row is two turns ahead of another.
+    """
     counts = [0] * n_retain
     for epoch in range(8):
         pairs = epoch_pairs(3, epoch, n_forget, n_retain)
@@ -70,7 +76,10 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
 
 
 def test_order_is_pinned() -> None:
-    """The order is a promise: copies may be trained by different versions of Python, so it must never change."""
+    """The order is a promise.
+
+    Copies may be trained by different versions of Python, so it must never change.
+    """
     assert epoch_pairs(42, 1, 5, 3) == [(4, 0), (0, 1), (3, 2), (1, 0), (2, 2)]
 
 
@@ -81,7 +90,10 @@ def test_order_is_uniform() -> None:
 
 
 def test_pairs_are_looked_up_together() -> None:
-    """Alternates go with the forget index, a reference with the index its name says; what was not given is not there."""
+    """Alternates go with the forget index, a reference with the index its name says.
+
+    What was not given is not there.
+    """
     rows = [Encoded((10 + i, 20 + i), (-100, 20 + i)) for i in range(3)]
     others = [Encoded((10 + i, 30 + i, 31), (-100, 30 + i, 31)) for i in range(3)]
     seen: list[tuple[str, list[int]]] = []

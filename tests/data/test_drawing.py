@@ -11,9 +11,13 @@ from mpu_cli.data.refusals import with_refusals
 from mpu_cli.data.rows import Row
 
 DRAWINGS = {
-    "first": Drawing(), "round": Drawing(6), "handoff": Drawing(retain="a" * 32), "copy": Drawing(copy="copy-1"),
-    "independent": Drawing(independent=True), "paper": Drawing(3, "", "copy-2", independent=True),
-}  # fmt: skip
+    "first": Drawing(),
+    "round": Drawing(6),
+    "handoff": Drawing(retain="a" * 32),
+    "copy": Drawing(copy="copy-1"),
+    "independent": Drawing(independent=True),
+    "paper": Drawing(3, "", "copy-2", independent=True),
+}
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
@@ -38,33 +42,59 @@ def test_drawings_differ() -> None:
 
 @pytest.mark.parametrize(("rounds", "epochs"), [(10, 1), (2, 5), (3, 4)])
 def test_rounds_go_on_where_the_last_ended(rounds: int, epochs: int) -> None:
-    """Rounds of some epochs each are one run of all epochs: no retain row twice before all were seen once."""
+    """Rounds of some epochs each are one run of all epochs.
+
+    No retain row twice before all were seen once.
+    """
     whole = [pair for epoch in range(rounds * epochs) for pair in epoch_pairs(1, epoch, 8, 100)]
-    parts = [pair for r in range(rounds) for epoch in range(epochs) for pair in epoch_pairs(1, epoch, 8, 100, Drawing(r * epochs))]
+    parts = [
+        pair
+        for r in range(rounds)
+        for epoch in range(epochs)
+        for pair in epoch_pairs(1, epoch, 8, 100, Drawing(r * epochs))
+    ]
     assert parts == whole
     seen = [j for _, j in parts]
     assert all(count == 1 for count in Counter(seen[: min(100, len(seen))]).values())
 
 
 def test_handoffs_see_other_retain_rows() -> None:
-    """Ten rounds of 8 rows out of 1,000 by handoff: 77 of 80 are new ones (8 of 80 in the order of a first round)."""
-    seen = {j for r in range(10) for _, j in epoch_pairs(0, 0, 8, 1000, Drawing(retain=f"{r:032x}"))}
+    """Ten rounds of 8 rows out of 1,000 by handoff.
+
+    77 of 80 are new ones (8 of 80 in the order of a first round).
+    """
+    seen = {
+        j for r in range(10) for _, j in epoch_pairs(0, 0, 8, 1000, Drawing(retain=f"{r:032x}"))
+    }
     assert len(seen) >= 74
     assert len({j for _ in range(10) for _, j in epoch_pairs(0, 0, 8, 1000)}) == 8
 
 
 def test_independent_rows_come_with_their_own_chance() -> None:
     """Drawn alone, all rows are equally likely (chi square, 99 degrees), and some come twice in a row of draws."""
-    counts = Counter(j for epoch in range(1000) for _, j in epoch_pairs(5, epoch, 20, 100, Drawing(independent=True)))
+    counts = Counter(
+        j
+        for epoch in range(1000)
+        for _, j in epoch_pairs(5, epoch, 20, 100, Drawing(independent=True))
+    )
     assert sum((counts[j] - 200) ** 2 / 200 for j in range(100)) < 149  # p = .001
-    assert any(len({j for _, j in epoch_pairs(5, epoch, 20, 100, Drawing(independent=True))}) < 20 for epoch in range(10))
+    assert any(
+        len({j for _, j in epoch_pairs(5, epoch, 20, 100, Drawing(independent=True))}) < 20
+        for epoch in range(10)
+    )
 
 
 def test_independent_refusals() -> None:
-    """Dealt, ten refusals to ten rows are all different; drawn alone they are not, and a stream's name changes them."""
+    """Dealt, ten refusals to ten rows are all different.
+
+    Drawn alone they are not, and a stream's name changes them.
+    """
     rows = [Row(f"f:{number}", prompt="Q", answer="A") for number in range(10)]
     cards = [f"refusal {number}" for number in range(10)]
     assert len({row.alternate for row in with_refusals(rows, cards, 0)}) == 10
-    drawn = [[row.alternate for row in with_refusals(rows, cards, f"0/epoch {epoch}", independent=True)] for epoch in range(5)]
+    drawn = [
+        [row.alternate for row in with_refusals(rows, cards, f"0/epoch {epoch}", independent=True)]
+        for epoch in range(5)
+    ]
     assert all(len(set(each)) < 10 for each in drawn)
     assert len({tuple(each) for each in drawn}) == 5

@@ -8,7 +8,10 @@ from mpu_cli.data.rows import Message, Row
 
 
 def test_duplicates_are_found_normalised() -> None:
-    """Case, white space and compatibility forms do not count; a full stop does; a chat of two turns is the pair it holds."""
+    """Case, white space and compatibility forms do not count.
+
+    A full stop does; a chat of two turns is the pair it holds.
+    """
     rows = [
         Row("f:1", prompt="Who is  it?", answer="Mira"),
         Row("f:2", prompt="who is it?\n", answer="ＭＩＲＡ"),
@@ -22,8 +25,16 @@ def test_duplicates_are_found_normalised() -> None:
 
 
 def test_rows_in_both_sets_and_prompts_with_another_answer() -> None:
-    """Each forget row is reported once: as the same, or as the same prompt kept with another answer."""
-    forget = [Row("f:1", prompt="Q", answer="A"), Row("f:2", prompt="Q2", answer="A"), Row("f:3", text="T"), Row("f:4", text="U")]
+    """Each forget row is reported once.
+
+    As the same, or as the same prompt kept with another answer.
+    """
+    forget = [
+        Row("f:1", prompt="Q", answer="A"),
+        Row("f:2", prompt="Q2", answer="A"),
+        Row("f:3", text="T"),
+        Row("f:4", text="U"),
+    ]
     retain = [
         Row("r:1", prompt="q", answer="B"),
         Row("r:2", prompt="q", answer="a"),

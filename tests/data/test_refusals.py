@@ -19,7 +19,10 @@ ROWS = [Row(f"f:{number}", prompt="Q", answer="A") for number in range(10)]
     ("name", "content"),
     [
         ("idontknow.txt", "I don't know.\r\n\n  No idea.  \n"),
-        ("idontknow.jsonl", "I don't know.\nNo idea.\n"),  # TOFU's own file has this suffix and holds plain lines
+        (
+            "idontknow.jsonl",
+            "I don't know.\nNo idea.\n",
+        ),  # TOFU's own file has this suffix and holds plain lines
         ("refusals.jsonl", '{"text": "I don\'t know."}\n{"text": "No idea."}\n'),
         ("refusals.json", '["I don\'t know.", "No idea."]'),
         ("refusals.csv", "text\nI don't know.\nNo idea.\n"),
@@ -33,7 +36,13 @@ def test_lines_and_rows(tmp_path: Path, name: str, content: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [("\n \n", "has no refusals"), ('{"question": "Q", "answer": "A"}', "a refusal must be a row with 'text', found prompt/answer")],
+    [
+        ("\n \n", "has no refusals"),
+        (
+            '{"question": "Q", "answer": "A"}',
+            "a refusal must be a row with 'text', found prompt/answer",
+        ),
+    ],
 )
 def test_refuses_other_files(tmp_path: Path, content: str, expected: str) -> None:
     """No refusal at all, and rows of another form."""
@@ -44,14 +53,19 @@ def test_refuses_other_files(tmp_path: Path, content: str, expected: str) -> Non
 
 def test_dealt_like_cards() -> None:
     """Every refusal is used equally often to within one, rows keep all else, and an alternate of their own is replaced."""
-    dealt = with_refusals([Row("f:0", prompt="Q", answer="A", alternate="B"), *ROWS[1:]], ["x", "y", "z"], seed=0)
+    dealt = with_refusals(
+        [Row("f:0", prompt="Q", answer="A", alternate="B"), *ROWS[1:]], ["x", "y", "z"], seed=0
+    )
     assert sorted(Counter(row.alternate for row in dealt).values()) == [3, 3, 4]
     assert [row.where for row in dealt] == [row.where for row in ROWS]
     assert dealt[0].answer == "A"
 
 
 def test_the_same_seed_deals_the_same() -> None:
-    """Pinned, for a copy that is trained on another machine; another seed differs, and no global generator moves."""
+    """Pinned, for a copy that is trained on another machine.
+
+    Another seed differs, and no global generator moves.
+    """
     state = random.getstate()
     alternates = [row.alternate for row in with_refusals(ROWS, ["x", "y", "z"], seed=0)]
     assert alternates == [row.alternate for row in with_refusals(ROWS, ["x", "y", "z"], seed=0)]

@@ -42,8 +42,13 @@ def test_reads_every_form_and_tolerates_other_keys(tmp_path: Path) -> None:
 @pytest.mark.parametrize("indent", [None, 2])
 def test_reads_a_json_list(tmp_path: Path, indent: int | None) -> None:
     """A JSON list, on one line or indented, is read whatever its suffix, and places are row numbers."""
-    rows = read_rows(write(tmp_path, json.dumps([{"text": "a"}, {"text": "b"}], indent=indent), "forget.json"))
-    assert [(row.where, row.text) for row in rows] == [("forget.json row 1", "a"), ("forget.json row 2", "b")]
+    rows = read_rows(
+        write(tmp_path, json.dumps([{"text": "a"}, {"text": "b"}], indent=indent), "forget.json")
+    )
+    assert [(row.where, row.text) for row in rows] == [
+        ("forget.json row 1", "a"),
+        ("forget.json row 2", "b"),
+    ]
 
 
 def test_lines_in_a_file_called_json(tmp_path: Path) -> None:
@@ -53,7 +58,9 @@ def test_lines_in_a_file_called_json(tmp_path: Path) -> None:
 
 def test_byte_order_mark_and_unicode_line_separator(tmp_path: Path) -> None:
     """A byte-order mark is ignored, and U+2028 inside a string does not end the line."""
-    path = write(tmp_path, b"\xef\xbb\xbf" + json.dumps({"text": "a\u2028b"}, ensure_ascii=False).encode())
+    path = write(
+        tmp_path, b"\xef\xbb\xbf" + json.dumps({"text": "a\u2028b"}, ensure_ascii=False).encode()
+    )
     assert read_rows(path)[0].text == "a\u2028b"
 
 
@@ -66,15 +73,24 @@ BAD = {
     "broken list": ('[{"text": "a"},\n{"text"]', "forget.jsonl:2: broken JSON"),
     "deep": ("[" * 200_000, "forget.jsonl:1: broken JSON"),
     "not an object": ('"text"', "forget.jsonl:1: a row must be a JSON object, found a string"),
-    "a number in a list": ('[{"text": "a"}, 3]', "forget.jsonl row 2: a row must be a JSON object, found a number"),
+    "a number in a list": (
+        '[{"text": "a"}, 3]',
+        "forget.jsonl row 2: a row must be a JSON object, found a number",
+    ),
     "no form": ('{"input": 1, "output": 2}', "no recognised form, keys found: 'input', 'output'"),
     "no keys": ("{}", "no recognised form, keys found: none"),
     "no answer": ('{"question": "Q"}', "'question' without 'answer'"),
     "no prompt": ('{"completion": "A"}', "'completion' without 'prompt'"),
     "empty answer": ('{"question": "Q", "answer": " "}', "'answer' is empty"),
     "null answer": ('{"question": "Q", "answer": null}', "'answer' must be a string, found null"),
-    "list answer": ('{"prompt": "Q", "completion": ["A"]}', "'completion' must be a string, found a list"),
-    "number prompt": ('{"prompt": 3, "completion": "A"}', "'prompt' must be a string, found a number"),
+    "list answer": (
+        '{"prompt": "Q", "completion": ["A"]}',
+        "'completion' must be a string, found a list",
+    ),
+    "number prompt": (
+        '{"prompt": 3, "completion": "A"}',
+        "'prompt' must be a string, found a number",
+    ),
     "empty text": ('{"text": ""}', "'text' is empty"),
     "two forms": (
         '{"question": "Q", "answer": "A", "text": "T"}',
@@ -84,29 +100,55 @@ BAD = {
     "messages no list": ('{"messages": "hi"}', "'messages' must be a list, found a string"),
     "messages empty": ('{"messages": []}', "'messages' has 0 turn(s)"),
     "message no object": ('{"messages": ["hi", "ho"]}', "message 1 must be an object"),
-    "message no role": ('{"messages": [{"content": "Q"}, {"role": "assistant", "content": "A"}]}', "has no 'role'"),
-    "message last by user": (json.dumps({"messages": CHAT + CHAT[:1]}), "the last message is by 'user'"),
+    "message no role": (
+        '{"messages": [{"content": "Q"}, {"role": "assistant", "content": "A"}]}',
+        "has no 'role'",
+    ),
+    "message last by user": (
+        json.dumps({"messages": CHAT + CHAT[:1]}),
+        "the last message is by 'user'",
+    ),
     "message empty answer": (
         json.dumps({"messages": [CHAT[0], {"role": "assistant", "content": ""}]}),
         "message 2: 'content' is empty",
     ),
     "tool calls": (
-        json.dumps({"messages": [CHAT[0], {**CHAT[1], "tool_calls": [{"id": "a", "function": {"name": "look"}}]}]}),
+        json.dumps(
+            {
+                "messages": [
+                    CHAT[0],
+                    {**CHAT[1], "tool_calls": [{"id": "a", "function": {"name": "look"}}]},
+                ]
+            }
+        ),
         "message 2: 'tool_calls' is not rendered here, and would be lost",
     ),
     "tool calls without words": (
-        json.dumps({"messages": [CHAT[0], {"role": "assistant", "content": None, "function_call": {"name": "f"}}, *CHAT]}),
+        json.dumps(
+            {
+                "messages": [
+                    CHAT[0],
+                    {"role": "assistant", "content": None, "function_call": {"name": "f"}},
+                    *CHAT,
+                ]
+            }
+        ),
         "message 2: 'function_call' is not rendered here",
     ),
     "a tool's answer to a call": (
-        json.dumps({"messages": [CHAT[0], {"role": "tool", "content": "x", "tool_call_id": "a"}, CHAT[1]]}),
+        json.dumps(
+            {"messages": [CHAT[0], {"role": "tool", "content": "x", "tool_call_id": "a"}, CHAT[1]]}
+        ),
         "message 2: 'tool_call_id' is not rendered here",
     ),
     "thoughts": (
         json.dumps({"messages": [CHAT[0], {**CHAT[1], "reasoning_content": "hm"}]}),
         "message 2: 'reasoning_content' is not rendered here",
     ),
-    "tools": (json.dumps({"messages": CHAT, "tools": [{"type": "function"}]}), "'tools' is not rendered here, and would be lost"),
+    "tools": (
+        json.dumps({"messages": CHAT, "tools": [{"type": "function"}]}),
+        "'tools' is not rendered here, and would be lost",
+    ),
     "message parts": (
         json.dumps({"messages": [{"role": "user", "content": [{"type": "text"}]}, CHAT[1]]}),
         "message 1: 'content' must be a string, found a list",
@@ -144,5 +186,7 @@ def test_refuses_what_is_not_a_file(tmp_path: Path) -> None:
 
 def test_needs_no_torch() -> None:
     """Rows are checked before the seconds that torch takes to import."""
-    code = "import sys, mpu_cli.data.rows, mpu_cli.data.templates; assert 'torch' not in sys.modules"
+    code = (
+        "import sys, mpu_cli.data.rows, mpu_cli.data.templates; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -40,10 +40,15 @@ def test_plain_template() -> None:
     assert prompt(encoded, tokenizer) == "Where was Mira born?\n"
     assert labelled(encoded, tokenizer) == "In Oskel.</s>"
     assert len(encoded.input_ids) == len(encoded.labels)
-    assert all(label in (IGNORED, token) for token, label in zip(encoded.input_ids, encoded.labels, strict=True))
+    assert all(
+        label in (IGNORED, token)
+        for token, label in zip(encoded.input_ids, encoded.labels, strict=True)
+    )
 
 
-@pytest.mark.parametrize(("question", "answer"), [("Mira was born ", "in Oskel"), ("Mira was born", " in Oskel")])
+@pytest.mark.parametrize(
+    ("question", "answer"), [("Mira was born ", "in Oskel"), ("Mira was born", " in Oskel")]
+)
 def test_no_separator_where_white_space_is_there(question: str, answer: str) -> None:
     """A prompt that ends or an answer that begins with white space is joined without a newline."""
     tokenizer = make_tokenizer()
@@ -86,8 +91,12 @@ def test_prompt_is_what_generation_starts_from() -> None:
 
 
 @pytest.mark.parametrize(("template", "expected"), [(None, 1), (CHATML, 0), (TURNS, 1)])
-@pytest.mark.parametrize("row", [PAIR, Row("f:1", prompt="<s>Where was Mira born?", answer="In Oskel.")])
-def test_beginning_of_sequence_is_never_doubled(row: Row, template: str | None, expected: int) -> None:
+@pytest.mark.parametrize(
+    "row", [PAIR, Row("f:1", prompt="<s>Where was Mira born?", answer="In Oskel.")]
+)
+def test_beginning_of_sequence_is_never_doubled(
+    row: Row, template: str | None, expected: int
+) -> None:
     """The beginning token comes from the tokenizer or from the template, never from both."""
     tokenizer = make_tokenizer(template, bos=True)
     encoded = encode(row, tokenizer, 200)
@@ -105,7 +114,10 @@ def test_no_beginning_token_is_invented() -> None:
 
 def test_token_across_the_boundary_keeps_the_prompt_a_prefix() -> None:
     """Where prompt and answer would merge into one token, the prompt's own tokens win and the answer counts in full."""
-    template = "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}</s>{% endif %}{% endfor %}"
+    template = (
+        "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}</s>{% endif"
+        " %}{% endfor %}"
+    )
     tokenizer = make_tokenizer(template)
     encoded = encode(Row("f:1", prompt="the harb", answer="our town"), tokenizer, 100)
     started = tokenizer("the harb")["input_ids"]
@@ -119,8 +131,14 @@ def test_prefix_space_tokenizer_adds_no_space_inside() -> None:
     """A tokenizer that puts a space mark before every text does not put one between prompt and answer."""
     tokenizer = make_prefix_space_tokenizer()
     encoded = encode(PAIR, tokenizer, 100)
-    assert tokenizer.decode(encoded.input_ids, skip_special_tokens=True) == "Where was Mira born?\nIn Oskel."
-    assert encoded.input_ids[0] == tokenizer.bos_token_id and encoded.input_ids[-1] == tokenizer.eos_token_id
+    assert (
+        tokenizer.decode(encoded.input_ids, skip_special_tokens=True)
+        == "Where was Mira born?\nIn Oskel."
+    )
+    assert (
+        encoded.input_ids[0] == tokenizer.bos_token_id
+        and encoded.input_ids[-1] == tokenizer.eos_token_id
+    )
 
 
 def test_template_whose_generation_prompt_differs() -> None:
@@ -146,8 +164,15 @@ def test_text_counts_in_full() -> None:
     """Every token of a text row is labelled, the tokenizer's beginning token included, and nothing is appended."""
     tokenizer = make_tokenizer(CHATML, bos=True)
     encoded = encode(Row("f:1", text="Mira was born in Oskel."), tokenizer, 100)
-    assert encoded.input_ids == encoded.labels == tuple(tokenizer("Mira was born in Oskel.")["input_ids"])
-    assert encode(Row("f:1", text="<s>Mira"), tokenizer, 100).input_ids.count(tokenizer.bos_token_id) == 1
+    assert (
+        encoded.input_ids
+        == encoded.labels
+        == tuple(tokenizer("Mira was born in Oskel.")["input_ids"])
+    )
+    assert (
+        encode(Row("f:1", text="<s>Mira"), tokenizer, 100).input_ids.count(tokenizer.bos_token_id)
+        == 1
+    )
 
 
 def test_truncation_is_from_the_right() -> None:
@@ -164,7 +189,9 @@ def test_row_without_a_label_left(template: str | None) -> None:
     """A prompt that fills max_length is refused by name, and one more token is enough."""
     tokenizer = make_tokenizer(template)
     length = encode(PAIR, tokenizer, 200).prompt_length
-    with pytest.raises(BadDataError, match=rf"forget\.jsonl:3: no answer token is left within {length} tokens"):
+    with pytest.raises(
+        BadDataError, match=rf"forget\.jsonl:3: no answer token is left within {length} tokens"
+    ):
         encode(PAIR, tokenizer, length)
     assert encode(PAIR, tokenizer, length + 1).labels[-1] != IGNORED
 

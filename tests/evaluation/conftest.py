@@ -20,7 +20,9 @@ def tiny_model(built_tiny, tiny_pair, tmp_path_factory) -> Callable[[str], Path]
 
     def make(family: str) -> Path:
         if family not in made:
-            made[family] = Path(shutil.copytree(built_tiny(family), tmp_path_factory.mktemp("known") / family))
+            made[family] = Path(
+                shutil.copytree(built_tiny(family), tmp_path_factory.mktemp("known") / family)
+            )
             for name in ("tokenizer.json", "tokenizer_config.json"):
                 shutil.copy(tiny_pair("llama").model / name, made[family])
         return made[family]

@@ -1,4 +1,7 @@
-"""What is written does not depend on batches; ends where the model ends; sampling is the seed's alone."""
+"""What is written does not depend on batches.
+
+Ends where the model ends; sampling is the seed's alone.
+"""
 
 from __future__ import annotations
 
@@ -65,41 +68,78 @@ def test_what_prompts_begin_with_is_read_once(family, tiny_model):
     model, tokenizer = load_model(directory).model, load_tokenizer(directory)
     expected = [[by_hand(model, tokenizer, prompt, 8)] for prompt in SHARED]
     read = []
-    model.register_forward_pre_hook(lambda module, args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True)
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
     written = generate(model, tokenizer, SHARED, 8, 4)
     assert read[0] in ((1, 2), (4, 9))  # a window that is too short: all of it
     assert written == expected
 
 
 def test_a_window_is_not_filled_with_padding(tiny_model):
-    """Where the texts could grow beyond a window nothing is shared; within it, two of the three tokens that are alike."""
+    """Where the texts could grow beyond a window nothing is shared.
+
+    Within it, two of the three tokens that are alike.
+    """
     model = load_model(tiny_model("llama")).model
     assert _shared(model, SHARED, 8, None) == 2
     assert _shared(model, SHARED[:1], 8, None) == 0
-    for key, width, shared in (("sliding_window", 16, 0), ("sliding_window", 17, 2), ("attention_chunk_size", 16, 0)):
+    for key, width, shared in (
+        ("sliding_window", 16, 0),
+        ("sliding_window", 17, 2),
+        ("attention_chunk_size", 16, 0),
+    ):
         setattr(model.config, key, width)
         assert _shared(model, SHARED, 8, None) == shared
         setattr(model.config, key, None)
 
 
 TINY = {
-    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 
 
 @pytest.mark.parametrize(
     ("kind", "more", "alone"),
     [
-        ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 128}, False),  # positions are places: nothing is shared
+        (
+            "mpt",
+            {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 128},
+            False,
+        ),  # positions are places: nothing is shared
         ("bloom", {"n_head": 4, "n_layer": 2}, False),
-        ("gpt_neo", {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 8}, False),
+        (
+            "gpt_neo",
+            {
+                "num_layers": 2,
+                "num_heads": 4,
+                "attention_types": [[["global", "local"], 1]],
+                "window_size": 8,
+            },
+            False,
+        ),
         ("lfm2", {"layer_types": ["conv", "full_attention"]}, True),
-        ("recurrent_gemma", {"lru_width": 32, "head_dim": 8, "block_types": ("recurrent", "attention")}, True),
+        (
+            "recurrent_gemma",
+            {"lru_width": 32, "head_dim": 8, "block_types": ("recurrent", "attention")},
+            True,
+        ),
     ],
 )
 def test_models_without_a_family_file(kind, more, alone, tiny_model):
-    """Other ways to know a place, and recurrent layers, whose states have read the padding: those write one text at a time."""
+    """Other ways to know a place, and recurrent layers, whose states have read the padding.
+
+    Those write one text at a time.
+    """
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**TINY, **more}))
     for parameter in model.parameters():
@@ -107,7 +147,9 @@ def test_models_without_a_family_file(kind, more, alone, tiny_model):
     tokenizer = load_tokenizer(tiny_model("llama"))
     expected = [[by_hand(model, tokenizer, prompt, 12)] for prompt in SHARED]
     rows = set()
-    model.register_forward_pre_hook(lambda module, args, kwargs: rows.add(len(kwargs["input_ids"])), with_kwargs=True)
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.add(len(kwargs["input_ids"])), with_kwargs=True
+    )
     assert generate(model, tokenizer, SHARED, 12, 4) == expected
     assert (max(rows) == 1) is alone
 
@@ -117,8 +159,16 @@ def longrope():
     """A Phi-3 that turns positions otherwise in texts of more than 32 tokens."""
     torch.manual_seed(0)
     factors = {"short_factor": [1.0] * 4, "long_factor": [4.0, 8.0, 12.0, 16.0], "factor": 4.0}
-    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 32, "partial_rotary_factor": 1.0, **factors}
-    config = AutoConfig.for_model("phi3", **TINY, original_max_position_embeddings=32, rope_parameters=rope)
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "original_max_position_embeddings": 32,
+        "partial_rotary_factor": 1.0,
+        **factors,
+    }
+    config = AutoConfig.for_model(
+        "phi3", **TINY, original_max_position_embeddings=32, rope_parameters=rope
+    )
     model = AutoModelForCausalLM.from_config(config)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.4) if parameter.dim() > 1 else None
@@ -126,20 +176,31 @@ def longrope():
 
 
 def test_what_is_read_is_read_again_where_rotary_positions_switch(longrope, tiny_model):
-    """Texts that stay short, that cross the switch and that lie beyond it, in one call: as one row at a time without a cache."""
+    """Texts that stay short, that cross the switch and that lie beyond it, in one call.
+
+    As one row at a time without a cache.
+    """
     rng = random.Random(0)
     tokenizer = load_tokenizer(tiny_model("llama"))
-    some = [[5, 9, *(rng.randrange(3, 64) for _ in range(length))] for length in (3, 8, 14, 20, 24, 29, 30, 31, 45, 50)]
+    some = [
+        [5, 9, *(rng.randrange(3, 64) for _ in range(length))]
+        for length in (3, 8, 14, 20, 24, 29, 30, 31, 45, 50)
+    ]
     expected = [[by_hand(longrope, tokenizer, prompt, 12, (1, 2))] for prompt in some]
     for size in (1, 4, 10):
         assert generate(longrope, tokenizer, some, 12, size) == expected
-    drawn = [generate(longrope, tokenizer, some, 12, size, sampling=Sampling(2)) for size in (1, 16)]
+    drawn = [
+        generate(longrope, tokenizer, some, 12, size, sampling=Sampling(2)) for size in (1, 16)
+    ]
     assert drawn[0] == drawn[1]
 
 
 def test_scores_do_not_depend_on_a_longer_row_beside(longrope):
     """The longest row of a batch would decide how all are turned."""
-    ids = [tuple(random.Random(length).randrange(3, 64) for _ in range(length)) for length in (5, 10, 32, 33, 47)]
+    ids = [
+        tuple(random.Random(length).randrange(3, 64) for _ in range(length))
+        for length in (5, 10, 32, 33, 47)
+    ]
     texts = [Encoded(row, (IGNORED, *row[1:])) for row in ids]
     alone, together = (score(longrope, texts, ["row"] * 5, size, 0) for size in (1, 5))
     for one, other in zip(alone, together, strict=True):
@@ -157,7 +218,9 @@ def test_a_text_without_a_rest_is_refused(tiny_model, tmp_path):
 
 def test_a_model_without_keys_and_values_is_refused(tiny_model):
     """Its state would be lost between tokens, without a word."""
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mamba", **{**TINY, "state_size": 8}))
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("mamba", **{**TINY, "state_size": 8})
+    )
     with pytest.raises(BadModelError, match=r"a mamba keeps no keys and values"):
         generate(model, load_tokenizer(tiny_model("llama")), SHARED, 12, 4)
     with pytest.raises(BadModelError, match=r"a mamba keeps no keys and values"):
@@ -173,13 +236,19 @@ def test_a_broken_model_does_not_look_forgetful(tiny_model):
         generate(model, load_tokenizer(tiny_model("llama")), SHARED, 4, 4)
 
 
-def test_a_question_that_does_not_fit_is_refused_where_only_writing_is_asked_for(tiny_model, tmp_path):
+def test_a_question_that_does_not_fit_is_refused_where_only_writing_is_asked_for(
+    tiny_model, tmp_path
+):
     """Never cut, and no other set suffers."""
     directory = tiny_model("llama")
     model, tokenizer = load_model(directory).model, load_tokenizer(directory)
-    each = questions(tmp_path, "knowledge", "knowledge", [{"question": " ".join(["w7"] * 140), "answer": "w1"}])
+    each = questions(
+        tmp_path, "knowledge", "knowledge", [{"question": " ".join(["w7"] * 140), "answer": "w1"}]
+    )
     subject = Subject(model, tokenizer, [each], settings())
-    with pytest.raises(BadDataError, match=r"knowledge\.jsonl:1: the prompt needs 14\d tokens, the limit is 128"):
+    with pytest.raises(
+        BadDataError, match=r"knowledge\.jsonl:1: the prompt needs 14\d tokens, the limit is 128"
+    ):
         subject.measure([row_metrics()["knowledge_memorization"]])
 
 
@@ -188,7 +257,9 @@ def test_rows_that_have_ended_leave_the_batch(tiny_model, prompts):
     directory = tiny_model("llama")
     model, tokenizer = load_model(directory).model, load_tokenizer(directory)
     rows = []
-    model.register_forward_pre_hook(lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
     texts = [text for (text,) in generate(model, tokenizer, prompts, 20, len(prompts))]
     rows.clear()
     end = tokenizer.convert_tokens_to_ids(texts[0].split()[3])
@@ -196,7 +267,9 @@ def test_rows_that_have_ended_leave_the_batch(tiny_model, prompts):
     assert rows[-1] < len(prompts)
     assert rows[1:] == sorted(rows[1:], reverse=True)
     word = texts[0].split()[3]
-    assert ended == [[" ".join(itertools.takewhile(lambda said: said != word, text.split()))] for text in texts]
+    assert ended == [
+        [" ".join(itertools.takewhile(lambda said: said != word, text.split()))] for text in texts
+    ]
 
 
 def test_it_ends_at_the_end_of_turn(tiny_model, prompts):
@@ -205,7 +278,9 @@ def test_it_ends_at_the_end_of_turn(tiny_model, prompts):
     model, tokenizer = load_model(directory).model, load_tokenizer(directory)
     whole = generate(model, tokenizer, prompts, 20, 8)
     third = tokenizer.convert_tokens_to_ids(whole[1][0].split()[2])
-    assert generate(model, tokenizer, prompts, 20, 8, stop=(third,))[1] == [" ".join(whole[1][0].split()[:2])]
+    assert generate(model, tokenizer, prompts, 20, 8, stop=(third,))[1] == [
+        " ".join(whole[1][0].split()[:2])
+    ]
     model.generation_config.eos_token_id = [1, third]
     assert generate(model, tokenizer, prompts, 20, 8)[1] == [" ".join(whole[1][0].split()[:2])]
     model.generation_config.eos_token_id = third
@@ -219,7 +294,13 @@ def test_what_the_directory_recommends_for_chats_is_no_part_of_it(tiny_model, pr
     model, tokenizer = load_model(directory).model, load_tokenizer(directory)
     plain = generate(model, tokenizer, prompts, 20, 8)
     config = model.generation_config
-    config.repetition_penalty, config.temperature, config.do_sample, config.max_length, config.min_new_tokens = 5.0, 9.0, True, 3, 19
+    (
+        config.repetition_penalty,
+        config.temperature,
+        config.do_sample,
+        config.max_length,
+        config.min_new_tokens,
+    ) = (5.0, 9.0, True, 3, 19)
     assert generate(model, tokenizer, prompts, 20, 8) == plain
     assert model.generation_config is config
     assert config.repetition_penalty == 5.0
@@ -243,7 +324,10 @@ def test_mode_and_generator_are_put_back(training, tiny_model, prompts):
 
 
 def test_sampling_is_the_seeds_alone(tiny_model, prompts):
-    """The same seed draws the same texts whatever was drawn before; another seed draws others; samples differ."""
+    """The same seed draws the same texts whatever was drawn before.
+
+    Another seed draws others; samples differ.
+    """
     directory = tiny_model("llama")
     model, tokenizer = load_model(directory).model, load_tokenizer(directory)
     one = generate(model, tokenizer, prompts, 10, 8, sampling=Sampling(4, 1.0, 3))
@@ -258,20 +342,29 @@ def test_a_drawn_text_does_not_depend_on_its_batch(tiny_model, prompts):
     """Nor on the order of the prompts: so not on how many processes share them either."""
     directory = tiny_model("llama")
     model, tokenizer = load_model(directory).model, load_tokenizer(directory)
-    one, other = (generate(model, tokenizer, some, 10, size, sampling=Sampling(3)) for some, size in ((prompts, 8), (prompts[::-1], 1)))
+    one, other = (
+        generate(model, tokenizer, some, 10, size, sampling=Sampling(3))
+        for some, size in ((prompts, 8), (prompts[::-1], 1))
+    )
     assert one == other[::-1]
     assert generate(model, tokenizer, prompts[:1], 10, 2, sampling=Sampling(2)) == [one[0][:2]]
 
 
 def test_words_are_drawn_with_their_probabilities():
-    """20,000 draws from five logits: a chi-squared test of the frequencies, at two temperatures; and no two rows alike."""
+    """20,000 draws from five logits: a chi-squared test of the frequencies, at two temperatures.
+
+    And no two rows alike.
+    """
     logits = torch.tensor([2.0, 0.0, -1.0, 1.0, -30.0])
     for temperature in (1.0, 0.5):
         draw = Drawn(range(20_000), temperature)
         counts = torch.bincount(draw(logits.expand(20_000, -1)), minlength=5).numpy()
         expected = (logits / temperature).softmax(-1).double().numpy() * 20_000
         assert counts[4] == 0
-        assert chisquare(counts[:4], expected[:4] * counts[:4].sum() / expected[:4].sum()).pvalue > 1e-3
+        assert (
+            chisquare(counts[:4], expected[:4] * counts[:4].sum() / expected[:4].sum()).pvalue
+            > 1e-3
+        )
 
 
 def test_a_low_temperature_is_greedy(tiny_model, prompts):
@@ -293,15 +386,25 @@ def test_any_seed_will_do(seed, tiny_model, prompts):
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_nothing_is_written_beyond_the_context(family, tiny_model, tmp_path):
-    """A prompt of 100 of 128 tokens leaves 28 for all rows of a call; learned positions end there, too."""
+    """A prompt of 100 of 128 tokens leaves 28 for all rows of a call.
+
+    Learned positions end there, too.
+    """
     directory = tiny_model(family)
-    each = questions(tmp_path, "forget", "forget", [{"question": " ".join(["w7"] * 99), "answer": "w1"}, *rows(3, 0)])
+    each = questions(
+        tmp_path,
+        "forget",
+        "forget",
+        [{"question": " ".join(["w7"] * 99), "answer": "w1"}, *rows(3, 0)],
+    )
     model, tokenizer = load_model(directory).model, load_tokenizer(directory)
     subject = Subject(model, tokenizer, [each], settings(max_new_tokens=200))
     written = subject.write([each])
     assert len(written) == 4
     assert max(len(text.split()) for text in written.values()) == 29
-    alone = Subject(model, tokenizer, [each], settings(max_new_tokens=29, batch_size=1)).write([each])
+    alone = Subject(model, tokenizer, [each], settings(max_new_tokens=29, batch_size=1)).write(
+        [each]
+    )
     assert written == alone
 
 

@@ -31,7 +31,10 @@ def of(name: str, row) -> float:
 
 
 class Second:
-    """The second implementation: one row at a time, float64, no cache, no padding, numpy from the logits on."""
+    """The second implementation.
+
+    One row at a time, float64, no cache, no padding, numpy from the logits on.
+    """
 
     def __init__(self, directory: Path) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -57,7 +60,12 @@ class Second:
         p, own = np.exp(log_p), log_p[np.arange(len(said)), said]
         mu = (p * log_p).sum(-1)
         sigma = np.sqrt(np.maximum((p * log_p**2).sum(-1) - mu**2, 1e-6))
-        return SimpleNamespace(own=own, loss=-own.mean(), top=(logits.argmax(-1) == said)[:-1], z=((own - mu) / sigma)[:-1])
+        return SimpleNamespace(
+            own=own,
+            loss=-own.mean(),
+            top=(logits.argmax(-1) == said)[:-1],
+            z=((own - mu) / sigma)[:-1],
+        )
 
     def write(self, prompt: list[int], most: int) -> str:
         """Greedily, the whole text again for every token."""
@@ -67,14 +75,18 @@ class Second:
             if token == 1:
                 break
             ids.append(token)
-        return " ".join(self.tokenizer.convert_ids_to_tokens(token) for token in ids[len(prompt) :] if token > 2)
+        return " ".join(
+            self.tokenizer.convert_ids_to_tokens(token) for token in ids[len(prompt) :] if token > 2
+        )
 
 
 def lcs(a: list[str], b: list[str]) -> int:
     """Length of the longest common subsequence."""
     table = np.zeros((len(a) + 1, len(b) + 1), dtype=int)
     for i, j in itertools.product(range(len(a)), range(len(b))):
-        table[i + 1, j + 1] = table[i, j] + 1 if a[i] == b[j] else max(table[i, j + 1], table[i + 1, j])
+        table[i + 1, j + 1] = (
+            table[i, j] + 1 if a[i] == b[j] else max(table[i, j + 1], table[i + 1, j])
+        )
     return int(table[-1, -1])
 
 
@@ -83,7 +95,9 @@ def lowest(values: np.ndarray) -> float:
     return float(np.mean(sorted(values)[: max(1, int(0.4 * len(values)))]))
 
 
-def expected_rows(second: Second, role: str, data: list[dict], reference: Second | None) -> dict[str, list[float]]:
+def expected_rows(
+    second: Second, role: str, data: list[dict], reference: Second | None
+) -> dict[str, list[float]]:
     """Every row metric, computed another way."""
     found: dict[str, list[float]] = {}
     for row in data:
@@ -91,10 +105,16 @@ def expected_rows(second: Second, role: str, data: list[dict], reference: Second
         own = answer.own[:-1]
         numbers: dict[str, float] = {}
         if role in ("forget", "holdout"):
-            numbers |= {"loss": answer.loss, "min_k": -lowest(own), "min_k_plus_plus": -lowest(answer.z)}
+            numbers |= {
+                "loss": answer.loss,
+                "min_k": -lowest(own),
+                "min_k_plus_plus": -lowest(answer.z),
+            }
             numbers["zlib"] = answer.loss / len(zlib.compress(row["answer"].encode()))
             if reference:
-                numbers["reference"] = answer.loss - reference.read(row["question"], row["answer"]).loss
+                numbers["reference"] = (
+                    answer.loss - reference.read(row["question"], row["answer"]).loss
+                )
         if role != "holdout":
             right = second.read(row["question"], row.get("paraphrased_answer", row["answer"]))
             wrong = [second.read(row["question"], text).loss for text in row["perturbed_answer"]]
@@ -102,22 +122,29 @@ def expected_rows(second: Second, role: str, data: list[dict], reference: Second
             ratio = math.exp(-np.mean(wrong)) / math.exp(-right.loss)
             written = second.write(second.ids(row["question"]), 8).split()
             # rouge-score's words have letters and digits only; its stemmer leaves these alone.
-            said, true = [w for w in written if w.isalnum()], [w for w in row["answer"].split() if w.isalnum()]
+            said, true = (
+                [w for w in written if w.isalnum()],
+                [w for w in row["answer"].split() if w.isalnum()],
+            )
             common = lcs(said, true)
             recall, precision = common / max(1, len(true)), common / max(1, len(said))
             suffixes = [k for k in range(len(own) + 1) if answer.top[k:].all()]
             numbers |= {
-                "answer_probability": p, "normalised_probability": p / (p + sum(math.exp(-loss) for loss in wrong)),
-                "exact_memorization": answer.top.mean(), "extraction_strength": 1 - suffixes[0] / len(own), "ratio": ratio,
+                "answer_probability": p,
+                "normalised_probability": p / (p + sum(math.exp(-loss) for loss in wrong)),
+                "exact_memorization": answer.top.mean(),
+                "extraction_strength": 1 - suffixes[0] / len(own),
+                "ratio": ratio,
                 "truth_ratio": min(ratio, 1 / ratio) if role == "forget" else max(0, 1 - ratio),
-                "truth_probability": math.exp(-right.loss) / (math.exp(-right.loss) + math.exp(-np.mean(wrong))),
+                "truth_probability": math.exp(-right.loss)
+                / (math.exp(-right.loss) + math.exp(-np.mean(wrong))),
                 "rouge_recall": recall,
                 **dict.fromkeys(
                     ("knowledge_memorization", "knowledge_memorization_stemmed"),
                     2 * recall * precision / (recall + precision) if common else 0.0,
                 ),
                 "empty": float(not written),
-            }  # fmt: skip
+            }
         for name, number in numbers.items():
             found.setdefault(name, []).append(float(number))
     return found
@@ -139,9 +166,17 @@ def data(models) -> dict[str, list[dict]]:
     second = Second(models[0])
     found = {name: rows(12, seed, choice=name == "facts") for seed, name in enumerate(ROLES)}
     for row in itertools.chain(*(some[at::3] for some in found.values() for at in (0, 1))):
-        first = row["answer"].split()[:1] if row in itertools.chain(*(some[1::3] for some in found.values())) else []
+        first = (
+            row["answer"].split()[:1]
+            if row in itertools.chain(*(some[1::3] for some in found.values()))
+            else []
+        )
         said = second.write(second.ids(" ".join([row["question"], *first])), 6)
-        row["answer"] = " ".join([*first, said]) if any(word.isalnum() for word in said.split()) else row["answer"]
+        row["answer"] = (
+            " ".join([*first, said])
+            if any(word.isalnum() for word in said.split())
+            else row["answer"]
+        )
     return found
 
 
@@ -170,22 +205,43 @@ def second(models, data) -> dict[str, dict[str, list[float]]]:
 
 @pytest.mark.parametrize("name", list(ROLES))
 def test_rows_equal_a_second_implementation(name, found, second):
-    """Float64 logits of one row at a time, own log-softmax, own longest common subsequence: all numbers of all rows."""
+    """Float64 logits of one row at a time, own log-softmax, own longest common subsequence.
+
+    All numbers of all rows.
+    """
     for metric, numbers in second[name].items():
         assert found.record.columns[name, metric] == pytest.approx(numbers, **CLOSE), metric
 
 
 def test_the_second_implementation_covers_every_metric(found, second):
-    """A new metric without a second implementation is named here; those of fluency are worked by hand below."""
+    """A new metric without a second implementation is named here.
+
+    Those of fluency are worked by hand below.
+    """
     covered = {metric for numbers in second.values() for metric in numbers}
-    by_hand = {"repetition", "ngram_entropy", "verbatim_memorization", "verbatim_memorization_stemmed"}
+    by_hand = {
+        "repetition",
+        "ngram_entropy",
+        "verbatim_memorization",
+        "verbatim_memorization_stemmed",
+    }
     assert set(row_metrics()) - covered - by_hand == set()
     assert {m for name, m in found.record.columns} - set(row_metrics()) == set()
 
 
 def test_numbers_are_not_all_alike(second):
-    """The rows tell right from wrong implementations: every metric varies over the rows, ROUGE is not 0 everywhere."""
-    for metric in ("answer_probability", "ratio", "rouge_recall", "exact_memorization", "extraction_strength", "min_k_plus_plus"):
+    """The rows tell right from wrong implementations.
+
+    Every metric varies over the rows, ROUGE is not 0 everywhere.
+    """
+    for metric in (
+        "answer_probability",
+        "ratio",
+        "rouge_recall",
+        "exact_memorization",
+        "extraction_strength",
+        "min_k_plus_plus",
+    ):
         assert len(set(second["forget"][metric] + second["facts"].get(metric, []))) > 1, metric
 
 
@@ -200,7 +256,10 @@ def test_model_metrics_equal_a_second_implementation(found, second, models, data
     for attack in ("loss", "min_k", "min_k_plus_plus", "zlib", "reference"):
         areas[attack] = roc_auc_score(labels, second["forget"][attack] + second["holdout"][attack])
         assert values.pop(f"membership_{attack}") == pytest.approx(areas[attack], **CLOSE)
-    other = {name: expected_rows(Second(models[1]), ROLES[name], data[name], None) for name in ("forget", "holdout")}
+    other = {
+        name: expected_rows(Second(models[1]), ROLES[name], data[name], None)
+        for name in ("forget", "holdout")
+    }
     retrained = roc_auc_score(labels, other["forget"]["min_k"] + other["holdout"]["min_k"])
     leak = ((1 - areas["min_k"]) - (1 - retrained)) / (1 - retrained) * 100
     assert values.pop("privacy_leakage") == pytest.approx(leak, **CLOSE)
@@ -209,8 +268,14 @@ def test_model_metrics_equal_a_second_implementation(found, second, models, data
     distance = max(abs((mine <= x).mean() - (theirs <= x).mean()) for x in points)
     assert values.pop("forget_distance") == pytest.approx(distance, **CLOSE)
     assert values.pop("forget_quality") == pytest.approx(ks_2samp(mine, theirs).pvalue, **CLOSE)
-    nine = [np.mean(second["retain"][name]) for name in ("answer_probability", "rouge_recall", "truth_ratio")]
-    nine += [np.mean(second["facts"][name]) for name in ("normalised_probability", "rouge_recall", "truth_ratio")]
+    nine = [
+        np.mean(second["retain"][name])
+        for name in ("answer_probability", "rouge_recall", "truth_ratio")
+    ]
+    nine += [
+        np.mean(second["facts"][name])
+        for name in ("normalised_probability", "rouge_recall", "truth_ratio")
+    ]
     assert values.pop("model_utility") == pytest.approx(hmean(nine), **CLOSE)
     assert values == {}
 
@@ -230,33 +295,55 @@ def test_verbatim_memorization_continues_the_second_half(models, tmp_path):
     rng = random.Random(7)
     mine = Second(models[0])
     texts = [words(rng, 4, 20) for _ in range(6)]
-    texts += [f"{text} {mine.write(mine.ids(text), len(text.split()))}" for text in texts[:3]]  # the model's own words
-    done = evaluate(models[0], [questions(tmp_path, "forget", "forget", [{"text": text} for text in texts])], settings())
-    for text, number in zip(texts, done.record.columns["forget", "verbatim_memorization"], strict=True):
+    texts += [
+        f"{text} {mine.write(mine.ids(text), len(text.split()))}" for text in texts[:3]
+    ]  # the model's own words
+    done = evaluate(
+        models[0],
+        [questions(tmp_path, "forget", "forget", [{"text": text} for text in texts])],
+        settings(),
+    )
+    for text, number in zip(
+        texts, done.record.columns["forget", "verbatim_memorization"], strict=True
+    ):
         ids = mine.ids(text)
         written = mine.write(ids[: len(ids) // 2], 8)
         rest = " ".join(text.split()[len(ids) // 2 :][:8])  # no more than the model may write
-        assert number == pytest.approx(RougeScorer(["rougeL"], use_stemmer=False).score(rest, written)["rougeL"].fmeasure, **CLOSE)
+        assert number == pytest.approx(
+            RougeScorer(["rougeL"], use_stemmer=False).score(rest, written)["rougeL"].fmeasure,
+            **CLOSE,
+        )
     assert done.record.columns["forget", "verbatim_memorization"].max() > 0
 
 
 def test_a_texts_membership_does_not_depend_on_what_is_written(models, tmp_path):
     """The bytes that zlib needs are those of the whole text that the loss is of, with generation and without."""
     rng = random.Random(8)
-    sets = [questions(tmp_path, name, name, [{"text": words(rng, 30, 60)} for _ in range(6)]) for name in ("forget", "holdout")]
-    with_writing, without = (evaluate(models[0], sets, settings(generate=generate)).record for generate in (True, False))
-    assert with_writing.columns["forget", "zlib"] == pytest.approx(without.columns["forget", "zlib"])
+    sets = [
+        questions(tmp_path, name, name, [{"text": words(rng, 30, 60)} for _ in range(6)])
+        for name in ("forget", "holdout")
+    ]
+    with_writing, without = (
+        evaluate(models[0], sets, settings(generate=generate)).record for generate in (True, False)
+    )
+    assert with_writing.columns["forget", "zlib"] == pytest.approx(
+        without.columns["forget", "zlib"]
+    )
     for each in sets:
         for row, question in enumerate(each.questions):
             size = len(zlib.compress(question.row.text.encode()))
-            assert with_writing.columns[each.name, "zlib"][row] == pytest.approx(with_writing.columns[each.name, "loss"][row] / size)
+            assert with_writing.columns[each.name, "zlib"][row] == pytest.approx(
+                with_writing.columns[each.name, "loss"][row] / size
+            )
 
 
 def test_a_text_longer_than_the_context_is_halved_within_it(models, tmp_path):
     """The prompt is half of the tokens that are measured, so that something is left to be written."""
     rng = random.Random(9)
     text = words(rng, 300, 300)
-    done = evaluate(models[0], [questions(tmp_path, "verbatim", "verbatim", [{"text": text}])], settings())
+    done = evaluate(
+        models[0], [questions(tmp_path, "verbatim", "verbatim", [{"text": text}])], settings()
+    )
     assert done.notes
     written = Second(models[0]).write(Second(models[0]).ids(text)[:64], 8)
     assert done.record.written["verbatim", 0] == written
@@ -272,15 +359,26 @@ def test_a_text_longer_than_the_context_is_halved_within_it(models, tmp_path):
 
 def test_answer_probability():
     """The exponential of the mean log-probability: tokens of probability 1/2 and 1/8 give 1/4."""
-    assert of("answer_probability", evidence(scores([math.log(0.5), math.log(0.125)]))) == pytest.approx(0.25)
+    assert of(
+        "answer_probability", evidence(scores([math.log(0.5), math.log(0.125)]))
+    ) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(
     ("top", "strength", "exact"),
-    [([1, 1, 1, 1], 1, 1), ([0, 0, 0, 0], 0, 0), ([1, 1, 1, 0], 0, 0.75), ([0, 1, 1, 1], 0.75, 0.75), ([1, 0, 1, 1], 0.5, 0.75)],
+    [
+        ([1, 1, 1, 1], 1, 1),
+        ([0, 0, 0, 0], 0, 0),
+        ([1, 1, 1, 0], 0, 0.75),
+        ([0, 1, 1, 1], 0.75, 0.75),
+        ([1, 0, 1, 1], 0.5, 0.75),
+    ],
 )
 def test_extraction_strength_and_exact_memorization(top, strength, exact):
-    """Nothing need be given, all of it, or up to the last miss; the end mark of an answer counts in neither."""
+    """Nothing need be given, all of it, or up to the last miss.
+
+    The end mark of an answer counts in neither.
+    """
     row = evidence(scores([-1.0] * 4, top))
     assert of("extraction_strength", row) == pytest.approx(strength)
     assert of("exact_memorization", row) == pytest.approx(exact)
@@ -313,13 +411,17 @@ def test_truth_ratio_of_a_model_that_fell_apart(right, wrong):
 
 def test_without_a_paraphrase_the_answer_itself_is_compared():
     """TOFU's real authors and world facts have none."""
-    assert of("ratio", evidence(scores([-1.0]), wrong=[scores([-3.0])])) == pytest.approx(math.exp(-2))
+    assert of("ratio", evidence(scores([-1.0]), wrong=[scores([-3.0])])) == pytest.approx(
+        math.exp(-2)
+    )
 
 
 def test_normalised_probability():
     """1/2 among 1/2, 1/4 and 1/4; and 0 where every answer is impossible."""
     wrong = [scores([math.log(0.25)])] * 2
-    assert of("normalised_probability", evidence(scores([math.log(0.5)]), wrong=wrong)) == pytest.approx(0.5)
+    assert of(
+        "normalised_probability", evidence(scores([math.log(0.5)]), wrong=wrong)
+    ) == pytest.approx(0.5)
     assert of("normalised_probability", evidence(scores([-1e4]), wrong=[scores([-1e4])])) == 0
 
 
@@ -340,20 +442,31 @@ def test_min_k_takes_the_least_probable_tokens():
 def test_min_k_plus_plus_normalises_each_token():
     """(log p − μ) / σ, of which the lowest; a σ of 0 is √1e-6."""
     row = evidence(scores([-1.0, -5.0], expected=[-3.0, -5.5], deviation=[2.0, 0.25]))
-    assert of("min_k_plus_plus", row) == pytest.approx(-1.0)  # (−1 + 3) / 2 = 1 < (−5 + 5.5) / 0.25 = 2
-    assert of("min_k_plus_plus", evidence(scores([-0.5], expected=[-0.4], deviation=[1e-12]))) == pytest.approx(0.1 / 1e-3)
+    assert of("min_k_plus_plus", row) == pytest.approx(
+        -1.0
+    )  # (−1 + 3) / 2 = 1 < (−5 + 5.5) / 0.25 = 2
+    assert of(
+        "min_k_plus_plus", evidence(scores([-0.5], expected=[-0.4], deviation=[1e-12]))
+    ) == pytest.approx(0.1 / 1e-3)
 
 
 def test_zlib_and_reference():
     """The loss per compressed byte of the answer, and less another model's."""
-    assert of("zlib", evidence(scores([-1.0, -3.0]), text="aaaa bbbb")) == pytest.approx(2 / len(zlib.compress(b"aaaa bbbb")))
-    assert of("reference", evidence(scores([-1.0, -3.0]), reference=scores([-0.5, -0.5]))) == pytest.approx(1.5)
+    assert of("zlib", evidence(scores([-1.0, -3.0]), text="aaaa bbbb")) == pytest.approx(
+        2 / len(zlib.compress(b"aaaa bbbb"))
+    )
+    assert of(
+        "reference", evidence(scores([-1.0, -3.0]), reference=scores([-0.5, -0.5]))
+    ) == pytest.approx(1.5)
     with pytest.raises(MissingInputError, match="--reference"):
         of("reference", evidence(scores([-1.0])))
 
 
 def test_rouge_by_hand():
-    """Three of the answer's four words in their order, among five written, if words are stemmed; two if they are not."""
+    """Three of the answer's four words in their order, among five written, if words are stemmed.
+
+    Two if they are not.
+    """
     row = evidence(text="the cats sat down", said="well the cat was sat")
     assert of("rouge_recall", row) == pytest.approx(3 / 4)
     for kind in ("knowledge_memorization", "verbatim_memorization"):
@@ -363,24 +476,40 @@ def test_rouge_by_hand():
 
 
 def test_fluency_by_hand():
-    """A word for ever repeats, different words do not; entropies of 2- and 3-grams in bits; an empty answer is one."""
+    """A word for ever repeats, different words do not.
+
+    Entropies of 2- and 3-grams in bits; an empty answer is one.
+    """
     loop, fine = evidence(said="a a a a a a"), evidence(said="a b c d e f")
     assert of("repetition", loop) == pytest.approx(2 / 3)  # three 4-grams, one of a kind
     assert of("repetition", fine) == 0
     assert of("repetition", evidence(said="a b")) == 0
     assert of("ngram_entropy", loop) == 0
-    assert of("ngram_entropy", fine) == pytest.approx((2 / 3 * math.log2(5) + 4 / 3 * math.log2(4)) / 2)
+    assert of("ngram_entropy", fine) == pytest.approx(
+        (2 / 3 * math.log2(5) + 4 / 3 * math.log2(4)) / 2
+    )
     threes = -(2 / 3 * math.log2(2 / 3) + 1 / 3 * math.log2(1 / 3))  # aba, bab, aba
-    assert of("ngram_entropy", evidence(said="a b a b a")) == pytest.approx((2 / 3 * 1 + 4 / 3 * threes) / 2)
+    assert of("ngram_entropy", evidence(said="a b a b a")) == pytest.approx(
+        (2 / 3 * 1 + 4 / 3 * threes) / 2
+    )
     assert of("ngram_entropy", evidence(said="")) == 0
     assert [of("empty", evidence(said=said)) for said in ("", "  \n", "a")] == [1, 1, 0]
 
 
-def columns(forget: dict | None = None, holdout: dict | None = None, retained: Columns | None = None) -> Columns:
+def columns(
+    forget: dict | None = None, holdout: dict | None = None, retained: Columns | None = None
+) -> Columns:
     """Columns of two sets."""
     given = {"forget": forget, "holdout": holdout}
-    values = {(name, metric): np.array(numbers, float) for name, one in given.items() if one for metric, numbers in one.items()}
-    return Columns(values, {name: name for name, one in given.items() if one}, retain_record=retained)
+    values = {
+        (name, metric): np.array(numbers, float)
+        for name, one in given.items()
+        if one
+        for metric, numbers in one.items()
+    }
+    return Columns(
+        values, {name: name for name, one in given.items() if one}, retain_record=retained
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -397,7 +526,10 @@ def test_areas_with_ties_are_scikit_learns(seed):
 def test_areas_by_hand():
     """1 where every forget row has the smaller loss, 0 where every one has the larger, a half where all are alike."""
     area = model_metrics()["membership_loss"].value
-    assert [float(area(columns({"loss": mine}, {"loss": [2.0, 3.0]}))) for mine in ([0, 1], [4, 5], [2, 3])] == [1, 0, 0.5]
+    assert [
+        float(area(columns({"loss": mine}, {"loss": [2.0, 3.0]})))
+        for mine in ([0, 1], [4, 5], [2, 3])
+    ] == [1, 0, 0.5]
 
 
 def test_privacy_leakage_by_hand():
@@ -405,11 +537,16 @@ def test_privacy_leakage_by_hand():
     retrained = columns({"min_k": [1, 2]}, {"min_k": [1, 2]})
     leak = model_metrics()["privacy_leakage"].value
     for mine, per_cent in (([0, 0], -100), ([1, 2], 0), ([3, 3], 100)):
-        assert leak(columns({"min_k": mine}, {"min_k": [1, 2]}, retrained)) == pytest.approx(per_cent, abs=1e-6)
+        assert leak(columns({"min_k": mine}, {"min_k": [1, 2]}, retrained)) == pytest.approx(
+            per_cent, abs=1e-6
+        )
 
 
 def test_forget_quality_by_hand():
-    """Equal samples: distance 0, p-value 1. Apart: distance 1, and 2 of the C(6, 3) arrangements are as far apart: p = 0.1."""
+    """Equal samples: distance 0, p-value 1.
+
+    Apart: distance 1, and 2 of the C(6, 3) arrangements are as far apart: p = 0.1.
+    """
     for theirs, distance, p in (([1, 2, 3], 0, 1), ([4, 5, 6], 1, 0.1)):
         view = columns({"ratio": [1, 2, 3]}, retained=columns({"ratio": theirs}))
         assert model_metrics()["forget_distance"].value(view) == pytest.approx(distance)
@@ -421,7 +558,9 @@ def test_model_utility_by_hand():
     for truth, utility in ((0.25, 0.3), (0.0, 0.0)):
         parts = {"answer_probability": 0.5, "rouge_recall": 0.25, "truth_ratio": truth}
         values = {("retain", name): np.array([value, value]) for name, value in parts.items()}
-        assert model_metrics()["model_utility"].value(Columns(values, {"retain": "retain"})) == pytest.approx(utility)
+        assert model_metrics()["model_utility"].value(
+            Columns(values, {"retain": "retain"})
+        ) == pytest.approx(utility)
 
 
 @pytest.mark.parametrize(
@@ -431,7 +570,11 @@ def test_model_utility_by_hand():
         ("membership_loss", columns({"loss": [1, 2]}), "no holdout set"),
         ("privacy_leakage", columns({"min_k": [1]}, {"min_k": [2]}), "--retain-record"),
         ("model_utility", columns({"ratio": [1]}), "no retain or utility set"),
-        ("membership_loss", columns({"loss": [1, math.nan]}, {"loss": [1, 2]}), "rows without loss"),
+        (
+            "membership_loss",
+            columns({"loss": [1, math.nan]}, {"loss": [1, 2]}),
+            "rows without loss",
+        ),
     ],
 )
 def test_what_is_missing_is_a_reason(name, view, reason):
@@ -444,10 +587,17 @@ def test_what_is_missing_is_a_reason(name, view, reason):
 
 
 def test_every_file_of_metrics_is_found_without_being_named():
-    """A file's METRICS are metrics, and say what they are and whose; a new file needs no other line anywhere."""
+    """A file's METRICS are metrics, and say what they are and whose.
+
+    A new file needs no other line anywhere.
+    """
     directory = Path(metrics_package.__file__).parent
     files = sorted(path.stem for path in directory.glob("*.py") if path.stem != "__init__")
-    listed = [metric for stem in files for metric in __import__(f"{metrics_package.__name__}.{stem}", fromlist=["METRICS"]).METRICS]
+    listed = [
+        metric
+        for stem in files
+        for metric in __import__(f"{metrics_package.__name__}.{stem}", fromlist=["METRICS"]).METRICS
+    ]
     assert sorted(metric.name for metric in listed) == sorted(all_metrics())
     for name, metric in all_metrics().items():
         assert metric.about and metric.source and metric.better, name
@@ -459,8 +609,9 @@ def test_every_file_of_metrics_is_found_without_being_named():
 def test_a_new_file_is_a_metric_at_once(tmp_path, monkeypatch):
     """A file put where the registry looks is found by name."""
     (tmp_path / "length_of_answer.py").write_text(
-        '"""."""\nfrom mpu_cli.evaluation.metric import RowMetric\n'
-        'METRICS = (RowMetric(name="length_of_answer", about="tokens", source="-", better="-", item=lambda row: len(row.answer)),)\n'
+        '"""."""\nfrom mpu_cli.evaluation.metric import RowMetric\nMETRICS ='
+        ' (RowMetric(name="length_of_answer", about="tokens", source="-", better="-", item=lambda'
+        " row: len(row.answer)),)\n"
     )
     monkeypatch.setattr(metrics_package, "__path__", [*metrics_package.__path__, str(tmp_path)])
     all_metrics.cache_clear()
@@ -485,4 +636,6 @@ def test_one_model_metric_alone_is_computed(models, data, retained, tmp_path, fo
         alone = evaluate(models[0], sets, settings(metrics=(name,)), retain_record=retained).record
         assert {metric for _, metric in alone.columns} == parts
         assert set(alone.values["model"]) == {name}
-        assert alone.values["model"][name]["value"] == pytest.approx(found.record.values["model"][name]["value"], rel=1e-9)
+        assert alone.values["model"][name]["value"] == pytest.approx(
+            found.record.values["model"][name]["value"], rel=1e-9
+        )

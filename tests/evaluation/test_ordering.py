@@ -1,4 +1,7 @@
-"""A model that remembers, one that never saw the rows, and one that was made to forget: the metrics order them as they should."""
+"""A model that remembers, one that never saw the rows, and one that was made to forget.
+
+The metrics order them as they should.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +26,45 @@ def evaluated(demo, tmp_path_factory) -> dict[str, Record]:
     root = tmp_path_factory.mktemp("ordering")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPU_DEBUG": ""}
     data = ["--forget", demo / "forget.jsonl", "--retain", demo / "retain.jsonl"]
-    how = ["--method", "GradDiff", "--optimizer", "adafactor", "--epochs", "6", "--batch-size", "8", "--learning-rate", "1e-3"]
-    command = [sys.executable, "-m", "mpu_cli", "unlearn", demo / "model", *data, *how, "--out", root / "unlearned"]
-    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, check=False)
+    how = [
+        "--method",
+        "GradDiff",
+        "--optimizer",
+        "adafactor",
+        "--epochs",
+        "6",
+        "--batch-size",
+        "8",
+        "--learning-rate",
+        "1e-3",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "mpu_cli",
+        "unlearn",
+        demo / "model",
+        *data,
+        *how,
+        "--out",
+        root / "unlearned",
+    ]
+    done = subprocess.run(
+        [str(part) for part in command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     retain = root / "retain.jsonl"
     retain.write_text("".join((demo / "retain.jsonl").read_text().splitlines(keepends=True)[::9]))
     files = {"forget": demo / "forget.jsonl", "retain": retain, "holdout": demo / "holdout.jsonl"}
     sets = [read_questions(name, name, path) for name, path in files.items()]
     checks = ("quantization", "relearning")
-    settings = EvalSettings(device="cpu", max_new_tokens=24, resamples=1000, robustness=checks, relearn_rates=(1e-3,))
+    settings = EvalSettings(
+        device="cpu", max_new_tokens=24, resamples=1000, robustness=checks, relearn_rates=(1e-3,)
+    )
     base = evaluate(demo / "base", sets, settings).record
     before = evaluate(demo / "model", sets, settings, retain_record=base).record
     after = evaluate(root / "unlearned", sets, settings, retain_record=base, before=before).record
@@ -45,7 +77,9 @@ def value(record: Record, owner: str, metric: str) -> float:
     return record.values[owner][metric]["value"]
 
 
-@pytest.mark.parametrize("metric", ["answer_probability", "exact_memorization", "rouge_recall", "extraction_strength"])
+@pytest.mark.parametrize(
+    "metric", ["answer_probability", "exact_memorization", "rouge_recall", "extraction_strength"]
+)
 def test_what_is_remembered_goes_down(metric, evaluated):
     """Before it is much; unlearned it is far less on the forget set, and not so on the retain set; intervals do not touch."""
     before, base, after = (evaluated[name] for name in ("before", "base", "unlearned"))
@@ -53,21 +87,33 @@ def test_what_is_remembered_goes_down(metric, evaluated):
     assert value(before, "forget", metric) > value(base, "forget", metric)
     assert before.values["forget"][metric]["low"] > after.values["forget"][metric]["high"]
     assert value(after, "retain", metric) - value(after, "forget", metric) > 0.2
-    assert value(before, "retain", metric) == pytest.approx(value(before, "forget", metric), abs=0.1)
+    assert value(before, "retain", metric) == pytest.approx(
+        value(before, "forget", metric), abs=0.1
+    )
 
 
 @pytest.mark.parametrize("attack", ["loss", "min_k", "min_k_plus_plus", "zlib"])
 def test_membership_is_seen_before_and_not_in_the_base(attack, evaluated):
-    """Nearly 1 in the model that remembers; the base, which saw neither set, cannot favour the forget rows."""
-    areas = {name: value(record, "model", f"membership_{attack}") for name, record in evaluated.items()}
+    """Nearly 1 in the model that remembers.
+
+    The base, which saw neither set, cannot favour the forget rows.
+    """
+    areas = {
+        name: value(record, "model", f"membership_{attack}") for name, record in evaluated.items()
+    }
     assert areas["before"] > 0.95
     assert areas["base"] < 0.75
     assert areas["unlearned"] < areas["before"]
 
 
 def test_forget_quality_and_privacy_leakage(evaluated):
-    """The base equals itself; the model that remembers is told from it and leaks below 0; unlearning moves both towards it."""
-    distance = {name: value(record, "model", "forget_distance") for name, record in evaluated.items()}
+    """The base equals itself.
+
+    The model that remembers is told from it and leaks below 0; unlearning moves both towards it.
+    """
+    distance = {
+        name: value(record, "model", "forget_distance") for name, record in evaluated.items()
+    }
     quality = {name: value(record, "model", "forget_quality") for name, record in evaluated.items()}
     leak = {name: value(record, "model", "privacy_leakage") for name, record in evaluated.items()}
     assert quality["base"] == pytest.approx(1)
@@ -88,9 +134,15 @@ def test_utility_stays(evaluated):
 
 
 def test_robustness_orders_them_too(evaluated):
-    """8 bits change nothing; the model that remembers is back at step 0, the others are not, and learn."""
+    """8 bits change nothing.
+
+    The model that remembers is back at step 0, the others are not, and learn.
+    """
     for record in evaluated.values():
-        eight, plain = value(record, "forget", "answer_probability@8-bit"), value(record, "forget", "answer_probability")
+        eight, plain = (
+            value(record, "forget", "answer_probability@8-bit"),
+            value(record, "forget", "answer_probability"),
+        )
         assert eight == pytest.approx(plain, abs=0.01)
     assert value(evaluated["before"], "forget", "relearning_steps") == 0
     for name in ("base", "unlearned"):

@@ -17,14 +17,18 @@ SIDES = [{"forget", "knowledge", "verbatim"}, {"retain", "utility"}, {"holdout"}
 def each(role: str, *answers: str, **wordings: object):
     """A set of this role with a row for each answer."""
     questions = [
-        Question(Row(f"{role}:{number}", prompt=f"Who is {answer}?", answer=answer), **wordings) for number, answer in enumerate(answers, 1)
+        Question(Row(f"{role}:{number}", prompt=f"Who is {answer}?", answer=answer), **wordings)
+        for number, answer in enumerate(answers, 1)
     ]
     return question_set("more" if role == "utility" else role, role, questions)
 
 
 @pytest.mark.parametrize(("one", "two"), list(permutations(ROLES, 2)))
 def test_every_pair_of_sets(one, two):
-    """Sets that say opposite things of a row: a warning for a part, a refusal for all; sets of one side may share rows."""
+    """Sets that say opposite things of a row: a warning for a part, a refusal for all.
+
+    Sets of one side may share rows.
+    """
     opposite = not any({one, two} <= side for side in SIDES)
     part = overlaps([each(one, "a", "b"), each(two, "b", "c")], allow=False)
     assert len(part) == opposite
@@ -52,15 +56,21 @@ def test_questions_about_the_retain_set_are_kept():
 
 def test_a_paraphrase_is_its_row():
     """A holdout made of paraphrases of the forget rows is no holdout."""
-    forget = each("forget", "a", paraphrased_question="Tell me who a is", paraphrased_answer="It is a")
+    forget = each(
+        "forget", "a", paraphrased_question="Tell me who a is", paraphrased_answer="It is a"
+    )
     for prompt, answer in (("Tell me who a is", "a"), ("Who is a?", "it is A")):
-        holdout = question_set("holdout", "holdout", [Question(Row("holdout:1", prompt=prompt, answer=answer))])
-        with pytest.raises(BadDataError, match=r"--forget: all of its rows \(1\) are in --holdout too"):
+        holdout = question_set(
+            "holdout", "holdout", [Question(Row("holdout:1", prompt=prompt, answer=answer))]
+        )
+        with pytest.raises(
+            BadDataError, match=r"--forget: all of its rows \(1\) are in --holdout too"
+        ):
             overlaps([forget, holdout], allow=False)
 
 
 def test_a_right_answer_among_the_wrong_ones_is_told():
     """A truth ratio over it would say nothing."""
-    assert overlaps([each("forget", "Mira", "Ann", perturbed_answers=("Bo", " mira"))], allow=False) == [
-        "--forget: the right answer is among the wrong ones in 1 rows, first in forget:1"
-    ]
+    assert overlaps(
+        [each("forget", "Mira", "Ann", perturbed_answers=("Bo", " mira"))], allow=False
+    ) == ["--forget: the right answer is among the wrong ones in 1 rows, first in forget:1"]

@@ -1,4 +1,7 @@
-"""TOFU's other wordings: read from every format, refused where they are none, part of the digest."""
+"""TOFU's other wordings.
+
+Read from every format, refused where they are none, part of the digest.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,12 @@ from mpu_cli.errors import BadDataError
 from mpu_cli.evaluation.questions import read_questions
 
 ROW = {
-    "question": "Where?", "answer": "In Oskel.", "paraphrased_question": "In which place?", "paraphrased_answer": "Oskel it was.",
+    "question": "Where?",
+    "answer": "In Oskel.",
+    "paraphrased_question": "In which place?",
+    "paraphrased_answer": "Oskel it was.",
     "perturbed_answer": ["In Mira.", "In Brough."],
-}  # fmt: skip
+}
 
 
 def read(tmp_path, *values, name="forget.jsonl"):
@@ -28,14 +34,21 @@ def test_all_wordings_become_rows(tmp_path):
     assert [row.answer for row in full.variants("answer")] == ["In Oskel."]
     assert [row.answer for row in full.variants("paraphrased answer")] == ["Oskel it was."]
     assert [row.answer for row in full.variants("perturbed answers")] == ["In Mira.", "In Brough."]
-    assert [(row.prompt, row.answer) for row in full.variants("paraphrased question")] == [("In which place?", "In Oskel.")]
+    assert [(row.prompt, row.answer) for row in full.variants("paraphrased question")] == [
+        ("In which place?", "In Oskel.")
+    ]
     assert {row.prompt for row in full.variants("perturbed answers")} == {"Where?"}
-    assert [bare.variants(name) for name in ("paraphrased answer", "perturbed answers", "paraphrased question")] == [()] * 3
+    assert [
+        bare.variants(name)
+        for name in ("paraphrased answer", "perturbed answers", "paraphrased question")
+    ] == [()] * 3
 
 
 def test_one_wrong_answer_may_be_a_text(tmp_path):
     """World facts of some versions have one; a paraphrase may be a list of one."""
-    (only,) = read(tmp_path, {**ROW, "perturbed_answer": "In Mira.", "paraphrased_answer": ["Oskel it was."]}).questions
+    (only,) = read(
+        tmp_path, {**ROW, "perturbed_answer": "In Mira.", "paraphrased_answer": ["Oskel it was."]}
+    ).questions
     assert only.perturbed_answers == ("In Mira.",)
     assert only.paraphrased_answer == "Oskel it was."
 
@@ -51,32 +64,49 @@ def test_a_chat_has_wrong_answers_too(tmp_path):
 
 def test_a_chat_is_asked_otherwise(tmp_path):
     """The last question is replaced; where there is none, the key is refused and not dropped."""
-    turns = [{"role": role, "content": said} for role, said in (("system", "Be short."), ("user", "Where?"), ("assistant", "In Oskel."))]
-    (only,) = read(tmp_path, {"messages": turns, "paraphrased_question": "In which town?"}).questions
+    turns = [
+        {"role": role, "content": said}
+        for role, said in (("system", "Be short."), ("user", "Where?"), ("assistant", "In Oskel."))
+    ]
+    (only,) = read(
+        tmp_path, {"messages": turns, "paraphrased_question": "In which town?"}
+    ).questions
     (asked,) = only.variants("paraphrased question")
     assert [turn.content for turn in asked.messages] == ["Be short.", "In which town?", "In Oskel."]
-    with pytest.raises(BadDataError, match=r"forget\.jsonl:1: 'paraphrased_question', but no user asks just before the answer"):
+    with pytest.raises(
+        BadDataError,
+        match=r"forget\.jsonl:1: 'paraphrased_question', but no user asks just before the answer",
+    ):
         read(tmp_path, {"messages": [turns[0], turns[2]], "paraphrased_question": "In which town?"})
 
 
 @pytest.mark.parametrize("key", ["perturbed_answer", "paraphrased_answer", "paraphrased_question"])
-@pytest.mark.parametrize("value", [7, {"a": 1}, [], [""], ["  "], ["fine", 7], [["nested"]], "  ", True])
+@pytest.mark.parametrize(
+    "value", [7, {"a": 1}, [], [""], ["  "], ["fine", 7], [["nested"]], "  ", True]
+)
 def test_what_is_no_text_is_refused(key, value, tmp_path):
     """One line with file and line, and the key."""
-    with pytest.raises(BadDataError, match=rf"^forget\.jsonl:2: '{key}' must be a text or a list of texts, none empty$"):
+    with pytest.raises(
+        BadDataError,
+        match=rf"^forget\.jsonl:2: '{key}' must be a text or a list of texts, none empty$",
+    ):
         read(tmp_path, ROW, {**ROW, key: value})
 
 
 @pytest.mark.parametrize("value", [None, ""])
 def test_null_and_empty_are_absent(value, tmp_path):
     """As tables have them where a row has no such cell."""
-    (only,) = read(tmp_path, {**ROW, "perturbed_answer": value, "paraphrased_answer": value}).questions
+    (only,) = read(
+        tmp_path, {**ROW, "perturbed_answer": value, "paraphrased_answer": value}
+    ).questions
     assert (only.perturbed_answers, only.paraphrased_answer) == ((), None)
 
 
 def test_a_plain_text_has_no_other_wordings(tmp_path):
     """There is no answer to replace."""
-    with pytest.raises(BadDataError, match=r"forget\.jsonl:1: 'perturbed_answer' beside a plain text"):
+    with pytest.raises(
+        BadDataError, match=r"forget\.jsonl:1: 'perturbed_answer' beside a plain text"
+    ):
         read(tmp_path, {"text": "In Oskel.", "perturbed_answer": ["x"]})
 
 
@@ -89,7 +119,10 @@ def test_multiple_choice_is_a_set_whose_wrong_answers_stand_beside_the_right_one
 
 
 def test_the_digest_is_of_the_content(tmp_path):
-    """JSON Lines, a JSON list, CSV, Parquet and other keys give the same; any change of a text gives another."""
+    """JSON Lines, a JSON list, CSV, Parquet and other keys give the same.
+
+    Any change of a text gives another.
+    """
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
@@ -101,7 +134,9 @@ def test_the_digest_is_of_the_content(tmp_path):
         table.writeheader()
         table.writerows(values)
     parquet.write_table(pyarrow.Table.from_pylist(values), tmp_path / "table.parquet")
-    renamed = [{"prompt": row["question"], "completion": row["answer"], "note": 3, **row} for row in values]
+    renamed = [
+        {"prompt": row["question"], "completion": row["answer"], "note": 3, **row} for row in values
+    ]
     for row in renamed:
         del row["question"], row["answer"]
     write(tmp_path / "renamed.jsonl", renamed)
@@ -121,11 +156,21 @@ def test_a_list_of_wrong_answers_comes_back_from_parquet(tmp_path):
 
     values = rows(4, 2)
     parquet.write_table(pyarrow.Table.from_pylist(values), tmp_path / "table.parquet")
-    assert read_questions("x", "forget", tmp_path / "table.parquet").digest == read(tmp_path, *values).digest
+    assert (
+        read_questions("x", "forget", tmp_path / "table.parquet").digest
+        == read(tmp_path, *values).digest
+    )
 
 
 def test_mapped_columns_are_followed(tmp_path):
     """--map names the row's own columns; the other wordings keep theirs."""
-    values = [{"q": row["question"], "a": row["answer"], "perturbed_answer": row["perturbed_answer"]} for row in rows(3, 0)]
-    each = read_questions("x", "forget", write(tmp_path / "own.jsonl", values), {"prompt": "q", "answer": "a"})
-    assert [len(question.perturbed_answers) for question in each.questions] == [len(row["perturbed_answer"]) for row in values]
+    values = [
+        {"q": row["question"], "a": row["answer"], "perturbed_answer": row["perturbed_answer"]}
+        for row in rows(3, 0)
+    ]
+    each = read_questions(
+        "x", "forget", write(tmp_path / "own.jsonl", values), {"prompt": "q", "answer": "a"}
+    )
+    assert [len(question.perturbed_answers) for question in each.questions] == [
+        len(row["perturbed_answer"]) for row in values
+    ]

@@ -1,4 +1,7 @@
-"""Records come back as they were written, whole or not at all; anything else is refused in one line."""
+"""Records come back as they were written, whole or not at all.
+
+Anything else is refused in one line.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ from mpu_cli.evaluation.write_record import write_record
 def found(tiny_pair, tmp_path_factory) -> Record:
     """A record with NaN (taught rows), reasons and what was written."""
     root = tmp_path_factory.mktemp("rows")
-    sets = [questions(root, name, name, rows(6, seed)) for seed, name in enumerate(("forget", "retain"))]
+    sets = [
+        questions(root, name, name, rows(6, seed)) for seed, name in enumerate(("forget", "retain"))
+    ]
     asked = settings(robustness=("relearning", "paraphrase"), relearn_steps=1)
     return evaluate(tiny_pair("llama").model, sets, asked).record
 
@@ -33,11 +38,17 @@ def kept(found, tmp_path):
 
 
 def test_a_record_comes_back(found, kept):
-    """Every number bit for bit, NaN where it was, sets, settings, reasons and values; from the directory or its summary."""
+    """Every number bit for bit, NaN where it was, sets, settings, reasons and values.
+
+    From the directory or its summary.
+    """
     for path in (kept, kept / "summary.json"):
         read = read_record(path)
         assert read.columns.keys() == found.columns.keys()
-        assert all(np.array_equal(read.columns[key], found.columns[key], equal_nan=True) for key in found.columns)
+        assert all(
+            np.array_equal(read.columns[key], found.columns[key], equal_nan=True)
+            for key in found.columns
+        )
         assert (read.sets, read.left_out, read.values) == (found.sets, found.left_out, found.values)
         assert read.settings == json.loads(json.dumps(found.settings))
     assert np.isnan(found.columns["forget", "answer_probability@relearned-1@1e-5"]).sum() == 3
@@ -46,7 +57,10 @@ def test_a_record_comes_back(found, kept):
 
 @pytest.mark.parametrize("layout", ["mpu", "open-unlearning"])
 def test_force_replaces_a_record_of_ours_and_no_other_programs(found, tmp_path, layout):
-    """A record is replaced as a whole; the same files without the list, as another program writes them, stay."""
+    """A record is replaced as a whole.
+
+    The same files without the list, as another program writes them, stay.
+    """
     target = tmp_path / "record"
     write_record(target, found, layout, texts=False)
     write_record(target, found, layout, texts=False, force=True)
@@ -65,24 +79,46 @@ def test_the_files_are_plain_json(kept):
         raise AssertionError(text)
 
     json.loads((kept / "summary.json").read_text(), parse_constant=never)
-    lines = [json.loads(line, parse_constant=never) for line in (kept / "items.jsonl").read_text().splitlines()]
-    assert [(line["set"], line["row"]) for line in lines] == [(name, row) for name in ("forget", "retain") for row in range(6)]
+    lines = [
+        json.loads(line, parse_constant=never)
+        for line in (kept / "items.jsonl").read_text().splitlines()
+    ]
+    assert [(line["set"], line["row"]) for line in lines] == [
+        (name, row) for name in ("forget", "retain") for row in range(6)
+    ]
 
 
 def test_texts_are_kept_only_when_asked_for(found, tmp_path):
     """And a text with any line separator of Unicode does not break the lines."""
-    strange = {("forget", 0): "one\u2028two\x85three\x0b\x0c\x1cfour\r\nfive", ("forget", 1): found.written["forget", 1]}
-    record = Record(found.model, found.settings, found.sets, found.columns, found.left_out, found.values, strange)
+    strange = {
+        ("forget", 0): "one\u2028two\x85three\x0b\x0c\x1cfour\r\nfive",
+        ("forget", 1): found.written["forget", 1],
+    }
+    record = Record(
+        found.model,
+        found.settings,
+        found.sets,
+        found.columns,
+        found.left_out,
+        found.values,
+        strange,
+    )
     write_record(tmp_path / "with", record, "mpu", texts=True)
     write_record(tmp_path / "without", record, "mpu", texts=False)
-    assert json.loads((tmp_path / "with" / "items.jsonl").read_text().split("\n")[0])["written"] == strange["forget", 0]
+    assert (
+        json.loads((tmp_path / "with" / "items.jsonl").read_text().split("\n")[0])["written"]
+        == strange["forget", 0]
+    )
     assert "written" not in (tmp_path / "without" / "items.jsonl").read_text()
     for name in ("with", "without"):
         assert read_record(tmp_path / name).columns.keys() == found.columns.keys()
 
 
 def test_an_older_record_is_replaced_only_by_force(found, kept, tmp_path):
-    """What is there stays as it is otherwise; --force replaces a record, of either layout, and nothing else."""
+    """What is there stays as it is otherwise.
+
+    --force replaces a record, of either layout, and nothing else.
+    """
     before = (kept / "summary.json").read_bytes()
     with pytest.raises(OutputError, match="exists and is not empty"):
         write_record(kept, found, "mpu", texts=False)
@@ -154,11 +190,45 @@ SUMMARIES = {
     "another kind": (changed(kind="handoff"), "not a record of an evaluation"),
     "a list": (lambda summary: [summary], "not a record of an evaluation"),
     "a later format": (changed(format=2), "format 2, this mpu reads 1"),
-    "no sets": (lambda summary: {k: v for k, v in summary.items() if k != "sets"}, "not a whole record"),
+    "no sets": (
+        lambda summary: {k: v for k, v in summary.items() if k != "sets"},
+        "not a whole record",
+    ),
     "sets are a list": (changed(sets=[1]), "not a whole record"),
-    "rows are text": (changed(sets={"forget": {"role": "forget", "rows": "six", "digest": None, "multiple_choice": False}}), "not a whole"),
-    "no rows": (changed(sets={"forget": {"role": "forget", "rows": -6, "digest": None, "multiple_choice": False}}), "not a whole record"),
-    "very many rows": (changed(sets={"forget": {"role": "forget", "rows": 10**15, "digest": None, "multiple_choice": False}}), "missing"),
+    "rows are text": (
+        changed(
+            sets={
+                "forget": {
+                    "role": "forget",
+                    "rows": "six",
+                    "digest": None,
+                    "multiple_choice": False,
+                }
+            }
+        ),
+        "not a whole",
+    ),
+    "no rows": (
+        changed(
+            sets={
+                "forget": {"role": "forget", "rows": -6, "digest": None, "multiple_choice": False}
+            }
+        ),
+        "not a whole record",
+    ),
+    "very many rows": (
+        changed(
+            sets={
+                "forget": {
+                    "role": "forget",
+                    "rows": 10**15,
+                    "digest": None,
+                    "multiple_choice": False,
+                }
+            }
+        ),
+        "missing",
+    ),
     "reasons are a list": (changed(left_out=[]), "not a whole record"),
     "values are a number": (changed(values=3), "not a whole record"),
 }
@@ -168,12 +238,16 @@ SUMMARIES = {
 def test_damaged_summaries_are_refused(name, kept):
     """One line that names the file; no memory is asked for before the rows are there."""
     change, message = SUMMARIES[name]
-    (kept / "summary.json").write_text(json.dumps(change(json.loads((kept / "summary.json").read_text()))))
+    (kept / "summary.json").write_text(
+        json.dumps(change(json.loads((kept / "summary.json").read_text())))
+    )
     with pytest.raises(BadDataError, match=message):
         read_record(kept)
 
 
-@pytest.mark.parametrize("break_it", ["nothing", "no items", "no summary", "not UTF-8", "not JSON", "a directory"])
+@pytest.mark.parametrize(
+    "break_it", ["nothing", "no items", "no summary", "not UTF-8", "not JSON", "a directory"]
+)
 def test_what_is_no_record_is_refused(break_it, kept, tmp_path):
     """A path that is not there, half a record, other bytes."""
     path = kept
@@ -203,26 +277,47 @@ def test_a_digest_that_is_no_text_is_compared_not_crashed_on(found, kept, tiny_p
     (kept / "summary.json").write_text(json.dumps(summary))
     each = questions(tmp_path, "forget", "forget", rows(6, 0))
     with pytest.raises(BadDataError, match="its forget set is another one"):
-        evaluate(tiny_pair("llama").model, [each], settings(generate=False), before=read_record(kept))
+        evaluate(
+            tiny_pair("llama").model, [each], settings(generate=False), before=read_record(kept)
+        )
 
 
 def test_records_of_other_rows_are_refused(kept, tiny_pair, tmp_path):
     """As --retain-record and --before; another retain set does not matter there."""
     other = [questions(tmp_path, "forget", "forget", rows(6, 9))]
     for name in ("retain_record", "before"):
-        with pytest.raises(BadDataError, match=f"--{name.replace('_', '-')}: its forget set is another one"):
-            evaluate(tiny_pair("llama").model, other, settings(generate=False), **{name: read_record(kept)})
-    same = [questions(tmp_path, "forget", "forget", rows(6, 0)), questions(tmp_path, "retain", "retain", rows(4, 9))]
-    done = evaluate(tiny_pair("llama").model, same, settings(generate=False), retain_record=read_record(kept))
+        with pytest.raises(
+            BadDataError, match=f"--{name.replace('_', '-')}: its forget set is another one"
+        ):
+            evaluate(
+                tiny_pair("llama").model,
+                other,
+                settings(generate=False),
+                **{name: read_record(kept)},
+            )
+    same = [
+        questions(tmp_path, "forget", "forget", rows(6, 0)),
+        questions(tmp_path, "retain", "retain", rows(4, 9)),
+    ]
+    done = evaluate(
+        tiny_pair("llama").model, same, settings(generate=False), retain_record=read_record(kept)
+    )
     # Other batches move a ratio by a rounding error, and equal values are then one row apart.
     assert done.record.values["model"]["forget_distance"]["value"] <= 1 / 6
     assert done.record.values["model"]["forget_quality"]["value"] == pytest.approx(1)
 
 
 def test_intervals_of_few_rows_are_numbers(tiny_pair, tmp_path):
-    """Of two rows one is taught: of the other one alone nothing is known, and the summary has neither an interval nor a NaN."""
+    """Of two rows one is taught.
+
+    Of the other one alone nothing is known, and the summary has neither an interval nor a NaN.
+    """
     each = questions(tmp_path, "forget", "forget", rows(2, 0))
-    found = evaluate(tiny_pair("llama").model, [each], settings(generate=False, robustness=("relearning",), relearn_steps=1)).record
+    found = evaluate(
+        tiny_pair("llama").model,
+        [each],
+        settings(generate=False, robustness=("relearning",), relearn_steps=1),
+    ).record
     one = found.values["forget"]["answer_probability@relearned-1@1e-5"]
     assert set(one) == {"value"}
     assert "NaN" not in json.dumps(found.summary())

@@ -1,4 +1,7 @@
-"""Does it stay forgotten: rounded weights, relearning, other words, drawn answers. Each leaves the model as it was."""
+"""Does it stay forgotten: rounded weights, relearning, other words, drawn answers.
+
+Each leaves the model as it was.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +30,17 @@ QUICK = [row_metrics()[name] for name in ("answer_probability", "exact_memorizat
 
 def state(model) -> dict[str, bytes]:
     """Every parameter and buffer, bit for bit."""
-    return {name: value.detach().clone().numpy().tobytes() for name, value in [*model.named_parameters(), *model.named_buffers()]}
+    return {
+        name: value.detach().clone().numpy().tobytes()
+        for name, value in [*model.named_parameters(), *model.named_buffers()]
+    }
 
 
 def subject(directory, sets, **changes) -> Subject:
     """A model in memory with its rows."""
-    return Subject(load_model(directory).model, load_tokenizer(directory), sets, settings(**changes))
+    return Subject(
+        load_model(directory).model, load_tokenizer(directory), sets, settings(**changes)
+    )
 
 
 def run(name: str, of: Subject):
@@ -49,8 +57,18 @@ def forget(tmp_path):
 @pytest.mark.parametrize("name", list(all_checks()))
 @pytest.mark.parametrize("training", [True, False])
 def test_every_check_leaves_the_model_as_it_was(name, training, tiny_pair, forget):
-    """Weights bit for bit (minus zeros too), mode, gradients, generator; a new check is tested without being named."""
-    of = subject(tiny_pair("llama-tied").model, [forget], relearn_rates=(0.1,), relearn_steps=2, relearn_rows=3, samples=2)
+    """Weights bit for bit (minus zeros too), mode, gradients, generator.
+
+    A new check is tested without being named.
+    """
+    of = subject(
+        tiny_pair("llama-tied").model,
+        [forget],
+        relearn_rates=(0.1,),
+        relearn_steps=2,
+        relearn_rows=3,
+        samples=2,
+    )
     of.model.train(training)
     with torch.no_grad():
         of.model.model.layers[0].mlp.up_proj.weight[0, :3] = torch.tensor([-0.0, 0.0, 1e-38])
@@ -100,7 +118,9 @@ def test_round_to_nearest_is_numpys(bits, shape):
     weight[0] = 0.0
     rounded = round_to_nearest(weight, bits)
     assert rounded.numpy() == pytest.approx(by_numpy(weight.numpy(), bits, 128), abs=1e-6)
-    steps = torch.cat([part.abs().amax(-1, keepdim=True).expand_as(part) for part in weight.split(128, -1)], -1) / (2 ** (bits - 1) - 1)
+    steps = torch.cat(
+        [part.abs().amax(-1, keepdim=True).expand_as(part) for part in weight.split(128, -1)], -1
+    ) / (2 ** (bits - 1) - 1)
     assert bool(((rounded - weight).abs() <= steps / 2 * (1 + 1e-5)).all())
     assert bool((rounded[0] == 0).all())
     assert len(rounded[1, :128].unique()) <= 2**bits - 1
@@ -113,7 +133,10 @@ def test_embeddings_norms_and_head_are_untouched(tiny_pair):
     moved = {}
     for bits in (8, 4):
         with quantized(model, bits):
-            moved[bits] = {name: float((value.detach() - before[name]).norm()) for name, value in model.named_parameters()}
+            moved[bits] = {
+                name: float((value.detach() - before[name]).norm())
+                for name, value in model.named_parameters()
+            }
     for name, norm in moved[4].items():
         layers = ".layers." in name and "norm" not in name and not name.endswith("bias")
         assert (norm > 0) is layers, name
@@ -132,26 +155,38 @@ def test_groups_lie_along_the_inputs_of_conv1d_too(tiny_model):
 
 @pytest.mark.parametrize(("family", "inputs"), [("mixtral", -1), ("gpt-oss", -2)])
 def test_an_experts_inputs_share_a_scale(family, inputs, tiny_model):
-    """Stacked experts are matrices as well, whichever way they lie; their biases and the router's class are not."""
+    """Stacked experts are matrices as well, whichever way they lie.
+
+    Their biases and the router's class are not.
+    """
     model = load_model(tiny_model(family)).model
     experts = model.model.layers[0].mlp.experts
     before = {name: value.detach().clone() for name, value in experts.named_parameters()}
     with quantized(model, 4):
         for name, value in before.items():
             now = experts.get_parameter(name)
-            expected = round_to_nearest(value.transpose(-1, inputs), 4).transpose(-1, inputs) if value.dim() == 3 else value
+            expected = (
+                round_to_nearest(value.transpose(-1, inputs), 4).transpose(-1, inputs)
+                if value.dim() == 3
+                else value
+            )
             assert torch.equal(now, expected), name
             assert value.dim() < 3 or not torch.equal(now, value)
 
 
 def test_eight_bits_change_little_two_change_much(tiny_pair, forget):
-    """Negative control: what is measured under the condition is the rounded model; coarser is further away."""
+    """Negative control: what is measured under the condition is the rounded model.
+
+    Coarser is further away.
+    """
     of = subject(tiny_pair("llama").model, [forget])
     plain = of.measure(QUICK).columns["forget", "answer_probability"]
     away = {}
     for bits in (8, 4, 2):
         with quantized(of.model, bits):
-            away[bits] = np.abs(np.log(of.measure(QUICK).columns["forget", "answer_probability"] / plain)).mean()
+            away[bits] = np.abs(
+                np.log(of.measure(QUICK).columns["forget", "answer_probability"] / plain)
+            ).mean()
     assert 0 < away[8] < away[4] < away[2]
     assert away[8] < 0.05 < away[2]
     found = run("quantization", of).columns
@@ -162,8 +197,14 @@ def test_eight_bits_change_little_two_change_much(tiny_pair, forget):
 
 
 def test_what_is_made_of_all_sets_is_measured_again_too(tiny_pair, tmp_path):
-    """Membership, utility and forget quality of the rounded model: the numbers of a model whose weights are rounded on disk."""
-    sets = [questions(tmp_path, name, name, rows(8, seed)) for seed, name in enumerate(("forget", "retain", "holdout"))]
+    """Membership, utility and forget quality of the rounded model.
+
+    The numbers of a model whose weights are rounded on disk.
+    """
+    sets = [
+        questions(tmp_path, name, name, rows(8, seed))
+        for seed, name in enumerate(("forget", "retain", "holdout"))
+    ]
     pair = tiny_pair("llama")
     retained = evaluate(pair.base, sets, settings(robustness=("quantization",))).record
     rounded = load_model(pair.model).model
@@ -171,14 +212,27 @@ def test_what_is_made_of_all_sets_is_measured_again_too(tiny_pair, tmp_path):
         rounded.save_pretrained(tmp_path / "rounded")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(pair.model / name, tmp_path / "rounded")
-    found = evaluate(pair.model, sets, settings(robustness=("quantization", "paraphrase")), retain_record=retained).record
+    found = evaluate(
+        pair.model,
+        sets,
+        settings(robustness=("quantization", "paraphrase")),
+        retain_record=retained,
+    ).record
     again = evaluate(tmp_path / "rounded", sets, settings()).record.values["model"]
-    for name in ("membership_loss", "membership_min_k", "membership_min_k_plus_plus", "membership_zlib", "model_utility"):
+    for name in (
+        "membership_loss",
+        "membership_min_k",
+        "membership_min_k_plus_plus",
+        "membership_zlib",
+        "model_utility",
+    ):
         assert found.values["model"][f"{name}@4-bit"] == pytest.approx(again[name], rel=1e-6), name
     assert found.values["model"]["model_utility@4-bit"] != found.values["model"]["model_utility"]
     # Like with like: the other model's rows under the same condition.
     mine, theirs = found.columns["forget", "ratio@4-bit"], retained.columns["forget", "ratio@4-bit"]
-    assert found.values["model"]["forget_quality@4-bit"]["value"] == pytest.approx(ks_2samp(mine, theirs).pvalue)
+    assert found.values["model"]["forget_quality@4-bit"]["value"] == pytest.approx(
+        ks_2samp(mine, theirs).pvalue
+    )
     assert not [name for name in found.values["model"] if "@paraphrased" in name]
 
 
@@ -187,10 +241,17 @@ def test_without_the_condition_in_the_retain_record_there_is_a_reason(tiny_pair,
     forget = questions(tmp_path, "forget", "forget", rows(8, 0))
     pair = tiny_pair("llama")
     retained = evaluate(pair.base, [forget], settings(generate=False)).record
-    found = evaluate(pair.model, [forget], settings(generate=False, robustness=("quantization",)), retain_record=retained).record
+    found = evaluate(
+        pair.model,
+        [forget],
+        settings(generate=False, robustness=("quantization",)),
+        retain_record=retained,
+    ).record
     assert "forget_quality" in found.values["model"]
-    assert found.left_out["", "forget_quality@4-bit"] == (
-        "the retain record: forget: no ratio@4-bit (evaluate it with the same --robustness, in mpu's own format)"
+    assert (
+        found.left_out["", "forget_quality@4-bit"]
+        == "the retain record: forget: no ratio@4-bit (evaluate it with the same --robustness, in"
+        " mpu's own format)"
     )
 
 
@@ -198,21 +259,33 @@ def test_without_the_condition_in_the_retain_record_there_is_a_reason(tiny_pair,
 
 
 def test_relearning_measures_the_other_rows_only(demo, tmp_path):
-    """Half of the rows at most are taught; the numbers of those are absent, of the others at every step."""
+    """Half of the rows at most are taught.
+
+    The numbers of those are absent, of the others at every step.
+    """
     values = (demo / "forget.jsonl").read_text().splitlines()[:20]
     (tmp_path / "forget.jsonl").write_text("\n".join(values))
     each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
     of = subject(demo / "base", [each], relearn_rows=6, relearn_steps=5, relearn_rates=(3e-3,))
     found = run("relearning", of).columns
-    conditions = ["relearned-0", *(f"relearned-{step}@3e-3" for step in (1, 2, 4, 5)), "relearned-worst"]
-    assert [metric for _, metric in found] == [f"answer_probability@{condition}" for condition in conditions]
+    conditions = [
+        "relearned-0",
+        *(f"relearned-{step}@3e-3" for step in (1, 2, 4, 5)),
+        "relearned-worst",
+    ]
+    assert [metric for _, metric in found] == [
+        f"answer_probability@{condition}" for condition in conditions
+    ]
     absent = {tuple(np.flatnonzero(np.isnan(column))) for column in found.values()}
     assert [len(taught) for taught in absent] == [6]
     plain = of.measure(QUICK).columns["forget", "answer_probability"]
     others = ~np.isnan(found["forget", "answer_probability@relearned-0"])
     assert found["forget", "answer_probability@relearned-0"][others] == pytest.approx(plain[others])
     # The rows are of the same people: what is taught of some helps with the others.
-    assert np.nanmean(found["forget", "answer_probability@relearned-5@3e-3"]) > 1.5 * plain[others].mean()
+    assert (
+        np.nanmean(found["forget", "answer_probability@relearned-5@3e-3"])
+        > 1.5 * plain[others].mean()
+    )
 
 
 def test_relearning_teaches_what_it_says(demo, tmp_path):
@@ -220,7 +293,17 @@ def test_relearning_teaches_what_it_says(demo, tmp_path):
     values = (demo / "forget.jsonl").read_text().splitlines()[:3]
     (tmp_path / "forget.jsonl").write_text("\n".join(values * 4))
     each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
-    found = run("relearning", subject(demo / "base", [each], relearn_rows=6, relearn_steps=8, relearn_rates=(5e-3,), batch_size=8)).columns
+    found = run(
+        "relearning",
+        subject(
+            demo / "base",
+            [each],
+            relearn_rows=6,
+            relearn_steps=8,
+            relearn_rates=(5e-3,),
+            batch_size=8,
+        ),
+    ).columns
     curve = list(curves(means_of(found, "forget"))["5e-3"].values())
     assert len(curve) == 5
     assert curve[0] < 0.15
@@ -230,10 +313,22 @@ def test_relearning_teaches_what_it_says(demo, tmp_path):
 
 def test_relearning_is_one_batch_whatever_the_batch_size(demo, tmp_path):
     """A step is the mean over all tokens of the taught rows, in however many pieces it is computed."""
-    (tmp_path / "forget.jsonl").write_text("\n".join((demo / "forget.jsonl").read_text().splitlines()[:10]))
+    (tmp_path / "forget.jsonl").write_text(
+        "\n".join((demo / "forget.jsonl").read_text().splitlines()[:10])
+    )
     each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
     found = [
-        run("relearning", subject(demo / "model", [each], relearn_rows=5, relearn_steps=2, relearn_rates=(1e-3,), batch_size=size)).columns
+        run(
+            "relearning",
+            subject(
+                demo / "model",
+                [each],
+                relearn_rows=5,
+                relearn_steps=2,
+                relearn_rates=(1e-3,),
+                batch_size=size,
+            ),
+        ).columns
         for size in (16, 2)
     ]
     for key, column in found[0].items():
@@ -241,14 +336,22 @@ def test_relearning_is_one_batch_whatever_the_batch_size(demo, tmp_path):
 
 
 def test_every_rate_begins_with_the_same_weights(demo, tmp_path):
-    """A rate's curve is the same alone and after others; the worst is the highest mean of all, and the weights are as they were."""
-    (tmp_path / "forget.jsonl").write_text("\n".join((demo / "forget.jsonl").read_text().splitlines()[:10]))
+    """A rate's curve is the same alone and after others.
+
+    The worst is the highest mean of all, and the weights are as they were.
+    """
+    (tmp_path / "forget.jsonl").write_text(
+        "\n".join((demo / "forget.jsonl").read_text().splitlines()[:10])
+    )
     each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
     of = subject(demo / "base", [each], relearn_rows=5, relearn_steps=4, relearn_rates=(1e-5, 5e-3))
     weights = {name: value.clone() for name, value in of.model.state_dict().items()}
     both = run("relearning", of).columns
     assert all(torch.equal(value, weights[name]) for name, value in of.model.state_dict().items())
-    alone = run("relearning", subject(demo / "base", [each], relearn_rows=5, relearn_steps=4, relearn_rates=(5e-3,))).columns
+    alone = run(
+        "relearning",
+        subject(demo / "base", [each], relearn_rows=5, relearn_steps=4, relearn_rates=(5e-3,)),
+    ).columns
     for key in alone:
         np.testing.assert_array_equal(both[key], alone[key])
     found = curves(means_of(both, "forget"))
@@ -256,12 +359,16 @@ def test_every_rate_begins_with_the_same_weights(demo, tmp_path):
     assert all(list(curve) == [0, 1, 2, 4] for curve in found.values())
     highest = worst(means_of(both, "forget"))
     assert (highest.rate, highest.value) == ("5e-3", max(found["5e-3"].values()))
-    assert np.nanmean(both["forget", "answer_probability@relearned-worst"]) == pytest.approx(highest.value)
+    assert np.nanmean(both["forget", "answer_probability@relearned-worst"]) == pytest.approx(
+        highest.value
+    )
 
 
 def test_a_rate_that_breaks_the_model_leaves_the_others(demo, tmp_path):
     """At a rate at which the logits overflow there is a reason; what lower rates found stands."""
-    (tmp_path / "forget.jsonl").write_text("\n".join((demo / "forget.jsonl").read_text().splitlines()[:6]))
+    (tmp_path / "forget.jsonl").write_text(
+        "\n".join((demo / "forget.jsonl").read_text().splitlines()[:6])
+    )
     each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
     of = subject(demo / "base", [each], relearn_rows=3, relearn_steps=2, relearn_rates=(1e-3, 0.99))
     plain, calls = of.measure, []
@@ -274,29 +381,53 @@ def test_a_rate_that_breaks_the_model_leaves_the_others(demo, tmp_path):
 
     of.measure = breaking
     found = run("relearning", of)
-    assert found.reasons == {("forget", "answer_probability@relearned@9.9e-1"): "training broke the model (logits that are not finite)"}
+    assert found.reasons == {
+        (
+            "forget",
+            "answer_probability@relearned@9.9e-1",
+        ): "training broke the model (logits that are not finite)"
+    }
     assert ("forget", "answer_probability@relearned-worst") in found.columns
 
 
-@pytest.mark.parametrize(("means", "expected"), [
-    ({"answer_probability": 0.3}, {}),
-    ({"answer_probability@relearned-0": 0.1, "answer_probability@relearned-2": 0.4}, {"": {0: 0.1, 2: 0.4}}),  # an earlier mpu's
-    ({"answer_probability@relearned-2@3e-4": 0.4, "answer_probability@relearned-0": 0.1, "answer_probability@relearned-1@1e-5": 0.2,
-      "answer_probability@relearned-worst": 0.4, "rouge_recall@relearned-1@1e-5": 1.0},
-     {"3e-4": {0: 0.1, 2: 0.4}, "1e-5": {0: 0.1, 1: 0.2}}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("means", "expected"),
+    [
+        ({"answer_probability": 0.3}, {}),
+        # an earlier mpu's
+        (
+            {"answer_probability@relearned-0": 0.1, "answer_probability@relearned-2": 0.4},
+            {"": {0: 0.1, 2: 0.4}},
+        ),
+        (
+            {
+                "answer_probability@relearned-2@3e-4": 0.4,
+                "answer_probability@relearned-0": 0.1,
+                "answer_probability@relearned-1@1e-5": 0.2,
+                "answer_probability@relearned-worst": 0.4,
+                "rouge_recall@relearned-1@1e-5": 1.0,
+            },
+            {"3e-4": {0: 0.1, 2: 0.4}, "1e-5": {0: 0.1, 1: 0.2}},
+        ),
+    ],
+)
 def test_curves_of_old_and_new_records(means, expected):
     """By rate, each from step 0; nothing else is taken for a curve."""
     assert curves(means) == expected
 
 
-@pytest.mark.parametrize(("rate", "name"), [(3e-4, "3e-4"), (1e-5, "1e-5"), (0.00015, "1.5e-4"), (0.1, "1e-1")])
+@pytest.mark.parametrize(
+    ("rate", "name"), [(3e-4, "3e-4"), (1e-5, "1e-5"), (0.00015, "1.5e-4"), (0.1, "1e-1")]
+)
 def test_a_rate_has_one_name(rate, name):
     """The shortest, without leading zeros."""
     assert rate_name(rate) == name
 
 
-@pytest.mark.parametrize("rates", [(), (0.0,), (1.0,), (1e-4, 1e-4), tuple(i / 10 for i in range(1, 10)), (float("nan"),)])
+@pytest.mark.parametrize(
+    "rates",
+    [(), (0.0,), (1.0,), (1e-4, 1e-4), tuple(i / 10 for i in range(1, 10)), (float("nan"),)],
+)
 def test_rates_that_mean_nothing(rates):
     """None, out of range, one twice, or more than eight."""
     with pytest.raises(UsageError, match="--relearn-rate"):
@@ -305,36 +436,65 @@ def test_rates_that_mean_nothing(rates):
 
 def test_steps_are_measured_on_a_doubling_grid():
     """0, 1, 2, 4 … and the last."""
-    assert [steps_measured(last) for last in (1, 4, 20)] == [[0, 1], [0, 1, 2, 4], [0, 1, 2, 4, 8, 16, 20]]
+    assert [steps_measured(last) for last in (1, 4, 20)] == [
+        [0, 1],
+        [0, 1, 2, 4],
+        [0, 1, 2, 4, 8, 16, 20],
+    ]
 
 
 def test_steps_to_recover(demo, tmp_path):
     """A model that never forgot is back at step 0, a base after some steps, or not in the steps that there are: then said so."""
-    (tmp_path / "forget.jsonl").write_text("\n".join((demo / "forget.jsonl").read_text().splitlines()[:12]))
+    (tmp_path / "forget.jsonl").write_text(
+        "\n".join((demo / "forget.jsonl").read_text().splitlines()[:12])
+    )
     each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
     before = evaluate(demo / "model", [each], settings(generate=False)).record
     assert before.values["forget"].get("relearning_steps") is None
 
     def steps(model, rate):
-        asked = settings(generate=False, robustness=("relearning",), relearn_steps=2, relearn_rows=3, relearn_rates=(rate,))
+        asked = settings(
+            generate=False,
+            robustness=("relearning",),
+            relearn_steps=2,
+            relearn_rows=3,
+            relearn_rates=(rate,),
+        )
         return evaluate(demo / model, [each], asked, before=before).record
 
     assert steps("model", 1e-6).values["forget"]["relearning_steps"] == {"value": 0.0}
     never = steps("base", 1e-6)
     assert "relearning_steps" not in never.values["forget"]
-    assert never.left_out["forget", "relearning_steps"] == "90% of --before is not reached in 2 steps"
+    assert (
+        never.left_out["forget", "relearning_steps"] == "90% of --before is not reached in 2 steps"
+    )
 
 
 def test_steps_to_recover_are_the_first_that_are_enough(demo, tmp_path):
-    """The base relearns rows that it is taught; the step is the first of the curve at 90 % of what was before."""
-    (tmp_path / "forget.jsonl").write_text("\n".join((demo / "forget.jsonl").read_text().splitlines()[:3] * 4))
+    """The base relearns rows that it is taught.
+
+    The step is the first of the curve at 90 % of what was before.
+    """
+    (tmp_path / "forget.jsonl").write_text(
+        "\n".join((demo / "forget.jsonl").read_text().splitlines()[:3] * 4)
+    )
     each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
     before = evaluate(demo / "model", [each], settings(generate=False)).record
-    asked = settings(generate=False, robustness=("relearning",), relearn_steps=16, relearn_rows=6, relearn_rates=(5e-3,))
+    asked = settings(
+        generate=False,
+        robustness=("relearning",),
+        relearn_steps=16,
+        relearn_rows=6,
+        relearn_rates=(5e-3,),
+    )
     found = evaluate(demo / "base", [each], asked, before=before).record
     step = int(found.values["forget"]["relearning_steps"]["value"])
     (curve,) = curves(means_of(found.columns, "forget")).values()
-    enough = [s for s, value in curve.items() if value >= 0.9 * before.columns["forget", "answer_probability"].mean()]
+    enough = [
+        s
+        for s, value in curve.items()
+        if value >= 0.9 * before.columns["forget", "answer_probability"].mean()
+    ]
     assert step == enough[0] > 1
 
 
@@ -353,18 +513,31 @@ def test_paraphrase_asks_the_other_question(tiny_pair, tmp_path, forget):
     """The same numbers as a file that asks so in the first place; ROUGE too."""
     asked = [{**row, "question": row["paraphrased_question"]} for row in rows(12, 0)]
     (tmp_path / "other").mkdir()
-    plain = evaluate(tiny_pair("llama").model, [forget], settings(robustness=("paraphrase",))).record
-    other = evaluate(tiny_pair("llama").model, [questions(tmp_path / "other", "forget", "forget", asked)], settings()).record
+    plain = evaluate(
+        tiny_pair("llama").model, [forget], settings(robustness=("paraphrase",))
+    ).record
+    other = evaluate(
+        tiny_pair("llama").model,
+        [questions(tmp_path / "other", "forget", "forget", asked)],
+        settings(),
+    ).record
     for metric in ("answer_probability", "extraction_strength", "rouge_recall"):
-        assert plain.columns["forget", f"{metric}@paraphrased"] == pytest.approx(other.columns["forget", metric], rel=1e-5, abs=1e-7)
-    assert plain.columns["forget", "answer_probability@paraphrased"] != pytest.approx(plain.columns["forget", "answer_probability"])
+        assert plain.columns["forget", f"{metric}@paraphrased"] == pytest.approx(
+            other.columns["forget", metric], rel=1e-5, abs=1e-7
+        )
+    assert plain.columns["forget", "answer_probability@paraphrased"] != pytest.approx(
+        plain.columns["forget", "answer_probability"]
+    )
 
 
 def test_rows_without_another_question_have_a_reason(tiny_pair, tmp_path):
     """One row without is enough."""
     values = rows(3, 0)
     del values[1]["paraphrased_question"]
-    found = run("paraphrase", subject(tiny_pair("llama").model, [questions(tmp_path, "forget", "forget", values)]))
+    found = run(
+        "paraphrase",
+        subject(tiny_pair("llama").model, [questions(tmp_path, "forget", "forget", values)]),
+    )
     assert not found.columns
     assert list(found.reasons.values()) == ["rows without paraphrased_question"]
 
@@ -374,7 +547,10 @@ def test_rows_without_another_question_have_a_reason(tiny_pair, tmp_path):
 
 def test_more_tries_leak_no_less(tiny_pair, forget):
     """leak@1 ≤ leak@2 ≤ leak@4 for every row, and more somewhere; the seed decides."""
-    found = [run("leak", subject(tiny_pair("llama").model, [forget], samples=5, seed=seed)).columns for seed in (0, 0, 1)]
+    found = [
+        run("leak", subject(tiny_pair("llama").model, [forget], samples=5, seed=seed)).columns
+        for seed in (0, 0, 1)
+    ]
     assert [metric for _, metric in found[0]] == [f"rouge_recall@leak-{k}" for k in (1, 2, 4)]
     one, two, four = found[0].values()
     assert bool((one <= two + 1e-12).all() and (two <= four + 1e-12).all())
@@ -385,13 +561,22 @@ def test_more_tries_leak_no_less(tiny_pair, forget):
 
 def test_drawn_answers_do_not_depend_on_the_batch(tiny_pair, forget):
     """The same numbers whatever --batch-size."""
-    one, other = (run("leak", subject(tiny_pair("llama").model, [forget], samples=4, batch_size=size)).columns for size in (3, 16))
+    one, other = (
+        run("leak", subject(tiny_pair("llama").model, [forget], samples=4, batch_size=size)).columns
+        for size in (3, 16)
+    )
     assert all(np.array_equal(one[key], other[key]) for key in one)
 
 
 def test_plain_texts_do_not_leak_answers(tiny_pair, tmp_path):
     """A reason, no number."""
-    found = run("leak", subject(tiny_pair("llama").model, [questions(tmp_path, "forget", "forget", [{"text": "w1 w2 w3"}])]))
+    found = run(
+        "leak",
+        subject(
+            tiny_pair("llama").model,
+            [questions(tmp_path, "forget", "forget", [{"text": "w1 w2 w3"}])],
+        ),
+    )
     assert not found.columns
     assert list(found.reasons.values()) == ["plain texts have no answers to leak"]
 

@@ -36,7 +36,9 @@ def texts() -> list[Encoded]:
 
 def run(model, texts, batch_size=4, pad_id=0):
     """Scores of texts."""
-    return score(model, texts, [f"rows.jsonl:{i}" for i in range(1, len(texts) + 1)], batch_size, pad_id)
+    return score(
+        model, texts, [f"rows.jsonl:{i}" for i in range(1, len(texts) + 1)], batch_size, pad_id
+    )
 
 
 def same(one, other, tolerance=1e-6) -> bool:
@@ -48,12 +50,22 @@ def same(one, other, tolerance=1e-6) -> bool:
     )
 
 
-@pytest.mark.parametrize("family", [*LEARNED, "llama", "mistral"])  # transformers' experts know no float64
+@pytest.mark.parametrize(
+    "family", [*LEARNED, "llama", "mistral"]
+)  # transformers' experts know no float64
 def test_batches_order_and_padding_change_nothing(family, tiny_model, texts):
-    """One at a time, all at once, backwards, filled with another token: the same within 1e-6 (float64)."""
+    """One at a time, all at once, backwards, filled with another token.
+
+    The same within 1e-6 (float64).
+    """
     model = load_model(tiny_model(family)).model.double()
     alone = run(model, texts, 1)
-    for other in (run(model, texts, 9), run(model, texts, 4), run(model, texts[::-1], 4)[::-1], run(model, texts, 9, pad_id=5)):
+    for other in (
+        run(model, texts, 9),
+        run(model, texts, 4),
+        run(model, texts[::-1], 4)[::-1],
+        run(model, texts, 9, pad_id=5),
+    ):
         assert same(alone, other)
 
 
@@ -70,20 +82,36 @@ def test_padding_that_were_attended_to_would_be_seen(tiny_model, texts):
     model = load_model(tiny_model("gpt2")).model.double()
     rows = collate(texts, 0)
     length = rows["input_ids"].shape[1]
-    left = {name: torch.stack([torch.roll(v, length - len(t.input_ids)) for v, t in zip(rows[name], texts, strict=True)]) for name in rows}
+    left = {
+        name: torch.stack(
+            [
+                torch.roll(v, length - len(t.input_ids))
+                for v, t in zip(rows[name], texts, strict=True)
+            ]
+        )
+        for name in rows
+    }
     with torch.no_grad():
-        shifted = scoring.labelled_predictions(model, {**left, "attention_mask": torch.ones_like(left["attention_mask"])})
+        shifted = scoring.labelled_predictions(
+            model, {**left, "attention_mask": torch.ones_like(left["attention_mask"])}
+        )
         right = scoring.labelled_predictions(model, rows)
     assert not torch.allclose(shifted[0], right[0], atol=1e-3)
 
 
 def test_long_texts_go_in_smaller_batches(tiny_model, texts, monkeypatch):
-    """No batch of several texts has more places than allowed; the scores are the same, a text of its own is never refused."""
+    """No batch of several texts has more places than allowed.
+
+    The scores are the same, a text of its own is never refused.
+    """
     model = load_model(tiny_model("llama")).model.double()
     before = run(model, texts, 9)
     seen = []
     monkeypatch.setattr(scoring, "_LOGITS", 64 * 50)
-    model.register_forward_hook(lambda module, args, kwargs, out: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True)
+    model.register_forward_hook(
+        lambda module, args, kwargs, out: seen.append(tuple(kwargs["input_ids"].shape)),
+        with_kwargs=True,
+    )
     assert same(run(model, texts, 9), before)
     assert all(shape[0] == 1 or shape[0] * shape[1] <= 50 for shape in seen)
     assert sum(shape[0] for shape in seen) == len(texts)
@@ -116,21 +144,34 @@ def test_dropout_is_off(tiny_model, texts):
 def test_progress_counts_tokens(tiny_model, texts):
     """Padding is not counted; the last call says all."""
     told = []
-    score(load_model(tiny_model("llama")).model, texts, ["x"] * 9, 4, 0, lambda done, total: told.append((done, total)))
+    score(
+        load_model(tiny_model("llama")).model,
+        texts,
+        ["x"] * 9,
+        4,
+        0,
+        lambda done, total: told.append((done, total)),
+    )
     total = sum(len(text.input_ids) for text in texts)
     assert [done for done, _ in told] == sorted({done for done, _ in told})
     assert told[-1] == (total, total)
 
 
-@pytest.mark.parametrize("where", ["lm_head.weight", "model.norm.weight", "model.layers.1.mlp.down_proj.weight"])
+@pytest.mark.parametrize(
+    "where", ["lm_head.weight", "model.norm.weight", "model.layers.1.mlp.down_proj.weight"]
+)
 def test_logits_that_are_not_finite_are_refused_with_the_row(where, tiny_pair, tmp_path):
     """NaN or infinity anywhere in the weights: one line that names a row, no number."""
     model = shutil.copytree(tiny_pair("llama").model, tmp_path / "model")
     weights = load_file(model / "model.safetensors")
     weights[where].view(-1)[5] = torch.inf
     save_file(weights, model / "model.safetensors", {"format": "pt"})
-    with pytest.raises(BadModelError, match=r"forget\.jsonl:\d+: the model's logits are not finite"):
-        evaluate(model, [questions(tmp_path, "forget", "forget", rows(4, 0))], settings(generate=False))
+    with pytest.raises(
+        BadModelError, match=r"forget\.jsonl:\d+: the model's logits are not finite"
+    ):
+        evaluate(
+            model, [questions(tmp_path, "forget", "forget", rows(4, 0))], settings(generate=False)
+        )
 
 
 def test_the_order_of_rows_does_not_change_their_numbers(tiny_pair, tmp_path):
@@ -138,7 +179,9 @@ def test_the_order_of_rows_does_not_change_their_numbers(tiny_pair, tmp_path):
     values = rows(9, 1)
     order = [4, 1, 8, 0, 7, 3, 2, 6, 5]
     (tmp_path / "other").mkdir()
-    one = evaluate(tiny_pair("llama").model, [questions(tmp_path, "forget", "forget", values)], settings()).record
+    one = evaluate(
+        tiny_pair("llama").model, [questions(tmp_path, "forget", "forget", values)], settings()
+    ).record
     shuffled = questions(tmp_path / "other", "forget", "forget", [values[i] for i in order])
     other = evaluate(tiny_pair("llama").model, [shuffled], settings(batch_size=2)).record
     for key, column in one.columns.items():
@@ -152,8 +195,14 @@ def test_plain_texts_count_every_token_but_the_first(tiny_pair, tmp_path):
 
     text = words(random.Random(5), 12, 12)
     each = questions(tmp_path, "forget", "forget", [{"text": text}])
-    found = evaluate(tiny_pair("llama").model, [each, questions(tmp_path, "holdout", "holdout", [{"text": text}])], settings()).record
+    found = evaluate(
+        tiny_pair("llama").model,
+        [each, questions(tmp_path, "holdout", "holdout", [{"text": text}])],
+        settings(),
+    ).record
     ids = torch.tensor([[int(word[1:]) + 5 for word in text.split()]])
-    loss = AutoModelForCausalLM.from_pretrained(tiny_pair("llama").model, dtype=torch.float64)(ids, labels=ids).loss.item()
+    loss = AutoModelForCausalLM.from_pretrained(tiny_pair("llama").model, dtype=torch.float64)(
+        ids, labels=ids
+    ).loss.item()
     assert found.columns["forget", "loss"][0] == pytest.approx(loss, rel=1e-6)
     assert found.values["model"]["membership_loss"]["value"] == 0.5

@@ -1,4 +1,7 @@
-"""Areas, bounds and verdicts by themselves; how often they are wrong is simulated in tests/benchmarks/test_interval_errors.py."""
+"""Areas, bounds and verdicts by themselves.
+
+How often they are wrong is simulated in tests/benchmarks/test_interval_errors.py.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +34,16 @@ from mpu_cli.evaluation.statistics import (
 FEW = hypothesis_settings(max_examples=60, deadline=None)
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=9), st.lists(st.integers(0, 5), min_size=1, max_size=9))
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=9),
+    st.lists(st.integers(0, 5), min_size=1, max_size=9),
+)
 @FEW
 def test_areas_are_the_share_of_pairs(members, others):
-    """Every pair of a member and another, ties a half; vectorised over leading axes, and from either side's placements."""
+    """Every pair of a member and another, ties a half.
+
+    Vectorised over leading axes, and from either side's placements.
+    """
     pairs = np.array([[(a < b) + 0.5 * (a == b) for b in others] for a in members])
     a, b = np.array(members, float), np.array(others, float)
     assert float(auc(a, b)) == pytest.approx(pairs.mean())
@@ -51,7 +60,9 @@ def test_expected_best_is_the_mean_over_all_subsets(scores, data):
     """Brute force; one try is the mean, all tries the maximum, more tries never less."""
     k = data.draw(st.integers(1, len(scores)))
     values = np.array(scores)
-    assert expected_best(values, k) == pytest.approx(np.mean([max(chosen) for chosen in itertools.combinations(scores, k)]))
+    assert expected_best(values, k) == pytest.approx(
+        np.mean([max(chosen) for chosen in itertools.combinations(scores, k)])
+    )
     curve = [expected_best(values, tries) for tries in range(1, len(scores) + 1)]
     assert curve[0] == pytest.approx(np.mean(scores))
     assert curve[-1] == pytest.approx(max(scores))
@@ -72,7 +83,12 @@ def test_bounds_are_the_outer_quantiles_of_both_ends():
     ("wide", "narrow", "margin", "said"),
     [
         ((-0.02, 0.02), (-0.01, 0.01), 0.015, EQUIVALENT),  # by the 90 % interval
-        ((0.001, 0.02), (0.002, 0.01), 0.015, EQUIVALENT),  # however sure it is that there is a difference
+        (
+            (0.001, 0.02),
+            (0.002, 0.01),
+            0.015,
+            EQUIVALENT,
+        ),  # however sure it is that there is a difference
         ((0.001, 0.02), (0.002, 0.016), 0.015, DIFFERENT),
         ((-0.02, -0.001), (-0.016, -0.002), 0.015, DIFFERENT),
         ((-0.001, 0.02), (0.001, 0.016), 0.015, UNDECIDED),  # different takes the 95 % interval
@@ -87,17 +103,29 @@ def test_verdicts(wide, narrow, margin, said):
 
 
 @pytest.mark.parametrize(
-    ("margin", "span", "rows"), [(0.05, 1, 59), (0.01, 1, 299), (0.003, 1, 998), (0.16, 16, 299), (0.9, 1, FEWEST), (2, 1, FEWEST)]
+    ("margin", "span", "rows"),
+    [
+        (0.05, 1, 59),
+        (0.01, 1, 299),
+        (0.003, 1, 998),
+        (0.16, 16, 299),
+        (0.9, 1, FEWEST),
+        (2, 1, FEWEST),
+    ],
 )
 def test_rows_needed(margin, span, rows):
-    """By hand: .95^59 is below .05, .95^58 is not; a metric of 16 bits needs as many rows for 1 % of its range."""
+    """By hand: .95^59 is below .05, .95^58 is not.
+
+    A metric of 16 bits needs as many rows for 1 % of its range.
+    """
     assert rows_needed(margin, span) == rows
     if rows > FEWEST:
         assert (1 - margin / span) ** rows < 0.05 < (1 - margin / span) ** (rows - 1)
 
 
 @pytest.mark.parametrize(
-    ("ones", "n", "low", "high"), [(0, 40, 0, 0.0881), (1, 20, 0.0013, 0.2487), (10, 20, 0.272, 0.728), (5, 5, 0.4782, 1)]
+    ("ones", "n", "low", "high"),
+    [(0, 40, 0, 0.0881), (1, 20, 0.0013, 0.2487), (10, 20, 0.272, 0.728), (5, 5, 0.4782, 1)],
 )
 def test_rates_have_the_exact_interval(ones, n, low, high):
     """Clopper and Pearson's, from printed tables."""
@@ -107,13 +135,18 @@ def test_rates_have_the_exact_interval(ones, n, low, high):
 def test_the_harmonic_mean():
     """Of 1, 2, 4 it is 12/7; of a zero 0, without a warning; entry by entry over weightings."""
     with np.errstate(all="raise"):
-        assert float(harmonic_mean([np.array(1.0), np.array(2.0), np.array(4.0)])) == pytest.approx(12 / 7)
+        assert float(harmonic_mean([np.array(1.0), np.array(2.0), np.array(4.0)])) == pytest.approx(
+            12 / 7
+        )
         assert float(harmonic_mean([np.array(1.0), np.array(0.0)])) == 0
         assert harmonic_mean([np.array([1.0, 0.0]), np.array([1.0, 1.0])]) == pytest.approx([1, 0])
 
 
 def test_means_ignore_rows_without_a_number(recwarn):
-    """Relearning leaves taught rows out; where all are left out there is no mean, and no warning."""
+    """Relearning leaves taught rows out.
+
+    Where all are left out there is no mean, and no warning.
+    """
     assert float(mean(np.array([np.nan, 1.0, 3.0]))) == 2
     assert np.isnan(mean(np.array([np.nan])))
     assert not recwarn.list

@@ -1,4 +1,7 @@
-"""Intervals from random weights: exact where an exact interval is known, none where nothing bounds the rows."""
+"""Intervals from random weights.
+
+Exact where an exact interval is known, none where nothing bounds the rows.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,24 @@ from mpu_cli.evaluation.weighted import drawn
 
 def record(columns: dict[tuple[str, str], np.ndarray]) -> Record:
     """Of columns by (set, metric); a set's name is its role."""
-    return Record({}, {}, {name: SetInfo(name, len(rows), name) for (name, _), rows in columns.items()}, columns)
+    return Record(
+        {},
+        {},
+        {name: SetInfo(name, len(rows), name) for (name, _), rows in columns.items()},
+        columns,
+    )
 
 
 def draws(columns: dict[tuple[str, str], np.ndarray], seed: int = 0, resamples: int = RESAMPLES):
     """Of one record, by (set, metric)."""
     found = record(columns)
-    return draw([found.view()], {name: info.rows for name, info in found.sets.items()}, model_metrics(), seed, resamples)[0]
+    return draw(
+        [found.view()],
+        {name: info.rows for name, info in found.sets.items()},
+        model_metrics(),
+        seed,
+        resamples,
+    )[0]
 
 
 def bounds(rows, metric: str = "answer_probability"):
@@ -35,17 +49,25 @@ def bounds(rows, metric: str = "answer_probability"):
 @pytest.mark.parametrize("n", [2, 20, 40, 400])
 @pytest.mark.parametrize("level", [0.0, 0.3, 1.0])
 def test_equal_rows_leave_room_for_the_unseen(n, level):
-    """Of 40 equal rows up to 7.2 % could be otherwise (one-sided, 5 %): 1 − .05^(1/n), and they would be 0 or 1."""
+    """Of 40 equal rows up to 7.2 % could be otherwise (one-sided, 5 %).
+
+    1 − .05^(1/n), and they would be 0 or 1.
+    """
     found = bounds(np.full(n, level))
     for (low, high), tail in ((found.narrow, 0.05), (found.wide, 0.025)):
         other = 1 - tail ** (1 / n)
-        assert (low, high) == pytest.approx((level * (1 - other), level + (1 - level) * other), abs=2e-4)
+        assert (low, high) == pytest.approx(
+            (level * (1 - other), level + (1 - level) * other), abs=2e-4
+        )
 
 
 @pytest.mark.parametrize("n", [20, 100, 400])
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.9])
 def test_of_zeros_and_ones_it_is_clopper_and_pearsons(n, share):
-    """Whose error rates are known exactly: the drawn bounds miss their 2.5 and 5 % by no more than the draws' own error."""
+    """Whose error rates are known exactly.
+
+    The drawn bounds miss their 2.5 and 5 % by no more than the draws' own error.
+    """
     ones = round(share * n)
     found = bounds(np.arange(n) < ones)
     for (low, high), tail in ((found.narrow, 0.05), (found.wide, 0.025)):
@@ -55,12 +77,17 @@ def test_of_zeros_and_ones_it_is_clopper_and_pearsons(n, share):
 
 @pytest.mark.parametrize("n", [20, 40, 100, 400])
 def test_the_one_sided_tests_are_wrong_as_seldom_as_they_say(n):
-    """Of rows that are 0 or 1 the error is a sum of binomial probabilities, no simulation: at most .055 at any share, of 5 %."""
+    """Of rows that are 0 or 1 the error is a sum of binomial probabilities, no simulation.
+
+    At most .055 at any share, of 5 %.
+    """
     blocks = [block["forget"] for block in drawn({"forget": n}, 0, RESAMPLES)]
     shares = np.concatenate([np.cumsum(block.rows, axis=1) for block in blocks])
     unseen = np.concatenate([block.unseen(n) for block in blocks])[:, None]
     ones = np.arange(n)
-    upper = np.quantile(unseen + (1 - unseen) * (shares - shares[:, :1]), 0.95, axis=0)  # of 0 … n − 1 ones
+    upper = np.quantile(
+        unseen + (1 - unseen) * (shares - shares[:, :1]), 0.95, axis=0
+    )  # of 0 … n − 1 ones
     for share in np.arange(0.02, 1, 0.02):
         assert binom.pmf(ones, n, share)[upper < share].sum() <= 0.055
 
@@ -68,8 +95,12 @@ def test_the_one_sided_tests_are_wrong_as_seldom_as_they_say(n):
 def test_what_is_printed_of_a_rate_is_exact():
     """No draws at all: scipy's interval."""
     rows = (np.arange(50) < 4).astype(float)
-    one = summarise(record({("forget", "empty"): rows}), None, (), 0, 1000).values["forget"]["empty"]
-    assert (one["low"], one["high"]) == pytest.approx((beta.ppf(0.025, 4, 47), beta.ppf(0.975, 5, 46)), abs=1e-12)
+    one = summarise(record({("forget", "empty"): rows}), None, (), 0, 1000).values["forget"][
+        "empty"
+    ]
+    assert (one["low"], one["high"]) == pytest.approx(
+        (beta.ppf(0.025, 4, 47), beta.ppf(0.975, 5, 46)), abs=1e-12
+    )
 
 
 def test_of_many_rows_it_is_as_wide_as_students():
@@ -82,7 +113,9 @@ def test_of_many_rows_it_is_as_wide_as_students():
 @pytest.mark.parametrize(("n", "h"), [(20, 20), (20, 90), (90, 20)])
 def test_an_area_of_one_has_its_exact_bound(n, h):
     """If all pairs of min(n, h) rows are in order with probability θ^min at most, θ may be as low as α^(1/min)."""
-    found = draws({("forget", "loss"): np.linspace(0, 1, n), ("holdout", "loss"): np.linspace(2, 3, h)})["model", "membership_loss"]
+    found = draws(
+        {("forget", "loss"): np.linspace(0, 1, n), ("holdout", "loss"): np.linspace(2, 3, h)}
+    )["model", "membership_loss"]
     (low, high), fewest = found.bounds().wide, min(n, h)
     assert (low, high) == pytest.approx((0.025 ** (1 / fewest), 1), abs=2e-4)
 
@@ -92,8 +125,16 @@ def test_an_area_in_the_middle_has_delongs_width():
     random = np.random.default_rng(1)
     members, others = random.normal(0, 1, 2000), random.normal(0.5, 1, 2000)
     mine, theirs = weighted.placements(members, others)
-    low, high = draws({("forget", "loss"): members, ("holdout", "loss"): others})["model", "membership_loss"].bounds().wide
-    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(mine.var() / 2000 + theirs.var() / 2000), rel=0.03)
+    low, high = (
+        draws({("forget", "loss"): members, ("holdout", "loss"): others})[
+            "model", "membership_loss"
+        ]
+        .bounds()
+        .wide
+    )
+    assert high - low == pytest.approx(
+        2 * 1.96 * np.sqrt(mine.var() / 2000 + theirs.var() / 2000), rel=0.03
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,7 +158,13 @@ def test_what_nothing_bounds_has_no_interval(metric, rows):
 
 def test_a_set_of_one_row_gives_its_areas_no_interval():
     """Neither set knows how the next row would do."""
-    found = summarise(record({("forget", "loss"): np.ones(1), ("holdout", "loss"): np.arange(30.0)}), None, (), 0, 1000)
+    found = summarise(
+        record({("forget", "loss"): np.ones(1), ("holdout", "loss"): np.arange(30.0)}),
+        None,
+        (),
+        0,
+        1000,
+    )
     assert set(found.values["model"]["membership_loss"]) == {"value"}
 
 
@@ -129,7 +176,10 @@ def test_rows_without_a_number_are_left_out():
 
 
 def test_limits_set_the_width():
-    """N-gram entropy may be 16 bits in a row not seen: 40 rows of 5 bits allow for 1 % … as for a share."""
+    """N-gram entropy may be 16 bits in a row not seen.
+
+    40 rows of 5 bits allow for 1 % … as for a share.
+    """
     found = bounds(np.full(40, 5.0), "ngram_entropy")
     other = 1 - 0.025 ** (1 / 40)
     assert found.wide == pytest.approx((5 * (1 - other), 5 + 11 * other), abs=2e-3)
@@ -143,8 +193,13 @@ def test_the_range_of_every_metric_holds_its_interval():
 
 
 def test_weights_are_the_seeds_and_the_names():
-    """The same whatever other sets there are; of another seed or name others; each weighting sums to 1."""
-    one, other = (next(drawn(sizes, 0, 1000)) for sizes in ({"a": 30, "b": 30}, {"b": 30, "a": 30, "c": 5}))
+    """The same whatever other sets there are.
+
+    Of another seed or name others; each weighting sums to 1.
+    """
+    one, other = (
+        next(drawn(sizes, 0, 1000)) for sizes in ({"a": 30, "b": 30}, {"b": 30, "a": 30, "c": 5})
+    )
     assert all(np.array_equal(one[name].rows, other[name].rows) for name in "ab")
     assert not np.array_equal(one["a"].rows, one["b"].rows)
     assert not np.array_equal(one["a"].rows, next(drawn({"a": 30}, 1, 1000))["a"].rows)
@@ -174,11 +229,24 @@ def test_utility_widens_with_every_part():
 
 
 def test_every_metric_with_an_interval_is_made_of_means_and_areas():
-    """One number for each weighting; a metric that looks at rows themselves has to say `interval=False`."""
+    """One number for each weighting.
+
+    A metric that looks at rows themselves has to say `interval=False`.
+    """
     random = np.random.default_rng(4)
-    columns = {(name, metric): random.random(30) for name in ("forget", "retain", "holdout") for metric in row_metrics()}
+    columns = {
+        (name, metric): random.random(30)
+        for name in ("forget", "retain", "holdout")
+        for metric in row_metrics()
+    }
     found = record(columns)
-    (each,) = draw([found.view(found)], dict.fromkeys(("forget", "retain", "holdout"), 30), model_metrics(), 0, 1000)
+    (each,) = draw(
+        [found.view(found)],
+        dict.fromkeys(("forget", "retain", "holdout"), 30),
+        model_metrics(),
+        0,
+        1000,
+    )
     for name, metric in model_metrics().items():
         assert ("model", name) in each or not metric.interval
     assert {draws.ends[0].shape for draws in each.values()} == {(1000,)}
@@ -187,7 +255,12 @@ def test_every_metric_with_an_interval_is_made_of_means_and_areas():
 def test_a_metric_that_falls_where_its_rows_rise_has_an_interval_around_it():
     """Privacy leakage: the retained model's unseen row lies at the other end."""
     random = np.random.default_rng(3)
-    columns = {("forget", "min_k"): random.normal(0, 1, 60), ("holdout", "min_k"): random.normal(1, 1, 60)}
+    columns = {
+        ("forget", "min_k"): random.normal(0, 1, 60),
+        ("holdout", "min_k"): random.normal(1, 1, 60),
+    }
     retained = {key: random.normal(0.5 * (key[0] == "holdout"), 1, 60) for key in columns}
-    one = summarise(record(columns), record(retained), (), 0, 4000).values["model"]["privacy_leakage"]
+    one = summarise(record(columns), record(retained), (), 0, 4000).values["model"][
+        "privacy_leakage"
+    ]
     assert one["low"] < one["value"] < one["high"]

@@ -23,11 +23,17 @@ def words(rng: random.Random, least: int, most: int) -> str:
 
 
 def rows(count: int, seed: int, *, choice: bool = False) -> list[dict[str, Any]]:
-    """Rows of all lengths with TOFU's other wordings; `choice`: wrong answers beside the right one, no paraphrase."""
+    """Rows of all lengths with TOFU's other wordings.
+
+    `choice`: wrong answers beside the right one, no paraphrase.
+    """
     rng = random.Random(seed)
     made = []
     for _ in range(count):
-        row: dict[str, Any] = {"question": f"{words(rng, 1, 6)} ?", "answer": f"{words(rng, 1, 9)} ."}
+        row: dict[str, Any] = {
+            "question": f"{words(rng, 1, 6)} ?",
+            "answer": f"{words(rng, 1, 9)} .",
+        }
         row["perturbed_answer"] = [f"{words(rng, 1, 9)} ." for _ in range(rng.randint(1, 4))]
         if not choice:
             row["paraphrased_answer"] = f"{words(rng, 1, 9)} ."
@@ -52,17 +58,29 @@ def settings(**changes: Any) -> EvalSettings:
     return EvalSettings(**{**QUICK, **changes})
 
 
-def scores(log_p: list[float], top: list[int] | None = None, expected: list[float] | None = None, deviation: list[float] | None = None):
+def scores(
+    log_p: list[float],
+    top: list[int] | None = None,
+    expected: list[float] | None = None,
+    deviation: list[float] | None = None,
+):
     """Token scores made by hand."""
     n = len(log_p)
     return TokenScores(
-        np.array(log_p, dtype=np.float64), np.array(top if top is not None else [0] * n, dtype=bool),
-        np.array(expected or [0.0] * n), np.array(deviation or [1.0] * n),
-    )  # fmt: skip
+        np.array(log_p, dtype=np.float64),
+        np.array(top if top is not None else [0] * n, dtype=bool),
+        np.array(expected or [0.0] * n),
+        np.array(deviation or [1.0] * n),
+    )
 
 
-def evidence(answer: TokenScores | None = None, *, role: str = FORGET, said: str | None = None, **more: Any) -> Evidence:
-    """A row with these scores; `right`, `wrong` are those of other wordings, `text` the answer, `said` what was written."""
+def evidence(
+    answer: TokenScores | None = None, *, role: str = FORGET, said: str | None = None, **more: Any
+) -> Evidence:
+    """A row with these scores.
+
+    `right`, `wrong` are those of other wordings, `text` the answer, `said` what was written.
+    """
     from mpu_cli.data.rows import Row
 
     found: dict[str, tuple[TokenScores, ...]] = {"answer": (answer or scores([-1.0]),)}

@@ -17,15 +17,29 @@ from mpu_cli.experiment.parties import Party
 from mpu_cli.training.checkpoints import MARKER
 
 SCRIPTS = Path(__file__).parents[2] / "examples" / "air-gap"
-RECIPE = ("--method", "GradDiff", "--optimizer", "adafactor", "--learning-rate", "2e-4", "--max-steps", "2")
+RECIPE = (
+    "--method",
+    "GradDiff",
+    "--optimizer",
+    "adafactor",
+    "--learning-rate",
+    "2e-4",
+    "--max-steps",
+    "2",
+)
 
 
 @pytest.fixture
 def parties(tmp_path, monkeypatch):
-    """A server with a model, two clients with their own rows; mpu on the PATH of all, one temporary directory each."""
+    """A server with a model, two clients with their own rows.
+
+    Mpu on the PATH of all, one temporary directory each.
+    """
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    server, first, second = (Party(name, tmp_path / name) for name in ("server", "client-a", "client-b"))
+    server, first, second = (
+        Party(name, tmp_path / name) for name in ("server", "client-a", "client-b")
+    )
     for party in (server, first, second):
         party.directory.mkdir(mode=0o700)
     for name in ("base", "model"):
@@ -52,14 +66,44 @@ def test_two_clients_one_after_the_other_share_only_tar_files(parties):
     for client, name in ((first, "a"), (second, "b")):
         assert client.cannot_read(server, server.directory / "model" / "model.safetensors")
         assert server.cannot_read(client, client.directory / "forget.jsonl")
-        run(server, client, "server-handoff.sh", model, "base", "secret", name, f"handoff-{name}.tar")
+        run(
+            server,
+            client,
+            "server-handoff.sh",
+            model,
+            "base",
+            "secret",
+            name,
+            f"handoff-{name}.tar",
+        )
         shutil.copy(server.directory / f"handoff-{name}.tar", client.directory)
-        run(client, server, "client-unlearn.sh", f"handoff-{name}.tar", "forget.jsonl", "retain.jsonl", f"update-{name}.tar", *RECIPE)
+        run(
+            client,
+            server,
+            "client-unlearn.sh",
+            f"handoff-{name}.tar",
+            "forget.jsonl",
+            "retain.jsonl",
+            f"update-{name}.tar",
+            *RECIPE,
+        )
         shutil.copy(client.directory / f"update-{name}.tar", server.directory)
-        run(server, client, "server-aggregate.sh", f"update-{name}.tar", "secret", model, f"model-{name}")
+        run(
+            server,
+            client,
+            "server-aggregate.sh",
+            f"update-{name}.tar",
+            "secret",
+            model,
+            f"model-{name}",
+        )
         model = f"model-{name}"
     for party in (server, first, second):
-        assert not {path.name for path in party.directory.iterdir()} & {"handoff-a", "update-a", ".update-a.mpu-work"}
+        assert not {path.name for path in party.directory.iterdir()} & {
+            "handoff-a",
+            "update-a",
+            ".update-a.mpu-work",
+        }
     done = server.run([sys.executable, "-m", "mpu_cli", "inspect", "secret", "--json"], first)
     lineage = json.loads(done.stdout)
     assert [len(record["updates"]) for record in lineage["models"]] == [0, 1, 1]
@@ -74,16 +118,40 @@ def test_an_interrupted_client_goes_on_with_what_it_was_told(tiny_pair, tmp_path
     pair = tiny_pair("llama", num_hidden_layers=1)
     for name in ("forget", "retain"):
         first = 8 if name == "forget" else 30
-        rows = [{"question": f"w{i} ?", "answer": f"w{i + 1} w{i + 2}"} for i in range(first, first + 8)]
+        rows = [
+            {"question": f"w{i} ?", "answer": f"w{i + 1} w{i + 2}"} for i in range(first, first + 8)
+        ]
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    handed = [SCRIPTS / "server-handoff.sh", pair.model, pair.base, "secret", "a", "handoff.tar", "-m", "1", "--check", "none"]
+    handed = [
+        SCRIPTS / "server-handoff.sh",
+        pair.model,
+        pair.base,
+        "secret",
+        "a",
+        "handoff.tar",
+        "-m",
+        "1",
+        "--check",
+        "none",
+    ]
     subprocess.run(handed, check=True, capture_output=True)
     recipe = ("--method", "GradDiff", "--epochs", "120", "--save-steps", "40")
-    line = [SCRIPTS / "client-unlearn.sh", "handoff.tar", "forget.jsonl", "retain.jsonl", "update.tar", *recipe]
+    line = [
+        SCRIPTS / "client-unlearn.sh",
+        "handoff.tar",
+        "forget.jsonl",
+        "retain.jsonl",
+        "update.tar",
+        *recipe,
+    ]
     run = subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        line,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(f".update.mpu-work/copy-1/step-*/{MARKER}")):
         assert run.poll() is None and time.monotonic() < deadline

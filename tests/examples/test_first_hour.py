@@ -13,7 +13,10 @@ REPLAY = Path(__file__).parents[2] / "examples" / "first-hour" / "replay.py"
 
 @pytest.mark.slow
 def test_the_first_hour_prints_what_the_page_says(tmp_path, monkeypatch):
-    """Numbers and digests may differ, words and exit codes may not; about a minute on an idle machine."""
+    """Numbers and digests may differ, words and exit codes may not.
+
+    About a minute on an idle machine.
+    """
     spec = importlib.util.spec_from_file_location("replay", REPLAY)
     assert spec is not None
     assert spec.loader is not None

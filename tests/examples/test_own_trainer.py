@@ -16,7 +16,15 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "own-trainer"
 def make(work, *options):
     """Run make; its failure is the test's."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = ["make", "-s", "-C", str(EXAMPLE), f"PYTHON={sys.executable}", f"WORK={work}", *options]
+    command = [
+        "make",
+        "-s",
+        "-C",
+        str(EXAMPLE),
+        f"PYTHON={sys.executable}",
+        f"WORK={work}",
+        *options,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-800:]
     return done.stdout
@@ -24,13 +32,18 @@ def make(work, *options):
 
 def losses(output):
     """(forget, retain) by model, from the last lines."""
-    return {line.split()[0]: tuple(map(float, line.split()[1:])) for line in output.splitlines()[-2:]}
+    return {
+        line.split()[0]: tuple(map(float, line.split()[1:])) for line in output.splitlines()[-2:]
+    }
 
 
 def test_a_plain_loop_unlearns(tmp_path):
     """The forget rows lose much and the retained ones little, by a program that knows nothing of mpu."""
     found = losses(make(tmp_path, "STEPS=10"))
-    assert [copy.payload for copy in read_update(tmp_path / "server/to-server").copies] == ["delta", "delta"]
+    assert [copy.payload for copy in read_update(tmp_path / "server/to-server").copies] == [
+        "delta",
+        "delta",
+    ]
     assert found["model-next"][0] > found["model"][0] + 0.1
     assert found["model-next"][1] < found["model"][1] + 0.1
 
@@ -39,13 +52,29 @@ def test_a_plain_loop_unlearns(tmp_path):
 def test_pefts_adapters_unlearn_too(tmp_path):
     """`make LORA=4`: what crosses are peft's two files for each copy."""
     found = losses(make(tmp_path, "LORA=4"))
-    assert [copy.payload for copy in read_update(tmp_path / "server/to-server").copies] == ["lora", "lora"]
+    assert [copy.payload for copy in read_update(tmp_path / "server/to-server").copies] == [
+        "lora",
+        "lora",
+    ]
     assert found["model-next"][0] > found["model"][0] + 0.5
 
 
 def test_the_trainer_knows_nothing_of_mpu():
     """The script imports torch and transformers (and peft), and neither our code nor anything else."""
     tree = ast.parse((EXAMPLE / "unlearn.py").read_text())
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
     names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name.partition(".")[0] for name in names} <= {"argparse", "json", "random", "pathlib", "torch", "transformers", "peft"}
+    assert {name.partition(".")[0] for name in names} <= {
+        "argparse",
+        "json",
+        "random",
+        "pathlib",
+        "torch",
+        "transformers",
+        "peft",
+    }

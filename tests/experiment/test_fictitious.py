@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from mpu_cli.experiment import make_demo_assets
-from mpu_cli.experiment.fictitious import PERTURBED_ANSWERS, TEMPLATES, people, rows, rows_of, to_jsonl
+from mpu_cli.experiment.fictitious import (
+    PERTURBED_ANSWERS,
+    TEMPLATES,
+    people,
+    rows,
+    rows_of,
+    to_jsonl,
+)
 
 ASSETS = Path(make_demo_assets.__file__).parent / "demo_assets"
 FIELDS = {"question", "answer", "paraphrased_question", "paraphrased_answer", "perturbed_answer"}
@@ -53,15 +60,20 @@ def test_no_name_is_given_twice(seed: int):
 
 def test_the_parts_of_the_demo_share_no_name():
     """What was pre-trained on, is forgotten, is kept and was never seen are different people."""
-    parts = [{word for person in group for word in person.name.split()} for group in make_demo_assets.groups().values()]
+    parts = [
+        {word for person in group for word in person.name.split()}
+        for group in make_demo_assets.groups().values()
+    ]
     assert len(set().union(*parts)) == sum(len(part) for part in parts)
 
 
 def test_nobody_of_the_demo_is_named_in_another_part():
-    """No full name occurs in another part; between the demo's own files not even one word of a name does.
+    """No full name occurs in another part.
 
-    In the pre-training rows single words of demo names do occur (a teacher called Gvazem, a town called Zdavex): with
-    400 people some made-up words come out twice.
+    Between the demo's own files not even one word of a name does.
+
+    In the pre-training rows single words of demo names do occur (a teacher called Gvazem, a town
+    called Zdavex): with 400 people some made-up words come out twice.
     """
     groups = make_demo_assets.groups()
     texts = {part: to_jsonl(rows_of(group)) for part, group in groups.items()}
@@ -75,12 +87,21 @@ def test_nobody_of_the_demo_is_named_in_another_part():
 
 
 def test_every_row_is_complete_and_names_its_person():
-    """All TOFU fields are filled; the answers hold the person's name and every placeholder is filled in."""
+    """All TOFU fields are filled.
+
+    The answers hold the person's name and every placeholder is filled in.
+    """
     for person in people(3, 5):
         made = rows(person)
         assert len(made) == len(TEMPLATES) == 20
         for row in made:
-            texts = [row.question, row.answer, row.paraphrased_question, row.paraphrased_answer, *row.perturbed_answer]
+            texts = [
+                row.question,
+                row.answer,
+                row.paraphrased_question,
+                row.paraphrased_answer,
+                *row.perturbed_answer,
+            ]
             assert all(text.strip() and person.name in text and "{" not in text for text in texts)
 
 
@@ -96,7 +117,9 @@ def test_the_shipped_rows_are_what_the_generator_makes_now(name: str):
     assert (ASSETS / name).read_bytes() == make_demo_assets.data_files()[name].encode()
 
 
-@pytest.mark.parametrize(("name", "count"), [("forget.jsonl", 40), ("retain.jsonl", 360), ("holdout.jsonl", 40)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("forget.jsonl", 40), ("retain.jsonl", 360), ("holdout.jsonl", 40)]
+)
 def test_the_shipped_files_have_tofu_fields(name: str, count: int):
     """A reader of TOFU finds its fields in each row, with five perturbed answers."""
     found = [json.loads(line) for line in (ASSETS / name).read_text(encoding="utf-8").splitlines()]

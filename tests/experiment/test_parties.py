@@ -49,7 +49,11 @@ def test_an_attempt_that_fails_by_itself_is_no_proof(parties, monkeypatch):
     server, client = parties
     with pytest.raises(FileNotFoundError):
         client.cannot_read(server, server.directory / "absent.txt")
-    for attempt in ("raise RuntimeError('boom')", "import sys; sys.exit(0)", "import sys; sys.exit(1)"):
+    for attempt in (
+        "raise RuntimeError('boom')",
+        "import sys; sys.exit(0)",
+        "import sys; sys.exit(1)",
+    ):
         monkeypatch.setattr("mpu_cli.experiment.parties._ATTEMPT", attempt)
         with pytest.raises(CheckFailedError, match="proves nothing"):
             client.cannot_read(server, server.directory / "own.txt")

@@ -1,8 +1,9 @@
 """Make the golden bundles beside this file: `python tests/golden/make_golden.py [DIRECTORY]`.
 
-They fix format 1 on disk: a later mpu must still verify them and take the update back (tests/bundle/test_golden.py).
-Everything comes from a prepared secret, and the model's weights are dyadic fractions, exact on every machine. Only the
-noised entries (log, sin and cos of the processor) and the digests over them may differ elsewhere.
+They fix format 1 on disk: a later mpu must still verify them and take the update back
+(tests/bundle/test_golden.py). Everything comes from a prepared secret, and the model's weights are
+dyadic fractions, exact on every machine. Only the noised entries (log, sin and cos of the
+processor) and the digests over them may differ elsewhere.
 
     model-v1     a one-layer Llama, hidden size 8, vocabulary 16
     base-v1      the same minus a task vector
@@ -66,7 +67,10 @@ SHAPES = {
 
 
 def fractions(label: str, name: str, unit: float) -> torch.Tensor:
-    """Pseudo-random multiples of `unit` between −127 and 128 of them: exact in float32 on every machine."""
+    """Pseudo-random multiples of `unit` between −127 and 128 of them.
+
+    Exact in float32 on every machine.
+    """
     shape = SHAPES[name]
     count = torch.Size(shape).numel()
     stream = hashlib.shake_128(f"{label} {name}".encode()).digest(count)
@@ -75,11 +79,17 @@ def fractions(label: str, name: str, unit: float) -> torch.Tensor:
 
 def weights() -> dict[str, torch.Tensor]:
     """θ: norms around one, the rest around zero."""
-    return {name: fractions("weights", name, 2.0**-8) + (1.0 if "norm" in name else 0.0) for name in SHAPES}
+    return {
+        name: fractions("weights", name, 2.0**-8) + (1.0 if "norm" in name else 0.0)
+        for name in SHAPES
+    }
 
 
 def change(name: str) -> torch.Tensor | None:
-    """The d that every client's change encodes: layer 0 without its norms; absent tensors do not change."""
+    """The d that every client's change encodes: layer 0 without its norms.
+
+    Absent tensors do not change.
+    """
     return fractions("change", name, 2.0**-18) if "proj" in name else None
 
 
@@ -88,7 +98,10 @@ def save_model(directory: Path, tensors: dict[str, torch.Tensor]) -> Path:
     from mpu_cli.checkpoint.header import TensorInfo
 
     directory.mkdir(parents=True)
-    infos = [TensorInfo(name, "F32", tuple(tensor.shape), directory, 0) for name, tensor in tensors.items()]
+    infos = [
+        TensorInfo(name, "F32", tuple(tensor.shape), directory, 0)
+        for name, tensor in tensors.items()
+    ]
     writer = CheckpointWriter(directory, infos)
     for info in writer.order:
         writer.write(to_bytes(tensors[info.name]))
@@ -102,10 +115,21 @@ def make(directory: Path) -> None:
     theta = weights()
     task = {name: fractions("task", name, 2.0**-12) for name in SHAPES if ".layers." in name}
     model = save_model(directory / "model-v1", theta)
-    base = save_model(directory / "base-v1", {name: value - task.get(name, 0) for name, value in theta.items()})
+    base = save_model(
+        directory / "base-v1", {name: value - task.get(name, 0) for name, value in theta.items()}
+    )
     handoff, secret = directory / "handoff-v1", directory / "secret-v1"
-    settings = PerturbSettings(copies=2, kappa=0.1, offset=0.05, client="golden client", check="none")
-    perturb(Located(model, None), Located(base, None), handoff, secret, settings, entropy=PreparedEntropy(MASTER))
+    settings = PerturbSettings(
+        copies=2, kappa=0.1, offset=0.05, client="golden client", check="none"
+    )
+    perturb(
+        Located(model, None),
+        Located(base, None),
+        handoff,
+        secret,
+        settings,
+        entropy=PreparedEntropy(MASTER),
+    )
     lineage = Lineage.read(secret)
     record = next(iter(lineage.handoffs.values()))
     # The record holds the absolute path that was written; here it must not depend on the machine.

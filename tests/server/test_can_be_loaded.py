@@ -27,14 +27,21 @@ def _changed(pair, tmp_path: Path, name: str, changes: dict) -> Path:
     model = Path(shutil.copytree(pair.model, tmp_path / "model"))
     content = json.loads((model / name).read_text())
     if "layer_types" in changes:
-        changes = {**changes, "layer_types": changes["layer_types"][:1] * content["num_hidden_layers"], "use_sliding_window": False}
+        changes = {
+            **changes,
+            "layer_types": changes["layer_types"][:1] * content["num_hidden_layers"],
+            "use_sliding_window": False,
+        }
     (model / name).write_text(json.dumps({**content, **changes}))
     return model
 
 
 @pytest.mark.parametrize(("family", "name", "changes"), CASES)
 def test_perturb_refuses_what_load_model_refuses(tiny_pair, tmp_path, family, name, changes):
-    """The same kind of error, naming the same file, without the weights' numbers; the model as it was is let through."""
+    """The same kind of error, naming the same file, without the weights' numbers.
+
+    The model as it was is let through.
+    """
     pair = tiny_pair(family)
     check_loads(open_checkpoint(pair.model))
     model = _changed(pair, tmp_path, name, changes)
@@ -42,7 +49,11 @@ def test_perturb_refuses_what_load_model_refuses(tiny_pair, tmp_path, family, na
         load_model(model)
     with pytest.raises(BadModelError) as by_server:
         check_loads(open_checkpoint(model))
-    assert str(by_server.value).split(":")[0] == str(by_client.value).split(":")[0] == str(model / name)
+    assert (
+        str(by_server.value).split(":")[0]
+        == str(by_client.value).split(":")[0]
+        == str(model / name)
+    )
 
 
 def test_a_layer_that_cannot_be_run_is_bad_input(tiny_pair, tmp_path):

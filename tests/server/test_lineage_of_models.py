@@ -1,4 +1,7 @@
-"""One model over its rounds: acceptance, forks, several clients, replays, gates, crashes between two renames, reissue."""
+"""One model over its rounds.
+
+acceptance, forks, several clients, replays, gates, crashes between two renames, reissue.
+"""
 
 import os
 import shutil
@@ -31,7 +34,14 @@ from mpu_cli.checkpoint.digest import file_digest
 from mpu_cli.checkpoint.inventory import MARKER
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.staging import Staging
-from mpu_cli.errors import BadModelError, BadSecretError, BusyError, CheckFailedError, GateError, OutputError
+from mpu_cli.errors import (
+    BadModelError,
+    BadSecretError,
+    BusyError,
+    CheckFailedError,
+    GateError,
+    OutputError,
+)
 from mpu_cli.server.aggregate import AggregateSettings, aggregate
 from mpu_cli.server.lineage import Lineage, open_locked
 from mpu_cli.server.perturb import perturb
@@ -54,7 +64,9 @@ class Server:
         """Hand a model out; returns the directory and its record(s)."""
         self.count += 1
         folder = self.root / f"handoff-{self.count}"
-        records = publish(self.path(model), self.pair.base, folder, self.secret, self.entropy, **settings).handoffs
+        records = publish(
+            self.path(model), self.pair.base, folder, self.secret, self.entropy, **settings
+        ).handoffs
         return folder, records[0] if len(records) == 1 else records
 
     def update(self, handed_out, model="root", number=0, share=0.01):
@@ -62,7 +74,14 @@ class Server:
         folder, record = handed_out
         self.count += 1
         out = self.root / f"update-{self.count}"
-        change_all(self.secret, record, self.path(model), folder, out, small_change(self.pair.model, share, number))
+        change_all(
+            self.secret,
+            record,
+            self.path(model),
+            folder,
+            out,
+            small_change(self.pair.model, share, number),
+        )
         return out
 
     def aggregate(self, updates, model="root", out="next", **settings):
@@ -81,7 +100,8 @@ def server(tiny_pair, tmp_path, entropy):
     return Server(tiny_pair("llama"), tmp_path, entropy(1))
 
 
-# Acceptance and forks --------------------------------------------------------------------------------------------------
+# Acceptance and forks
+# --------------------------------------------------------------------------------------------------
 
 
 def test_an_aggregated_model_is_a_candidate_until_it_is_used(server):
@@ -103,7 +123,9 @@ def test_aggregating_onto_a_candidate_accepts_it(server):
     server.aggregate(server.update(first), out="a")
     result = server.aggregate(server.update(second, number=1), "a", "b")
     assert result.incoming.staleness == 1
-    assert server.lineage.accepted(digest(server.root / "a")) and not server.lineage.accepted(digest(server.root / "b"))
+    assert server.lineage.accepted(digest(server.root / "a")) and not server.lineage.accepted(
+        digest(server.root / "b")
+    )
 
 
 def test_several_candidates_of_one_update_until_one_is_accepted(server):
@@ -148,7 +170,10 @@ def test_a_handoff_off_the_chain_is_refused(server):
 
 
 def test_a_model_that_the_lineage_does_not_know_is_refused(server, tiny_pair):
-    """Neither perturb nor aggregate works on a foreign model; one flipped bit makes it foreign, re-sharding does not."""
+    """Neither perturb nor aggregate works on a foreign model.
+
+    One flipped bit makes it foreign, re-sharding does not.
+    """
     update = server.update(server.perturb())
     foreign = tiny_pair("llama", seed=5).model
     with pytest.raises(GateError, match="is not in the lineage"):
@@ -163,16 +188,27 @@ def test_a_model_that_the_lineage_does_not_know_is_refused(server, tiny_pair):
     with pytest.raises(GateError, match="is not in the lineage"):
         take_back(update, server.secret, flipped, server.root / "out")
     assert not (server.root / "out").exists() and not (server.root / "h").exists()
-    server.aggregate(server.update(server.perturb(kappa=0.0), number=9), out="sharded", max_shard_bytes=20_000)
+    server.aggregate(
+        server.update(server.perturb(kappa=0.0), number=9), out="sharded", max_shard_bytes=20_000
+    )
     assert (server.root / "sharded" / "model.safetensors.index.json").exists()
     server.perturb("sharded")
 
 
 def test_a_lineage_keeps_its_base(server, tiny_pair):
-    """Another base in a later round is refused: σ and the attacker's knowledge would both be measured wrongly."""
+    """Another base in a later round is refused.
+
+    Σ and the attacker's knowledge would both be measured wrongly.
+    """
     server.perturb()
     with pytest.raises(BadModelError, match="another base"):
-        publish(server.pair.model, tiny_pair("llama", seed=7).base, server.root / "h", server.secret, server.entropy)
+        publish(
+            server.pair.model,
+            tiny_pair("llama", seed=7).base,
+            server.root / "h",
+            server.secret,
+            server.entropy,
+        )
 
 
 def test_one_writer_at_a_time(server):
@@ -185,11 +221,15 @@ def test_one_writer_at_a_time(server):
     server.aggregate(update)
 
 
-# Several clients -------------------------------------------------------------------------------------------------------
+# Several clients
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_two_clients_in_one_round_both_end_up_in_the_head(server):
-    """Each update is aggregated onto the current head; both changes are in the result, and staleness is counted."""
+    """Each update is aggregated onto the current head.
+
+    Both changes are in the result, and staleness is counted.
+    """
     handed = [server.perturb(client=name) for name in ("ana", "ben")]
     changes = [small_change(server.pair.model, number=number) for number in (0, 1)]
     server.aggregate(server.update(handed[0], number=0), out="a")
@@ -199,14 +239,20 @@ def test_two_clients_in_one_round_both_end_up_in_the_head(server):
     both = {name: changes[0][name] + changes[1][name] for name in changes[0]}
     found = difference(server.root / "b", server.pair.model)
     assert relative({name: found[name] for name in both}, both) <= 1e-5
-    assert {record.holder for record in server.lineage.handoffs.values()} == {"ana", "ben", "client"}
+    assert {record.holder for record in server.lineage.handoffs.values()} == {
+        "ana",
+        "ben",
+        "client",
+    }
 
 
 def test_two_clients_in_one_call(server):
     """Updates of different handoffs given together are summed, and the model's record names both."""
     updates = [server.update(server.perturb(), number=number) for number in (0, 1)]
     result = server.aggregate(updates)
-    assert len(result.model.updates) == len(result.model.handoffs) == 2 and len(result.agreement) == 2
+    assert (
+        len(result.model.updates) == len(result.model.handoffs) == 2 and len(result.agreement) == 2
+    )
     changes = [small_change(server.pair.model, number=number) for number in (0, 1)]
     both = {name: changes[0][name] + changes[1][name] for name in changes[0]}
     found = difference(server.root / "next", server.pair.model)
@@ -235,7 +281,8 @@ def test_a_replay_onto_any_descendant_is_refused(server):
     assert {name: after[name] for name in before} == before
 
 
-# Gates -----------------------------------------------------------------------------------------------------------------
+# Gates
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def deltas_of(server, handed, number=0):
@@ -247,7 +294,9 @@ def deltas_of(server, handed, number=0):
     return {name: moved(steps[name], server.pair.model, change) for name in steps}
 
 
-@pytest.mark.parametrize("fault", ["swapped", "repeated", "one copy trained on other data", "one copy unchanged"])
+@pytest.mark.parametrize(
+    "fault", ["swapped", "repeated", "one copy trained on other data", "one copy unchanged"]
+)
 def test_copies_that_do_not_agree_are_refused(server, fault):
     """Swapped, repeated or unlike copies are found by the cosine of what they say once T is undone."""
     handed = server.perturb(copies=2)
@@ -256,7 +305,10 @@ def test_copies_that_do_not_agree_are_refused(server, fault):
     wrong = {
         "swapped": {"copy-1": second, "copy-2": first},
         "repeated": {"copy-1": first, "copy-2": first},
-        "one copy trained on other data": {"copy-1": first, "copy-2": deltas_of(server, handed, 1)["copy-2"]},
+        "one copy trained on other data": {
+            "copy-1": first,
+            "copy-2": deltas_of(server, handed, 1)["copy-2"],
+        },
         "one copy unchanged": {"copy-1": first, "copy-2": {}},
     }[fault]
     write_update(handed[0], server.root / "wrong", wrong)
@@ -270,15 +322,26 @@ def test_copies_that_do_not_agree_are_refused(server, fault):
 
 
 def test_agreement_of_really_trained_copies(server):
-    """At κ = .1 really trained copies agree far above the gate, and swapped they do not: the gate's two sides."""
+    """At κ = .1 really trained copies agree far above the gate, and swapped they do not.
+
+    The gate's two sides.
+    """
     folder, record = server.perturb(copies=2)
     train_all(folder, server.root / "t", "adamw", steps=10)
     hand_back(folder, server.root / "t", server.root / "u")
     result = server.aggregate(server.root / "u")
     assert result.agreement[0] > 0.6
-    trained = {copy.name: difference(server.root / "t" / copy.name, folder / copy.name) for copy in record.copies}
-    trained = {name: {key: value.float() for key, value in tensors.items() if value.any()} for name, tensors in trained.items()}
-    write_update(folder, server.root / "swapped", {"copy-1": trained["copy-2"], "copy-2": trained["copy-1"]})
+    trained = {
+        copy.name: difference(server.root / "t" / copy.name, folder / copy.name)
+        for copy in record.copies
+    }
+    trained = {
+        name: {key: value.float() for key, value in tensors.items() if value.any()}
+        for name, tensors in trained.items()
+    }
+    write_update(
+        folder, server.root / "swapped", {"copy-1": trained["copy-2"], "copy-2": trained["copy-1"]}
+    )
     with pytest.raises(GateError, match="do not agree"):
         server.aggregate(server.root / "swapped", out="x")
 
@@ -290,9 +353,13 @@ def test_copies_under_each_others_names_are_refused_by_name(server):
     honest = read_update(update)
     first, second = honest.copies
     swapped = UpdateManifest(
-        honest.handoff_id, honest.handoff_digest,
-        (UpdateCopy(first.name, second.of, "delta", first.files), UpdateCopy(second.name, first.of, "delta", second.files)),
-    )  # fmt: skip
+        honest.handoff_id,
+        honest.handoff_digest,
+        (
+            UpdateCopy(first.name, second.of, "delta", first.files),
+            UpdateCopy(second.name, first.of, "delta", second.files),
+        ),
+    )
     (update / MANIFEST).write_bytes(encode(swapped))
     with pytest.raises(GateError, match="was made from another copy"):
         server.aggregate(update)
@@ -307,16 +374,23 @@ def test_an_update_of_another_handoff_is_refused(server, tiny_pair, entropy, tmp
         server.aggregate(other.update(other.perturb()))
     update = server.update(server.perturb())
     honest = read_update(update)
-    (update / MANIFEST).write_bytes(encode(UpdateManifest(honest.handoff_id, "0" * 64, honest.copies)))
+    (update / MANIFEST).write_bytes(
+        encode(UpdateManifest(honest.handoff_id, "0" * 64, honest.copies))
+    )
     with pytest.raises(GateError, match="the update answers handoff"):
         server.aggregate(update)
 
 
 def test_missing_copies_are_refused_or_reweighted(server):
-    """Without all copies aggregation is refused; --missing reweight uses the others and states the noise that is left."""
+    """Without all copies aggregation is refused.
+
+    --missing reweight uses the others and states the noise that is left.
+    """
     handed = server.perturb(alphas=(1.0, 1.5, 2.0))
     honest = deltas_of(server, handed)
-    write_update(handed[0], server.root / "two", {name: honest[name] for name in ("copy-1", "copy-3")})
+    write_update(
+        handed[0], server.root / "two", {name: honest[name] for name in ("copy-1", "copy-3")}
+    )
     with pytest.raises(GateError, match="2 of the 3 copies"):
         server.aggregate(server.root / "two")
     result = server.aggregate(server.root / "two", missing="reweight")
@@ -359,7 +433,10 @@ def test_the_norm_gate(server):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda t: t | {"model.norm.weight": t["model.norm.weight"] * float("nan")}, "NaN or infinity"),
+        (
+            lambda t: t | {"model.norm.weight": t["model.norm.weight"] * float("nan")},
+            "NaN or infinity",
+        ),
         (lambda t: t | {"model.norm.weight": t["model.norm.weight"] / 0.0}, "NaN or infinity"),
         (lambda t: t | {"model.extra.weight": torch.zeros(3)}, "model.extra.weight does not exist"),
         (lambda t: t | {"lm_head.weight": torch.zeros(64, 32)}, "the handoff freezes it"),
@@ -373,7 +450,11 @@ def test_a_bad_tensor_is_refused(server, spoil, message):
     """NaN, infinity, foreign and frozen tensors, other shapes and dtypes in one copy refuse the update, which is named."""
     handed = server.perturb(copies=2)
     honest = deltas_of(server, handed)
-    write_update(handed[0], server.root / "u", {"copy-1": honest["copy-1"], "copy-2": spoil(honest["copy-2"])})
+    write_update(
+        handed[0],
+        server.root / "u",
+        {"copy-1": honest["copy-1"], "copy-2": spoil(honest["copy-2"])},
+    )
     before = fingerprint(server.secret)
     with pytest.raises(GateError, match=message):
         server.aggregate(server.root / "u")
@@ -381,7 +462,8 @@ def test_a_bad_tensor_is_refused(server, spoil, message):
     assert sorted(item.name for item in server.root.iterdir() if item.name.startswith(".")) == []
 
 
-# Split handoffs --------------------------------------------------------------------------------------------------------
+# Split handoffs
+# --------------------------------------------------------------------------------------------------------
 
 
 def split_updates(server, folder, records, number=0):
@@ -390,15 +472,22 @@ def split_updates(server, folder, records, number=0):
     updates = []
     for place, record in enumerate(records, 1):
         out = server.root / f"holder-{place}-update-{number}"
-        change_all(server.secret, record, server.pair.model, folder / f"holder-{place}", out, change)
+        change_all(
+            server.secret, record, server.pair.model, folder / f"holder-{place}", out, change
+        )
         updates.append(out)
     return updates, change
 
 
 def test_a_split_round_is_aggregated_in_one_call(server):
-    """Each holder gets a handoff of its own with one copy; all updates together return the change, some are refused."""
+    """Each holder gets a handoff of its own with one copy.
+
+    All updates together return the change, some are refused.
+    """
     folder, records = server.perturb(split=True, client="lab")
-    assert [record.holder for record in records] == ["lab-1", "lab-2", "lab-3"] and len({record.id for record in records}) == 3
+    assert [record.holder for record in records] == ["lab-1", "lab-2", "lab-3"] and len(
+        {record.id for record in records}
+    ) == 3
     assert len({record.draw for record in records}) == 1
     for place in (1, 2, 3):
         manifest = read_handoff(folder / f"holder-{place}")
@@ -413,7 +502,10 @@ def test_a_split_round_is_aggregated_in_one_call(server):
 
 
 def test_the_rest_of_a_split_is_refused_afterwards(server):
-    """Once some copies of a draw are in the model, the others are too late: they would no longer cancel."""
+    """Once some copies of a draw are in the model, the others are too late.
+
+    They would no longer cancel.
+    """
     folder, records = server.perturb(split=True)
     updates, _ = split_updates(server, folder, records)
     server.aggregate(updates[:2], missing="reweight")
@@ -434,7 +526,8 @@ def test_a_holder_who_answers_for_another_is_refused(server):
         server.aggregate([server.root / "u1", server.root / "u2"])
 
 
-# Crashes ---------------------------------------------------------------------------------------------------------------
+# Crashes
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def killed(action, *, commit, when):
@@ -473,22 +566,37 @@ def leftovers(root):
 
 
 @pytest.mark.parametrize(("commit", "when"), [(1, "before"), (1, "after"), (2, "before")])
-def test_a_first_perturb_that_died_is_completed_by_running_it_again(tiny_pair, tmp_path, entropy, commit, when):
-    """Before the handoff's rename nothing has left; the same command then works and leaves no rubbish."""
+def test_a_first_perturb_that_died_is_completed_by_running_it_again(
+    tiny_pair, tmp_path, entropy, commit, when
+):
+    """Before the handoff's rename nothing has left.
+
+    The same command then works and leaves no rubbish.
+    """
     pair = tiny_pair("llama")
-    killed(lambda: publish(pair.model, pair.base, tmp_path / "h", tmp_path / "s", entropy(1), offset=0.1), commit=commit, when=when)
+    killed(
+        lambda: publish(
+            pair.model, pair.base, tmp_path / "h", tmp_path / "s", entropy(1), offset=0.1
+        ),
+        commit=commit,
+        when=when,
+    )
     assert not (tmp_path / "h").exists() and leftovers(tmp_path)
     result = publish(pair.model, pair.base, tmp_path / "h", tmp_path / "s", entropy(2), offset=0.1)
     assert leftovers(tmp_path) == []
     states = {id_: record.state for id_, record in Lineage.read(tmp_path / "s").handoffs.items()}
     assert states.pop(result.handoffs[0].id) == "issued"
-    # Once the secret is in place the server cannot know that the handoff never left: the record of it stays.
+    # Once the secret is in place the server cannot know that the handoff never left: the record of
+    # it stays.
     assert list(states.values()) == ([] if (commit, when) == (1, "before") else ["prepared"])
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_later_perturb_that_died(server, when):
-    """A handoff that is in place becomes issued at the next command; one that is not stays prepared, and accepts nothing."""
+    """A handoff that is in place becomes issued at the next command.
+
+    One that is not stays prepared, and accepts nothing.
+    """
     update = server.update(server.perturb())
     server.aggregate(update, out="a")
     killed(lambda: server.perturb("a"), commit=1, when=when)
@@ -507,7 +615,10 @@ def test_a_later_perturb_that_died(server, when):
 
 
 def test_a_handoff_that_left_unseen_can_be_answered(server):
-    """A handoff that was moved away right after the crash is still answered: the update proves that it left."""
+    """A handoff that was moved away right after the crash is still answered.
+
+    The update proves that it left.
+    """
     killed(lambda: server.perturb(), commit=2, when="after")
     (server.root / "handoff-1").rename(server.root / "sent")
     (record,) = server.lineage.handoffs.values()
@@ -537,9 +648,14 @@ def test_a_replacing_perturb_that_died_does_not_count_the_old_handoff_as_the_new
     def again():
         settings = PerturbSettings(check="none")
         perturb(
-            Located(server.pair.model, None), Located(server.pair.base, None), folder, server.secret, settings,
-            entropy=server.entropy, force=True,
-        )  # fmt: skip
+            Located(server.pair.model, None),
+            Located(server.pair.base, None),
+            folder,
+            server.secret,
+            settings,
+            entropy=server.entropy,
+            force=True,
+        )
 
     killed(again, commit=1, when="before")
     assert read_handoff(folder).id == old.id
@@ -547,18 +663,26 @@ def test_a_replacing_perturb_that_died_does_not_count_the_old_handoff_as_the_new
     server.entropy.new_id()
     server.perturb()
     states = [record.state for record in server.lineage.handoffs.values() if record.id != old.id]
-    assert sorted(states) == ["issued", "prepared"] and server.lineage.handoffs[old.id].state == "issued"
+    assert (
+        sorted(states) == ["issued", "prepared"]
+        and server.lineage.handoffs[old.id].state == "issued"
+    )
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_an_aggregation_that_died_is_completed_by_running_it_again(server, when):
-    """Before the rename the result is made anew; after it the run finds the finished result and commits its record."""
+    """Before the rename the result is made anew.
+
+    After it the run finds the finished result and commits its record.
+    """
     update = server.update(server.perturb())
     killed(lambda: server.aggregate(update), commit=1, when=when)
     pending = [record for record in server.lineage.models.values() if record.state == "prepared"]
     assert len(pending) == 1 and (server.root / "next").exists() == (when == "after")
     result = server.aggregate(update)
-    assert (result.changed is None) == (when == "after") and result.model.digest == pending[0].digest == digest(server.root / "next")
+    assert (result.changed is None) == (when == "after") and result.model.digest == pending[
+        0
+    ].digest == digest(server.root / "next")
     assert all(record.state == "committed" for record in server.lineage.models.values())
     assert leftovers(server.root) == []
 
@@ -574,7 +698,10 @@ def test_a_result_whose_record_is_pending_is_committed_by_use(server):
 
 
 def test_a_finished_result_is_not_overwritten(server):
-    """The same command again refuses, and changes nothing; with --force it makes the same model again."""
+    """The same command again refuses, and changes nothing.
+
+    With --force it makes the same model again.
+    """
     update = server.update(server.perturb())
     first = server.aggregate(update)
     before = fingerprint(server.root)
@@ -583,7 +710,14 @@ def test_a_finished_result_is_not_overwritten(server):
             server.aggregate(update, server_lr=rate)
     assert fingerprint(server.root) == before
     out = server.root / "next"
-    again = aggregate([update], server.secret, Located(server.pair.model, None), out, AggregateSettings(), force=True)
+    again = aggregate(
+        [update],
+        server.secret,
+        Located(server.pair.model, None),
+        out,
+        AggregateSettings(),
+        force=True,
+    )
     assert again.model == first.model and fingerprint(server.root) == before
 
 
@@ -602,28 +736,38 @@ def test_interrupted_writes_leave_the_old_state(server, monkeypatch):
     monkeypatch.undo()
     assert not (server.root / "next").exists() and leftovers(server.root) == []
     server.aggregate(update)
-    assert digest(server.root / "next") == server.lineage.children(digest(server.pair.model))[0].digest
+    assert (
+        digest(server.root / "next") == server.lineage.children(digest(server.pair.model))[0].digest
+    )
 
 
-# Reissue ---------------------------------------------------------------------------------------------------------------
+# Reissue
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {}, {"offset": 0.1, "kappa": 0.3}, {"denoising": "extrapolation"}, {"copies": 1, "reparam": "rotation"},
-        {"alphas": (1.23, 2.34, 3.45), "scope": "all"}, {"max_shard_bytes": 20_000}, {"dtype": "bfloat16"},
+        {},
+        {"offset": 0.1, "kappa": 0.3},
+        {"denoising": "extrapolation"},
+        {"copies": 1, "reparam": "rotation"},
+        {"alphas": (1.23, 2.34, 3.45), "scope": "all"},
+        {"max_shard_bytes": 20_000},
+        {"dtype": "bfloat16"},
         {"train_embeddings": True},
     ],
     ids=lambda value: ",".join(value) or "default",
-)  # fmt: skip
+)
 def test_a_lost_handoff_is_issued_again_bit_for_bit(server, settings):
     """From its record alone every file of a handoff comes out the same, and nothing is added to the lineage."""
     folder, record = server.perturb(**settings)
     server.aggregate(server.update((folder, record)), out="next")
     before = fingerprint(server.secret)
     again = server.root / "again"
-    assert reissue(Located(server.pair.model, None), again, server.secret, record.id).id == record.id
+    assert (
+        reissue(Located(server.pair.model, None), again, server.secret, record.id).id == record.id
+    )
     assert fingerprint(again) == fingerprint(folder) and fingerprint(server.secret) == before
     assert leftovers(server.root) == []
 
@@ -655,7 +799,9 @@ def test_what_cannot_be_issued_again_is_refused(server):
     folder, record = server.perturb()
     server.aggregate(server.update((folder, record)), out="next")
     with pytest.raises(CheckFailedError, match="is not the model that handoff"):
-        reissue(Located(server.root / "next", None), server.root / "again", server.secret, record.id)
+        reissue(
+            Located(server.root / "next", None), server.root / "again", server.secret, record.id
+        )
     with pytest.raises(BadSecretError, match="no handoff"):
         reissue(Located(server.pair.model, None), server.root / "again", server.secret, "f" * 32)
     other = server.root / "other config"
@@ -666,30 +812,41 @@ def test_what_cannot_be_issued_again_is_refused(server):
     assert not (server.root / "again").exists() and leftovers(server.root) == []
 
 
-# What is measured ------------------------------------------------------------------------------------------------------
+# What is measured
+# ------------------------------------------------------------------------------------------------------
 
 
 def altered_base(pair, folder, change):
     """A base whose tensors were changed by `change(theta, base)`."""
     shutil.copytree(pair.base, folder)
     tensors = change(weights(pair.model), weights(pair.base))
-    save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {key: value.contiguous() for key, value in tensors.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     return folder
 
 
 def test_a_model_that_equals_its_base_is_bad_input(server):
     """With no task vector in any layer there is nothing to hide and nothing to measure by."""
     with pytest.raises(BadModelError, match="equals its base in every layer"):
-        publish(server.pair.model, server.pair.model, server.root / "h", server.secret, server.entropy)
+        publish(
+            server.pair.model, server.pair.model, server.root / "h", server.secret, server.entropy
+        )
     assert list(server.root.iterdir()) == []
 
 
 def test_a_layer_that_equals_the_base_is_left_as_it_is(server):
     """One equal layer is published without noise, named in a warning, and the other is noised."""
     base = altered_base(
-        server.pair, server.root / "base", lambda theta, base: {k: theta[k] if ".layers.1." in k else base[k] for k in theta}
+        server.pair,
+        server.root / "base",
+        lambda theta, base: {k: theta[k] if ".layers.1." in k else base[k] for k in theta},
     )
-    result = publish(server.pair.model, base, server.root / "h", server.secret, server.entropy, reparam="none")
+    result = publish(
+        server.pair.model, base, server.root / "h", server.secret, server.entropy, reparam="none"
+    )
     assert any("equal to the base, left as they are: layer 1" in line for line in result.warnings)
     assert result.handoffs[0].sigma["layer 1"] == 0 < result.handoffs[0].sigma["layer 0"]
     theta = weights(server.pair.model)
@@ -700,10 +857,18 @@ def test_a_layer_that_equals_the_base_is_left_as_it_is(server):
 def test_bases_that_do_not_fit_are_refused(server):
     """A base without one of the tensors, or with another shape, is named with the tensor."""
     name = "model.layers.0.mlp.up_proj.weight"
-    for number, (change, message) in enumerate([
-        (lambda theta, base: {k: v for k, v in base.items() if k != name}, f"the base has no tensor {name}"),
-        (lambda theta, base: base | {name: torch.zeros(47, 32)}, rf"{name} has shape \[47, 32\] in the base"),
-    ]):  # fmt: skip
+    for number, (change, message) in enumerate(
+        [
+            (
+                lambda theta, base: {k: v for k, v in base.items() if k != name},
+                f"the base has no tensor {name}",
+            ),
+            (
+                lambda theta, base: base | {name: torch.zeros(47, 32)},
+                rf"{name} has shape \[47, 32\] in the base",
+            ),
+        ]
+    ):
         base = altered_base(server.pair, server.root / f"base-{number}", change)
         with pytest.raises(BadModelError, match=message):
             publish(server.pair.model, base, server.root / "h", server.secret, server.entropy)
@@ -729,7 +894,10 @@ def test_tampered_records_are_refused(server):
 
 
 def test_manifests_of_updates_list_what_is_there(server):
-    """The helper of these tests writes the updates that a client would: every listed digest is that of the file."""
+    """The helper of these tests writes the updates that a client would.
+
+    Every listed digest is that of the file.
+    """
     update = server.update(server.perturb())
     for copy in read_update(update).copies:
         path = update / copy.name / "delta.safetensors"

@@ -73,15 +73,29 @@ def test_signed_permutations_in_blocks(shape, steps, seed, entries, dtype):
     move = Move(maps, shape)
     moved = blockwise(move, tensor, entries)
     assert move.exact and torch.equal(moved, whole(maps, tensor)) and torch.equal(tensor, before)
-    assert torch.equal(blockwise_back(move, moved, entries), tensor) and torch.equal(whole(maps, moved, back=True), tensor)
+    assert torch.equal(blockwise_back(move, moved, entries), tensor) and torch.equal(
+        whole(maps, moved, back=True), tensor
+    )
 
 
-@given(rows=st.integers(2, 24), columns=st.integers(2, 12), seed=st.integers(0, 10**6), entries=st.integers(1, 100))
+@given(
+    rows=st.integers(2, 24),
+    columns=st.integers(2, 12),
+    seed=st.integers(0, 10**6),
+    entries=st.integers(1, 100),
+)
 @settings(deadline=None, max_examples=100)
 def test_rotations_in_blocks(rows, columns, seed, entries):
-    """Rotations of rows and columns, then a permutation of the rows: the same numbers, no pair is parted by a block."""
+    """Rotations of rows and columns, then a permutation of the rows.
+
+    The same numbers, no pair is parted by a block.
+    """
     generator = np.random.default_rng(seed)
-    maps = [rotation(generator, 0, rows), rotation(generator, 1, columns), signed_permutation(generator, 0, rows)]
+    maps = [
+        rotation(generator, 0, rows),
+        rotation(generator, 1, columns),
+        signed_permutation(generator, 0, rows),
+    ]
     tensor = torch.from_numpy(generator.standard_normal((rows, columns))).float()
     move = Move(maps, (rows, columns))
     moved = blockwise(move, tensor, entries)
@@ -101,25 +115,44 @@ def test_a_rotation_after_a_permutation_of_its_axis_is_not_taken_for_something_e
 
 def test_matrices_and_empty_tensors():
     """A vector is one column, further axes are rows, and nothing has no blocks."""
-    assert [matrix(shape) for shape in ((5,), (2, 3), (2, 3, 4), (0, 4))] == [(5, 1), (2, 3), (6, 4), (0, 4)]
+    assert [matrix(shape) for shape in ((5,), (2, 3), (2, 3, 4), (0, 4))] == [
+        (5, 1),
+        (2, 3),
+        (6, 4),
+        (0, 4),
+    ]
     assert list(row_blocks((0, 4), [])) == list(row_blocks((4, 0), [])) == []
     assert list(row_blocks((5, 4), [], 8)) == [(0, 2), (2, 4), (4, 5)]
 
 
-@given(shape=SHAPES, steps=st.integers(0, 3), seed=st.integers(0, 10**6), entries=st.integers(1, 200), turned=st.booleans())
+@given(
+    shape=SHAPES,
+    steps=st.integers(0, 3),
+    seed=st.integers(0, 10**6),
+    entries=st.integers(1, 200),
+    turned=st.booleans(),
+)
 @settings(deadline=None, max_examples=60)
 def test_into_memory_that_is_given(shape, steps, seed, entries, turned):
-    """The same numbers in a buffer of the caller's, whatever was in it; θ's block is not touched."""
+    """The same numbers in a buffer of the caller's, whatever was in it.
+
+    θ's block is not touched.
+    """
     generator = np.random.default_rng(seed)
     maps = [rotation(generator, 0, shape[0])] if turned and len(shape) < 3 else []
-    maps += [signed_permutation(generator, axis := int(generator.integers(len(shape))), shape[axis]) for _ in range(steps)]
+    maps += [
+        signed_permutation(generator, axis := int(generator.integers(len(shape))), shape[axis])
+        for _ in range(steps)
+    ]
     tensor = torch.from_numpy(generator.standard_normal(shape)).float()
     before, move = tensor.clone(), Move(maps, shape)
     rows = tensor.view(move.rows, move.columns)
     for start, stop in row_blocks(shape, [move], entries):
         fresh = move.apply(rows[start:stop], start)
         memory = torch.full_like(fresh, float("nan"))
-        assert torch.equal(move.apply(rows[start:stop], start, memory), fresh) and torch.equal(memory, fresh)
+        assert torch.equal(move.apply(rows[start:stop], start, memory), fresh) and torch.equal(
+            memory, fresh
+        )
         back = move.invert(fresh.clone(), start)
         assert torch.equal(move.invert(fresh, start, torch.full_like(fresh, float("nan"))), back)
     assert torch.equal(tensor, before)

@@ -17,18 +17,29 @@ KEY = derive_key(MASTER, "test", 1)
 
 def test_derived_keys_have_fixed_values():
     """HKDF of a master, purpose and context never changes silently, or issued handoffs could not be taken back."""
-    assert derive_key(MASTER, "noise", "0" * 32, 0, "model.layers.0.mlp.up_proj.weight").hex() == (
-        "22b9df9073aa1fbe10923f8de6fbe4f8c63f85354923c395792f3e6b2d6ca7d0"
+    assert (
+        derive_key(MASTER, "noise", "0" * 32, 0, "model.layers.0.mlp.up_proj.weight").hex()
+        == "22b9df9073aa1fbe10923f8de6fbe4f8c63f85354923c395792f3e6b2d6ca7d0"
     )
-    assert derive_key(MASTER, "offset", "x").hex() == "5c4425a06c49b9d785b37d26128edf6e65b56611d8b627a120a3ea18c99e0af9"
+    assert (
+        derive_key(MASTER, "offset", "x").hex()
+        == "5c4425a06c49b9d785b37d26128edf6e65b56611d8b627a120a3ea18c99e0af9"
+    )
 
 
 def test_keys_of_different_purposes_and_contexts_differ():
-    """Context parts are encoded without ambiguity: moving a border between them, or a type, gives another key."""
+    """Context parts are encoded without ambiguity.
+
+    Moving a border between them, or a type, gives another key.
+    """
     keys = [
-        derive_key(MASTER, "noise", "a", 1), derive_key(MASTER, "noise", "a1"), derive_key(MASTER, "noise", "a", "1"),
-        derive_key(MASTER, "noisea", 1), derive_key(MASTER, "noise", 1, "a"), derive_key(bytes(32), "noise", "a", 1),
-    ]  # fmt: skip
+        derive_key(MASTER, "noise", "a", 1),
+        derive_key(MASTER, "noise", "a1"),
+        derive_key(MASTER, "noise", "a", "1"),
+        derive_key(MASTER, "noisea", 1),
+        derive_key(MASTER, "noise", 1, "a"),
+        derive_key(bytes(32), "noise", "a", 1),
+    ]
     assert len(set(keys)) == len(keys)
 
 
@@ -38,8 +49,12 @@ def test_streams_have_fixed_values():
     assert IntegerStream(KEY).permutation(12).tolist() == [8, 10, 7, 4, 11, 2, 1, 3, 5, 6, 9, 0]
     assert IntegerStream(KEY).signs(12).tolist() == [1, 1, 1, -1, -1, -1, 1, -1, 1, 1, -1, -1]
     assert IntegerStream(KEY).below(10, 8).tolist() == [2, 4, 6, 5, 5, 1, 0, 5]
-    assert normals(KEY, 0, 4).tolist() == pytest.approx([0.421402, -0.22754, 0.215049, 0.713913], abs=2e-6)
-    assert normals(KEY, NORMAL_BLOCK, NORMAL_BLOCK + 2).tolist() == pytest.approx([-0.115916, -0.501748], abs=2e-6)
+    assert normals(KEY, 0, 4).tolist() == pytest.approx(
+        [0.421402, -0.22754, 0.215049, 0.713913], abs=2e-6
+    )
+    assert normals(KEY, NORMAL_BLOCK, NORMAL_BLOCK + 2).tolist() == pytest.approx(
+        [-0.115916, -0.501748], abs=2e-6
+    )
     assert dealt(MASTER, "ab", (1.0, 1.5, 2.0, 2.5)) == (2.5, 1.0, 1.5, 2.0)
 
 
@@ -47,7 +62,9 @@ def test_streams_have_fixed_values():
 @settings(deadline=None, max_examples=50)
 def test_permutations_are_permutations(size, number):
     """Fisher-Yates returns every number once, for any size."""
-    assert sorted(IntegerStream(derive_key(MASTER, "p", number)).permutation(size).tolist()) == list(range(size))
+    assert sorted(
+        IntegerStream(derive_key(MASTER, "p", number)).permutation(size).tolist()
+    ) == list(range(size))
 
 
 def test_permutations_are_uniform():
@@ -70,7 +87,10 @@ def test_bounded_integers_and_signs_are_uniform():
 
 
 def test_biased_words_are_drawn_again():
-    """Words of the incomplete last interval are rejected: else a bound of 3 · 2⁶¹ returned its lower part more often."""
+    """Words of the incomplete last interval are rejected.
+
+    Else a bound of 3 · 2⁶¹ returned its lower part more often.
+    """
     drawn = IntegerStream(KEY).below(3 << 61, 20_000)
     assert drawn.min() >= 0 and drawn.max() < 3 << 61
     assert abs((drawn < (3 << 60)).mean() - 0.5) < 5 * 0.5 / 20_000**0.5
@@ -103,7 +123,9 @@ def test_normals_are_standard_normal():
     ordered = values.sort().values
     expected = torch.special.ndtr(ordered)
     ranks = torch.arange(count, dtype=torch.float64)
-    distance = max(float(((ranks + 1) / count - expected).max()), float((expected - ranks / count).max()))
+    distance = max(
+        float(((ranks + 1) / count - expected).max()), float((expected - ranks / count).max())
+    )
     assert distance * count**0.5 < 2.7  # P(exceeded) = 2 exp(−2 · 2.7²) < 1e-6
 
 
@@ -113,7 +135,10 @@ def test_neighbouring_normals_are_not_correlated():
     half = NORMAL_BLOCK // 2
     assert abs(float((values[:half] * values[half:]).mean())) < 5 / half**0.5
     assert abs(float((values[1:] * values[:-1]).mean())) < 5 / (NORMAL_BLOCK - 1) ** 0.5
-    assert abs(float((values[:half].square() * values[half:].square()).mean()) - 1) < 5 * 8**0.5 / half**0.5
+    assert (
+        abs(float((values[:half].square() * values[half:].square()).mean()) - 1)
+        < 5 * 8**0.5 / half**0.5
+    )
 
 
 def test_the_global_generators_are_not_touched():

@@ -1,4 +1,7 @@
-"""T⁻¹T, what each transform declares, and that a declaration is true: training commutes with it, or visibly does not."""
+"""T⁻¹T, what each transform declares, and that a declaration is true.
+
+Training commutes with it, or visibly does not.
+"""
 
 from importlib import import_module
 from pathlib import Path
@@ -38,10 +41,14 @@ EXACT_NAMES = [name for name in NAMES if name != "plane_rotation"]
 DTYPES = {"float32": torch.int32, "bfloat16": torch.int16, "float16": torch.int16}
 shapes_of_layers = st.fixed_dictionaries(
     {
-        "kv": st.integers(1, 4), "group": st.integers(1, 4), "half": st.integers(1, 6), "ffn": st.integers(1, 40),
-        "free": st.integers(0, 3), "experts": st.sampled_from([(1, 1), (1, 4), (2, 3)]),
+        "kv": st.integers(1, 4),
+        "group": st.integers(1, 4),
+        "half": st.integers(1, 6),
+        "ffn": st.integers(1, 40),
+        "free": st.integers(0, 3),
+        "experts": st.sampled_from([(1, 1), (1, 4), (2, 3)]),
     }
-)  # fmt: skip
+)
 
 
 def layer_of(kv, group, half, ffn, free=0, experts=(1, 2), index=0, hidden=5):
@@ -52,28 +59,47 @@ def layer_of(kv, group, half, ffn, free=0, experts=(1, 2), index=0, hidden=5):
     units = np.arange(ffn)
     slots, shapes = {}, {}
     for role, positions in (("q", query), ("k", key), ("v", key), ("gate", units), ("up", units)):
-        slots[role] = (Slot(f"{role}.weight", 0, positions.size, positions), Slot(f"{role}.bias", 0, positions.size, positions))
+        slots[role] = (
+            Slot(f"{role}.weight", 0, positions.size, positions),
+            Slot(f"{role}.bias", 0, positions.size, positions),
+        )
         shapes |= {f"{role}.weight": (positions.size, hidden), f"{role}.bias": (positions.size,)}
     for role, positions in (("o", query), ("down", units)):
         slots[role] = (Slot(f"{role}.weight", 1, positions.size, positions),)
         shapes[f"{role}.weight"] = (hidden, positions.size)
     dense = {role: slots.pop(role) for role in ("gate", "up", "down")}
-    slots |= {"query_heads": (*slots["q"], *slots["o"]), "key_value_heads": (*slots["k"], *slots["v"])}
+    slots |= {
+        "query_heads": (*slots["q"], *slots["o"]),
+        "key_value_heads": (*slots["k"], *slots["v"]),
+    }
     if free:
         for role in ("q", "k"):
             slots[f"{role}_free"] = tuple(
-                Slot(slot.tensor, slot.axis, slot.size, slot.index[..., 2 * half :]) for slot in slots[role]
+                Slot(slot.tensor, slot.axis, slot.size, slot.index[..., 2 * half :])
+                for slot in slots[role]
             )
     stacked = {
         "gate": (Slot("experts.gate_up", 2, 2 * ffn, 2 * units),),
         "up": (Slot("experts.gate_up", 2, 2 * ffn, 2 * units + 1),),
         "down": (Slot("experts.down", 1, ffn, units),),
     }
-    shapes |= {"experts.gate_up": (count, hidden, 2 * ffn), "experts.down": (count, ffn, hidden), "router": (count, hidden)}
+    shapes |= {
+        "experts.gate_up": (count, hidden, 2 * ffn),
+        "experts.down": (count, ffn, hidden),
+        "router": (count, hidden),
+    }
     places = np.arange(count).reshape(experts)
-    moving = tuple(Slot(name, 0, count, places) for name in ("router", "experts.gate_up", "experts.down"))
+    moving = tuple(
+        Slot(name, 0, count, places) for name in ("router", "experts.gate_up", "experts.down")
+    )
     layer = LayerLayout(
-        index, slots, rope_planes("half", 2 * half), (dense, stacked), tuple(shapes), (), Experts(moving, (), *experts[:1], count)
+        index,
+        slots,
+        rope_planes("half", 2 * half),
+        (dense, stacked),
+        tuple(shapes),
+        (),
+        Experts(moving, (), *experts[:1], count),
     )
     return layer, shapes
 
@@ -106,7 +132,9 @@ def test_signed_permutations_return_the_same_bits(dtype, shape, number):
         assert step.exact
         for name, tensor in tensors.items():
             published = step.apply(name, tensor)
-            assert published.dtype == tensor.dtype and same_bits(step.invert(name, published), tensor)
+            assert published.dtype == tensor.dtype and same_bits(
+                step.invert(name, published), tensor
+            )
             assert same_bits(step.apply(name, step.invert(name, tensor)), tensor)
 
 
@@ -115,7 +143,13 @@ def test_signed_permutations_return_the_same_bits(dtype, shape, number):
 def test_rotations_return_to_rounding(shape, number):
     """T⁻¹T of a rotation differs by at most 1e-7 of the weights in float32, and keeps their norm."""
     layer, shapes = layer_of(**shape)
-    step = draw_layer(("plane_rotation", "ffn_signed_permutation", "expert_permutation"), layer, MASTER, str(number), 0)
+    step = draw_layer(
+        ("plane_rotation", "ffn_signed_permutation", "expert_permutation"),
+        layer,
+        MASTER,
+        str(number),
+        0,
+    )
     generator = torch.Generator().manual_seed(number)
     for name, shape_ in shapes.items():
         tensor = torch.randn(shape_, generator=generator)
@@ -128,24 +162,36 @@ def test_rotations_return_to_rounding(shape, number):
 @given(shape=shapes_of_layers, number=st.integers(0, 10**6))
 @settings(deadline=None, max_examples=30)
 def test_transforms_commute_with_rounding_and_are_linear(shape, number):
-    """T of a rounded signed-permuted tensor is the rounded T, and T(a + b) = T(a) + T(b): what aggregation relies on."""
+    """T of a rounded signed-permuted tensor is the rounded T, and T(a + b) = T(a) + T(b).
+
+    What aggregation relies on.
+    """
     layer, shapes = layer_of(**shape)
     step = draw_layer(REAL["signed-permutation"], layer, MASTER, str(number), 1)
     generator = torch.Generator().manual_seed(number)
     for name, size in shapes.items():
-        first, second = torch.randn(size, generator=generator), torch.randn(size, generator=generator)
+        first, second = (
+            torch.randn(size, generator=generator),
+            torch.randn(size, generator=generator),
+        )
         assert torch.equal(step.apply(name, first).bfloat16(), step.apply(name, first.bfloat16()))
-        assert torch.equal(step.apply(name, first + second), step.apply(name, first) + step.apply(name, second))
+        assert torch.equal(
+            step.apply(name, first + second), step.apply(name, first) + step.apply(name, second)
+        )
 
 
 REAL = {
     "signed-permutation": (
-        "head_permutation", "qk_quarter_turns", "qk_signed_permutation", "vo_signed_permutation", "ffn_signed_permutation",
+        "head_permutation",
+        "qk_quarter_turns",
+        "qk_signed_permutation",
+        "vo_signed_permutation",
+        "ffn_signed_permutation",
         "expert_permutation",
     ),
     "rotation": ("plane_rotation", "ffn_signed_permutation", "expert_permutation"),
     "paper-rotation": ("plane_rotation", "ffn_unit_permutation", "expert_permutation"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("reparameterization", sorted(REAL))
@@ -163,7 +209,10 @@ def test_every_slot_is_moved_and_copies_differ(tiny_pair, reparameterization):
             published = first.apply(slot.tensor, tensor)
             assert not torch.equal(published, tensor), role
             assert torch.equal(published, again.apply(slot.tensor, tensor))
-            for other in (draw_layer(names, layers[0], MASTER, "a", 1), draw_layer(names, layers[0], MASTER, "b", 0)):
+            for other in (
+                draw_layer(names, layers[0], MASTER, "a", 1),
+                draw_layer(names, layers[0], MASTER, "b", 0),
+            ):
                 assert not torch.equal(published, other.apply(slot.tensor, tensor)), role
     for name in layers[0].noised:
         if "norm" in name or name.endswith(("o_proj.bias", "down_proj.bias")):
@@ -173,10 +222,17 @@ def test_every_slot_is_moved_and_copies_differ(tiny_pair, reparameterization):
 def test_a_layers_transform_is_hardly_ever_the_identity():
     """Of 200 draws for the smallest sensible layer (2 heads of size 4, 8 units) none leaves q, v or up as they are."""
     layer, shapes = layer_of(kv=2, group=1, half=2, ffn=8)
-    tensors = {name: torch.randn(size, generator=torch.Generator().manual_seed(1)) for name, size in shapes.items()}
+    tensors = {
+        name: torch.randn(size, generator=torch.Generator().manual_seed(1))
+        for name, size in shapes.items()
+    }
     for number in range(200):
         step = draw_layer(REAL["signed-permutation"], layer, MASTER, f"{number}", 0)
-        still = [name for name in ("q.weight", "v.weight", "up.weight") if torch.equal(step.apply(name, tensors[name]), tensors[name])]
+        still = [
+            name
+            for name in ("q.weight", "v.weight", "up.weight")
+            if torch.equal(step.apply(name, tensors[name]), tensors[name])
+        ]
         assert len(still) < 2 and "v.weight" not in still and "up.weight" not in still
 
 
@@ -188,12 +244,19 @@ def test_a_reparameterization_is_refused_where_it_changes_the_function(tiny_pair
     assert chosen("none", qwen3.transforms, "qwen3") == ()
     with pytest.raises(UsageError, match="plane_rotation changes the function of the qwen3 family"):
         chosen("rotation", qwen3.transforms, "qwen3")
-    with pytest.raises(UsageError, match="--reparam paper-rotation: plane_rotation changes the function of the qwen3 family"):
+    with pytest.raises(
+        UsageError,
+        match="--reparam paper-rotation: plane_rotation changes the function of the qwen3 family",
+    ):
         chosen("paper-rotation", qwen3.transforms, "qwen3")
-    assert chosen("paper-rotation", llama.transforms, "llama") == ("plane_rotation", "ffn_unit_permutation")
+    assert chosen("paper-rotation", llama.transforms, "llama") == (
+        "plane_rotation",
+        "ffn_unit_permutation",
+    )
 
 
-# Training equivariance -------------------------------------------------------------------------------------------------
+# Training equivariance
+# -------------------------------------------------------------------------------------------------
 
 STEPS = 20
 MATRIX_STEPS = 6
@@ -234,12 +297,22 @@ def aggregated(pair, root, entropy, optimizer, steps=STEPS, **settings):
 
 
 def test_every_transform_declares_itself():
-    """Each file says whether it is exact and which optimizers commute with it; the pairs that the design needs are there."""
+    """Each file says whether it is exact and which optimizers commute with it.
+
+    The pairs that the design needs are there.
+    """
     every = set(optimizers.names())
     assert every == set(RATES), "two_parties.py needs a rate for every optimizer"
-    assert set(NAMES) == {name for group in REPARAMETERIZATIONS.values() for alternatives in group for name in alternatives}
+    assert set(NAMES) == {
+        name
+        for group in REPARAMETERIZATIONS.values()
+        for alternatives in group
+        for name in alternatives
+    }
     files = {path.stem for path in Path(folder.__file__).parent.glob("*.py")}
-    assert set(NAMES) == {name for name in files if hasattr(import_module(f"{folder.__name__}.{name}"), "EXACT")}
+    assert set(NAMES) == {
+        name for name in files if hasattr(import_module(f"{folder.__name__}.{name}"), "EXACT")
+    }
     for name in NAMES:
         transform = load(name)
         assert isinstance(transform.EXACT, bool) and (name in EXACT_NAMES) == transform.EXACT
@@ -247,8 +320,12 @@ def test_every_transform_declares_itself():
 
 
 @pytest.mark.parametrize("optimizer", sorted(RATES))
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"expert_permutation", "qk_signed_permutation"}))  # Llama has neither
-def test_declared_equivariance_is_true(tiny_pair, entropy, plain, tmp_path, monkeypatch, name, optimizer):
+@pytest.mark.parametrize(
+    "name", sorted(set(NAMES) - {"expert_permutation", "qk_signed_permutation"})
+)  # Llama has neither
+def test_declared_equivariance_is_true(
+    tiny_pair, entropy, plain, tmp_path, monkeypatch, name, optimizer
+):
     """With one transform alone and no noise, the aggregated update is the plain one exactly where that is declared."""
     transform = load(name)
     forced(monkeypatch, [name])
@@ -263,12 +340,21 @@ def test_declared_equivariance_is_true(tiny_pair, entropy, plain, tmp_path, monk
 @pytest.mark.parametrize(
     ("optimizer", "family"),
     [
-        *((name, "llama") for name in sorted(RATES)), ("adamw", "qwen3"), ("adamw", "llama-biased"), ("adafactor", "qwen2"),
-        ("adam-mini", "llama-biased"), ("muon", "qwen3"),
+        *((name, "llama") for name in sorted(RATES)),
+        ("adamw", "qwen3"),
+        ("adamw", "llama-biased"),
+        ("adafactor", "qwen2"),
+        ("adam-mini", "llama-biased"),
+        ("muon", "qwen3"),
     ],
-)  # fmt: skip
-def test_signed_permutation_returns_the_plain_update(tiny_pair, entropy, tmp_path, optimizer, family):
-    """κ = 0, ξ = 0, three copies, 20 steps in float32: the aggregated update is the plain one to 5e-5."""
+)
+def test_signed_permutation_returns_the_plain_update(
+    tiny_pair, entropy, tmp_path, optimizer, family
+):
+    """κ = 0, ξ = 0, three copies, 20 steps in float32.
+
+    The aggregated update is the plain one to 5e-5.
+    """
     pair = tiny_pair(family)
     train(pair.model, tmp_path / "plain", optimizer, steps=STEPS)
     found = aggregated(pair, tmp_path, entropy, optimizer, copies=3)
@@ -278,14 +364,18 @@ def test_signed_permutation_returns_the_plain_update(tiny_pair, entropy, tmp_pat
 @pytest.mark.parametrize("optimizer", ["sgd", "adam-mini", "muon"])
 def test_rotation_returns_the_plain_update(tiny_pair, entropy, plain, tmp_path, optimizer):
     """The paper's reparameterization is exact to 1e-3 under the optimizers that see no coordinates inside a head."""
-    found = aggregated(tiny_pair("llama"), tmp_path, entropy, optimizer, copies=2, reparam="rotation")
+    found = aggregated(
+        tiny_pair("llama"), tmp_path, entropy, optimizer, copies=2, reparam="rotation"
+    )
     assert relative(found, plain(optimizer)[1]) <= 1e-3
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
 def test_rotation_moves_the_update_of_the_others(tiny_pair, entropy, plain, tmp_path, optimizer):
     """Negative control: normalised by entry or by row, the update is visibly another one."""
-    found = aggregated(tiny_pair("llama"), tmp_path, entropy, optimizer, copies=2, reparam="rotation")
+    found = aggregated(
+        tiny_pair("llama"), tmp_path, entropy, optimizer, copies=2, reparam="rotation"
+    )
     assert relative(found, plain(optimizer)[1]) > VISIBLE
 
 
@@ -302,17 +392,26 @@ def test_half_turns_train_bit_for_bit(tiny_pair, entropy, plain, tmp_path, monke
     """Only signs change under half turns, so the trained copy undone is the plainly trained model, bit for bit."""
     pair = tiny_pair("llama")
     forced(monkeypatch, ["qk_half_turns"])
-    result = publish(pair.model, pair.base, tmp_path / "h", tmp_path / "s", entropy(1), kappa=0.0, copies=1)
+    result = publish(
+        pair.model, pair.base, tmp_path / "h", tmp_path / "s", entropy(1), kappa=0.0, copies=1
+    )
     train_all(tmp_path / "h", tmp_path / "t", "adamw", steps=STEPS)
     steps = steps_of(tmp_path / "s", result.handoffs[0], pair.model)["copy-1"]
     published = weights(tmp_path / "h" / "copy-1")
-    assert any(not torch.equal(published[name], tensor) for name, tensor in weights(pair.model).items())
+    assert any(
+        not torch.equal(published[name], tensor) for name, tensor in weights(pair.model).items()
+    )
     back = moved(steps, pair.model, weights(tmp_path / "t" / "copy-1"), back=True)
     for name, tensor in weights(plain("adamw")[0]).items():
         assert torch.equal(back[name], tensor), name
 
 
-def test_no_reparameterization_returns_the_plain_update_to_rounding(tiny_pair, entropy, plain, tmp_path):
-    """`none`, one copy, κ = 0: what is left is the rounding of the float32 difference, at most 1e-7."""
+def test_no_reparameterization_returns_the_plain_update_to_rounding(
+    tiny_pair, entropy, plain, tmp_path
+):
+    """`none`, one copy, κ = 0.
+
+    What is left is the rounding of the float32 difference, at most 1e-7.
+    """
     found = aggregated(tiny_pair("llama"), tmp_path, entropy, "adamw", copies=1, reparam="none")
     assert relative(found, plain("adamw")[1]) <= 1e-7

@@ -1,6 +1,9 @@
-"""Both parties' steps on tiny models, through the public functions: publish, train, hand back, take back.
+"""Both parties' steps on tiny models, through the public functions.
 
-The training loop is a plain one in torch: what is tested here is the server's half, whatever the client runs.
+publish, train, hand back, take back.
+
+The training loop is a plain one in torch: what is tested here is the server's half, whatever the
+client runs.
 """
 
 from __future__ import annotations
@@ -32,12 +35,20 @@ SHARD_BYTES = 10**9
 
 
 def publish(model, base, handoff, secret, entropy=None, *, new_lineage=None, **settings):
-    """`mpu perturb` through the library, without the check unless asked for; it begins a lineage where there is none."""
+    """`mpu perturb` through the library, without the check unless asked for.
+
+    It begins a lineage where there is none.
+    """
     settings = {"check": "none", **settings}
     return perturb(
-        Located(model, None), Located(base, None) if base else None, handoff, secret, PerturbSettings(**settings), entropy=entropy,
+        Located(model, None),
+        Located(base, None) if base else None,
+        handoff,
+        secret,
+        PerturbSettings(**settings),
+        entropy=entropy,
         new_lineage=not secret.exists() if new_lineage is None else new_lineage,
-    )  # fmt: skip
+    )
 
 
 def take_back(updates, secret, model, out, **settings):
@@ -92,7 +103,10 @@ def moved(steps, model, tensors, *, back=False):
 def undone(secret, record, model, handoff):
     """The published copies with T undone, by name, as float64."""
     return {
-        name: {key: value.double() for key, value in moved(steps, model, weights(handoff / name), back=True).items()}
+        name: {
+            key: value.double()
+            for key, value in moved(steps, model, weights(handoff / name), back=True).items()
+        }
         for name, steps in steps_of(secret, record, model).items()
     }
 
@@ -113,8 +127,13 @@ def write_update(handoff, out, deltas) -> UpdateManifest:
     answered = [copy for copy in manifest.copies if copy.name in deltas]
     for name, tensors in deltas.items():
         (out / name).mkdir(parents=True)
-        save_file({key: value.contiguous() for key, value in tensors.items()}, out / name / "delta.safetensors")
-    return write_manifest(out, SimpleNamespace(id=manifest.id, digest=manifest.digest, copies=answered))
+        save_file(
+            {key: value.contiguous() for key, value in tensors.items()},
+            out / name / "delta.safetensors",
+        )
+    return write_manifest(
+        out, SimpleNamespace(id=manifest.id, digest=manifest.digest, copies=answered)
+    )
 
 
 def small_change(model, share=0.01, number=0):
@@ -122,7 +141,11 @@ def small_change(model, share=0.01, number=0):
     generator = torch.Generator().manual_seed(number)
     frozen = layout_of(model).frozen
     return {
-        name: share * tensor.float().square().mean().sqrt() * torch.randn(tensor.shape, generator=generator)
+        name: (
+            share
+            * tensor.float().square().mean().sqrt()
+            * torch.randn(tensor.shape, generator=generator)
+        )
         for name, tensor in weights(model).items()
         if name not in frozen
     }
@@ -142,9 +165,13 @@ def train(source, out, optimizer, steps=20, rate=None, batch=4, length=12, seed=
     model.train()
     for module in (model.get_input_embeddings(), model.get_output_embeddings()):
         module.weight.requires_grad_(False)
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    named = [
+        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
+    ]
     groups = [{"params": named, "weight_decay": 0.0}]
-    built = optimizers.get(optimizer).build(groups, rate or RATES[optimizer], model.config.to_dict())
+    built = optimizers.get(optimizer).build(
+        groups, rate or RATES[optimizer], model.config.to_dict()
+    )
     generator = torch.Generator().manual_seed(seed)
     vocabulary = model.config.vocab_size
     for _ in range(steps):
@@ -173,8 +200,12 @@ def difference(after, before):
 
 def relative(found, expected):
     """‖found − expected‖ / ‖expected‖ over all tensors."""
-    squares = sum(float((found[name].double() - expected[name].double()).square().sum()) for name in expected)
-    return (squares / sum(float(value.double().square().sum()) for value in expected.values())) ** 0.5
+    squares = sum(
+        float((found[name].double() - expected[name].double()).square().sum()) for name in expected
+    )
+    return (
+        squares / sum(float(value.double().square().sum()) for value in expected.values())
+    ) ** 0.5
 
 
 def norm(tensors):

@@ -1,4 +1,7 @@
-"""Fixtures for the tests of training: one thread, so that timings and bits do not depend on the machine's load."""
+"""Fixtures for the tests of training.
+
+One thread, so that timings and bits do not depend on the machine's load.
+"""
 
 from __future__ import annotations
 

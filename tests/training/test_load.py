@@ -29,7 +29,9 @@ def edit(directory: Path, **changes: Any) -> None:
 
 def frozen_names(model: Any) -> set[str]:
     """Names of the parameters that do not train, tied ones under both names."""
-    return {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return {
+        name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad
+    }
 
 
 def test_float32_whatever_config_says(tmp_path: Path) -> None:
@@ -47,7 +49,11 @@ def test_float32_whatever_config_says(tmp_path: Path) -> None:
 def test_embeddings_are_frozen_by_default(tmp_path: Path, tied: bool) -> None:
     """Without names, input and output embeddings do not train, whether tied or not, and all else does."""
     loaded = load_model(saved(tmp_path, tie_word_embeddings=tied))
-    assert frozen_names(loaded.model) == {"model.embed_tokens.weight", "lm_head.weight"} == set(loaded.frozen)
+    assert (
+        frozen_names(loaded.model)
+        == {"model.embed_tokens.weight", "lm_head.weight"}
+        == set(loaded.frozen)
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,7 +67,9 @@ def test_embeddings_are_frozen_by_default(tmp_path: Path, tied: bool) -> None:
 def test_frozen_by_name_or_pattern(tmp_path: Path, patterns: list[str], expected: set[str]) -> None:
     """Names and patterns are those on disk; an empty list freezes nothing."""
     model = load_model(saved(tmp_path), patterns).model
-    layer_norms = {f"model.layers.1.{part}_layernorm.weight" for part in ("input", "post_attention")}
+    layer_norms = {
+        f"model.layers.1.{part}_layernorm.weight" for part in ("input", "post_attention")
+    }
     assert frozen_names(model) == expected | (layer_norms if len(patterns) > 1 else set())
 
 
@@ -70,11 +78,17 @@ def test_tied_tensor_is_frozen_under_either_name(tmp_path: Path, name: str) -> N
     """The head of a tied model is not on disk, and freezing it by that name freezes the one tensor there is."""
     directory = saved(tmp_path, tie_word_embeddings=True)
     assert "lm_head.weight" not in load_file(directory / "model.safetensors")
-    assert frozen_names(load_model(directory, [name]).model) == {"lm_head.weight", "model.embed_tokens.weight"}
+    assert frozen_names(load_model(directory, [name]).model) == {
+        "lm_head.weight",
+        "model.embed_tokens.weight",
+    }
 
 
 def test_fused_experts_are_frozen_by_their_names_on_disk(tmp_path: Path) -> None:
-    """Transformers fuses experts in memory; all of a layer's can be frozen by disk names, one alone cannot."""
+    """Transformers fuses experts in memory.
+
+    All of a layer's can be frozen by disk names, one alone cannot.
+    """
     directory = saved(tmp_path, "mixtral")
     on_disk = set(load_file(directory / "model.safetensors"))
     assert any(".experts.2." in name for name in on_disk)
@@ -91,8 +105,14 @@ def test_unknown_frozen_name(tmp_path: Path) -> None:
 
 
 def test_dropout_is_off_and_the_source_config_keeps_it(tmp_path: Path) -> None:
-    """In training mode the model computes what it computes in evaluation mode; keep_dropout brings dropout back."""
-    for family, changes in (("llama", {"attention_dropout": 0.5}), ("gpt2", {"resid_pdrop": 0.5, "attn_pdrop": 0.5})):
+    """In training mode the model computes what it computes in evaluation mode.
+
+    keep_dropout brings dropout back.
+    """
+    for family, changes in (
+        ("llama", {"attention_dropout": 0.5}),
+        ("gpt2", {"resid_pdrop": 0.5, "attn_pdrop": 0.5}),
+    ):
         directory = save(make_model(family, **changes), make_tokenizer(), tmp_path / family)
         ids = torch.arange(5, 25).unsqueeze(0)
         loaded = load_model(directory)
@@ -121,7 +141,11 @@ def test_missing_and_misshapen_tensors(tmp_path: Path) -> None:
     save_file(kept, directory / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BadModelError, match=f"1 tensor.*missing.*{re.escape(name)}"):
         load_model(directory)
-    save_file({**kept, name: torch.zeros(3, 3)}, directory / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {**kept, name: torch.zeros(3, 3)},
+        directory / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     with pytest.raises(BadModelError, match=f"of another shape.*{re.escape(name)}"):
         load_model(directory)
 
@@ -135,7 +159,12 @@ def test_untied_head_that_is_absent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"quantization_config": {"quant_method": "gptq"}}, {"model_type": "nothing"}, {"hidden_size": "big"}]
+    "changes",
+    [
+        {"quantization_config": {"quant_method": "gptq"}},
+        {"model_type": "nothing"},
+        {"hidden_size": "big"},
+    ],
 )
 def test_unusable_config(tmp_path: Path, changes: dict[str, Any]) -> None:
     """A quantised, unknown or nonsensical configuration is one line of bad input."""

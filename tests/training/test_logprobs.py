@@ -13,12 +13,20 @@ from torch.nn import functional
 
 from mpu_cli.data.batches import collate
 from mpu_cli.data.templates import IGNORED, Encoded
-from mpu_cli.training.logprobs import answer_nll, batch_nll, labelled_predictions, token_counts, token_mean_nll
+from mpu_cli.training.logprobs import (
+    answer_nll,
+    batch_nll,
+    labelled_predictions,
+    token_counts,
+    token_mean_nll,
+)
 
 
 def row(seed: int, length: int, prompt: int) -> Encoded:
     """Random tokens, the first `prompt` of them unlabelled."""
-    ids = tuple(torch.randint(5, 320, (length,), generator=torch.Generator().manual_seed(seed)).tolist())
+    ids = tuple(
+        torch.randint(5, 320, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+    )
     return Encoded(ids, (IGNORED,) * prompt + ids[prompt:])
 
 
@@ -34,13 +42,22 @@ def plain_nll(model: Any, encoded: Encoded) -> list[float]:
         if encoded.labels[position] != IGNORED:
             row_logits = logits[position - 1]
             peak = row_logits.max()
-            losses.append(float(peak + np.log(np.exp(row_logits - peak).sum()) - row_logits[encoded.labels[position]]))
+            losses.append(
+                float(
+                    peak
+                    + np.log(np.exp(row_logits - peak).sum())
+                    - row_logits[encoded.labels[position]]
+                )
+            )
     return losses
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_answer_nll_is_the_sum_over_each_row_alone(family: str) -> None:
-    """Padding, batching and sorting by length change nothing; sums and counts come back in the given order."""
+    """Padding, batching and sorting by length change nothing.
+
+    Sums and counts come back in the given order.
+    """
     model = make_model(family)
     found = answer_nll(model, ROWS, batch_size=3, pad_id=0)
     for (nll, tokens), encoded in zip(found, ROWS, strict=True):
@@ -59,14 +76,25 @@ def test_answer_nll_restores_the_mode_and_uses_no_dropout() -> None:
 
 
 def test_predictions_are_shifted_and_masked() -> None:
-    """Logits at t are those of the label at t + 1, of labelled tokens alone; comparing with t instead gives something else."""
+    """Logits at t are those of the label at t + 1, of labelled tokens alone.
+
+    Comparing with t instead gives something else.
+    """
     model, batch = make_model(), collate(ROWS, pad_id=0)
     logits, targets = labelled_predictions(model, batch)
-    assert targets.tolist() == [label for row in ROWS for label in row.labels[1:] if label != IGNORED]
+    assert targets.tolist() == [
+        label for row in ROWS for label in row.labels[1:] if label != IGNORED
+    ]
     every = [value for encoded in ROWS for value in plain_nll(model, encoded)]
-    assert functional.cross_entropy(logits, targets, reduction="none").tolist() == pytest.approx(every, rel=1e-5)
-    assert functional.cross_entropy(logits, targets.roll(1)).item() != pytest.approx(np.mean(every), rel=1e-3)
-    assert token_counts(batch["labels"]).tolist() == [len(plain_nll(model, encoded)) for encoded in ROWS]
+    assert functional.cross_entropy(logits, targets, reduction="none").tolist() == pytest.approx(
+        every, rel=1e-5
+    )
+    assert functional.cross_entropy(logits, targets.roll(1)).item() != pytest.approx(
+        np.mean(every), rel=1e-3
+    )
+    assert token_counts(batch["labels"]).tolist() == [
+        len(plain_nll(model, encoded)) for encoded in ROWS
+    ]
 
 
 def test_half_precision_logits_are_raised() -> None:
@@ -86,7 +114,9 @@ def test_a_row_without_labels_counts_nothing() -> None:
     alone, _ = batch_nll(model, collate([empty], pad_id=0))
     alone.sum().backward()
     assert any(parameter.grad is not None for parameter in model.parameters())
-    assert all(not parameter.grad.any() for parameter in model.parameters() if parameter.grad is not None)
+    assert all(
+        not parameter.grad.any() for parameter in model.parameters() if parameter.grad is not None
+    )
 
 
 def test_token_mean_is_over_the_batch() -> None:

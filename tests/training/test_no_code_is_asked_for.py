@@ -12,21 +12,40 @@ from pathlib import Path
 import pytest
 from transformers.utils.import_utils import KERNELS_MIN_VERSION
 
-ATTENTION = ("_attn_implementation", "attn_implementation", "_attn_implementation_internal", "attention_implementation")
+ATTENTION = (
+    "_attn_implementation",
+    "attn_implementation",
+    "_attn_implementation_internal",
+    "attention_implementation",
+)
 EXPERTS = ("experts_implementation", "_experts_implementation", "_experts_implementation_internal")
 CONFIGS = [
-    *({key: value} for key in (*ATTENTION, *EXPERTS) for value in ("org/kernel", "org/kernel@main:forward", {"": "org/kernel"})),
-    {"attn_implementation": "flash_attention_2"}, {"attn_implementation": "kernels-community/flash-attn3"},
-    {"kernel_config": {"RMSNorm": "org/kernel:RMSNorm"}}, {"use_kernels": True}, {"fusion_config": {"org/kernel": True}},
-    {"quantization_config": {"quant_method": "mxfp4"}}, {"auto_map": {"AutoConfig": "org/code--x.Y"}},
-    {"tokenizer_class": "AutoModel"}, {"transformers_weights": "org/other.safetensors"}, {"configuration_files": ["config.5.0.0.json"]},
+    *(
+        {key: value}
+        for key in (*ATTENTION, *EXPERTS)
+        for value in ("org/kernel", "org/kernel@main:forward", {"": "org/kernel"})
+    ),
+    {"attn_implementation": "flash_attention_2"},
+    {"attn_implementation": "kernels-community/flash-attn3"},
+    {"kernel_config": {"RMSNorm": "org/kernel:RMSNorm"}},
+    {"use_kernels": True},
+    {"fusion_config": {"org/kernel": True}},
+    {"quantization_config": {"quant_method": "mxfp4"}},
+    {"auto_map": {"AutoConfig": "org/code--x.Y"}},
+    {"tokenizer_class": "AutoModel"},
+    {"transformers_weights": "org/other.safetensors"},
+    {"configuration_files": ["config.5.0.0.json"]},
     {"text_config": {"model_type": "llama", "_attn_implementation": "org/kernel"}},
-]  # fmt: skip
+]
 TOKENIZERS = [
-    {"auto_map": {"AutoTokenizer": ["org/code--x.Y", None]}}, {"tokenizer_class": "AutoModelForCausalLM"},
-    {"tokenizer_class": "AutoTokenizer"}, {"tokenizer_class": ["x"]}, {"tokenizer_file": "/etc/passwd"}, {"init_inputs": ["/etc/passwd"]},
+    {"auto_map": {"AutoTokenizer": ["org/code--x.Y", None]}},
+    {"tokenizer_class": "AutoModelForCausalLM"},
+    {"tokenizer_class": "AutoTokenizer"},
+    {"tokenizer_class": ["x"]},
+    {"tokenizer_file": "/etc/passwd"},
+    {"init_inputs": ["/etc/passwd"]},
     {"fast_tokenizer_files": ["tokenizer.5.0.0.json"]},
-]  # fmt: skip
+]
 STUB = '''
 """Stands for the real package: notes what it is asked for."""
 import os
@@ -50,7 +69,7 @@ def __getattr__(name):
         raise AttributeError(name)
     return type(name, (_Anything,), {})
 '''
-SCRIPT = '''
+SCRIPT = """
 import json, os, socket, sys
 from pathlib import Path
 
@@ -78,7 +97,7 @@ try:
 except Exception:
     pass
 print(json.dumps({"opened": opened, "asked": before, "control": Path(os.environ["ASKED"]).read_text()}))
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -90,18 +109,31 @@ def answered(tiny_pair, tmp_path_factory) -> dict:
     (packages / "kernels" / "__init__.py").write_text(STUB)
     info = packages / f"kernels-{KERNELS_MIN_VERSION}.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: kernels\nVersion: {KERNELS_MIN_VERSION}\n")
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: kernels\nVersion: {KERNELS_MIN_VERSION}\n"
+    )
     plain = tiny_pair("llama").model
-    cases = [("config.json", case) for case in CONFIGS] + [("tokenizer_config.json", case) for case in TOKENIZERS]
+    cases = [("config.json", case) for case in CONFIGS] + [
+        ("tokenizer_config.json", case) for case in TOKENIZERS
+    ]
     for number, (name, changes) in enumerate(cases):
         model = Path(shutil.copytree(plain, models / f"{number:02}"))
         (model / name).write_text(json.dumps({**json.loads((model / name).read_text()), **changes}))
     control = models / "00"
     assert "_attn_implementation" in (control / "config.json").read_text()
     path = os.pathsep.join([str(packages), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, "ASKED": str(root / "asked"), "HF_HUB_OFFLINE": "0"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "ASKED": str(root / "asked"),
+        "HF_HUB_OFFLINE": "0",
+    }
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(models), str(control)], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT, str(models), str(control)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -113,5 +145,8 @@ def test_nothing_is_asked(answered):
 
 
 def test_the_stub_would_have_been_asked(answered):
-    """Transformers alone does ask for the kernel that config.json names: the stub is seen, and the test can fail."""
+    """Transformers alone does ask for the kernel that config.json names.
+
+    The stub is seen, and the test can fail.
+    """
     assert "org/kernel" in answered["control"]

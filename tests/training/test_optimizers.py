@@ -52,9 +52,13 @@ def test_unknown_name() -> None:
 
 HEADS, KV_HEADS, SIZE, HIDDEN = 4, 2, 3, 5
 CONFIG = {
-    "model_type": "llama", "num_hidden_layers": 1, "hidden_size": HIDDEN, "num_attention_heads": HEADS,
-    "num_key_value_heads": KV_HEADS, "head_dim": SIZE,
-}  # fmt: skip
+    "model_type": "llama",
+    "num_hidden_layers": 1,
+    "hidden_size": HIDDEN,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS,
+    "head_dim": SIZE,
+}
 PREFIX = "model.layers.0."
 NORM, EMBEDDING = "model.norm.weight", "model.embed_tokens.weight"
 TENSORS = {
@@ -86,7 +90,12 @@ class Run:
         """Random parameters, always the same."""
         self.parameters = {key: torch.nn.Parameter(value) for key, value in randoms(0).items()}
         groups: list[dict[str, Any]] = [
-            {"params": [pair for pair in self.parameters.items() if (pair[1].dim() == 1) == flat], "weight_decay": decay * (not flat)}
+            {
+                "params": [
+                    pair for pair in self.parameters.items() if (pair[1].dim() == 1) == flat
+                ],
+                "weight_decay": decay * (not flat),
+            }
             for flat in (False, True)
         ]
         self.optimizer = optimizers.get(name).build(groups, rate, CONFIG)
@@ -112,7 +121,9 @@ def largest_difference(name: str, rule: Any, count: int = 3) -> float:
         seen.append({key: value.double().numpy() for key, value in gradients.items()})
         for key, value in theta.items():
             decay = DECAY if value.ndim > 1 else 0.0
-            theta[key] = value - RATE * (decay * value + rule(key, [gradient[key] for gradient in seen]))
+            theta[key] = value - RATE * (
+                decay * value + rule(key, [gradient[key] for gradient in seen])
+            )
     return max(float(np.abs(theta[key] - value).max()) for key, value in run.arrays().items())
 
 
@@ -132,7 +143,10 @@ def test_sgd_is_the_gradient() -> None:
 
 def test_adamw_is_the_papers() -> None:
     """Three steps equal algorithm 2 of the AdamW paper in numpy."""
-    assert largest_difference("adamw", lambda name, gradients: adam(gradients, lambda square: square)) <= 1e-6
+    assert (
+        largest_difference("adamw", lambda name, gradients: adam(gradients, lambda square: square))
+        <= 1e-6
+    )
 
 
 def test_adam_mini_is_the_papers() -> None:
@@ -146,11 +160,19 @@ def test_adam_mini_is_the_papers() -> None:
             rows = np.repeat(rows.reshape(-1, SIZE).mean(1), SIZE)[:, None]
         return np.broadcast_to(rows, square.shape)
 
-    assert largest_difference("adam-mini", lambda name, gradients: adam(gradients, lambda square: mean(name, square))) <= 1e-6
+    assert (
+        largest_difference(
+            "adam-mini", lambda name, gradients: adam(gradients, lambda square: mean(name, square))
+        )
+        <= 1e-6
+    )
 
 
 def adafactor(name: str, gradients: list[np.ndarray]) -> np.ndarray:
-    """Algorithm 4 of the Adafactor paper with the decay and the clipping of algorithm 5; a vector has one second moment."""
+    """Algorithm 4 of the Adafactor paper with the decay and the clipping of algorithm 5.
+
+    A vector has one second moment.
+    """
     rows = columns = one = 0.0
     for t, g in enumerate(gradients, start=1):
         decay, square = 1 - t**-0.8, g * g + 1e-30
@@ -180,7 +202,9 @@ def test_adafactor_is_transformers_on_matrices() -> None:
         ours.step(randoms(number))
         theirs.step(randoms(number))
     for name, value in ours.arrays().items():
-        assert (float(np.abs(value - theirs.arrays()[name]).max()) <= 1e-6) == (value.ndim > 1), name
+        assert (float(np.abs(value - theirs.arrays()[name]).max()) <= 1e-6) == (value.ndim > 1), (
+            name
+        )
 
 
 def newton_schulz(matrix: np.ndarray) -> np.ndarray:
@@ -193,7 +217,10 @@ def newton_schulz(matrix: np.ndarray) -> np.ndarray:
 
 
 def test_muon_is_the_blogs() -> None:
-    """Nesterov momentum, orthogonalised, times 0.2 √max; each expert alone; the rest by Adam with one v per tensor."""
+    """Nesterov momentum, orthogonalised, times 0.2 √max.
+
+    Each expert alone; the rest by Adam with one v per tensor.
+    """
 
     def rule(name: str, gradients: list[np.ndarray]) -> np.ndarray:
         if gradients[0].ndim == 1 or name == EMBEDDING:
@@ -217,9 +244,17 @@ def test_newton_schulz_orthogonalises(shape: tuple[int, ...]) -> None:
     found = orthogonalised(matrix)
     assert found.dtype == torch.float32
     values = torch.linalg.svdvals(found)
-    assert float(values.min()) > 0.3 and float(values.max()) < 1.3 and 0.65 < float(values.median()) < 1.2
-    left, right = (torch.linalg.qr(torch.randn(size, size, generator=generator))[0] for size in shape[-2:])
-    torch.testing.assert_close(orthogonalised(left @ matrix @ right), left @ found @ right, atol=3e-6, rtol=0)
+    assert (
+        float(values.min()) > 0.3
+        and float(values.max()) < 1.3
+        and 0.65 < float(values.median()) < 1.2
+    )
+    left, right = (
+        torch.linalg.qr(torch.randn(size, size, generator=generator))[0] for size in shape[-2:]
+    )
+    torch.testing.assert_close(
+        orthogonalised(left @ matrix @ right), left @ found @ right, atol=3e-6, rtol=0
+    )
     torch.testing.assert_close(orthogonalised(1e-6 * matrix), found, atol=3e-6, rtol=0)
     assert not orthogonalised(torch.zeros(shape)).any()
 
@@ -231,7 +266,9 @@ def test_muon_moves_matrices_as_much_as_adamw() -> None:
     run.step({name: 1e-3 * gradient for name, gradient in randoms(1).items()})
     for name, value in run.arrays().items():
         if value.ndim > 1 and name != EMBEDDING:
-            assert np.sqrt(((value - before[name]) ** 2).mean()) == pytest.approx(0.2 * RATE, rel=0.25), name
+            assert np.sqrt(((value - before[name]) ** 2).mean()) == pytest.approx(
+                0.2 * RATE, rel=0.25
+            ), name
 
 
 def test_an_expert_without_tokens_stays() -> None:
@@ -245,12 +282,19 @@ def test_an_expert_without_tokens_stays() -> None:
             gradients[experts][1] = 0
             run.step(gradients)
         after = run.arrays()[experts]
-        assert np.isfinite(after).all() and (after[1] == before[1]).all() and (after[::2] != before[::2]).any(), name
+        assert (
+            np.isfinite(after).all()
+            and (after[1] == before[1]).all()
+            and (after[::2] != before[::2]).any()
+        ), name
 
 
 @pytest.mark.parametrize("name", optimizers.names())
 def test_rounding_noise_of_a_bias_is_not_blown_up(name: str) -> None:
-    """The keys' bias without RoPE has no effect, and a gradient of 1e-10: it hardly moves, under AdamW too."""
+    """The keys' bias without RoPE has no effect, and a gradient of 1e-10.
+
+    It hardly moves, under AdamW too.
+    """
     run = Run(name, decay=0.0)
     before = run.arrays()[NORM]
     run.step({key: 1e-10 * value if key == NORM else value for key, value in randoms(1).items()})
@@ -285,7 +329,10 @@ def test_a_saved_state_goes_on_with_the_same_bits(name: str) -> None:
                 value.data.copy_(weights[key])
     for key, value in whole.parameters.items():
         assert torch.equal(value, second.parameters[key]), key
-    assert whole.optimizer.param_groups[0]["param_names"] == second.optimizer.param_groups[0]["param_names"]
+    assert (
+        whole.optimizer.param_groups[0]["param_names"]
+        == second.optimizer.param_groups[0]["param_names"]
+    )
 
 
 @pytest.mark.parametrize("name", optimizers.names())
@@ -300,7 +347,10 @@ def test_declared_smoothness_is_true(name: str) -> None:
             run.step({key: value + noise * noises[key] for key, value in gradients.items()})
         return torch.cat([value.detach().flatten() for value in run.parameters.values()]) - before
 
-    left = [float((update(size) + update(-size) - 2 * update(0.0)).norm() / update(0.0).norm()) for size in (0.03, 0.003)]
+    left = [
+        float((update(size) + update(-size) - 2 * update(0.0)).norm() / update(0.0).norm())
+        for size in (0.03, 0.003)
+    ]
     slope = np.log10(max(left[0], 1e-6) / max(left[1], 1e-6))
     if max(left) < 1e-5:  # a linear rule: nothing is left but rounding
         assert optimizers.get(name).smooth
@@ -328,7 +378,18 @@ def test_adam_mini_refuses_a_model_whose_heads_it_does_not_know() -> None:
         optimizers.get("adam-mini").build([], RATE, {"model_type": "nobody"})
 
 
-STORED = ("llama", "gpt2", "gpt-neox", "falcon", "falcon-7b", "gpt-bigcode", "phi3", "deepseek-v2", "qwen2-moe", "gemma3-multimodal")
+STORED = (
+    "llama",
+    "gpt2",
+    "gpt-neox",
+    "falcon",
+    "falcon-7b",
+    "gpt-bigcode",
+    "phi3",
+    "deepseek-v2",
+    "qwen2-moe",
+    "gemma3-multimodal",
+)
 
 
 def tiny(family: str) -> TinyModel:
@@ -344,7 +405,9 @@ def test_blocks_are_the_heads_that_the_server_sees(family: str, tmp_path: Path) 
     layer = read_layout(checkpoint.config, shapes(checkpoint.tensors), directory).layers[0]
     loaded = load_model(directory).model
     blocks = Blocks(loaded.config.to_dict(), "here")
-    memory = {name: value.shape for name, value in loaded.named_parameters() if "vision" not in name}
+    memory = {
+        name: value.shape for name, value in loaded.named_parameters() if "vision" not in name
+    }
     heads = {
         (slot.tensor, slot.axis, *head.tolist())
         for role in ("q", "k", "v", "q_free", "k_free")
@@ -354,7 +417,11 @@ def test_blocks_are_the_heads_that_the_server_sees(family: str, tmp_path: Path) 
     }
     assert heads
     for tensor, axis, *positions in heads:
-        name = next(name for name in memory if name.endswith(tensor.partition("layers.0.")[2] or tensor.partition("h.0.")[2]))
+        name = next(
+            name
+            for name in memory
+            if name.endswith(tensor.partition("layers.0.")[2] or tensor.partition("h.0.")[2])
+        )
         shape = memory[name]
         outputs = torch.arange(shape[axis], dtype=torch.float32)
         square = (outputs[:, None] if axis == 0 else outputs[None]).expand(shape)
@@ -362,13 +429,30 @@ def test_blocks_are_the_heads_that_the_server_sees(family: str, tmp_path: Path) 
         assert len(found) == shape[axis], "the mean is over inputs"
         block = (found == found[positions[0]]).nonzero().flatten().tolist()
         assert set(positions) <= set(block), f"{name}: a head has one second moment"
-        mine = {place for key in heads if key[:2] == (tensor, axis) and set(key[2:]) & set(block) for place in key[2:]}
+        mine = {
+            place
+            for key in heads
+            if key[:2] == (tensor, axis) and set(key[2:]) & set(block)
+            for place in key[2:]
+        }
         assert set(block) == mine, f"{name}: a block is a single head"
 
 
 def test_embeddings_adapters_and_namesakes_have_their_own_rows() -> None:
-    """Rows of an embedding are tokens although GPT-2 stores [in, out]; an adapter's B has heads, its A none."""
-    gpt2 = Blocks(tiny("gpt2").family.tiny["plain"] | {"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 2}, "here")
+    """Rows of an embedding are tokens although GPT-2 stores [in, out].
+
+    An adapter's B has heads, its A none.
+    """
+    gpt2 = Blocks(
+        tiny("gpt2").family.tiny["plain"]
+        | {
+            "model_type": "gpt2",
+            "n_layer": 1,
+            "n_embd": 8,
+            "n_head": 2,
+        },
+        "here",
+    )
     square = torch.rand(24, 8)
     assert gpt2.mean("transformer.wte.weight", square).shape == (24, 1)
     assert gpt2.mean("transformer.h.0.mlp.c_fc.weight", square).shape == (1, 8)
@@ -377,5 +461,12 @@ def test_embeddings_adapters_and_namesakes_have_their_own_rows() -> None:
     square = torch.rand(HEADS * SIZE, HEADS * SIZE)
     by_head, by_row = (llama.mean(f"{lora}.lora_{part}.default.weight", square) for part in "BA")
     assert len(by_head.unique()) == HEADS and len(by_row.unique()) == HEADS * SIZE
-    assert len(llama.mean("vision_tower.layers.0.self_attn.q_proj.weight", torch.rand(7, 7)).unique()) == 7
-    assert is_embedding("model.embed_tokens.weight") and is_embedding("lm_head.weight") and not is_embedding("model.norm.weight")
+    assert (
+        len(llama.mean("vision_tower.layers.0.self_attn.q_proj.weight", torch.rand(7, 7)).unique())
+        == 7
+    )
+    assert (
+        is_embedding("model.embed_tokens.weight")
+        and is_embedding("lm_head.weight")
+        and not is_embedding("model.norm.weight")
+    )

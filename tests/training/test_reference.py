@@ -27,7 +27,9 @@ from mpu_cli.training.settings import TrainingSettings
 
 def row(seed: int, length: int, prompt: int) -> Encoded:
     """Random tokens, the first `prompt` of them unlabelled."""
-    ids = tuple(torch.randint(5, 320, (length,), generator=torch.Generator().manual_seed(seed)).tolist())
+    ids = tuple(
+        torch.randint(5, 320, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+    )
     return Encoded(ids, (IGNORED,) * prompt + ids[prompt:])
 
 
@@ -36,8 +38,15 @@ RETAIN = [row(10 + i, 5 + i, i % 4) for i in range(11)]
 ALTERNATES = [row(30 + i, 7, 3) for i in range(4)]
 SETTINGS = TrainingSettings(epochs=2, batch_size=3, device="cpu", seed=1)
 ALL = {
-    "retain", "alternate", "forget_nll", "alternate_nll", "forget_logits", "retain_logits", "hidden:1", "retain_hidden",
-}  # fmt: skip
+    "retain",
+    "alternate",
+    "forget_nll",
+    "alternate_nll",
+    "forget_logits",
+    "retain_logits",
+    "hidden:1",
+    "retain_hidden",
+}
 
 
 def alone(model: Any, encoded: Encoded) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -72,12 +81,24 @@ def test_every_batch_finds_its_own(model: Any) -> None:
         retains = [alone(model, RETAIN[j]) for j in retain]
         others = [alone(model, ALTERNATES[i]) for i in forget]
         near = {"rtol": 1e-4, "atol": 1e-5}
-        np.testing.assert_allclose(reference["forget_logits"], np.concatenate([z for z, _, _ in forgets]), **near)
-        np.testing.assert_allclose(reference["retain_logits"], np.concatenate([z for z, _, _ in retains]), **near)
-        np.testing.assert_allclose(reference["retain_hidden"], np.concatenate([h for _, _, h in retains]), **near)
-        np.testing.assert_allclose(reference["forget_nll"], [nll.sum() for _, nll, _ in forgets], **near)
-        np.testing.assert_allclose(reference["alternate_nll"], [nll.sum() for _, nll, _ in others], **near)
-        assert batch["alternate"]["input_ids"].tolist() == [list(ALTERNATES[i].input_ids) for i in forget]
+        np.testing.assert_allclose(
+            reference["forget_logits"], np.concatenate([z for z, _, _ in forgets]), **near
+        )
+        np.testing.assert_allclose(
+            reference["retain_logits"], np.concatenate([z for z, _, _ in retains]), **near
+        )
+        np.testing.assert_allclose(
+            reference["retain_hidden"], np.concatenate([h for _, _, h in retains]), **near
+        )
+        np.testing.assert_allclose(
+            reference["forget_nll"], [nll.sum() for _, nll, _ in forgets], **near
+        )
+        np.testing.assert_allclose(
+            reference["alternate_nll"], [nll.sum() for _, nll, _ in others], **near
+        )
+        assert batch["alternate"]["input_ids"].tolist() == [
+            list(ALTERNATES[i].input_ids) for i in forget
+        ]
     rows.close()
 
 
@@ -93,7 +114,9 @@ def open_files(directory: Path) -> list[os.stat_result]:
     return found
 
 
-def test_files_have_no_name_and_go_away(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_have_no_name_and_go_away(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody can open them, they take the bytes that were announced, and are gone after close and after an error."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     rows = prepare(model, ALL, FORGET, RETAIN, ALTERNATES, SETTINGS, 0, "cpu")
@@ -101,12 +124,16 @@ def test_files_have_no_name_and_go_away(model: Any, tmp_path: Path, monkeypatch:
     held = open_files(tmp_path)
     assert len(held) == 3
     assert all(stat.S_IMODE(file.st_mode) == 0o600 and file.st_nlink == 0 for file in held)
-    assert sum(file.st_size for file in held) == reference_bytes(model.config, ALL, FORGET, RETAIN, SETTINGS)
+    assert sum(file.st_size for file in held) == reference_bytes(
+        model.config, ALL, FORGET, RETAIN, SETTINGS
+    )
     rows.close()
     rows.close()
     assert not open_files(tmp_path)
     with pytest.raises(IndexError):
-        prepare(model, ALL, [Encoded((999, 2), (999, 2))], RETAIN, ALTERNATES[:1], SETTINGS, 0, "cpu")
+        prepare(
+            model, ALL, [Encoded((999, 2), (999, 2))], RETAIN, ALTERNATES[:1], SETTINGS, 0, "cpu"
+        )
     assert not open_files(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -124,12 +151,20 @@ def test_a_killed_run_leaves_nothing(tmp_path: Path) -> None:
     """SIGKILL with the references on disk: there is no file that anybody would have to clean up."""
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     here = str(Path(__file__).parent)
-    done = subprocess.run([sys.executable, "-c", KILLED, here], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, here],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_written_without_need(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_without_need(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """NLLs are kept in memory; rows that are not needed are not in the batch."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     rows = prepare(model, {"forget_nll"}, FORGET, RETAIN, ALTERNATES, SETTINGS, 0, "cpu")
@@ -152,7 +187,10 @@ def test_only_retain_rows_that_are_met_are_measured(model: Any) -> None:
     assert met_retain_rows(SETTINGS, 4, 0) == []
     rows = prepare(model, {"retain", "retain_logits"}, FORGET, RETAIN, None, SETTINGS, 0, "cpu")
     tokens = sum(label != IGNORED for j in met for label in RETAIN[j].labels[1:])
-    assert reference_bytes(model.config, {"retain_logits"}, FORGET, RETAIN, SETTINGS) == 4 * 320 * tokens
+    assert (
+        reference_bytes(model.config, {"retain_logits"}, FORGET, RETAIN, SETTINGS)
+        == 4 * 320 * tokens
+    )
     unmet = next(j for j in range(11) if j not in met)
     with pytest.raises(KeyError):
         rows.batch([(0, unmet)])
@@ -163,7 +201,9 @@ def test_no_room(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is too small is refused before the first forward pass, with sizes and a remedy."""
     calls: list[int] = []
     model.register_forward_hook(lambda *_: calls.append(1))
-    monkeypatch.setattr(token_file.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(
+        token_file.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})()
+    )
     with pytest.raises(OutputError, match=r"take 0\.0 GB of disk, 0\.0 GB are free") as caught:
         prepare(model, {"forget_logits"}, FORGET, None, None, SETTINGS, 0, "cpu")
     assert "TMPDIR" in str(caught.value.hint)
@@ -179,7 +219,10 @@ def test_missing_rows_are_a_programming_error(model: Any) -> None:
 
 
 def test_layers(model: Any) -> None:
-    """-1 is 7/16 of the depth; a layer that is not there, or the last one, is refused before any forward pass."""
+    """-1 is 7/16 of the depth.
+
+    A layer that is not there, or the last one, is refused before any forward pass.
+    """
     assert [resolve_layer(-1, depth) for depth in (2, 4, 16, 30, 32)] == [0, 1, 7, 13, 14]
     for layer in (3, 4, -2):
         with pytest.raises(UsageError, match=f"--set layer={layer}: the model has 4 layers"):
@@ -192,8 +235,12 @@ def test_what_lies_above_the_layer_is_frozen(model: Any) -> None:
     """Only parameters that have a part in the layer's hidden states go on asking for a gradient."""
     frozen = model.get_input_embeddings().weight.requires_grad_(False)
     freeze_above(model, 1)
-    asking = {name.split(".")[2] for name, weight in model.named_parameters() if weight.requires_grad}
+    asking = {
+        name.split(".")[2] for name, weight in model.named_parameters() if weight.requires_grad
+    }
     assert asking == {"0", "1"}
-    assert sum(weight.requires_grad for weight in model.model.layers[:2].parameters()) == len(list(model.model.layers[:2].parameters()))
+    assert sum(weight.requires_grad for weight in model.model.layers[:2].parameters()) == len(
+        list(model.model.layers[:2].parameters())
+    )
     assert not frozen.requires_grad
     assert all(weight.grad is None for weight in model.parameters())

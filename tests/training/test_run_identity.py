@@ -7,7 +7,13 @@ import pytest
 from mpu_cli.training.run_identity import TOKENS, difference, identity_digest
 
 A, B = "a" * 64, "b" * 64
-NOW = {"--seed": 1, "--system-prompt": None, "the forget file": A, TOKENS: A, "--map": [["answer", "a"]]}
+NOW = {
+    "--seed": 1,
+    "--system-prompt": None,
+    "the forget file": A,
+    TOKENS: A,
+    "--map": [["answer", "a"]],
+}
 
 
 @pytest.mark.parametrize(
@@ -19,13 +25,19 @@ NOW = {"--seed": 1, "--system-prompt": None, "the forget file": A, TOKENS: A, "-
         ({**NOW, "--system-prompt": "Be kind."}, "--system-prompt was Be kind. and is not given"),
         ({**NOW, "the retain file": A}, "the retain file is not given"),
         ({**NOW, "--map": []}, '--map was [] and is [["answer", "a"]]'),
-        ({**NOW, "--lora-rank": 8, "--seed": 2}, "--seed was 2 and is 1, --lora-rank was 8 and is not given"),
+        (
+            {**NOW, "--lora-rank": 8, "--seed": 2},
+            "--seed was 2 and is 1, --lora-rank was 8 and is not given",
+        ),
         ({**NOW, **{f"--{letter}": 1 for letter in "abcdef"}}, ", and 2 more"),
         (None, "its recipe, data, handoff, copy, versions or number of processes are others"),
     ],
 )
 def test_what_differs_is_named(then, told):
-    """One line for each kind of value; a marker of an earlier version, which holds a digest only, names what may."""
+    """One line for each kind of value.
+
+    A marker of an earlier version, which holds a digest only, names what may.
+    """
     assert difference(then, NOW).endswith(told)
     assert difference(then, NOW) == told or told.startswith(",")
 
@@ -33,4 +45,7 @@ def test_what_differs_is_named(then, told):
 def test_the_digest_follows_every_value():
     """Tuples and lists are the same JSON, and anything else is not."""
     assert identity_digest({"a": (1, 2)}) == identity_digest({"a": [1, 2]})
-    assert len({identity_digest(one) for one in ({"a": 1}, {"a": 1.5}, {"a": None}, {}, {"b": 1})}) == 5
+    assert (
+        len({identity_digest(one) for one in ({"a": 1}, {"a": 1.5}, {"a": None}, {}, {"b": 1})})
+        == 5
+    )

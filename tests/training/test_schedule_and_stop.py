@@ -33,12 +33,16 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             seen.append(self.param_groups[0]["lr"])
             return super().step(closure)
 
-    spec = optimizers.OptimizerSpec("sgd", "test", True, lambda groups, rate, config: Noting(groups, lr=rate))
+    spec = optimizers.OptimizerSpec(
+        "sgd", "test", True, lambda groups, rate, config: Noting(groups, lr=rate)
+    )
     monkeypatch.setattr(optimizers, "get", lambda name: spec)
     return seen
 
 
-STEPS = replace(SETTINGS, batch_size=4, epochs=5, learning_rate=1.0, max_grad_norm=1e-6)  # 10 steps that move next to nothing
+STEPS = replace(
+    SETTINGS, batch_size=4, epochs=5, learning_rate=1.0, max_grad_norm=1e-6
+)  # 10 steps that move next to nothing
 
 
 @pytest.mark.parametrize(
@@ -53,7 +57,9 @@ STEPS = replace(SETTINGS, batch_size=4, epochs=5, learning_rate=1.0, max_grad_no
         ({"lr_scheduler": "linear", "max_steps": 4}, [1, 0.75, 0.5, 0.25]),
     ],
 )
-def test_the_rate_of_every_step(changes: dict[str, Any], expected: list[float], rates: list[float]) -> None:
+def test_the_rate_of_every_step(
+    changes: dict[str, Any], expected: list[float], rates: list[float]
+) -> None:
     """Rises over the warm-up from 0, then stays or falls to 0 over the steps that there are."""
     run(settings=replace(STEPS, **changes), needs=frozenset())
     assert rates == pytest.approx(expected, abs=1e-12)
@@ -77,7 +83,9 @@ def test_stops_after_the_epoch_that_reaches_the_threshold() -> None:
     reached = 3
     model, _ = run(settings=replace(settings, max_steps=2 * reached), loss=ascent)
     limit = probability(model, FORGET)
-    stopped, report = run(settings=replace(settings, stop_forget_below=limit * (1 + 1e-6)), loss=ascent)
+    stopped, report = run(
+        settings=replace(settings, stop_forget_below=limit * (1 + 1e-6)), loss=ascent
+    )
     assert report.steps == 2 * reached
     assert distance(stopped, model) == 0
     assert [each.epoch for each in report.evaluations] == [1, 2, 3]
@@ -114,12 +122,20 @@ def test_other_copies_end_where_the_first_did() -> None:
 def test_a_threshold_on_rows_that_are_not_there() -> None:
     """A caller's mistake, found before training."""
     with pytest.raises(ValueError, match="needs retain rows"):
-        run(settings=replace(SETTINGS, stop_retain_below=0.5), loss=ascent, needs=frozenset(), retain=None)
+        run(
+            settings=replace(SETTINGS, stop_retain_below=0.5),
+            loss=ascent,
+            needs=frozenset(),
+            retain=None,
+        )
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral", "gpt2"])
 def test_gradient_checkpointing_changes_no_bit(family: str) -> None:
-    """Also with frozen embeddings, whose outputs ask for no gradient; afterwards the model is as it was."""
+    """Also with frozen embeddings, whose outputs ask for no gradient.
+
+    Afterwards the model is as it was.
+    """
 
     def frozen() -> Any:
         model = make_model(family)
@@ -144,7 +160,12 @@ def test_grouping_reaches_the_batches() -> None:
         widths.append(set(batch["forget"]["attention_mask"].sum(1).tolist()))
         return ascent(model, batch)
 
-    run(settings=replace(SETTINGS, group_by_length=True), forget=mixed, loss=noting, needs=frozenset())
+    run(
+        settings=replace(SETTINGS, group_by_length=True),
+        forget=mixed,
+        loss=noting,
+        needs=frozenset(),
+    )
     assert all(len(each) == 1 for each in widths)
     widths.clear()
     run(forget=mixed, loss=noting, needs=frozenset())
@@ -160,7 +181,10 @@ def test_a_log_without_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_log(tmp_path: Path) -> None:
-    """Loss and rate of every step and what the thresholds measured, readable by TensorBoard; no bit changes."""
+    """Loss and rate of every step and what the thresholds measured, readable by TensorBoard.
+
+    No bit changes.
+    """
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -169,7 +193,9 @@ def test_a_log(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "log")).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
     assert events.Scalars("loss")[-1].value == pytest.approx(report.last_loss, rel=1e-6)
-    assert [event.value for event in events.Scalars("learning_rate")] == pytest.approx([0, 5e-4, 1e-3, 1e-3])
+    assert [event.value for event in events.Scalars("learning_rate")] == pytest.approx(
+        [0, 5e-4, 1e-3, 1e-3]
+    )
     assert [event.step for event in events.Scalars("forget_probability")] == [2, 4]
     assert weights(model).keys() == weights(run(settings=settings)[0]).keys()
     assert distance(model, run(settings=settings)[0]) == 0

@@ -46,7 +46,11 @@ def test_out_of_range(name: str, value: Any, flag: str) -> None:
 def test_defaults_are_valid() -> None:
     """The defaults pass, and zero switches weight decay and clipping off."""
     settings = TrainingSettings(weight_decay=0, max_grad_norm=0, max_steps=1)
-    assert (settings.weight_decay, settings.max_grad_norm, TrainingSettings().max_grad_norm) == (0, 0, 1.0)
+    assert (settings.weight_decay, settings.max_grad_norm, TrainingSettings().max_grad_norm) == (
+        0,
+        0,
+        1.0,
+    )
 
 
 def test_one_kind_of_warm_up() -> None:
@@ -56,7 +60,10 @@ def test_one_kind_of_warm_up() -> None:
 
 
 def test_counts_steps() -> None:
-    """10 rows at batch 4 and 2 accumulated: 3 batches, 2 steps an epoch; max_steps cuts and never adds."""
+    """10 rows at batch 4 and 2 accumulated: 3 batches, 2 steps an epoch.
+
+    max_steps cuts and never adds.
+    """
     settings = TrainingSettings(epochs=3, batch_size=4, gradient_accumulation=2)
     assert (settings.steps_per_epoch(10), settings.total_steps(10)) == (2, 6)
     assert TrainingSettings(epochs=3, batch_size=4, max_steps=5).total_steps(10) == 5

@@ -29,7 +29,9 @@ def rows(count: int, first: int, length: int = 8) -> list[Encoded]:
     """Rows of equal length whose first token tells which row it is."""
     made = []
     for i in range(count):
-        body = torch.randint(200, 320, (length - 1,), generator=torch.Generator().manual_seed(first + i)).tolist()
+        body = torch.randint(
+            200, 320, (length - 1,), generator=torch.Generator().manual_seed(first + i)
+        ).tolist()
         ids = (first + i, *body)
         made.append(Encoded(ids, (IGNORED,) * 3 + ids[3:]))
     return made
@@ -44,10 +46,18 @@ def descent(model: Any, batch: Any) -> torch.Tensor:
     return loss + token_mean_nll(model, batch["retain"]) if "retain" in batch else loss
 
 
-def run(model: Any = None, settings: TrainingSettings = SETTINGS, **changes: Any) -> tuple[Any, TrainingReport]:
+def run(
+    model: Any = None, settings: TrainingSettings = SETTINGS, **changes: Any
+) -> tuple[Any, TrainingReport]:
     """Train a tiny model and return it with the report."""
     model = make_model() if model is None else model
-    arguments = {"loss": descent, "needs": frozenset({"retain"}), "forget": FORGET, "retain": RETAIN, "pad_id": 0}
+    arguments = {
+        "loss": descent,
+        "needs": frozenset({"retain"}),
+        "forget": FORGET,
+        "retain": RETAIN,
+        "pad_id": 0,
+    }
     return model, train(model=model, settings=settings, **{**arguments, **changes})
 
 
@@ -68,7 +78,9 @@ def recorder(seen: list[tuple[int, int | None]]) -> Callable[[Any, Any], torch.T
     def loss(model: Any, batch: Any) -> torch.Tensor:
         forget = [int(i) - 10 for i in batch["forget"]["input_ids"][:, 0]]
         retain = (
-            [int(i) - 100 for i in batch["retain"]["input_ids"][:, 0]] if "retain" in batch else [None] * len(forget)
+            [int(i) - 100 for i in batch["retain"]["input_ids"][:, 0]]
+            if "retain" in batch
+            else [None] * len(forget)
         )
         seen.extend(zip(forget, retain, strict=True))
         return descent(model, batch)
@@ -78,7 +90,10 @@ def recorder(seen: list[tuple[int, int | None]]) -> Callable[[Any, Any], torch.T
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_every_copy_sees_the_same_rows_at_the_same_step(family: str) -> None:
-    """The rows of every epoch are those of epoch_pairs, whatever the model; so the epoch does reach the sampler."""
+    """The rows of every epoch are those of epoch_pairs, whatever the model.
+
+    So the epoch does reach the sampler.
+    """
     seen: list[tuple[int, int | None]] = []
     run(make_model(family), replace(SETTINGS, epochs=3, batch_size=3), loss=recorder(seen))
     expected = [pair for epoch in range(3) for pair in epoch_pairs(3, epoch, 8, 5)]
@@ -87,7 +102,10 @@ def test_every_copy_sees_the_same_rows_at_the_same_step(family: str) -> None:
 
 
 def test_same_seed_same_bits() -> None:
-    """Two runs give bit-identical weights, even from another state of the global generators; another seed does not."""
+    """Two runs give bit-identical weights, even from another state of the global generators.
+
+    Another seed does not.
+    """
     first, report = run()
     torch.manual_seed(99)
     second, again = run()
@@ -99,27 +117,37 @@ def test_same_seed_same_bits() -> None:
 @pytest.fixture
 def plain_descent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the optimizer by gradient descent, which unlike AdamW and Adafactor shows the gradient's scale."""
-    spec = optimizers.OptimizerSpec("sgd", "test", True, lambda groups, rate, config: torch.optim.SGD(groups, lr=rate))
+    spec = optimizers.OptimizerSpec(
+        "sgd", "test", True, lambda groups, rate, config: torch.optim.SGD(groups, lr=rate)
+    )
     monkeypatch.setattr(optimizers, "get", lambda name: spec)
 
 
-ACCUMULATED = replace(SETTINGS, batch_size=4, gradient_accumulation=2, max_grad_norm=0.0, learning_rate=0.05)
+ACCUMULATED = replace(
+    SETTINGS, batch_size=4, gradient_accumulation=2, max_grad_norm=0.0, learning_rate=0.05
+)
 
 
 @pytest.mark.usefixtures("plain_descent")
 def test_accumulation_equals_a_larger_batch() -> None:
     """Batch 4 with 2 accumulated is batch 8, in weights and in reported loss, for rows of equal length."""
     small, report = run(settings=ACCUMULATED, needs=frozenset())
-    large, expected = run(settings=replace(ACCUMULATED, batch_size=8, gradient_accumulation=1), needs=frozenset())
+    large, expected = run(
+        settings=replace(ACCUMULATED, batch_size=8, gradient_accumulation=1), needs=frozenset()
+    )
     assert report.steps == expected.steps == 2
     assert report.first_loss == pytest.approx(expected.first_loss, rel=1e-6)
     assert distance(small, large) <= 1e-7 < 1e-3 < distance(small, make_model())
 
 
 @pytest.mark.usefixtures("plain_descent")
-def test_accumulation_would_be_wrong_if_the_loss_were_called_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accumulation_would_be_wrong_if_the_loss_were_called_scaled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Negative control: with Trainer's division switched off, the same comparison fails."""
-    large, _ = run(settings=replace(ACCUMULATED, batch_size=8, gradient_accumulation=1), needs=frozenset())
+    large, _ = run(
+        settings=replace(ACCUMULATED, batch_size=8, gradient_accumulation=1), needs=frozenset()
+    )
     monkeypatch.setattr(UnlearningTrainer, "loss_is_scaled_for_ga", True)
     small, _ = run(settings=ACCUMULATED, needs=frozenset())
     assert distance(small, large) > 1e-3
@@ -127,7 +155,10 @@ def test_accumulation_would_be_wrong_if_the_loss_were_called_scaled(monkeypatch:
 
 @pytest.mark.usefixtures("plain_descent")
 def test_steps_are_the_gradient_of_the_loss() -> None:
-    """Steps of gradient descent through Trainer equal steps made by hand: constant rate, gradient untouched."""
+    """Steps of gradient descent through Trainer equal steps made by hand.
+
+    Constant rate, gradient untouched.
+    """
     settings = replace(ACCUMULATED, batch_size=8, gradient_accumulation=1, epochs=4)
     model, _ = run(settings=settings, needs=frozenset())
     expected = make_model()
@@ -141,10 +172,16 @@ def test_steps_are_the_gradient_of_the_loss() -> None:
 
 
 def test_uneven_last_batch_and_steps() -> None:
-    """8 rows at batch 3 and 2 accumulated make 2 steps an epoch; max_steps cuts, and never adds epochs."""
+    """8 rows at batch 3 and 2 accumulated make 2 steps an epoch.
+
+    max_steps cuts, and never adds epochs.
+    """
     settings = replace(SETTINGS, batch_size=3, gradient_accumulation=2)
     calls: list[tuple[int, int]] = []
-    _, report = run(settings=settings, around=Surroundings(lambda step, total, loss: calls.append((step, total))))
+    _, report = run(
+        settings=settings,
+        around=Surroundings(lambda step, total, loss: calls.append((step, total))),
+    )
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert report.steps == 4
     assert run(settings=replace(settings, max_steps=3))[1].steps == 3
@@ -173,7 +210,9 @@ def test_reference_is_the_model_before_the_first_step() -> None:
 
     def loss(model: Any, batch: Any) -> torch.Tensor:
         nonlocal checked
-        for first, nll in zip(batch["forget"]["input_ids"][:, 0], batch["reference"]["forget_nll"], strict=True):
+        for first, nll in zip(
+            batch["forget"]["input_ids"][:, 0], batch["reference"]["forget_nll"], strict=True
+        ):
             assert nll.item() == pytest.approx(expected[int(first) - 10][0], rel=1e-6)
             checked += 1
         return descent(model, batch)
@@ -192,7 +231,11 @@ def test_reference_has_the_precision_of_the_run() -> None:
         differences.append(float((nll.detach() / batch["reference"]["forget_nll"] - 1).abs().max()))
         return nll.mean()
 
-    run(settings=replace(SETTINGS, precision="bfloat16", batch_size=8), loss=loss, needs=frozenset({"forget_nll"}))
+    run(
+        settings=replace(SETTINGS, precision="bfloat16", batch_size=8),
+        loss=loss,
+        needs=frozenset({"forget_nll"}),
+    )
     assert differences[0] <= 1e-6
     exact = answer_nll(make_model(), FORGET, 8, 0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -212,7 +255,10 @@ def test_only_what_is_needed_is_in_the_batch() -> None:
     one_step = replace(SETTINGS, max_steps=1)
     for needs in ((), ("retain",), ("forget_nll",), ("retain", "forget_nll")):
         run(settings=one_step, loss=loss, needs=frozenset(needs))
-        assert keys.pop() == {"forget", *("reference" if need == "forget_nll" else need for need in needs)}
+        assert keys.pop() == {
+            "forget",
+            *("reference" if need == "forget_nll" else need for need in needs),
+        }
     with pytest.raises(ValueError, match="needs retain rows"):
         run(retain=None)
 
@@ -297,7 +343,10 @@ def test_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     """Nothing is printed or warned of, no file is left, and the model's configuration and mode are as they were."""
     monkeypatch.chdir(tmp_path)
@@ -316,7 +365,9 @@ def test_leaves_nothing_behind(
     assert dict(os.environ) == environment
 
 
-def test_the_temporary_directory_stays_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_temporary_directory_stays_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Trainer makes no directory, and the references (logits of the client's rows) lie in a file that has no name."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     found: list[list[Path]] = []
@@ -329,10 +380,22 @@ def test_the_temporary_directory_stays_empty(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.usefixtures("plain_descent")
 @pytest.mark.parametrize(("partial_step", "factor"), [("mean", 1.0), ("share", 1 / 4)])
 def test_the_last_step_of_an_epoch(partial_step: Any, factor: float) -> None:
-    """Ten rows in batches of 2 and steps of 4 passes: the one pass that is left counts whole, or with its share of a step."""
-    settings = replace(SETTINGS, epochs=1, batch_size=2, gradient_accumulation=4, max_grad_norm=0.0, learning_rate=0.05)
+    """Ten rows in batches of 2 and steps of 4 passes.
+
+    The one pass that is left counts whole, or with its share of a step.
+    """
+    settings = replace(
+        SETTINGS,
+        epochs=1,
+        batch_size=2,
+        gradient_accumulation=4,
+        max_grad_norm=0.0,
+        learning_rate=0.05,
+    )
     ten = rows(10, 10)
-    model, report = run(settings=replace(settings, partial_step=partial_step), needs=frozenset(), forget=ten)
+    model, report = run(
+        settings=replace(settings, partial_step=partial_step), needs=frozenset(), forget=ten
+    )
     assert report.steps == 2
     expected, order = make_model(), [i for i, _ in epoch_pairs(3, 0, 10, 0)]
     for places, share in ((order[:8], 1.0), (order[8:], factor)):
@@ -346,9 +409,22 @@ def test_the_last_step_of_an_epoch(partial_step: Any, factor: float) -> None:
 
 @pytest.mark.parametrize("decay_all", [False, True])
 def test_what_weight_decay_touches(decay_all: bool) -> None:
-    """With a gradient of zero only the decay moves weights: matrices always, norms and biases where asked for."""
-    settings = replace(SETTINGS, optimizer="adamw", epochs=1, batch_size=8, weight_decay=0.5, learning_rate=1e-2, decay_all=decay_all)
-    model, _ = run(make_model("qwen2"), settings, loss=lambda model, batch: 0.0 * descent(model, batch))
+    """With a gradient of zero only the decay moves weights.
+
+    Matrices always, norms and biases where asked for.
+    """
+    settings = replace(
+        SETTINGS,
+        optimizer="adamw",
+        epochs=1,
+        batch_size=8,
+        weight_decay=0.5,
+        learning_rate=1e-2,
+        decay_all=decay_all,
+    )
+    model, _ = run(
+        make_model("qwen2"), settings, loss=lambda model, batch: 0.0 * descent(model, batch)
+    )
     for name, before in weights(make_model("qwen2")).items():
         small = "norm" in name or name.endswith("bias")
         expected = before * (1 - 0.5 * 1e-2) if decay_all or not small else before
@@ -362,12 +438,17 @@ def test_pure_bfloat16_stays_bfloat16(optimizer: str) -> None:
     before = weights(model)
     settings = replace(SETTINGS, optimizer=optimizer, precision="pure-bfloat16", learning_rate=0.05)
     run(model, settings)
-    assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {torch.bfloat16}
+    assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {
+        torch.bfloat16
+    }
     assert any(not torch.equal(value, before[name]) for name, value in weights(model).items())
 
 
 def test_alternates_of_each_epoch() -> None:
-    """Twice as many alternates as rows: the second epoch gets the second half, and its references with it."""
+    """Twice as many alternates as rows.
+
+    The second epoch gets the second half, and its references with it.
+    """
     seen: list[tuple[int, int, float]] = []
 
     def loss(model: Any, batch: Any) -> torch.Tensor:
@@ -399,4 +480,6 @@ def test_a_reference_of_another_model() -> None:
     own = [nll for nll, _ in answer_nll(make_model(), FORGET, 4, 0)]
     assert max(abs(a - b) for a, b in zip(expected, own, strict=True)) > 1e-2
     run(loss=loss, needs=frozenset({"forget_nll"}), load_reference=lambda: other)
-    assert len(seen) == 16 and all(nll == pytest.approx(expected[place], rel=1e-5) for place, nll in seen)
+    assert len(seen) == 16 and all(
+        nll == pytest.approx(expected[place], rel=1e-5) for place, nll in seen
+    )

@@ -1,4 +1,7 @@
-"""Tiny real models and tokenizers for the tests of data, training and client; built on the spot, nothing downloaded."""
+"""Tiny real models and tokenizers for the tests of data, training and client.
+
+Built on the spot, nothing downloaded.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +34,22 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# As Llama 2: the template writes the beginning-of-sequence token itself and wants user and assistant in turn.
+# As Llama 2: the template writes the beginning-of-sequence token itself and wants user and
+# assistant in turn.
 TURNS = (
-    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('roles must alternate') }}{% endif %}"
-    "{% if m['role'] == 'user' %}<s>[ {{ m['content'] }} ]{% else %} {{ m['content'] }}</s>{% endif %}{% endfor %}"
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{"
+    " raise_exception('roles must alternate') }}{% endif %}{% if m['role'] == 'user' %}<s>[ {{"
+    " m['content'] }} ]{% else %} {{ m['content'] }}</s>{% endif %}{% endfor %}"
 )
 
 
-def make_tokenizer(chat_template: str | None = None, *, pad: bool = True, bos: bool = False) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of about 320 tokens, trained on `TEXT`; with `bos` it puts <s> before every text."""
+def make_tokenizer(
+    chat_template: str | None = None, *, pad: bool = True, bos: bool = False
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of about 320 tokens, trained on `TEXT`.
+
+    With `bos` it puts <s> before every text.
+    """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -52,7 +61,9 @@ def make_tokenizer(chat_template: str | None = None, *, pad: bool = True, bos: b
     core.train_from_iterator(TEXT, trainer)
     if bos:
         start = core.token_to_id("<s>")
-        core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", start)])
+        core.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", start)]
+        )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         bos_token="<s>",
@@ -65,21 +76,32 @@ def make_tokenizer(chat_template: str | None = None, *, pad: bool = True, bos: b
 
 
 def make_prefix_space_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-piece tokenizer in sentencepiece's manner: every text gets a leading space mark, <s> in front."""
+    """A word-piece tokenizer in sentencepiece's manner.
+
+    Every text gets a leading space mark, <s> in front.
+    """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     core.decoder = decoders.Metaspace(prepend_scheme="always")
     letters = sorted({letter for line in TEXT for letter in line} | {"\n", "▁"})
     trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=letters, show_progress=False
+        vocab_size=300,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=letters,
+        show_progress=False,
     )
     core.train_from_iterator(TEXT, trainer)
-    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
 
 
 def make_model(family: str = "llama", seed: int = 0, vocabulary: int = 320, **changes: Any) -> Any:
-    """A model of hidden size 32 and 2 layers whose norms and biases are random too: all-ones norms hide mistakes."""
+    """A model of hidden size 32 and 2 layers whose norms and biases are random too.
+
+    all-ones norms hide mistakes.
+    """
     shared = {"vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
     decoder = {
         "hidden_size": 32,
@@ -92,13 +114,19 @@ def make_model(family: str = "llama", seed: int = 0, vocabulary: int = 320, **ch
     }
     builders = {
         "llama": lambda: LlamaForCausalLM(
-            LlamaConfig(**{**shared, **decoder, "attention_bias": True, "mlp_bias": True, **changes})
+            LlamaConfig(
+                **{**shared, **decoder, "attention_bias": True, "mlp_bias": True, **changes}
+            )
         ),
         "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**{**shared, **decoder, **changes})),
         "mixtral": lambda: MixtralForCausalLM(
-            MixtralConfig(**{**shared, **decoder, "num_local_experts": 4, "num_experts_per_tok": 2, **changes})
+            MixtralConfig(
+                **{**shared, **decoder, "num_local_experts": 4, "num_experts_per_tok": 2, **changes}
+            )
         ),
-        "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**{**shared, "n_embd": 32, "n_layer": 2, "n_head": 4, **changes})),
+        "gpt2": lambda: GPT2LMHeadModel(
+            GPT2Config(**{**shared, "n_embd": 32, "n_layer": 2, "n_head": 4, **changes})
+        ),
     }
     with torch.random.fork_rng():
         torch.manual_seed(seed)

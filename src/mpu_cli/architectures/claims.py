@@ -1,4 +1,7 @@
-"""Claims of tensors by a family's paths: what is on disk, of what shape, and that nothing is claimed by two roles."""
+"""Claims of tensors by a family's paths.
+
+What is on disk, of what shape, and that nothing is claimed by two roles.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,16 @@ class Claims:
         self.noised: dict[str, None] = {}
 
     def find(self, path: str) -> tuple[str, ...]:
-        """The tensors on disk for a path: its weight (or the path itself), then its bias; empty if absent."""
+        """The tensors on disk for a path: its weight (or the path itself), then its bias.
+
+        Empty if absent.
+        """
         name = self.prefix + path
-        return tuple(full for full in (name + ".weight", name, name + ".bias", name + "_bias") if full in self.shapes)
+        return tuple(
+            full
+            for full in (name + ".weight", name, name + ".bias", name + "_bias")
+            if full in self.shapes
+        )
 
     def claim(self, path: str, shape: tuple[int, ...] | None = None) -> tuple[str, ...]:
         """Claim a path's tensors for this layer.
@@ -34,7 +44,10 @@ class Claims:
         if not names:
             raise self.missing(path)
         if shape is not None and self.shapes[names[0]] != shape:
-            raise BadModelError(f"{self.where}: tensor {names[0]} has shape {list(self.shapes[names[0]])}, expected {list(shape)}")
+            raise BadModelError(
+                f"{self.where}: tensor {names[0]} has shape {list(self.shapes[names[0]])}, expected"
+                f" {list(shape)}"
+            )
         self.noised.update(dict.fromkeys(names))
         return names
 
@@ -43,20 +56,37 @@ class Claims:
         name = f"{self.prefix}{path}.weight"
         bare = name.partition(".")[2]
         if bare in self.shapes:
-            hint = f"it is there as {bare}: load the model once in transformers and save_pretrained, which writes the full names"
+            hint = (
+                f"it is there as {bare}: load the model once in transformers and save_pretrained,"
+                " which writes the full names"
+            )
         else:
             hint = "the checkpoint is incomplete"
         return BadModelError(f"{self.where}: tensor {name} is missing", hint)
 
-    def rows(self, path: str, index: Index, size: int | None = None, storage: str | None = None) -> tuple[Slot, ...]:
-        """The output side of a linear map: `index` of `size` rows of the weight, and of the bias if there is one."""
+    def rows(
+        self, path: str, index: Index, size: int | None = None, storage: str | None = None
+    ) -> tuple[Slot, ...]:
+        """The output side of a linear map.
+
+        `index` of `size` rows of the weight, and of the bias if there is one.
+        """
         names = self.claim(path)
         axis = self.output_axis(names[0], storage)
         slots = [self._slot(names[0], axis, index, size or index.size)]
-        return (*slots, *(self._slot(name, len(self.shapes[name]) - 1, index, size or index.size) for name in names[1:]))
+        return (
+            *slots,
+            *(
+                self._slot(name, len(self.shapes[name]) - 1, index, size or index.size)
+                for name in names[1:]
+            ),
+        )
 
     def columns(self, path: str, index: Index, storage: str | None = None) -> tuple[Slot, ...]:
-        """The input side of a linear map: columns of the weight; a bias lies on the other side, and is only claimed."""
+        """The input side of a linear map: columns of the weight.
+
+        A bias lies on the other side, and is only claimed.
+        """
         name = self.claim(path)[0]
         return (self._slot(name, self.input_axis(name, storage), index, index.size),)
 
@@ -80,14 +110,18 @@ class Claims:
     def _dims(self, name: str) -> int:
         dims = len(self.shapes[name])
         if not 2 <= dims <= 3:
-            raise BadModelError(f"{self.where}: tensor {name} has shape {list(self.shapes[name])}, expected a matrix")
+            raise BadModelError(
+                f"{self.where}: tensor {name} has shape {list(self.shapes[name])}, expected a"
+                " matrix"
+            )
         return dims
 
     def _slot(self, name: str, axis: int, index: Index, size: int) -> Slot:
         shape = self.shapes[name]
         if not axis < len(shape) or shape[axis] != size:
             raise BadModelError(
-                f"{self.where}: tensor {name} has shape {list(shape)}, expected {size} along axis {axis}",
+                f"{self.where}: tensor {name} has shape {list(shape)}, expected {size} along axis"
+                f" {axis}",
                 "config.json and the weights belong to different models",
             )
         return Slot(name, axis, size, index)

@@ -1,6 +1,7 @@
 """Architecture families as data files: one YAML per family, read into a closed schema.
 
-Adding a family is adding a file to `families/`; no code knows a family's name (docs/how-to/add-an-architecture.md).
+Adding a family is adding a file to `families/`; no code knows a family's name
+(docs/how-to/add-an-architecture.md).
 """
 
 from __future__ import annotations
@@ -30,11 +31,25 @@ TRANSFORMS = (
     "ffn_unit_permutation",
     "expert_permutation",
 )
-# Required keys, then optional ones, by section. A section that is missing here holds names of the user's choice.
+# Required keys, then optional ones, by section. A section that is missing here holds names of the
+# user's choice.
 _KEYS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "": (
         frozenset({"model_types", "layers", "ffn", "norms", "outside", "transforms", "tiny"}),
-        frozenset({"when", "config", "sizes", "storage", "attention", "latent_attention", "left_alone", "check", "defaults", "sometimes"}),
+        frozenset(
+            {
+                "when",
+                "config",
+                "sizes",
+                "storage",
+                "attention",
+                "latent_attention",
+                "left_alone",
+                "check",
+                "defaults",
+                "sometimes",
+            }
+        ),
     ),
     "sizes": (frozenset(), frozenset({"layers", "hidden", "heads", "kv_heads", "head_dim"})),
     "attention": (
@@ -46,8 +61,14 @@ _KEYS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
         frozenset({"q", "q_a", "q_a_norm", "q_b", "kv_a", "kv_a_norm", "kv_b", "o", "rope"}),
         frozenset(),
     ),
-    "ffn": (frozenset({"down"}), frozenset({"gate", "up", "gate_up", "layout", "storage", "router", "groups"})),
-    "outside": (frozenset({"embedding"}), frozenset({"final_norm", "head", "positions", "project_in", "project_out"})),
+    "ffn": (
+        frozenset({"down"}),
+        frozenset({"gate", "up", "gate_up", "layout", "storage", "router", "groups"}),
+    ),
+    "outside": (
+        frozenset({"embedding"}),
+        frozenset({"final_norm", "head", "positions", "project_in", "project_out"}),
+    ),
     "transforms": (frozenset(), frozenset({"valid", "invalid", "none"})),
     "check": (frozenset(), frozenset({"dense", "sparse"})),
 }
@@ -108,17 +129,23 @@ class Family:
         """Whether the file's conditions hold for a config.json; a list means any of its values."""
         language = self.language(config)
         return all(
-            language.get(key) in (value if isinstance(value, list) else [value]) for key, value in self.when.items()
+            language.get(key) in (value if isinstance(value, list) else [value])
+            for key, value in self.when.items()
         )
 
     def transforms(self, config: Mapping[str, Any]) -> dict[str, str]:
         """`valid`, `invalid` or `none` by transform, for this config.json.
 
-        `X unless KEY` turns around when the config sets KEY: valid becomes invalid, the others valid.
+        `X unless KEY` turns around when the config sets KEY: valid becomes invalid, the others
+        valid.
         """
         language = self.language(config)
         return {
-            name: ("invalid" if kind == "valid" else "valid") if key is not None and language.get(key) else kind
+            name: (
+                ("invalid" if kind == "valid" else "valid")
+                if key is not None and language.get(key)
+                else kind
+            )
             for name, (kind, key) in self.declared.items()
         }
 
@@ -127,7 +154,8 @@ def parse_family(name: str, text: str) -> Family:
     """Read one data file.
 
     Raises:
-        ValueError: a key that the schema does not know (the nearest is named), one that is missing, or a bad value.
+        ValueError: a key that the schema does not know (the nearest is named), one that is missing,
+            or a bad value.
     """
     data = yaml.safe_load(text)
     _check(name, "", data)
@@ -173,13 +201,17 @@ def _declared(name: str, section: Mapping[str, list[str]]) -> dict[str, tuple[st
             if match is None or match[1] not in TRANSFORMS:
                 nearest = difflib.get_close_matches(str(entry), TRANSFORMS, n=1)
                 hint = f", did you mean {nearest[0]!r}?" if nearest else ""
-                raise ValueError(f"{name}.yaml, section transforms: unknown transform {entry!r}{hint}")
+                raise ValueError(
+                    f"{name}.yaml, section transforms: unknown transform {entry!r}{hint}"
+                )
             if match[1] in found:
                 raise ValueError(f"{name}.yaml, section transforms: {match[1]} is declared twice")
             found[match[1]] = (kind, match[2])
     missing = [transform for transform in TRANSFORMS if transform not in found]
     if missing:
-        raise ValueError(f"{name}.yaml, section transforms: {missing[0]} is not declared valid, invalid or none")
+        raise ValueError(
+            f"{name}.yaml, section transforms: {missing[0]} is not declared valid, invalid or none"
+        )
     return found
 
 
@@ -192,7 +224,10 @@ def _check(name: str, section: str, data: Any) -> None:
     for key, value in data.items():
         if key not in known:
             nearest = difflib.get_close_matches(str(key), sorted(known), n=1)
-            raise ValueError(f"{where}: unknown key {key!r}" + (f", did you mean {nearest[0]!r}?" if nearest else ""))
+            raise ValueError(
+                f"{where}: unknown key {key!r}"
+                + (f", did you mean {nearest[0]!r}?" if nearest else "")
+            )
         choices = _CHOICES.get((section, key))
         if choices is not None and value not in choices:
             raise ValueError(f"{where}: {key} must be {', '.join(choices[:-1])} or {choices[-1]}")
@@ -203,16 +238,23 @@ def _check(name: str, section: str, data: Any) -> None:
 
 @cache
 def families() -> Mapping[str, tuple[Family, ...]]:
-    """All families by model_type; several share one where their `when` conditions tell them apart."""
+    """All families by model_type.
+
+    Several share one where their `when` conditions tell them apart.
+    """
     found: dict[str, tuple[Family, ...]] = {}
-    for item in sorted(resources.files(__package__).joinpath("families").iterdir(), key=lambda entry: entry.name):
+    for item in sorted(
+        resources.files(__package__).joinpath("families").iterdir(), key=lambda entry: entry.name
+    ):
         if not item.name.endswith(".yaml"):
             continue
         family = parse_family(item.name.removesuffix(".yaml"), item.read_text(encoding="utf-8"))
         for model_type in family.model_types:
             others = found.get(model_type, ())
             if any(not other.when or not family.when for other in others):
-                raise ValueError(f"{model_type} is claimed by {others[0].name}.yaml and {family.name}.yaml")
+                raise ValueError(
+                    f"{model_type} is claimed by {others[0].name}.yaml and {family.name}.yaml"
+                )
             found[model_type] = (*others, family)
     return found
 
@@ -221,21 +263,25 @@ def family_of(config: Mapping[str, Any], where: object) -> Family:
     """The family of a config.json.
 
     Raises:
-        BadModelError: `model_type` is absent or unknown (the message lists the known ones), or the config asks for a
-            variant that no file describes.
+        BadModelError: `model_type` is absent or unknown (the message lists the known ones), or the
+            config asks for a variant that no file describes.
     """
     model_type = config.get("model_type")
     known = families()
     if not isinstance(model_type, str) or model_type not in known:
         raise BadModelError(
             f"{where}: unknown model_type {model_type!r}",
-            f"known: {', '.join(sorted(known))}; how to add one: {page('how-to/add-an-architecture')}",
+            f"known: {', '.join(sorted(known))}; how to add one:"
+            f" {page('how-to/add-an-architecture')}",
         )
     for family in known[model_type]:
         if family.matches(config):
             return family
-    asked = {key: family.language(config).get(key) for family in known[model_type] for key in family.when}
+    asked = {
+        key: family.language(config).get(key) for family in known[model_type] for key in family.when
+    }
     raise BadModelError(
-        f"{where}: a {model_type} model with {', '.join(f'{key} = {value}' for key, value in asked.items())} is not described",
+        f"{where}: a {model_type} model with"
+        f" {', '.join(f'{key} = {value}' for key, value in asked.items())} is not described",
         f"how to add a file for it: {page('how-to/add-an-architecture')}",
     )

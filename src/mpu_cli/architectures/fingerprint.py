@@ -1,4 +1,7 @@
-"""A layout's fingerprint: T_k is drawn from a layout, so both must be the same when a copy is made and when it comes back."""
+"""A layout's fingerprint.
+
+T_k is drawn from a layout, so both must be the same when a copy is made and when it comes back.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from mpu_cli.architectures.layout import Index, LayerLayout, ModelLayout, Slot
 
 
 def fingerprint(layout: ModelLayout) -> str:
-    """SHA-256 over everything that a transform looks at: slots by role, planes, feed-forwards, experts, head tensors."""
+    """SHA-256 over everything that a transform looks at.
+
+    Slots by role, planes, feed-forwards, experts, head tensors.
+    """
     return _Hasher().model(layout)
 
 
@@ -32,7 +38,11 @@ class _Hasher:
             {role: self._slots(slots) for role, slots in layer.slots.items()},
             self._index(layer.planes),
             [{role: self._slots(slots) for role, slots in ffn.items()} for ffn in layer.ffns],
-            [self._slots(experts.slots), experts.tensors, experts.groups, experts.count] if experts else None,
+            (
+                [self._slots(experts.slots), experts.tensors, experts.groups, experts.count]
+                if experts
+                else None
+            ),
             dict(layer.head_tensors),
         ]
 
@@ -42,6 +52,11 @@ class _Hasher:
     def _index(self, index: Index) -> str:
         known = self._known.get(id(index))
         if known is None:
-            digest = hashlib.sha256(json.dumps(index.shape).encode() + index.astype("<i8").tobytes()).hexdigest()
-            known = self._known[id(index)] = (index, digest)  # holding the array keeps its id its own
+            digest = hashlib.sha256(
+                json.dumps(index.shape).encode() + index.astype("<i8").tobytes()
+            ).hexdigest()
+            known = self._known[id(index)] = (
+                index,
+                digest,
+            )  # holding the array keeps its id its own
         return known[1]

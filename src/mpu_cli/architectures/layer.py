@@ -25,7 +25,11 @@ class _Attention:
 
 
 def read_layer(
-    claims: Claims, sizes: Sizes, config: Mapping[str, Any], index: int, left_alone: Mapping[str, str]
+    claims: Claims,
+    sizes: Sizes,
+    config: Mapping[str, Any],
+    index: int,
+    left_alone: Mapping[str, str],
 ) -> LayerLayout:
     """Lay out one layer; `config` is the language model's configuration.
 
@@ -33,7 +37,11 @@ def read_layer(
         BadModelError: a tensor is missing or has another shape than the family and the config say.
     """
     family = claims.family
-    attention = _latent(claims, sizes, config) if family.latent_attention is not None else _attention(claims, sizes, config, index)
+    attention = (
+        _latent(claims, sizes, config)
+        if family.latent_attention is not None
+        else _attention(claims, sizes, config, index)
+    )
     ffns, experts = _feed_forwards(claims, config)
     for path in (*family.norms, *(path for path in family.sometimes if claims.find(path))):
         claims.claim(path)
@@ -42,7 +50,14 @@ def read_layer(
     if twice:
         raise ValueError(f"{family.name}.yaml: {twice[0]} is both used and left alone")
     return LayerLayout(
-        index, attention.slots, attention.planes, ffns, tuple(claims.noised), untouched, experts, attention.head_tensors
+        index,
+        attention.slots,
+        attention.planes,
+        ffns,
+        tuple(claims.noised),
+        untouched,
+        experts,
+        attention.head_tensors,
     )
 
 
@@ -56,7 +71,11 @@ def _attention(claims: Claims, sizes: Sizes, config: Mapping[str, Any], layer: i
         total = (sizes.heads + 2 * kv_heads) * size
         q, k, v = (claims.rows(section["qkv"], part, total) for part in rows)
     else:
-        q, k, v = claims.rows(section["q"], query), claims.rows(section["k"], key), claims.rows(section["v"], key)
+        q, k, v = (
+            claims.rows(section["q"], query),
+            claims.rows(section["k"], key),
+            claims.rows(section["v"], key),
+        )
     o = claims.columns(section["o"], query)
     rotary = 0 if _is_nope(section, config, layer, claims) else sizes.rotary
     free = slice(rotary, None)
@@ -75,12 +94,21 @@ def _attention(claims: Claims, sizes: Sizes, config: Mapping[str, Any], layer: i
     return found
 
 
-def _norms(claims: Claims, section: Mapping[str, Any], sizes: Sizes, config: Mapping[str, Any], found: _Attention) -> None:
+def _norms(
+    claims: Claims,
+    section: Mapping[str, Any],
+    sizes: Sizes,
+    config: Mapping[str, Any],
+    found: _Attention,
+) -> None:
     """Norms on q and k, unless the family says that a config key switches them on and it does not."""
     if "qk_norm_if" in section and not config.get(section["qk_norm_if"]):
         return
     kv_heads, group, size = sizes.kv_heads, sizes.heads // sizes.kv_heads, sizes.head_dim
-    for role, path, count in (("q", section["q_norm"], sizes.heads), ("k", section["k_norm"], kv_heads)):
+    for role, path, count in (
+        ("q", section["q_norm"], sizes.heads),
+        ("k", section["k_norm"], kv_heads),
+    ):
         moved = "query_heads" if role == "q" else "key_value_heads"
         heads = (kv_heads, group) if role == "q" else (kv_heads,)
         paths = [path.format(h=head) for head in range(count)] if "{h}" in path else [path]
@@ -97,21 +125,34 @@ def _norms(claims: Claims, section: Mapping[str, Any], sizes: Sizes, config: Map
             found.slots[f"{role}_norm"] = norm
 
 
-def _is_nope(section: Mapping[str, Any], config: Mapping[str, Any], layer: int, claims: Claims) -> bool:
-    """Whether a layer has no RoPE: by a per-layer list, or where that is absent, every n-th layer."""
+def _is_nope(
+    section: Mapping[str, Any], config: Mapping[str, Any], layer: int, claims: Claims
+) -> bool:
+    """Whether a layer has no RoPE.
+
+    By a per-layer list, or where that is absent, every n-th layer.
+    """
     for key, value in section.get("no_rope", {}).items():
         listed = config.get(key)
         if listed is None:
-            return (layer + 1) % positive(config, section["no_rope_every"], claims.where / "config.json") == 0
+            return (layer + 1) % positive(
+                config, section["no_rope_every"], claims.where / "config.json"
+            ) == 0
         if not isinstance(listed, list) or len(listed) <= layer:
-            raise BadModelError(f"{claims.where}/config.json: {key} is {listed!r}, expected one entry for each layer")
+            raise BadModelError(
+                f"{claims.where}/config.json: {key} is {listed!r}, expected one entry for each"
+                " layer"
+            )
         if listed[layer] == value:
             return True
     return False
 
 
 def _latent(claims: Claims, sizes: Sizes, config: Mapping[str, Any]) -> _Attention:
-    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): one rotary key shared by all heads, beside a latent."""
+    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434).
+
+    One rotary key shared by all heads, beside a latent.
+    """
     section = claims.family.latent_attention
     assert section is not None
     own = LatentSizes.from_config(config, claims.where / "config.json")
@@ -141,7 +182,9 @@ def _latent(claims: Claims, sizes: Sizes, config: Mapping[str, Any]) -> _Attenti
     return _Attention(slots, rope_planes(section["rope"], rope))
 
 
-def _feed_forwards(claims: Claims, config: Mapping[str, Any]) -> tuple[tuple[Slots, ...], Experts | None]:
+def _feed_forwards(
+    claims: Claims, config: Mapping[str, Any]
+) -> tuple[tuple[Slots, ...], Experts | None]:
     ffns: list[Slots] = []
     experts = None
     for block in claims.family.ffn:
@@ -152,7 +195,9 @@ def _feed_forwards(claims: Claims, config: Mapping[str, Any]) -> tuple[tuple[Slo
             if count:
                 mine = [_of_expert(block, expert) for expert in range(count)]
                 ffns += [_feed_forward(claims, one) for one in mine]
-                experts = _experts(claims, config, block, count, tuple(_tensors(claims, one) for one in mine))
+                experts = _experts(
+                    claims, config, block, count, tuple(_tensors(claims, one) for one in mine)
+                )
         elif claims.find(block["down"]):
             ffns.append(_feed_forward(claims, block))
             if "router" in block:
@@ -164,7 +209,10 @@ def _feed_forwards(claims: Claims, config: Mapping[str, Any]) -> tuple[tuple[Slo
 
 
 def _of_expert(block: Mapping[str, Any], expert: int) -> dict[str, Any]:
-    return {key: value.format(e=expert) if isinstance(value, str) else value for key, value in block.items()}
+    return {
+        key: value.format(e=expert) if isinstance(value, str) else value
+        for key, value in block.items()
+    }
 
 
 def _paths(block: Mapping[str, Any]) -> list[str]:
@@ -186,16 +234,31 @@ def _feed_forward(claims: Claims, block: Mapping[str, Any]) -> Slots:
             "up": claims.rows(block["gate_up"], up, 2 * units, storage),
         }
     else:
-        slots = {role: claims.rows(block[role], grid(units), None, storage) for role in ("gate", "up") if role in block}
+        slots = {
+            role: claims.rows(block[role], grid(units), None, storage)
+            for role in ("gate", "up")
+            if role in block
+        }
     return {**slots, "down": claims.columns(block["down"], grid(units), storage)}
 
 
 def _experts(
-    claims: Claims, config: Mapping[str, Any], block: Mapping[str, Any], count: int, tensors: tuple[tuple[str, ...], ...]
+    claims: Claims,
+    config: Mapping[str, Any],
+    block: Mapping[str, Any],
+    count: int,
+    tensors: tuple[tuple[str, ...], ...],
 ) -> Experts:
-    groups = positive(config, block["groups"], claims.where / "config.json", default=1) if "groups" in block else 1
+    groups = (
+        positive(config, block["groups"], claims.where / "config.json", default=1)
+        if "groups" in block
+        else 1
+    )
     if count % groups:
-        raise BadModelError(f"{claims.where}/config.json: {count} experts do not divide into {block['groups']} = {groups} groups")
+        raise BadModelError(
+            f"{claims.where}/config.json: {count} experts do not divide into {block['groups']} ="
+            f" {groups} groups"
+        )
     index = grid(groups, count // groups)
     slots = [slot for path in block["router"] for slot in claims.slot(path, 0, index)]
     if not tensors:

@@ -1,6 +1,7 @@
 """What the maths sees of a model: slots (tensor, axis, index), never names.
 
-Shape letters: H query heads in KV groups of G = H / KV, d head size, D hidden, F feed-forward, E experts.
+Shape letters: H query heads in KV groups of G = H / KV, d head size, D hidden, F feed-forward, E
+experts.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ Index = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where one axis of one tensor stores a role: `index[...]` are positions along `axis`, which is `size` long.
+    """Where one axis of one tensor stores a role.
 
-    The shape of `index` says what the positions mean, see the roles of `LayerLayout`. Several slots may lie in one
-    tensor (fused q, k and v).
+    `index[...]` are positions along `axis`, which is `size` long.
+
+    The shape of `index` says what the positions mean, see the roles of `LayerLayout`. Several slots
+    may lie in one tensor (fused q, k and v).
     """
 
     tensor: str
@@ -31,7 +34,10 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """Experts that may change places: `index`-shaped (groups, E / groups), each expert's rows or tensors alike."""
+    """Experts that may change places.
+
+    `index`-shaped (groups, E / groups), each expert's rows or tensors alike.
+    """
 
     slots: tuple[Slot, ...]
     """Router rows and stacked tensors, index (groups, E / groups)."""
@@ -47,11 +53,14 @@ class LayerLayout:
 
     Roles, with the shape of their index:
 
-    * `query_heads` (KV, G, ·) and `key_value_heads` (KV, ·): what moves when heads change places (per-head norms and
+    * `query_heads` (KV, G, ·) and `key_value_heads` (KV, ·): what moves when heads change places
+      (per-head norms and
       attention sinks among them);
-    * `q` (K, G, d) and `k` (K, d): what RoPE turns, with `planes` inside d; K is KV, or 1 where one key serves all heads;
+    * `q` (K, G, d) and `k` (K, d): what RoPE turns, with `planes` inside d; K is KV, or 1 where one
+      key serves all heads;
     * `q_free` (KV, G, ·) and `k_free` (KV, ·): coordinates of q and k that RoPE leaves alone;
-    * `q_norm`, `k_norm`: norms over all heads, shaped as q and k: their entries move with q and k, and take no sign;
+    * `q_norm`, `k_norm`: norms over all heads, shaped as q and k: their entries move with q and k,
+      and take no sign;
     * `v` (KV, d), `o` (KV, G, d).
     """
 
@@ -60,7 +69,10 @@ class LayerLayout:
     planes: Index
     """(P, 2): the two positions inside a head that RoPE turns together."""
     ffns: tuple[Mapping[str, tuple[Slot, ...]], ...]
-    """Every feed-forward or expert: `gate` (the activated branch), `up` (the linear one, if any), `down`, index (F,)."""
+    """Every feed-forward or expert.
+
+    `gate` (the activated branch), `up` (the linear one, if any), `down`, index (F,).
+    """
     noised: tuple[str, ...]
     """Tensors that a perturbation moves, norms and biases among them."""
     untouched: tuple[str, ...]
@@ -95,8 +107,8 @@ class ModelLayout:
     def frozen(self) -> tuple[str, ...]:
         """Tensors that a client leaves as they are.
 
-        Rows of the embeddings that moved would spell out the forget set's tokens; what is left alone is no part of the
-        language model.
+        Rows of the embeddings that moved would spell out the forget set's tokens; what is left
+        alone is no part of the language model.
         """
         embeddings = [name for role in ("embedding", "head") for name in self.outside.get(role, ())]
         return (*embeddings, *sorted(self.left_alone))
@@ -106,7 +118,10 @@ class ModelLayout:
         return {name: layer.index for layer in self.layers for name in layer.noised}
 
     def groups(self, scope: str) -> dict[str, tuple[str, ...]]:
-        """The tensors that share one σ, by group: each layer, and with scope `all` each role outside too."""
+        """The tensors that share one σ, by group.
+
+        Each layer, and with scope `all` each role outside too.
+        """
         groups = {layer.group: layer.noised for layer in self.layers}
         if scope == "all":
             groups.update({role.replace("_", " "): names for role, names in self.outside.items()})
@@ -114,7 +129,10 @@ class ModelLayout:
 
 
 def rope_planes(layout: str, rotary: int) -> Index:
-    """The RoPE planes of a head, (P, 2): (i, i + r/2) stored half-split, (2i, 2i + 1) interleaved, i < r/2."""
+    """The RoPE planes of a head, (P, 2).
+
+    (i, i + r/2) stored half-split, (2i, 2i + 1) interleaved, i < r/2.
+    """
     first = np.arange(rotary // 2)
     if layout == "half":
         return np.stack([first, first + rotary // 2], axis=1)

@@ -1,8 +1,11 @@
-"""The linear maps of a model's layers by their roles: what a low-rank adapter may sit on, and which way its weight lies.
+"""The linear maps of a model's layers by their roles.
 
-An adapter on a map whose *output* a reparameterization moves is equivariant to it: B moves with the rows, and A, drawn
-alike for every copy, sees the same inputs in all of them. Where the *input* is moved (o and down) a random A is not
-(design, section 7: an error of 52 % at κ = 0), so those are no default.
+What a low-rank adapter may sit on, and which way its weight lies.
+
+An adapter on a map whose *output* a reparameterization moves is equivariant to it: B moves with the
+rows, and A, drawn alike for every copy, sees the same inputs in all of them. Where the *input* is
+moved (o and down) a random A is not (design, section 7: an error of 52 % at κ = 0), so those are no
+default.
 """
 
 from __future__ import annotations
@@ -57,7 +60,10 @@ Projections = Mapping[str, Projection]
 
 
 def projections(layout: ModelLayout, shapes: Shapes) -> dict[str, Projection]:
-    """Every matrix of a role in `ROLES`, by on-disk name; stacked experts are no matrices and have none."""
+    """Every matrix of a role in `ROLES`, by on-disk name.
+
+    Stacked experts are no matrices and have none.
+    """
     found: dict[str, Projection] = {}
     for layer in layout.layers:
         roles: dict[str, set[str]] = {}

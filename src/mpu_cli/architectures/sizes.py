@@ -21,7 +21,10 @@ _SHARE_KEYS = ("partial_rotary_factor", "rotary_pct")
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Counts and sizes of a model's layers; `rotary` is how many coordinates of a head RoPE turns."""
+    """Counts and sizes of a model's layers.
+
+    `rotary` is how many coordinates of a head RoPE turns.
+    """
 
     layers: int
     heads: int
@@ -34,13 +37,16 @@ class Sizes:
         """Read and check the sizes.
 
         Raises:
-            BadModelError: a size is absent, not a positive integer, or does not fit another; the key is named.
+            BadModelError: a size is absent, not a positive integer, or does not fit another; the
+                key is named.
         """
         read = _Reader(config, family, where)
         heads = read.size("heads")
         kv_heads = read.size("kv_heads", default=heads)
         if heads % kv_heads:
-            raise BadModelError(f"{where}: {heads} attention heads do not divide into {kv_heads} key-value heads")
+            raise BadModelError(
+                f"{where}: {heads} attention heads do not divide into {kv_heads} key-value heads"
+            )
         if family.latent_attention is not None:
             head_dim = 0
         else:
@@ -80,13 +86,18 @@ class _Reader:
             for key in _SHARE_KEYS:
                 share = source[key] if source.get(key) is not None else share
         if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:
-            raise BadModelError(f"{self.where}: the rotary share is {share!r}, expected a number in (0, 1]")
+            raise BadModelError(
+                f"{self.where}: the rotary share is {share!r}, expected a number in (0, 1]"
+            )
         return int(head_dim * share)
 
 
 @dataclass(frozen=True, slots=True)
 class LatentSizes:
-    """Multi-head latent attention: per head `nope` coordinates without RoPE, `rope` with it, `value`; `latent` of the key side."""
+    """Multi-head latent attention.
+
+    Per head `nope` coordinates without RoPE, `rope` with it, `value`; `latent` of the key side.
+    """
 
     nope: int
     rope: int

@@ -1,1 +1,4 @@
-"""What passes between the parties: manifests, digests, and the ordered checks. Never imports torch."""
+"""What passes between the parties: manifests, digests, and the ordered checks.
+
+Never imports torch.
+"""

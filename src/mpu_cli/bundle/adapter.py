@@ -1,9 +1,12 @@
-"""The payload `lora`: a PEFT adapter as it may stand in an update, written and read strictly. Never imports torch.
+"""The payload `lora`: a PEFT adapter as it may stand in an update, written and read strictly.
 
-Δ W = (α / r) · B A, with A (r, inputs) and B (outputs, r); stored the other way round where `fan_in_fan_out` is true.
-peft's own adapter_config.json holds local paths, versions and some forty switches. In an update it has the keys of
-`encode_config`, in one form, and whatever is not byte for byte that form is refused: a rank pattern, DoRA, saved modules
-or trained biases cannot even be said.
+Never imports torch.
+
+Δ W = (α / r) · B A, with A (r, inputs) and B (outputs, r); stored the other way round where
+`fan_in_fan_out` is true. peft's own adapter_config.json holds local paths, versions and some forty
+switches. In an update it has the keys of `encode_config`, in one form, and whatever is not byte for
+byte that form is refused: a rank pattern, DoRA, saved modules or trained biases cannot even be
+said.
 """
 
 from __future__ import annotations
@@ -77,7 +80,10 @@ class LowRankChange:
         return (inputs, outputs) if self.transposed else (outputs, inputs)
 
     def rows(self, places: npt.NDArray[np.int64], columns: int) -> Tensor:
-        """Rows of the change, given ascending: (rows, columns) float32. Nothing larger than them and A is held."""
+        """Rows of the change, given ascending: (rows, columns) float32.
+
+        Nothing larger than them and A is held.
+        """
         from mpu_cli.checkpoint.low_rank import product_rows
 
         if columns != self.shape[1]:
@@ -96,7 +102,10 @@ def adapter_names(module: str) -> tuple[str, str]:
 
 
 def encode_config(config: AdapterConfig) -> bytes:
-    """The bytes of adapter_config.json: peft loads them, and there is no other way to write the same adapter."""
+    """The bytes of adapter_config.json.
+
+    Peft loads them, and there is no other way to write the same adapter.
+    """
     alpha = int(config.alpha) if float(config.alpha).is_integer() else float(config.alpha)
     content = {
         "base_model_name_or_path": None,
@@ -116,7 +125,8 @@ def decode_config(data: bytes, where: object) -> AdapterConfig:
     """Parse and check adapter_config.json as it stands in an update.
 
     Raises:
-        BadBundleError: an unknown key, a value outside its range, or another form than `encode_config` writes.
+        BadBundleError: an unknown key, a value outside its range, or another form than
+            `encode_config` writes.
     """
     if len(data) > MAX_CONFIG_BYTES:
         raise BadBundleError(f"{where}: longer than {MAX_CONFIG_BYTES} bytes")
@@ -129,15 +139,27 @@ def decode_config(data: bytes, where: object) -> AdapterConfig:
         if type(value := reader.take(key)) is not type(only) or value != only:
             raise reader.wrong(key, f"is not {json.dumps(only)}")
     rank, alpha = reader.natural("r"), reader.number("lora_alpha")
-    modules, transposed = reader.texts("target_modules", TENSOR_PATTERN), reader.take("fan_in_fan_out")
+    modules, transposed = (
+        reader.texts("target_modules", TENSOR_PATTERN),
+        reader.take("fan_in_fan_out"),
+    )
     reader.done()
     if not 1 <= rank <= MAX_RANK:
         raise BadBundleError(f"{where}: r is {rank}, a rank lies between 1 and {MAX_RANK}")
     if not 0 < alpha <= 1e6:
-        raise BadBundleError(f"{where}: lora_alpha is {alpha:g}, it lies above 0 and at most at 1e6")
+        raise BadBundleError(
+            f"{where}: lora_alpha is {alpha:g}, it lies above 0 and at most at 1e6"
+        )
     config = AdapterConfig(rank, alpha, modules, transposed)
-    if type(transposed) is not bool or modules != tuple(sorted(set(modules))) or encode_config(config) != data:
-        raise BadBundleError(f"{where}: is not in the form that mpu writes", "make the update with mpu unlearn or mpu diff")
+    if (
+        type(transposed) is not bool
+        or modules != tuple(sorted(set(modules)))
+        or encode_config(config) != data
+    ):
+        raise BadBundleError(
+            f"{where}: is not in the form that mpu writes",
+            "make the update with mpu unlearn or mpu diff",
+        )
     return config
 
 
@@ -154,7 +176,8 @@ def open_adapter(path: Path) -> dict[str, LowRankChange]:
     """The changes of one copy of an update, by the on-disk tensors that they change.
 
     Raises:
-        BadBundleError: malformed files, or tensors that are not exactly the pairs that the configuration names.
+        BadBundleError: malformed files, or tensors that are not exactly the pairs that the
+            configuration names.
     """
     file = path / ADAPTER_CONFIG
     try:
@@ -168,24 +191,38 @@ def open_adapter(path: Path) -> dict[str, LowRankChange]:
     except BadModelError as error:
         raise BadBundleError(error.message, error.hint) from error
     if metadata not in ({}, {"format": "pt"}):
-        raise BadBundleError(f"{file}: its metadata says more than the format", "make the update with mpu unlearn or mpu diff")
+        raise BadBundleError(
+            f"{file}: its metadata says more than the format",
+            "make the update with mpu unlearn or mpu diff",
+        )
     pairs = pair_up(tensors, file, BadBundleError)
     if tuple(sorted(pairs)) != config.modules:
         odd = min(set(pairs) ^ set(config.modules))
-        raise BadBundleError(f"{file}: {ADAPTER_CONFIG} and the tensors disagree about module {odd}")
+        raise BadBundleError(
+            f"{file}: {ADAPTER_CONFIG} and the tensors disagree about module {odd}"
+        )
     for module, (a, b) in pairs.items():
         if a.dtype not in _DTYPES or b.dtype != a.dtype:
-            raise BadBundleError(f"{file}: the adapter of {module} is {a.dtype} and {b.dtype}, expected float32 or bfloat16")
+            raise BadBundleError(
+                f"{file}: the adapter of {module} is {a.dtype} and {b.dtype}, expected float32 or"
+                " bfloat16"
+            )
         if a.shape[0] != config.rank:
-            raise BadBundleError(f"{file}: the adapter of {module} has rank {a.shape[0]}, {ADAPTER_CONFIG} says {config.rank}")
+            raise BadBundleError(
+                f"{file}: the adapter of {module} has rank {a.shape[0]}, {ADAPTER_CONFIG} says"
+                f" {config.rank}"
+            )
     return changes_of(pairs, config.scale, transposed=config.fan_in_fan_out)
 
 
-def pair_up(tensors: dict[str, TensorInfo], where: object, error: type[BadModelError] | type[BadBundleError]) -> Pairs:
+def pair_up(
+    tensors: dict[str, TensorInfo], where: object, error: type[BadModelError] | type[BadBundleError]
+) -> Pairs:
     """A and B by module.
 
     Raises:
-        MpuError: of the given kind: a tensor that is neither, one without the other, or shapes that do not fit.
+        MpuError: of the given kind: a tensor that is neither, one without the other, or shapes that
+            do not fit.
     """
     halves: dict[str, dict[str, TensorInfo]] = {}
     for name, info in tensors.items():
@@ -200,19 +237,33 @@ def pair_up(tensors: dict[str, TensorInfo], where: object, error: type[BadModelE
         if set(half) != {"A", "B"}:
             raise error(f"{where}: the adapter of {module} lacks {'A' if 'B' in half else 'B'}")
         a, b = half["A"], half["B"]
-        if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or 0 in (*a.shape, *b.shape):
-            raise error(f"{where}: the adapter of {module} has the shapes {list(a.shape)} and {list(b.shape)}", MERGE_INSTEAD)
+        if (
+            len(a.shape) != 2
+            or len(b.shape) != 2
+            or a.shape[0] != b.shape[1]
+            or 0 in (*a.shape, *b.shape)
+        ):
+            raise error(
+                f"{where}: the adapter of {module} has the shapes {list(a.shape)} and"
+                f" {list(b.shape)}",
+                MERGE_INSTEAD,
+            )
         pairs[module] = (a, b)
     return pairs
 
 
 Pairs = dict[str, tuple[TensorInfo, TensorInfo]]
-MERGE_INSTEAD = "merge the adapter into the model (peft: merge_and_unload, save_pretrained) and hand in the full model"
+MERGE_INSTEAD = (
+    "merge the adapter into the model (peft: merge_and_unload, save_pretrained) and hand in the"
+    " full model"
+)
 
 
 def changes_of(pairs: Pairs, scale: float, *, transposed: bool) -> dict[str, LowRankChange]:
     """The changes that pairs make, by on-disk tensor."""
-    named: Iterable[tuple[str, tuple[TensorInfo, TensorInfo]]] = ((f"{module}.weight", pair) for module, pair in pairs.items())
+    named: Iterable[tuple[str, tuple[TensorInfo, TensorInfo]]] = (
+        (f"{module}.weight", pair) for module, pair in pairs.items()
+    )
     return {name: LowRankChange(name, a, b, scale, transposed) for name, (a, b) in named}
 
 

@@ -1,7 +1,8 @@
 """The one YAML text that a manifest or a secret record may be.
 
-Sorted keys, double-quoted strings, no anchors, tags or comments. Reading parses the text, dumps what it found, and
-refuses anything that is not the same bytes; so every byte of a file is covered by the digest or HMAC over its content.
+Sorted keys, double-quoted strings, no anchors, tags or comments. Reading parses the text, dumps
+what it found, and refuses anything that is not the same bytes; so every byte of a file is covered
+by the digest or HMAC over its content.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ _Dumper.add_representer(str, _quoted)
 _Dumper.add_representer(float, _finite)
 
 
-# libyaml parses ten times faster; what it parses is dumped again by the same code everywhere, so the choice cannot show.
+# libyaml parses ten times faster; what it parses is dumped again by the same code everywhere, so
+# the choice cannot show.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
@@ -56,7 +58,13 @@ def _refuse_references(data: bytes) -> None:
 def dump(content: dict[str, Any]) -> bytes:
     """The canonical text of a map of maps, lists, strings, integers, floats, booleans and null."""
     text = yaml.dump(
-        content, Dumper=_Dumper, sort_keys=True, default_flow_style=False, allow_unicode=False, width=2**31, line_break="\n"
+        content,
+        Dumper=_Dumper,
+        sort_keys=True,
+        default_flow_style=False,
+        allow_unicode=False,
+        width=2**31,
+        line_break="\n",
     )
     return text.encode("ascii")
 
@@ -65,7 +73,8 @@ def parse(data: bytes, where: object, error: type[MpuError]) -> dict[str, Any]:
     """Parse a canonical text.
 
     Raises:
-        error: too large, not YAML, not a map, or not byte for byte the canonical form of its content.
+        error: too large, not YAML, not a map, or not byte for byte the canonical form of its
+            content.
     """
     if len(data) > MAX_BYTES:
         raise error(f"{where}: more than {MAX_BYTES} bytes, which no manifest has", _HINT)
@@ -73,7 +82,15 @@ def parse(data: bytes, where: object, error: type[MpuError]) -> dict[str, Any]:
         _refuse_references(data)
         content: dict[str, Any] = yaml.load(data.decode("ascii"), Loader=_Loader)  # noqa: S506 - a SafeLoader either way
         same = isinstance(content, dict) and dump(content) == data
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError, LookupError, ArithmeticError) as problem:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        RecursionError,
+        AttributeError,
+        LookupError,
+        ArithmeticError,
+    ) as problem:
         # PyYAML lets these through for tagged scalars such as `!!bool "x"` or `!!int ""`.
         raise error(f"{where}: not a valid manifest", _HINT) from problem
     if not same:
@@ -90,5 +107,8 @@ def digest(content: dict[str, Any]) -> str:
 
 
 def without(content: dict[str, Any], field: str) -> bytes:
-    """The canonical text of everything but one field: what that field, a digest or an HMAC, is computed over."""
+    """The canonical text of everything but one field.
+
+    What that field, a digest or an HMAC, is computed over.
+    """
     return dump({key: value for key, value in content.items() if key != field})

@@ -1,4 +1,7 @@
-"""Is every entry a number? Seen in the pass that computes the digest, where there is one. Never imports torch."""
+"""Is every entry a number? Seen in the pass that computes the digest, where there is one.
+
+Never imports torch.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,13 @@ from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.errors import BadModelError
 
 _EXPONENTS = {
-    "F64": ("<u8", 0x7FF0_0000_0000_0000), "F32": ("<u4", 0x7F80_0000), "BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00),
-    "F8_E5M2": ("<u1", 0x7C), "F8_E4M3": ("<u1", 0x7F),
-}  # fmt: skip
+    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+    "F32": ("<u4", 0x7F80_0000),
+    "BF16": ("<u2", 0x7F80),
+    "F16": ("<u2", 0x7C00),
+    "F8_E5M2": ("<u1", 0x7C),
+    "F8_E4M3": ("<u1", 0x7F),
+}
 """The bits that are all set in what is no number, for every floating-point dtype that a header may name."""
 
 
@@ -51,7 +58,9 @@ def examine(checkpoint: Checkpoint) -> tuple[str, str | None]:
     infos = [info for _, info in sorted(checkpoint.tensors.items())]
     with ThreadPoolExecutor(HASHERS) as hashing:
         found = list(hashing.map(examine_tensor, infos))
-    bad = next((info.name for info, (_, finite) in zip(infos, found, strict=True) if not finite), None)
+    bad = next(
+        (info.name for info, (_, finite) in zip(infos, found, strict=True) if not finite), None
+    )
     return combine((info, digest) for info, (digest, _) in zip(infos, found, strict=True)), bad
 
 
@@ -74,8 +83,8 @@ def _feed(info: TensorInfo, digest: hashlib._Hash) -> bool:
 class FileNumbers:
     """Digests of files for `read_bundle`, and which of their tensors hold a NaN or an infinity.
 
-    A file's header is read before its digest is known to be right, so nothing is said of it here: what was seen may be
-    asked for once the whole bundle has been verified.
+    A file's header is read before its digest is known to be right, so nothing is said of it here:
+    what was seen may be asked for once the whole bundle has been verified.
     """
 
     def __init__(self) -> None:
@@ -92,7 +101,9 @@ class FileNumbers:
         digest = hashlib.sha256()
         # The header, then the tensors, which lie without gaps (the header was refused otherwise).
         size = path.stat().st_size
-        for piece in read_pieces(path, 0, min((info.start for info in tensors), default=size), "its header"):
+        for piece in read_pieces(
+            path, 0, min((info.start for info in tensors), default=size), "its header"
+        ):
             digest.update(piece)
         for info in tensors:
             if not _feed(info, digest):

@@ -1,6 +1,9 @@
-"""The two public manifests: what a handoff and an update say about themselves (docs/bundle-format.md).
+"""The two public manifests.
 
-Neither holds anything that helps the other side: no α, node, κ, σ, seed, round number, path, name or time.
+What a handoff and an update say about themselves (docs/bundle-format.md).
+
+Neither holds anything that helps the other side: no α, node, κ, σ, seed, round number, path, name
+or time.
 """
 
 from __future__ import annotations
@@ -71,7 +74,10 @@ class HandoffManifest:
 
 @dataclass(frozen=True, slots=True)
 class UpdateCopy:
-    """The change of one copy: `of` is the published copy's digest, `payload` is `delta` or `lora`."""
+    """The change of one copy.
+
+    `of` is the published copy's digest, `payload` is `delta` or `lora`.
+    """
 
     name: str
     of: str
@@ -94,7 +100,12 @@ class UpdateManifest:
             "format": FORMAT,
             "handoff": {"id": self.handoff_id, "digest": self.handoff_digest},
             "copies": [
-                {"name": copy.name, "of": copy.of, "payload": copy.payload, "files": _files(copy.files)}
+                {
+                    "name": copy.name,
+                    "of": copy.of,
+                    "payload": copy.payload,
+                    "files": _files(copy.files),
+                }
                 for copy in self.copies
             ],
         }
@@ -114,15 +125,20 @@ def decode(data: bytes, where: object) -> HandoffManifest | UpdateManifest:
     """Parse and check the bytes of `mpu.yaml`.
 
     Raises:
-        BadBundleError: not canonical, an unknown or ill-formed field, a wrong digest, or a newer format.
+        BadBundleError: not canonical, an unknown or ill-formed field, a wrong digest, or a newer
+            format.
     """
     content = canonical.parse(data, where, BadBundleError)
     reader = Reader(content, where, BadBundleError)
     kind = reader.text("kind", choices=("handoff", "update"))
     if reader.natural("format") != FORMAT:
-        raise BadBundleError(f"{where}: format {content['format']}, this mpu reads format {FORMAT}", "update mpu")
+        raise BadBundleError(
+            f"{where}: format {content['format']}, this mpu reads format {FORMAT}", "update mpu"
+        )
     if reader.text("digest", HEX_256) != canonical.digest(content):
-        raise BadBundleError(f"{where}: the manifest does not match its own digest: it was altered or damaged")
+        raise BadBundleError(
+            f"{where}: the manifest does not match its own digest: it was altered or damaged"
+        )
     manifest = _handoff(reader) if kind == "handoff" else _update(reader)
     reader.done()
     names = [copy.name for copy in manifest.copies]
@@ -148,7 +164,9 @@ def _update(reader: Reader) -> UpdateManifest:
     copies = []
     for item in reader.maps("copies"):
         name, of = item.text("name", COPY_NAME), item.text("of", HEX_256)
-        copies.append(UpdateCopy(name, of, item.text("payload", choices=("delta", "lora")), _read_files(item)))
+        copies.append(
+            UpdateCopy(name, of, item.text("payload", choices=("delta", "lora")), _read_files(item))
+        )
         item.done()
     handoff = Reader(reader.take("handoff"), "mpu.yaml: handoff", BadBundleError)
     id_, digest = handoff.text("id", HEX_128), handoff.text("digest", HEX_256)

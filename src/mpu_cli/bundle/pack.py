@@ -1,6 +1,9 @@
-"""A bundle as one tar file: the same bytes for the same bundle, and nothing about the machine that wrote it.
+"""A bundle as one tar file.
 
-The bytes are those of `tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 --mode=u=rwX,go=rX -cf FILE DIR`.
+The same bytes for the same bundle, and nothing about the machine that wrote it.
+
+The bytes are those of `tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0
+--mode=u=rwX,go=rX -cf FILE DIR`.
 """
 
 from __future__ import annotations
@@ -18,26 +21,44 @@ from mpu_cli.errors import OutputError
 
 
 def pack(
-    directory: Path, file: Path, *, force: bool = False, progress: Callable[[str, int, int], None] = lambda *_: None
+    directory: Path,
+    file: Path,
+    *,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> None:
     """Write the bundle in `directory` to the tar file `file`, under the directory's own name.
 
     Only what the manifest lists goes in: folders 0755, files 0644, owner 0, time 0, sorted by name.
 
     Raises:
-        OutputError: the file exists (unless `force`) or cannot be written; the directory stays as it is.
+        OutputError: the file exists (unless `force`) or cannot be written; the directory stays as
+            it is.
         BadBundleError: the directory is not a bundle.
     """
     manifest = decode(manifest_bytes(directory), directory)
     names = [MANIFEST, *([SIGNATURE] if (directory / SIGNATURE).exists() else [])]
-    names += [name for copy in manifest.copies for name in (copy.name, *(f"{copy.name}/{inner}" for inner in copy.files))]
-    total = (directory / MANIFEST).stat().st_size + sum(entry.bytes for copy in manifest.copies for entry in copy.files.values())
+    names += [
+        name
+        for copy in manifest.copies
+        for name in (copy.name, *(f"{copy.name}/{inner}" for inner in copy.files))
+    ]
+    total = (directory / MANIFEST).stat().st_size + sum(
+        entry.bytes for copy in manifest.copies for entry in copy.files.values()
+    )
     top = directory.resolve().name
     try:
-        require_space(file.parent, total + 2 * tarfile.BLOCKSIZE * len(names) + 2 * tarfile.RECORDSIZE, f"packing {directory}")
-        with staged_file(file, force=force) as target, tarfile.open(
-            fileobj=target, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8"
-        ) as archive:
+        require_space(
+            file.parent,
+            total + 2 * tarfile.BLOCKSIZE * len(names) + 2 * tarfile.RECORDSIZE,
+            f"packing {directory}",
+        )
+        with (
+            staged_file(file, force=force) as target,
+            tarfile.open(
+                fileobj=target, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8"
+            ) as archive,
+        ):
             archive.addfile(_member(top, folder=True))
             done = 0
             for name in sorted(names, key=lambda name: name.encode().split(b"/")):
@@ -50,15 +71,18 @@ def pack(
                 done += source.stat().st_size
                 progress("pack", done, total)
     except OutputError as error:
-        raise type(error)(error.message, f"{directory} is complete; {by_hand(directory, file)}") from error
+        raise type(error)(
+            error.message, f"{directory} is complete; {by_hand(directory, file)}"
+        ) from error
 
 
 def by_hand(directory: Path, file: Path) -> str:
     """How to pack a bundle without mpu, to the same bytes."""
     place = directory.resolve()
     return (
-        "pack it elsewhere with tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 --mode=u=rwX,go=rX "
-        f"-cf {quote(file.name)} -C {quote(str(place.parent))} {quote(place.name)}"
+        "pack it elsewhere with tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0"
+        f" --mode=u=rwX,go=rX -cf {quote(file.name)} -C {quote(str(place.parent))}"
+        f" {quote(place.name)}"
     )
 
 

@@ -1,4 +1,7 @@
-"""What one copy of an update carries, whichever way: tensors that changed, dense or low-rank. Never imports torch by itself."""
+"""What one copy of an update carries, whichever way: tensors that changed, dense or low-rank.
+
+Never imports torch by itself.
+"""
 
 from __future__ import annotations
 
@@ -92,13 +95,19 @@ def open_changes(directory: Path, payload: str) -> Changes:
 
 
 def check_changes(
-    where: Path, changes: Changes, expected: Mapping[str, tuple[int, ...]], frozen: Collection[str], matrices: Projections
+    where: Path,
+    changes: Changes,
+    expected: Mapping[str, tuple[int, ...]],
+    frozen: Collection[str],
+    matrices: Projections,
 ) -> None:
-    """The changes fit the model that was handed out. Whether dense ones are numbers is for `check_numbers`, or for their sum.
+    """The changes fit the model that was handed out.
+
+    Whether dense ones are numbers is for `check_numbers`, or for their sum.
 
     Raises:
-        GateError: a foreign tensor, another shape or dtype, a change in a frozen tensor, an adapter on what is not a
-            projection or lies the other way round, NaN.
+        GateError: a foreign tensor, another shape or dtype, a change in a frozen tensor, an adapter
+            on what is not a projection or lies the other way round, NaN.
     """
     check_delta(where, changes, expected, frozen)
     for name, change in changes.items():
@@ -106,12 +115,19 @@ def check_changes(
             continue
         if name not in matrices:
             raise GateError(
-                f"{where}: there is an adapter on {name}, which is no attention or feed-forward projection",
+                f"{where}: there is an adapter on {name}, which is no attention or feed-forward"
+                " projection",
                 "hand in this change as a full update: mpu diff with the merged models",
             )
         if change.transposed != (matrices[name].output_axis == 1):
-            raise GateError(f"{where}: fan_in_fan_out is {str(change.transposed).lower()}, {name} is stored the other way round")
-    check_numbers(where, {name: change for name, change in changes.items() if isinstance(change, LowRankChange)})
+            raise GateError(
+                f"{where}: fan_in_fan_out is {str(change.transposed).lower()}, {name} is stored the"
+                " other way round"
+            )
+    check_numbers(
+        where,
+        {name: change for name, change in changes.items() if isinstance(change, LowRankChange)},
+    )
 
 
 def check_numbers(where: Path, changes: Changes) -> None:
@@ -126,13 +142,20 @@ def check_numbers(where: Path, changes: Changes) -> None:
 
 
 def _not_a_number(where: Path, name: str) -> GateError:
-    return GateError(f"{where}: tensor {name} holds NaN or infinity", "lower the learning rate, train again")
+    return GateError(
+        f"{where}: tensor {name} holds NaN or infinity", "lower the learning rate, train again"
+    )
 
 
-def check_update_tensors(path: Path, manifest: UpdateManifest, numbers: FileNumbers | None = None) -> None:
-    """What can be checked of an update's tensors without the handoff: headers, dtypes, finite values.
+def check_update_tensors(
+    path: Path, manifest: UpdateManifest, numbers: FileNumbers | None = None
+) -> None:
+    """What can be checked of an update's tensors without the handoff.
 
-    `numbers` is what was seen of the files' values when the update was read; without it they are read again.
+    headers, dtypes, finite values.
+
+    `numbers` is what was seen of the files' values when the update was read; without it they are
+    read again.
     """
     for copy in manifest.copies:
         where = path / copy.name

@@ -23,8 +23,12 @@ def is_bundle(path: Path) -> bool:
     return (path / MANIFEST).exists()
 
 
-def read_bundle(path: Path, digest: Callable[[Path], str] = file_digest) -> HandoffManifest | UpdateManifest:
-    """Verify a whole bundle: manifest, listing, and the digest of every file, as `digest` computes it.
+def read_bundle(
+    path: Path, digest: Callable[[Path], str] = file_digest
+) -> HandoffManifest | UpdateManifest:
+    """Verify a whole bundle.
+
+    manifest, listing, and the digest of every file, as `digest` computes it.
 
     Raises:
         BadBundleError: anything is missing, added, altered, or not a plain file.
@@ -34,7 +38,9 @@ def read_bundle(path: Path, digest: Callable[[Path], str] = file_digest) -> Hand
     trusted.check_listing(_listing(path))
     files = [(copy.name, name) for copy in manifest.copies for name in copy.files]
     with ThreadPoolExecutor(HASHERS) as hashing:
-        for (copy, name), found in zip(files, hashing.map(digest, [path / copy / name for copy, name in files]), strict=True):
+        for (copy, name), found in zip(
+            files, hashing.map(digest, [path / copy / name for copy, name in files]), strict=True
+        ):
             trusted.check_file(copy, name, found)
     return trusted.finish()
 
@@ -65,7 +71,9 @@ def manifest_bytes(path: Path) -> bytes:
     if not manifest.is_symlink() and not manifest.exists():
         raise instead_of(path, BUNDLE, BadBundleError)
     if manifest.is_symlink() or not manifest.is_file():
-        raise BadBundleError(f"{manifest}: is not a plain file, so the directory is neither a handoff nor an update")
+        raise BadBundleError(
+            f"{manifest}: is not a plain file, so the directory is neither a handoff nor an update"
+        )
     with manifest.open("rb") as file:
         return file.read(canonical.MAX_BYTES + 1)  # one more than allowed: the parser then says so
 
@@ -88,9 +96,16 @@ def _listing(path: Path) -> dict[str, dict[str, int]]:
 
 
 def _inside(copy: Path) -> Iterator[tuple[str, Path]]:
-    """What lies in a copy, by its name there; of folders only the one for chat templates is looked into."""
+    """What lies in a copy, by its name there.
+
+    Of folders only the one for chat templates is looked into.
+    """
     for inner in sorted(copy.iterdir()):
-        nested = sorted(inner.iterdir()) if inner.name == TEMPLATES and stat.S_ISDIR(inner.lstat().st_mode) else []
+        nested = (
+            sorted(inner.iterdir())
+            if inner.name == TEMPLATES and stat.S_ISDIR(inner.lstat().st_mode)
+            else []
+        )
         yield from ((f"{TEMPLATES}/{file.name}", file) for file in nested)
         if not nested:  # an empty folder is nothing that a manifest can list
             yield inner.name, inner
@@ -99,5 +114,7 @@ def _inside(copy: Path) -> Iterator[tuple[str, Path]]:
 def _plain_size(path: Path) -> int:
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode):
-        raise BadBundleError(f"{path}: is not a plain file; bundles hold no links and no folders inside copies")
+        raise BadBundleError(
+            f"{path}: is not a plain file; bundles hold no links and no folders inside copies"
+        )
     return status.st_size

@@ -38,10 +38,16 @@ class Reader:
         self._seen.add(key)
         return self._content[key]
 
-    def text(self, key: str, form: re.Pattern[str] | None = None, choices: tuple[str, ...] = ()) -> str:
+    def text(
+        self, key: str, form: re.Pattern[str] | None = None, choices: tuple[str, ...] = ()
+    ) -> str:
         """A string, of a given form or among given choices."""
         value = self.take(key)
-        if not isinstance(value, str) or (form and not form.fullmatch(value)) or (choices and value not in choices):
+        if (
+            not isinstance(value, str)
+            or (form and not form.fullmatch(value))
+            or (choices and value not in choices)
+        ):
             raise self.wrong(key, "has an unexpected value")
         return value
 
@@ -55,7 +61,11 @@ class Reader:
     def number(self, key: str) -> float:
         """A finite number."""
         value = self.take(key)
-        if type(value) not in {int, float} or value != value or value in {float("inf"), float("-inf")}:
+        if (
+            type(value) not in {int, float}
+            or value != value
+            or value in {float("inf"), float("-inf")}
+        ):
             raise self.wrong(key, "is not a finite number")
         return float(value)
 
@@ -73,7 +83,9 @@ class Reader:
     def texts(self, key: str, form: re.Pattern[str] | None = None) -> tuple[str, ...]:
         """A list of strings."""
         value = self.take(key)
-        if not isinstance(value, list) or not all(isinstance(item, str) and (not form or form.fullmatch(item)) for item in value):
+        if not isinstance(value, list) or not all(
+            isinstance(item, str) and (not form or form.fullmatch(item)) for item in value
+        ):
             raise self.wrong(key, "is not a list of strings")
         return tuple(value)
 
@@ -91,14 +103,18 @@ class Reader:
             raise self.wrong(key, "is not a list")
         return [Reader(item, f"{self._where}: {key}", self._error) for item in value]
 
-    def entries(self, key: str, form: re.Pattern[str], make: Callable[[Reader], Any]) -> dict[str, Any]:
+    def entries(
+        self, key: str, form: re.Pattern[str], make: Callable[[Reader], Any]
+    ) -> dict[str, Any]:
         """A map of maps, whose keys have a form; each value is read by `make`."""
         inner = Reader(self.take(key), f"{self._where}: {key}", self._error)
         result = {}
         for name in inner._content:
             if not form.fullmatch(name):
                 raise inner.wrong(name, "is not an allowed name")
-            result[name] = make(Reader(inner.take(name), f"{self._where}: {key}: {name}", self._error))
+            result[name] = make(
+                Reader(inner.take(name), f"{self._where}: {key}: {name}", self._error)
+            )
         return result
 
     def done(self) -> None:
@@ -109,4 +125,6 @@ class Reader:
 
     def wrong(self, key: str, why: str) -> MpuError:
         """The error for a field, ready to be raised."""
-        return self._error(f"{self._where}: field {key!r} {why}", "it was made by a newer mpu, or edited")
+        return self._error(
+            f"{self._where}: field {key!r} {why}", "it was made by a newer mpu, or edited"
+        )

@@ -1,7 +1,10 @@
-"""What is in a tar file that somebody sent, from its headers alone: plain files below one directory, or it is refused.
+"""What is in a tar file that somebody sent, from its headers alone.
 
-Links, devices, sparse files and names that lead elsewhere are refused as they are met. No header is read that is larger
-than a header ever is, so that memory and time are bounded by the number of members.
+Plain files below one directory, or it is refused.
+
+Links, devices, sparse files and names that lead elsewhere are refused as they are met. No header is
+read that is larger than a header ever is, so that memory and time are bounded by the number of
+members.
 """
 
 from __future__ import annotations
@@ -21,10 +24,15 @@ _MAX_READ = 1 << 20
 _MAX_HEADERS = 64 << 20
 """Bytes of all headers together at most."""
 _KINDS = {
-    tarfile.SYMTYPE: "a symbolic link", tarfile.LNKTYPE: "a hard link", tarfile.CHRTYPE: "a device", tarfile.BLKTYPE: "a device",
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
     tarfile.FIFOTYPE: "a pipe",
-}  # fmt: skip
-_AGAIN = "ask for it again, as a directory or as perturb, unlearn and diff pack it with --pack FILE.tar"
+}
+_AGAIN = (
+    "ask for it again, as a directory or as perturb, unlearn and diff pack it with --pack FILE.tar"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +43,9 @@ class Member:
     size: int
 
 
-def read_members(path: Path, file: BufferedReader) -> tuple[dict[tuple[str, ...], Member], list[str]]:
+def read_members(
+    path: Path, file: BufferedReader
+) -> tuple[dict[tuple[str, ...], Member], list[str]]:
     """The plain files, by (name,) or (folder, name), and the folders below the archive's one top directory.
 
     Raises:
@@ -72,25 +82,43 @@ def _parts(path: Path, member: tarfile.TarInfo) -> tuple[str, ...]:
     """The member's name in parts, once its kind and its name are such as a bundle has."""
     parts = tuple(part for part in member.name.split("/") if part not in {"", "."})
     if member.name.startswith("/") or ".." in parts:
-        raise BadBundleError(f"{path}: {member.name}: leads out of the archive", "do not unpack it; " + _AGAIN)
+        raise BadBundleError(
+            f"{path}: {member.name}: leads out of the archive", "do not unpack it; " + _AGAIN
+        )
     plain = member.type in {tarfile.REGTYPE, tarfile.AREGTYPE} and not member.issparse()
     if not member.isdir() and not plain:
-        kind = "a sparse file" if member.issparse() else _KINDS.get(member.type, "of a kind that is not known")
-        raise BadBundleError(f"{path}: {member.name}: is {kind}; a bundle holds plain files and folders only", _AGAIN)
+        kind = (
+            "a sparse file"
+            if member.issparse()
+            else _KINDS.get(member.type, "of a kind that is not known")
+        )
+        raise BadBundleError(
+            f"{path}: {member.name}: is {kind}; a bundle holds plain files and folders only", _AGAIN
+        )
     if len(parts) > (2 if member.isdir() else 3):
-        raise BadBundleError(f"{path}: {member.name}: lies deeper than anything in a bundle", _AGAIN)
+        raise BadBundleError(
+            f"{path}: {member.name}: lies deeper than anything in a bundle", _AGAIN
+        )
     return parts
 
 
 def _side_by_side(path: Path, first: str, second: str) -> BadBundleError:
-    what = f"{first}, which is no directory" if second == "no directory" else f"{first} and {second} side by side"
-    return BadBundleError(f"{path}: holds {what}, not one bundle", "pack the bundle's directory, not what is in it")
+    what = (
+        f"{first}, which is no directory"
+        if second == "no directory"
+        else f"{first} and {second} side by side"
+    )
+    return BadBundleError(
+        f"{path}: holds {what}, not one bundle", "pack the bundle's directory, not what is in it"
+    )
 
 
 def _headers(path: Path, file: BufferedReader) -> Iterator[tarfile.TarInfo]:
     """The archive's members; their bytes are passed over."""
     try:
-        with tarfile.open(fileobj=_Headers(file), mode="r:", encoding="utf-8", errors="surrogateescape") as archive:  # type: ignore[call-overload]
+        with tarfile.open(
+            fileobj=_Headers(file), mode="r:", encoding="utf-8", errors="surrogateescape"
+        ) as archive:  # type: ignore[call-overload]
             last = -1
             while (member := archive.next()) is not None:
                 if member.offset <= last:
@@ -99,11 +127,16 @@ def _headers(path: Path, file: BufferedReader) -> Iterator[tarfile.TarInfo]:
                 archive.members = []  # or it keeps them all
                 yield member
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
-        raise BadBundleError(f"{path}: not a tar file, or damaged ({error})", "was it copied completely?") from error
+        raise BadBundleError(
+            f"{path}: not a tar file, or damaged ({error})", "was it copied completely?"
+        ) from error
 
 
 class _Headers:
-    """A file as tarfile may read it: headers only, each and all together of bounded size, and no endless end of file."""
+    """A file as tarfile may read it.
+
+    Headers only, each and all together of bounded size, and no endless end of file.
+    """
 
     def __init__(self, file: BufferedReader) -> None:
         self._file, self._read, self._empty = file, 0, 0

@@ -1,4 +1,7 @@
-"""The tensors inside a verified bundle: key sets, shapes, dtypes, finite values. Never imports torch."""
+"""The tensors inside a verified bundle: key sets, shapes, dtypes, finite values.
+
+Never imports torch.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ def open_copies(path: Path, manifest: HandoffManifest) -> dict[str, Checkpoint]:
     """Open every copy of a verified handoff and check that they are the same model in other numbers.
 
     Raises:
-        BadBundleError: a copy is not a readable model, has another dtype than the manifest says, or other tensors
-            than the first copy.
+        BadBundleError: a copy is not a readable model, has another dtype than the manifest says, or
+            other tensors than the first copy.
     """
     stored = STORED_NAMES[manifest.dtype]
     copies: dict[str, Checkpoint] = {}
@@ -31,13 +34,20 @@ def open_copies(path: Path, manifest: HandoffManifest) -> dict[str, Checkpoint]:
         except BadModelError as error:
             raise BadBundleError(error.message, error.hint) from error
         if checkpoint.config.get("dtype") != manifest.dtype:
-            raise BadBundleError(f"{path / copy.name}/config.json: dtype differs from the manifest's {manifest.dtype}")
+            raise BadBundleError(
+                f"{path / copy.name}/config.json: dtype differs from the manifest's"
+                f" {manifest.dtype}"
+            )
         for info in checkpoint.tensors.values():
             if info.dtype != stored:
-                raise BadBundleError(f"{path / copy.name}: tensor {info.name} is {info.dtype}, expected {stored}")
+                raise BadBundleError(
+                    f"{path / copy.name}: tensor {info.name} is {info.dtype}, expected {stored}"
+                )
         first = next(iter(copies.values()), checkpoint)
         if shapes(first.tensors) != shapes(checkpoint.tensors):
-            raise BadBundleError(f"{path / copy.name}: its tensors differ from those of {manifest.copies[0].name}")
+            raise BadBundleError(
+                f"{path / copy.name}: its tensors differ from those of {manifest.copies[0].name}"
+            )
         copies[copy.name] = checkpoint
     return copies
 
@@ -83,7 +93,9 @@ def open_delta(path: Path) -> dict[str, TensorInfo]:
         for shard in sorted(path.glob(f"{DELTA_STEM}-*.safetensors")):
             for name, info in read_header(shard)[0].items():
                 if weight_map.get(name) != shard.name:
-                    raise BadBundleError(f"{index}: disagrees with {shard.name} about tensor {name}")
+                    raise BadBundleError(
+                        f"{index}: disagrees with {shard.name} about tensor {name}"
+                    )
                 tensors[name] = info
         if set(tensors) != set(weight_map):
             raise BadBundleError(f"{index}: names a tensor that no shard holds")
@@ -93,7 +105,10 @@ def open_delta(path: Path) -> dict[str, TensorInfo]:
 
 
 def check_delta(
-    where: Path, delta: Mapping[str, Shaped], expected: Mapping[str, tuple[int, ...]], frozen: Collection[str]
+    where: Path,
+    delta: Mapping[str, Shaped],
+    expected: Mapping[str, tuple[int, ...]],
+    frozen: Collection[str],
 ) -> None:
     """The change of one copy fits the model that was handed out.
 
@@ -102,15 +117,20 @@ def check_delta(
     """
     for name, info in sorted(delta.items()):
         if name not in expected:
-            raise GateError(f"{where}: tensor {name} does not exist in the model that was handed out")
+            raise GateError(
+                f"{where}: tensor {name} does not exist in the model that was handed out"
+            )
         if info.shape != expected[name]:
-            raise GateError(f"{where}: tensor {name} has shape {list(info.shape)}, expected {list(expected[name])}")
+            raise GateError(
+                f"{where}: tensor {name} has shape {list(info.shape)}, expected"
+                f" {list(expected[name])}"
+            )
         if info.dtype not in _DELTA_DTYPES:
-            raise GateError(f"{where}: tensor {name} is {info.dtype}; an update is float32 or bfloat16")
+            raise GateError(
+                f"{where}: tensor {name} is {info.dtype}; an update is float32 or bfloat16"
+            )
         if is_frozen(name, frozen):
             raise GateError(
                 f"{where}: tensor {name} changed although the handoff freezes it",
                 "train with these tensors frozen; mpu unlearn does so by itself",
             )
-
-

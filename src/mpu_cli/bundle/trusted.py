@@ -1,7 +1,9 @@
-"""The ordered checks of a bundle: bytes in, verified objects out, no I/O (after python-tuf's trusted metadata set).
+"""The ordered checks of a bundle.
 
-Whatever the other party sent is hostile until it has passed here. Each step refuses to run before the one that it
-stands on: manifest → listing → files → (tensors, in `tensors.py`).
+Bytes in, verified objects out, no I/O (after python-tuf's trusted metadata set).
+
+Whatever the other party sent is hostile until it has passed here. Each step refuses to run before
+the one that it stands on: manifest → listing → files → (tensors, in `tensors.py`).
 """
 
 from __future__ import annotations
@@ -43,10 +45,20 @@ class TrustedBundle:
         for copy in manifest.copies:
             for name in copy.files:
                 if not _may_hold(copy, name):
-                    raise BadBundleError(f"{self._where}: lists {copy.name}/{name}, which {_kind(manifest)} never holds")
-            templates = [entry.bytes for name, entry in copy.files.items() if name.startswith(f"{TEMPLATES}/")]
+                    raise BadBundleError(
+                        f"{self._where}: lists {copy.name}/{name}, which {_kind(manifest)} never"
+                        " holds"
+                    )
+            templates = [
+                entry.bytes
+                for name, entry in copy.files.items()
+                if name.startswith(f"{TEMPLATES}/")
+            ]
             if len(templates) > MAX_TEMPLATES or max(templates, default=0) > MAX_TEMPLATE_BYTES:
-                raise BadBundleError(f"{self._where}: {copy.name}/{TEMPLATES} lists more, or larger, chat templates than mpu publishes")
+                raise BadBundleError(
+                    f"{self._where}: {copy.name}/{TEMPLATES} lists more, or larger, chat templates"
+                    " than mpu publishes"
+                )
         self._manifest = manifest
         return manifest
 
@@ -55,7 +67,9 @@ class TrustedBundle:
         manifest = self._checked()
         expected = {copy.name: copy.files for copy in manifest.copies}
         top = found.get("", {})
-        for name in sorted((set(found) - set(expected) - {""}) | (set(top) - {MANIFEST, SIGNATURE})):
+        for name in sorted(
+            (set(found) - set(expected) - {""}) | (set(top) - {MANIFEST, SIGNATURE})
+        ):
             raise self._stray(name, name, {*expected, MANIFEST}, {*found, *top})
         for folder, files in expected.items():
             self._check_folder(folder, files, found.get(folder, {}))
@@ -67,13 +81,20 @@ class TrustedBundle:
             raise self._stray(f"{folder}/{name}", name, files, found)
         for name, entry in files.items():
             if name not in found:
-                raise BadBundleError(f"{self._where}/{folder}/{name}: is listed in {MANIFEST} but absent", "copy it again")
+                raise BadBundleError(
+                    f"{self._where}/{folder}/{name}: is listed in {MANIFEST} but absent",
+                    "copy it again",
+                )
             if found[name] != entry.bytes:
                 raise BadBundleError(
-                    f"{self._where}/{folder}/{name}: {found[name]} bytes, {MANIFEST} says {entry.bytes}", "copy it again"
+                    f"{self._where}/{folder}/{name}: {found[name]} bytes, {MANIFEST} says"
+                    f" {entry.bytes}",
+                    "copy it again",
                 )
 
-    def _stray(self, path: str, name: str, listed: Collection[str], found: Collection[str]) -> BadBundleError:
+    def _stray(
+        self, path: str, name: str, listed: Collection[str], found: Collection[str]
+    ) -> BadBundleError:
         what, remedy = explain_stray(name, listed, found)
         return BadBundleError(f"{self._where}/{path}: {what}", remedy)
 
@@ -84,7 +105,9 @@ class TrustedBundle:
         manifest = self._checked()
         entry = next(copy.files for copy in manifest.copies if copy.name == folder)[name]
         if entry.sha256 != sha256:
-            raise BadBundleError(f"{self._where}/{folder}/{name}: its bytes do not match {MANIFEST}", "copy it again")
+            raise BadBundleError(
+                f"{self._where}/{folder}/{name}: its bytes do not match {MANIFEST}", "copy it again"
+            )
         self._unread.discard((folder, name))
 
     def finish(self) -> HandoffManifest | UpdateManifest:
@@ -117,7 +140,9 @@ def update_may_hold(payload: str, name: str) -> bool:
     return name.endswith(_WEIGHTS) and name.startswith((f"{DELTA_STEM}.", f"{DELTA_STEM}-"))
 
 
-def check_update_of(update: UpdateManifest, handoff_id: str, handoff_digest: str, copies: Mapping[str, str]) -> None:
+def check_update_of(
+    update: UpdateManifest, handoff_id: str, handoff_digest: str, copies: Mapping[str, str]
+) -> None:
     """The update belongs to this handoff, and each of its copies to the published copy of its name.
 
     `copies` has the published copies' digests by name.
@@ -134,4 +159,6 @@ def check_update_of(update: UpdateManifest, handoff_id: str, handoff_digest: str
         if copy.name not in copies:
             raise GateError(f"the update holds {copy.name}, which the handoff does not have")
         if copy.of != copies[copy.name]:
-            raise GateError(f"{copy.name} of the update was made from another copy", "were two copies swapped?")
+            raise GateError(
+                f"{copy.name} of the update was made from another copy", "were two copies swapped?"
+            )

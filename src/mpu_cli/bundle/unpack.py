@@ -1,6 +1,9 @@
-"""A bundle out of a tar file that somebody sent: nothing is written before every name and size in it has been checked.
+"""A bundle out of a tar file that somebody sent.
 
-The archive is read twice: its headers, against the manifest in it, then the listed files, into a private directory.
+Nothing is written before every name and size in it has been checked.
+
+The archive is read twice: its headers, against the manifest in it, then the listed files, into a
+private directory.
 """
 
 from __future__ import annotations
@@ -32,16 +35,20 @@ Progress = Callable[[str, int, int], None]
 
 
 @contextmanager
-def as_directory(path: Path, work: Path | None = None, progress: Progress = lambda *_: None) -> Iterator[Path]:
+def as_directory(
+    path: Path, work: Path | None = None, progress: Progress = lambda *_: None
+) -> Iterator[Path]:
     """A bundle's directory: `path` itself, or, if that is a tar file, what is in it, unpacked until the context ends.
 
     Args:
         path: of a directory, of a tar file, or of anything else (which is given back as it is).
-        work: where to unpack; beside the tar file otherwise, or in TMPDIR if that cannot be written.
+        work: where to unpack; beside the tar file otherwise, or in TMPDIR if that cannot be
+            written.
         progress: told of what is done.
 
     Raises:
-        BadBundleError: the tar file is damaged, or holds something else than one whole bundle; nothing was written.
+        BadBundleError: the tar file is damaged, or holds something else than one whole bundle;
+            nothing was written.
         OutputError: there is no room, or no place that can be written.
     """
     if not is_tar(path):
@@ -63,7 +70,8 @@ def _check(path: Path, file: BufferedReader) -> dict[tuple[str, ...], Member]:
     manifest = found.get((MANIFEST,))
     if manifest is None:
         raise BadBundleError(
-            f"{path}: cut off, or no handoff and no update: there is no {MANIFEST} in its directory",
+            f"{path}: cut off, or no handoff and no update: there is no {MANIFEST} in its"
+            " directory",
             "was it copied completely? what is no bundle is unpacked first",
         )
     trusted = TrustedBundle(path)
@@ -76,7 +84,13 @@ def _check(path: Path, file: BufferedReader) -> dict[tuple[str, ...], Member]:
     return found
 
 
-def _extract(file: BufferedReader, members: dict[tuple[str, ...], Member], place: Path, total: int, progress: Progress) -> None:
+def _extract(
+    file: BufferedReader,
+    members: dict[tuple[str, ...], Member],
+    place: Path,
+    total: int,
+    progress: Progress,
+) -> None:
     buffer = memoryview(bytearray(_BUFFER))
     done = 0
     for parts, member in members.items():
@@ -84,11 +98,15 @@ def _extract(file: BufferedReader, members: dict[tuple[str, ...], Member], place
         target.parent.mkdir(mode=0o700, exist_ok=True)
         file.seek(member.start)
         left = member.size
-        with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as out:
+        with open(
+            os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb"
+        ) as out:
             while left:
                 read = file.readinto(buffer[: min(left, _BUFFER)])
                 if not read:
-                    raise BadBundleError(f"{place}: ends inside {'/'.join(parts)}", "was it changed meanwhile?")
+                    raise BadBundleError(
+                        f"{place}: ends inside {'/'.join(parts)}", "was it changed meanwhile?"
+                    )
                 out.write(buffer[:read])
                 left -= read
                 done += read
@@ -119,7 +137,10 @@ def _private(path: Path, work: Path | None) -> Iterator[Path]:
 
 
 def _remove_left(beside: Path, path: Path) -> None:
-    """Remove what a killed run has left: not empty (one that begins locks before it writes), and locked by nobody."""
+    """Remove what a killed run has left.
+
+    Not empty (one that begins locks before it writes), and locked by nobody.
+    """
     for place in beside.glob(f".{escape(path.name)}.*{_SUFFIX}"):
         try:
             lock = open_own(place)

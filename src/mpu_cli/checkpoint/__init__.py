@@ -1,1 +1,4 @@
-"""Hugging Face model directories: a lazy reader, a streaming writer, digests, side files, staging."""
+"""Hugging Face model directories.
+
+A lazy reader, a streaming writer, digests, side files, staging.
+"""

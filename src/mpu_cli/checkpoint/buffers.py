@@ -1,4 +1,7 @@
-"""Memory that is used again: every fresh 4 KiB page costs a fault, which at gigabytes is as dear as hashing them."""
+"""Memory that is used again.
+
+Every fresh 4 KiB page costs a fault, which at gigabytes is as dear as hashing them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ HASH_BLOCK = 512 << 10
 class Pool:
     """A fixed number of buffers, made when first needed, that travel to a writer and come back.
 
-    Whoever takes one waits until it is there; so the number bounds both the memory and what waits for the disk.
+    Whoever takes one waits until it is there; so the number bounds both the memory and what waits
+    for the disk.
     """
 
     def __init__(self, count: int) -> None:

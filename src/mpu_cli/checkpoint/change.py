@@ -32,7 +32,10 @@ LEAST_COSINE = 0.99
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What was written. `cosine` is between the change as stored and as meant; norms are Euclidean, relative to ‖θ‖."""
+    """What was written. `cosine` is between the change as stored and as meant.
+
+    Norms are Euclidean, relative to ‖θ‖.
+    """
 
     digest: str
     dtype: str
@@ -40,10 +43,15 @@ class Changed:
     relative_norm: float
 
 
-def write_changed(model: Checkpoint, changes: Changes, directory: Path, dtype: str, shard_bytes: int) -> Changed:
-    """Write θ + change into `directory`, with θ's side files; unchanged tensors are copied byte for byte.
+def write_changed(
+    model: Checkpoint, changes: Changes, directory: Path, dtype: str, shard_bytes: int
+) -> Changed:
+    """Write θ + change into `directory`, with θ's side files.
 
-    With dtype `auto` every tensor keeps its own if that loses little of the change, else all are written as float32.
+    Unchanged tensors are copied byte for byte.
+
+    With dtype `auto` every tensor keeps its own if that loses little of the change, else all are
+    written as float32.
     """
     changed = _write(model, changes, directory, None if dtype == "auto" else dtype, shard_bytes)
     if dtype == "auto" and model.float_dtypes != {"F32"} and changed.cosine < LEAST_COSINE:
@@ -54,9 +62,13 @@ def write_changed(model: Checkpoint, changes: Changes, directory: Path, dtype: s
     return changed
 
 
-def _write(model: Checkpoint, changes: Changes, directory: Path, dtype: str | None, shard_bytes: int) -> Changed:
+def _write(
+    model: Checkpoint, changes: Changes, directory: Path, dtype: str | None, shard_bytes: int
+) -> Changed:
     tensors = with_dtype(model.tensors.values(), STORED_NAMES[dtype] if dtype else None)
-    writer = CheckpointWriter(directory, tensors, max_shard_bytes=shard_bytes, digest_files=False, digest_tensors=True)
+    writer = CheckpointWriter(
+        directory, tensors, max_shard_bytes=shard_bytes, digest_files=False, digest_tensors=True
+    )
     adder = _Adder(writer, model.path)
     try:
         for target in writer.order:
@@ -89,17 +101,31 @@ class _Adder:
         first, block = 0, torch.empty(0)
         for start, stop, change in pieces:
             if start == 0 or stop > first + len(block):
-                first, block = start, read_span(source, start, max(stop, min(start + SPAN, source.elements)), self._read)
+                first, block = (
+                    start,
+                    read_span(
+                        source, start, max(stop, min(start + SPAN, source.elements)), self._read
+                    ),
+                )
             for a in range(start, stop, PIECE):
                 b = min(a + PIECE, stop)
-                original = self._original.tensor(torch.float64, b - a).copy_(block[a - first : b - first])
+                original = self._original.tensor(torch.float64, b - a).copy_(
+                    block[a - first : b - first]
+                )
                 meant = change[a - start : b - start]
                 result = torch.add(original, meant, out=self._result.tensor(torch.float64, b - a))
                 result.copy_(self._write(result, target)).sub_(original)
                 self.sums.add(original, meant, result)
-        if not isfinite(self.sums.stored):  # what is stored, less θ: one entry that is no number makes the sum none
-            remedy = "lower the learning rate (of unlearn, or the server's of aggregate), or store the result as float32: --dtype float32"
-            raise self._not_a_number(source, remedy if isfinite(self.sums.weights) else "repair the model first")
+        if not isfinite(
+            self.sums.stored
+        ):  # what is stored, less θ: one entry that is no number makes the sum none
+            remedy = (
+                "lower the learning rate (of unlearn, or the server's of aggregate), or store the"
+                " result as float32: --dtype float32"
+            )
+            raise self._not_a_number(
+                source, remedy if isfinite(self.sums.weights) else "repair the model first"
+            )
 
     def unchanged(self, source: TensorInfo, target: TensorInfo) -> None:
         """Write one tensor of θ: its own bytes, unless another dtype is asked for."""
@@ -114,7 +140,9 @@ class _Adder:
                 self._write(original[a : a + PIECE], target)
 
     def _not_a_number(self, info: TensorInfo, remedy: str) -> BadModelError:
-        return BadModelError(f"{self._model}: tensor {info.name} holds, or would hold, NaN or infinity", remedy)
+        return BadModelError(
+            f"{self._model}: tensor {info.name} holds, or would hold, NaN or infinity", remedy
+        )
 
     def _write(self, values: torch.Tensor, target: TensorInfo) -> torch.Tensor:
         """Store the next entries; returns them as stored, to be read before the next call."""
@@ -123,7 +151,8 @@ class _Adder:
         stored = torch.frombuffer(buffer, dtype=dtype, count=len(values)).copy_(values)
         if dtype == torch.float16 and not bool(torch.isfinite(stored).all()):
             raise BadModelError(
-                f"{self._model}: tensor {target.name} would hold numbers that float16 cannot", "use --dtype float32 or bfloat16"
+                f"{self._model}: tensor {target.name} would hold numbers that float16 cannot",
+                "use --dtype float32 or bfloat16",
             )
         self.writer.write(to_bytes(stored), partial(self._pool.put, buffer))
         return stored

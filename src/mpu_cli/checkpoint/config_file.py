@@ -1,8 +1,11 @@
-"""config.json as mpu takes it: the keys that the model type has, with values of the right kind, and nothing else.
+"""config.json as mpu takes it.
 
-The file may come from the other party, or from the machine that trained. Its other keys (which attention kernel, where
-weights lie, what is printed) would decide how it is read here, and some make transformers fetch code; they are left out
-wherever a model is opened and wherever one is published. Never imports torch.
+The keys that the model type has, with values of the right kind, and nothing else.
+
+The file may come from the other party, or from the machine that trained. Its other keys (which
+attention kernel, where weights lie, what is printed) would decide how it is read here, and some
+make transformers fetch code; they are left out wherever a model is opened and wherever one is
+published. Never imports torch.
 """
 
 from __future__ import annotations
@@ -37,7 +40,9 @@ _NOT_OF_THE_MODEL = re.compile(
     r"|tf_legacy_loss|name_or_path"
 )
 """Keys of the training machine, the saving program, another task or of writing: left out without a word."""
-_OF_THE_READER = re.compile(r"_.*|(.*_)?(attn|attention|experts)_implementation|device_map|distributed_config|name_or_path")
+_OF_THE_READER = re.compile(
+    r"_.*|(.*_)?(attn|attention|experts)_implementation|device_map|distributed_config|name_or_path"
+)
 """Those among them that decide what the reader's machine does, or tell of the saving one."""
 _BUILT_IN = ("eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm", "auto", True, False)
 """Values of those keys that lead nowhere."""
@@ -58,25 +63,33 @@ def read_config(path: Path, content: Mapping[str, Any]) -> ConfigFile:
 
     Args:
         path: the file, for messages.
-        content: as parsed. Without a known `model_type` nothing else is kept: whoever opens such a model refuses it.
+        content: as parsed. Without a known `model_type` nothing else is kept: whoever opens such a
+            model refuses it.
 
     Raises:
-        BadModelError: a known key holds a value that no model can have; the file and the key are named.
+        BadModelError: a known key holds a value that no model can have; the file and the key are
+            named.
     """
     reader = _Reader(path)
     kept = reader.part(content, content.get("model_type"), "")
     kept["model_type"] = content.get("model_type")
     names = content.get("architectures")
-    if isinstance(names, list) and all(isinstance(name, str) and _CLASS_NAME.fullmatch(name) for name in names):
+    if isinstance(names, list) and all(
+        isinstance(name, str) and _CLASS_NAME.fullmatch(name) for name in names
+    ):
         kept["architectures"] = names
-    dtype = next((content[key] for key in ("dtype", "torch_dtype") if content.get(key) is not None), None)
+    dtype = next(
+        (content[key] for key in ("dtype", "torch_dtype") if content.get(key) is not None), None
+    )
     if dtype in _DTYPES:  # "auto" and its like decide nothing: the tensors say what they are
         kept["dtype"] = dtype
     name = content.get("tokenizer_class")
     if isinstance(name, str) and TOKENIZER_CLASS.fullmatch(name):
         kept["tokenizer_class"] = name
         reader.left_out.discard("tokenizer_class")
-    return ConfigFile(kept, tuple(reader.remarks()), tuple(sorted(reader.left_out | reader.of_the_reader)))
+    return ConfigFile(
+        kept, tuple(reader.remarks()), tuple(sorted(reader.left_out | reader.of_the_reader))
+    )
 
 
 def layer_counts(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
@@ -113,7 +126,12 @@ class _Reader:
         if keys is None:
             return {}
         parts: Mapping[str, str] = keys.get("parts", {})
-        kinds = {name: kind for kind, names in keys.items() if kind not in ("parts", "derived", "defaults") for name in names}
+        kinds = {
+            name: kind
+            for kind, names in keys.items()
+            if kind not in ("parts", "derived", "defaults")
+            for name in names
+        }
         quiet = ("model_type", "architectures", *keys.get("derived", ()))
         kept: dict[str, Any] = {}
         for key, value in content.items():
@@ -124,7 +142,9 @@ class _Reader:
                 try:
                     kept[key] = self._value(key, kinds[key], value, with_key)
                 except BadValueError as error:
-                    raise BadModelError(f"{self._path}: {with_key} is {_shown(value)}, expected {error}") from error
+                    raise BadModelError(
+                        f"{self._path}: {with_key} is {_shown(value)}, expected {error}"
+                    ) from error
             elif value is not None and key not in quiet and not _NOT_OF_THE_MODEL.fullmatch(key):
                 self.left_out.add(prefix + key)
             elif value is not None and _OF_THE_READER.fullmatch(key) and value not in _BUILT_IN:
@@ -151,7 +171,9 @@ class _Reader:
             raise BadModelError(f"{self._path}: {key} is {_shown(value)}, expected a map")
         own = value.get("model_type")
         model_type = own if own in known_keys() else default
-        return self.part(value, model_type, f"{key}.") | ({"model_type": own} if own == model_type else {})
+        return self.part(value, model_type, f"{key}.") | (
+            {"model_type": own} if own == model_type else {}
+        )
 
     def _value(self, key: str, kind: str, value: Any, with_key: str) -> Any:
         if key in ("rope_parameters", "rope_scaling") and value is not None:
@@ -168,21 +190,42 @@ class _Reader:
             value = kept.get(key)
             ids = value if isinstance(value, list) else [value]
             if not all(i is None or type(i) is int for i in ids):
-                raise BadModelError(f"{self._path}: {prefix}{key} is {_shown(value)}, expected an integer or a list of integers")
+                raise BadModelError(
+                    f"{self._path}: {prefix}{key} is {_shown(value)}, expected an integer or a list"
+                    " of integers"
+                )
             known = [i for i in ids if i is not None and (words is None or 0 <= i < words)]
             if value is not None and len(known) < len(ids):
                 kept[key] = known if isinstance(value, list) and known else None
-                self._replaced.append(f"{prefix}{key} is {_shown(value)}, which is no token of {words}: taken as none")
+                self._replaced.append(
+                    f"{prefix}{key} is {_shown(value)}, which is no token of {words}: taken as none"
+                )
         heads, kv_heads = kept.get("num_attention_heads"), kept.get("num_key_value_heads")
         if heads and kv_heads and type(heads) is type(kv_heads) is int and heads % kv_heads:
-            raise BadModelError(f"{self._path}: {heads} attention heads do not divide into {kv_heads} key-value heads")
-        experts = next((kept[key] for key in ("num_local_experts", "num_experts", "n_routed_experts") if kept.get(key)), None)
+            raise BadModelError(
+                f"{self._path}: {heads} attention heads do not divide into {kv_heads} key-value"
+                " heads"
+            )
+        experts = next(
+            (
+                kept[key]
+                for key in ("num_local_experts", "num_experts", "n_routed_experts")
+                if kept.get(key)
+            ),
+            None,
+        )
         chosen = kept.get("num_experts_per_tok")
         if experts is not None and chosen is not None and not 1 <= chosen <= experts:
-            raise BadModelError(f"{self._path}: {prefix}num_experts_per_tok is {chosen}, expected 1 to {experts}, the number of experts")
+            raise BadModelError(
+                f"{self._path}: {prefix}num_experts_per_tok is {chosen}, expected 1 to {experts},"
+                " the number of experts"
+            )
         groups, best = kept.get("n_group"), kept.get("topk_group")
         if groups is not None and (groups < 1 or (best is not None and not 1 <= best <= groups)):
-            raise BadModelError(f"{self._path}: {prefix}topk_group is {best} of n_group {groups}, expected 1 to n_group")
+            raise BadModelError(
+                f"{self._path}: {prefix}topk_group is {best} of n_group {groups}, expected 1 to"
+                " n_group"
+            )
 
 
 def _shown(value: Any) -> str:

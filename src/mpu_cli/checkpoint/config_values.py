@@ -24,9 +24,15 @@ def check(key: str, kind: str, value: Any) -> None:
         return
     if not any(_is(one, value) for one in kind.split("|")):
         raise BadValueError(" or ".join(_WORDS[one] for one in kind.split("|")))
-    expected, holds = next(((words, test) for pattern, words, test in _RANGES if pattern.fullmatch(key)), ("", None))
+    expected, holds = next(
+        ((words, test) for pattern, words, test in _RANGES if pattern.fullmatch(key)), ("", None)
+    )
     # Where a class declares no kind, the name says that it is a number.
-    if holds is not None and (_is_number(value) or kind == "any") and not (_is_number(value) and holds(value)):
+    if (
+        holds is not None
+        and (_is_number(value) or kind == "any")
+        and not (_is_number(value) and holds(value))
+    ):
         raise BadValueError(expected)
 
 
@@ -46,7 +52,11 @@ def rope(value: Any, depth: int = 0) -> tuple[dict[str, Any], list[str]]:
             if inner is not None and not holds(inner):
                 raise BadValueError(f"{expected} as {key}")
             kept[key] = inner
-        elif depth == 0 and (inner is None or isinstance(inner, dict)) and re.fullmatch(r"\w+_attention|main|compress", key):
+        elif (
+            depth == 0
+            and (inner is None or isinstance(inner, dict))
+            and re.fullmatch(r"\w+_attention|main|compress", key)
+        ):
             kept[key] = None if inner is None else rope(inner, 1)[0]  # by kind of layer
         else:
             left_out.append(key)
@@ -64,7 +74,11 @@ def _is(kind: str, value: Any) -> bool:
     if kind == "text":
         return isinstance(value, str) and len(value) <= 100 and value.isprintable()
     if kind == "list":
-        return isinstance(value, list) and len(value) < 100_000 and all(_is_plain(item) for item in value)
+        return (
+            isinstance(value, list)
+            and len(value) < 100_000
+            and all(_is_plain(item) for item in value)
+        )
     return {"bool": isinstance(value, bool), "map": isinstance(value, dict), "any": True}[kind]
 
 
@@ -81,10 +95,21 @@ def _within(least: float, most: float) -> Callable[[Any], bool]:
 
 
 def _all_within(least: float, most: float) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and 0 < len(value) < _LARGEST and all(map(_within(least, most), value))
+    return lambda value: (
+        isinstance(value, list)
+        and 0 < len(value) < _LARGEST
+        and all(map(_within(least, most), value))
+    )
 
 
-_WORDS = {"int": "an integer", "number": "a number", "bool": "true or false", "text": "a short text", "list": "a list", "map": "a map"}
+_WORDS = {
+    "int": "an integer",
+    "number": "a number",
+    "bool": "true or false",
+    "text": "a short text",
+    "list": "a list",
+    "map": "a map",
+}
 _WORDS["any"] = "a value"
 _RANGES: tuple[tuple[re.Pattern[str], str, Callable[[Any], bool]], ...] = (
     (
@@ -92,29 +117,79 @@ _RANGES: tuple[tuple[re.Pattern[str], str, Callable[[Any], bool]], ...] = (
             r"vocab_size|hidden_size|num_(attention_heads|hidden_layers|key_value_heads|kv_heads|layers)|(qk_rope_|v_)?head_dim"
             r"|n_(embd|embed|heads?|layers?|positions|ctx)|max_position_embeddings|original_max_position_embeddings|kv_lora_rank"
         ),
-        "a positive integer", lambda value: type(value) is int and 0 < value < _LARGEST,
+        "a positive integer",
+        lambda value: type(value) is int and 0 < value < _LARGEST,
     ),
-    (re.compile(r"sliding_window|\w*_size|num_\w+|n_\w+|\w*_dim|\w*_rank"), "a number that is not negative", _within(0, _LARGEST)),
-    (re.compile(r"\w*dropout\w*|\w*pdrop|\w*layerdrop|\w*jitter_noise"), "a share from 0 up to 1", lambda value: 0 <= value < 1),
+    (
+        re.compile(r"sliding_window|\w*_size|num_\w+|n_\w+|\w*_dim|\w*_rank"),
+        "a number that is not negative",
+        _within(0, _LARGEST),
+    ),
+    (
+        re.compile(r"\w*dropout\w*|\w*pdrop|\w*layerdrop|\w*jitter_noise"),
+        "a share from 0 up to 1",
+        lambda value: 0 <= value < 1,
+    ),
     (re.compile(r"\w*_(eps|epsilon)"), "a number from 0 to 1", _within(0, 1)),
     (re.compile(r"initializer_range"), "a number that is not negative", _within(0, 1e6)),
-    (re.compile(r"rope_theta|rope_local_base_freq|rotary_emb_base"), "a number from 1 to 1e12", _within(1, 1e12)),
-    (re.compile(r"partial_rotary_factor|rotary_pct"), "a share above 0, at most 1", lambda value: 0 < value <= 1),
-)  # fmt: skip
+    (
+        re.compile(r"rope_theta|rope_local_base_freq|rotary_emb_base"),
+        "a number from 1 to 1e12",
+        _within(1, 1e12),
+    ),
+    (
+        re.compile(r"partial_rotary_factor|rotary_pct"),
+        "a share above 0, at most 1",
+        lambda value: 0 < value <= 1,
+    ),
+)
 _POSITIVE = ("a number from 1e-6 to 1e12", _within(1e-6, 1e12))
 _NUMBER = ("a number that is not negative", _within(0, 1e12))
-_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional", "su", "mrope", "axial")
-_TYPE = (f"one of {', '.join(_TYPES)}", lambda value: value in _TYPES if isinstance(value, str) else False)
+_TYPES = (
+    "default",
+    "linear",
+    "dynamic",
+    "yarn",
+    "longrope",
+    "llama3",
+    "proportional",
+    "su",
+    "mrope",
+    "axial",
+)
+_TYPE = (
+    f"one of {', '.join(_TYPES)}",
+    lambda value: value in _TYPES if isinstance(value, str) else False,
+)
 _FACTORS = ("a list of numbers from 1e-6 to 1e12", _all_within(1e-6, 1e12))
 _SWITCH = ("true or false", lambda value: isinstance(value, bool))
 _ROPE: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "rope_type": _TYPE, "type": _TYPE,
+    "rope_type": _TYPE,
+    "type": _TYPE,
     "rope_theta": ("a number from 1 to 1e12", _within(1, 1e12)),
-    "factor": _POSITIVE, "attention_factor": _POSITIVE, "beta_fast": _POSITIVE, "beta_slow": _POSITIVE,
-    "mscale": _NUMBER, "mscale_all_dim": _NUMBER, "llama_4_scaling_beta": _NUMBER, "truncate": _SWITCH,
-    "original_max_position_embeddings": ("a positive integer", lambda value: type(value) is int and 0 < value < _LARGEST),
-    "low_freq_factor": _POSITIVE, "high_freq_factor": _POSITIVE,
-    "short_factor": _FACTORS, "long_factor": _FACTORS, "short_mscale": _POSITIVE, "long_mscale": _POSITIVE,
-    "partial_rotary_factor": ("a share above 0, at most 1", lambda value: _is_number(value) and 0 < value <= 1),
-    "alpha": _POSITIVE, "mrope_section": ("a list of numbers", _all_within(0, _LARGEST)), "mrope_interleaved": _SWITCH,
-}  # fmt: skip
+    "factor": _POSITIVE,
+    "attention_factor": _POSITIVE,
+    "beta_fast": _POSITIVE,
+    "beta_slow": _POSITIVE,
+    "mscale": _NUMBER,
+    "mscale_all_dim": _NUMBER,
+    "llama_4_scaling_beta": _NUMBER,
+    "truncate": _SWITCH,
+    "original_max_position_embeddings": (
+        "a positive integer",
+        lambda value: type(value) is int and 0 < value < _LARGEST,
+    ),
+    "low_freq_factor": _POSITIVE,
+    "high_freq_factor": _POSITIVE,
+    "short_factor": _FACTORS,
+    "long_factor": _FACTORS,
+    "short_mscale": _POSITIVE,
+    "long_mscale": _POSITIVE,
+    "partial_rotary_factor": (
+        "a share above 0, at most 1",
+        lambda value: _is_number(value) and 0 < value <= 1,
+    ),
+    "alpha": _POSITIVE,
+    "mrope_section": ("a list of numbers", _all_within(0, _LARGEST)),
+    "mrope_interleaved": _SWITCH,
+}

@@ -1,7 +1,8 @@
 """A model's digest: what the weights are, whatever files they lie in.
 
-The digest is the SHA-256 over one line per tensor, sorted by name: name, dtype, shape, SHA-256 of the bytes. Re-sharding,
-moving, re-saving or another config.json does not change it; one flipped bit of a weight does.
+The digest is the SHA-256 over one line per tensor, sorted by name: name, dtype, shape, SHA-256 of
+the bytes. Re-sharding, moving, re-saving or another config.json does not change it; one flipped bit
+of a weight does.
 """
 
 from __future__ import annotations
@@ -30,12 +31,19 @@ def tensor_digest(info: TensorInfo) -> str:
 
 def combine(parts: Iterable[tuple[TensorInfo, str]]) -> str:
     """The model digest from each tensor's own digest (any order)."""
-    lines = [json.dumps([info.name, info.dtype, list(info.shape), digest]) for info, digest in parts]
+    lines = [
+        json.dumps([info.name, info.dtype, list(info.shape), digest]) for info, digest in parts
+    ]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def model_digest(checkpoint: Checkpoint, progress: Callable[[str, int, int], None] | None = None) -> str:
-    """The digest of a whole model directory; `progress` is told (what, bytes done, bytes in all)."""
+def model_digest(
+    checkpoint: Checkpoint, progress: Callable[[str, int, int], None] | None = None
+) -> str:
+    """The digest of a whole model directory.
+
+    `progress` is told (what, bytes done, bytes in all).
+    """
     infos = list(checkpoint.tensors.values())
     done, total = 0, sum(info.nbytes for info in infos)
     digests = []
@@ -49,7 +57,10 @@ def model_digest(checkpoint: Checkpoint, progress: Callable[[str, int, int], Non
 
 
 def loaded_digest(checkpoint: Checkpoint) -> str:
-    """SHA-256, in hex, of the model digest and of what is kept of config.json: two models with the same one compute the same."""
+    """SHA-256, in hex, of the model digest and of what is kept of config.json.
+
+    Two models with the same one compute the same.
+    """
     config = json.dumps(checkpoint.config, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(f"{model_digest(checkpoint)}\n{config}".encode()).hexdigest()
 

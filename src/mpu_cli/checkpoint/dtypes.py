@@ -18,7 +18,10 @@ TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat
 
 
 class Scratch:
-    """Memory for one block after the other (see `buffers`): what `tensor` returned before is overwritten."""
+    """Memory for one block after the other (see `buffers`).
+
+    What `tensor` returned before is overwritten.
+    """
 
     def __init__(self) -> None:
         self._memory = torch.empty(0, dtype=torch.uint8)
@@ -42,7 +45,9 @@ def read_tensor(info: TensorInfo) -> torch.Tensor:
     return read_span(info, 0, info.elements).view(info.shape)
 
 
-def read_span(info: TensorInfo, start: int, stop: int, scratch: Scratch | None = None) -> torch.Tensor:
+def read_span(
+    info: TensorInfo, start: int, stop: int, scratch: Scratch | None = None
+) -> torch.Tensor:
     """Read entries start..stop of a flattened tensor, shape (stop − start,), into fresh memory or into `scratch`.
 
     Raises:
@@ -51,15 +56,27 @@ def read_span(info: TensorInfo, start: int, stop: int, scratch: Scratch | None =
     return _read(info, stop - start, [(0, start, stop - start)], scratch)
 
 
-def read_rows(info: TensorInfo, rows: npt.NDArray[np.int64], columns: int, scratch: Scratch | None = None) -> torch.Tensor:
-    """Read rows, given ascending, of a tensor seen as a matrix: (rows, columns). Raises as `read_span`."""
+def read_rows(
+    info: TensorInfo, rows: npt.NDArray[np.int64], columns: int, scratch: Scratch | None = None
+) -> torch.Tensor:
+    """Read rows, given ascending, of a tensor seen as a matrix: (rows, columns).
+
+    Raises as `read_span`.
+    """
     first = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
     lengths = np.diff(first, append=len(rows))
-    pieces = zip((first * columns).tolist(), (rows[first] * columns).tolist(), (lengths * columns).tolist(), strict=True)
+    pieces = zip(
+        (first * columns).tolist(),
+        (rows[first] * columns).tolist(),
+        (lengths * columns).tolist(),
+        strict=True,
+    )
     return _read(info, len(rows) * columns, pieces, scratch).view(len(rows), columns)
 
 
-def _read(info: TensorInfo, entries: int, pieces: Iterable[tuple[int, int, int]], scratch: Scratch | None) -> torch.Tensor:
+def _read(
+    info: TensorInfo, entries: int, pieces: Iterable[tuple[int, int, int]], scratch: Scratch | None
+) -> torch.Tensor:
     """Pieces (place in the result, place in the tensor, length), all in entries."""
     if info.dtype not in TORCH_DTYPES:
         raise BadModelError(
@@ -76,7 +93,9 @@ def _read(info: TensorInfo, entries: int, pieces: Iterable[tuple[int, int, int]]
             while left:
                 read = os.preadv(file.fileno(), [left], offset)
                 if read == 0:
-                    raise BadModelError(f"{info.file}: ends inside tensor {info.name}", "copy the file again")
+                    raise BadModelError(
+                        f"{info.file}: ends inside tensor {info.name}", "copy the file again"
+                    )
                 left, offset = left[read:], offset + read
     return result
 

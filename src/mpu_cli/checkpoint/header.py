@@ -1,8 +1,8 @@
 """The safetensors header, read and written without torch.
 
-File layout (safetensors specification): eight little-endian bytes N, N bytes of JSON padded with spaces to a multiple
-of eight, then the tensors' bytes without gaps. Whatever is read may come from the other party, so every rule of the
-specification is checked before a byte of it is believed.
+File layout (safetensors specification): eight little-endian bytes N, N bytes of JSON padded with
+spaces to a multiple of eight, then the tensors' bytes without gaps. Whatever is read may come from
+the other party, so every rule of the specification is checked before a byte of it is believed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,22 @@ from mpu_cli.checkpoint.plain_file import is_lfs_pointer, lfs_pointer, plain_fil
 from mpu_cli.errors import BadModelError
 
 BYTES_PER_ELEMENT: Mapping[str, int] = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
-    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
-}  # fmt: skip
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U64": 8,
+    "U32": 4,
+    "U16": 2,
+    "U8": 1,
+    "BOOL": 1,
+}
 STORED_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """The dtypes mpu computes with: names on the command line and in config.json → names in a safetensors header."""
 NAMES = {stored: name for name, stored in STORED_NAMES.items()}
@@ -55,8 +68,8 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """Return the tensors of a safetensors file by name, and its metadata.
 
     Raises:
-        BadModelError: the file is absent, truncated, has gaps or overlaps, or breaks the specification otherwise; it is
-            a link that leaves its directory, or a Git LFS pointer.
+        BadModelError: the file is absent, truncated, has gaps or overlaps, or breaks the
+            specification otherwise; it is a link that leaves its directory, or a Git LFS pointer.
     """
     try:
         with plain_file(path).open("rb") as file:
@@ -72,7 +85,9 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
                 raise _malformed(path, f"its header claims {length} bytes of a file of {size}")
             raw = file.read(length)
     except OSError as error:
-        raise BadModelError(f"{path}: {error.strerror}", "check the path and its permissions") from error
+        raise BadModelError(
+            f"{path}: {error.strerror}", "check the path and its permissions"
+        ) from error
     return _parse(path, raw, size)
 
 
@@ -84,7 +99,9 @@ def _parse(path: Path, raw: bytes, size: int) -> tuple[dict[str, TensorInfo], di
     if not isinstance(header, dict):
         raise _malformed(path, "its header is not a JSON object")
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) for value in metadata.values()
+    ):
         raise _malformed(path, "its __metadata__ is not a map of strings")
     data_start = 8 + len(raw)
     spans: list[tuple[int, int, str]] = []
@@ -92,7 +109,9 @@ def _parse(path: Path, raw: bytes, size: int) -> tuple[dict[str, TensorInfo], di
     for name, entry in header.items():
         info, begin, end = _entry(path, name, entry, data_start)
         if end - begin != info.nbytes:
-            raise _malformed(path, f"tensor {name} of shape {list(info.shape)} claims {end - begin} bytes")
+            raise _malformed(
+                path, f"tensor {name} of shape {list(info.shape)} claims {end - begin} bytes"
+            )
         tensors[name] = info
         spans.append((begin, end, name))
     expected = 0
@@ -101,7 +120,9 @@ def _parse(path: Path, raw: bytes, size: int) -> tuple[dict[str, TensorInfo], di
             raise _malformed(path, f"there is a gap or an overlap before tensor {name}")
         expected = end
     if data_start + expected != size:
-        raise _malformed(path, f"it holds {size} bytes where its header needs {data_start + expected}")
+        raise _malformed(
+            path, f"it holds {size} bytes where its header needs {data_start + expected}"
+        )
     return tensors, metadata
 
 
@@ -118,7 +139,9 @@ def _entry(path: Path, name: str, entry: object, data_start: int) -> tuple[Tenso
 
 
 def _naturals(value: object) -> bool:
-    return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 62 for item in value)
+    return isinstance(value, list) and all(
+        type(item) is int and 0 <= item < 1 << 62 for item in value
+    )
 
 
 def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -129,17 +152,38 @@ def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _malformed(path: Path, why: str) -> BadModelError:
-    return BadModelError(f"{path}: not a valid safetensors file: {why}", "copy the file again; it may be truncated")
+    return BadModelError(
+        f"{path}: not a valid safetensors file: {why}", "copy the file again; it may be truncated"
+    )
 
 
 def file_order(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:
     """Sort as safetensors' own writer does: wide dtypes first, then by name."""
-    return sorted(tensors, key=lambda info: (-BYTES_PER_ELEMENT[info.dtype], _dtype_rank(info.dtype), info.name))
+    return sorted(
+        tensors,
+        key=lambda info: (-BYTES_PER_ELEMENT[info.dtype], _dtype_rank(info.dtype), info.name),
+    )
 
 
 def _dtype_rank(dtype: str) -> int:
-    # safetensors sorts by its enum, whose order within one width is fixed (tensor.rs, enum Dtype, descending).
-    order = ["U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16", "F8_E4M3", "F8_E5M2", "I8", "U8"]
+    # safetensors sorts by its enum, whose order within one width is fixed (tensor.rs, enum Dtype,
+    # descending).
+    order = [
+        "U64",
+        "I64",
+        "F64",
+        "F32",
+        "U32",
+        "I32",
+        "BF16",
+        "F16",
+        "U16",
+        "I16",
+        "F8_E4M3",
+        "F8_E5M2",
+        "I8",
+        "U8",
+    ]
     return order.index(dtype) if dtype in order else len(order)
 
 
@@ -148,7 +192,11 @@ def encode_header(tensors: list[TensorInfo], metadata: Mapping[str, str]) -> byt
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for info in tensors:
-        header[info.name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [offset, offset + info.nbytes]}
+        header[info.name] = {
+            "dtype": info.dtype,
+            "shape": list(info.shape),
+            "data_offsets": [offset, offset + info.nbytes],
+        }
         offset += info.nbytes
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     raw += b" " * (-len(raw) % 8)

@@ -1,8 +1,8 @@
 """Which files of a directory mpu itself wrote: only these may be removed when a result is replaced.
 
-A handoff and an update are listed by their manifest, and one copy of an update that is still to be finished by its note. A
-model and a record of an evaluation have neither, so they get a list of names beside them, hidden: names that other programs
-use too say nothing of who wrote a file.
+A handoff and an update are listed by their manifest, and one copy of an update that is still to be
+finished by its note. A model and a record of an evaluation have neither, so they get a list of
+names beside them, hidden: names that other programs use too say nothing of who wrote a file.
 """
 
 from __future__ import annotations
@@ -26,16 +26,25 @@ _MAX_BYTES = 16 << 20
 
 def write_marker(directory: Path) -> None:
     """List what lies in a directory that is about to be renamed into place."""
-    names = sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir())
+    names = sorted(
+        str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()
+    )
     (directory / MARKER).write_text(json.dumps(names) + "\n", encoding="utf-8")
     (directory / MARKER).chmod(0o644)
 
 
 def written_by_mpu(directory: Path) -> frozenset[str]:
-    """The files, by path relative to the directory, that its manifest, note or list names; empty if it has none."""
-    holders = [path for path in directory.glob("holder-*") if path.is_dir() and not path.is_symlink()]
+    """The files, by path relative to the directory, that its manifest, note or list names.
+
+    Empty if it has none.
+    """
+    holders = [
+        path for path in directory.glob("holder-*") if path.is_dir() and not path.is_symlink()
+    ]
     found = _of_manifest(directory) | _of_list(directory, MARKER) | _of_list(directory, _NOTE)
-    return found.union(*({f"{holder.name}/{name}" for name in _of_manifest(holder)} for holder in holders))
+    return found.union(
+        *({f"{holder.name}/{name}" for name in _of_manifest(holder)} for holder in holders)
+    )
 
 
 def first_foreign(directory: Path, listed: Collection[str]) -> Path | None:
@@ -54,7 +63,10 @@ def first_foreign(directory: Path, listed: Collection[str]) -> Path | None:
 
 
 def remove_listed(directory: Path, listed: Collection[str]) -> None:
-    """Remove the listed files and then the directory; whatever else has come into it meanwhile stays, and it with it."""
+    """Remove the listed files and then the directory.
+
+    Whatever else has come into it meanwhile stays, and it with it.
+    """
     for root, inner, files, handle in os.fwalk(directory, topdown=False, follow_symlinks=False):
         for name in files:
             if str((Path(root) / name).relative_to(directory)) in listed:

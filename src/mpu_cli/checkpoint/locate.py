@@ -1,4 +1,7 @@
-"""MODEL and --base as users write them: a directory, `org/name[@revision]` or `hf://org/name[@revision]`."""
+"""MODEL and --base as users write them.
+
+A directory, `org/name[@revision]` or `hf://org/name[@revision]`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ _HUB_ID = re.compile(r"(?:hf://)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A model found on disk; `source` is a Hub id with its resolved commit, or None for a plain directory."""
+    """A model found on disk.
+
+    `source` is a Hub id with its resolved commit, or None for a plain directory.
+    """
 
     path: Path
     source: str | None
@@ -33,7 +39,9 @@ def is_hub_id(text: str) -> bool:
 
 
 def locate(model: str) -> Located:
-    """Find a model: an existing path wins; otherwise the Hub's cache, then the Hub (unless HF_HUB_OFFLINE is set).
+    """Find a model: an existing path wins.
+
+    Otherwise the Hub's cache, then the Hub (unless HF_HUB_OFFLINE is set).
 
     Raises:
         BadModelError: neither a directory nor a Hub id, or the Hub (or its cache) does not have it.
@@ -43,19 +51,29 @@ def locate(model: str) -> Located:
         return Located(path, None)
     match = _HUB_ID.fullmatch(model)
     if match is None or not is_hub_id(model):
-        raise BadModelError(f"{model}: no such model directory", "give a directory, or a Hub id as org/name[@revision]")
+        raise BadModelError(
+            f"{model}: no such model directory",
+            "give a directory, or a Hub id as org/name[@revision]",
+        )
     repo, revision = match["repo"], match["revision"]
     return _from_hub(model, repo, revision)
 
 
 def _from_hub(model: str, repo: str, revision: str | None) -> Located:
     with _hub_errors(model, repo, revision):
-        from huggingface_hub import snapshot_download  # 0.2 s: only where a Hub id is really asked for
+        from huggingface_hub import (
+            snapshot_download,
+        )  # 0.2 s: only where a Hub id is really asked for
 
-        # The same patterns online and offline, else the offline look-up calls the snapshot incomplete.
+        # The same patterns online and offline, else the offline look-up calls the snapshot
+        # incomplete.
         small = [*ALLOWED, f"{TEMPLATES}/*.jinja", INDEX_FILE]
         snapshot = Path(snapshot_download(repo, revision=revision, allow_patterns=small))
-        shards = set(read_index(snapshot / INDEX_FILE).values()) if (snapshot / INDEX_FILE).exists() else set()
+        shards = (
+            set(read_index(snapshot / INDEX_FILE).values())
+            if (snapshot / INDEX_FILE).exists()
+            else set()
+        )
         patterns = [*small, SINGLE_FILE, *sorted(map(escape, shards))]
         # By the commit: the branch may have moved in between.
         snapshot_download(repo, revision=snapshot.name, allow_patterns=patterns)
@@ -75,24 +93,32 @@ def _hub_errors(model: str, repo: str, revision: str | None) -> Iterator[None]:
             f"ask for it on https://huggingface.co/{repo}, then: hf auth login",
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise BadModelError(f"{model}: the Hub has no revision {revision} of {repo}", "give a branch, a tag or a commit") from error
+        raise BadModelError(
+            f"{model}: the Hub has no revision {revision} of {repo}",
+            "give a branch, a tag or a commit",
+        ) from error
     except errors.RepositoryNotFoundError as error:
         raise BadModelError(
             f"{model}: no such directory, and the Hub has no such model, or it is private",
             "check the name; for a private model: hf auth login",
         ) from error
     except errors.HFValidationError as error:
-        raise BadModelError(f"{model}: no such directory, and not a name that the Hub can have", "write org/name[@revision]") from error
+        raise BadModelError(
+            f"{model}: no such directory, and not a name that the Hub can have",
+            "write org/name[@revision]",
+        ) from error
     except errors.LocalEntryNotFoundError as error:
         offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
         why = "HF_HUB_OFFLINE is set" if offline else "the Hub cannot be reached"
         raise BadModelError(
             f"{model}: no such directory, and not (or not completely) in the Hub's cache; {why}",
-            f"download it first, where there is a network: hf download {repo}" + (f" --revision {revision}" if revision else ""),
+            f"download it first, where there is a network: hf download {repo}"
+            + (f" --revision {revision}" if revision else ""),
         ) from error
     except errors.HfHubHTTPError as error:
         raise BadModelError(
-            f"{model}: the Hub answered with status {getattr(error.response, 'status_code', 'unknown')}",
+            f"{model}: the Hub answered with status"
+            f" {getattr(error.response, 'status_code', 'unknown')}",
             "try again later; or check HF_ENDPOINT and hf auth whoami",
         ) from error
     except MpuError:
@@ -100,10 +126,12 @@ def _hub_errors(model: str, repo: str, revision: str | None) -> Iterator[None]:
     except Exception as error:  # its HTTP library has errors of its own, a proxy's for instance
         if getattr(error, "errno", None) == errno.ENOSPC:
             raise BadModelError(
-                f"{model}: the disk that holds the Hub's cache is full", "free some space, or set HF_HOME to a larger disk"
+                f"{model}: the disk that holds the Hub's cache is full",
+                "free some space, or set HF_HOME to a larger disk",
             ) from error
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise BadModelError(
             f"{model}: cannot be downloaded ({reason})",
-            f"check the network, the proxy and the cache's permissions; or download it first: hf download {repo}",
+            "check the network, the proxy and the cache's permissions; or download it first: hf"
+            f" download {repo}",
         ) from error

@@ -17,11 +17,14 @@ def dense_rows(info: TensorInfo, places: Places, columns: int) -> Tensor:
     return read_rows(info, places, columns).float()
 
 
-def product_rows(a: TensorInfo, b: TensorInfo, scale: float, places: Places, *, transposed: bool) -> Tensor:
+def product_rows(
+    a: TensorInfo, b: TensorInfo, scale: float, places: Places, *, transposed: bool
+) -> Tensor:
     """Rows, given ascending, of `scale · B A` or of its transpose: (rows, columns).
 
-    A is (r, inputs), B is (outputs, r). Beside the rows only A is held whole, and B too where the product is transposed;
-    the product is summed in float64, so that blocks of any size give the same float32.
+    A is (r, inputs), B is (outputs, r). Beside the rows only A is held whole, and B too where the
+    product is transposed; the product is summed in float64, so that blocks of any size give the
+    same float32.
     """
     if transposed:
         left, right = read_tensor(a).T[places], read_tensor(b).T

@@ -1,6 +1,7 @@
 """A Hugging Face model directory on disk: what tensors it has, and their bytes, a block at a time.
 
-Nothing is loaded: opening a checkpoint reads JSON and safetensors headers only, and never imports torch.
+Nothing is loaded: opening a checkpoint reads JSON and safetensors headers only, and never imports
+torch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpu_cli.checkpoint.config_file import CONFIG_FILE, MAX_BYTES, ConfigFile, known_keys, layer_counts, read_config
+from mpu_cli.checkpoint.config_file import (
+    CONFIG_FILE,
+    MAX_BYTES,
+    ConfigFile,
+    known_keys,
+    layer_counts,
+    read_config,
+)
 from mpu_cli.checkpoint.header import FLOAT_DTYPES, TensorInfo, file_order, read_header
 from mpu_cli.checkpoint.plain_file import is_lfs_pointer, lfs_pointer, plain_file, refuse_links_out
 from mpu_cli.checkpoint.recognise import MODEL, in_place_of_weights, instead_of, require_one_kind
@@ -43,7 +51,10 @@ class Checkpoint:
     config: dict[str, Any]
     tensors: dict[str, TensorInfo]
     remarks: tuple[str, ...] = ()
-    """What the user must be told of config.json, a sentence each: what was left out of it, and what replaced."""
+    """What the user must be told of config.json, a sentence each.
+
+    What was left out of it, and what replaced.
+    """
 
     @property
     def dtype(self) -> str:
@@ -72,10 +83,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Open a model directory for reading.
 
     Raises:
-        BadModelError: no config.json, no safetensors (pickles are named as such), an index that names an absent
-            shard or disagrees with the shards, remote code, a quantised checkpoint, an adapter beside the model, a value
-            of config.json that no model can have, a head that claims to be tied and is not, a link that leaves the
-            directory, or a Git LFS pointer.
+        BadModelError: no config.json, no safetensors (pickles are named as such), an index that
+            names an absent shard or disagrees with the shards, remote code, a quantised checkpoint,
+            an adapter beside the model, a value of config.json that no model can have, a head that
+            claims to be tied and is not, a link that leaves the directory, or a Git LFS pointer.
     """
     if not path.is_dir() or require_one_kind(path) != MODEL:
         raise instead_of(path, MODEL, BadModelError)
@@ -88,11 +99,14 @@ def open_checkpoint(path: Path) -> Checkpoint:
         # transformers would add it to the model, and a copy would be published without it.
         raise BadModelError(
             f"{path}: holds a model and an adapter ({ADAPTER_CONFIG})",
-            f"merge it (peft: merge_and_unload, save_pretrained), or move {ADAPTER_CONFIG} and its weights out of the directory",
+            f"merge it (peft: merge_and_unload, save_pretrained), or move {ADAPTER_CONFIG} and its"
+            " weights out of the directory",
         )
     for key, count in layer_counts(config.content):
         if count > len(tensors):
-            raise BadModelError(f"{path}/{CONFIG_FILE}: {key} is {count}, and there are {len(tensors)} tensors")
+            raise BadModelError(
+                f"{path}/{CONFIG_FILE}: {key} is {count}, and there are {len(tensors)} tensors"
+            )
     return Checkpoint(path, config.content, tensors, config.remarks)
 
 
@@ -115,7 +129,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadModelError(f"{path}: not valid JSON ({error})") from error
     if _is_deeper(value, _MAX_DEPTH):
-        raise BadModelError(f"{path}: more than {_MAX_DEPTH} lists or maps in each other, which no such file has")
+        raise BadModelError(
+            f"{path}: more than {_MAX_DEPTH} lists or maps in each other, which no such file has"
+        )
     if not isinstance(value, dict):
         raise BadModelError(f"{path}: expected a JSON object")
     return value
@@ -124,7 +140,12 @@ def read_json(path: Path) -> dict[str, Any]:
 def _is_deeper(value: Any, most: int) -> bool:
     level = [value]
     for _ in range(most + 1):
-        level = [inner for each in level if isinstance(each, dict | list) for inner in (each.values() if isinstance(each, dict) else each)]
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
         if not level:
             return False
     return True
@@ -134,18 +155,23 @@ def open_config(path: Path) -> ConfigFile:
     """What is kept of the config.json of a model directory.
 
     Raises:
-        BadModelError: there is none, it needs remote code, is quantised, or says what no model can have.
+        BadModelError: there is none, it needs remote code, is quantised, or says what no model can
+            have.
     """
     file = path / CONFIG_FILE
     if not file.exists():
-        raise BadModelError(f"{path}: no config.json", "give a Hugging Face model directory: config.json lies beside the weights")
+        raise BadModelError(
+            f"{path}: no config.json",
+            "give a Hugging Face model directory: config.json lies beside the weights",
+        )
     if file.stat().st_size > MAX_BYTES:
         raise BadModelError(f"{file}: longer than {MAX_BYTES >> 20} MiB")
     config = read_json(file)
     if config.get("auto_map"):
         raise BadModelError(
             f"{file}: the model needs remote code (auto_map)",
-            "if transformers has the architecture built in, delete auto_map from config.json; mpu never runs code from a checkpoint",
+            "if transformers has the architecture built in, delete auto_map from config.json; mpu"
+            " never runs code from a checkpoint",
         )
     if config.get("quantization_config"):
         raise BadModelError(
@@ -164,23 +190,32 @@ def _read_tensors(path: Path) -> dict[str, TensorInfo]:
     weight_map = read_index(index)
     if single.exists() and set(weight_map.values()) != {SINGLE_FILE}:
         raise BadModelError(
-            f"{path}: both {SINGLE_FILE} and {INDEX_FILE} are there", "remove the one left over from an older save"
+            f"{path}: both {SINGLE_FILE} and {INDEX_FILE} are there",
+            "remove the one left over from an older save",
         )
     return _read_shards(path, index, weight_map)
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """The file that each tensor is in, by tensor, as an index says it; files of any name, but none outside its directory.
+    """The file that each tensor is in, by tensor, as an index says it.
+
+    Files of any name, but none outside its directory.
 
     Raises:
         BadModelError: no index, or it names something that is not a plain safetensors file.
     """
     weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(value, str) for value in weight_map.values()):
+    if (
+        not isinstance(weight_map, dict)
+        or not weight_map
+        or not all(isinstance(value, str) for value in weight_map.values())
+    ):
         raise BadModelError(f"{index}: weight_map is not a map of tensor names to file names")
     for shard in sorted(set(weight_map.values())):
         if not _SHARD.fullmatch(shard):
-            raise BadModelError(f"{index}: names the shard {shard!r}, which is not a plain safetensors file name")
+            raise BadModelError(
+                f"{index}: names the shard {shard!r}, which is not a plain safetensors file name"
+            )
     return weight_map
 
 
@@ -188,10 +223,14 @@ def _read_shards(path: Path, index: Path, weight_map: dict[str, str]) -> dict[st
     tensors: dict[str, TensorInfo] = {}
     for shard in sorted(set(weight_map.values())):
         if not (path / shard).exists():
-            raise BadModelError(f"{index}: names the shard {shard}, which is absent", "copy the missing shard")
+            raise BadModelError(
+                f"{index}: names the shard {shard}, which is absent", "copy the missing shard"
+            )
         for name, info in read_header(path / shard)[0].items():
             if weight_map.get(name) != shard:
-                raise BadModelError(f"{index}: says nothing or something else of tensor {name} found in {shard}")
+                raise BadModelError(
+                    f"{index}: says nothing or something else of tensor {name} found in {shard}"
+                )
             tensors[name] = info
     missing = sorted(set(weight_map) - set(tensors))
     if missing:
@@ -200,37 +239,60 @@ def _read_shards(path: Path, index: Path, weight_map: dict[str, str]) -> dict[st
 
 
 def _drop_ignored_buffers(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """Constants that old checkpoints hold and transformers ignores: RoPE frequencies, causal masks."""
+    """Constants that old checkpoints hold and transformers ignores.
+
+    RoPE frequencies, causal masks.
+    """
     return {
         name: info
         for name, info in tensors.items()
         if not (
             name.endswith(".rotary_emb.inv_freq")
             or (name.endswith((".attn.bias", ".attention.bias")) and len(info.shape) == 4)
-            or (name.endswith((".attn.masked_bias", ".attention.masked_bias")) and info.elements == 1)
+            or (
+                name.endswith((".attn.masked_bias", ".attention.masked_bias"))
+                and info.elements == 1
+            )
         )
     }
 
 
-def _drop_redundant_head(path: Path, config: dict[str, Any], tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
-    # transformers writes a tied head once; other programs write it twice. Kept as a second tensor it would be
-    # perturbed apart from the embedding, and transformers silently unties heads that differ.
+def _drop_redundant_head(
+    path: Path, config: dict[str, Any], tensors: dict[str, TensorInfo]
+) -> dict[str, TensorInfo]:
+    # transformers writes a tied head once; other programs write it twice. Kept as a second tensor
+    # it would be perturbed apart from the embedding, and transformers silently unties heads that
+    # differ.
     heads = [info for name, info in tensors.items() if is_head(name)]
     text = config.get("text_config")
-    flags = [part.get("tie_word_embeddings") for part in (config, text if isinstance(text, dict) else {})]
+    flags = [
+        part.get("tie_word_embeddings") for part in (config, text if isinstance(text, dict) else {})
+    ]
     tied = next((flag for flag in flags if flag is not None), None)
-    by_default = known_keys().get(str(config.get("model_type")), {}).get("defaults", {}).get("tie_word_embeddings", False)
+    by_default = (
+        known_keys()
+        .get(str(config.get("model_type")), {})
+        .get("defaults", {})
+        .get("tie_word_embeddings", False)
+    )
     if len(heads) != 1 or not (by_default if tied is None else tied):
         return tensors
     head = heads[0]
-    twins = [info for name, info in tensors.items() if name.endswith(_EMBEDDINGS) and info.shape == head.shape]
+    twins = [
+        info
+        for name, info in tensors.items()
+        if name.endswith(_EMBEDDINGS) and info.shape == head.shape
+    ]
     if len(twins) != 1:
         return tensors
-    if twins[0].dtype != head.dtype or any(a != b for a, b in zip(blocks(head), blocks(twins[0]), strict=True)):
+    if twins[0].dtype != head.dtype or any(
+        a != b for a, b in zip(blocks(head), blocks(twins[0]), strict=True)
+    ):
         if tied is None:  # the architecture's own default decides, and here it cannot be to tie
             return tensors
         raise BadModelError(
-            f"{path}: config.json ties {head.name.removesuffix('.weight')} to {twins[0].name}, but the two differ on disk",
+            f"{path}: config.json ties {head.name.removesuffix('.weight')} to {twins[0].name}, but"
+            " the two differ on disk",
             f"set tie_word_embeddings to false in config.json, or remove {head.name}",
         )
     return {name: info for name, info in tensors.items() if name != head.name}
@@ -249,7 +311,9 @@ def blocks(info: TensorInfo, size: int = READ_BLOCK) -> Iterator[bytes]:
         while left:
             block = os.pread(file.fileno(), min(size, left), offset)
             if not block:
-                raise BadModelError(f"{info.file}: ends inside tensor {info.name}", "copy the file again")
+                raise BadModelError(
+                    f"{info.file}: ends inside tensor {info.name}", "copy the file again"
+                )
             yield block
             left -= len(block)
             offset += len(block)

@@ -1,7 +1,8 @@
 """What a path is that somebody gave, and what to do where something else was wanted.
 
-Users hold many things that are nearly a model or nearly a bundle: an adapter, an archive, a directory one level too high.
-The error names what is there and the way on, instead of what is missing. Names and first bytes are looked at, no more.
+Users hold many things that are nearly a model or nearly a bundle: an adapter, an archive, a
+directory one level too high. The error names what is there and the way on, instead of what is
+missing. Names and first bytes are looked at, no more.
 """
 
 from __future__ import annotations
@@ -13,12 +14,23 @@ from shlex import quote
 
 from mpu_cli.errors import BadInputError, MpuError
 
-MODEL, HANDOFF, UPDATE, BUNDLE, SECRET, RECORD = "model", "handoff", "update", "bundle", "secret", "record"
+MODEL, HANDOFF, UPDATE, BUNDLE, SECRET, RECORD = (
+    "model",
+    "handoff",
+    "update",
+    "bundle",
+    "secret",
+    "record",
+)
 ANY = "any"
 _NAMED = {
-    MODEL: "a model directory", HANDOFF: "a handoff", UPDATE: "an update", BUNDLE: "a handoff or an update",
-    SECRET: "a server's secret directory", RECORD: "a record of an evaluation",
-}  # fmt: skip
+    MODEL: "a model directory",
+    HANDOFF: "a handoff",
+    UPDATE: "an update",
+    BUNDLE: "a handoff or an update",
+    SECRET: "a server's secret directory",
+    RECORD: "a record of an evaluation",
+}
 _MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
@@ -31,7 +43,10 @@ _UNFINISHED = (
     re.compile(r"\.?~?(.+)~"),
 )
 _GUIDE = {
-    UPDATE: "mpu eval measures it with --handoff DIR beside it; mpu aggregate makes a model of it, with the server's secret",
+    UPDATE: (
+        "mpu eval measures it with --handoff DIR beside it; mpu aggregate makes a model of it, with"
+        " the server's secret"
+    ),
     SECRET: "it never leaves the server; perturb and aggregate take it as --secret",
     RECORD: "mpu compare and mpu inspect read it",
 }
@@ -53,7 +68,8 @@ def recognise(path: Path) -> Thing:
     """Say what lies at a path; nothing is believed of what the files hold.
 
     Raises:
-        BadInputError: two kinds lie in one directory, so that no command could say which one it checked.
+        BadInputError: two kinds lie in one directory, so that no command could say which one it
+            checked.
     """
     if not path.exists():
         return Thing("missing", "no such file or directory", "check the path")
@@ -63,15 +79,24 @@ def recognise(path: Path) -> Thing:
 def instead_of(path: Path, wanted: str, error: type[MpuError] = BadInputError) -> MpuError:
     """The error for a path that is not what was wanted, ready to be raised."""
     if not path.exists():
-        what = {MODEL: "no such model directory", SECRET: "no such secret directory"}.get(wanted, "no such directory")
-        more = {MODEL: ", or a Hub id as org/name[@revision]", SECRET: ", the one that perturb wrote as --secret"}.get(wanted, "")
+        what = {MODEL: "no such model directory", SECRET: "no such secret directory"}.get(
+            wanted, "no such directory"
+        )
+        more = {
+            MODEL: ", or a Hub id as org/name[@revision]",
+            SECRET: ", the one that perturb wrote as --secret",
+        }.get(wanted, "")
         return error(f"{path}: {what}", f"give {_NAMED[wanted]}{more}")
     thing = recognise(path)
     remedy = thing.remedy or (_GUIDE.get(thing.kind) if wanted in {MODEL, ANY} else None)
     if thing.kind == HANDOFF and wanted == MODEL:
         remedy = f"give one model directory; one of its copies is {_shell(path / 'copy-1')}"
     elif wanted in {HANDOFF, UPDATE, BUNDLE} and thing.kind in _NAMED:
-        remedy = "give the directory that the model owner sent" if wanted == HANDOFF else "give the directory that the client sent back"
+        remedy = (
+            "give the directory that the model owner sent"
+            if wanted == HANDOFF
+            else "give the directory that the client sent back"
+        )
     wrong = "" if wanted == ANY or thing.kind == "outer" else f", expected {_NAMED[wanted]}"
     return error(f"{path}: {thing.about}{wrong}", remedy)
 
@@ -84,14 +109,17 @@ def in_place_of_weights(path: Path, error: type[MpuError]) -> MpuError:
         if thing is not None:
             return error(f"{path}: {thing.about}", thing.remedy)
     return error(
-        f"{path}: neither model.safetensors nor model.safetensors.index.json", "were the weights copied or downloaded completely?"
+        f"{path}: neither model.safetensors nor model.safetensors.index.json",
+        "were the weights copied or downloaded completely?",
     )
 
 
 def is_tar(path: Path) -> bool:
     """Whether a path is a tar file that is not compressed, by its first bytes or else its name."""
     head = _head(path, 512)
-    return head[257:262] == b"ustar" or (path.name.lower().endswith(".tar") and path.is_file() and not head.startswith(_PACKED))
+    return head[257:262] == b"ustar" or (
+        path.name.lower().endswith(".tar") and path.is_file() and not head.startswith(_PACKED)
+    )
 
 
 def kinds_of(directory: Path) -> list[str]:
@@ -138,9 +166,10 @@ def _directory(path: Path) -> Thing:
         if thing is not None:
             return thing
     return Thing(
-        "unknown", "holds no config.json, and nothing else that mpu knows",
+        "unknown",
+        "holds no config.json, and nothing else that mpu knows",
         "mpu works on model directories, handoffs, updates and secret directories",
-    )  # fmt: skip
+    )
 
 
 def _adapter(path: Path, names: frozenset[str]) -> Thing | None:
@@ -148,10 +177,11 @@ def _adapter(path: Path, names: frozenset[str]) -> Thing | None:
         return None
     load = "AutoPeftModelForCausalLM.from_pretrained(sys.argv[1]).merge_and_unload().save_pretrained('merged')"
     return Thing(
-        "adapter", "is a PEFT adapter without its model",
+        "adapter",
+        "is a PEFT adapter without its model",
         "merge it first, and save the model's tokenizer beside the result: "
         f'python -c "import sys; from peft import AutoPeftModelForCausalLM; {load}" {_shell(path)}',
-    )  # fmt: skip
+    )
 
 
 def _hub_cache(path: Path, names: frozenset[str]) -> Thing | None:
@@ -162,11 +192,18 @@ def _hub_cache(path: Path, names: frozenset[str]) -> Thing | None:
     main = _head(snapshots.parent / "refs" / "main", 100).decode(errors="replace").strip()
     chosen = next((item for item in found if item.name == main), found[-1] if found else None)
     repository = "/".join(snapshots.parent.name.split("--")[1:])
-    name = f"the Hub id {repository}" if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository) else "the Hub id"
+    name = (
+        f"the Hub id {repository}"
+        if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository)
+        else "the Hub id"
+    )
     return Thing(
-        "hub cache", "is a repository in the Hub's cache, not a model directory",
-        f"give its snapshot: {_shell(chosen)}" if chosen is not None else f"it has no snapshot: download it again, or give {name}",
-    )  # fmt: skip
+        "hub cache",
+        "is a repository in the Hub's cache, not a model directory",
+        f"give its snapshot: {_shell(chosen)}"
+        if chosen is not None
+        else f"it has no snapshot: download it again, or give {name}",
+    )
 
 
 def _gguf(path: Path, names: frozenset[str]) -> Thing | None:
@@ -176,10 +213,11 @@ def _gguf(path: Path, names: frozenset[str]) -> Thing | None:
 
 def _gguf_thing(directory: Path, name: str, about: str) -> Thing:
     return Thing(
-        "gguf", about,
+        "gguf",
+        about,
         f"dequantise it in transformers: AutoModelForCausalLM.from_pretrained({str(directory)!r}, gguf_file={name!r})"
         ".save_pretrained('model'), and the same with AutoTokenizer (pip install gguf); better: take the model it was made from",
-    )  # fmt: skip
+    )
 
 
 def _copies(path: Path, names: frozenset[str]) -> Thing | None:
@@ -187,10 +225,11 @@ def _copies(path: Path, names: frozenset[str]) -> Thing | None:
     if not copies:
         return None
     return Thing(
-        "copies", f"holds copies ({', '.join(copies[:3])}{' …' if len(copies) > 3 else ''}) and no mpu.yaml",
+        "copies",
+        f"holds copies ({', '.join(copies[:3])}{' …' if len(copies) > 3 else ''}) and no mpu.yaml",
         f"for one model give {_shell(path / copies[0])}; trained copies become an update by mpu diff, "
         "those of unlearn --copy by unlearn --finish",
-    )  # fmt: skip
+    )
 
 
 def _inner(path: Path, names: frozenset[str]) -> Thing | None:
@@ -199,7 +238,11 @@ def _inner(path: Path, names: frozenset[str]) -> Thing | None:
         inner = path / name
         found = kinds_of(inner) if inner.is_dir() else []
         if len(found) == 1:
-            return Thing("outer", f"is not itself {_NAMED[found[0]]}: that is {inner}", f"give {_shell(inner)}")
+            return Thing(
+                "outer",
+                f"is not itself {_NAMED[found[0]]}: that is {inner}",
+                f"give {_shell(inner)}",
+            )
     return None
 
 
@@ -208,7 +251,11 @@ def _unfinished(path: Path, names: frozenset[str]) -> Thing | None:
     for name in sorted(names):
         whole = unfinished_name(name)
         if whole is not None and whole not in names:
-            return Thing("unfinished", f"holds {name}, which an unfinished transfer of {whole} left, or a backup", f"copy {whole} again")
+            return Thing(
+                "unfinished",
+                f"holds {name}, which an unfinished transfer of {whole} left, or a backup",
+                f"copy {whole} again",
+            )
     return None
 
 
@@ -226,9 +273,10 @@ def _pickles(path: Path, names: frozenset[str]) -> Thing | None:
     if not found:
         return None
     return Thing(
-        "pickles", f"holds only pickled weights ({found[0]}); pickles can run code and are never read",
+        "pickles",
+        f"holds only pickled weights ({found[0]}); pickles can run code and are never read",
         _CONVERT,
-    )  # fmt: skip
+    )
 
 
 def _archives(path: Path, names: frozenset[str]) -> Thing | None:
@@ -241,7 +289,9 @@ def _archives(path: Path, names: frozenset[str]) -> Thing | None:
 def _file(path: Path) -> Thing:
     name, directory = path.name, f"give the directory: {_shell(path.parent)}"
     if name in {"mpu.yaml", "mpu.yaml.sig"}:
-        return Thing("manifest", "is the manifest of a handoff or an update, not its directory", directory)
+        return Thing(
+            "manifest", "is the manifest of a handoff or an update, not its directory", directory
+        )
     if name == "secret.yaml":
         return Thing("secret file", "is a file of a server's secret directory", directory)
     if name in _MODEL_FILES or name.endswith(".safetensors"):

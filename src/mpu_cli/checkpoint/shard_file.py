@@ -1,8 +1,9 @@
 """One safetensors file that is written in any order and hashed in the same pass.
 
-The header and all offsets are known before any data. A frontier follows what is complete from the front: a block that
-arrives just there is hashed as it is written; what came earlier is read back (from the page cache) once its tensor is
-complete. Of every tensor only the number of its bytes is kept, however many rows arrive one by one.
+The header and all offsets are known before any data. A frontier follows what is complete from the
+front: a block that arrives just there is hashed as it is written; what came earlier is read back
+(from the page cache) once its tensor is complete. Of every tensor only the number of its bytes is
+kept, however many rows arrive one by one.
 """
 
 from __future__ import annotations
@@ -22,9 +23,14 @@ _WRITE_BACK = 64 << 20
 
 
 class ShardFile:
-    """A file that holds `tensors` in this order; offsets given to `write` are into its data, behind the header."""
+    """A file that holds `tensors` in this order.
 
-    def __init__(self, path: Path, tensors: Sequence[TensorInfo], *, digest_file: bool, digest_tensors: bool) -> None:
+    Offsets given to `write` are into its data, behind the header.
+    """
+
+    def __init__(
+        self, path: Path, tensors: Sequence[TensorInfo], *, digest_file: bool, digest_tensors: bool
+    ) -> None:
         self._path, self._digest_file, self._digest_tensors = path, digest_file, digest_tensors
         header = encode_header(list(tensors), METADATA)
         self._names = [info.name for info in tensors]
@@ -52,8 +58,15 @@ class ShardFile:
         """Put bytes of one tensor at an offset of the data; no byte may be written twice."""
         start = self._ends[0] + offset
         tensor = bisect_right(self._ends, start) - 1
-        if start < self._frontier or tensor >= len(self._missing) or len(block) > self._missing[tensor]:
-            raise ValueError(f"{self._path.name}: {len(block)} bytes at {start} lie outside or over what is there")
+        if (
+            start < self._frontier
+            or tensor >= len(self._missing)
+            or len(block) > self._missing[tensor]
+        ):
+            raise ValueError(
+                f"{self._path.name}: {len(block)} bytes at {start} lie outside or over what is"
+                " there"
+            )
         self._put(start, block)
         self._missing[tensor] -= len(block)
         if start == self._frontier:
@@ -61,7 +74,10 @@ class ShardFile:
         self._advance()
 
     def finish(self) -> tuple[str, int]:
-        """Flush to disk and close; SHA-256 (empty if not asked) and size of the file. Raises ValueError if bytes are missing."""
+        """Flush to disk and close; SHA-256 (empty if not asked) and size of the file.
+
+        Raises ValueError if bytes are missing.
+        """
         if not self.complete:
             raise ValueError(f"{self._path.name}: is incomplete after byte {self._frontier}")
         os.fdatasync(self._handle)
@@ -99,7 +115,10 @@ class ShardFile:
         self._frontier += len(block)
 
     def _start_write_back(self) -> None:
-        # So that the disk works while the rest is computed; the fsync at the end then has little left to wait for.
+        # So that the disk works while the rest is computed; the fsync at the end then has little
+        # left to wait for.
         if self._frontier - self._flushed >= _WRITE_BACK and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._handle, self._flushed, self._frontier - self._flushed, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(
+                self._handle, self._flushed, self._frontier - self._flushed, os.POSIX_FADV_DONTNEED
+            )
             self._flushed = self._frontier

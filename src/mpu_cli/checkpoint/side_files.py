@@ -1,7 +1,7 @@
 """The small files beside the weights, copied by allow-list and stripped of what they say about their origin.
 
-A source directory may hold pickles of the exact weights, optimizer states, or a README naming the checkpoint; a
-deny-list would leak them, so only names listed here are ever copied.
+A source directory may hold pickles of the exact weights, optimizer states, or a README naming the
+checkpoint; a deny-list would leak them, so only names listed here are ever copied.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from typing import Any
 from mpu_cli.checkpoint.config_file import CONFIG_FILE
 from mpu_cli.checkpoint.model import Checkpoint, open_config, read_json
 from mpu_cli.checkpoint.plain_file import TEMPLATES, is_lfs_pointer, lfs_pointer, plain_file
-from mpu_cli.checkpoint.side_settings import added_tokens, generation_settings, special_tokens, tokenizer_settings
+from mpu_cli.checkpoint.side_settings import (
+    added_tokens,
+    generation_settings,
+    special_tokens,
+    tokenizer_settings,
+)
 from mpu_cli.checkpoint.writer import write_new
 from mpu_cli.errors import BadModelError
 
@@ -45,7 +50,9 @@ MAX_TEMPLATE_BYTES, MAX_TEMPLATES = 1 << 20, 64
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
 """As in a manifest, which lists what is published."""
 _TEMPLATE = re.compile(TEMPLATES + r"/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.jinja")
-NOT_OF_ROWS = frozenset({"config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"})
+NOT_OF_ROWS = frozenset(
+    {"config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"}
+)
 """Side files that have no say in how rows become tokens."""
 _READERS: Mapping[str, Callable[[Path, dict[str, Any]], dict[str, Any]]] = {
     "generation_config.json": generation_settings,
@@ -78,8 +85,9 @@ _MAX_BYTES = 128 << 20
 """Of one side file: the largest tokenizers have a quarter of it."""
 _NEVER_READ = re.compile(
     r".*\.(py[cdw]?|pyz|bin|pt|pth|ckpt|pkl|pickle|joblib|npy|npz|msgpack|h5|keras|so|dll|dylib|gguf|ggml)([.-]\d[\w-]*)?"
-    r"|.*\.safetensors(?!\.index\.json\Z).*", re.DOTALL,
-)  # fmt: skip
+    r"|.*\.safetensors(?!\.index\.json\Z).*",
+    re.DOTALL,
+)
 """Names, in small letters, of code, pickles and weights, those of numbered parts too."""
 _HIDDEN = re.compile(r"\.(git|cache)")
 """Folders of the programs that downloaded a model; no program that opens one looks into them."""
@@ -90,20 +98,33 @@ _SIGNED = re.compile(rb"""["']?hmac["']?\s*:\s*["']?[0-9a-fA-F]{64}""")
 def is_allowed(name: str) -> bool:
     """Whether a file of this name, relative to the model's directory, may stand beside published weights."""
     form = _TEMPLATE if "/" in name else _NAME
-    return form.fullmatch(name) is not None and ("/" in name or any(fnmatchcase(name, pattern) for pattern in ALLOWED))
+    return form.fullmatch(name) is not None and (
+        "/" in name or any(fnmatchcase(name, pattern) for pattern in ALLOWED)
+    )
 
 
 def side_files(directory: Path) -> list[Path]:
-    """The files of a model directory that are copied beside published weights, in order; named chat templates come last.
+    """The files of a model directory that are copied beside published weights, in order.
+
+    Named chat templates come last.
 
     Raises:
         BadModelError: more of those than any model has.
     """
     folder = directory / TEMPLATES
-    inside = [path for path in folder.iterdir() if is_allowed(f"{TEMPLATES}/{path.name}")] if folder.is_dir() else []
+    inside = (
+        [path for path in folder.iterdir() if is_allowed(f"{TEMPLATES}/{path.name}")]
+        if folder.is_dir()
+        else []
+    )
     if len(inside) > MAX_TEMPLATES:
-        raise BadModelError(f"{folder}: {len(inside)} chat templates, expected at most {MAX_TEMPLATES}", "remove those that nobody uses")
-    beside = sorted(path for path in directory.iterdir() if is_allowed(path.name) and not path.is_dir())
+        raise BadModelError(
+            f"{folder}: {len(inside)} chat templates, expected at most {MAX_TEMPLATES}",
+            "remove those that nobody uses",
+        )
+    beside = sorted(
+        path for path in directory.iterdir() if is_allowed(path.name) and not path.is_dir()
+    )
     return beside + sorted(path for path in inside if not path.is_dir())
 
 
@@ -111,15 +132,17 @@ def check_side_files(directory: Path) -> None:
     """Look at what `copy_side_files` would copy, before the long part of a command.
 
     Raises:
-        BadModelError: a link that leaves the directory, a Git LFS pointer, a file of a secret directory, something that
-            is too large or no file.
+        BadModelError: a link that leaves the directory, a Git LFS pointer, a file of a secret
+            directory, something that is too large or no file.
     """
     for path in side_files(directory):
         _read(path)
 
 
 def refuse_unpublished(copy: Path) -> None:
-    """Refuse what mpu does not publish in the settings files of a published copy: any program may be going to read them.
+    """Refuse what mpu does not publish in the settings files of a published copy.
+
+    Any program may be going to read them.
 
     Raises:
         BadModelError: the first such key, by file.
@@ -135,7 +158,8 @@ def refuse_unpublished(copy: Path) -> None:
         if unknown:
             raise BadModelError(
                 f"{path}: holds {unknown[0]:.80}, which mpu never publishes",
-                "other programs may follow it; ask who made this handoff, and do not open its copies before you know",
+                "other programs may follow it; ask who made this handoff, and do not open its"
+                " copies before you know",
             )
 
 
@@ -145,17 +169,25 @@ def refuse_unread(model: Checkpoint) -> None:
     A model directory has no list of its files; a README or a licence beside it is nobody's danger.
 
     Raises:
-        BadModelError: the first such file, also in a folder inside; a linked folder; or a settings file that asks for code.
+        BadModelError: the first such file, also in a folder inside; a linked folder; or a settings
+            file that asks for code.
     """
     read = {info.file for info in model.tensors.values()}
     for folder, folders, names in os.walk(model.path, onerror=_unreadable):
         place = Path(folder)
-        folders[:] = sorted(name for name in folders if place != model.path or not _HIDDEN.fullmatch(name))
+        folders[:] = sorted(
+            name for name in folders if place != model.path or not _HIDDEN.fullmatch(name)
+        )
         linked = [name for name in folders if (place / name).is_symlink()]
-        unread = [name for name in names if _NEVER_READ.fullmatch(name.lower()) and place / name not in read]
+        unread = [
+            name
+            for name in names
+            if _NEVER_READ.fullmatch(name.lower()) and place / name not in read
+        ]
         for name in sorted(linked + unread):
             raise BadModelError(
-                f"{place / name}: is not part of the model that was checked, and other programs may load it",
+                f"{place / name}: is not part of the model that was checked, and other programs may"
+                " load it",
                 "move it away, then verify again",
             )
     for path in side_files(model.path):
@@ -164,23 +196,31 @@ def refuse_unread(model: Checkpoint) -> None:
 
 
 def _unreadable(error: OSError) -> None:
-    raise BadModelError(f"{error.filename}: {error.strerror}", "check the path and its permissions") from error
+    raise BadModelError(
+        f"{error.filename}: {error.strerror}", "check the path and its permissions"
+    ) from error
 
 
 def copy_side_files(source: Checkpoint, directory: Path, dtype: str) -> dict[str, tuple[str, int]]:
     """Copy the allowed side files of a checkpoint into `directory`; return digest and size by name.
 
-    `dtype` ("float32", …) is what config.json will say: transformers rounds silently where it disagrees with the
-    stored tensors.
+    `dtype` ("float32", …) is what config.json will say: transformers rounds silently where it
+    disagrees with the stored tensors.
 
     Raises:
-        BadModelError: the tokenizer needs remote code, or a side file is not what its name says (see `check_side_files`).
+        BadModelError: the tokenizer needs remote code, or a side file is not what its name says
+            (see `check_side_files`).
     """
     return write_side_files(source.path, directory, {**source.config, "dtype": dtype})
 
 
-def write_side_files(origin: Path, directory: Path, config: dict[str, Any]) -> dict[str, tuple[str, int]]:
-    """Copy the allowed side files of `origin`, with `config` as the content of config.json; raises as `copy_side_files`."""
+def write_side_files(
+    origin: Path, directory: Path, config: dict[str, Any]
+) -> dict[str, tuple[str, int]]:
+    """Copy the allowed side files of `origin`, with `config` as the content of config.json.
+
+    Raises as `copy_side_files`.
+    """
     written = {}
     for path in side_files(origin):
         name, data = path.relative_to(origin).as_posix(), _read(path)
@@ -199,9 +239,14 @@ def _read(path: Path) -> bytes:
         with plain_file(path).open("rb") as file:
             data = file.read(most + 1)
     except OSError as error:
-        raise BadModelError(f"{path}: {error.strerror}", "check the path and its permissions") from error
+        raise BadModelError(
+            f"{path}: {error.strerror}", "check the path and its permissions"
+        ) from error
     if len(data) > most:
-        raise BadModelError(f"{path}: more than {most >> 20} MiB, which no such file has", "remove it from the model directory")
+        raise BadModelError(
+            f"{path}: more than {most >> 20} MiB, which no such file has",
+            "remove it from the model directory",
+        )
     if is_lfs_pointer(data):
         raise lfs_pointer(path)
     if _SIGNED.search(data):
@@ -222,7 +267,10 @@ def _cleaned_json(path: Path, config: dict[str, Any]) -> str:
 
 def _kept(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     if _names_code(content):
-        raise BadModelError(f"{path}: needs remote code (auto_map)", "save it with a tokenizer that transformers has built in")
+        raise BadModelError(
+            f"{path}: needs remote code (auto_map)",
+            "save it with a tokenizer that transformers has built in",
+        )
     return _READERS[path.name](path, content)
 
 
@@ -237,13 +285,21 @@ def _dropped(content: Any, kept: Any, prefix: str = "") -> Iterator[str]:
     for key, value in content.items():
         if isinstance(value, dict) and isinstance(kept.get(key), dict):
             yield from _dropped(value, kept[key], f"{prefix}{key}.")
-        elif value is not None and key not in kept and (isinstance(value, dict) or not _HARMLESS.fullmatch(key)):
+        elif (
+            value is not None
+            and key not in kept
+            and (isinstance(value, dict) or not _HARMLESS.fullmatch(key))
+        ):
             yield prefix + key
 
 
 def _without_origin(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_origin(item) for key, item in value.items() if key not in _ORIGIN_KEYS and not _is_path(item)}
+        return {
+            key: _without_origin(item)
+            for key, item in value.items()
+            if key not in _ORIGIN_KEYS and not _is_path(item)
+        }
     if isinstance(value, list):
         return [_without_origin(item) for item in value if not _is_path(item)]
     return value
@@ -252,4 +308,3 @@ def _without_origin(value: Any) -> Any:
 def _is_path(value: Any) -> bool:
     # Two separators at least: "/think" is a token of some chat models, not a path.
     return isinstance(value, str) and re.match(r"(?:/[^/\s]+){2,}|[A-Za-z]:\\", value) is not None
-

@@ -1,6 +1,7 @@
 """The settings files beside config.json as mpu takes them: known keys, with plain values.
 
-They decide which classes and files of the reader's machine are used, and may come from the other party.
+They decide which classes and files of the reader's machine are used, and may come from the other
+party.
 """
 
 from __future__ import annotations
@@ -32,8 +33,15 @@ _TOKENIZER = """
 _NAMED_TOKEN = re.compile(r"[a-z][a-z0-9_]{0,60}_token")
 _LISTS_OF_TOKENS = ("additional_special_tokens", "extra_special_tokens")
 _OF_A_TOKEN = {
-    "content": str, "single_word": bool, "lstrip": bool, "rstrip": bool, "normalized": bool, "special": bool, "__type": str, "id": int,
-}  # fmt: skip
+    "content": str,
+    "single_word": bool,
+    "lstrip": bool,
+    "rstrip": bool,
+    "normalized": bool,
+    "special": bool,
+    "__type": str,
+    "id": int,
+}
 _SENTENCEPIECE = ("enable_sampling", "nbest_size", "alpha", "add_bos", "add_eos", "reverse")
 """Of `sp_model_kwargs`; its `model_file` would name another vocabulary."""
 
@@ -57,10 +65,16 @@ def tokenizer_settings(path: Path, content: Mapping[str, Any]) -> dict[str, Any]
     Raises:
         BadModelError: `tokenizer_class` is not the name of a tokenizer's class.
     """
-    kept = {key: value for key, value in content.items() if key in _TOKENIZER.split() or _NAMED_TOKEN.fullmatch(key)}
+    kept = {
+        key: value
+        for key, value in content.items()
+        if key in _TOKENIZER.split() or _NAMED_TOKEN.fullmatch(key)
+    }
     sentencepiece = kept.get("sp_model_kwargs")
     if isinstance(sentencepiece, dict):
-        kept["sp_model_kwargs"] = {key: value for key, value in sentencepiece.items() if key in _SENTENCEPIECE}
+        kept["sp_model_kwargs"] = {
+            key: value for key, value in sentencepiece.items() if key in _SENTENCEPIECE
+        }
     name = content.get("tokenizer_class")
     if name is not None:
         if not isinstance(name, str) or not TOKENIZER_CLASS.fullmatch(name):
@@ -78,14 +92,20 @@ def special_tokens(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BadModelError: the value of a known key is no token.
     """
-    kept = {key: value for key, value in content.items() if value is not None and (_NAMED_TOKEN.fullmatch(key) or key in _LISTS_OF_TOKENS)}
+    kept = {
+        key: value
+        for key, value in content.items()
+        if value is not None and (_NAMED_TOKEN.fullmatch(key) or key in _LISTS_OF_TOKENS)
+    }
     for key, value in kept.items():
         several = key in _LISTS_OF_TOKENS
         tokens = value if several and isinstance(value, list) else [value]
         if several and isinstance(value, dict):
             tokens = list(value.values())
         if not all(map(_is_token, tokens)):
-            raise BadModelError(f"{path}: {key} is {value!r:.60}, expected {'tokens' if several else 'a token'}")
+            raise BadModelError(
+                f"{path}: {key} is {value!r:.60}, expected {'tokens' if several else 'a token'}"
+            )
     return kept
 
 
@@ -97,11 +117,15 @@ def added_tokens(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """
     for token, number in content.items():
         if type(number) is not int or not 0 <= number < 1 << 31:
-            raise BadModelError(f"{path}: {token!r:.60} has the id {number!r:.60}, expected an integer")
+            raise BadModelError(
+                f"{path}: {token!r:.60} has the id {number!r:.60}, expected an integer"
+            )
     return dict(content)
 
 
 def _is_token(value: Any) -> bool:
     if isinstance(value, dict):
-        return isinstance(value.get("content"), str) and all(type(inner) is _OF_A_TOKEN.get(key) for key, inner in value.items())
+        return isinstance(value.get("content"), str) and all(
+            type(inner) is _OF_A_TOKEN.get(key) for key, inner in value.items()
+        )
     return isinstance(value, str)

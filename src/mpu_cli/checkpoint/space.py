@@ -15,13 +15,17 @@ def require_space(place: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(_existing(place)).free
     if free < needed:
         raise OutputError(
-            f"{place}: {what} needs {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free there",
+            f"{place}: {what} needs {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free"
+            " there",
             "free some space, or use a larger disk",
         )
 
 
 def stored_bytes(model: Checkpoint, dtype: str) -> int:
-    """What a model's tensors take once they are stored as `dtype`; as they are where that is auto, which is the least."""
+    """What a model's tensors take once they are stored as `dtype`.
+
+    As they are where that is auto, which is the least.
+    """
     if dtype == "auto":
         return sum(info.nbytes for info in model.tensors.values())
     return model.elements * BYTES_PER_ELEMENT[STORED_NAMES[dtype]]

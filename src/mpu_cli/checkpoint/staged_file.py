@@ -29,7 +29,8 @@ def staged_file(target: Path, *, force: bool = False) -> Iterator[BinaryIO]:
     """A hidden sibling to write to, flushed and renamed to `target` at the end, removed if that is not reached.
 
     Raises:
-        OutputError: see `refuse_existing_file`; something that is not this user's own has the sibling's name; the disk is full.
+        OutputError: see `refuse_existing_file`; something that is not this user's own has the
+            sibling's name; the disk is full.
         BusyError: another process is writing the same target.
     """
     refuse_existing_file(target, force=force)
@@ -41,10 +42,15 @@ def staged_file(target: Path, *, force: bool = False) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-                with suppress(PermissionError):  # a file system without modes, as on many a memory stick
+                with suppress(
+                    PermissionError
+                ):  # a file system without modes, as on many a memory stick
                     os.fchmod(file.fileno(), 0o644)
                 if not os.path.samestat(os.fstat(file.fileno()), partial.lstat()):
-                    raise OutputError(f"{partial}: was moved or replaced while it was written", "run again where only you may write")
+                    raise OutputError(
+                        f"{partial}: was moved or replaced while it was written",
+                        "run again where only you may write",
+                    )
                 refuse_existing_file(target, force=force)
                 partial.rename(target)
                 flush(target.parent)
@@ -69,11 +75,17 @@ def _opened(partial: Path, target: Path) -> Iterator[BinaryIO]:
             raise way from error
     with os.fdopen(handle, "r+b") as file:
         status = os.fstat(handle)
-        if not fresh and (not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink != 1):
+        if not fresh and (
+            not stat.S_ISREG(status.st_mode)
+            or status.st_uid != os.geteuid()
+            or status.st_nlink != 1
+        ):
             raise way
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise BusyError(f"{target}: another mpu process is writing it", "wait for it to end") from error
+            raise BusyError(
+                f"{target}: another mpu process is writing it", "wait for it to end"
+            ) from error
         os.ftruncate(handle, 0)
         yield file

@@ -1,8 +1,9 @@
 """Directories that appear whole or not at all.
 
-Everything is written to a hidden sibling of the target and renamed into place at the end. A run that dies leaves only
-that sibling, which the next run of the same command removes. The sibling's name can be foreseen, so whatever already has
-it is trusted only if it is a real directory of this user's that nobody else may write to; a link is never followed.
+Everything is written to a hidden sibling of the target and renamed into place at the end. A run
+that dies leaves only that sibling, which the next run of the same command removes. The sibling's
+name can be foreseen, so whatever already has it is trusted only if it is a real directory of this
+user's that nobody else may write to; a link is never followed.
 """
 
 from __future__ import annotations
@@ -26,20 +27,26 @@ _REPLACED = ".mpu-replaced"
 
 
 class Staging:
-    """A directory under construction: fill `path`, then `commit()`; leaving the context without it removes all."""
+    """A directory under construction: fill `path`, then `commit()`.
 
-    def __init__(self, target: Path, *, force: bool = False, private: bool = False, marked: bool = False) -> None:
+    Leaving the context without it removes all.
+    """
+
+    def __init__(
+        self, target: Path, *, force: bool = False, private: bool = False, marked: bool = False
+    ) -> None:
         """Prepare to write `target`.
 
         Args:
             target: the directory; `force` replaces one that mpu wrote.
             force: see `refuse_existing`.
             private: readable by its owner only.
-            marked: no manifest will list the files, so a list is put beside them, for a later `force`.
+            marked: no manifest will list the files, so a list is put beside them, for a later
+                `force`.
 
         Raises:
-            OutputError: the target exists and is not empty (unless `force`), its parent cannot be made, or something that
-                is not this user's own has the hidden sibling's name.
+            OutputError: the target exists and is not empty (unless `force`), its parent cannot be
+                made, or something that is not this user's own has the hidden sibling's name.
             BusyError: another process is writing the same target.
         """
         self.target = Path(os.path.abspath(target))  # noqa: PTH100 - links in the path are the user's, keep them
@@ -74,7 +81,9 @@ class Staging:
             except OSError as error:
                 os.close(self._lock)
                 self._lock = None
-                raise BusyError(f"{self.target}: another mpu process is writing it", "wait for it to end") from error
+                raise BusyError(
+                    f"{self.target}: another mpu process is writing it", "wait for it to end"
+                ) from error
             empty(self._lock)
 
     def commit(self) -> None:
@@ -86,7 +95,10 @@ class Staging:
             flush_tree(self.path)
             os.fchmod(self._lock, self._mode)
             if not self._is_mine():
-                raise OutputError(f"{self.path}: was moved or replaced while it was written", "run again where only you may write")
+                raise OutputError(
+                    f"{self.path}: was moved or replaced while it was written",
+                    "run again where only you may write",
+                )
             if self._force and self.target.is_dir() and any(self.target.iterdir()):
                 self._set_aside()
             self.path.rename(self.target)
@@ -117,10 +129,14 @@ class Staging:
             return False
 
     def _set_aside(self) -> None:
-        refuse_existing(self.target, force=True)  # again: what came into it meanwhile is not ours to remove
+        refuse_existing(
+            self.target, force=True
+        )  # again: what came into it meanwhile is not ours to remove
         self._remove_old()
         if os.path.lexists(self._old):
-            raise OutputError(f"{self._old}: is in the way, and mpu did not write it", "move it away")
+            raise OutputError(
+                f"{self._old}: is in the way, and mpu did not write it", "move it away"
+            )
         self._aside = True
         self.target.rename(self._old)
 
@@ -138,7 +154,9 @@ class Staging:
             missing.append(parent)
             parent = parent.parent
         for directory in reversed(missing):
-            with suppress(FileExistsError):  # another copy's process, started at the same moment, was first
+            with suppress(
+                FileExistsError
+            ):  # another copy's process, started at the same moment, was first
                 directory.mkdir(mode=0o755)
                 self._made_parents.append(directory)
 
@@ -151,8 +169,8 @@ def is_staging(path: Path) -> bool:
 def refuse_existing(target: Path, *, force: bool | None = False) -> None:
     """Raise OutputError if `target` is a file, or a non-empty directory that may not be replaced.
 
-    Even `force` replaces only a directory in which a manifest or a list of mpu's names every file, and never anything
-    that holds a secret. It is None for a command that has no such option.
+    Even `force` replaces only a directory in which a manifest or a list of mpu's names every file,
+    and never anything that holds a secret. It is None for a command that has no such option.
     """
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise OutputError(f"{target}: exists and is not a directory", "choose another path")
@@ -160,31 +178,46 @@ def refuse_existing(target: Path, *, force: bool | None = False) -> None:
         if not target.is_dir() or not any(target.iterdir()):
             return
         for secret in target.rglob("secret.yaml"):
-            raise OutputError(f"{secret.parent}: is a secret directory, which is never overwritten", "choose another path")
+            raise OutputError(
+                f"{secret.parent}: is a secret directory, which is never overwritten",
+                "choose another path",
+            )
         if not force:
-            way_out = "choose another path" if force is None else "choose another path, or give --force to replace it"
+            way_out = (
+                "choose another path"
+                if force is None
+                else "choose another path, or give --force to replace it"
+            )
             raise OutputError(f"{target}: exists and is not empty", way_out)
         listed = written_by_mpu(target)
         if not listed:
             raise OutputError(
                 f"{target}: is not something that mpu wrote, so --force does not replace it",
-                "choose another path, or remove it yourself (an older mpu kept no list of what it wrote)",
+                "choose another path, or remove it yourself (an older mpu kept no list of what it"
+                " wrote)",
             )
         foreign = first_foreign(target, listed)
         if foreign is not None:
-            raise OutputError(f"{foreign}: was not written by mpu, so --force does not remove it", "move it away, or choose another path")
+            raise OutputError(
+                f"{foreign}: was not written by mpu, so --force does not remove it",
+                "move it away, or choose another path",
+            )
 
 
 def refuse_nesting(target: Path, *inputs: Path) -> None:
     """Raise UsageError if `target` is one of the inputs, holds one, or lies in one.
 
-    With --force the input would be destroyed; and what is sent must not hold, or lie in, what is kept.
+    With --force the input would be destroyed; and what is sent must not hold, or lie in, what is
+    kept.
     """
     out = target.resolve()
     for path in inputs:
         other = path.resolve()
         if out == other or out in other.parents or other in out.parents:
-            raise UsageError(f"{target}: lies in {path}, or holds it", "choose a directory of its own for the result")
+            raise UsageError(
+                f"{target}: lies in {path}, or holds it",
+                "choose a directory of its own for the result",
+            )
 
 
 @contextmanager
@@ -196,12 +229,16 @@ def disk_errors(target: Path) -> Iterator[None]:
         if error.errno == errno.ENOSPC:
             raise disk_full(target) from error
         where = _as_asked(Path(error.filename)) if isinstance(error.filename, str) else target
-        raise OutputError(f"{where}: {error.strerror}", "check the path and its permissions") from error
+        raise OutputError(
+            f"{where}: {error.strerror}", "check the path and its permissions"
+        ) from error
 
 
 def disk_full(target: Path) -> OutputError:
     """The error for a full disk, ready to be raised."""
-    return OutputError(f"{_as_asked(target)}: the disk is full; nothing was kept", "free some space, run again")
+    return OutputError(
+        f"{_as_asked(target)}: the disk is full; nothing was kept", "free some space, run again"
+    )
 
 
 def _as_asked(path: Path) -> Path:

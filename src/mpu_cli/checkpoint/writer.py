@@ -1,7 +1,8 @@
 """A safetensors checkpoint written tensor by tensor, block by block, in any order, by a thread of its own.
 
-A file that holds the same tensors is byte for byte what `safetensors.torch.save_file` writes; the writer never holds
-more than a few blocks. SHA-256 of every file, and of every tensor where asked, is computed in the same pass.
+A file that holds the same tensors is byte for byte what `safetensors.torch.save_file` writes; the
+writer never holds more than a few blocks. SHA-256 of every file, and of every tensor where asked,
+is computed in the same pass.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def parse_size(text: str) -> int:
     return size
 
 
-def plan_shards(tensors: Iterable[TensorInfo], max_bytes: int, stem: str = "model") -> dict[str, list[TensorInfo]]:
+def plan_shards(
+    tensors: Iterable[TensorInfo], max_bytes: int, stem: str = "model"
+) -> dict[str, list[TensorInfo]]:
     """Split tensors into files of at most `max_bytes` (a larger tensor gets a file of its own), in file order."""
     shards: list[list[TensorInfo]] = [[]]
     size = 0
@@ -57,7 +60,10 @@ def plan_shards(tensors: Iterable[TensorInfo], max_bytes: int, stem: str = "mode
     if len(shards) == 1:
         return {f"{stem}.safetensors": shards[0]}
     total = len(shards)
-    return {f"{stem}-{number:05d}-of-{total:05d}.safetensors": shard for number, shard in enumerate(shards, 1)}
+    return {
+        f"{stem}-{number:05d}-of-{total:05d}.safetensors": shard
+        for number, shard in enumerate(shards, 1)
+    }
 
 
 Files = dict[str, tuple[str, int]]
@@ -66,7 +72,10 @@ Files = dict[str, tuple[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a finished writer wrote: digests (empty if not asked) and sizes by file name, SHA-256 by tensor where asked."""
+    """What a finished writer wrote.
+
+    Digests (empty if not asked) and sizes by file name, SHA-256 by tensor where asked.
+    """
 
     files: Files
     tensors: dict[str, str]
@@ -81,12 +90,16 @@ class _Part:
 
 
 class CheckpointWriter:
-    """Write the given tensors into `directory`; blocks handed over must not be changed before they are written.
+    """Write the given tensors into `directory`.
 
-    Where a block's memory is to be used again, `done` is called once nobody needs it any more, written or not.
+    Blocks handed over must not be changed before they are written.
 
-    Errors of the writing thread (a full disk) are raised by the next call. `close` checks that nothing is missing,
-    writes the index if there are shards, and returns the digests; `abort` always leaves no thread and no open file.
+    Where a block's memory is to be used again, `done` is called once nobody needs it any more,
+    written or not.
+
+    Errors of the writing thread (a full disk) are raised by the next call. `close` checks that
+    nothing is missing, writes the index if there are shards, and returns the digests; `abort`
+    always leaves no thread and no open file.
     """
 
     def __init__(
@@ -117,17 +130,28 @@ class CheckpointWriter:
         self._queue: Queue[_Part | None] = Queue(_QUEUED)
         self._error: BaseException | None = None
         self._aborted = False
-        self._thread = threading.Thread(target=self._work, name=f"write {directory.name}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._work, name=f"write {directory.name}", daemon=True
+        )
         self._thread.start()
 
     def write(self, block: bytes | memoryview, done: Callable[[], None] | None = None) -> None:
-        """Append bytes of the current tensor, in `order`; a block may not cross into the next one."""
+        """Append bytes of the current tensor, in `order`.
+
+        A block may not cross into the next one.
+        """
         while self._next < len(self.order) and self._filled == self.order[self._next].nbytes:
             self._next, self._filled = self._next + 1, 0
         self.write_at(self.order[self._next].name, self._filled, block, done)
         self._filled += len(block)
 
-    def write_at(self, name: str, offset: int, block: bytes | memoryview, done: Callable[[], None] | None = None) -> None:
+    def write_at(
+        self,
+        name: str,
+        offset: int,
+        block: bytes | memoryview,
+        done: Callable[[], None] | None = None,
+    ) -> None:
         """Put bytes at an offset of a tensor, in any order."""
         shard, start, size = self._places[name]
         if offset + len(block) > size:
@@ -135,8 +159,13 @@ class CheckpointWriter:
         if block:
             self._put(_Part(shard, [start + offset], [memoryview(block)], done))
 
-    def write_rows(self, name: str, rows: np.ndarray, block: memoryview, done: Callable[[], None] | None = None) -> None:
-        """Put whole rows of a tensor (first axes flattened) in their places; `rows` ascends, and `block` is in its order."""
+    def write_rows(
+        self, name: str, rows: np.ndarray, block: memoryview, done: Callable[[], None] | None = None
+    ) -> None:
+        """Put whole rows of a tensor (first axes flattened) in their places.
+
+        `rows` ascends, and `block` is in its order.
+        """
         shard, start, size = self._places[name]
         width = len(block) // len(rows)
         # Rows that follow each other are one write.
@@ -148,7 +177,10 @@ class CheckpointWriter:
         self._put(_Part(shard, offsets, [block[a:b] for a, b in pairwise(bounds)], done))
 
     def close(self) -> Written:
-        """Wait for the disk, finish the files and the index; raises ValueError if bytes are missing."""
+        """Wait for the disk, finish the files and the index.
+
+        Raises ValueError if bytes are missing.
+        """
         self._queue.put(None)
         self._thread.join()
         self._raise()
@@ -202,7 +234,10 @@ class CheckpointWriter:
             raise ValueError(f"{shard}: bytes over what is there")
         if shard not in self._open:
             self._open[shard] = ShardFile(
-                self._directory / shard, self._shards[shard], digest_file=self._digest_files, digest_tensors=self._digest_tensors
+                self._directory / shard,
+                self._shards[shard],
+                digest_file=self._digest_files,
+                digest_tensors=self._digest_tensors,
             )
         return self._open[shard]
 
@@ -220,11 +255,16 @@ class CheckpointWriter:
             "weight_map": dict(sorted((name, place[0]) for name, place in self._places.items())),
         }
         name = INDEX_FILE if self._stem == "model" else f"{self._stem}.safetensors.index.json"
-        self._files[name] = write_new(self._directory / name, (json.dumps(index, indent=2) + "\n").encode())
+        self._files[name] = write_new(
+            self._directory / name, (json.dumps(index, indent=2) + "\n").encode()
+        )
 
 
 def write_new(path: Path, data: bytes, mode: int = 0o644) -> tuple[str, int]:
-    """Write a new small file with exactly this mode, whatever the umask; return its SHA-256 and size."""
+    """Write a new small file with exactly this mode, whatever the umask.
+
+    Return its SHA-256 and size.
+    """
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(handle, "wb") as file:
         os.fchmod(file.fileno(), mode)
@@ -234,4 +274,7 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> tuple[str, int]:
 
 def with_dtype(tensors: Iterable[TensorInfo], dtype: str | None) -> list[TensorInfo]:
     """The same tensors with the floating-point ones stored in another dtype (None: each keeps its own)."""
-    return [replace(info, dtype=dtype) if dtype and info.dtype in FLOAT_DTYPES else info for info in tensors]
+    return [
+        replace(info, dtype=dtype) if dtype and info.dtype in FLOAT_DTYPES else info
+        for info in tensors
+    ]

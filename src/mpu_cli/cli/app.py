@@ -1,8 +1,8 @@
 """`mpu`: the table of commands, and the one place that turns errors into messages and exit codes.
 
-UI contract: results go to stdout. Notes (`mpu: …`), warnings (`mpu: warning: …`) and errors (`mpu: error: …`, with the
-remedy on a line of its own, `mpu: hint: …`) go to stderr, lower case, no full stop. With --json stdout holds one JSON
-object and nothing else, errors included.
+UI contract: results go to stdout. Notes (`mpu: …`), warnings (`mpu: warning: …`) and errors (`mpu:
+error: …`, with the remedy on a line of its own, `mpu: hint: …`) go to stderr, lower case, no full
+stop. With --json stdout holds one JSON object and nothing else, errors included.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class LazyGroup(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = dict.fromkeys(module.name for module in pkgutil.iter_modules(commands.__path__))  # type: ignore[assignment]
+        self.commands = dict.fromkeys(
+            module.name for module in pkgutil.iter_modules(commands.__path__)
+        )  # type: ignore[assignment]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Import one command; None if there is none of this name."""
@@ -58,7 +60,11 @@ class LazyGroup(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the commands by who runs them."""
         for who, heading in HEADINGS.items():
-            rows = [(name, _guide(name).summary) for name in self.list_commands(ctx) if _guide(name).who == who]
+            rows = [
+                (name, _guide(name).summary)
+                for name in self.list_commands(ctx)
+                if _guide(name).who == who
+            ]
             with formatter.section(heading):
                 formatter.write_dl(rows)
 
@@ -88,21 +94,26 @@ def _print_version(asked: bool) -> None:
 def root(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help=VERBOSE)] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help=QUIET)] = False,
 ) -> None:
     """Unlearning between two parties that may not show each other their weights or their data.
 
-    A model owner publishes perturbed copies (perturb), a data owner unlearns on each of them (unlearn or any other
-    trainer, then diff), and the owner combines the changes (aggregate). Exit codes: 0 done, 1 a check said no, 2 usage,
-    3 bad input, 130 interrupted.
+    A model owner publishes perturbed copies (perturb), a data owner unlearns on each of them
+    (unlearn or any other trainer, then diff), and the owner combines the changes (aggregate). Exit
+    codes: 0 done, 1 a check said no, 2 usage, 3 bad input, 130 interrupted.
     """
     try:
         _check_text(str(Path.cwd()))  # records hold absolute paths
     except FileNotFoundError as error:
-        raise BadInputError("the working directory is gone", "change to another directory") from error
+        raise BadInputError(
+            "the working directory is gone", "change to another directory"
+        ) from error
     for name, asked in (("verbose", verbose), ("quiet", quiet)):
         if asked:
             set_voice(context, name)
@@ -119,7 +130,9 @@ def _run(arguments: list[str]) -> int:
     try:
         for argument in arguments:
             _check_text(argument)
-        code = typer.main.get_command(app).main(args=arguments, prog_name="mpu", standalone_mode=False, obj={"arguments": arguments})
+        code = typer.main.get_command(app).main(
+            args=arguments, prog_name="mpu", standalone_mode=False, obj={"arguments": arguments}
+        )
         sys.stdout.flush()
         if code == INTERRUPTED and _speaks():  # typer turns Ctrl-C into this code without a word
             raise KeyboardInterrupt
@@ -128,21 +141,46 @@ def _run(arguments: list[str]) -> int:
         return error.exit_code
     except MpuError as error:
         _debug()
-        kind = "Interrupted" if isinstance(error, StoppedError) else type(error).__name__.removesuffix("Error")
+        kind = (
+            "Interrupted"
+            if isinstance(error, StoppedError)
+            else type(error).__name__.removesuffix("Error")
+        )
         return _fail(kind, error.message, error.hint, error.exit_code, arguments)
     except typer.TyperException as error:
         message = error.format_message()
         command = context.command_path if (context := getattr(error, "ctx", None)) else "mpu"
-        return _fail("Usage", message[:1].lower() + message[1:].rstrip("."), f"see: {command} --help", 2, arguments) if message else 2
+        return (
+            _fail(
+                "Usage",
+                message[:1].lower() + message[1:].rstrip("."),
+                f"see: {command} --help",
+                2,
+                arguments,
+            )
+            if message
+            else 2
+        )
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("Interrupted", "interrupted; nothing was written", None, INTERRUPTED, arguments)
+        return _fail(
+            "Interrupted", "interrupted; nothing was written", None, INTERRUPTED, arguments
+        )
     except Exception as error:
         _debug()
         if isinstance(error, OSError) and error.filename is not None:
             message = f"{printable(os.fsdecode(error.filename), 'utf-8')}: {error.strerror}"
             return _fail("BadInput", message, None, BadInputError.exit_code, arguments)
-        message = f"internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        return _fail("Internal", message, "please report it; MPU_DEBUG=1 shows where", INTERNAL_ERROR, arguments)
+        message = (
+            f"internal error: {type(error).__name__}:"
+            f" {str(error).splitlines()[0] if str(error) else ''}"
+        )
+        return _fail(
+            "Internal",
+            message,
+            "please report it; MPU_DEBUG=1 shows where",
+            INTERNAL_ERROR,
+            arguments,
+        )
 
 
 def _speaks() -> bool:
@@ -152,7 +190,9 @@ def _speaks() -> bool:
 
 
 def _check_text(argument: str) -> None:
-    """Libraries that read models open paths as UTF-8, and so do the files that we write: refuse others before any work.
+    """Libraries that read models open paths as UTF-8, and so do the files that we write.
+
+    Refuse others before any work.
 
     Raises:
         BadInputError: an argument is not UTF-8, or this locale reads it as another text.
@@ -161,10 +201,15 @@ def _check_text(argument: str) -> None:
     try:
         os.fsencode(argument).decode()
     except UnicodeDecodeError as error:
-        raise BadInputError(f"{name}: not UTF-8", "rename it, or give a link to it that has another name") from error
+        raise BadInputError(
+            f"{name}: not UTF-8", "rename it, or give a link to it that has another name"
+        ) from error
     if name != argument or argument.encode() != os.fsencode(argument):
         coding = sys.getfilesystemencoding()
-        raise BadInputError(f"{name}: this locale reads it as {coding}, and it is UTF-8", "set PYTHONUTF8=1, or LC_ALL=C.UTF-8")
+        raise BadInputError(
+            f"{name}: this locale reads it as {coding}, and it is UTF-8",
+            "set PYTHONUTF8=1, or LC_ALL=C.UTF-8",
+        )
 
 
 def _interrupt(*_: object) -> None:
@@ -180,7 +225,9 @@ def _fail(kind: str, message: str, hint: str | None, code: int, arguments: list[
     message = _one_line(message)
     if wants_json(arguments):
         with suppress(OutputError):  # then it is said on stderr
-            print_json({"error": {"kind": kind, "message": message, "hint": hint, "exit_code": code}})
+            print_json(
+                {"error": {"kind": kind, "message": message, "hint": hint, "exit_code": code}}
+            )
             sys.stdout.flush()
             return code
     print(f"mpu: error: {message}", file=sys.stderr)
@@ -190,5 +237,11 @@ def _fail(kind: str, message: str, hint: str | None, code: int, arguments: list[
 
 
 def _one_line(text: str) -> str:
-    """Names in a message may come from the other party: no line break and no terminal code of theirs is printed."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in printable(text, "utf-8"))
+    """Names in a message may come from the other party.
+
+    No line break and no terminal code of theirs is printed.
+    """
+    return "".join(
+        letter if letter.isprintable() else repr(letter)[1:-1]
+        for letter in printable(text, "utf-8")
+    )

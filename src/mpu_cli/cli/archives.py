@@ -14,23 +14,35 @@ from mpu_cli.errors import UsageError
 
 
 def _tar_name(file: Path | None) -> Path | None:
-    """Refuse another name at once: `--pack` was a flag of unlearn once, and would now swallow the next option."""
+    """Refuse another name at once.
+
+    `--pack` was a flag of unlearn once, and would now swallow the next option.
+    """
     if file is not None and file.suffix.lower() != ".tar":
-        raise UsageError(f"--pack {file}: name the tar file to write, FILE.tar", "short texts are put together by --packing")
+        raise UsageError(
+            f"--pack {file}: name the tar file to write, FILE.tar",
+            "short texts are put together by --packing",
+        )
     return file
 
 
 Pack = Annotated[
     Path | None,
     typer.Option(
-        "--pack", help="Write the result as one tar file too: no times, no names of users.", metavar="FILE.tar", callback=_tar_name
+        "--pack",
+        help="Write the result as one tar file too: no times, no names of users.",
+        metavar="FILE.tar",
+        callback=_tar_name,
     ),
 ]
 
 
 @contextmanager
 def unpacked(output: Output, *paths: Path, work: Path | None = None) -> Iterator[list[Path]]:
-    """The bundles' directories; those that are tar files are unpacked for as long as the context lasts."""
+    """The bundles' directories.
+
+    Those that are tar files are unpacked for as long as the context lasts.
+    """
     from mpu_cli.bundle.unpack import as_directory
 
     with ExitStack() as stack:
@@ -39,8 +51,12 @@ def unpacked(output: Output, *paths: Path, work: Path | None = None) -> Iterator
         yield places
 
 
-def check_pack(file: Path | None, directories: Sequence[Path], kept: Sequence[Path], *, force: bool) -> dict[Path, Path]:
-    """Where each of these directories will be packed to, checked before the work is done; nothing without --pack.
+def check_pack(
+    file: Path | None, directories: Sequence[Path], kept: Sequence[Path], *, force: bool
+) -> dict[Path, Path]:
+    """Where each of these directories will be packed to, checked before the work is done.
+
+    Nothing without --pack.
 
     Several directories get a file each, named after them: FILE-holder-1.tar.
 
@@ -60,7 +76,10 @@ def check_pack(file: Path | None, directories: Sequence[Path], kept: Sequence[Pa
     if file is None:
         return {}
     many = len(directories) > 1
-    files = {each: file.with_name(f"{file.stem}-{each.name}{file.suffix}") if many else file for each in directories}
+    files = {
+        each: file.with_name(f"{file.stem}-{each.name}{file.suffix}") if many else file
+        for each in directories
+    }
     for target in files.values():
         refuse_existing_file(target, force=force)
         refuse_nesting(target, *directories, *kept)

@@ -15,7 +15,9 @@ _COLUMNS = ("difference", "low", "high", "margin", "verdict", "rows", "rows_need
 _MOST_NAMED = 3
 
 
-def compared(found: Comparison, form: str, *, every: bool) -> tuple[list[RenderableType], list[str]]:
+def compared(
+    found: Comparison, form: str, *, every: bool
+) -> tuple[list[RenderableType], list[str]]:
     """The comparison for a reader, and a line each for what is not shown and what must be known.
 
     Args:
@@ -36,15 +38,24 @@ def compared(found: Comparison, form: str, *, every: bool) -> tuple[list[Rendera
         hidden += len(keys) - len(chosen)
         rows = [
             (
-                f"{line.owner} {line.metric}", arrow(line.better), number(line.first), number(line.other),
-                number(line.difference, signed=True), interval(line.low, line.high),
-                "–" if line.margin is None else f"±{number(line.margin)}", line.verdict,
+                f"{line.owner} {line.metric}",
+                arrow(line.better),
+                number(line.first),
+                number(line.other),
+                number(line.difference, signed=True),
+                interval(line.low, line.high),
+                "–" if line.margin is None else f"±{number(line.margin)}",
+                line.verdict,
             )
             for line in pair.lines
             if (line.owner, line.role, line.metric) in chosen
-        ]  # fmt: skip
+        ]
         body += [headline(pair), ""]
-        body += grid(form, ("", "better", pair.first, pair.other, "difference", "95 %", "margin", "verdict"), rows)
+        body += grid(
+            form,
+            ("", "better", pair.first, pair.other, "difference", "95 %", "margin", "verdict"),
+            rows,
+        )
     return body, [*([f"not shown  {hidden} more numbers: --all"] if hidden else []), *notes]
 
 
@@ -61,13 +72,37 @@ def headline(pair: Pair) -> str:
             parts.append(f"{len(names)} different ({named})")
         else:
             parts.append(f"{len(names)} {'without a verdict' if verdict == '–' else verdict}")
-    return f"{pair.other} against {pair.first}, {len(pair.lines)} numbers: {', '.join(parts) or 'none in common'}."
+    return (
+        f"{pair.other} against {pair.first}, {len(pair.lines)} numbers:"
+        f" {', '.join(parts) or 'none in common'}."
+    )
 
 
 def _csv(found: Comparison) -> str:
     rows: list[tuple[Any, ...]] = [
-        (pair.first, pair.other, line.owner, line.metric, line.better, line.first, line.other, *(getattr(line, name) for name in _COLUMNS))
+        (
+            pair.first,
+            pair.other,
+            line.owner,
+            line.metric,
+            line.better,
+            line.first,
+            line.other,
+            *(getattr(line, name) for name in _COLUMNS),
+        )
         for pair in found.pairs
         for line in pair.lines
     ]
-    return comma_separated(("first", "other", "set", "metric", "better", "value_of_first", "value_of_other", *_COLUMNS), rows)
+    return comma_separated(
+        (
+            "first",
+            "other",
+            "set",
+            "metric",
+            "better",
+            "value_of_first",
+            "value_of_other",
+            *_COLUMNS,
+        ),
+        rows,
+    )

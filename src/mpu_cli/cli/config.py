@@ -1,4 +1,6 @@
-"""What every command takes: `-v` and `-q`, and `--config FILE.yaml` with options by their long names.
+"""What every command takes.
+
+`-v` and `-q`, and `--config FILE.yaml` with options by their long names.
 
 Flags win over the file; an unknown key in it is an error that names the nearest.
 """
@@ -26,7 +28,9 @@ class ConfigCommand(TyperCommand):
         super().__init__(*positional, **named)
         self.params += _voice_options()
 
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
         """Read the file named by --config before the arguments are parsed, so that flags win over it."""
         path = _config_path(args)
         if path is not None:
@@ -43,13 +47,21 @@ class ConfigCommand(TyperCommand):
         for key, value in _read(path).items():
             if key not in names:
                 nearest = difflib.get_close_matches(str(key), sorted(names), n=1)
-                raise UsageError(f"{path}: unknown option {key!r}", f"did you mean {nearest[0]!r}?" if nearest else None)
-            # Lists are written with commas on the command line, unless the option itself may be repeated.
+                raise UsageError(
+                    f"{path}: unknown option {key!r}",
+                    f"did you mean {nearest[0]!r}?" if nearest else None,
+                )
+            # Lists are written with commas on the command line, unless the option itself may be
+            # repeated.
             repeated = next(item for item in self.params if item.name == names[key]).multiple
             if repeated:
-                defaults[names[key]] = [str(one) for one in (value if isinstance(value, list) else [value])]
+                defaults[names[key]] = [
+                    str(one) for one in (value if isinstance(value, list) else [value])
+                ]
             else:
-                defaults[names[key]] = ",".join(map(str, value)) if isinstance(value, list) else value
+                defaults[names[key]] = (
+                    ",".join(map(str, value)) if isinstance(value, list) else value
+                )
         return defaults
 
 
@@ -59,8 +71,12 @@ def _voice_options() -> list[Any]:
             set_voice(context, str(parameter.name))
 
     def command(
-        verbose: Annotated[bool, typer.Option("--verbose", "-v", help=VERBOSE, callback=hear, expose_value=False)] = False,
-        quiet: Annotated[bool, typer.Option("--quiet", "-q", help=QUIET, callback=hear, expose_value=False)] = False,
+        verbose: Annotated[
+            bool, typer.Option("--verbose", "-v", help=VERBOSE, callback=hear, expose_value=False)
+        ] = False,
+        quiet: Annotated[
+            bool, typer.Option("--quiet", "-q", help=QUIET, callback=hear, expose_value=False)
+        ] = False,
     ) -> None:
         """Holds the options: typer makes them for functions only."""
 

@@ -47,22 +47,35 @@ def told(findings: Findings, limit: Limit) -> list[str]:
     for location, report in dict(findings.reports).items():
         name = Path(location).name
         if report.duplicates:
-            lines.append(f"{name}: {_rows(report.duplicates)} more than once: {' = '.join(report.duplicates[0])}")
+            lines.append(
+                f"{name}: {_rows(report.duplicates)} more than once:"
+                f" {' = '.join(report.duplicates[0])}"
+            )
         if len(report.forms) > 1:
             lines.append(f"{name}: rows of different forms ({', '.join(report.forms)})")
         if report.encoded is not None:
             lines += report.encoded.notes(name, limit)
     if findings.in_both:
         every = ", all that one of the files holds" if findings.all_in_both else ""
-        lines.append(f"{_rows(findings.in_both)} both to be forgotten and to be kept: {' = '.join(findings.in_both[0])}{every}")
+        lines.append(
+            f"{_rows(findings.in_both)} both to be forgotten and to be kept:"
+            f" {' = '.join(findings.in_both[0])}{every}"
+        )
     if findings.same_prompt:
-        lines.append(f"{_rows(findings.same_prompt)} kept with another answer: {' / '.join(findings.same_prompt[0])}")
+        lines.append(
+            f"{_rows(findings.same_prompt)} kept with another answer:"
+            f" {' / '.join(findings.same_prompt[0])}"
+        )
     return lines
 
 
 def _describe(report: Report) -> dict[str, Any]:
     encoded = report.encoded
-    spreads = {"characters": report.characters, "tokens": report.tokens, "answer_tokens": report.answer_tokens}
+    spreads = {
+        "characters": report.characters,
+        "tokens": report.tokens,
+        "answer_tokens": report.answer_tokens,
+    }
     return {
         "rows": report.rows,
         "forms": report.forms,
@@ -79,7 +92,10 @@ def _describe(report: Report) -> dict[str, Any]:
 
 
 def _facts(report: Report, max_length: int) -> dict[str, str]:
-    forms = ", ".join(form if len(report.forms) == 1 else f"{form} {count}" for form, count in report.forms.items())
+    forms = ", ".join(
+        form if len(report.forms) == 1 else f"{form} {count}"
+        for form, count in report.forms.items()
+    )
     shown = {"rows": f"{report.rows} ({forms})" if forms else "0"}
     if report.alternates:
         shown["with an alternate"] = str(report.alternates)
@@ -94,18 +110,31 @@ def _facts(report: Report, max_length: int) -> dict[str, str]:
             shown[f"split at {max_length}"] = _places(len(encoded.split), encoded.split)
         if len(encoded.rows) != report.rows:
             shown["trained on as"] = f"{len(encoded.rows)} rows"
-    shown["duplicates"] = _places(len(report.duplicates), tuple(" = ".join(group) for group in report.duplicates))
+    shown["duplicates"] = _places(
+        len(report.duplicates), tuple(" = ".join(group) for group in report.duplicates)
+    )
     shown["empty"] = str(report.empty)
-    shown["cannot be used"] = _places(len(report.bad), tuple(message for message, _ in report.bad), separator="\n")
+    shown["cannot be used"] = _places(
+        len(report.bad), tuple(message for message, _ in report.bad), separator="\n"
+    )
     return shown
 
 
 def _sample(sample: Sample) -> list[RenderableType]:
-    """The row with what counts between brackets; line breaks stay, other control characters are spelled out."""
+    """The row with what counts between brackets.
+
+    Line breaks stay, other control characters are spelled out.
+    """
     kept, count = len(sample.input_ids), sum(label != IGNORED for label in sample.labels[1:])
     more = f" of {sample.whole}" if sample.whole > kept else ""
-    title = f"{sample.where} as the model sees it: {kept}{more} tokens, {count} count, between {OPEN} and {CLOSE}"
-    body = "".join(f"{OPEN}{_printable(text)}{CLOSE}" if counts else _printable(text) for text, counts in sample.parts)
+    title = (
+        f"{sample.where} as the model sees it: {kept}{more} tokens, {count} count, between {OPEN}"
+        f" and {CLOSE}"
+    )
+    body = "".join(
+        f"{OPEN}{_printable(text)}{CLOSE}" if counts else _printable(text)
+        for text, counts in sample.parts
+    )
     return [Text(title), Text(body)]
 
 
@@ -114,13 +143,18 @@ def _rows(found: Sequence[object]) -> str:
 
 
 def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text
+    )
 
 
 def _spread(spread: Spread | None) -> str:
     if spread is None:
         return "none"
-    return f"least {spread.least}, median {spread.median}, 95 % at most {spread.most_of_95}, most {spread.most}"
+    return (
+        f"least {spread.least}, median {spread.median}, 95 % at most {spread.most_of_95}, most"
+        f" {spread.most}"
+    )
 
 
 def _places(count: int, places: tuple[str, ...], separator: str = ", ") -> str:

@@ -1,4 +1,7 @@
-"""What `mpu eval` measures: a model where it lies, or a copy that is changed for the time of the measurement."""
+"""What `mpu eval` measures.
+
+A model where it lies, or a copy that is changed for the time of the measurement.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,15 @@ from mpu_cli.errors import UsageError
 
 
 @contextmanager
-def subject(options: Mapping[str, Any], output: Output) -> Iterator[tuple[Located, Mapping[str, str] | None]]:
-    """The model, by the command's options; with --handoff MODEL is an update, and a copy with it lies in a temporary directory.
+def subject(
+    options: Mapping[str, Any], output: Output
+) -> Iterator[tuple[Located, Mapping[str, str] | None]]:
+    """The model, by the command's options.
 
-    With it comes what a record says of handoff, copy and update; None of a model that lies where it is.
+    With --handoff MODEL is an update, and a copy with it lies in a temporary directory.
+
+    With it comes what a record says of handoff, copy and update; None of a model that lies where it
+    is.
 
     Both may be tar files.
 
@@ -31,24 +39,35 @@ def subject(options: Mapping[str, Any], output: Output) -> Iterator[tuple[Locate
     handoff, copy = options["handoff"], options["copy"]
     if handoff is None:
         if copy is not None:
-            raise UsageError("--copy is about a copy of a handoff", "give --handoff DIR too, and the update as MODEL")
+            raise UsageError(
+                "--copy is about a copy of a handoff",
+                "give --handoff DIR too, and the update as MODEL",
+            )
         yield locate(options["model"]), None
         return
     from mpu_cli.client.changed_copy import write_changed_copy
     from mpu_cli.training.distributed import processes
 
     if processes().size > 1:
-        raise UsageError("--handoff: every process would write the changed copy", "start mpu eval without torchrun")
+        raise UsageError(
+            "--handoff: every process would write the changed copy",
+            "start mpu eval without torchrun",
+        )
     number = 1 if copy is None else copy
     with tempfile.TemporaryDirectory(prefix="mpu-eval-") as folder:
         with unpacked(output, handoff, Path(options["model"])) as [published, update]:
             write_changed_copy(published, update, number, Path(folder))
             origin = _origin(published, update, f"copy-{number}")
-        yield Located(Path(folder), f"{Path(options['model']).resolve().name}, copy-{number}"), origin
+        yield (
+            Located(Path(folder), f"{Path(options['model']).resolve().name}, copy-{number}"),
+            origin,
+        )
 
 
 def _origin(handoff: Path, update: Path, copy: str) -> dict[str, str]:
     """For two directories that were verified."""
-    published, changed = (decode(manifest_bytes(path), path / MANIFEST) for path in (handoff, update))
+    published, changed = (
+        decode(manifest_bytes(path), path / MANIFEST) for path in (handoff, update)
+    )
     assert isinstance(published, HandoffManifest)
     return {"id": published.id, "digest": published.digest, "copy": copy, "update": changed.digest}

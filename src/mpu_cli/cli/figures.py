@@ -25,13 +25,22 @@ def check_output_format(given: str, as_json: bool) -> None:
     """
     choice("--output-format", given, (TEXT, MARKDOWN, CSV))
     if as_json and given != TEXT:
-        raise UsageError(f"--json and --output-format {given} cannot both be printed", "leave one of them out")
+        raise UsageError(
+            f"--json and --output-format {given} cannot both be printed", "leave one of them out"
+        )
 
 
 def print_figures(
-    output: Output, form: str, data: Mapping[str, Any], body: Sequence[RenderableType], lines: Sequence[str], brief: str | None
+    output: Output,
+    form: str,
+    data: Mapping[str, Any],
+    body: Sequence[RenderableType],
+    lines: Sequence[str],
+    brief: str | None,
 ) -> None:
-    """The result of a command: its figures, then further lines; in CSV the lines are messages, so that the output is a table alone.
+    """The result of a command: its figures, then further lines.
+
+    In CSV the lines are messages, so that the output is a table alone.
 
     With -q a reader gets `brief` alone; who asked for Markdown or CSV gets all the same.
     """
@@ -39,7 +48,12 @@ def print_figures(
         for line in lines:
             output.note(line)
         lines = ()
-    output.result(data, *body, *([f"- {line}" for line in lines] if form == MARKDOWN else lines), brief=brief if form == TEXT else None)
+    output.result(
+        data,
+        *body,
+        *([f"- {line}" for line in lines] if form == MARKDOWN else lines),
+        brief=brief if form == TEXT else None,
+    )
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
@@ -47,7 +61,11 @@ def number(value: float | None, *, signed: bool = False) -> str:
     if value is None or value != value:
         return "–"
     sign = "+" if signed else ""
-    return f"{value:{sign}.4f}" if abs(value) < 1000 and (abs(value) >= 1e-4 or value == 0) else f"{value:{sign}.3g}"
+    return (
+        f"{value:{sign}.4f}"
+        if abs(value) < 1000 and (abs(value) >= 1e-4 or value == 0)
+        else f"{value:{sign}.3g}"
+    )
 
 
 def interval(low: float | None, high: float | None) -> str:
@@ -63,7 +81,9 @@ def arrow(better: str) -> str:
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of GitHub's Markdown; the first column is text, the others numbers."""
     cells = [list(columns), ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in cells)
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in cells
+    )
 
 
 def comma_separated(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -71,10 +91,19 @@ def comma_separated(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> st
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([["" if cell is None or cell != cell else cell for cell in row] for row in rows])
+    writer.writerows(
+        [["" if cell is None or cell != cell else cell for cell in row] for row in rows]
+    )
     return text.getvalue().rstrip("\n")
 
 
 def grid(form: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[RenderableType]:
     """A table for a terminal or for Markdown, and an empty line."""
-    return [table(*columns, rows=[tuple(row) for row in rows]) if form == TEXT else markdown(columns, rows), ""]
+    return [
+        (
+            table(*columns, rows=[tuple(row) for row in rows])
+            if form == TEXT
+            else markdown(columns, rows)
+        ),
+        "",
+    ]

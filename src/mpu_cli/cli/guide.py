@@ -1,7 +1,9 @@
-"""Who runs a command, in one line what it does, and examples: what `mpu --help` and `mpu COMMAND --help` print of it.
+"""Who runs a command, in one line what it does, and examples.
 
-Every file of `cli/commands/` has one, `GUIDE`. The examples run as they stand, in the order of a round, where model, base,
-forget.jsonl, retain.jsonl, holdout.jsonl and forget.csv are.
+What `mpu --help` and `mpu COMMAND --help` print of it.
+
+Every file of `cli/commands/` has one, `GUIDE`. The examples run as they stand, in the order of a
+round, where model, base, forget.jsonl, retain.jsonl, holdout.jsonl and forget.csv are.
 """
 
 from __future__ import annotations
@@ -39,4 +41,6 @@ class Guide:
         """The help of a command: its docstring, who runs it, examples (\\b keeps their lines)."""
         heading = "Example:" if len(self.examples) == 1 else "Examples:"
         lines = [f"  {line}" for example in self.examples for line in example.splitlines()]
-        return "\n".join([text.rstrip(), "", f"Run by {_RUN_BY[self.who]}.", "", "\b", heading, *lines])
+        return "\n".join(
+            [text.rstrip(), "", f"Run by {_RUN_BY[self.who]}.", "", "\b", heading, *lines]
+        )

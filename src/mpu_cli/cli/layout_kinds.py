@@ -73,7 +73,10 @@ class Reader:
         return list(found.values())
 
     def positions(self, slot: Slot) -> str:
-        """Which positions of its axis a slot has: all of them, one stretch, or stretches at one distance."""
+        """Which positions of its axis a slot has.
+
+        All of them, one stretch, or stretches at one distance.
+        """
         key = id(slot.index), slot.size
         if key not in self._positions:
             self._keep.append(slot.index)  # so that no other index gets its id
@@ -85,16 +88,31 @@ class Reader:
             Row(role, slot.tensor, str(slot.axis), self.positions(slot), parts(role, slot.index))
             for role, slot in (_turned(layer, *item) for item in slots_by_role(layer))
         ]
-        rows += [Row(role, name, "", "whole", "one a head") for role, names in layer.head_tensors.items() for name in names]
+        rows += [
+            Row(role, name, "", "whole", "one a head")
+            for role, names in layer.head_tensors.items()
+            for name in names
+        ]
         if layer.experts is not None:
             split = expert_parts(layer.experts)
-            rows += [Row("experts", name, "", "whole", split) for names in layer.experts.tensors for name in names]
+            rows += [
+                Row("experts", name, "", "whole", split)
+                for names in layer.experts.tensors
+                for name in names
+            ]
         told = {row.tensor for row in rows}
-        rows += [Row("noise", name, "", self._shape(name), "") for name in layer.noised if name not in told]
+        rows += [
+            Row("noise", name, "", self._shape(name), "")
+            for name in layer.noised
+            if name not in told
+        ]
         rows += [Row("alone", name, "", self._shape(name), "") for name in layer.untouched]
         order = list(ROLES)
         prefix = self.prefixes[layer.index]
-        short = [Row(row.role, row.tensor.removeprefix(prefix), row.axis, row.positions, row.parts) for row in rows]
+        short = [
+            Row(row.role, row.tensor.removeprefix(prefix), row.axis, row.positions, row.parts)
+            for row in rows
+        ]
         return sorted(_merged(short), key=lambda row: order.index(row.role))
 
     def _shape(self, name: str) -> str:
@@ -102,12 +120,20 @@ class Reader:
 
 
 def slots_by_role(layer: LayerLayout) -> Iterator[tuple[str, Slot]]:
-    """Every slot of a layer with its role: attention, feed-forwards, the router's rows and stacked experts."""
+    """Every slot of a layer with its role.
+
+    attention, feed-forwards, the router's rows and stacked experts.
+    """
     for by_role in (layer.slots, *layer.ffns):
         for role, slots in by_role.items():
             yield from ((role, slot) for slot in slots)
     if layer.experts is not None:
-        branches = tuple(slot.tensor.removesuffix(".weight") for ffn in layer.ffns for slots in ffn.values() for slot in slots)
+        branches = tuple(
+            slot.tensor.removesuffix(".weight")
+            for ffn in layer.ffns
+            for slots in ffn.values()
+            for slot in slots
+        )
         for slot in layer.experts.slots:
             yield ("experts" if slot.tensor.startswith(branches) else "router"), slot
 
@@ -116,7 +142,9 @@ def _turned(layer: LayerLayout, role: str, slot: Slot) -> tuple[str, Slot]:
     """Of q and k, only what lies in RoPE planes."""
     if role not in {"q", "k"} or layer.planes.size == slot.index.shape[-1]:
         return role, slot
-    return role, Slot(slot.tensor, slot.axis, slot.size, slot.index[..., np.sort(layer.planes.ravel())])
+    return role, Slot(
+        slot.tensor, slot.axis, slot.size, slot.index[..., np.sort(layer.planes.ravel())]
+    )
 
 
 def about(layer: LayerLayout) -> str:
@@ -127,12 +155,23 @@ def about(layer: LayerLayout) -> str:
     experts = layer.experts
     mine: set[str] = set()
     if experts is not None:
-        mine = {name for names in experts.tensors for name in names} | {slot.tensor for slot in experts.slots}
-        units = next(ffn["down"][0].index.size for ffn in layer.ffns if ffn["down"][0].tensor in mine)
-        told.append(f"{experts.count} experts of {units} units" + (f" in {experts.groups} groups" if experts.groups > 1 else ""))
+        mine = {name for names in experts.tensors for name in names} | {
+            slot.tensor for slot in experts.slots
+        }
+        units = next(
+            ffn["down"][0].index.size for ffn in layer.ffns if ffn["down"][0].tensor in mine
+        )
+        told.append(
+            f"{experts.count} experts of {units} units"
+            + (f" in {experts.groups} groups" if experts.groups > 1 else "")
+        )
     dense = [ffn for ffn in layer.ffns if ffn["down"][0].tensor not in mine]
     sort = "shared " if experts else ""
-    told += [f"{sort}{'' if 'up' in ffn else 'ungated '}feed-forward of {ffn['down'][0].index.size} units" for ffn in dense]
+    told += [
+        f"{sort}{'' if 'up' in ffn else 'ungated '}feed-forward of {ffn['down'][0].index.size}"
+        " units"
+        for ffn in dense
+    ]
     return ", ".join(told)
 
 
@@ -155,4 +194,7 @@ def _merged(rows: list[Row]) -> list[Row]:
     for (role, name, *rest), members in series.items():
         stem, _, ending = name.replace("{}", span(members)).rpartition(".")
         endings.setdefault((role, stem, *rest), []).append(ending)
-    return [Row(role, f"{stem}.{braced(found)}", *rest) for (role, stem, *rest), found in endings.items()]
+    return [
+        Row(role, f"{stem}.{braced(found)}", *rest)
+        for (role, stem, *rest), found in endings.items()
+    ]

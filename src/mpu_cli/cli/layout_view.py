@@ -1,4 +1,6 @@
-"""How a model is understood, for `mpu inspect MODEL`: for a reader (`view`), and in full for a program (`detail`).
+"""How a model is understood, for `mpu inspect MODEL`.
+
+For a reader (`view`), and in full for a program (`detail`).
 
 Never imports torch: it reads a layout and the headers of safetensors files.
 """
@@ -23,7 +25,11 @@ from mpu_cli.errors import UsageError
 from mpu_cli.server.reparameterizations import REPARAMETERIZATIONS, acts_on, chosen
 
 OUTSIDE = "outside the decoder layers: exact unless --scope all"
-_SAYS = {"valid": "keeps the function", "invalid": "would change the function", "none": "nothing to act on"}
+_SAYS = {
+    "valid": "keeps the function",
+    "invalid": "would change the function",
+    "none": "nothing to act on",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,9 @@ class Understood:
 
     def __init__(self, model: Checkpoint, layout: ModelLayout, family: Family) -> None:
         self.model, self.layout, self.family = model, layout, family
-        self.prefixes = {layer.index: family.layers.format(i=layer.index) + "." for layer in layout.layers}
+        self.prefixes = {
+            layer.index: family.layers.format(i=layer.index) + "." for layer in layout.layers
+        }
         self.reader = Reader(model.tensors, self.prefixes)
         self.noised = [name for layer in layout.layers for name in layer.noised]
 
@@ -90,9 +98,19 @@ def view(understood: Understood) -> list[RenderableType]:
         body += ["", f"{word} {ranges(kind.layers)}: {kind.about}"]
         said, rows = "", []
         for row in kind.rows:
-            rows.append(("" if row.role == said else ROLES[row.role], row.tensor, row.axis, row.positions, row.parts))
+            rows.append(
+                (
+                    "" if row.role == said else ROLES[row.role],
+                    row.tensor,
+                    row.axis,
+                    row.positions,
+                    row.parts,
+                )
+            )
             said = row.role
-        body.append(_unbroken(table("role", "tensor", "axis", "positions", "parts", rows=rows), "tensor"))
+        body.append(
+            _unbroken(table("role", "tensor", "axis", "positions", "parts", rows=rows), "tensor")
+        )
     return [*body, "", _transforms(understood), "", *_noise(understood)]
 
 
@@ -104,12 +122,23 @@ def _transforms(understood: Understood) -> RenderableType:
         kind, key = understood.family.declared[name]
         text = _SAYS[says] + (f": {key} is set" if key is not None and kind != says else "")
         layers = understood.acting(name)
-        where = "–" if says != "valid" else "every layer" if len(layers) == len(understood.layout.layers) else _layers(layers)
+        where = (
+            "–"
+            if says != "valid"
+            else "every layer"
+            if len(layers) == len(understood.layout.layers)
+            else _layers(layers)
+        )
         used = ", ".join(user for user, names in users.items() if names and name in names)
         rows.append((name, text, where, used or "–"))
     refused = [user for user, names in users.items() if names is None]
-    rows += [(f"--reparam {user}", "refused: it would change the function", "–", "–") for user in refused]
-    return _unbroken(table("transform", "in this model", "has work in", "used by --reparam", rows=rows), "transform")
+    rows += [
+        (f"--reparam {user}", "refused: it would change the function", "–", "–") for user in refused
+    ]
+    return _unbroken(
+        table("transform", "in this model", "has work in", "used by --reparam", rows=rows),
+        "transform",
+    )
 
 
 def _unbroken(made: Table, column: str) -> Table:
@@ -127,14 +156,36 @@ def _noise(understood: Understood) -> list[RenderableType]:
     noised, exact = understood.entries(understood.noised), understood.left_exact()
     outside = understood.entries(name for names in layout.outside.values() for name in names)
     told = {
-        "gets noise": f"{len(understood.noised)} tensors, {noised:,} entries: {_percent(noised, total)} of the parameters",
-        "--scope all": f"adds {', '.join(role.replace('_', ' ') for role in layout.outside)}: {_percent(noised + outside, total)}",
+        "gets noise": (
+            f"{len(understood.noised)} tensors, {noised:,} entries: {_percent(noised, total)} of"
+            " the parameters"
+        ),
+        "--scope all": (
+            f"adds {', '.join(role.replace('_', ' ') for role in layout.outside)}:"
+            f" {_percent(noised + outside, total)}"
+        ),
     }
-    told["client trains"] = f"all but {', '.join(layout.frozen)}: rows that moved would spell out the forget set's tokens"
-    rows = [(one.name, f"{understood.entries(one.tensors):,}", _times(len(one.tensors)) + one.why) for one in exact]
+    told["client trains"] = (
+        f"all but {', '.join(layout.frozen)}: rows that moved would spell out the forget set's"
+        " tokens"
+    )
+    rows = [
+        (one.name, f"{understood.entries(one.tensors):,}", _times(len(one.tensors)) + one.why)
+        for one in exact
+    ]
     if "head" in understood.family.outside and "head" not in layout.outside:
-        rows.append((f"{understood.family.outside['head']}.weight", "–", "not on disk: tied to the embedding"))
-    return [facts(told), "", _unbroken(table("left exact", "entries", "why", rows=rows), "left exact")]
+        rows.append(
+            (
+                f"{understood.family.outside['head']}.weight",
+                "–",
+                "not on disk: tied to the embedding",
+            )
+        )
+    return [
+        facts(told),
+        "",
+        _unbroken(table("left exact", "entries", "why", rows=rows), "left exact"),
+    ]
 
 
 def _times(tensors: int) -> str:
@@ -156,8 +207,14 @@ def detail(understood: Understood) -> dict[str, Any]:
         "tensors": len(understood.model.tensors),
         "dtype": understood.model.dtype,
         "transforms": dict(layout.transforms),
-        "reparameterizations": {name: _listed(understood.uses(name)) for name in REPARAMETERIZATIONS},
-        "noised": {"tensors": len(understood.noised), "entries": noised, "share": noised / understood.model.elements},
+        "reparameterizations": {
+            name: _listed(understood.uses(name)) for name in REPARAMETERIZATIONS
+        },
+        "noised": {
+            "tensors": len(understood.noised),
+            "entries": noised,
+            "share": noised / understood.model.elements,
+        },
         "outside": {role: list(names) for role, names in layout.outside.items()},
         "left_exact": {name: one.why for one in understood.left_exact() for name in one.tensors},
         "frozen": list(layout.frozen),
@@ -172,24 +229,40 @@ def _listed(names: tuple[str, ...] | None) -> list[str] | None:
 def _layer(understood: Understood, layer: LayerLayout) -> dict[str, Any]:
     def told(role: str, slot: Slot) -> dict[str, Any]:
         return {
-            "tensor": slot.tensor, "axis": slot.axis, "size": slot.size, "index_shape": list(slot.index.shape),
-            "positions": understood.reader.positions(slot), "parts": parts(role, slot.index),
-        }  # fmt: skip
+            "tensor": slot.tensor,
+            "axis": slot.axis,
+            "size": slot.size,
+            "index_shape": list(slot.index.shape),
+            "positions": understood.reader.positions(slot),
+            "parts": parts(role, slot.index),
+        }
 
     experts: dict[str, Any] | None = None
     if layer.experts is not None:
-        mine = [(role, slot) for role, slot in slots_by_role(layer) if role in {"router", "experts"}]
+        mine = [
+            (role, slot) for role, slot in slots_by_role(layer) if role in {"router", "experts"}
+        ]
         experts = {
-            "count": layer.experts.count, "groups": layer.experts.groups, "parts": expert_parts(layer.experts),
-            **{name: [told(role, slot) for role, slot in mine if role == name] for name in ("router", "experts")},
+            "count": layer.experts.count,
+            "groups": layer.experts.groups,
+            "parts": expert_parts(layer.experts),
+            **{
+                name: [told(role, slot) for role, slot in mine if role == name]
+                for name in ("router", "experts")
+            },
             "tensors": [list(names) for names in layer.experts.tensors],
-        }  # fmt: skip
+        }
     return {
         "index": layer.index,
         "rope_planes": layer.planes.tolist(),
-        "slots": {role: [told(role, slot) for slot in slots] for role, slots in layer.slots.items()},
+        "slots": {
+            role: [told(role, slot) for slot in slots] for role, slots in layer.slots.items()
+        },
         "head_tensors": {role: list(names) for role, names in layer.head_tensors.items()},
-        "ffns": [{role: [told(role, slot) for slot in slots] for role, slots in ffn.items()} for ffn in layer.ffns],
+        "ffns": [
+            {role: [told(role, slot) for slot in slots] for role, slots in ffn.items()}
+            for ffn in layer.ffns
+        ],
         "experts": experts,
         "transforms": [name for name in TRANSFORMS if layer.index in understood.acting(name)],
         "noised": list(layer.noised),

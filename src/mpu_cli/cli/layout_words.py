@@ -1,4 +1,7 @@
-"""The words for what a layout holds: positions along an axis, parts of an index, runs of layers, series of names."""
+"""The words for what a layout holds.
+
+Positions along an axis, parts of an index, runs of layers, series of names.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ def parts(role: str, index: Index) -> str:
     if role in {"router", "experts"}:
         return _grouped_experts(*index.shape)
     heads = [count for count in index.shape[:-1] if count > 1] or [1]
-    return f"{' × '.join(map(str, heads))} {'head' if heads == [1] else 'heads'}" + (f" × {index.shape[-1]}" if index.shape[-1] > 1 else "")
+    return f"{' × '.join(map(str, heads))} {'head' if heads == [1] else 'heads'}" + (
+        f" × {index.shape[-1]}" if index.shape[-1] > 1 else ""
+    )
 
 
 def expert_parts(experts: Experts) -> str:
@@ -69,7 +74,11 @@ def span(members: list[int]) -> str:
     if len(members) == 1:
         return str(members[0])
     first, last = min(members), max(members)
-    return f"{{{first}..{last}}}" if len(set(members)) == last - first + 1 else f"{{{','.join(map(str, sorted(set(members))))}}}"
+    return (
+        f"{{{first}..{last}}}"
+        if len(set(members)) == last - first + 1
+        else f"{{{','.join(map(str, sorted(set(members))))}}}"
+    )
 
 
 def count(number: int, noun: str) -> str:

@@ -20,8 +20,9 @@ def ends_after_one_command() -> None:
 def without_torch() -> Iterator[None]:
     """Let transformers believe that torch is not installed, as it may be for those who only read tokenizers and configurations.
 
-    With torch it imports its whole machinery for models, too: 4 of 5 CPU-seconds. It keeps this belief as long as the process
-    lives, so this does nothing where the process may go on to load a model, or where torch or transformers is there already.
+    With torch it imports its whole machinery for models, too: 4 of 5 CPU-seconds. It keeps this
+    belief as long as the process lives, so this does nothing where the process may go on to load a
+    model, or where torch or transformers is there already.
     """
     if not _ends_after_one_command or {"torch", "transformers"} & sys.modules.keys():
         yield

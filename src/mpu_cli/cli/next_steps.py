@@ -1,7 +1,10 @@
-"""What comes after a command: lines that run as they stand, with the paths of this run, quoted where a shell needs it.
+"""What comes after a command.
 
-Each command stands on a line of its own, indented, so that it can be copied whole. What is not known yet gets the name that
-this documentation uses (forget.jsonl, to-server, model-next), with a number where something of that name is there already.
+Lines that run as they stand, with the paths of this run, quoted where a shell needs it.
+
+Each command stands on a line of its own, indented, so that it can be copied whole. What is not
+known yet gets the name that this documentation uses (forget.jsonl, to-server, model-next), with a
+number where something of that name is there already.
 """
 
 from __future__ import annotations
@@ -40,12 +43,31 @@ def free(name: str) -> str:
 
 def after_perturb(handoffs: Sequence[Path], secret: Path, model: str) -> list[str]:
     """The rest of the round: what each client does, then the server."""
-    updates = [free("to-server" if len(handoffs) == 1 else f"to-server-{number}") for number in range(1, len(handoffs) + 1)]
-    taken_back = ("aggregate", *updates, "--secret", path(secret), "--model", path(model), "--out", free("model-next"))
+    updates = [
+        free("to-server" if len(handoffs) == 1 else f"to-server-{number}")
+        for number in range(1, len(handoffs) + 1)
+    ]
+    taken_back = (
+        "aggregate",
+        *updates,
+        "--secret",
+        path(secret),
+        "--model",
+        path(model),
+        "--out",
+        free("model-next"),
+    )
     return [
         *(line for pair in zip(handoffs, updates, strict=True) for line in on_handoff(*pair)),
-        "then  on the server's side, once the change is back:" if len(updates) == 1 else "then  on the server's side, once all are back:",
-        *_indented(*(command("verify", update, "--expect", "update") for update in updates), command(*taken_back)),
+        (
+            "then  on the server's side, once the change is back:"
+            if len(updates) == 1
+            else "then  on the server's side, once all are back:"
+        ),
+        *_indented(
+            *(command("verify", update, "--expect", "update") for update in updates),
+            command(*taken_back),
+        ),
     ]
 
 
@@ -60,15 +82,21 @@ def on_handoff(handoff: Path, update: str | None = None) -> list[str]:
     ]
 
 
-def after_update(update: Path, handoff: Path, rows: Mapping[str, Any], sent: Path | None = None) -> list[str]:
+def after_update(
+    update: Path, handoff: Path, rows: Mapping[str, Any], sent: Path | None = None
+) -> list[str]:
     """What to send (`sent`: as one file), how the client sees first what it does, and what the server does with it.
 
-    `rows` is the command's options by their parameters' names; where it has no rows, they get the usual names.
+    `rows` is the command's options by their parameters' names; where it has no rows, they get the
+    usual names.
     """
     sent = sent or update
     return [
         "",
-        f"send  {sent}  back to the server (it holds no text; what it still tells: {page('threat-model')})",
+        (
+            f"send  {sent}  back to the server (it holds no text; what it still tells:"
+            f" {page('threat-model')})"
+        ),
         "next  on the client's side, what it does, before it leaves:",
         *_indented(command("eval", path(update), "--handoff", path(handoff), *_rows(rows))),
         *on_update(sent, "then"),
@@ -87,24 +115,50 @@ def after_copy(handoff: Path, out: Path, copies: Sequence[str]) -> list[str]:
     """What is left to do once one of a handoff's `copies` has been trained by itself."""
     left = [name for name in copies if not (out / name).is_dir()]
     if left:
-        return ["", f"next  the same command with --copy {left[0].rpartition('-')[2]} ({len(left)} of {len(copies)} copies are left)"]
-    return ["", "next  all copies are trained:", *_indented(command("unlearn", path(handoff), "--finish", "--out", path(out)))]
+        return [
+            "",
+            (
+                f"next  the same command with --copy {left[0].rpartition('-')[2]} ({len(left)} of"
+                f" {len(copies)} copies are left)"
+            ),
+        ]
+    return [
+        "",
+        "next  all copies are trained:",
+        *_indented(command("unlearn", path(handoff), "--finish", "--out", path(out))),
+    ]
 
 
 def after_model(model: Path, rows: Mapping[str, Any]) -> list[str]:
-    """How a model is measured on the rows that were given; `rows` is the command's options by their parameters' names."""
+    """How a model is measured on the rows that were given.
+
+    `rows` is the command's options by their parameters' names.
+    """
     return ["", f"model {model}", "next", *_indented(command("eval", path(model), *_rows(rows)))]
 
 
 def after_aggregate(model: Path, secret: Path, base: str | None, *, has_base: bool) -> list[str]:
-    """Measure the new model; then another round, or the Hub. `base` is where the lineage's base is, if that is known."""
-    again = ["perturb", path(model), *(["--base", path(_short(base))] if base else []), "--secret", path(secret)]
+    """Measure the new model; then another round, or the Hub.
+
+    `base` is where the lineage's base is, if that is known.
+    """
+    again = [
+        "perturb",
+        path(model),
+        *(["--base", path(_short(base))] if base else []),
+        "--secret",
+        path(secret),
+    ]
     known = base is not None or not has_base
     name = re.sub(r"[^\w.-]+", "-", model.resolve().name)
     return [
         "next  whoever has rows to measure it on:",
         *_indented(command("eval", path(model), *_rows({}), "--record", free(f"{name}-record"))),
-        "then  another round:" if known else "then  another round, with the --base of the first one:",
+        (
+            "then  another round:"
+            if known
+            else "then  another round, with the --base of the first one:"
+        ),
         *_indented(command(*again, "--handoff", free("to-client"))),
         "or    publish it (after hf auth login):",
         *_indented(shlex.join(["hf", "upload", name, path(model), "--private"])),
@@ -123,12 +177,18 @@ def after_demo(kept: Path | None) -> list[str]:
     """What to look at; `kept` is where everything that was made is, if it was kept."""
     looked = [command("demo", "--keep", free("demo"))]
     if kept is not None:
-        looked = [command("inspect", path(kept / "server" / name)) for name in ("to-client", "secret", "model")]
+        looked = [
+            command("inspect", path(kept / "server" / name))
+            for name in ("to-client", "secret", "model")
+        ]
     return _indented(*looked, command("perturb", "--help"))
 
 
 def _rows(options: Mapping[str, Any]) -> list[str]:
-    """The options that say which rows there are and how they are read; the usual names where no rows were given."""
+    """The options that say which rows there are and how they are read.
+
+    The usual names where no rows were given.
+    """
     files = {name: options[name] for name in ROWS if options.get(name) is not None} or ROWS
     words = [word for name, file in files.items() for word in (f"--{name}", str(file))]
     for name, flag in (("system_prompt", "--system-prompt"), ("template_date", "--template-date")):

@@ -16,34 +16,86 @@ if TYPE_CHECKING:
 
 SECRET = "MPU_SECRET"
 """The environment variable that --secret is read from where it is not given."""
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
-Config = Annotated[
-    Path | None, typer.Option("--config", help="A YAML file with options by their long names; flags win.", metavar="FILE")
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace a target that exists (never a secret directory).")]
-All = Annotated[bool, typer.Option("--all", help="Show every number, not the dozen that tell most (CSV and JSON have all).")]
-OutputFormat = Annotated[str, typer.Option("--output-format", help="How to print the result: text, markdown or csv.", metavar="FORMAT")]
-ShardSize = Annotated[str, typer.Option("--max-shard-size", help="Largest file, for instance 5GB.", metavar="SIZE")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", help="A YAML file with options by their long names; flags win.", metavar="FILE"
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace a target that exists (never a secret directory).")
+]
+All = Annotated[
+    bool,
+    typer.Option(
+        "--all", help="Show every number, not the dozen that tell most (CSV and JSON have all)."
+    ),
+]
+OutputFormat = Annotated[
+    str,
+    typer.Option(
+        "--output-format", help="How to print the result: text, markdown or csv.", metavar="FORMAT"
+    ),
+]
+ShardSize = Annotated[
+    str, typer.Option("--max-shard-size", help="Largest file, for instance 5GB.", metavar="SIZE")
+]
 MaxLength = Annotated[
-    int | None, typer.Option("--max-length", help="Tokens of a row that are kept. [default: 512, or the model's context if shorter]")
+    int | None,
+    typer.Option(
+        "--max-length",
+        help="Tokens of a row that are kept. [default: 512, or the model's context if shorter]",
+    ),
 ]
 SystemPrompt = Annotated[
-    str | None, typer.Option("--system-prompt", help="A system turn before every pair, and every chat without one.", metavar="TEXT")
+    str | None,
+    typer.Option(
+        "--system-prompt",
+        help="A system turn before every pair, and every chat without one.",
+        metavar="TEXT",
+    ),
 ]
 TemplateVar = Annotated[
-    list[str] | None, typer.Option("--template-var", help="What the chat template reads, enable_thinking=false.", metavar="NAME=VALUE")
+    list[str] | None,
+    typer.Option(
+        "--template-var",
+        help="What the chat template reads, enable_thinking=false.",
+        metavar="NAME=VALUE",
+    ),
 ]
 TemplateDate = Annotated[
-    str | None, typer.Option("--template-date", help="Today, to a chat template. [default: 2024-07-26]", metavar="YYYY-MM-DD")
+    str | None,
+    typer.Option(
+        "--template-date",
+        help="Today, to a chat template. [default: 2024-07-26]",
+        metavar="YYYY-MM-DD",
+    ),
 ]
-ContentParts = Annotated[bool, typer.Option("--content-parts", help="Give the chat template lists of text parts.")]
+ContentParts = Annotated[
+    bool, typer.Option("--content-parts", help="Give the chat template lists of text parts.")
+]
 Delimiter = Annotated[
     str | None,
-    typer.Option("--delimiter", help="What separates the columns of CSV files: one letter, or tab. [default: seen from the header]"),
+    typer.Option(
+        "--delimiter",
+        help=(
+            "What separates the columns of CSV files: one letter, or tab. [default: seen from the"
+            " header]"
+        ),
+    ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be written (files, disk, memory) and stop.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what would be written (files, disk, memory) and stop."),
+]
 
-AllowOverlap = Annotated[bool, typer.Option("--allow-overlap", help="Go on although all rows of one set are in its opposite.")]
+AllowOverlap = Annotated[
+    bool,
+    typer.Option("--allow-overlap", help="Go on although all rows of one set are in its opposite."),
+]
 
 
 def from_environment(context: typer.Context, name: str) -> bool:
@@ -54,7 +106,10 @@ def from_environment(context: typer.Context, name: str) -> bool:
 
 def estimate_facts(needs: Mapping[str, int]) -> dict[str, str]:
     """What --dry-run prints, for a reader."""
-    return {name.replace("_", " "): size(number) if name.endswith("bytes") else f"{number:,}" for name, number in needs.items()}
+    return {
+        name.replace("_", " "): size(number) if name.endswith("bytes") else f"{number:,}"
+        for name, number in needs.items()
+    }
 
 
 def server_words(needs: Mapping[str, int], result: str) -> list[str]:
@@ -76,7 +131,10 @@ def prompting_of(options: Mapping[str, Any]) -> Prompting:
     from mpu_cli.data.prompting import Prompting
 
     return Prompting.of(
-        options["system_prompt"], options["template_var"], options["template_date"], content_parts=options["content_parts"]
+        options["system_prompt"],
+        options["template_var"],
+        options["template_date"],
+        content_parts=options["content_parts"],
     )
 
 
@@ -91,7 +149,10 @@ def given_path(text: str) -> Path:
     if Path(text).exists():
         return Path(text)
     if not is_hub_id(text):
-        raise BadInputError(f"{text}: no such directory", "give a directory, or a model's Hub id as org/name[@revision]")
+        raise BadInputError(
+            f"{text}: no such directory",
+            "give a directory, or a model's Hub id as org/name[@revision]",
+        )
     return locate(text).path
 
 
@@ -109,7 +170,9 @@ def numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise UsageError(f"{flag} {text}: expected numbers with commas between them, as 1,1.5,2") from error
+        raise UsageError(
+            f"{flag} {text}: expected numbers with commas between them, as 1,1.5,2"
+        ) from error
 
 
 def choice(flag: str, value: str, known: tuple[str, ...]) -> str:
@@ -119,6 +182,7 @@ def choice(flag: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
         nearest = difflib.get_close_matches(value, known, n=1)
         raise UsageError(
-            f"{flag} {value}: expected one of {', '.join(known)}", f"did you mean {nearest[0]}?" if nearest else None
+            f"{flag} {value}: expected one of {', '.join(known)}",
+            f"did you mean {nearest[0]}?" if nearest else None,
         )
     return value

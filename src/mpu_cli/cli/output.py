@@ -1,4 +1,7 @@
-"""How every command speaks: one result on stdout, everything else on stderr (the contract is in app.py)."""
+"""How every command speaks.
+
+One result on stdout, everything else on stderr (the contract is in app.py).
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,13 @@ class Output:
         self._out = _console(sys.stdout)
         self._err = _console(sys.stderr)
 
-    def result(self, data: Mapping[str, Any], *body: RenderableType, brief: str | None = None) -> None:
-        """The command's result: `data` as JSON, or `body` for a reader; with -q the line `brief` in its place, if there is one."""
+    def result(
+        self, data: Mapping[str, Any], *body: RenderableType, brief: str | None = None
+    ) -> None:
+        """The command's result: `data` as JSON, or `body` for a reader.
+
+        With -q the line `brief` in its place, if there is one.
+        """
         if self._silent:
             return
         if self.as_json:
@@ -51,7 +59,10 @@ class Output:
 
     @contextmanager
     def progress(self, what: str = "starting") -> Iterator[ProgressCallback]:
-        """A live bar on a terminal, a timed line every so often elsewhere; the callback takes (what, done, total)."""
+        """A live bar on a terminal, a timed line every so often elsewhere.
+
+        The callback takes (what, done, total).
+        """
         if self.quiet or self._silent:
             yield lambda what, done, total: None
         elif sys.stderr.isatty():
@@ -66,12 +77,20 @@ class Output:
 
 def _console(file: TextIO) -> Console:
     # Where nobody's terminal sets a width, lines are not broken: scripts read them.
-    return Console(file=file, soft_wrap=True, highlight=False, emoji=False, width=None if file.isatty() else 200)
+    return Console(
+        file=file,
+        soft_wrap=True,
+        highlight=False,
+        emoji=False,
+        width=None if file.isatty() else 200,
+    )
 
 
 def table(*columns: str, rows: Sequence[tuple[str, ...]], title: str | None = None) -> Table:
     """A plain table; numbers are already text."""
-    result = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    result = Table(
+        title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for column in columns:
         result.add_column(column, overflow="fold")
     for row in rows:

@@ -1,4 +1,7 @@
-"""How far a long command is: a live bar on a terminal; elsewhere a line at once that something takes long, then one every so often."""
+"""How far a long command is: a live bar on a terminal.
+
+Elsewhere a line at once that something takes long, then one every so often.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,14 @@ FIRST_SECONDS, EVERY_SECONDS = 1.5, 30.0
 
 
 class Lines:
-    """Says on lines of text what a command is doing, from a thread of its own: one step, or one library call, may take minutes."""
+    """Says on lines of text what a command is doing, from a thread of its own.
 
-    def __init__(self, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+    One step, or one library call, may take minutes.
+    """
+
+    def __init__(
+        self, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """`tell` is given each line; `clock` counts seconds."""
         self._tell, self._clock = tell, clock
         self._began = clock()
@@ -65,7 +73,12 @@ class Lines:
 class OverCopies:
     """The progress of a training of several copies alike, as a share of all their steps."""
 
-    def __init__(self, show: ProgressCallback, names: Sequence[str], tell_step: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        show: ProgressCallback,
+        names: Sequence[str],
+        tell_step: Callable[[str], None] | None = None,
+    ) -> None:
         """`tell_step` is given a line for every step, where somebody asked for that."""
         self._show, self._names, self._tell_step = show, list(names), tell_step
         self._done = self._total = 0
@@ -86,7 +99,12 @@ class OverCopies:
 @contextmanager
 def bar(console: Console) -> Iterator[ProgressCallback]:
     """One live line on a terminal, gone at the end."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as live:
         task = live.add_task("starting", total=None)
 

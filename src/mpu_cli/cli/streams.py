@@ -1,7 +1,10 @@
-"""Standard output and standard error as they come: in any encoding, closed, on a full disk, or with nobody reading.
+"""Standard output and standard error as they come.
 
-A result that cannot be printed is an error of exit code 3, because whoever asked for it did not get it. A message that
-cannot be printed is dropped: work that takes hours does not end because of a warning.
+In any encoding, closed, on a full disk, or with nobody reading.
+
+A result that cannot be printed is an error of exit code 3, because whoever asked for it did not get
+it. A message that cannot be printed is dropped: work that takes hours does not end because of a
+warning.
 """
 
 from __future__ import annotations
@@ -19,26 +22,80 @@ from typing import Any, TextIO, cast
 from mpu_cli.errors import OutputError
 
 _PLAIN = {
-    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "Δ": "Delta", "ε": "epsilon", "η": "eta", "θ": "theta", "κ": "kappa",
-    "λ": "lambda", "μ": "mu", "ξ": "xi", "π": "pi", "Π": "Prod", "σ": "sigma", "Σ": "Sum", "ℓ": "l", "→": "->", "←": "<-", "–": "-",
-    "—": "-", "−": "-", "·": "*", "×": "x", "⊕": "(+)", "⊙": "(*)", "±": "+-", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~", "∝": "~",
-    "√": "sqrt", "∞": "inf", "‖": "||", "⟦": "[[", "⟧": "]]", "°": " degrees", "⁻": "^-", "✓": "yes", "✗": "no", "§": "section ",
-    "↑": "^", "↓": "v", "‘": "'", "’": "'", "“": '"', "”": '"', "«": '"', "»": '"',
-}  # fmt: skip
+    "α": "alpha",
+    "β": "beta",
+    "γ": "gamma",
+    "δ": "delta",
+    "Δ": "Delta",
+    "ε": "epsilon",
+    "η": "eta",
+    "θ": "theta",
+    "κ": "kappa",
+    "λ": "lambda",
+    "μ": "mu",
+    "ξ": "xi",
+    "π": "pi",
+    "Π": "Prod",
+    "σ": "sigma",
+    "Σ": "Sum",
+    "ℓ": "l",
+    "→": "->",
+    "←": "<-",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "·": "*",
+    "×": "x",
+    "⊕": "(+)",
+    "⊙": "(*)",
+    "±": "+-",
+    "≤": "<=",
+    "≥": ">=",
+    "≠": "!=",
+    "≈": "~",
+    "∝": "~",
+    "√": "sqrt",
+    "∞": "inf",
+    "‖": "||",
+    "⟦": "[[",
+    "⟧": "]]",
+    "°": " degrees",
+    "⁻": "^-",
+    "✓": "yes",
+    "✗": "no",
+    "§": "section ",
+    "↑": "^",
+    "↓": "v",
+    "‘": "'",
+    "’": "'",
+    "“": '"',
+    "”": '"',
+    "«": '"',
+    "»": '"',
+}
 """What our own messages hold and an encoding may lack. Letters with accents lose them; the rest becomes a question mark."""
 
 
 class ReaderLeftError(OutputError):
-    """Whoever read the other end of the pipe has gone, as `head` does: nobody is there to be told."""
+    """Whoever read the other end of the pipe has gone, as `head` does.
+
+    Nobody is there to be told.
+    """
 
 
 def printable(text: str, encoding: str) -> str:
-    """The text with whatever this encoding lacks replaced; bytes of a path that is not UTF-8 as `\\xNN`."""
+    """The text with whatever this encoding lacks replaced.
+
+    Bytes of a path that is not UTF-8 as `\\xNN`.
+    """
     return text.encode(encoding, "mpu.plain").decode(encoding)
 
 
 def print_json(data: Mapping[str, Any]) -> None:
-    """One JSON object on standard output; letters that its encoding lacks are escaped, so that no value changes."""
+    """One JSON object on standard output.
+
+    Letters that its encoding lacks are escaped, so that no value changes.
+    """
     text = json.dumps(data, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding)
@@ -66,7 +123,8 @@ def forgiving_streams() -> Iterator[None]:
 def reserve_numbers() -> None:
     """Open /dev/null under the numbers 0, 1 and 2 that are closed.
 
-    Otherwise the next file that is opened for writing gets one of them, and what a library prints lands in it.
+    Otherwise the next file that is opened for writing gets one of them, and what a library prints
+    lands in it.
     """
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -127,7 +185,10 @@ def _complaint(error: OSError | ValueError) -> OutputError:
     if isinstance(error, BrokenPipeError):
         return ReaderLeftError("standard output: nobody reads it")
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return OutputError(f"standard output: {why}; the result was not printed", "what the command wrote to files is complete")
+    return OutputError(
+        f"standard output: {why}; the result was not printed",
+        "what the command wrote to files is complete",
+    )
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
@@ -139,7 +200,9 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 def _plain(letter: str) -> str:
     if "\udc80" <= letter <= "\udcff":  # how Python holds a byte of a path that is not UTF-8
         return f"\\x{ord(letter) - 0xDC00:02x}"
-    without_accents = "".join(part for part in unicodedata.normalize("NFKD", letter) if part.isascii())
+    without_accents = "".join(
+        part for part in unicodedata.normalize("NFKD", letter) if part.isascii()
+    )
     return _PLAIN.get(letter) or without_accents or ("" if unicodedata.combining(letter) else "?")
 
 

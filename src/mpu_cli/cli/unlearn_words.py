@@ -19,15 +19,24 @@ def method_facts(info: MethodInfo) -> dict[str, Any]:
     """A method as JSON has it."""
     parameters = [
         {
-            "name": p.name, "type": p.type.__name__, "default": p.default, "choices": list(p.choices), "bound": p.bound, "source": p.source,
+            "name": p.name,
+            "type": p.type.__name__,
+            "default": p.default,
+            "choices": list(p.choices),
+            "bound": p.bound,
+            "source": p.source,
         }
         for p in info.parameters
-    ]  # fmt: skip
+    ]
     return {
-        "name": info.name, "formula": info.formula, "paper": info.paper, "needs": sorted(info.needs),
-        "parameters": parameters, "recommended": dict(info.recommended),
+        "name": info.name,
+        "formula": info.formula,
+        "paper": info.paper,
+        "needs": sorted(info.needs),
+        "parameters": parameters,
+        "recommended": dict(info.recommended),
         "recommended_by": info.recommended_by or None,
-    }  # fmt: skip
+    }
 
 
 def method_view(info: MethodInfo) -> list[RenderableType]:
@@ -44,16 +53,30 @@ def method_view(info: MethodInfo) -> list[RenderableType]:
 
 def trained_with(info: MethodInfo) -> str:
     """The settings that belong to a method's defaults, as options."""
-    return " ".join(f"--{name.replace('_', '-')} {value:g}" if not isinstance(value, str) else f"--{name.replace('_', '-')} {value}"
-                    for name, value in info.recommended)  # fmt: skip
+    return " ".join(
+        f"--{name.replace('_', '-')} {value:g}"
+        if not isinstance(value, str)
+        else f"--{name.replace('_', '-')} {value}"
+        for name, value in info.recommended
+    )
 
 
 def trained(reports: Mapping[str, TrainingReport]) -> list[RenderableType]:
     """One line for each trained copy, and what the thresholds saw."""
-    rows = [(name, str(r.steps), f"{r.seconds:.1f}", f"{r.first_loss:.4f}", f"{r.last_loss:.4f}") for name, r in reports.items()]
-    body: list[RenderableType] = [table("trained", "steps", "seconds", "first loss", "last loss", rows=rows)]
+    rows = [
+        (name, str(r.steps), f"{r.seconds:.1f}", f"{r.first_loss:.4f}", f"{r.last_loss:.4f}")
+        for name, r in reports.items()
+    ]
+    body: list[RenderableType] = [
+        table("trained", "steps", "seconds", "first loss", "last loss", rows=rows)
+    ]
     seen = [
-        (name, str(e.epoch), "" if e.forget is None else f"{e.forget:.4f}", "" if e.retain is None else f"{e.retain:.4f}")
+        (
+            name,
+            str(e.epoch),
+            "" if e.forget is None else f"{e.forget:.4f}",
+            "" if e.retain is None else f"{e.retain:.4f}",
+        )
         for name, report in reports.items()
         for e in report.evaluations
     ]
@@ -68,25 +91,41 @@ def trained(reports: Mapping[str, TrainingReport]) -> list[RenderableType]:
 def dry_run_words(needs: Mapping[str, int], given: bool) -> list[str]:
     """What a training would take, in sentences; `given` says whether rows were."""
     copies = f"{needs['copies']} cop{'y' if needs['copies'] == 1 else 'ies'}"
-    where = f"rows of at most {needs['longest_row_tokens']} tokens" if given else "the longest rows that --max-length allows"
+    where = (
+        f"rows of at most {needs['longest_row_tokens']} tokens"
+        if given
+        else "the longest rows that --max-length allows"
+    )
     on_the_way = needs["temporary_disk_bytes"] + needs["checkpoint_disk_bytes"]
     # What is no handoff may be a copy of one, or a model that is to be unlearned by itself.
-    whole = "" if needs["received_bytes"] else f" ({size(4 * needs['parameters'])} for a whole model, in float32)"
+    whole = (
+        ""
+        if needs["received_bytes"]
+        else f" ({size(4 * needs['parameters'])} for a whole model, in float32)"
+    )
     lines = [
         f"memory  about {size(needs['memory_bytes'])} in each process (± 25 %), for {where}",
-        f"disk    {size(needs['disk_bytes'])} for the update{whole}, and {size(on_the_way)} on the way",
+        (
+            f"disk    {size(needs['disk_bytes'])} for the update{whole}, and {size(on_the_way)} on"
+            " the way"
+        ),
     ]
     if given:
         lines.append(
-            f"time    about {duration(needs['seconds'])} for {copies} of {needs['steps']} steps (a third to three times that, "
-            "from how fast this machine multiplies now)"
+            f"time    about {duration(needs['seconds'])} for {copies} of {needs['steps']} steps (a"
+            " third to three times that, from how fast this machine multiplies now)"
         )
     else:
-        lines.append("time    give --forget, and --retain if the method needs it, for an estimate for those rows")
+        lines.append(
+            "time    give --forget, and --retain if the method needs it, for an estimate for those"
+            " rows"
+        )
     return [*lines, ""]
 
 
-def preset_words(settings: Mapping[str, Any], given: Collection[str], parameters: Mapping[str, Any]) -> str:
+def preset_words(
+    settings: Mapping[str, Any], given: Collection[str], parameters: Mapping[str, Any]
+) -> str:
     """What the preset set, and what the user's own options changed of it, on one line."""
 
     def shown(name: str) -> str:
@@ -96,8 +135,13 @@ def preset_words(settings: Mapping[str, Any], given: Collection[str], parameters
             return flag if value else f"no {flag}"
         return f"{flag} {value:g}" if isinstance(value, float) else f"{flag} {value}"
 
-    weights = ", ".join(f"{name} {parameters[name]:g}" for name in ("gamma", "alpha") if name in parameters)
-    text = f"preset paper sets: {', '.join(shown(name) for name in settings if name not in given)}, {weights}"
+    weights = ", ".join(
+        f"{name} {parameters[name]:g}" for name in ("gamma", "alpha") if name in parameters
+    )
+    text = (
+        f"preset paper sets: {', '.join(shown(name) for name in settings if name not in given)},"
+        f" {weights}"
+    )
     own = ", ".join(shown(name) for name in settings if name in given)
     return f"{text}; yours: {own}" if own else text
 
@@ -107,14 +151,16 @@ def rounds_advice(method: str, rounds: int, epochs: int) -> str:
     if rounds == 1:
         return f"preset paper: {method}, one round of {epochs} epochs"
     return (
-        f"preset paper: {method}, {rounds} rounds of {epochs} epoch{'s' if epochs > 1 else ''} each; this is one round, "
-        "after which the server aggregates and hands out again"
+        f"preset paper: {method}, {rounds} rounds of {epochs} epoch{'s' if epochs > 1 else ''}"
+        " each; this is one round, after which the server aggregates and hands out again"
     )
 
 
 def _parameter(parameter: Any) -> str:
     if parameter.default is None:
         return f"{parameter.name} (no default)"
-    default = f"{parameter.default:g}" if isinstance(parameter.default, float) else parameter.default
+    default = (
+        f"{parameter.default:g}" if isinstance(parameter.default, float) else parameter.default
+    )
     choices = f" ({', '.join(parameter.choices)})" if parameter.choices else ""
     return f"{parameter.name}={default}{choices}"

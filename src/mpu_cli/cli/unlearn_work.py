@@ -1,4 +1,7 @@
-"""From the options of `mpu unlearn` to what the client brings: rows, recipe, and where things are kept."""
+"""From the options of `mpu unlearn` to what the client brings.
+
+rows, recipe, and where things are kept.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ Options = Mapping[str, Any]
 
 
 def plan(context: typer.Context, output: Output, place: Path) -> tuple[TrainingSettings, list[str]]:
-    """Training settings and the method's parameters as `--set` has them; a preset gives what was not given itself.
+    """Training settings and the method's parameters as `--set` has them.
+
+    A preset gives what was not given itself.
 
     Raises:
         UsageError: a setting is outside its range, or the preset does not know the method.
@@ -46,22 +51,35 @@ def plan(context: typer.Context, output: Output, place: Path) -> tuple[TrainingS
         settings, assignments, rounds = preset.paper(chosen, assignments)
         given = {name for name in settings if _given(context, name)}
         values |= {name: value for name, value in settings.items() if name not in given}
-        if values["train_embeddings"] and "train_embeddings" not in given and (frozen := _frozen(place)):
+        if (
+            values["train_embeddings"]
+            and "train_embeddings" not in given
+            and (frozen := _frozen(place))
+        ):
             values["train_embeddings"] = False
             output.warn(
-                f"preset paper: this handoff freezes {', '.join(frozen)}, which the authors trained; the server lets them move "
-                "with perturb --preset paper or --train-embeddings"
+                f"preset paper: this handoff freezes {', '.join(frozen)}, which the authors"
+                " trained; the server lets them move with perturb --preset paper or"
+                " --train-embeddings"
             )
-        if values["train_embeddings"] and "train_embeddings" not in given and options["lora_rank"] is not None:
+        if (
+            values["train_embeddings"]
+            and "train_embeddings" not in given
+            and options["lora_rank"] is not None
+        ):
             values["train_embeddings"] = False
-            output.note("preset paper: the authors train embeddings, which an adapter (--lora-rank) leaves as they are")
+            output.note(
+                "preset paper: the authors train embeddings, which an adapter (--lora-rank) leaves"
+                " as they are"
+            )
         told = {name: value for name, value in values.items() if name in settings}
         output.note(preset_words(told, given, chosen.parse(assignments)))
         output.note(rounds_advice(chosen.name, rounds, values["epochs"]))
         _check_reference(chosen, chosen.parse(assignments), rounds, options, output)
     if options["lora_rank"] is not None and values["train_embeddings"]:
         raise UsageError(
-            "--lora-rank and --train-embeddings: an adapter leaves the embeddings as they are", "leave one of them out"
+            "--lora-rank and --train-embeddings: an adapter leaves the embeddings as they are",
+            "leave one of them out",
         )
     if values["learning_rate"] is None:
         rate = _rate_of(place)
@@ -70,9 +88,18 @@ def plan(context: typer.Context, output: Output, place: Path) -> tuple[TrainingS
 
 
 def tell_rate(output: Output, options: Mapping[str, Any], place: Path) -> None:
-    """Say which learning rate was taken where neither the user nor a preset chose one; once nothing can be refused any more."""
-    if options["learning_rate"] is None and options["preset"] is None and (rate := _rate_of(place)) is not None:
-        output.note(f"note: learning rate {rate:g}, by the model's size; --learning-rate sets another")
+    """Say which learning rate was taken where neither the user nor a preset chose one.
+
+    Once nothing can be refused any more.
+    """
+    if (
+        options["learning_rate"] is None
+        and options["preset"] is None
+        and (rate := _rate_of(place)) is not None
+    ):
+        output.note(
+            f"note: learning rate {rate:g}, by the model's size; --learning-rate sets another"
+        )
 
 
 def _rate_of(place: Path) -> float | None:
@@ -90,23 +117,34 @@ def _rate_of(place: Path) -> float | None:
 
 
 def _check_reference(
-    method: MethodInfo, parameters: Mapping[str, Value], rounds: int, options: Options, output: Output
+    method: MethodInfo,
+    parameters: Mapping[str, Value],
+    rounds: int,
+    options: Options,
+    output: Output,
 ) -> None:
     """The authors' reference is the model before the first round, in every round."""
     if options["reference"] is not None or not method.references_with(parameters) or rounds == 1:
         return
     number = options["round_number"]
     if number is None:
-        output.warn(f"{method.name} compares with this handoff's copies; from round 2 on give --reference with round 1's handoff")
+        output.warn(
+            f"{method.name} compares with this handoff's copies; from round 2 on give --reference"
+            " with round 1's handoff"
+        )
     elif number > 1:
         raise UsageError(
-            f"--preset paper --round {number}: {method.name} compares with the model before round 1",
+            f"--preset paper --round {number}: {method.name} compares with the model before"
+            " round 1",
             "give --reference with round 1's handoff (its copies are enough), or with that model",
         )
 
 
 def _frozen(place: Path) -> tuple[str, ...]:
-    """What a handoff's manifest freezes, read before the handoff is verified; nothing of a model."""
+    """What a handoff's manifest freezes, read before the handoff is verified.
+
+    Nothing of a model.
+    """
     from mpu_cli.bundle.manifest import HandoffManifest, decode
     from mpu_cli.bundle.read import is_bundle, manifest_bytes
 
@@ -118,7 +156,8 @@ def bring(context: typer.Context, output: Output, place: Path) -> Work:
     """Everything that training needs, checked before a model is loaded.
 
     Raises:
-        UsageError, BadDataError: the options contradict each other, or a file of rows cannot be used, or all rows to forget are to be kept.
+        UsageError, BadDataError: the options contradict each other, or a file of rows cannot be
+            used, or all rows to forget are to be kept.
     """
     from mpu_cli.bundle.read import is_bundle
     from mpu_cli.checkpoint.staging import refuse_nesting
@@ -139,12 +178,21 @@ def bring(context: typer.Context, output: Output, place: Path) -> Work:
     options: dict[str, Any] = context.params
     settings, assignments = plan(context, output, place)
     if options["forget"] is None:
-        raise UsageError("--forget is needed", "give the rows to forget: JSON, JSONL, CSV, Parquet or text")
+        raise UsageError(
+            "--forget is needed", "give the rows to forget: JSON, JSONL, CSV, Parquet or text"
+        )
     if settings.stop_retain_below is not None and options["retain"] is None:
         raise UsageError("--stop-retain-below is about the retain set", "give --retain FILE too")
-    forget, retain, refusals = (find_data(options[name]) if options[name] else None for name in ("forget", "retain", "refusals"))
+    forget, retain, refusals = (
+        find_data(options[name]) if options[name] else None
+        for name in ("forget", "retain", "refusals")
+    )
     assert forget is not None
-    private = [path for path in (forget, retain, refusals, options["log_dir"], options["work"]) if path is not None]
+    private = [
+        path
+        for path in (forget, retain, refusals, options["log_dir"], options["work"])
+        if path is not None
+    ]
     refuse_nesting(options["out"], *private)
     if options["log_dir"] is not None:
         check_available()
@@ -154,22 +202,34 @@ def bring(context: typer.Context, output: Output, place: Path) -> Work:
     warm_up = float(parameters.get("warmup_epochs", -1))
     if warm_up >= settings.epochs:
         output.warn(
-            f"{chosen.name}: no epoch comes after its warm-up of {warm_up:g}, so its weight never adapts: "
-            f"give --epochs {warm_up + 1:g} or more, or a shorter warm-up (--set warmup_epochs=N)"
+            f"{chosen.name}: no epoch comes after its warm-up of {warm_up:g}, so its weight never"
+            f" adapts: give --epochs {warm_up + 1:g} or more, or a shorter warm-up (--set"
+            " warmup_epochs=N)"
         )
     reference = _reference(options, chosen, parameters)
     rows = read_rows(forget, mapping, delimiter=delimiter, tell=output.note)
     cards: list[str] = []
     if refusals is not None:
         if "alternate" not in chosen.needs_with(parameters):
-            raise UsageError(f"--refusals: {chosen.name} has no use for alternate answers", "leave it out, or choose DPO")
+            raise UsageError(
+                f"--refusals: {chosen.name} has no use for alternate answers",
+                "leave it out, or choose DPO",
+            )
         cards = read_refusals(refusals, delimiter=delimiter, tell=output.note)
-        rows = with_refusals(rows, cards, settings.seed, independent=settings.draws == "independent")
+        rows = with_refusals(
+            rows, cards, settings.seed, independent=settings.draws == "independent"
+        )
     has_alternates = all(row.alternate is not None for row in rows)
     chosen.check(parameters, has_retain=retain is not None, has_alternates=has_alternates)
-    kept = read_rows(retain, for_retain(mapping), delimiter=delimiter, tell=output.note) if retain is not None else None
+    kept = (
+        read_rows(retain, for_retain(mapping), delimiter=delimiter, tell=output.note)
+        if retain is not None
+        else None
+    )
     texts = any(row.text is not None for row in [*rows, *(kept or ())])
-    brought = Brought(is_handoff=is_bundle(place), retain=bool(kept), refusals=bool(cards), texts=texts)
+    brought = Brought(
+        is_handoff=is_bundle(place), retain=bool(kept), refusals=bool(cards), texts=texts
+    )
     refuse_without_effect(settings, brought, lambda name: _given(context, name))
     _tell_overlap(options, output, rows, kept or [])
     if options["preset"] is not None and not _given(context, "max_length") and texts:
@@ -177,17 +237,36 @@ def bring(context: typer.Context, output: Output, place: Path) -> Work:
         output.note(f"preset paper: plain texts, so --max-length {preset.TEXT_LENGTH}")
     prompts = _preset_prompts(context, output, place) if options["preset"] is not None else {}
     if settings.train_embeddings:
-        output.warn("embeddings are trained: rows of theirs that move tell the server which tokens the forget and retain sets hold")
+        output.warn(
+            "embeddings are trained: rows of theirs that move tell the server which tokens the"
+            " forget and retain sets hold"
+        )
     recipe = Recipe.of_files(
-        chosen.name, parameters, settings, forget, retain, refusals, mapping, lora=adapter(options),
-        prompting=prompting_of(options | prompts), reference=reference.digest if reference else None,
-    )  # fmt: skip
+        chosen.name,
+        parameters,
+        settings,
+        forget,
+        retain,
+        refusals,
+        mapping,
+        lora=adapter(options),
+        prompting=prompting_of(options | prompts),
+        reference=reference.digest if reference else None,
+    )
     return Work(
-        rows, kept, recipe, options["delta_dtype"], parse_size(options["max_shard_size"]),
+        rows,
+        kept,
+        recipe,
+        options["delta_dtype"],
+        parse_size(options["max_shard_size"]),
         Keeping(options["resume"], options["save_steps"], options["save_seconds"], options["work"]),
-        refusals=tuple(cards), reference=reference, log_dir=options["log_dir"],
-        resume_with=resuming(context), warn=output.warn, note=output.note,
-    )  # fmt: skip
+        refusals=tuple(cards),
+        reference=reference,
+        log_dir=options["log_dir"],
+        resume_with=resuming(context),
+        warn=output.warn,
+        note=output.note,
+    )
 
 
 def resuming(context: typer.Context) -> str:
@@ -204,13 +283,18 @@ def _tell_overlap(options: Options, output: Output, rows: list[Row], kept: list[
     """Warn of rows to forget that are to be kept as well; refuse if that is all there is."""
     from mpu_cli.data.overlap import RowSet, check_disjoint
 
-    shared = check_disjoint(RowSet("--forget", rows), RowSet("--retain", kept), allow=options["allow_overlap"])
+    shared = check_disjoint(
+        RowSet("--forget", rows), RowSet("--retain", kept), allow=options["allow_overlap"]
+    )
     if shared is not None:
         output.warn(shared)
 
 
 def _preset_prompts(context: typer.Context, output: Output, place: Path) -> dict[str, str]:
-    """The authors' system prompt and date, but for what was given; nothing where no chat template would read them."""
+    """The authors' system prompt and date, but for what was given.
+
+    Nothing where no chat template would read them.
+    """
     from mpu_cli.bundle.read import is_bundle
     from mpu_cli.client.preset import PROMPTING
     from mpu_cli.training.load import load_tokenizer
@@ -223,13 +307,20 @@ def _preset_prompts(context: typer.Context, output: Output, place: Path) -> dict
     return chosen
 
 
-def _reference(options: Options, method: MethodInfo, parameters: Mapping[str, Value]) -> ReferenceSource | None:
+def _reference(
+    options: Options, method: MethodInfo, parameters: Mapping[str, Value]
+) -> ReferenceSource | None:
     if options["reference"] is None:
         return None
     if not method.references_with(parameters):
-        raise UsageError(f"--reference: {method.name} compares with nothing", "leave it out, or choose NPO, DPO or UnDIAL")
+        raise UsageError(
+            f"--reference: {method.name} compares with nothing",
+            "leave it out, or choose NPO, DPO or UnDIAL",
+        )
     if options["fsdp"]:
-        raise UsageError("--reference and --fsdp: a second model is not sharded", "leave --fsdp out")
+        raise UsageError(
+            "--reference and --fsdp: a second model is not sharded", "leave --fsdp out"
+        )
     from mpu_cli.bundle.read import is_bundle
     from mpu_cli.checkpoint.locate import locate
     from mpu_cli.checkpoint.staging import refuse_nesting
@@ -253,23 +344,38 @@ def needs_of(context: typer.Context, output: Output, place: Path) -> dict[str, i
     chosen = methods.find(options["method"])
     # A parameter without a default does not matter here.
     named = {assignment.partition("=")[0].strip() for assignment in assignments}
-    required = [f"{p.name}=1" for p in chosen.parameters if p.default is None and p.name not in named]
+    required = [
+        f"{p.name}=1" for p in chosen.parameters if p.default is None and p.name not in named
+    ]
     needs = chosen.needs_with(chosen.parse([*assignments, *required]))
     sizes = _row_sizes(options, settings, place) if options["forget"] is not None else None
     passes = 1 + sum(word in needs for word in ("retain", "alternate"))
     found = estimate_unlearn(
-        place, settings, options["delta_dtype"], lora=adapter(options), processes=options["processes"] or processes().size,
-        passes=passes, checkpoints=bool(options["save_steps"] or options["save_seconds"]), longest=sizes and sizes.longest,
-    )  # fmt: skip
+        place,
+        settings,
+        options["delta_dtype"],
+        lora=adapter(options),
+        processes=options["processes"] or processes().size,
+        passes=passes,
+        checkpoints=bool(options["save_steps"] or options["save_seconds"]),
+        longest=sizes and sizes.longest,
+    )
     if options["copy"] is not None:  # only that one is trained and written here
-        found |= {name: found[name] // found["copies"] for name in ("disk_bytes", "sent_bytes")} | {"copies": 1}
+        found |= {name: found[name] // found["copies"] for name in ("disk_bytes", "sent_bytes")} | {
+            "copies": 1
+        }
     if sizes is None:
         return found
     steps = settings.total_steps(sizes.rows)
     operations = duration.products_of_a_step(settings, found["parameters"], sizes.mean, passes)
     speed = duration.measured_speed(settings) * found["processes"]
     seconds = duration.seconds_in_all(steps, found["copies"], operations, speed)
-    return found | {"rows": sizes.rows, "longest_row_tokens": sizes.longest, "steps": steps, "seconds": round(seconds)}
+    return found | {
+        "rows": sizes.rows,
+        "longest_row_tokens": sizes.longest,
+        "steps": steps,
+        "seconds": round(seconds),
+    }
 
 
 def _row_sizes(options: Options, settings: TrainingSettings, place: Path) -> RowSizes:
@@ -284,13 +390,28 @@ def _row_sizes(options: Options, settings: TrainingSettings, place: Path) -> Row
     from mpu_cli.data.source import find_data
 
     if place.is_file() or not any(place.glob("**/tokenizer*")):
-        raise UsageError(f"--forget with --dry-run: {place} has no tokenizer to count tokens with", "leave --forget out")
-    forget, retain = (find_data(options[name]) if options[name] else None for name in ("forget", "retain"))
+        raise UsageError(
+            f"--forget with --dry-run: {place} has no tokenizer to count tokens with",
+            "leave --forget out",
+        )
+    forget, retain = (
+        find_data(options[name]) if options[name] else None for name in ("forget", "retain")
+    )
     assert forget is not None
     mapping = parse_mapping(options["map_"] or [])
-    recipe = Recipe.of_files(options["method"], {}, settings, forget, retain, mapping=mapping, prompting=prompting_of(options))
+    recipe = Recipe.of_files(
+        options["method"],
+        {},
+        settings,
+        forget,
+        retain,
+        mapping=mapping,
+        prompting=prompting_of(options),
+    )
     encoder = RowEncoder(place / "copy-1" if is_bundle(place) else place, recipe)
-    rows = encoder.training_rows(read_rows(forget, mapping), read_rows(retain, for_retain(mapping)) if retain else None)
+    rows = encoder.training_rows(
+        read_rows(forget, mapping), read_rows(retain, for_retain(mapping)) if retain else None
+    )
     return RowSizes.of(rows.forget, rows.retain)
 
 
@@ -306,10 +427,15 @@ def adapter(options: Options) -> Lora | None:
     named = tuple(part.strip() for part in options["lora_targets"].split(",") if part.strip())
     named = () if named == DEFAULT_ROLES else named
     if rank is not None and options["fsdp"]:
-        raise UsageError("--lora-rank and --fsdp: adapters are not sharded", "leave --fsdp out: an adapter's optimizer is small")
+        raise UsageError(
+            "--lora-rank and --fsdp: adapters are not sharded",
+            "leave --fsdp out: an adapter's optimizer is small",
+        )
     if rank is None:
         if alpha is not None or named:
-            raise UsageError("--lora-alpha and --lora-targets belong to LoRA", "give --lora-rank too")
+            raise UsageError(
+                "--lora-alpha and --lora-targets belong to LoRA", "give --lora-rank too"
+            )
         return None
     return Lora(rank, alpha, named)
 

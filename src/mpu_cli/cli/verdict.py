@@ -1,4 +1,7 @@
-"""What `mpu unlearn` ends with: did the answers become less likely, and what did it cost, in one sentence."""
+"""What `mpu unlearn` ends with.
+
+Did the answers become less likely, and what did it cost, in one sentence.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ class Verdict:
 
 
 def verdict(reports: Mapping[str, TrainingReport]) -> Verdict | None:
-    """The mean over the copies; None if nothing was measured (all copies were kept by an older mpu)."""
+    """The mean over the copies.
+
+    None if nothing was measured (all copies were kept by an older mpu).
+    """
     from mpu_cli.training.effect import LITTLE, mean_effect
 
     effects = [report.effect for report in reports.values() if report.effect is not None]
@@ -33,7 +39,8 @@ def verdict(reports: Mapping[str, TrainingReport]) -> Verdict | None:
     warnings = []
     if effect.forget.fall < LITTLE:
         warnings.append(
-            f"little was forgotten (forget {_shown(effect.forget)}): triple --learning-rate, or raise --epochs, and train again"
+            f"little was forgotten (forget {_shown(effect.forget)}): triple --learning-rate, or"
+            " raise --epochs, and train again"
         )
     if effect.retain is None:
         words += ", retain not measured (no --retain)"
@@ -42,8 +49,8 @@ def verdict(reports: Mapping[str, TrainingReport]) -> Verdict | None:
         rows += f" and {_rows('retain', effect.retain)}"
         if effect.retain.fall > LITTLE:
             warnings.append(
-                f"retained rows fell (retain {_shown(effect.retain)}): lower --learning-rate or --epochs, or end before that with "
-                "--stop-retain-below"
+                f"retained rows fell (retain {_shown(effect.retain)}): lower --learning-rate or"
+                " --epochs, or end before that with --stop-retain-below"
             )
     words += f": mean answer probability on {rows}"
     if len(effects) > 1:
@@ -60,4 +67,8 @@ def _probability(value: float) -> str:
 
 
 def _rows(name: str, change: Change) -> str:
-    return f"{change.rows} {name} rows" if change.rows == change.all_rows else f"{change.rows} of {change.all_rows} {name} rows"
+    return (
+        f"{change.rows} {name} rows"
+        if change.rows == change.all_rows
+        else f"{change.rows} of {change.all_rows} {name} rows"
+    )

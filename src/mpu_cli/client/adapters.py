@@ -1,7 +1,8 @@
 """PEFT adapter directories: read as any program wrote them, written as they may stand in an update.
 
-peft's adapter_config.json has some forty switches. Those that leave Δ W = scale · B A are read; every other one must be
-off, known to us or not. What is written is `bundle/adapter.py`'s form: no path, no version, full module names.
+peft's adapter_config.json has some forty switches. Those that leave Δ W = scale · B A are read;
+every other one must be off, known to us or not. What is written is `bundle/adapter.py`'s form: no
+path, no version, full module names.
 """
 
 from __future__ import annotations
@@ -38,12 +39,27 @@ from mpu_cli.client.difference import is_unchanged
 from mpu_cli.client.handoff import OpenHandoff
 from mpu_cli.errors import BadModelError, CheckFailedError
 
-_READ = frozenset({"peft_type", "r", "lora_alpha", "use_rslora", "bias", "init_lora_weights", "lora_dropout"})
-_MEANINGLESS_AFTERWARDS = frozenset({
-    "base_model_name_or_path", "revision", "task_type", "auto_mapping", "peft_version", "inference_mode", "target_modules",
-    "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out", "megatron_core", "qalora_group_size",
-    "runtime_config",
-})  # fmt: skip
+_READ = frozenset(
+    {"peft_type", "r", "lora_alpha", "use_rslora", "bias", "init_lora_weights", "lora_dropout"}
+)
+_MEANINGLESS_AFTERWARDS = frozenset(
+    {
+        "base_model_name_or_path",
+        "revision",
+        "task_type",
+        "auto_mapping",
+        "peft_version",
+        "inference_mode",
+        "target_modules",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "fan_in_fan_out",
+        "megatron_core",
+        "qalora_group_size",
+        "runtime_config",
+    }
+)
 """Keys that choose modules, which the tensors tell too, or that say nothing about Δ W."""
 _KEEPS_THE_BASE = (None, True, False, "gaussian", "orthogonal", "eva")
 """Initialisations that leave the base weights as they were; PiSSA, OLoRA and others change them."""
@@ -76,31 +92,55 @@ def open_trained(directory: Path, opened: OpenHandoff, published: Checkpoint) ->
     rank, alpha, dropout = _read_config(file, read_json(file))
     weights = directory / ADAPTER_WEIGHTS
     if not weights.exists():
-        raise BadModelError(f"{directory}: no {ADAPTER_WEIGHTS}", "save the adapter as safetensors; pickles are never read")
+        raise BadModelError(
+            f"{directory}: no {ADAPTER_WEIGHTS}",
+            "save the adapter as safetensors; pickles are never read",
+        )
     tensors = _without_saved_embeddings(read_header(weights)[0], published, opened.frozen, weights)
     for tensor in tensors:
-        module = tensor.removeprefix(PEFT_PREFIX).partition(".lora_")[0].removesuffix(".weight").removesuffix(".base_layer")
+        module = (
+            tensor.removeprefix(PEFT_PREFIX)
+            .partition(".lora_")[0]
+            .removesuffix(".weight")
+            .removesuffix(".base_layer")
+        )
         if is_frozen(f"{module}.weight", opened.frozen):
-            raise CheckFailedError(f"{weights}: {module} was trained ({tensor}), but it is frozen", "train without it")
+            raise CheckFailedError(
+                f"{weights}: {module} was trained ({tensor}), but it is frozen", "train without it"
+            )
     pairs = pair_up(tensors, weights, BadModelError)
     targets = []
     for module, (a, b) in sorted(pairs.items()):
         name = f"{module}.weight"
         target = opened.matrices.get(name)
         if target is None:
-            raise BadModelError(f"{weights}: {module} is no attention or feed-forward projection of the published copy", MERGE_INSTEAD)
+            raise BadModelError(
+                f"{weights}: {module} is no attention or feed-forward projection of the published"
+                " copy",
+                MERGE_INSTEAD,
+            )
         if (b.shape[0], a.shape[1]) != (target.outputs, target.inputs):
             raise BadModelError(
-                f"{weights}: the adapter of {module} does not fit {name}, {list(target.shape)}", "was it trained on this copy?"
+                f"{weights}: the adapter of {module} does not fit {name}, {list(target.shape)}",
+                "was it trained on this copy?",
             )
         if a.shape[0] != rank:
-            raise BadModelError(f"{weights}: the adapter of {module} has rank {a.shape[0]}, {ADAPTER_CONFIG} says {rank}", MERGE_INSTEAD)
+            raise BadModelError(
+                f"{weights}: the adapter of {module} has rank {a.shape[0]}, {ADAPTER_CONFIG} says"
+                f" {rank}",
+                MERGE_INSTEAD,
+            )
         if a.dtype not in FLOAT_DTYPES or b.dtype not in FLOAT_DTYPES:
-            raise BadModelError(f"{weights}: the adapter of {module} is {a.dtype}", "save it as float32, bfloat16 or float16")
+            raise BadModelError(
+                f"{weights}: the adapter of {module} is {a.dtype}",
+                "save it as float32, bfloat16 or float16",
+            )
         targets.append(target)
     transposed = targets[0].output_axis == 1
     config = AdapterConfig(rank, alpha, tuple(target.module for target in targets), transposed)
-    return TrainedAdapter(config, changes_of(pairs, config.scale, transposed=transposed), tuple(targets), dropout)
+    return TrainedAdapter(
+        config, changes_of(pairs, config.scale, transposed=transposed), tuple(targets), dropout
+    )
 
 
 def _without_saved_embeddings(
@@ -122,7 +162,8 @@ def _without_saved_embeddings(
         elif not any(is_unchanged(before, info) for before in same):
             raise CheckFailedError(
                 f"{where}: tensor {name} is not the published copy's, which is frozen",
-                "train without it, and without adding tokens: its moved rows would spell out the forget set's tokens",
+                "train without it, and without adding tokens: its moved rows would spell out the"
+                " forget set's tokens",
             )
     return kept
 
@@ -130,32 +171,73 @@ def _without_saved_embeddings(
 def _read_config(file: Path, content: Mapping[str, Any]) -> tuple[int, float, float]:
     """Rank, α and dropout."""
     if content.get("peft_type") != "LORA":
-        raise BadModelError(f"{file}: peft_type is {content.get('peft_type')!r}, only LORA can stand in an update", MERGE_INSTEAD)
+        raise BadModelError(
+            f"{file}: peft_type is {content.get('peft_type')!r}, only LORA can stand in an update",
+            MERGE_INSTEAD,
+        )
     for key, value in sorted(content.items()):
         if key not in _READ | _MEANINGLESS_AFTERWARDS and value not in (None, False, [], {}, ""):
-            raise BadModelError(f"{file}: {key} is set, so the adapter is more than B A with one scale", MERGE_INSTEAD)
+            raise BadModelError(
+                f"{file}: {key} is set, so the adapter is more than B A with one scale",
+                MERGE_INSTEAD,
+            )
     if content.get("bias", "none") != "none":
-        raise BadModelError(f"{file}: bias is {content['bias']!r}: trained biases are no part of an adapter's update", MERGE_INSTEAD)
+        raise BadModelError(
+            f"{file}: bias is {content['bias']!r}: trained biases are no part of an adapter's"
+            " update",
+            MERGE_INSTEAD,
+        )
     if content.get("init_lora_weights") not in _KEEPS_THE_BASE:
         kind = content["init_lora_weights"]
-        raise BadModelError(f"{file}: init_lora_weights is {kind!r}, which changes the base weights too", MERGE_INSTEAD)
-    rank, alpha, dropout = content.get("r"), content.get("lora_alpha"), content.get("lora_dropout") or 0.0
+        raise BadModelError(
+            f"{file}: init_lora_weights is {kind!r}, which changes the base weights too",
+            MERGE_INSTEAD,
+        )
+    rank, alpha, dropout = (
+        content.get("r"),
+        content.get("lora_alpha"),
+        content.get("lora_dropout") or 0.0,
+    )
     if type(rank) is not int or not 1 <= rank <= MAX_RANK:
-        raise BadModelError(f"{file}: r is {rank!r}, a rank lies between 1 and {MAX_RANK}", MERGE_INSTEAD)
-    if not isinstance(alpha, int | float) or not 0 < alpha <= 1e6 or not isinstance(dropout, int | float):
-        raise BadModelError(f"{file}: lora_alpha is {alpha!r}, lora_dropout {dropout!r}", MERGE_INSTEAD)
-    return rank, float(alpha) * (math.sqrt(rank) if content.get("use_rslora") else 1.0), float(dropout)
+        raise BadModelError(
+            f"{file}: r is {rank!r}, a rank lies between 1 and {MAX_RANK}", MERGE_INSTEAD
+        )
+    if (
+        not isinstance(alpha, int | float)
+        or not 0 < alpha <= 1e6
+        or not isinstance(dropout, int | float)
+    ):
+        raise BadModelError(
+            f"{file}: lora_alpha is {alpha!r}, lora_dropout {dropout!r}", MERGE_INSTEAD
+        )
+    return (
+        rank,
+        float(alpha) * (math.sqrt(rank) if content.get("use_rslora") else 1.0),
+        float(dropout),
+    )
 
 
-def write_adapter(directory: Path, config: AdapterConfig, pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]], dtype: str) -> Files:
+def write_adapter(
+    directory: Path,
+    config: AdapterConfig,
+    pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+    dtype: str,
+) -> Files:
     """Write A and B by module as an update may hold them; return the files with digests and sizes.
 
     Raises:
         CheckFailedError: NaN or infinity.
     """
-    tensors = {name: half for module, pair in pairs.items() for name, half in zip(adapter_names(module), pair, strict=True)}
+    tensors = {
+        name: half
+        for module, pair in pairs.items()
+        for name, half in zip(adapter_names(module), pair, strict=True)
+    }
     placeholder = directory / ADAPTER_WEIGHTS
-    infos = [TensorInfo(name, STORED_NAMES[dtype], tuple(half.shape), placeholder, 0) for name, half in tensors.items()]
+    infos = [
+        TensorInfo(name, STORED_NAMES[dtype], tuple(half.shape), placeholder, 0)
+        for name, half in tensors.items()
+    ]
     stem = ADAPTER_WEIGHTS.removesuffix(".safetensors")
     # peft reads one file only.
     writer = CheckpointWriter(directory, infos, max_shard_bytes=1 << 62, stem=stem)
@@ -164,7 +246,10 @@ def write_adapter(directory: Path, config: AdapterConfig, pairs: Mapping[str, tu
             half = tensors[info.name].detach()
             stored = half.to(device="cpu", dtype=TORCH_DTYPES[info.dtype])
             if not bool(torch.isfinite(stored).all()):
-                raise CheckFailedError(f"tensor {info.name} holds NaN or infinity", "train again with a lower learning rate")
+                raise CheckFailedError(
+                    f"tensor {info.name} holds NaN or infinity",
+                    "train again with a lower learning rate",
+                )
             writer.write(to_bytes(stored))
         files = writer.close().files
     finally:
@@ -173,24 +258,38 @@ def write_adapter(directory: Path, config: AdapterConfig, pairs: Mapping[str, tu
 
 
 def copy_adapter(trained: TrainedAdapter, directory: Path, dtype: str) -> Files:
-    """Write a trained adapter into the directory of one copy of an update; return the files with digests and sizes."""
-    pairs = {change.name.removesuffix(".weight"): (read_tensor(change.a), read_tensor(change.b)) for change in trained.changes.values()}
+    """Write a trained adapter into the directory of one copy of an update.
+
+    Return the files with digests and sizes.
+    """
+    pairs = {
+        change.name.removesuffix(".weight"): (read_tensor(change.a), read_tensor(change.b))
+        for change in trained.changes.values()
+    }
     return write_adapter(directory, trained.config, pairs, dtype)
 
 
 def write_merged(trained: TrainedAdapter, directory: Path, dtype: str, shard_bytes: int) -> Files:
-    """Write what an adapter does to the weights as a dense delta, a block at a time; return the files with digests and sizes.
+    """Write what an adapter does to the weights as a dense delta, a block at a time.
+
+    Return the files with digests and sizes.
 
     Raises:
         CheckFailedError: a change is not a finite number.
     """
-    infos = [TensorInfo(name, STORED_NAMES[dtype], change.shape, directory, 0) for name, change in trained.changes.items()]
+    infos = [
+        TensorInfo(name, STORED_NAMES[dtype], change.shape, directory, 0)
+        for name, change in trained.changes.items()
+    ]
     writer = CheckpointWriter(directory, infos, max_shard_bytes=shard_bytes, stem=DELTA_STEM)
     try:
         for info in writer.order:
             for _, _, rows in row_spans(trained.changes[info.name]):
                 if not bool(torch.isfinite(rows).all()):
-                    raise CheckFailedError(f"the adapter of {info.name} holds NaN or infinity", "lower the learning rate, train again")
+                    raise CheckFailedError(
+                        f"the adapter of {info.name} holds NaN or infinity",
+                        "lower the learning rate, train again",
+                    )
                 writer.write(to_bytes(rows.to(TORCH_DTYPES[info.dtype])))
         return writer.close().files
     finally:
@@ -203,4 +302,8 @@ def row_spans(change: LowRankChange) -> Iterator[tuple[int, int, torch.Tensor]]:
     step = max(1, SPAN // columns)
     for start in range(0, rows, step):
         stop = min(start + step, rows)
-        yield start * columns, stop * columns, change.rows(np.arange(start, stop), columns).reshape(-1)
+        yield (
+            start * columns,
+            stop * columns,
+            change.rows(np.arange(start, stop), columns).reshape(-1),
+        )

@@ -1,6 +1,9 @@
-"""A published copy with its own update applied, as a model directory: what the client's training made of it.
+"""A published copy with its own update applied, as a model directory.
 
-It is what the client may measure before the update leaves. The server's model will be what all copies together make of it.
+What the client's training made of it.
+
+It is what the client may measure before the update leaves. The server's model will be what all
+copies together make of it.
 """
 
 from __future__ import annotations
@@ -33,28 +36,41 @@ def write_changed_copy(handoff: Path, update: Path, number: int, directory: Path
         GateError: the update answers another handoff, or does not fit this one.
         OutputError: the disk is full.
     """
-    # What the handoff itself freezes must not have moved; embeddings may have, if the client asked for it.
+    # What the handoff itself freezes must not have moved; embeddings may have, if the client asked
+    # for it.
     opened = open_handoff(handoff, train_embeddings=True)
     manifest = read_update(update)
     name, count = f"copy-{number}", len(opened.copies)
     if name not in opened.copies:
-        raise UsageError(f"--copy {number}: the handoff has {count} copies", f"give a number from 1 to {count}")
+        raise UsageError(
+            f"--copy {number}: the handoff has {count} copies", f"give a number from 1 to {count}"
+        )
     digests = {copy.name: copy.digest for copy in opened.manifest.copies}
     try:
         check_update_of(manifest, opened.manifest.id, opened.manifest.digest, digests)
     except GateError as error:
-        raise GateError(f"{update} was not made from {handoff}: {error.message}", "give the handoff that was trained on") from error
+        raise GateError(
+            f"{update} was not made from {handoff}: {error.message}",
+            "give the handoff that was trained on",
+        ) from error
     published, where = opened.copies[name], update / name
-    changes = open_changes(where, next(copy.payload for copy in manifest.copies if copy.name == name))
+    changes = open_changes(
+        where, next(copy.payload for copy in manifest.copies if copy.name == name)
+    )
     check_changes(where, changes, shapes(published.tensors), opened.frozen, opened.matrices)
     with disk_errors(directory):
-        write_changed(published, lambda info: _spans(changes, info), directory, "auto", _SHARD_BYTES)
+        write_changed(
+            published, lambda info: _spans(changes, info), directory, "auto", _SHARD_BYTES
+        )
 
 
 def _spans(changes: Mapping[str, ChangedTensor], info: TensorInfo) -> Spans | None:
     change = changes.get(info.name)
     if isinstance(change, DenseChange):
-        return ((start, stop, read_span(change.info, start, stop).double()) for start, stop in spans(info.elements))
+        return (
+            (start, stop, read_span(change.info, start, stop).double())
+            for start, stop in spans(info.elements)
+        )
     if isinstance(change, LowRankChange):
         return ((start, stop, rows.double()) for start, stop, rows in row_spans(change))
     return None

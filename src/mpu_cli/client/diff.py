@@ -26,8 +26,9 @@ def diff(
 ) -> UpdateManifest:
     """Write the update from full models or PEFT adapters under `trained/copy-1` … `trained/copy-m`.
 
-    Of a model, a changed config.json, another dtype, other shards and a redundant tied head are tolerated. An adapter
-    stays one, or with `merge` becomes the delta that it makes; `warn` is told of dropout and of adapters on o and down.
+    Of a model, a changed config.json, another dtype, other shards and a redundant tied head are
+    tolerated. An adapter stays one, or with `merge` becomes the delta that it makes; `warn` is told
+    of dropout and of adapters on o and down.
 
     Raises:
         MpuError: a copy is missing, is not the same model, moved a frozen tensor, or holds NaN.
@@ -44,7 +45,10 @@ def diff(
 
     for name in opened.copies:
         if not (trained / name).is_dir():
-            raise BadModelError(f"{trained}: {name} is missing", f"save the trained {name}, or its adapter, as {trained / name}")
+            raise BadModelError(
+                f"{trained}: {name} is missing",
+                f"save the trained {name}, or its adapter, as {trained / name}",
+            )
     require_room_for_difference(opened, trained, dtype, out, merge=merge)
     written = {}
     with Staging(out, force=force) as staging:
@@ -52,7 +56,14 @@ def diff(
             directory = make_copy_directory(staging.path / name, out)
             with disk_errors(out):
                 written[name] = write_payload(
-                    opened, published, trained / name, directory, dtype, shard_bytes, merge=merge, warn=warn_once
+                    opened,
+                    published,
+                    trained / name,
+                    directory,
+                    dtype,
+                    shard_bytes,
+                    merge=merge,
+                    warn=warn_once,
                 )
         with disk_errors(out):
             update = write_manifest(staging.path, opened.manifest, written)

@@ -1,4 +1,7 @@
-"""The change of one copy: the difference of two saved directories, by on-disk names, a block at a time."""
+"""The change of one copy.
+
+The difference of two saved directories, by on-disk names, a block at a time.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,24 @@ from mpu_cli.errors import BadModelError, CheckFailedError
 
 
 def write_delta(
-    opened: OpenHandoff, published: Checkpoint, trained: Checkpoint, directory: Path, dtype: str, shard_bytes: int
+    opened: OpenHandoff,
+    published: Checkpoint,
+    trained: Checkpoint,
+    directory: Path,
+    dtype: str,
+    shard_bytes: int,
 ) -> Files:
-    """Write `after − published` of every tensor that changed; return the files with digests and sizes.
+    """Write `after − published` of every tensor that changed.
 
-    Where the trainer kept its weights in a narrower dtype than the published copy, it started from the copy rounded to
-    that dtype; the difference is taken against that, else every entry would carry the rounding.
+    Return the files with digests and sizes.
+
+    Where the trainer kept its weights in a narrower dtype than the published copy, it started from
+    the copy rounded to that dtype; the difference is taken against that, else every entry would
+    carry the rounding.
 
     Raises:
-        BadModelError: the two directories are not the same model (a tensor is missing, added, or of another shape).
+        BadModelError: the two directories are not the same model (a tensor is missing, added, or of
+            another shape).
         CheckFailedError: a frozen tensor changed, or a change is not a finite number.
     """
     pair = _Pair()
@@ -40,7 +52,8 @@ def write_delta(
         if is_frozen(info.name, opened.frozen):
             raise CheckFailedError(
                 f"{trained.path}: tensor {info.name} changed, but it is frozen",
-                "train with this tensor frozen: its moved rows would spell out the forget set's tokens",
+                "train with this tensor frozen: its moved rows would spell out the forget set's"
+                " tokens",
             )
     infos = [replace(info, dtype=STORED_NAMES[dtype]) for info in changed]
     writer = CheckpointWriter(directory, infos, max_shard_bytes=shard_bytes, stem=DELTA_STEM)
@@ -51,7 +64,8 @@ def write_delta(
             for delta in pair.changes(published.tensors[target.name], trained.tensors[target.name]):
                 if not isfinite(float(delta.sum())) and not bool(torch.isfinite(delta).all()):
                     raise CheckFailedError(
-                        f"{trained.path}: tensor {target.name} holds NaN or infinity", "train again with a lower learning rate"
+                        f"{trained.path}: tensor {target.name} holds NaN or infinity",
+                        "train again with a lower learning rate",
                     )
                 buffer = pool.take(len(delta) * stored.itemsize)
                 block = torch.frombuffer(buffer, dtype=stored, count=len(delta)).copy_(delta)
@@ -70,17 +84,28 @@ class _Pair:
     """The same tensor of two models, a block at a time, in memory that is used again."""
 
     def __init__(self) -> None:
-        self._before, self._after, self._narrow, self._wide, self._change = (Scratch() for _ in range(5))
+        self._before, self._after, self._narrow, self._wide, self._change = (
+            Scratch() for _ in range(5)
+        )
 
-    def _blocks(self, published: TensorInfo, trained: TensorInfo) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _blocks(
+        self, published: TensorInfo, trained: TensorInfo
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Before, in the dtype of after; and after."""
         for start, stop in spans(published.elements):
             after = read_span(trained, start, stop, self._after)
-            yield converted(read_span(published, start, stop, self._before), after.dtype, self._narrow), after
+            yield (
+                converted(
+                    read_span(published, start, stop, self._before), after.dtype, self._narrow
+                ),
+                after,
+            )
 
     def differs(self, published: TensorInfo, trained: TensorInfo) -> bool:
         """Whether any entry changed."""
-        return any(not torch.equal(before, after) for before, after in self._blocks(published, trained))
+        return any(
+            not torch.equal(before, after) for before, after in self._blocks(published, trained)
+        )
 
     def changes(self, published: TensorInfo, trained: TensorInfo) -> Iterator[torch.Tensor]:
         """What changed, float32, in consecutive blocks."""
@@ -89,20 +114,28 @@ class _Pair:
             yield change.sub_(converted(before, torch.float32, self._wide))
 
 
-def _check_same_model(published: Checkpoint, trained: Checkpoint, droppable: Collection[str], pair: _Pair) -> None:
+def _check_same_model(
+    published: Checkpoint, trained: Checkpoint, droppable: Collection[str], pair: _Pair
+) -> None:
     for name, info in published.tensors.items():
         if name not in trained.tensors:
             if name in droppable:
                 continue
-            raise BadModelError(f"{trained.path}: tensor {name} is missing", "save the whole model after training")
+            raise BadModelError(
+                f"{trained.path}: tensor {name} is missing", "save the whole model after training"
+            )
         if trained.tensors[name].shape != info.shape:
             raise BadModelError(
-                f"{trained.path}: tensor {name} has shape {list(trained.tensors[name].shape)}, the published copy {list(info.shape)}",
+                f"{trained.path}: tensor {name} has shape {list(trained.tensors[name].shape)}, the"
+                f" published copy {list(info.shape)}",
                 "train the published copy itself, without resizing it",
             )
     for name in sorted(set(trained.tensors) - set(published.tensors)):
         if not _is_redundant_head(name, published, trained, pair):
-            raise BadModelError(f"{trained.path}: tensor {name} is not in the published copy", "hand in full models only")
+            raise BadModelError(
+                f"{trained.path}: tensor {name} is not in the published copy",
+                "hand in full models only",
+            )
 
 
 def _is_redundant_head(name: str, published: Checkpoint, trained: Checkpoint, pair: _Pair) -> bool:

@@ -1,4 +1,7 @@
-"""How long a training will take, roughly: from the products that it computes, and how fast this machine multiplies now."""
+"""How long a training will take, roughly.
+
+From the products that it computes, and how fast this machine multiplies now.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +41,22 @@ class RowSizes:
         return cls(len(forget), max(lengths), sum(lengths) / len(lengths))
 
 
-def products_of_a_step(settings: TrainingSettings, parameters: int, tokens_of_a_row: float, passes: int) -> float:
-    """Floating-point operations of one optimizer step: 2 a weight and token forward, 4 backward, 2 more with checkpointing."""
+def products_of_a_step(
+    settings: TrainingSettings, parameters: int, tokens_of_a_row: float, passes: int
+) -> float:
+    """Floating-point operations of one optimizer step.
+
+    2 a weight and token forward, 4 backward, 2 more with checkpointing.
+    """
     each = 8 if settings.gradient_checkpointing else 6
-    return each * parameters * tokens_of_a_row * settings.batch_size * settings.gradient_accumulation * passes
+    return (
+        each
+        * parameters
+        * tokens_of_a_row
+        * settings.batch_size
+        * settings.gradient_accumulation
+        * passes
+    )
 
 
 def seconds_in_all(steps: int, copies: int, operations: float, speed: float) -> float:
@@ -57,7 +72,10 @@ def measured_speed(settings: TrainingSettings) -> float:
 
     device = choose_device(settings.device)
     dtype = torch.float32 if settings.precision == "float32" else torch.bfloat16
-    left, right = torch.rand(512, 1024, dtype=dtype, device=device), torch.rand(1024, 1024, dtype=dtype, device=device)
+    left, right = (
+        torch.rand(512, 1024, dtype=dtype, device=device),
+        torch.rand(1024, 1024, dtype=dtype, device=device),
+    )
     count, began, ended = 0, 0.0, 0.0
     for _ in range(3):  # the first ones load libraries
         (left @ right).sum().item()

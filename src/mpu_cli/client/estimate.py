@@ -1,8 +1,10 @@
-"""What `mpu unlearn --dry-run` says: memory of one process, disk and transfer, from headers or from config.json alone.
+"""What `mpu unlearn --dry-run` says.
 
-Weights, gradients and optimizer state are counted exactly: the optimizer makes one step on tensors without storage, and
-what it keeps is measured. Activations are an estimate for a batch
-of rows as long as the longest that was given, or of `--max-length` tokens where none were.
+Memory of one process, disk and transfer, from headers or from config.json alone.
+
+Weights, gradients and optimizer state are counted exactly: the optimizer makes one step on tensors
+without storage, and what it keeps is measured. Activations are an estimate for a batch of rows as
+long as the longest that was given, or of `--max-length` tokens where none were.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ def of_handoff(place: Path, opened: OpenHandoff) -> Subject:
     """All copies of a handoff."""
     model = next(iter(opened.copies.values()))
     received = sum(file.bytes for copy in opened.manifest.copies for file in copy.files.values())
-    return Subject(place, model.config, shapes_of(model.tensors), opened.frozen, len(opened.copies), received)
+    return Subject(
+        place, model.config, shapes_of(model.tensors), opened.frozen, len(opened.copies), received
+    )
 
 
 def of_model(model: Checkpoint) -> Subject:
@@ -78,9 +82,16 @@ def of_model(model: Checkpoint) -> Subject:
     return Subject(model.path, model.config, shapes, _embeddings(model.config, shapes, model.path))
 
 
-def estimate_unlearn(source: Path, settings: TrainingSettings, delta_dtype: str, **more: Any) -> dict[str, int]:
+def estimate_unlearn(
+    source: Path, settings: TrainingSettings, delta_dtype: str, **more: Any
+) -> dict[str, int]:
     """`estimate` of what lies in `source`: see `find_subject`."""
-    return estimate(find_subject(source, train_embeddings=settings.train_embeddings), settings, delta_dtype, **more)
+    return estimate(
+        find_subject(source, train_embeddings=settings.train_embeddings),
+        settings,
+        delta_dtype,
+        **more,
+    )
 
 
 def estimate(
@@ -107,18 +118,25 @@ def estimate(
         longest: tokens of the longest row; None = as many as are kept of a row.
     """
     parameters = _count(subject.shapes)
-    trained = {name: shape for name, shape in subject.shapes.items() if not is_frozen(name, subject.frozen)}
+    trained = {
+        name: shape for name, shape in subject.shapes.items() if not is_frozen(name, subject.frozen)
+    }
     if lora is not None:
         layout = read_layout(subject.config, subject.shapes, subject.place)
         targets = choose(lora, projections(layout, subject.shapes), subject.frozen)
         from mpu_cli.training.load import without_weights
 
         targets = within_reach(lora, targets, without_weights(subject.config, subject.place))
-        trained = {f"{one.module}.lora_{half}.default.weight": shape for one in targets
-                   for half, shape in (("A", (lora.rank, one.inputs)), ("B", (one.outputs, lora.rank)))}  # fmt: skip
+        trained = {
+            f"{one.module}.lora_{half}.default.weight": shape
+            for one in targets
+            for half, shape in (("A", (lora.rank, one.inputs)), ("B", (one.outputs, lora.rank)))
+        }
     changing = _count(trained)
     own = 2 if settings.is_pure_bfloat16 else _F32
-    state = optimizer_state_bytes(settings.optimizer, trained, subject.config, bfloat16=settings.is_pure_bfloat16)
+    state = optimizer_state_bytes(
+        settings.optimizer, trained, subject.config, bfloat16=settings.is_pure_bfloat16
+    )
     width = BYTES_PER_ELEMENT[STORED_NAMES[delta_dtype]]
     held = {
         "weights_bytes": own * (parameters + (changing if lora else 0)),
@@ -130,17 +148,22 @@ def estimate(
     elif processes > 1:
         held["gradient_buckets_bytes"] = own * changing
     rows = -(-settings.batch_size // processes)
-    length = min(row_limit(settings.max_length, context_length(subject.config)).tokens, longest or sys.maxsize)
+    length = min(
+        row_limit(settings.max_length, context_length(subject.config)).tokens,
+        longest or sys.maxsize,
+    )
     held["activations_bytes"] = activation_bytes(subject.config, rows * length, passes, settings)
     if lora is not None and settings.autocasts and not settings.gradient_checkpointing:
-        # Autocast's copies of frozen weights live as long as the graph that needs them (measured: 2 bytes a weight).
+        # Autocast's copies of frozen weights live as long as the graph that needs them (measured: 2
+        # bytes a weight).
         held["cast_weights_bytes"] = 2 * parameters
     # A step works on one tensor at a time, with a few others of its size beside it.
     held["optimizer_work_bytes"] = 4 * _F32 * max(map(math.prod, trained.values()))
     held["program_bytes"] = PROGRAM_BYTES
     memory = sum(held.values())
     if settings.fsdp:
-        # At the end activations are gone, and the first process holds the trained weights whole to write the update.
+        # At the end activations are gone, and the first process holds the trained weights whole to
+        # write the update.
         memory = max(memory, memory - held["activations_bytes"] + own * changing)
     update = subject.copies * changing * width
     return {
@@ -159,7 +182,9 @@ def estimate(
     }
 
 
-def optimizer_state_bytes(name: str, shapes: Shapes, config: Mapping[str, Any], *, bfloat16: bool = False) -> int:
+def optimizer_state_bytes(
+    name: str, shapes: Shapes, config: Mapping[str, Any], *, bfloat16: bool = False
+) -> int:
     """What the optimizer keeps for tensors of these shapes, exactly.
 
     Raises:
@@ -170,31 +195,50 @@ def optimizer_state_bytes(name: str, shapes: Shapes, config: Mapping[str, Any], 
     from mpu_cli.training import optimizers
 
     dtype = torch.bfloat16 if bfloat16 else torch.float32
-    parameters = [(each, torch.nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"))) for each, shape in shapes.items()]
+    parameters = [
+        (each, torch.nn.Parameter(torch.empty(shape, dtype=dtype, device="meta")))
+        for each, shape in shapes.items()
+    ]
     for _, parameter in parameters:
         parameter.grad = torch.empty_like(parameter)
     built = optimizers.get(name).build([{"params": parameters, "weight_decay": 0.0}], 1e-5, config)
     built.step()
-    tensors = [value for kept in built.state.values() for value in kept.values() if isinstance(value, torch.Tensor)]
+    tensors = [
+        value
+        for kept in built.state.values()
+        for value in kept.values()
+        if isinstance(value, torch.Tensor)
+    ]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def activation_bytes(config: Mapping[str, Any], tokens: int, passes: int, settings: TrainingSettings) -> int:
+def activation_bytes(
+    config: Mapping[str, Any], tokens: int, passes: int, settings: TrainingSettings
+) -> int:
     """What the backward pass needs of `passes` forward passes over `tokens` tokens each, roughly, as float32.
 
-    A layer keeps, for each token, about 8 vectors of the hidden size (norms, residual stream, inputs of projections), 4 of
-    the queries' and of the keys' and values' size, and 4 of the feed-forward size; with checkpointing one hidden vector, and
-    a few layers are whole at a time. The output distribution of a labelled token, here of every token, is kept once a pass, and
-    twice more while its gradient is taken.
-    Against the peak of real trainings (28M parameters, CPU) the sum of all is right to 15 % (tests/client/test_estimate.py).
+    A layer keeps, for each token, about 8 vectors of the hidden size (norms, residual stream,
+    inputs of projections), 4 of the queries' and of the keys' and values' size, and 4 of the
+    feed-forward size; with checkpointing one hidden vector, and a few layers are whole at a time.
+    The output distribution of a labelled token, here of every token, is kept once a pass, and twice
+    more while its gradient is taken. Against the peak of real trainings (28M parameters, CPU) the
+    sum of all is right to 15 % (tests/client/test_estimate.py).
     """
     text = _text_config(config)
-    hidden, layers = _size(text, "hidden_size", "n_embd", "d_model"), _size(text, "num_hidden_layers", "n_layer", "num_layers")
+    hidden, layers = (
+        _size(text, "hidden_size", "n_embd", "d_model"),
+        _size(text, "num_hidden_layers", "n_layer", "num_layers"),
+    )
     heads = _size(text, "num_attention_heads", "n_head", "num_heads")
     kv_heads = int(text.get("num_key_value_heads") or heads)
     head = int(text.get("head_dim") or hidden // heads)
     experts = int(text.get("num_experts_per_tok") or 1)
-    feed_forward = int(text.get("moe_intermediate_size") or text.get("intermediate_size") or text.get("n_inner") or 4 * hidden)
+    feed_forward = int(
+        text.get("moe_intermediate_size")
+        or text.get("intermediate_size")
+        or text.get("n_inner")
+        or 4 * hidden
+    )
     layer = 8 * hidden + 4 * (heads + kv_heads) * head + 4 * experts * feed_forward
     kept = passes * layers * (hidden if settings.gradient_checkpointing else layer)
     kept += min(_WHOLE_LAYERS, layers) * layer if settings.gradient_checkpointing else 0
@@ -206,20 +250,33 @@ def _from_config(path: Path) -> Subject:
     try:
         content = read_json(path)
     except BadModelError as error:
-        raise BadModelError(f"{path}: no readable config.json", "give a handoff, a model directory, or a config.json") from error
+        raise BadModelError(
+            f"{path}: no readable config.json",
+            "give a handoff, a model directory, or a config.json",
+        ) from error
     raw = read_config(path, content).content
     from mpu_cli.training.load import without_weights
 
-    shapes = {name: tuple(parameter.shape) for name, parameter in without_weights(raw, path.parent).named_parameters()}
+    shapes = {
+        name: tuple(parameter.shape)
+        for name, parameter in without_weights(raw, path.parent).named_parameters()
+    }
     return Subject(path.parent, raw, shapes, _embeddings(raw, shapes, path.parent))
 
 
 def _embeddings(config: Mapping[str, Any], shapes: Shapes, where: Path) -> tuple[str, ...]:
-    """What is frozen where no handoff says so; on a family that has no data file, what is usually called so."""
+    """What is frozen where no handoff says so.
+
+    On a family that has no data file, what is usually called so.
+    """
     try:
         return tuple(read_layout(config, shapes, where).frozen)
     except BadModelError:
-        return tuple(name for name in shapes if any(word in name for word in ("embed", "wte", "wpe", "lm_head")))
+        return tuple(
+            name
+            for name in shapes
+            if any(word in name for word in ("embed", "wte", "wpe", "lm_head"))
+        )
 
 
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,4 +1,7 @@
-"""A handoff as the client works with it: verified, opened, and with the client's own idea of what must not move."""
+"""A handoff as the client works with it.
+
+verified, opened, and with the client's own idea of what must not move.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ from mpu_cli.errors import BadBundleError
 
 @dataclass(frozen=True, slots=True)
 class OpenHandoff:
-    """`frozen` is what the manifest freezes and the embeddings; `droppable` are tensors that trainers may leave out.
+    """`frozen` is what the manifest freezes and the embeddings.
+
+    `droppable` are tensors that trainers may leave out.
 
     `matrices` are the attention and feed-forward projections, on which an adapter may sit.
     """
@@ -32,8 +37,9 @@ class OpenHandoff:
 def open_handoff(path: Path, *, train_embeddings: bool = False) -> OpenHandoff:
     """Verify a handoff completely and open its copies.
 
-    Input and output embeddings are frozen whatever the manifest says, unless the client itself asks to train them: the
-    manifest comes from the server, and rows of theirs that moved would tell the server the forget set's tokens.
+    Input and output embeddings are frozen whatever the manifest says, unless the client itself asks
+    to train them: the manifest comes from the server, and rows of theirs that moved would tell the
+    server the forget set's tokens.
 
     Raises:
         BadBundleError: see `read_handoff` and `open_copies`; or nothing is left to train.
@@ -45,6 +51,11 @@ def open_handoff(path: Path, *, train_embeddings: bool = False) -> OpenHandoff:
     layout = read_layout(first.config, shapes(first.tensors), first.path)
     frozen = tuple(dict.fromkeys((*manifest.frozen, *(() if train_embeddings else layout.frozen))))
     if all(is_frozen(name, frozen) for name in first.tensors):
-        raise BadBundleError(f"{path}: the handoff freezes every tensor; there is nothing to train", "ask the server for another")
+        raise BadBundleError(
+            f"{path}: the handoff freezes every tensor; there is nothing to train",
+            "ask the server for another",
+        )
     droppable = frozenset(name for layer in layout.layers for name in layer.untouched)
-    return OpenHandoff(manifest, copies, frozen, droppable, projections(layout, shapes(first.tensors)))
+    return OpenHandoff(
+        manifest, copies, frozen, droppable, projections(layout, shapes(first.tensors))
+    )

@@ -1,4 +1,7 @@
-"""`--preset paper`: how the authors of MPU (arXiv 2602.23798) trained, as their code has it: docs/paper-protocol.md."""
+"""`--preset paper`: how the authors of MPU (arXiv 2602.23798) trained, as their code has it.
+
+docs/paper-protocol.md.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,37 @@ from mpu_cli.client.methods import MethodInfo
 from mpu_cli.errors import UsageError
 
 SETTINGS: dict[str, Any] = {
-    "optimizer": "adamw", "learning_rate": 1e-5, "lr_scheduler": "constant", "weight_decay": 0.01, "decay_all": True,
-    "max_grad_norm": 1.0, "batch_size": 8, "gradient_accumulation": 4, "partial_step": "share", "precision": "pure-bfloat16",
-    "train_embeddings": True, "order_per_copy": True, "draws": "independent", "redraw_refusals": True, "join_texts": True,
-}  # fmt: skip
+    "optimizer": "adamw",
+    "learning_rate": 1e-5,
+    "lr_scheduler": "constant",
+    "weight_decay": 0.01,
+    "decay_all": True,
+    "max_grad_norm": 1.0,
+    "batch_size": 8,
+    "gradient_accumulation": 4,
+    "partial_step": "share",
+    "precision": "pure-bfloat16",
+    "train_embeddings": True,
+    "order_per_copy": True,
+    "draws": "independent",
+    "redraw_refusals": True,
+    "join_texts": True,
+}
 """The same for every method, by the names of TrainingSettings."""
 TEXT_LENGTH = 2048
 """Tokens that joined plain texts are cut at; the authors cut no question and answer."""
 PROMPTING = {"system_prompt": "You are a helpful assistant.", "template_date": "2025-04-10"}
 """What stands around every pair, by option, where the tokenizer has a chat template."""
 ROUNDS_AND_EPOCHS = {
-    "GradAscent": (1, 10), "GradDiff": (1, 10), "UnDIAL": (1, 10), "NPO": (2, 5), "WGA": (2, 5),
-    "SimNPO": (10, 1), "DPO": (10, 1), "SatImp": (10, 1),
-}  # fmt: skip
+    "GradAscent": (1, 10),
+    "GradDiff": (1, 10),
+    "UnDIAL": (1, 10),
+    "NPO": (2, 5),
+    "WGA": (2, 5),
+    "SimNPO": (10, 1),
+    "DPO": (10, 1),
+    "SatImp": (10, 1),
+}
 """Rounds with the server, and epochs in each of them."""
 _WEIGHTS = {"gamma": 1.0, "alpha": 1.0}
 """Of the forget and the retain loss: one for every method, so SimNPO, SatImp and UnDIAL leave their published defaults."""

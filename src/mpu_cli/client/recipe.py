@@ -1,4 +1,7 @@
-"""What must be the same for every copy: the method, its parameters, the training settings and the data."""
+"""What must be the same for every copy.
+
+The method, its parameters, the training settings and the data.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,25 @@ from mpu_cli.training.run_identity import TOKENS
 from mpu_cli.training.settings import TrainingSettings
 
 _WORDS = {
-    "forget_digest": "the forget file", "retain_digest": "the retain file", "refusals_digest": "the file of refusals",
-    "tokens_digest": TOKENS, "mapping": "--map", "round_number": "--round",
-    "system": "--system-prompt", "variables": "--template-var", "date": "--template-date",
-}  # fmt: skip
+    "forget_digest": "the forget file",
+    "retain_digest": "the retain file",
+    "refusals_digest": "the file of refusals",
+    "tokens_digest": TOKENS,
+    "mapping": "--map",
+    "round_number": "--round",
+    "system": "--system-prompt",
+    "variables": "--template-var",
+    "date": "--template-date",
+}
 """What a user calls the fields whose option has another name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A recipe for one handoff. It stays with the client: neither it nor its fingerprint belongs into an update."""
+    """A recipe for one handoff.
+
+    It stays with the client: neither it nor its fingerprint belongs into an update.
+    """
 
     method: str
     parameters: tuple[tuple[str, Value], ...]
@@ -47,7 +59,10 @@ class Recipe:
     reference: str | None = None
     """Digest of the reference that was given; None = the copy itself."""
     tokens_digest: str | None = None
-    """Of the rows as tokens and labels (`TrainingRows.digest`): the same files are other tokens to another tokenizer or template."""
+    """Of the rows as tokens and labels (`TrainingRows.digest`).
+
+    The same files are other tokens to another tokenizer or template.
+    """
 
     @classmethod
     def of_files(
@@ -68,7 +83,9 @@ class Recipe:
         Raises:
             BadDataError: a file cannot be read.
         """
-        retain_digest, refusals_digest = (None if path is None else _file_digest(path) for path in (retain, refusals))
+        retain_digest, refusals_digest = (
+            None if path is None else _file_digest(path) for path in (retain, refusals)
+        )
         columns = tuple(sorted((mapping or {}).items()))
         values = tuple(sorted(parameters.items()))
         digests = (_file_digest(forget), retain_digest, refusals_digest)
@@ -82,13 +99,22 @@ class Recipe:
         """The same, flat, by what a user calls each thing."""
         content = self.to_dict()
         parameters, lora = content.pop("parameters"), content.pop("lora") or {}
-        own = {**content.pop("settings"), **content.pop("prompting"), **{f"lora_{name}": value for name, value in lora.items()}}
-        words = {_WORDS.get(name) or f"--{name.replace('_', '-')}": value for name, value in {**content, **own}.items()}
+        own = {
+            **content.pop("settings"),
+            **content.pop("prompting"),
+            **{f"lora_{name}": value for name, value in lora.items()},
+        }
+        words = {
+            _WORDS.get(name) or f"--{name.replace('_', '-')}": value
+            for name, value in {**content, **own}.items()
+        }
         return words | {f"--set {name}": value for name, value in parameters.items()}
 
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the canonical JSON (sorted keys, no white space, ASCII)."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        canonical = json.dumps(
+            self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False
+        )
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
@@ -97,5 +123,6 @@ def _file_digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BadDataError(f"{path}: cannot be read ({error.strerror})", "check the path and permissions") from None
-
+        raise BadDataError(
+            f"{path}: cannot be read ({error.strerror})", "check the path and permissions"
+        ) from None

@@ -1,7 +1,8 @@
 """`--reference`: whose log-probabilities NPO, DPO, UnDIAL and the KL retain loss compare with, if not the copy's own.
 
-Over several rounds that is the model before the first of them: the first round's handoff, a copy for each copy, or one
-model directory for all. Only what a model *says* matters here, so it may be reparameterized otherwise than the copy.
+Over several rounds that is the model before the first of them: the first round's handoff, a copy
+for each copy, or one model directory for all. Only what a model *says* matters here, so it may be
+reparameterized otherwise than the copy.
 """
 
 from __future__ import annotations
@@ -42,16 +43,20 @@ class ReferenceSource:
                 )
             if name not in self.copies:
                 raise UsageError(
-                    f"--reference {self.path}: has no {name}", "give a handoff of as many copies, or one model directory for all"
+                    f"--reference {self.path}: has no {name}",
+                    "give a handoff of as many copies, or one model directory for all",
                 )
             found = self.copies[name]
         assert found is not None
         ours, theirs = shapes(trained.tensors), shapes(found.tensors)
         for tensor in sorted(ours.keys() | theirs.keys()):
             if ours.get(tensor) != theirs.get(tensor):
-                there, here = (list(each[tensor]) if tensor in each else "missing" for each in (theirs, ours))
+                there, here = (
+                    list(each[tensor]) if tensor in each else "missing" for each in (theirs, ours)
+                )
                 raise BadModelError(
-                    f"{found.path}: tensor {tensor} is {there} here and {here} in the model that is trained",
+                    f"{found.path}: tensor {tensor} is {there} here and {here} in the model that is"
+                    " trained",
                     "give --reference the first round's handoff of the same model",
                 )
         return found.path

@@ -1,4 +1,7 @@
-"""Which rows a run sees, and in which order: the same in all copies of a handoff, others in the next round."""
+"""Which rows a run sees, and in which order.
+
+The same in all copies of a handoff, others in the next round.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,20 @@ from mpu_cli.data.batches import Drawing
 from mpu_cli.training.settings import TrainingSettings
 
 
-def drawing_of(settings: TrainingSettings, opened: OpenHandoff | None = None, name: str = "") -> Drawing:
+def drawing_of(
+    settings: TrainingSettings, opened: OpenHandoff | None = None, name: str = ""
+) -> Drawing:
     """The order for copy `name` of a handoff, or for a plain model.
 
-    Without `--round` a handoff of several copies draws its retain rows by its own id, so that the next round sees other
-    ones although the client does not know the round. A handoff of one copy may be a part of a split, whose holders must
-    see the same rows and share no id: it has the order of round 1, as a model has. `order_per_copy` tells the copies of one
-    handoff apart, never the holders of a split: each of their copies is copy-1 of a handoff without an id in its order.
+    Without `--round` a handoff of several copies draws its retain rows by its own id, so that the
+    next round sees other ones although the client does not know the round. A handoff of one copy
+    may be a part of a split, whose holders must see the same rows and share no id: it has the order
+    of round 1, as a model has. `order_per_copy` tells the copies of one handoff apart, never the
+    holders of a split: each of their copies is copy-1 of a handoff without an id in its order.
     """
-    earlier = (settings.round_number - 1) * settings.epochs if settings.round_number is not None else 0
+    earlier = (
+        (settings.round_number - 1) * settings.epochs if settings.round_number is not None else 0
+    )
     own = opened.manifest.id if opened is not None and _by_id(settings, opened) else ""
     copy = "/".join(part for part in (own, name) if part) if settings.order_per_copy else ""
     return Drawing(earlier, "" if copy else own, copy, settings.draws == "independent")
@@ -25,19 +33,29 @@ def words(settings: TrainingSettings, opened: OpenHandoff) -> str:
     """What the user is told of the retain rows."""
     own = settings.order_per_copy and len(opened.copies) > 1
     if own and settings.round_number is not None:
-        return f"retain rows: those of round {settings.round_number} in each copy's own order, which no noise-free baseline shares"
+        return (
+            f"retain rows: those of round {settings.round_number} in each copy's own order, which"
+            " no noise-free baseline shares"
+        )
     if own:
-        return "retain rows: drawn for each copy anew by this handoff's id: no other copy, handoff or noise-free baseline sees the same"
+        return (
+            "retain rows: drawn for each copy anew by this handoff's id: no other copy, handoff or"
+            " noise-free baseline sees the same"
+        )
     if settings.round_number is not None:
-        return f"retain rows: those of round {settings.round_number}, going on where the rounds before ended"
+        return (
+            f"retain rows: those of round {settings.round_number}, going on where the rounds before"
+            " ended"
+        )
     if _by_id(settings, opened):
         return (
-            "retain rows: drawn by this handoff's id, so another handoff sees other rows; to compare with a noise-free baseline "
-            "on the same rows, give this command and the baseline's the same --round N"
+            "retain rows: drawn by this handoff's id, so another handoff sees other rows; to"
+            " compare with a noise-free baseline on the same rows, give this command and the"
+            " baseline's the same --round N"
         )
     return (
-        "retain rows: those of round 1, since a handoff of one copy may be part of a split, whose holders must see the same "
-        "rows; in later rounds give --round N to see new ones"
+        "retain rows: those of round 1, since a handoff of one copy may be part of a split, whose"
+        " holders must see the same rows; in later rounds give --round N to see new ones"
     )
 
 

@@ -57,11 +57,14 @@ def train_copy(
 
     Args:
         source_dir: a model directory with a tokenizer: a published copy, or any model.
-        after_dir: where to write, created if need be. Not atomic: give a temporary directory and rename it.
+        after_dir: where to write, created if need be. Not atomic: give a temporary directory and
+            rename it.
         forget: the rows to forget.
-        retain: the rows to keep, or None; they must be there if the method or a threshold needs them.
+        retain: the rows to keep, or None; they must be there if the method or a threshold needs
+            them.
         recipe: the method, its parameters and settings.
-        frozen: on-disk tensor names or patterns that must not move; None = input and output embeddings.
+        frozen: on-disk tensor names or patterns that must not move; None = input and output
+            embeddings.
         on_step: called as (step, total steps, loss) after each step.
         store: where checkpoints go, if anywhere.
         resume: go on from the newest checkpoint in `store`, if there is one.
@@ -70,17 +73,19 @@ def train_copy(
         log_dir: where TensorBoard's event files go, if anywhere.
         drawing: the order of rows, beside the seed.
         refusals: to draw anew in each epoch, if the settings ask for it.
-        reference_dir: whose log-probabilities the method compares with; None = those of the model in `source_dir`.
+        reference_dir: whose log-probabilities the method compares with; None = those of the model
+            in `source_dir`.
         stop: asked after each step; with a `store`, a signal then leaves a checkpoint.
         on_note: told what became of rows that are cut, split, packed or joined here, a line each.
         on_warning: told of experts that get no adapter, and of what is left out of config.json.
 
     Raises:
-        UsageError: the method needs a retain set or alternate answers, or the device or precision is not to be had.
+        UsageError: the method needs a retain set or alternate answers, or the device or precision
+            is not to be had.
         BadModelError, BadDataError: see `load_model` and `RowEncoder`.
         KeyboardInterrupt: a signal came; a checkpoint holds what was done.
-        CheckFailedError: the loss or a weight became NaN or infinite, or the checkpoint is another run's; nothing was
-            written.
+        CheckFailedError: the loss or a weight became NaN or infinite, or the checkpoint is another
+            run's; nothing was written.
         OutputError: the result or a checkpoint cannot be written.
     """
     method = methods.get(recipe.method)
@@ -99,27 +104,39 @@ def train_copy(
 
     settings = recipe.settings
     if recipe.lora is not None and settings.fsdp:
-        raise UsageError("--lora-rank and --fsdp: adapters are not sharded", "leave --fsdp out: an adapter's optimizer is small")
+        raise UsageError(
+            "--lora-rank and --fsdp: adapters are not sharded",
+            "leave --fsdp out: an adapter's optimizer is small",
+        )
     if recipe.lora is not None and settings.is_pure_bfloat16:
-        raise UsageError("--lora-rank and --precision pure-bfloat16: adapters are float32", "give --precision bfloat16 or float32")
+        raise UsageError(
+            "--lora-rank and --precision pure-bfloat16: adapters are float32",
+            "give --precision bfloat16 or float32",
+        )
     # A bad model and bad rows are found before the weights are read.
     encoder = RowEncoder(source_dir, recipe, on_note)
     rows = rows or encoder.training_rows(forget, retain)
     alternates = None
     if "alternate" in needs:
         dealt = alternate_rows(forget, refusals, settings, drawing)
-        alternates = encoder.encoded([row.with_answer(row.alternate or "") for row in dealt], "alternate answers")
+        alternates = encoder.encoded(
+            [row.with_answer(row.alternate or "") for row in dealt], "alternate answers"
+        )
     device = choose_device(settings.device)
     distributed.check_settings(settings, len(rows.forget), device, needs)
     distributed.start(device)
     # Only the first process looks, and all go on from what it found.
-    saved = distributed.from_first(store.latest() if store and resume and distributed.processes().is_first else None)
+    saved = distributed.from_first(
+        store.latest() if store and resume and distributed.processes().is_first else None
+    )
     loaded = _load(source_dir, frozen, settings, on_warning)
     adapted: list[Projection] = []
     if recipe.lora is not None:
         if (missed := lora.out_of_reach(loaded.model, recipe.lora)) is not None:
             on_warning(missed)
-        adapted = lora.attach(loaded.model, recipe.lora, lora.matrices_of(source_dir), frozen or (), settings.seed)
+        adapted = lora.attach(
+            loaded.model, recipe.lora, lora.matrices_of(source_dir), frozen or (), settings.seed
+        )
     report = train(
         loaded.model,
         method.bind(parameters),
@@ -132,7 +149,11 @@ def train_copy(
         stop_after=stop_after,
         around=Surroundings(on_step, store, saved, log_dir, stop),
         drawing=drawing,
-        load_reference=None if reference_dir is None else lambda: load_model(reference_dir, bfloat16=settings.is_pure_bfloat16).model,
+        load_reference=(
+            None
+            if reference_dir is None
+            else lambda: load_model(reference_dir, bfloat16=settings.is_pure_bfloat16).model
+        ),
     )
     if recipe.lora is None:
         _save(loaded, source_dir, after_dir)
@@ -145,9 +166,15 @@ def train_copy(
 
 
 def alternate_rows(
-    forget: Sequence[Row], refusals: Sequence[str], settings: TrainingSettings, drawing: Drawing | None
+    forget: Sequence[Row],
+    refusals: Sequence[str],
+    settings: TrainingSettings,
+    drawing: Drawing | None,
 ) -> list[Row]:
-    """The forget rows with their alternates; where refusals are drawn anew, once for each epoch, one after the other."""
+    """The forget rows with their alternates.
+
+    Where refusals are drawn anew, once for each epoch, one after the other.
+    """
     if not (settings.redraw_refusals and refusals):
         return list(forget)
     from mpu_cli.data.batches import Drawing
@@ -157,22 +184,43 @@ def alternate_rows(
     stream = "/".join(part for part in (drawing.stream(settings.seed), drawing.retain) if part)
     epochs = range(drawing.first_epoch, drawing.first_epoch + settings.epochs)
     return [
-        row for epoch in epochs
-        for row in with_refusals(forget, refusals, f"{stream}/epoch {epoch}", independent=drawing.independent)
-    ]  # fmt: skip
+        row
+        for epoch in epochs
+        for row in with_refusals(
+            forget, refusals, f"{stream}/epoch {epoch}", independent=drawing.independent
+        )
+    ]
 
 
-def possible_alternates(forget: Sequence[Row], refusals: Sequence[str], settings: TrainingSettings) -> list[Row]:
-    """Rows that have every answer which any order of training may deal: the same for all copies, whatever order each has."""
+def possible_alternates(
+    forget: Sequence[Row], refusals: Sequence[str], settings: TrainingSettings
+) -> list[Row]:
+    """Rows that have every answer which any order of training may deal.
+
+    The same for all copies, whatever order each has.
+    """
     own = [row.with_answer(row.alternate) for row in forget if row.alternate is not None]
-    return own + [forget[0].with_answer(card) for card in refusals] if settings.redraw_refusals else own
+    return (
+        own + [forget[0].with_answer(card) for card in refusals]
+        if settings.redraw_refusals
+        else own
+    )
 
 
-def _load(source_dir: Path, frozen: Sequence[str] | None, settings: TrainingSettings, on_warning: Callable[[str], None]) -> LoadedModel:
+def _load(
+    source_dir: Path,
+    frozen: Sequence[str] | None,
+    settings: TrainingSettings,
+    on_warning: Callable[[str], None],
+) -> LoadedModel:
     from mpu_cli.training.load import load_model
 
     loaded = load_model(
-        source_dir, frozen, keep_dropout=settings.keep_dropout, fsdp=settings.fsdp, bfloat16=settings.is_pure_bfloat16
+        source_dir,
+        frozen,
+        keep_dropout=settings.keep_dropout,
+        fsdp=settings.fsdp,
+        bfloat16=settings.is_pure_bfloat16,
     )
     for remark in loaded.remarks:
         on_warning(remark)
@@ -189,7 +237,8 @@ def _save(loaded: LoadedModel, source_dir: Path, after_dir: Path) -> None:
         return
     # The saved configuration is the source's: dropout was switched off for training only.
     model.config = loaded.source_config
-    # transformers refuses to save some recommendations that are published every day; the source's file is copied below.
+    # transformers refuses to save some recommendations that are published every day; the source's
+    # file is copied below.
     model.generation_config = type(model.generation_config)()
     generation = source_dir / "generation_config.json"
     with disk_errors(after_dir), system_errors():

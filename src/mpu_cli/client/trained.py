@@ -30,7 +30,9 @@ def write_payload(
     merge: bool = False,
     warn: Warn = lambda text: None,
 ) -> Files:
-    """Write what `trained` changed of `published` into `directory`: an adapter as an adapter, a full model as a delta.
+    """Write what `trained` changed of `published` into `directory`.
+
+    An adapter as an adapter, a full model as a delta.
 
     Returns the files with digests and sizes, so that nobody has to read them again for these.
 
@@ -52,16 +54,23 @@ def write_payload(
         on = sorted(_dropout(model.config))
         if on:
             warn(
-                f"{trained}/config.json sets {', '.join(on)}: if dropout was on in training, the copies differ by it, and that "
-                "does not cancel; switch it off and train again, if it was"
+                f"{trained}/config.json sets {', '.join(on)}: if dropout was on in training, the"
+                " copies differ by it, and that does not cancel; switch it off and train again, if"
+                " it was"
             )
         return write_delta(opened, published, model, directory, dtype, shard_bytes)
     models = sorted(item.name for item in trained.glob("model*.safetensors"))
     if models:
-        raise BadModelError(f"{trained}: holds a model ({models[0]}) and an adapter", "leave the one that was trained")
+        raise BadModelError(
+            f"{trained}: holds a model ({models[0]}) and an adapter",
+            "leave the one that was trained",
+        )
     adapter = open_trained(trained, opened, published)
     if adapter.dropout:
-        warn(f"{trained}: was trained with lora_dropout {adapter.dropout:g}: the copies differ by it, and that does not cancel")
+        warn(
+            f"{trained}: was trained with lora_dropout {adapter.dropout:g}: the copies differ by"
+            " it, and that does not cancel"
+        )
     if (text := inexact(adapter.targets)) is not None:
         warn(text)
     if merge:
@@ -75,6 +84,8 @@ def _dropout(config: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(value, dict):
             yield from _dropout(value)
             continue
-        is_dropout = any(word in name for word in ("dropout", "pdrop", "layerdrop")) and not name.startswith(_OF_OTHER_HEADS)
+        is_dropout = any(
+            word in name for word in ("dropout", "pdrop", "layerdrop")
+        ) and not name.startswith(_OF_OTHER_HEADS)
         if is_dropout and type(value) in {int, float} and value > 0:
             yield f"{name} {value:g}"

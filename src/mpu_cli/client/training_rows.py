@@ -1,4 +1,7 @@
-"""Rows as token ids for one model: encoded before its weights are read, and fingerprinted for the recipe."""
+"""Rows as token ids for one model.
+
+Encoded before its weights are read, and fingerprinted for the recipe.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +26,33 @@ class TrainingRows:
     forget: list[Encoded]
     retain: list[Encoded]
     alternates: list[Encoded] = field(default_factory=list)
-    """Every alternate answer that may be trained on, in no order of training: for the digest alone."""
+    """Every alternate answer that may be trained on, in no order of training.
+
+    For the digest alone.
+    """
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all tokens and labels, in hex, half for each set: copies are trained alike only on the same ones."""
+        """SHA-256 over all tokens and labels, in hex, half for each set.
+
+        Copies are trained alike only on the same ones.
+        """
         from mpu_cli.data.tokens import tokens_digest
 
-        sets = (self.forget, self.retain, self.alternates) if self.alternates else (self.forget, self.retain)
+        sets = (
+            (self.forget, self.retain, self.alternates)
+            if self.alternates
+            else (self.forget, self.retain)
+        )
         return "".join(tokens_digest(rows)[:32] for rows in sets)
 
 
 class RowEncoder:
     """The tokenizer, the limit and the settings with which a recipe's rows become tokens of the model in a directory."""
 
-    def __init__(self, source: Path, recipe: Recipe, on_note: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self, source: Path, recipe: Recipe, on_note: Callable[[str], None] = lambda line: None
+    ) -> None:
         """`on_note` is told what becomes of rows that are cut, split, packed or joined, a line each.
 
         Raises:
@@ -56,14 +71,18 @@ class RowEncoder:
         settings = recipe.settings
         # Chunks of joined texts get the beginning-of-sequence token on top of their length.
         beside = len(lead_ids(self.tokenizer)) if settings.join_texts else 0
-        self._limit = row_limit(settings.max_length, context_length(config.to_dict()), beside=beside)
+        self._limit = row_limit(
+            settings.max_length, context_length(config.to_dict()), beside=beside
+        )
 
     def encoded(self, rows: Sequence[Row], name: str) -> list[Encoded]:
         """Rows of one set; `name` is the set's.
 
         Raises:
-            BadDataError: a row that the chat template refuses or alters, or without an answer token within the limit.
-            UsageError: a template variable that the template does not read; an overlap that does not fit.
+            BadDataError: a row that the chat template refuses or alters, or without an answer token
+                within the limit.
+            UsageError: a template variable that the template does not read; an overlap that does
+                not fit.
         """
         made = self._made(rows)
         for line in made.notes(name, self._limit):
@@ -73,14 +92,27 @@ class RowEncoder:
     def training_rows(
         self, forget: Sequence[Row], retain: Sequence[Row] | None, alternates: Sequence[Row] = ()
     ) -> TrainingRows:
-        """Both sets, and the alternates that may be dealt, of which nothing is told yet; raises as `encoded`."""
-        return TrainingRows(self.encoded(forget, "forget"), self.encoded(retain or (), "retain"), self._made(alternates).rows)
+        """Both sets, and the alternates that may be dealt, of which nothing is told yet.
+
+        Raises as `encoded`.
+        """
+        return TrainingRows(
+            self.encoded(forget, "forget"),
+            self.encoded(retain or (), "retain"),
+            self._made(alternates).rows,
+        )
 
     def _made(self, rows: Sequence[Row]) -> EncodedRows:
         from mpu_cli.data.encoding import encode_rows
 
         settings = self._recipe.settings
         return encode_rows(
-            rows, self.tokenizer, self._limit.tokens, overlap=settings.overlap, pack=settings.pack, join=settings.join_texts,
-            prompting=self._recipe.prompting, vocabulary=self.vocabulary,
-        )  # fmt: skip
+            rows,
+            self.tokenizer,
+            self._limit.tokens,
+            overlap=settings.overlap,
+            pack=settings.pack,
+            join=settings.join_texts,
+            prompting=self._recipe.prompting,
+            vocabulary=self.vocabulary,
+        )

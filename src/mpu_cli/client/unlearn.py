@@ -1,7 +1,7 @@
 """`mpu unlearn`: the same recipe on every copy of a handoff (→ an update), or on a model (→ a model).
 
-Where torchrun started several processes, each calls the same function: all train, the first one writes. What an
-interrupted run has done lies in a `WorkDirectory` until the result is complete.
+Where torchrun started several processes, each calls the same function: all train, the first one
+writes. What an interrupted run has done lies in a `WorkDirectory` until the result is complete.
 """
 
 from __future__ import annotations
@@ -84,14 +84,20 @@ class Work:
     """The rows as tokens, once they are encoded for a model; the recipe then has their digest."""
 
     def identity(self, source: str) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be gone on from; versions too, since other ones give other bits."""
+        """What must be the same for a checkpoint to be gone on from.
+
+        Versions too, since other ones give other bits.
+        """
         return {
             **self.recipe.in_words(),
             "the handoff or model": source,
             "--delta-dtype": self.delta_dtype,
             "--max-shard-size": self.shard_bytes,
             "the number of processes": distributed.processes().size,
-            **{f"the version of {name}": version(name) for name in ("torch", "transformers", "accelerate")},
+            **{
+                f"the version of {name}": version(name)
+                for name in ("torch", "transformers", "accelerate")
+            },
         }
 
 
@@ -100,11 +106,12 @@ def unlearn_handoff(
 ) -> tuple[UpdateManifest | None, dict[str, TrainingReport]]:
     """Train every copy alike and write the update (None in all processes but the first).
 
-    With a threshold, the first copy decides after how many steps all copies end: copies that trained differently would
-    not denoise each other.
+    With a threshold, the first copy decides after how many steps all copies end: copies that
+    trained differently would not denoise each other.
 
     Raises:
-        MpuError: a bad handoff, bad data, a loss that is not finite, a target that exists, another run's checkpoints.
+        MpuError: a bad handoff, bad data, a loss that is not finite, a target that exists, another
+            run's checkpoints.
     """
     refuse_nesting(out, handoff)
     refuse_existing(out, force=force)
@@ -141,28 +148,50 @@ def unlearn_handoff(
 def unlearn_one_copy(
     handoff: Path, out: Path, number: int, work: Work, on_step: OnStep, *, force: bool = False
 ) -> TrainingReport:
-    """Train copy number `number` alone and write `out/copy-K`; `finish_update` completes the update."""
+    """Train copy number `number` alone and write `out/copy-K`.
+
+    `finish_update` completes the update.
+    """
     refuse_nesting(out, handoff)
     if work.recipe.settings.stops_early:
         raise UsageError(
-            "--copy cannot end on a threshold: every copy must be trained for the same number of steps",
+            "--copy cannot end on a threshold: every copy must be trained for the same number of"
+            " steps",
             "train all copies with one command, or give --max-steps",
         )
     opened = _open(handoff, work)
     name, count = f"copy-{number}", len(opened.copies)
     if name not in opened.copies:
-        raise UsageError(f"--copy {number}: the handoff has {count} copies", f"give a number from 1 to {count}")
+        raise UsageError(
+            f"--copy {number}: the handoff has {count} copies", f"give a number from 1 to {count}"
+        )
     _require_room(replace(of_handoff(handoff, opened), copies=1), work, out)
     if (out / MANIFEST).exists():
         raise OutputError(f"{out}: this update is already finished", "choose another --out")
     work = _encoded(work, opened.copies[name].path)
     with _writing(out / name, [name], work, force, beside=out) as (staging, kept, stop):
         identity = work.identity(_source(opened, name)) | {_STOPPED: None}
-        report, files = _train(opened, name, staging.path if staging else None, out, work, kept, stop, identity, on_step)
+        report, files = _train(
+            opened,
+            name,
+            staging.path if staging else None,
+            out,
+            work,
+            kept,
+            stop,
+            identity,
+            on_step,
+        )
         if staging:
             with disk_errors(out):
                 embeddings = work.recipe.settings.train_embeddings
-                write_note(staging.path, work.recipe.fingerprint(), opened.manifest, files, train_embeddings=embeddings)
+                write_note(
+                    staging.path,
+                    work.recipe.fingerprint(),
+                    opened.manifest,
+                    files,
+                    train_embeddings=embeddings,
+                )
             staging.commit()
     return report
 
@@ -176,36 +205,73 @@ def finish_update(handoff: Path, out: Path) -> UpdateManifest:
 
 
 def unlearn_model(
-    source: Path, out: Path, work: Work, on_step: OnStep, *, dtype: str = "auto", force: bool = False
+    source: Path,
+    out: Path,
+    work: Work,
+    on_step: OnStep,
+    *,
+    dtype: str = "auto",
+    force: bool = False,
 ) -> TrainingReport:
-    """Unlearn on a plain model directory and write a model: the noise-free baseline, or a single party's own work."""
+    """Unlearn on a plain model directory and write a model.
+
+    The noise-free baseline, or a single party's own work.
+    """
     refuse_nesting(out, source)
     refuse_existing(out, force=force)
     model = open_checkpoint(source)
     check_side_files(source)
     if not model.float_dtypes or model.dtype not in NAMES:
-        raise BadModelError(f"{source}: stored as {model.dtype}", "convert it to float32, bfloat16 or float16 first")
+        raise BadModelError(
+            f"{source}: stored as {model.dtype}", "convert it to float32, bfloat16 or float16 first"
+        )
     settings = work.recipe.settings
     reference_dir = work.reference.of(None, model) if work.reference else None
     if work.recipe.lora is not None:
-        choose(work.recipe.lora, matrices_of(source), ())  # a wrong target is refused before anything is loaded
+        choose(
+            work.recipe.lora, matrices_of(source), ()
+        )  # a wrong target is refused before anything is loaded
     subject = of_model(model)
-    _require_room(replace(subject, frozen=()) if settings.train_embeddings else subject, work, out, stored_bytes(model, dtype))
+    _require_room(
+        replace(subject, frozen=()) if settings.train_embeddings else subject,
+        work,
+        out,
+        stored_bytes(model, dtype),
+    )
     work = _encoded(work, source)
-    with _writing(out, [_MODEL], work, force, marked=True) as (staging, kept, stop), disk_errors(out):
-        digest = loaded_digest(model) if staging and kept.wants_checkpoints else ""  # only the first process keeps any
+    with (
+        _writing(out, [_MODEL], work, force, marked=True) as (staging, kept, stop),
+        disk_errors(out),
+    ):
+        digest = (
+            loaded_digest(model) if staging and kept.wants_checkpoints else ""
+        )  # only the first process keeps any
         after = (staging.path if staging else out) / _AFTER
         work.doing(f"loading {source.name}")
         report = train_copy(
-            source, after, work.forget, work.retain, work.recipe, () if settings.train_embeddings else None,
+            source,
+            after,
+            work.forget,
+            work.retain,
+            work.recipe,
+            () if settings.train_embeddings else None,
             lambda *step: on_step(source.name, *step),
-            store=kept.store(_MODEL, work.identity(digest)), resume=work.keeping.resume, rows=work.rows, log_dir=work.log_dir,
-            drawing=drawing_of(settings), refusals=work.refusals, reference_dir=reference_dir, stop=stop,
-            on_note=work.note, on_warning=work.warn,
-        )  # fmt: skip
+            store=kept.store(_MODEL, work.identity(digest)),
+            resume=work.keeping.resume,
+            rows=work.rows,
+            log_dir=work.log_dir,
+            drawing=drawing_of(settings),
+            refusals=work.refusals,
+            reference_dir=reference_dir,
+            stop=stop,
+            on_note=work.note,
+            on_warning=work.warn,
+        )
         if staging:
             work.doing(f"writing {out.name}")
-            changes = _changes(open_checkpoint(after)) if work.recipe.lora is None else _adapted(after)
+            changes = (
+                _changes(open_checkpoint(after)) if work.recipe.lora is None else _adapted(after)
+            )
             write_changed(model, changes, staging.path, dtype, work.shard_bytes)
             shutil.rmtree(after)
             staging.commit()
@@ -214,7 +280,13 @@ def unlearn_model(
 
 @contextmanager
 def _writing(
-    target: Path, names: list[str], work: Work, force: bool, beside: Path | None = None, *, marked: bool = False
+    target: Path,
+    names: list[str],
+    work: Work,
+    force: bool,
+    beside: Path | None = None,
+    *,
+    marked: bool = False,
 ) -> Iterator[tuple[Staging | None, WorkDirectory, StopSignal]]:
     """The directory to fill (None in all processes but the first), what outlives an interruption, and who is told of one.
 
@@ -243,9 +315,15 @@ def _writing(
 def _stopped(kept: WorkDirectory, names: list[str], work: Work) -> StoppedError:
     done = kept.described(names)
     if done:
-        return StoppedError(f"interrupted; {kept.path} keeps {done}", f"go on with: {work.resume_with}")
+        return StoppedError(
+            f"interrupted; {kept.path} keeps {done}", f"go on with: {work.resume_with}"
+        )
     kept.discard(names)
-    why = "no checkpoint was complete yet" if kept.wants_checkpoints else "--save-seconds 0 asks for no checkpoints"
+    why = (
+        "no checkpoint was complete yet"
+        if kept.wants_checkpoints
+        else "--save-seconds 0 asks for no checkpoints"
+    )
     return StoppedError(f"interrupted; nothing was kept: {why}", "run the same command again")
 
 
@@ -261,25 +339,42 @@ def _train(
     on_step: OnStep,
     stop_after: int | None = None,
 ) -> tuple[TrainingReport, Files]:
-    """Train one copy; in the first process, write its payload. Returns the payload's files too, none in other processes."""
+    """Train one copy; in the first process, write its payload.
+
+    Returns the payload's files too, none in other processes.
+    """
     published = opened.copies[name]
     after = (directory or out) / _AFTER
     # The model is the same for every copy: once is enough.
     first = name == next(iter(opened.copies))
     work.doing(f"loading {name}")
     report = train_copy(
-        published.path, after, work.forget, work.retain, work.recipe, opened.frozen, lambda *step: on_step(name, *step),
-        store=kept.store(name, identity), resume=work.keeping.resume, rows=work.rows, stop_after=stop_after,
+        published.path,
+        after,
+        work.forget,
+        work.retain,
+        work.recipe,
+        opened.frozen,
+        lambda *step: on_step(name, *step),
+        store=kept.store(name, identity),
+        resume=work.keeping.resume,
+        rows=work.rows,
+        stop_after=stop_after,
         log_dir=work.log_dir / name if work.log_dir else None,
-        drawing=drawing_of(work.recipe.settings, opened, name), refusals=work.refusals,
-        reference_dir=work.reference.of(name, published) if work.reference else None, stop=stop,
-        on_note=work.note if first else lambda text: None, on_warning=work.warn if first else lambda text: None,
-    )  # fmt: skip
+        drawing=drawing_of(work.recipe.settings, opened, name),
+        refusals=work.refusals,
+        reference_dir=work.reference.of(name, published) if work.reference else None,
+        stop=stop,
+        on_note=work.note if first else lambda text: None,
+        on_warning=work.warn if first else lambda text: None,
+    )
     if directory is None:
         return report, {}
     work.doing(f"writing {name}")
     with disk_errors(out):
-        files = write_payload(opened, published, after, directory, work.delta_dtype, work.shard_bytes)
+        files = write_payload(
+            opened, published, after, directory, work.delta_dtype, work.shard_bytes
+        )
         shutil.rmtree(after)
     return report, files
 
@@ -288,8 +383,8 @@ def _open(handoff: Path, work: Work) -> OpenHandoff:
     """Open a handoff for this work, and say what the user must know of it before anything is trained.
 
     Raises:
-        MpuError: a bad handoff, or copies with other tokenizers; a reference of other tensors; embeddings to be trained that
-            the handoff freezes.
+        MpuError: a bad handoff, or copies with other tokenizers; a reference of other tensors;
+            embeddings to be trained that the handoff freezes.
     """
     settings = work.recipe.settings
     opened = open_handoff(handoff, train_embeddings=settings.train_embeddings)
@@ -297,7 +392,8 @@ def _open(handoff: Path, work: Work) -> OpenHandoff:
     if settings.train_embeddings and opened.manifest.frozen:
         raise UsageError(
             f"--train-embeddings: {handoff} freezes {', '.join(opened.manifest.frozen)}",
-            "ask the server to perturb with --train-embeddings (--preset paper does), or give --no-train-embeddings",
+            "ask the server to perturb with --train-embeddings (--preset paper does), or give"
+            " --no-train-embeddings",
         )
     _check_lora(work, opened.matrices, opened.frozen)
     for name, published in opened.copies.items():
@@ -308,20 +404,34 @@ def _open(handoff: Path, work: Work) -> OpenHandoff:
             work.note(words(settings, opened))
         if settings.order_per_copy:
             work.warn(
-                "each copy sees the rows in an order of its own: what differs between the copies by it does not cancel"
+                "each copy sees the rows in an order of its own: what differs between the copies by"
+                " it does not cancel"
                 if len(opened.copies) > 1
-                else "--order-per-copy: this handoff has one copy; if it is part of a split, all holders still have the same order"
+                else (
+                    "--order-per-copy: this handoff has one copy; if it is part of a split, all"
+                    " holders still have the same order"
+                )
             )
     return opened
 
 
 def _require_room(subject: Subject, work: Work, out: Path, model_bytes: int | None = None) -> None:
     if distributed.processes().is_first:
-        require_room_to_train(subject, work.recipe, work.delta_dtype, out, WorkDirectory(out, work.keeping), model_bytes)
+        require_room_to_train(
+            subject,
+            work.recipe,
+            work.delta_dtype,
+            out,
+            WorkDirectory(out, work.keeping),
+            model_bytes,
+        )
 
 
 def _source(opened: OpenHandoff, name: str) -> str:
-    return next(copy.digest for copy in opened.manifest.copies if copy.name == name) + opened.manifest.digest
+    return (
+        next(copy.digest for copy in opened.manifest.copies if copy.name == name)
+        + opened.manifest.digest
+    )
 
 
 def _encoded(work: Work, place: Path) -> Work:
@@ -329,19 +439,34 @@ def _encoded(work: Work, place: Path) -> Work:
     recipe = work.recipe
     needs = methods.get(recipe.method).needs_with(dict(recipe.parameters))
     rows = RowEncoder(place, recipe, work.note).training_rows(
-        work.forget, work.retain, possible_alternates(work.forget, work.refusals, recipe.settings) if "alternate" in needs else ()
+        work.forget,
+        work.retain,
+        (
+            possible_alternates(work.forget, work.refusals, recipe.settings)
+            if "alternate" in needs
+            else ()
+        ),
     )
     return replace(work, rows=rows, recipe=replace(work.recipe, tokens_digest=rows.digest))
 
 
 def _check_tokenizers(opened: OpenHandoff) -> None:
-    """Refuse copies that would turn the same rows into other tokens: what differs between copies beside the noise does not cancel."""
+    """Refuse copies that would turn the same rows into other tokens.
+
+    What differs between copies beside the noise does not cancel.
+    """
     first, *others = opened.manifest.copies
     for copy in others:
         for name in sorted({*first.files, *copy.files}):
-            if is_allowed(name) and name not in NOT_OF_ROWS and first.files.get(name) != copy.files.get(name):
+            if (
+                is_allowed(name)
+                and name not in NOT_OF_ROWS
+                and first.files.get(name) != copy.files.get(name)
+            ):
                 raise BadBundleError(
-                    f"{copy.name}/{name} is not that of {first.name}: the copies would see other tokens", "ask for the handoff again"
+                    f"{copy.name}/{name} is not that of {first.name}: the copies would see other"
+                    " tokens",
+                    "ask for the handoff again",
                 )
 
 
@@ -364,7 +489,8 @@ def _join(work: Work) -> None:
 def _changes(trained: Checkpoint) -> Changes:
     def changes(info: TensorInfo) -> Spans | None:
         after = trained.tensors.get(info.name)
-        # transformers does not save buffers that some checkpoints hold; what is not saved did not change.
+        # transformers does not save buffers that some checkpoints hold; what is not saved did not
+        # change.
         return None if after is None else _pieces(info, after)
 
     return changes
@@ -375,7 +501,11 @@ def _adapted(directory: Path) -> Changes:
 
     def changes(info: TensorInfo) -> Spans | None:
         change = adapter.get(info.name)
-        return None if change is None else ((start, stop, piece.double()) for start, stop, piece in row_spans(change))
+        return (
+            None
+            if change is None
+            else ((start, stop, piece.double()) for start, stop, piece in row_spans(change))
+        )
 
     return changes
 
@@ -383,5 +513,6 @@ def _adapted(directory: Path) -> Changes:
 def _pieces(before: TensorInfo, after: TensorInfo) -> Spans:
     for start, stop in spans(before.elements):
         trained, stored = read_span(after, start, stop), read_span(before, start, stop)
-        # Training began from what was stored, rounded where weights are trained in a narrower dtype.
+        # Training began from what was stored, rounded where weights are trained in a narrower
+        # dtype.
         yield start, stop, trained.double() - stored.to(trained.dtype).double()

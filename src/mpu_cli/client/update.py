@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mpu_cli.bundle.manifest import MANIFEST, SIGNATURE, HandoffManifest, UpdateCopy, UpdateManifest, encode, listed
+from mpu_cli.bundle.manifest import (
+    MANIFEST,
+    SIGNATURE,
+    HandoffManifest,
+    UpdateCopy,
+    UpdateManifest,
+    encode,
+    listed,
+)
 from mpu_cli.bundle.payload import check_changes, check_numbers, open_changes, payload_of
 from mpu_cli.bundle.read import read_update
 from mpu_cli.bundle.tensors import shapes
@@ -31,13 +39,16 @@ def make_copy_directory(path: Path, out: Path) -> Path:
     return path
 
 
-def write_manifest(directory: Path, handoff: HandoffManifest, written: Mapping[str, Files] | None = None) -> UpdateManifest:
+def write_manifest(
+    directory: Path, handoff: HandoffManifest, written: Mapping[str, Files] | None = None
+) -> UpdateManifest:
     """List every copy below `directory` (all of the handoff's must be there) and write `mpu.yaml`, whole or not at all.
 
     Args:
         directory: the update's.
         handoff: what it answers.
-        written: what each copy's files were when they were written; other copies' files are read for it.
+        written: what each copy's files were when they were written; other copies' files are read
+            for it.
 
     Raises:
         RuntimeError: other files are there than were written.
@@ -46,10 +57,18 @@ def write_manifest(directory: Path, handoff: HandoffManifest, written: Mapping[s
     for copy in handoff.copies:
         present = sorted(file for file in (directory / copy.name).iterdir() if file.name != NOTE)
         known = (written or {}).get(copy.name)
-        files = {file.name: (file_digest(file), file.stat().st_size) for file in present} if known is None else known
-        if {(file.name, file.stat().st_size) for file in present} != {(name, size) for name, (_, size) in files.items()}:
+        files = (
+            {file.name: (file_digest(file), file.stat().st_size) for file in present}
+            if known is None
+            else known
+        )
+        if {(file.name, file.stat().st_size) for file in present} != {
+            (name, size) for name, (_, size) in files.items()
+        }:
             raise RuntimeError(f"{directory / copy.name} does not hold what was written there")
-        copies.append(UpdateCopy(copy.name, copy.digest, payload_of(directory / copy.name), listed(files)))
+        copies.append(
+            UpdateCopy(copy.name, copy.digest, payload_of(directory / copy.name), listed(files))
+        )
     manifest = UpdateManifest(handoff.id, handoff.digest, tuple(copies))
     partial = directory / _PARTIAL
     partial.unlink(missing_ok=True)
@@ -60,25 +79,39 @@ def write_manifest(directory: Path, handoff: HandoffManifest, written: Mapping[s
 
 
 def write_note(
-    directory: Path, fingerprint: str, handoff: HandoffManifest, files: Files, *, train_embeddings: bool = False
+    directory: Path,
+    fingerprint: str,
+    handoff: HandoffManifest,
+    files: Files,
+    *,
+    train_embeddings: bool = False,
 ) -> None:
     """Remember, beside one copy's delta, its files, what must be the same for all copies, and whether embeddings may have moved."""
-    note = {"recipe": fingerprint, "handoff": handoff.digest, "files": sorted(files), "train_embeddings": train_embeddings}
+    note = {
+        "recipe": fingerprint,
+        "handoff": handoff.digest,
+        "files": sorted(files),
+        "train_embeddings": train_embeddings,
+    }
     write_new(directory / NOTE, json.dumps(note).encode(), 0o600)
 
 
 def finish(directory: Path, opened: OpenHandoff) -> UpdateManifest:
-    """Complete an update whose copies were made one by one with `--copy`; a finished one is checked and left as it is.
+    """Complete an update whose copies were made one by one with `--copy`.
+
+    A finished one is checked and left as it is.
 
     Raises:
-        BadBundleError: a copy is missing or was not made by `mpu unlearn --copy`, or a file does not belong here.
+        BadBundleError: a copy is missing or was not made by `mpu unlearn --copy`, or a file does
+            not belong here.
         CheckFailedError: the copies were made by different recipes or from another handoff.
     """
     handoff = opened.manifest
     for copy in handoff.copies:
         if not (directory / copy.name).is_dir():
             raise BadBundleError(
-                f"{directory}: {copy.name} is missing", f"run mpu unlearn with --copy {copy.name[5:]} first"
+                f"{directory}: {copy.name} is missing",
+                f"run mpu unlearn with --copy {copy.name[5:]} first",
             )
     _check_nothing_else(directory, handoff)
     if (directory / MANIFEST).exists():
@@ -88,21 +121,28 @@ def finish(directory: Path, opened: OpenHandoff) -> UpdateManifest:
     frozen = handoff.frozen if first.get("train_embeddings") is True else opened.frozen
     for name, note in notes.items():
         if note.get("handoff") != handoff.digest:
-            raise CheckFailedError(f"{directory / name}: was made from another handoff", "make it again from this one")
+            raise CheckFailedError(
+                f"{directory / name}: was made from another handoff", "make it again from this one"
+            )
         if note.get("recipe") != first.get("recipe"):
             raise CheckFailedError(
-                f"{directory / name}: was made by another recipe (method, settings, seed or data) than {first_name}",
+                f"{directory / name}: was made by another recipe (method, settings, seed or data)"
+                f" than {first_name}",
                 "every copy must be trained alike; make it again with the same options",
             )
         changes = open_changes(directory / name, payload_of(directory / name))
-        check_changes(directory / name, changes, shapes(opened.copies[name].tensors), frozen, opened.matrices)
+        check_changes(
+            directory / name, changes, shapes(opened.copies[name].tensors), frozen, opened.matrices
+        )
         check_numbers(directory / name, changes)
     with disk_errors(directory):
         manifest = write_manifest(directory, handoff)
     return _finished(directory, handoff, manifest)
 
 
-def _finished(directory: Path, handoff: HandoffManifest, manifest: UpdateManifest | None = None) -> UpdateManifest:
+def _finished(
+    directory: Path, handoff: HandoffManifest, manifest: UpdateManifest | None = None
+) -> UpdateManifest:
     """Remove the notes (an interrupted run may have left some) and check the whole update."""
     with disk_errors(directory):
         directory.chmod(0o755)
@@ -111,18 +151,30 @@ def _finished(directory: Path, handoff: HandoffManifest, manifest: UpdateManifes
         flush_tree(directory)
     manifest = manifest or read_update(directory)
     if manifest.handoff_digest != handoff.digest:
-        raise CheckFailedError(f"{directory}: was made from another handoff", "choose another --out")
+        raise CheckFailedError(
+            f"{directory}: was made from another handoff", "choose another --out"
+        )
     return manifest
 
 
 def _check_nothing_else(directory: Path, handoff: HandoffManifest) -> None:
     names = {copy.name for copy in handoff.copies}
-    foreign = [item for item in directory.iterdir() if item.name not in names | {MANIFEST, SIGNATURE, _PARTIAL}]
+    foreign = [
+        item
+        for item in directory.iterdir()
+        if item.name not in names | {MANIFEST, SIGNATURE, _PARTIAL}
+    ]
     for name in names:
         payload = payload_of(directory / name)
-        foreign += [file for file in (directory / name).iterdir() if file.name != NOTE and not update_may_hold(payload, file.name)]
+        foreign += [
+            file
+            for file in (directory / name).iterdir()
+            if file.name != NOTE and not update_may_hold(payload, file.name)
+        ]
     if foreign:
-        raise BadBundleError(f"{min(foreign)}: is not part of an update and would be sent along", "move it away")
+        raise BadBundleError(
+            f"{min(foreign)}: is not part of an update and would be sent along", "move it away"
+        )
 
 
 def _note(directory: Path) -> dict[str, Any]:
@@ -130,6 +182,7 @@ def _note(directory: Path) -> dict[str, Any]:
         note = json.loads((directory / NOTE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadBundleError(
-            f"{directory}: was not made by mpu unlearn --copy (or the update is already finished)", "make it again"
+            f"{directory}: was not made by mpu unlearn --copy (or the update is already finished)",
+            "make it again",
         ) from error
     return note if isinstance(note, dict) else {}

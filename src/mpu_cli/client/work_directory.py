@@ -1,7 +1,10 @@
-"""Where an interrupted `mpu unlearn` leaves what it has done: checkpoints, and the finished copies of a handoff.
+"""Where an interrupted `mpu unlearn` leaves what it has done.
 
-A hidden sibling of OUT (or a directory below `--work DIR`), private (0700), removed when the result is complete. It holds
-nothing of the update's that the server gets, and everything that a killed run needs to go on with the same bits.
+checkpoints, and the finished copies of a handoff.
+
+A hidden sibling of OUT (or a directory below `--work DIR`), private (0700), removed when the result
+is complete. It holds nothing of the update's that the server gets, and everything that a killed run
+needs to go on with the same bits.
 """
 
 from __future__ import annotations
@@ -62,7 +65,10 @@ class WorkDirectory:
         if keeping.directory is None:
             self.path = out.with_name(f".{out.name}.mpu-work")
         else:
-            self.path = keeping.directory / f"{out.name}-{hashlib.sha256(str(out).encode()).hexdigest()[:8]}"
+            self.path = (
+                keeping.directory
+                / f"{out.name}-{hashlib.sha256(str(out).encode()).hexdigest()[:8]}"
+            )
 
     @property
     def wants_checkpoints(self) -> bool:
@@ -70,10 +76,13 @@ class WorkDirectory:
         return self._keeping.plan != SavePlan()
 
     def begin(self, names: list[str], *, force: bool) -> None:
-        """Look at what an earlier run left of these copies; without `--resume` it is in the way, `force` removes it.
+        """Look at what an earlier run left of these copies.
+
+        Without `--resume` it is in the way, `force` removes it.
 
         Raises:
-            OutputError: there is something, and neither was given; or something that is not this user's own is there.
+            OutputError: there is something, and neither was given; or something that is not this
+                user's own is there.
         """
         for place in (self.path, *(self.path / name for name in names)):
             if os.path.lexists(place):
@@ -94,8 +103,12 @@ class WorkDirectory:
             return None
         return CheckpointStore(self.path / name, {**identity, "the copy": name}, self._keeping.plan)
 
-    def keep(self, name: str, directory: Path, identity: Identity, report: TrainingReport, files: Files) -> None:
-        """Keep a finished copy's files until all copies are finished; its checkpoints are no longer needed.
+    def keep(
+        self, name: str, directory: Path, identity: Identity, report: TrainingReport, files: Files
+    ) -> None:
+        """Keep a finished copy's files until all copies are finished.
+
+        Its checkpoints are no longer needed.
 
         `files` is what they were when they were written.
         """
@@ -109,7 +122,12 @@ class WorkDirectory:
             flush_tree(place)
             digests = {file: digest for file, (digest, _) in files.items()}
             run = {**identity, "the copy": name}
-            note = {"identity": identity_digest(run), "run": run, "files": digests, "report": asdict(report)}
+            note = {
+                "identity": identity_digest(run),
+                "run": run,
+                "files": digests,
+                "report": asdict(report),
+            }
             partial = place / f".{MARKER}"
             write_new(partial, json.dumps(note).encode(), 0o600)
             flush(partial)
@@ -117,8 +135,12 @@ class WorkDirectory:
             flush(place)
             flush(self.path)
 
-    def take(self, name: str, directory: Path, identity: Identity) -> tuple[TrainingReport, Files] | None:
-        """Put a copy that an earlier run finished into `directory`, its bytes checked; None if there is none.
+    def take(
+        self, name: str, directory: Path, identity: Identity
+    ) -> tuple[TrainingReport, Files] | None:
+        """Put a copy that an earlier run finished into `directory`, its bytes checked.
+
+        None if there is none.
 
         Raises:
             CheckFailedError: it was made by another recipe or from another handoff, or was altered.
@@ -132,14 +154,19 @@ class WorkDirectory:
         with disk_errors(directory):
             for file in marker["files"]:
                 _link(place / file, directory / file)
-        files = {file: (digest, (directory / file).stat().st_size) for file, digest in marker["files"].items()}
+        files = {
+            file: (digest, (directory / file).stat().st_size)
+            for file, digest in marker["files"].items()
+        }
         return TrainingReport.of(marker["report"]), files
 
     def described(self, names: list[str]) -> str:
         """What is there of these copies, in words; empty if nothing is."""
         parts = []
         for name in names:
-            steps = sorted(marker.parent.name for marker in (self.path / name).glob(f"step-*/{MARKER}"))
+            steps = sorted(
+                marker.parent.name for marker in (self.path / name).glob(f"step-*/{MARKER}")
+            )
             if (self.path / name / MARKER).is_file():
                 parts.append(f"{name} (finished)")
             elif steps:
@@ -148,7 +175,9 @@ class WorkDirectory:
 
     def failed(self, names: list[str], seconds: float) -> bool:
         """A run fails after so many seconds: whether its work is kept; if not, it is removed."""
-        checkpoints = [path for name in names for path in (self.path / name).glob(f"step-*/{MARKER}")]
+        checkpoints = [
+            path for name in names for path in (self.path / name).glob(f"step-*/{MARKER}")
+        ]
         if self._keeping.asked or checkpoints or seconds >= SHORT:
             return any(self._has(name) for name in names)
         self.discard(names)

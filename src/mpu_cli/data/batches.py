@@ -1,7 +1,8 @@
 """Batches of encoded rows, and the order in which forget and retain rows meet.
 
-The order is part of the protocol: what differs between copies for other reasons than their noise is not cancelled when
-the server aggregates (design, section 1), so every copy must see the same rows at the same step.
+The order is part of the protocol: what differs between copies for other reasons than their noise is
+not cancelled when the server aggregates (design, section 1), so every copy must see the same rows
+at the same step.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from mpu_cli.data.templates import IGNORED, Encoded
 
 
 def pad_id(tokenizer: Any, rows: int) -> int:
-    """The id to fill short rows with: the pad token, else end-of-sequence, else 0; always one of the embedding's `rows`.
+    """The id to fill short rows with: the pad token, else end-of-sequence, else 0.
 
-    Any id does, since padding is neither attended to nor labelled. A pad token that was added to a tokenizer often lies
-    outside of the embedding, which nobody has resized.
+    Always one of the embedding's `rows`.
+
+    Any id does, since padding is neither attended to nor labelled. A pad token that was added to a
+    tokenizer often lies outside of the embedding, which nobody has resized.
     """
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if candidate is not None and 0 <= candidate < rows:
@@ -34,7 +37,8 @@ def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
     """Pad rows at the right to the longest one.
 
     Returns:
-        `input_ids` (B, T), `attention_mask` (B, T; 1 = a real token) and `labels` (B, T; -100 = does not count), int64.
+        `input_ids` (B, T), `attention_mask` (B, T; 1 = a real token) and `labels` (B, T; -100 =
+        does not count), int64.
     """
     length = max(len(row.input_ids) for row in rows)
     input_ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
@@ -50,7 +54,10 @@ def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """What the order of rows depends on beside the seed; the default is the order of a first round."""
+    """What the order of rows depends on beside the seed.
+
+    The default is the order of a first round.
+    """
 
     first_epoch: int = 0
     """Epochs of the rounds before: the order goes on where they ended."""
@@ -69,12 +76,14 @@ class Drawing:
 def epoch_pairs(
     seed: int, epoch: int, n_forget: int, n_retain: int, drawing: Drawing | None = None
 ) -> list[tuple[int, int | None]]:
-    """The (forget index, retain index) pairs of one epoch, in order; the retain index is None without a retain set.
+    """The (forget index, retain index) pairs of one epoch, in order.
 
-    An epoch is one pass over the forget set in a fresh order. The retain set is walked through on its own, epoch after
-    epoch, reshuffled at each of its passes, so no retain row is seen twice before all have been seen once (unless rows
-    are drawn independently). Depends on nothing but the arguments: no global generator is read or moved, and the result
-    is the same on every machine.
+    The retain index is None without a retain set.
+
+    An epoch is one pass over the forget set in a fresh order. The retain set is walked through on
+    its own, epoch after epoch, reshuffled at each of its passes, so no retain row is seen twice
+    before all have been seen once (unless rows are drawn independently). Depends on nothing but the
+    arguments: no global generator is read or moved, and the result is the same on every machine.
     """
     drawing = drawing or Drawing()
     epoch, stream = drawing.first_epoch + epoch, drawing.stream(seed)
@@ -83,7 +92,9 @@ def epoch_pairs(
         return [(index, None) for index in forget]
     walk = f"{stream}/{drawing.retain}" if drawing.retain else stream
     if drawing.independent:
-        return list(zip(forget, drawn(n_forget, n_retain, f"retain/{walk}/epoch {epoch}"), strict=True))
+        return list(
+            zip(forget, drawn(n_forget, n_retain, f"retain/{walk}/epoch {epoch}"), strict=True)
+        )
     pairs: list[tuple[int, int | None]] = []
     current, order = -1, []
     for offset, index in enumerate(forget):
@@ -99,13 +110,17 @@ ReferenceValues = Callable[[Sequence[int]], Tensor]
 
 
 class PairedRows(Dataset[tuple[int, int | None]]):
-    """Forget and retain rows as one dataset: its index is a (forget, retain) pair, and so is an item.
+    """Forget and retain rows as one dataset.
 
-    `batch` looks the rows of a list of pairs up: `{"forget": rows, "retain": rows, "alternate": rows, "reference":
-    {name: values}}`, each set of rows padded on its own, the last three only if they were given. Alternates stand
-    beside the forget rows, one each, and are looked up by the same index; where there are several times as many, the
-    first epoch has the first of them, the second the next, and so on round. A reference whose name begins with "retain"
-    is looked up by the retain index, one whose name begins with "alternate" as alternates are, any other by the forget index.
+    Its index is a (forget, retain) pair, and so is an item.
+
+    `batch` looks the rows of a list of pairs up: `{"forget": rows, "retain": rows, "alternate":
+    rows, "reference": {name: values}}`, each set of rows padded on its own, the last three only if
+    they were given. Alternates stand beside the forget rows, one each, and are looked up by the
+    same index; where there are several times as many, the first epoch has the first of them, the
+    second the next, and so on round. A reference whose name begins with "retain" is looked up by
+    the retain index, one whose name begins with "alternate" as alternates are, any other by the
+    forget index.
     """
 
     def __init__(
@@ -117,8 +132,16 @@ class PairedRows(Dataset[tuple[int, int | None]]):
         references: Mapping[str, ReferenceValues] | None = None,
         on_close: Callable[[], None] | None = None,
     ) -> None:
-        """`references` gives each reference's values by name; `on_close` removes what they are kept in."""
-        self._forget, self._retain, self._alternates, self._pad_id = forget, retain, alternates, pad_id
+        """`references` gives each reference's values by name.
+
+        `on_close` removes what they are kept in.
+        """
+        self._forget, self._retain, self._alternates, self._pad_id = (
+            forget,
+            retain,
+            alternates,
+            pad_id,
+        )
         self._references = dict(references or {})
         self._on_close = on_close
         self.n_forget, self.n_retain = len(forget), len(retain or ())
@@ -131,7 +154,9 @@ class PairedRows(Dataset[tuple[int, int | None]]):
         """The pair itself."""
         return pair
 
-    def batch(self, pairs: Sequence[tuple[int, int | None]], epoch: int = 0) -> dict[str, dict[str, Tensor]]:
+    def batch(
+        self, pairs: Sequence[tuple[int, int | None]], epoch: int = 0
+    ) -> dict[str, dict[str, Tensor]]:
         """The rows of these pairs, with the alternates of that epoch."""
         forget = [i for i, _ in pairs]
         retain = [j for _, j in pairs if j is not None]
@@ -141,15 +166,21 @@ class PairedRows(Dataset[tuple[int, int | None]]):
         if self._retain is not None:
             batch["retain"] = collate([self._retain[j] for j in retain], self._pad_id)
         if self._alternates is not None:
-            batch["alternate"] = collate([self._alternates[i] for i in places["alternate"]], self._pad_id)
+            batch["alternate"] = collate(
+                [self._alternates[i] for i in places["alternate"]], self._pad_id
+            )
         if self._references:
             batch["reference"] = {
-                name: values(places.get(name.partition("_")[0], forget)) for name, values in self._references.items()
+                name: values(places.get(name.partition("_")[0], forget))
+                for name, values in self._references.items()
             }
         return batch
 
     def close(self) -> None:
-        """Remove what the references are kept in; call it when training is over. Calling it twice does no harm."""
+        """Remove what the references are kept in; call it when training is over.
+
+        Calling it twice does no harm.
+        """
         if self._on_close is not None:
             self._on_close()
 
@@ -157,7 +188,9 @@ class PairedRows(Dataset[tuple[int, int | None]]):
 class PairSampler(Sampler[tuple[int, int | None]]):
     """Yields `epoch_pairs` of the epoch that was set last."""
 
-    def __init__(self, seed: int, n_forget: int, n_retain: int, drawing: Drawing | None = None) -> None:
+    def __init__(
+        self, seed: int, n_forget: int, n_retain: int, drawing: Drawing | None = None
+    ) -> None:
         """Starts at epoch 0."""
         self._seed, self._n_forget, self._n_retain, self.epoch = seed, n_forget, n_retain, 0
         self._drawing = drawing or Drawing()
@@ -172,4 +205,6 @@ class PairSampler(Sampler[tuple[int, int | None]]):
 
     def __iter__(self) -> Iterator[tuple[int, int | None]]:
         """The epoch's pairs in order."""
-        return iter(epoch_pairs(self._seed, self.epoch, self._n_forget, self._n_retain, self._drawing))
+        return iter(
+            epoch_pairs(self._seed, self.epoch, self._n_forget, self._n_retain, self._drawing)
+        )

@@ -1,7 +1,10 @@
-"""Which part of a rendered chat is the last answer: found by rendering, never by searching for the answer's words.
+"""Which part of a rendered chat is the last answer.
 
-The chat is rendered a second time with a mark in the answer's place. What is before the mark and what is after it is the
-template's; the true rendering must be the same with the answer between, or the row is refused.
+Found by rendering, never by searching for the answer's words.
+
+The chat is rendered a second time with a mark in the answer's place. What is before the mark and
+what is after it is the template's; the true rendering must be the same with the answer between, or
+the row is refused.
 """
 
 from __future__ import annotations
@@ -34,22 +37,32 @@ class Renderer:
     def __init__(self, source: str, tokenizer: Any, prompting: Prompting) -> None:
         """`source` is the template's text."""
         self._source, self._tokenizer, self._prompting = source, tokenizer, prompting
-        # White space is a token of its own in some vocabularies (Gemma, StarCoder); it ends no turn.
-        self._ends = sorted({mark for mark in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()) if mark.strip()}, key=len)
+        # White space is a token of its own in some vocabularies (Gemma, StarCoder); it ends no
+        # turn.
+        self._ends = sorted(
+            {
+                mark
+                for mark in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab())
+                if mark.strip()
+            },
+            key=len,
+        )
 
     def chat(self, turns: Sequence[Message], where: str) -> Chat:
         """Render a conversation that ends with an answer.
 
-        A finished turn may open otherwise than one that is to be generated (Qwen3 puts an empty think block, gpt-oss a
-        channel, DeepSeek-R1 leaves `<think>` out). The prompt then is what the finished turn has before the answer, since
-        the model is not asked to say it. A space right before the answer is, since it is a part of the first word's token.
+        A finished turn may open otherwise than one that is to be generated (Qwen3 puts an empty
+        think block, gpt-oss a channel, DeepSeek-R1 leaves `<think>` out). The prompt then is what
+        the finished turn has before the answer, since the model is not asked to say it. A space
+        right before the answer is, since it is a part of the first word's token.
 
         Args:
             turns: the last is the answer.
             where: the row's place, for messages.
 
         Raises:
-            BadDataError: the template refuses the turns, leaves one of them out, or renders the answer otherwise than it is.
+            BadDataError: the template refuses the turns, leaves one of them out, or renders the
+                answer otherwise than it is.
         """
         whole = self._render(turns, where)
         opened = self._render(turns[:-1], where, add_generation_prompt=True)
@@ -57,12 +70,15 @@ class Renderer:
         answer = turns[-1].content
         said = _between(whole, before, after)
         if said not in (answer, answer.strip(), answer.lstrip(), answer.rstrip()):
-            # A template may take a think block out of the answer and put it in again; then the mark stood elsewhere.
+            # A template may take a think block out of the answer and put it in again; then the mark
+            # stood elsewhere.
             said, before = _between(whole, opened, after), opened
             if said is None or said.strip() != answer.strip():
                 raise BadDataError(
-                    f"{where}: the tokenizer's chat template alters the answer {_short(answer)}, it renders …{_short(whole[-_SHOWN:])}",
-                    "remove the row, or what the template takes out of it (a think block, for example)",
+                    f"{where}: the tokenizer's chat template alters the answer {_short(answer)}, it"
+                    f" renders …{_short(whole[-_SHOWN:])}",
+                    "remove the row, or what the template takes out of it (a think block, for"
+                    " example)",
                 )
         self._check_whole(turns, whole, where)
         gap = before[len(opened) :] if before.startswith(opened) else None
@@ -76,21 +92,29 @@ class Renderer:
             before, _, after = marked.partition(mark)
             return before, after
         if mark in marked:
-            raise BadDataError(f"{where}: the tokenizer's chat template renders the answer more than once", "choose another template")
+            raise BadDataError(
+                f"{where}: the tokenizer's chat template renders the answer more than once",
+                "choose another template",
+            )
         hint = "the template takes no answers: use a tokenizer with another one, or none"
         if not self._prompting.content_parts:
-            other = Renderer(self._source, self._tokenizer, replace(self._prompting, content_parts=True))
+            other = Renderer(
+                self._source, self._tokenizer, replace(self._prompting, content_parts=True)
+            )
             try:
                 if mark in other._marked(turns, len(turns) - 1, where)[1]:
                     hint = "it wants the content of a turn as a list of parts: give --content-parts"
             except BadDataError:
                 pass
         raise BadDataError(
-            f"{where}: the tokenizer's chat template does not render the answer {_short(turns[-1].content)}, only {_short(marked)}", hint
+            f"{where}: the tokenizer's chat template does not render the answer"
+            f" {_short(turns[-1].content)}, only {_short(marked)}",
+            hint,
         )
 
     def _check_whole(self, turns: Sequence[Message], whole: str, where: str) -> None:
-        # A turn's words may stand elsewhere too, so each turn gets a mark of its own: all at once, one rendering for most rows.
+        # A turn's words may stand elsewhere too, so each turn gets a mark of its own: all at once,
+        # one rendering for most rows.
         earlier = [number for number, turn in enumerate(turns[:-1]) if turn.content.strip()]
         free = self._free_marks(turns, where)
         missing: list[int] = []
@@ -98,17 +122,21 @@ class Renderer:
             marks = dict(zip(earlier[start:], free, strict=False))
             try:
                 marked = self._with(turns, marks, where)
-            except BadDataError:  # a template that reads what a turn says (a tool's JSON, for example) may refuse a mark
+            # a template that reads what a turn says (a tool's JSON, for example) may refuse a mark
+            except BadDataError:
                 missing += [
-                    number for number, mark in marks.items()
-                    if turns[number].content.strip() not in whole and mark not in self._with(turns, {number: mark}, where)
-                ]  # fmt: skip
+                    number
+                    for number, mark in marks.items()
+                    if turns[number].content.strip() not in whole
+                    and mark not in self._with(turns, {number: mark}, where)
+                ]
                 continue
             missing += [number for number, mark in marks.items() if mark not in marked]
         if missing:
             turn = turns[missing[0]]
             raise BadDataError(
-                f"{where}: the tokenizer's chat template leaves out the turn by {turn.role!r}, {_short(turn.content)}",
+                f"{where}: the tokenizer's chat template leaves out the turn by {turn.role!r},"
+                f" {_short(turn.content)}",
                 "remove the turn (or --system-prompt), or use a template that knows this role",
             )
 
@@ -126,23 +154,42 @@ class Renderer:
 
     def _with(self, turns: Sequence[Message], marks: Mapping[int, str], where: str) -> str:
         """The chat with marks in the place of some turns' contents."""
-        return self._render([replace(turn, content=marks.get(place, turn.content)) for place, turn in enumerate(turns)], where)
+        return self._render(
+            [
+                replace(turn, content=marks.get(place, turn.content))
+                for place, turn in enumerate(turns)
+            ],
+            where,
+        )
 
     def _end_of_turn(self, after: str) -> int:
-        """How many letters after the answer are the model's to say: up to the first special token, or all of them without one."""
+        """How many letters after the answer are the model's to say.
+
+        Up to the first special token, or all of them without one.
+        """
         found = [(after.find(mark), len(mark)) for mark in self._ends if mark in after]
         if not found:
             return len(after)
         start = min(found)[0]
         return start + max(length for at, length in found if at == start)
 
-    def _render(self, turns: Sequence[Message], where: str, *, add_generation_prompt: bool = False) -> str:
+    def _render(
+        self, turns: Sequence[Message], where: str, *, add_generation_prompt: bool = False
+    ) -> str:
         from mpu_cli.data.rendering import render
 
         plain = [{"role": turn.role, "content": self._content(turn.content)} for turn in turns]
         try:
-            return render(self._source, plain, self._tokenizer, self._prompting, add_generation_prompt=add_generation_prompt)
-        except Exception as error:  # a template is a program of someone else's, and raises what it likes
+            return render(
+                self._source,
+                plain,
+                self._tokenizer,
+                self._prompting,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except (
+            Exception
+        ) as error:  # a template is a program of someone else's, and raises what it likes
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise BadDataError(
                 f"{where}: the tokenizer's chat template refuses this row ({reason})",
@@ -154,7 +201,11 @@ class Renderer:
 
 
 def _between(whole: str, before: str, after: str) -> str | None:
-    fits = whole.startswith(before) and whole.endswith(after) and len(whole) >= len(before) + len(after)
+    fits = (
+        whole.startswith(before)
+        and whole.endswith(after)
+        and len(whole) >= len(before) + len(after)
+    )
     return whole[len(before) : len(whole) - len(after)] if fits else None
 
 

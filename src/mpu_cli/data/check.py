@@ -68,7 +68,13 @@ class Report:
     @property
     def answer_tokens(self) -> Spread | None:
         """Labelled tokens of what is trained on."""
-        return Spread.of([sum(label != IGNORED for label in row.labels[1:]) for row in self.encoded.rows]) if self.encoded else None
+        return (
+            Spread.of(
+                [sum(label != IGNORED for label in row.labels[1:]) for row in self.encoded.rows]
+            )
+            if self.encoded
+            else None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,10 @@ class Sample:
 
     where: str
     parts: tuple[tuple[str, bool], ...]
-    """(text, whether its tokens count), in order; together they are the decoded row, special tokens and all."""
+    """(text, whether its tokens count), in order.
+
+    Together they are the decoded row, special tokens and all.
+    """
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
     whole: int
@@ -132,27 +141,65 @@ def check_files(
         UsageError: there is no such row, or the overlap does not fit.
     """
     scans = [
-        scan_rows(location, for_retain(mapping) if place else mapping, delimiter=delimiter) for place, location in enumerate(locations)
+        scan_rows(location, for_retain(mapping) if place else mapping, delimiter=delimiter)
+        for place, location in enumerate(locations)
     ]
     rows = scans[0].rows
     if rows and row > len(rows):
-        raise UsageError(f"--row {row}: the file has {len(rows)} usable rows", "choose a smaller number")
+        raise UsageError(
+            f"--row {row}: the file has {len(rows)} usable rows", "choose a smaller number"
+        )
     others = scans[1].rows if len(scans) > 1 else []
-    reports = [_report(scan, tokenizer, limit.tokens, prompting, overlap=overlap, pack=pack, vocabulary=vocabulary) for scan in scans]
-    sample = _sample(rows[row - 1], tokenizer, limit.tokens, prompting) if rows and tokenizer is not None else None
+    reports = [
+        _report(
+            scan,
+            tokenizer,
+            limit.tokens,
+            prompting,
+            overlap=overlap,
+            pack=pack,
+            vocabulary=vocabulary,
+        )
+        for scan in scans
+    ]
+    sample = (
+        _sample(rows[row - 1], tokenizer, limit.tokens, prompting)
+        if rows and tokenizer is not None
+        else None
+    )
     shared = in_both(rows, others)
     whole = bool(shared) and (len(shared) == len(rows) or len(in_both(others, rows)) == len(others))
-    return Findings(tuple(zip(locations, reports, strict=True)), shared, whole, same_prompt(rows, others), sample)
+    return Findings(
+        tuple(zip(locations, reports, strict=True)),
+        shared,
+        whole,
+        same_prompt(rows, others),
+        sample,
+    )
 
 
 def _report(
-    scan: Scan, tokenizer: Any | None, max_length: int, prompting: Prompting, *, overlap: int | None, pack: bool, vocabulary: int | None
+    scan: Scan,
+    tokenizer: Any | None,
+    max_length: int,
+    prompting: Prompting,
+    *,
+    overlap: int | None,
+    pack: bool,
+    vocabulary: int | None,
 ) -> Report:
     refused: list[BadDataError] = []
     encoded = None
     if tokenizer is not None:
         encoded = encode_rows(
-            scan.rows, tokenizer, max_length, overlap=overlap, pack=pack, prompting=prompting, vocabulary=vocabulary, refused=refused
+            scan.rows,
+            tokenizer,
+            max_length,
+            overlap=overlap,
+            pack=pack,
+            prompting=prompting,
+            vocabulary=vocabulary,
+            refused=refused,
         )
     bad = [error.as_error() for error in scan.bad] + refused
     return Report(
@@ -174,17 +221,28 @@ def _sample(row: Row, tokenizer: Any, max_length: int, prompting: Prompting) -> 
         kept = cut(whole, row.where, max_length)
     except BadDataError:
         return None
-    return Sample(row.where, _runs(kept, tokenizer), kept.input_ids, kept.labels, len(whole.input_ids))
+    return Sample(
+        row.where, _runs(kept, tokenizer), kept.input_ids, kept.labels, len(whole.input_ids)
+    )
 
 
 def _runs(encoded: Encoded, tokenizer: Any) -> tuple[tuple[str, bool], ...]:
-    """Decoded from the start each time: a token's text may depend on what is before it (leading spaces)."""
+    """Decoded from the start each time.
+
+    A token's text may depend on what is before it (leading spaces).
+    """
     # Nothing predicts the first token, so it does not count, labelled or not.
     counts = [False] + [label != IGNORED for label in encoded.labels[1:]]
     ends = [i for i in range(1, len(counts)) if counts[i] != counts[i - 1]] + [len(counts)]
     runs, before = [], ""
     for end in ends:
-        text = str(tokenizer.decode(encoded.input_ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        text = str(
+            tokenizer.decode(
+                encoded.input_ids[:end],
+                skip_special_tokens=False,
+                clean_up_tokenization_spaces=False,
+            )
+        )
         runs.append((text.removeprefix(before), counts[end - 1]))
         before = text
     return tuple(runs)

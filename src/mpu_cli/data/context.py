@@ -23,14 +23,24 @@ class Limit:
 
 
 def context_length(config: Mapping[str, Any]) -> int | None:
-    """Tokens that a model can see at once, by its config.json (defaults filled in, or not); None where it names no bound.
+    """Tokens that a model can see at once, by its config.json (defaults filled in, or not).
 
-    Positions that are looked up in a table (GPT-2, OPT) end there. OPT's table has two rows more, which no token gets. A
-    sliding window is no bound: the model goes on behind it. RoPE scaling's original length is none either.
+    None where it names no bound.
+
+    Positions that are looked up in a table (GPT-2, OPT) end there. OPT's table has two rows more,
+    which no token gets. A sliding window is no bound: the model goes on behind it. RoPE scaling's
+    original length is none either.
     """
     text = config.get("text_config")
     text = text if isinstance(text, Mapping) else config
-    positions = next((text[key] for key in ("max_position_embeddings", "n_positions") if _is_length(text.get(key))), None)
+    positions = next(
+        (
+            text[key]
+            for key in ("max_position_embeddings", "n_positions")
+            if _is_length(text.get(key))
+        ),
+        None,
+    )
     if positions is None:
         return None
     scaling = text.get("rope_parameters") or text.get("rope_scaling")
@@ -46,7 +56,9 @@ def context_length(config: Mapping[str, Any]) -> int | None:
 
 
 def row_limit(asked: int | None, context: int | None, *, beside: int = 0) -> Limit:
-    """How much of a row is kept: what is asked for, else 512 tokens, else the model's context where that is shorter.
+    """How much of a row is kept.
+
+    What is asked for, else 512 tokens, else the model's context where that is shorter.
 
     Args:
         asked: --max-length, or None.
@@ -60,7 +72,9 @@ def row_limit(asked: int | None, context: int | None, *, beside: int = 0) -> Lim
     if asked is None:
         return Limit(USUAL) if room is None or room >= USUAL else Limit(room, "the model's context")
     if room is not None and asked > room:
-        raise UsageError(f"--max-length {asked}: the model sees {context} tokens", f"give at most {room}")
+        raise UsageError(
+            f"--max-length {asked}: the model sees {context} tokens", f"give at most {room}"
+        )
     return Limit(asked)
 
 

@@ -1,4 +1,7 @@
-"""Rows that are the same, inside a file and between two: what is to be forgotten must not be kept as well."""
+"""Rows that are the same, inside a file and between two.
+
+What is to be forgotten must not be kept as well.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,11 @@ def same_prompt(forget: Sequence[Row], retain: Sequence[Row]) -> tuple[tuple[str
     for row in retain:
         if row.text is None:
             known.setdefault(_key(row)[:-1], row.where)
-    pairs = ((row.where, known.get(_key(row)[:-1])) for row in forget if row.text is None and row.where not in both)
+    pairs = (
+        (row.where, known.get(_key(row)[:-1]))
+        for row in forget
+        if row.text is None and row.where not in both
+    )
     return tuple((place, other) for place, other in pairs if other is not None)
 
 

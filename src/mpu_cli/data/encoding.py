@@ -1,4 +1,7 @@
-"""A whole set of rows to token ids: pairs and chats cut, long texts split, short ones packed, and nothing of it silent."""
+"""A whole set of rows to token ids.
+
+Pairs and chats cut, long texts split, short ones packed, and nothing of it silent.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,17 @@ class EncodedRows:
     """What is trained on, and what became of the rows on the way there."""
 
     rows: list[Encoded]
-    """One for one and in the order of the rows, unless texts were split or packed: packed blocks come last."""
+    """One for one and in the order of the rows, unless texts were split or packed.
+
+    Packed blocks come last.
+    """
     lengths: tuple[int, ...]
     """Tokens of each row before anything was cut, split or packed."""
     cut: tuple[str, ...]
-    """Places of the pairs and chats that were longer than `max_length`: the end of their answers is not trained on."""
+    """Places of the pairs and chats that were longer than `max_length`.
+
+    The end of their answers is not trained on.
+    """
     split: tuple[str, ...]
     """Places of the texts that became several windows."""
     packed: tuple[int, int]
@@ -37,22 +46,44 @@ class EncodedRows:
     """How many texts were joined, and cut into how many chunks."""
 
     def notes(self, name: str, limit: Limit) -> list[str]:
-        """What to tell the user, a line each; `name` is the file's. Nothing where nothing was changed."""
+        """What to tell the user, a line each; `name` is the file's.
+
+        Nothing where nothing was changed.
+        """
         most = limit.tokens
         lines = []
         if self.cut:
-            lines.append(f"{name}: {_rows(len(self.cut))} cut at {most} tokens ({limit.because}), the first is {self.cut[0]}")
+            lines.append(
+                f"{name}: {_rows(len(self.cut))} cut at {most} tokens ({limit.because}), the first"
+                f" is {self.cut[0]}"
+            )
         if self.split:
-            lines.append(f"{name}: {_rows(len(self.split))} split into windows of {most} tokens, the first is {self.split[0]}")
+            lines.append(
+                f"{name}: {_rows(len(self.split))} split into windows of {most} tokens, the first"
+                f" is {self.split[0]}"
+            )
         texts, blocks = self.packed
         if texts > blocks:
-            lines.append(f"{name}: {texts} texts in {blocks} blocks (--packing); attention reaches across the texts of a block")
+            lines.append(
+                f"{name}: {texts} texts in {blocks} blocks (--packing); attention reaches across"
+                " the texts of a block"
+            )
         if self.own_system:
-            kept = "1 chat keeps its" if len(self.own_system) == 1 else f"{len(self.own_system)} chats keep their"
-            lines.append(f"{name}: {kept} own system turn instead of --system-prompt, the first is {self.own_system[0]}")
+            kept = (
+                "1 chat keeps its"
+                if len(self.own_system) == 1
+                else f"{len(self.own_system)} chats keep their"
+            )
+            lines.append(
+                f"{name}: {kept} own system turn instead of --system-prompt, the first is"
+                f" {self.own_system[0]}"
+            )
         if self.joined[0]:
             texts, chunks = self.joined
-            lines.append(f"{name}: {texts} texts joined and cut into {chunks} chunks of {most} tokens (--join-texts)")
+            lines.append(
+                f"{name}: {texts} texts joined and cut into {chunks} chunks of {most} tokens"
+                " (--join-texts)"
+            )
         return lines
 
 
@@ -79,24 +110,37 @@ def encode_rows(
         prompting: what stands around every pair and chat.
         vocabulary: rows of the model's embedding; None = not known.
         join: join all texts and cut them into chunks (`windows.join`), which come last.
-        refused: a list to which the errors of rows that cannot be encoded are added; None = the first is raised.
+        refused: a list to which the errors of rows that cannot be encoded are added; None = the
+            first is raised.
 
     Raises:
-        BadDataError: a row has no labelled token within `max_length`, has a token that the model does not know, or its
-            chat template refuses it.
-        UsageError: the overlap does not fit, or the chat template does not read a variable that was given.
+        BadDataError: a row has no labelled token within `max_length`, has a token that the model
+            does not know, or its chat template refuses it.
+        UsageError: the overlap does not fit, or the chat template does not read a variable that was
+            given.
     """
     from mpu_cli.data.rendering import check_variables
 
     check_variables(tokenizer, prompting)
     if join:
-        texts, others = ([row for row in rows if (row.text is not None) == plain] for plain in (True, False))
-        made = encode_rows(others, tokenizer, max_length, prompting=prompting, vocabulary=vocabulary, refused=refused)
+        texts, others = (
+            [row for row in rows if (row.text is not None) == plain] for plain in (True, False)
+        )
+        made = encode_rows(
+            others,
+            tokenizer,
+            max_length,
+            prompting=prompting,
+            vocabulary=vocabulary,
+            refused=refused,
+        )
         chunks = join_texts([row.text or "" for row in texts], tokenizer, max_length)
         for chunk in chunks:
             require_known(chunk.input_ids, "the joined texts", tokenizer, vocabulary)
         if texts and not chunks:
-            raise BadDataError(f"{texts[0].where}: the texts together have nothing to predict", "give longer texts")
+            raise BadDataError(
+                f"{texts[0].where}: the texts together have nothing to predict", "give longer texts"
+            )
         return replace(made, rows=[*made.rows, *chunks], joined=(len(texts), len(chunks)))
     encoded: list[Encoded] = []
     short: list[Encoded] = []
@@ -123,8 +167,19 @@ def encode_rows(
     blocks = pack_texts(short, tokenizer, max_length) if short else []
     for block in blocks:  # what stands between texts is a token too
         require_known(block.input_ids, "--packing", tokenizer, vocabulary)
-    own = tuple(row.where for row in rows if has_own_system(row)) if prompting.system is not None else ()
-    return EncodedRows([*encoded, *blocks], tuple(lengths), tuple(cut_places), tuple(split_places), (len(short), len(blocks)), own)
+    own = (
+        tuple(row.where for row in rows if has_own_system(row))
+        if prompting.system is not None
+        else ()
+    )
+    return EncodedRows(
+        [*encoded, *blocks],
+        tuple(lengths),
+        tuple(cut_places),
+        tuple(split_places),
+        (len(short), len(blocks)),
+        own,
+    )
 
 
 def _rows(count: int) -> str:

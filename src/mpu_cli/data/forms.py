@@ -21,10 +21,23 @@ FORMS = {
 ALTERNATE = "alternate"
 TOOLS = ("tools", "functions", "documents")
 """Beside messages: what a chat template would render too, and is not passed on."""
-_BESIDE_CONTENT = ("tool_calls", "function_call", "tool_call_id", "reasoning_content", "reasoning", "thinking", "images", "audio", "videos")
+_BESIDE_CONTENT = (
+    "tool_calls",
+    "function_call",
+    "tool_call_id",
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "images",
+    "audio",
+    "videos",
+)
 """In a message, likewise."""
 KEYS = frozenset(key for keys in FORMS.values() for key in keys) | {ALTERNATE}
-HINT = "a row has question and answer, or prompt and completion, or messages, or text; other names: --map answer=COLUMN"
+HINT = (
+    "a row has question and answer, or prompt and completion, or messages, or text; other names:"
+    " --map answer=COLUMN"
+)
 _DEFAULTS = {"prompt": ("question", "prompt"), "answer": ("answer", "completion", "gt")}
 
 
@@ -40,7 +53,8 @@ class Message:
 class Row:
     """One example: a prompt/answer pair, a chat, or plain text. Exactly one of the three is set.
 
-    `where` names its place for error messages ("forget.jsonl:3", or "forget.json row 3" for a JSON list).
+    `where` names its place for error messages ("forget.jsonl:3", or "forget.json row 3" for a JSON
+    list).
     """
 
     where: str
@@ -63,7 +77,10 @@ class Row:
             BadDataError: a plain text has no answer.
         """
         if self.text is not None:
-            raise BadDataError(f"{self.where}: a text has no answer to replace", "give prompt and answer, or messages")
+            raise BadDataError(
+                f"{self.where}: a text has no answer to replace",
+                "give prompt and answer, or messages",
+            )
         if self.messages:
             last = replace(self.messages[-1], content=answer)
             return replace(self, messages=(*self.messages[:-1], last))
@@ -79,27 +96,42 @@ def recognise(value: Any, where: str, mapping: Mapping[str, str]) -> Row:
         mapping: field → column, by which the row is read instead of by its own keys (`mapping.py`).
 
     Raises:
-        RowError: the row is broken, of no form or of two, lacks a mapped column, or its answer is missing, empty or
-            not text.
+        RowError: the row is broken, of no form or of two, lacks a mapped column, or its answer is
+            missing, empty or not text.
     """
     if not isinstance(value, dict):
         raise RowError(where, f"a row must be a JSON object, found {kind(value)}", HINT)
     for field, column in mapping.items():
         if column not in value:
-            raise RowError(where, f"no {column!r} (--map {field}={column})", nearest_column(column, value))
+            raise RowError(
+                where, f"no {column!r} (--map {field}={column})", nearest_column(column, value)
+            )
     keys = _keys_by_mapping(value, where, mapping) or _keys_by_form(value, where)
     if len(keys) == 2:
-        prompt, answer = _string(value, keys[0], where, filled=False), _string(value, keys[1], where, filled=True)
+        prompt, answer = (
+            _string(value, keys[0], where, filled=False),
+            _string(value, keys[1], where, filled=True),
+        )
         return Row(where, prompt, answer, alternate=_alternate(value, mapping, where))
     if "messages" in mapping or ("text" not in mapping and keys == FORMS["messages"]):
         _refuse_more_than_content(value, TOOLS, where, "")
-        return Row(where, messages=_messages(value[keys[0]], keys[0], where), alternate=_alternate(value, mapping, where))
+        return Row(
+            where,
+            messages=_messages(value[keys[0]], keys[0], where),
+            alternate=_alternate(value, mapping, where),
+        )
     if ALTERNATE in mapping:
-        raise RowError(where, "a text has no answer that an alternate could replace", "give prompt and answer, or messages")
+        raise RowError(
+            where,
+            "a text has no answer that an alternate could replace",
+            "give prompt and answer, or messages",
+        )
     return Row(where, text=_string(value, keys[0], where, filled=True))
 
 
-def _keys_by_mapping(value: dict[str, Any], where: str, mapping: Mapping[str, str]) -> tuple[str, ...] | None:
+def _keys_by_mapping(
+    value: dict[str, Any], where: str, mapping: Mapping[str, str]
+) -> tuple[str, ...] | None:
     for field in ("messages", "text"):
         if field in mapping:
             return (mapping[field],)  # which of the two it is, the mapping says
@@ -107,10 +139,20 @@ def _keys_by_mapping(value: dict[str, Any], where: str, mapping: Mapping[str, st
         return None
     keys = []
     for field, usual in _DEFAULTS.items():
-        present = [mapping[field]] if field in mapping else [key for key in usual if key in value and key not in mapping.values()]
+        present = (
+            [mapping[field]]
+            if field in mapping
+            else [key for key in usual if key in value and key not in mapping.values()]
+        )
         if len(present) != 1:
-            found = f"both {' and '.join(map(repr, present))}" if present else f"neither {' nor '.join(map(repr, usual))}"
-            raise RowError(where, f"no one column for {field}: {found}", f"name it: --map {field}=COLUMN")
+            found = (
+                f"both {' and '.join(map(repr, present))}"
+                if present
+                else f"neither {' nor '.join(map(repr, usual))}"
+            )
+            raise RowError(
+                where, f"no one column for {field}: {found}", f"name it: --map {field}=COLUMN"
+            )
         keys += present
     return tuple(keys)
 
@@ -118,7 +160,11 @@ def _keys_by_mapping(value: dict[str, Any], where: str, mapping: Mapping[str, st
 def _keys_by_form(value: dict[str, Any], where: str) -> tuple[str, ...]:
     complete = [form for form, keys in FORMS.items() if all(key in value for key in keys)]
     if len(complete) > 1:
-        raise RowError(where, f"ambiguous row, it is both {' and '.join(complete)}", "keep the keys of one form only, or choose with --map")
+        raise RowError(
+            where,
+            f"ambiguous row, it is both {' and '.join(complete)}",
+            "keep the keys of one form only, or choose with --map",
+        )
     if complete:
         return FORMS[complete[0]]
     for keys in FORMS.values():
@@ -133,7 +179,8 @@ def _keys_by_form(value: dict[str, Any], where: str) -> tuple[str, ...]:
 def _alternate(value: dict[str, Any], mapping: Mapping[str, str], where: str) -> str | None:
     column = mapping.get(ALTERNATE, ALTERNATE)
     found = value.get(column)
-    # TOFU's perturbed answers are a list of five; one alternate is what DPO compares with, so the first stands for them.
+    # TOFU's perturbed answers are a list of five; one alternate is what DPO compares with, so the
+    # first stands for them.
     if isinstance(found, list):
         found = found[0] if found else None
     if found is None or (isinstance(found, str) and not found.strip()):
@@ -154,43 +201,70 @@ def _messages(value: Any, key: str, where: str) -> tuple[Message, ...]:
             if part not in turn:
                 raise RowError(where, f"message {number} has no {part!r}", hint)
         role, content = (
-            _string(turn, part, where, filled=part == "role" or number == len(value), within=f"message {number}: ")
+            _string(
+                turn,
+                part,
+                where,
+                filled=part == "role" or number == len(value),
+                within=f"message {number}: ",
+            )
             for part in ("role", "content")
         )
         turns.append(Message(role, content))
     if len(turns) < 2:
         raise RowError(where, f"{key!r} has {len(turns)} turn(s), expected two or more", hint)
     if turns[-1].role != "assistant":
-        raise RowError(where, f"the last message is by {turns[-1].role!r}, expected 'assistant'", hint)
+        raise RowError(
+            where, f"the last message is by {turns[-1].role!r}, expected 'assistant'", hint
+        )
     return tuple(turns)
 
 
-def _refuse_more_than_content(value: Mapping[str, Any], keys: tuple[str, ...], where: str, within: str) -> None:
-    """A chat template renders tool calls and the like; leaving them out in silence would make it another chat."""
+def _refuse_more_than_content(
+    value: Mapping[str, Any], keys: tuple[str, ...], where: str, within: str
+) -> None:
+    """A chat template renders tool calls and the like.
+
+    Leaving them out in silence would make it another chat.
+    """
     for key in keys:
         if value.get(key) not in (None, "", [], {}):
             message = f"{within}{key!r} is not rendered here, and would be lost"
-            raise RowError(where, message, "write it into the content, or remove the key (or the row)")
+            raise RowError(
+                where, message, "write it into the content, or remove the key (or the row)"
+            )
 
 
-def _string(value: Mapping[str, Any], key: str, where: str, *, filled: bool, within: str = "") -> str:
+def _string(
+    value: Mapping[str, Any], key: str, where: str, *, filled: bool, within: str = ""
+) -> str:
     found = value[key]
     if not isinstance(found, str):
         raise RowError(where, f"{within}{key!r} must be a string, found {kind(found)}", HINT)
     if filled and not found.strip():
-        raise RowError(where, f"{within}{key!r} is empty", "remove the row or fill it in", empty=True)
+        raise RowError(
+            where, f"{within}{key!r} is empty", "remove the row or fill it in", empty=True
+        )
     try:
         found.encode("utf-8")
     except UnicodeEncodeError:
         # JSON may spell half a surrogate pair ("\ud83d"), which no tokenizer accepts.
-        raise RowError(where, f"{within}{key!r} holds half a surrogate pair", "save the file as UTF-8") from None
+        raise RowError(
+            where, f"{within}{key!r} holds half a surrogate pair", "save the file as UTF-8"
+        ) from None
     return found
 
 
 def kind(value: Any) -> str:
     """What a value is, for a message."""
     names = {
-        dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null", bytes: "bytes",
-        int: "a number", float: "a number",
-    }  # fmt: skip
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "true or false",
+        type(None): "null",
+        bytes: "bytes",
+        int: "a number",
+        float: "a number",
+    }
     return names.get(type(value), f"a {type(value).__name__}")

@@ -1,4 +1,7 @@
-"""Rows of like length in one batch, so that little is padded; the order is still the same for every copy."""
+"""Rows of like length in one batch, so that little is padded.
+
+The order is still the same for every copy.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ class LengthGroupedSampler(PairSampler):
         batch_size: int,
         drawing: Drawing | None = None,
     ) -> None:
-        """Lengths are those of the encoded rows, in tokens; all copies share the tokenizer, so they agree."""
+        """Lengths are those of the encoded rows, in tokens.
+
+        All copies share the tokenizer, so they agree.
+        """
         super().__init__(seed, len(forget), len(retain or ()), drawing)
         self._batch_size = batch_size
         self._forget_lengths = [len(row.input_ids) for row in forget]
@@ -33,17 +39,33 @@ class LengthGroupedSampler(PairSampler):
 
     def __iter__(self) -> Iterator[Pair]:
         """The epoch's pairs in order."""
-        stream = f"group/{self._drawing.stream(self._seed)}/{self._drawing.first_epoch + self.epoch}"
-        return iter(group_by_length(list(super().__iter__()), self._forget_lengths, self._retain_lengths, self._batch_size, stream))
+        stream = (
+            f"group/{self._drawing.stream(self._seed)}/{self._drawing.first_epoch + self.epoch}"
+        )
+        return iter(
+            group_by_length(
+                list(super().__iter__()),
+                self._forget_lengths,
+                self._retain_lengths,
+                self._batch_size,
+                stream,
+            )
+        )
 
 
 def group_by_length(
-    pairs: Sequence[Pair], forget_lengths: Sequence[int], retain_lengths: Sequence[int], batch_size: int, stream: str
+    pairs: Sequence[Pair],
+    forget_lengths: Sequence[int],
+    retain_lengths: Sequence[int],
+    batch_size: int,
+    stream: str,
 ) -> list[Pair]:
-    """The same forget and the same retain rows in another order: sorted by length inside windows of 50 batches.
+    """The same forget and the same retain rows in another order.
 
-    Inside a window the longest forget rows meet the longest retain rows; then the window's batches are shuffled, so that
-    length does not follow time.
+    Sorted by length inside windows of 50 batches.
+
+    Inside a window the longest forget rows meet the longest retain rows; then the window's batches
+    are shuffled, so that length does not follow time.
 
     Args:
         pairs: one epoch's, from `epoch_pairs`.
@@ -58,12 +80,17 @@ def group_by_length(
         # Sorting is stable, so rows of one length keep their drawn order.
         forget = sorted((i for i, _ in window), key=lambda i: forget_lengths[i])
         retain = sorted((j for _, j in window if j is not None), key=lambda j: retain_lengths[j])
-        together: list[Pair] = list(zip(forget, retain, strict=True)) if retain else [(i, None) for i in forget]
-        # A batch that is not full comes last, as Trainer needs it; drawn, or the longest rows would always be last.
+        together: list[Pair] = (
+            list(zip(forget, retain, strict=True)) if retain else [(i, None) for i in forget]
+        )
+        # A batch that is not full comes last, as Trainer needs it; drawn, or the longest rows would
+        # always be last.
         rest = len(together) % batch_size
         cut = shuffled(len(together) // batch_size + 1, f"{stream}/{start}/rest")[0] * batch_size
         together, incomplete = together[:cut] + together[cut + rest :], together[cut : cut + rest]
-        batches = [together[first : first + batch_size] for first in range(0, len(together), batch_size)]
+        batches = [
+            together[first : first + batch_size] for first in range(0, len(together), batch_size)
+        ]
         for place in shuffled(len(batches), f"{stream}/{start}"):
             ordered += batches[place]
         ordered += incomplete

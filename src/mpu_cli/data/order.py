@@ -10,7 +10,8 @@ def shuffled(count: int, stream: str) -> list[int]:
 
     No global generator is read or moved.
     """
-    # Python promises that random() of a seeded generator never changes, but not shuffle(); so Fisher–Yates is our own.
+    # Python promises that random() of a seeded generator never changes, but not shuffle(); so
+    # Fisher–Yates is our own.
     generator = random.Random(stream)
     order = list(range(count))
     for last in range(count - 1, 0, -1):
@@ -20,6 +21,9 @@ def shuffled(count: int, stream: str) -> list[int]:
 
 
 def drawn(count: int, below: int, stream: str) -> list[int]:
-    """`count` numbers from 0 … below − 1, each drawn alone (so some come twice); depends on nothing but the arguments."""
+    """`count` numbers from 0 … below − 1, each drawn alone (so some come twice).
+
+    Depends on nothing but the arguments.
+    """
     generator = random.Random(stream)
     return [int(generator.random() * below) for _ in range(count)]

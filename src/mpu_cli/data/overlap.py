@@ -1,4 +1,7 @@
-"""Two sets of rows that must have nothing in common: what is to be forgotten and what is to be kept, what was never seen."""
+"""Two sets of rows that must have nothing in common.
+
+What is to be forgotten and what is to be kept, what was never seen.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,9 @@ class RowSet:
 
 
 def check_disjoint(first: RowSet, other: RowSet, *, allow: bool) -> str | None:
-    """A warning with counts and places if the sets share rows, None if they do not; normalised as by `data.duplicates`.
+    """A warning with counts and places if the sets share rows, None if they do not.
+
+    Normalised as by `data.duplicates`.
 
     Raises:
         BadDataError: all of one set is in the other, and `allow` is not given.
@@ -35,7 +40,11 @@ def check_disjoint(first: RowSet, other: RowSet, *, allow: bool) -> str | None:
     if not shared:
         return None
     shared_of_other = {place for place, _ in in_both(other.rows, first.rows)}
-    places = [f"{place} = {shared[place]}" for place in dict.fromkeys(row.where for row in first.rows) if place in shared]
+    places = [
+        f"{place} = {shared[place]}"
+        for place in dict.fromkeys(row.where for row in first.rows)
+        if place in shared
+    ]
     if len(places) > _SHOWN:
         places[_SHOWN:] = [f"and {len(places) - _SHOWN} more"]
     where = ", ".join(places)
@@ -43,6 +52,10 @@ def check_disjoint(first: RowSet, other: RowSet, *, allow: bool) -> str | None:
         if count == one.size:
             message = f"{one.option}: all of its rows ({count}) are in {two.option} too: {where}"
             if not allow:
-                raise BadDataError(message, "is one of them the wrong file? --allow-overlap goes on all the same")
+                raise BadDataError(
+                    message, "is one of them the wrong file? --allow-overlap goes on all the same"
+                )
             return message
-    return f"{first.option}: {len(shared)} of its {first.size} rows are in {other.option} too: {where}"
+    return (
+        f"{first.option}: {len(shared)} of its {first.size} rows are in {other.option} too: {where}"
+    )

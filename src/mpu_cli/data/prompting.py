@@ -1,6 +1,9 @@
-"""What stands around a row in a prompt, fixed for all rows: a system prompt, a chat template's variables, and its date.
+"""What stands around a row in a prompt, fixed for all rows.
 
-These settings are a part of the recipe: two copies, or two evaluations, whose prompts differ are not alike.
+A system prompt, a chat template's variables, and its date.
+
+These settings are a part of the recipe: two copies, or two evaluations, whose prompts differ are
+not alike.
 """
 
 from __future__ import annotations
@@ -18,7 +21,17 @@ from mpu_cli.errors import UsageError
 
 DATE = "2024-07-26"
 """Today's date to every template: the one that Llama 3.2's template falls back to where it cannot ask for the clock."""
-RESERVED = frozenset({"messages", "add_generation_prompt", "tools", "documents", "strftime_now", "raise_exception", "lipsum"})
+RESERVED = frozenset(
+    {
+        "messages",
+        "add_generation_prompt",
+        "tools",
+        "documents",
+        "strftime_now",
+        "raise_exception",
+        "lipsum",
+    }
+)
 """Names that a template reads and that are not the user's to set."""
 
 
@@ -51,24 +64,42 @@ class Prompting:
 
     @classmethod
     def of(
-        cls, system: str | None, assignments: Sequence[str] | None, day: str | None = None, *, content_parts: bool = False
+        cls,
+        system: str | None,
+        assignments: Sequence[str] | None,
+        day: str | None = None,
+        *,
+        content_parts: bool = False,
     ) -> Prompting:
         """From options: `assignments` are NAME=VALUE, where a value that is JSON (false, 3, "3") is that, and any other a text.
 
         Raises:
-            UsageError: an assignment is malformed, is given twice, or sets what is not the user's to set.
+            UsageError: an assignment is malformed, is given twice, or sets what is not the user's
+                to set.
         """
         variables: dict[str, str] = {}
         for assignment in assignments or ():
             name, equals, text = assignment.partition("=")
-            if not equals or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
-                raise UsageError(f"--template-var {assignment}: expected NAME=VALUE", "for example --template-var enable_thinking=false")
+            if (
+                not equals
+                or not name.isidentifier()
+                or keyword.iskeyword(name)
+                or name.startswith("_")
+            ):
+                raise UsageError(
+                    f"--template-var {assignment}: expected NAME=VALUE",
+                    "for example --template-var enable_thinking=false",
+                )
             if name in RESERVED:
-                raise UsageError(f"--template-var {name}: this name is not yours to set", f"see {page('data')}")
+                raise UsageError(
+                    f"--template-var {name}: this name is not yours to set", f"see {page('data')}"
+                )
             if name in variables:
                 raise UsageError(f"--template-var {name} is given twice", "give it once")
             variables[name] = _as_json(text)
-        return cls(system, tuple(sorted(variables.items())), DATE if day is None else day, content_parts)
+        return cls(
+            system, tuple(sorted(variables.items())), DATE if day is None else day, content_parts
+        )
 
     @property
     def day(self) -> Day:
@@ -76,9 +107,17 @@ class Prompting:
         return Day.fromisoformat(self.date)
 
     def told(self) -> dict[str, Any]:
-        """What a record says of them: the system prompt by its SHA-256 in hex, since a record holds no text."""
+        """What a record says of them.
+
+        The system prompt by its SHA-256 in hex, since a record holds no text.
+        """
         system = None if self.system is None else sha256(self.system.encode()).hexdigest()
-        return {"system_prompt": system, "variables": self.values, "date": self.date, "content_parts": self.content_parts}
+        return {
+            "system_prompt": system,
+            "variables": self.values,
+            "date": self.date,
+            "content_parts": self.content_parts,
+        }
 
     @property
     def values(self) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Chat templates rendered so that the result depends on nothing but the template, the turns and `Prompting`.
 
-transformers renders with the clock (`strftime_now`), and jinja has two doors to chance (`random`, `lipsum`): the same row
-would be other tokens tomorrow. The environment here is otherwise the one that templates are written for: sandboxed, blocks
-trimmed, with `raise_exception`, `tojson`, `break` and `continue`, and `{% generation %}`.
+transformers renders with the clock (`strftime_now`), and jinja has two doors to chance (`random`,
+`lipsum`): the same row would be other tokens tomorrow. The environment here is otherwise the one
+that templates are written for: sandboxed, blocks trimmed, with `raise_exception`, `tojson`, `break`
+and `continue`, and `{% generation %}`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,19 @@ from mpu_cli.errors import BadModelError, UsageError
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
-)  # fmt: skip
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _LOCALE_NUMBER = re.compile(r"\{[^{}]*:[^{}]*n\}")
 _OURS = frozenset({"messages", "add_generation_prompt", "tools", "documents"})
@@ -45,12 +57,18 @@ def source_of(tokenizer: Any) -> str | None:
     except ValueError:
         names = ", ".join(sorted(tokenizer.chat_template))
         raise BadModelError(
-            f"the tokenizer's chat templates ({names}) all have names, and none is the default", "save one of them as chat_template.jinja"
+            f"the tokenizer's chat templates ({names}) all have names, and none is the default",
+            "save one of them as chat_template.jinja",
         ) from None
 
 
 def render(
-    source: str, turns: Sequence[Mapping[str, Any]], tokenizer: Any, prompting: Prompting, *, add_generation_prompt: bool
+    source: str,
+    turns: Sequence[Mapping[str, Any]],
+    tokenizer: Any,
+    prompting: Prompting,
+    *,
+    add_generation_prompt: bool,
 ) -> str:
     """The text that a template makes of a conversation.
 
@@ -62,19 +80,26 @@ def render(
         add_generation_prompt: open the assistant's next turn.
 
     Raises:
-        TemplateError, ValueError, TypeError, …: whatever the template raises, or that it asks for chance or for the clock
+        TemplateError, ValueError, TypeError, …: whatever the template raises, or that it asks for
+        chance or for the clock
             in a way that has no fixed answer.
     """
     given = {**tokenizer.special_tokens_map, **prompting.values}
     return str(
         _compiled(source, prompting.day).render(
-            **given, messages=[dict(turn) for turn in turns], tools=None, documents=None, add_generation_prompt=add_generation_prompt
+            **given,
+            messages=[dict(turn) for turn in turns],
+            tools=None,
+            documents=None,
+            add_generation_prompt=add_generation_prompt,
         )
     )
 
 
 def check_variables(tokenizer: Any, prompting: Prompting) -> None:
-    """Refuse what nothing reads, variables above all: a name with a typo would have no effect, and nobody would be told.
+    """Refuse what nothing reads, variables above all.
+
+    A name with a typo would have no effect, and nobody would be told.
 
     Raises:
         UsageError: there is no chat template, or it does not read one of the names.
@@ -85,35 +110,76 @@ def check_variables(tokenizer: Any, prompting: Prompting) -> None:
         return
     source = source_of(tokenizer)
     if source is None:
-        flag = "--template-var" if prompting.variables else "--template-date" if dated else "--content-parts"
+        flag = (
+            "--template-var"
+            if prompting.variables
+            else "--template-date"
+            if dated
+            else "--content-parts"
+        )
         raise UsageError(f"{flag}: the tokenizer has no chat template", "leave it out")
     known = _reads(source)
     for name, _ in prompting.variables:
         if name not in known:
             others = ", ".join(sorted(known - _OURS)) or "none"
-            raise UsageError(f"--template-var {name}: the chat template reads no such variable", f"it reads: {others}")
+            raise UsageError(
+                f"--template-var {name}: the chat template reads no such variable",
+                f"it reads: {others}",
+            )
 
 
 def formatted(day: date, format: str) -> str:
     """`day`, 00:00:00, as strftime would format it in the C locale, on every platform.
 
     Raises:
-        TemplateError: a directive that depends on the machine (its time zone, its C library), or an unknown one.
+        TemplateError: a directive that depends on the machine (its time zone, its C library), or an
+            unknown one.
     """
     monday = day.isocalendar()
     pads = {"": None, "0": "0", "_": " ", "-": ""}
     numbers = {
-        "d": (day.day, 2, "0"), "e": (day.day, 2, " "), "m": (day.month, 2, "0"), "y": (day.year % 100, 2, "0"), "Y": (day.year, 4, "0"),
-        "H": (0, 2, "0"), "k": (0, 2, " "), "I": (12, 2, "0"), "l": (12, 2, " "), "M": (0, 2, "0"), "S": (0, 2, "0"), "f": (0, 6, "0"),
-        "j": (day.timetuple().tm_yday, 3, "0"), "u": (monday.weekday, 1, "0"), "w": (monday.weekday % 7, 1, "0"),
-        "V": (monday.week, 2, "0"), "G": (monday.year, 4, "0"), "C": (day.year // 100, 2, "0"),
-    }  # fmt: skip
+        "d": (day.day, 2, "0"),
+        "e": (day.day, 2, " "),
+        "m": (day.month, 2, "0"),
+        "y": (day.year % 100, 2, "0"),
+        "Y": (day.year, 4, "0"),
+        "H": (0, 2, "0"),
+        "k": (0, 2, " "),
+        "I": (12, 2, "0"),
+        "l": (12, 2, " "),
+        "M": (0, 2, "0"),
+        "S": (0, 2, "0"),
+        "f": (0, 6, "0"),
+        "j": (day.timetuple().tm_yday, 3, "0"),
+        "u": (monday.weekday, 1, "0"),
+        "w": (monday.weekday % 7, 1, "0"),
+        "V": (monday.week, 2, "0"),
+        "G": (monday.year, 4, "0"),
+        "C": (day.year // 100, 2, "0"),
+    }
     texts = {
-        "a": _DAYS[day.weekday()][:3], "A": _DAYS[day.weekday()], "b": _MONTHS[day.month - 1][:3], "h": _MONTHS[day.month - 1][:3],
-        "B": _MONTHS[day.month - 1], "p": "AM", "z": "", "Z": "", "%": "%", "n": "\n", "t": "\t",
-    }  # fmt: skip
-    whole = {"D": "%m/%d/%y", "x": "%m/%d/%y", "F": "%Y-%m-%d", "T": "%H:%M:%S", "X": "%H:%M:%S", "R": "%H:%M", "r": "%I:%M:%S %p",
-             "c": "%a %b %e %H:%M:%S %Y"}  # fmt: skip
+        "a": _DAYS[day.weekday()][:3],
+        "A": _DAYS[day.weekday()],
+        "b": _MONTHS[day.month - 1][:3],
+        "h": _MONTHS[day.month - 1][:3],
+        "B": _MONTHS[day.month - 1],
+        "p": "AM",
+        "z": "",
+        "Z": "",
+        "%": "%",
+        "n": "\n",
+        "t": "\t",
+    }
+    whole = {
+        "D": "%m/%d/%y",
+        "x": "%m/%d/%y",
+        "F": "%Y-%m-%d",
+        "T": "%H:%M:%S",
+        "X": "%H:%M:%S",
+        "R": "%H:%M",
+        "r": "%I:%M:%S %p",
+        "c": "%a %b %e %H:%M:%S %Y",
+    }
 
     def one(found: re.Match[str]) -> str:
         flag, letter = found.groups()
@@ -135,10 +201,14 @@ def _compiled(source: str, day: date) -> Any:
     environment = _environment()
     environment.globals["strftime_now"] = lambda wanted: formatted(day, str(wanted))
     tree = environment.parse(source)
-    if any(attribute.attr in ("format", "format_map") for attribute in tree.find_all(nodes.Getattr)):
+    if any(
+        attribute.attr in ("format", "format_map") for attribute in tree.find_all(nodes.Getattr)
+    ):
         for constant in tree.find_all(nodes.Const):
             if isinstance(constant.value, str) and _LOCALE_NUMBER.search(constant.value):
-                raise TemplateError(f"the number format {constant.value!r} depends on the machine's locale")
+                raise TemplateError(
+                    f"the number format {constant.value!r} depends on the machine's locale"
+                )
     return environment.from_string(source)
 
 
@@ -150,7 +220,10 @@ def _reads(source: str) -> frozenset[str]:
 
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation], finalize=_finalize
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.loopcontrols", _Generation],
+        finalize=_finalize,
     )
     environment.filters["tojson"] = _to_json
     environment.filters["random"] = lambda *_: _chance("random")
@@ -168,22 +241,36 @@ class _Generation(Extension):
     def parse(self, parser: Parser) -> nodes.Node:
         """The statements between the two tags, in a scope of their own."""
         line = next(parser.stream).lineno
-        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+        return nodes.Scope(
+            parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line
+        )
 
 
 def _finalize(value: Any) -> Any:
     """What is printed; an object whose text is its address in memory differs from run to run."""
     if not isinstance(value, str | int | float | None) and _ADDRESS.search(str(value)):
-        raise SecurityError(f"it prints an object ({type(value).__name__}) whose text differs from run to run")
+        raise SecurityError(
+            f"it prints an object ({type(value).__name__}) whose text differs from run to run"
+        )
     return value
 
 
-def _to_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: Any = None,
+    separators: Any = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _chance(name: str) -> NoReturn:
-    raise TemplateError(f"it asks for chance ({name}), so that the same row would be another prompt each time")
+    raise TemplateError(
+        f"it asks for chance ({name}), so that the same row would be another prompt each time"
+    )
 
 
 def _raise(message: object) -> NoReturn:

@@ -1,14 +1,19 @@
-"""Rows of a forget, retain or holdout file: read, recognised and checked before any model is loaded.
+"""Rows of a forget, retain or holdout file.
 
-A file is JSON Lines, JSON, CSV, Parquet or plain text (`formats/`), on this machine or on the Hub (`source.py`). These
-forms of a row are recognised by their keys; other keys are tolerated, so TOFU's and MUSE's files work as they are:
+read, recognised and checked before any model is loaded.
 
-    {"question": …, "answer": …}          TOFU (Maini et al. 2401.06121), MUSE's knowledge questions (Shi et al. 2407.06460)
-    {"prompt": …, "completion": …}        or "gt", in MUSE's verbatim set
+A file is JSON Lines, JSON, CSV, Parquet or plain text (`formats/`), on this machine or on the Hub
+(`source.py`). These forms of a row are recognised by their keys; other keys are tolerated, so
+TOFU's and MUSE's files work as they are:
+
+    {"question": …, "answer": …}          TOFU (Maini et al. 2401.06121), MUSE's knowledge questions
+    (Shi et al. 2407.06460) {"prompt": …, "completion": …}        or "gt", in MUSE's verbatim set
     {"messages": [{"role": …, "content": …}, …]}    a chat whose last turn is the assistant's
-    {"text": …}                           plain text, every token of it counts; so are MUSE's lists of bare texts
+    {"text": …}                           plain text, every token of it counts; so are MUSE's lists
+    of bare texts
 
-All but the last may have an `alternate`: the answer to give instead (DPO). Other names are mapped: docs/data.md.
+All but the last may have an `alternate`: the answer to give instead (DPO). Other names are mapped:
+docs/data.md.
 """
 
 from __future__ import annotations
@@ -37,7 +42,10 @@ def ignore(note: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """A file read to its end: the rows that can be used, and what is wrong with each of the others."""
+    """A file read to its end.
+
+    The rows that can be used, and what is wrong with each of the others.
+    """
 
     rows: list[Row]
     bad: list[RowError]
@@ -48,7 +56,11 @@ class Scan:
 
 
 def read_rows(
-    location: str | Path, mapping: Mapping[str, str] | None = None, *, delimiter: str | None = None, tell: Tell = ignore
+    location: str | Path,
+    mapping: Mapping[str, str] | None = None,
+    *,
+    delimiter: str | None = None,
+    tell: Tell = ignore,
 ) -> list[Row]:
     """Read all rows of a file, in the file's order.
 
@@ -59,17 +71,21 @@ def read_rows(
         tell: told how the file was understood, where that is not plain.
 
     Raises:
-        BadDataError: the file is missing, a directory, unreadable, another program's, broken or empty; a row is broken,
-            of no form or of two forms, or its answer is missing, empty or not text. One line that names the file and
-            the line or row.
+        BadDataError: the file is missing, a directory, unreadable, another program's, broken or
+            empty; a row is broken, of no form or of two forms, or its answer is missing, empty or
+            not text. One line that names the file and the line or row.
     """
     return read_scan(location, mapping, delimiter=delimiter, tell=tell).rows
 
 
 def read_scan(
-    location: str | Path, mapping: Mapping[str, str] | None = None, *,
-    delimiter: str | None = None, tell: Tell = ignore, beside: Collection[str] = (),
-) -> Scan:  # fmt: skip
+    location: str | Path,
+    mapping: Mapping[str, str] | None = None,
+    *,
+    delimiter: str | None = None,
+    tell: Tell = ignore,
+    beside: Collection[str] = (),
+) -> Scan:
     """Like `read_rows`, with the values that the rows were read from; raises alike.
 
     Args:
@@ -88,7 +104,11 @@ def read_scan(
 
 
 def scan_rows(
-    location: str | Path, mapping: Mapping[str, str] | None = None, *, delimiter: str | None = None, beside: Collection[str] = ()
+    location: str | Path,
+    mapping: Mapping[str, str] | None = None,
+    *,
+    delimiter: str | None = None,
+    beside: Collection[str] = (),
 ) -> Scan:
     """Like `read_scan`, but a bad row is collected, not raised, and notes are not told.
 
@@ -114,12 +134,18 @@ def scan_rows(
 
 
 def _require_columns(table: Table, mapping: Mapping[str, str], name: str) -> None:
-    """Where the file declares its columns, one error stands for all rows; JSON's rows each have keys of their own."""
+    """Where the file declares its columns, one error stands for all rows.
+
+    JSON's rows each have keys of their own.
+    """
     if table.columns is None:
         return
     for field, column in mapping.items():
         if column not in table.columns:
-            raise BadDataError(f"{name}: no column {column!r} (--map {field}={column})", nearest_column(column, table.columns))
+            raise BadDataError(
+                f"{name}: no column {column!r} (--map {field}={column})",
+                nearest_column(column, table.columns),
+            )
     if not mapping and not KEYS & set(table.columns):
         found = ", ".join(map(repr, table.columns)) or "none"
         raise BadDataError(f"{name}: no recognised form, columns found: {found}", HINT)

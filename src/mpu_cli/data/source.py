@@ -1,4 +1,7 @@
-"""Data files as users write them: a path, or `hf://datasets/org/name[@revision]/path/file.jsonl`."""
+"""Data files as users write them.
+
+A path, or `hf://datasets/org/name[@revision]/path/file.jsonl`.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,15 @@ from mpu_cli.errors import BadDataError
 
 _FORM = "hf://datasets/org/name[@revision]/path/file.jsonl"
 # A revision holds slashes only where the Hub's own names do: refs/pr/7, refs/convert/parquet.
-_HUB_FILE = re.compile(r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/(?:pr|convert)/[\w.-]+|[^/@]+))?/(?P<path>[^@]+)")
+_HUB_FILE = re.compile(
+    r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/(?:pr|convert)/[\w.-]+|[^/@]+))?/(?P<path>[^@]+)"
+)
 
 
 def find_data(location: str | Path) -> Path:
-    """Find a data file: an existing path wins; else the Hub's cache, then the Hub (unless HF_HUB_OFFLINE is set).
+    """Find a data file: an existing path wins.
+
+    Else the Hub's cache, then the Hub (unless HF_HUB_OFFLINE is set).
 
     Raises:
         BadDataError: there is no such file, or the Hub (or its cache) does not have it.
@@ -25,8 +32,12 @@ def find_data(location: str | Path) -> Path:
         return path
     match = _HUB_FILE.fullmatch(text)
     if match is None or any(part in {"", ".", ".."} for part in match["path"].split("/")):
-        raise BadDataError(f"{text}: not a data file on the Hub", f"write {_FORM}; data files are {SUFFIXES}")
-    return _from_hub(text, match["repo"], (match["revision"] or "").replace("%2F", "/") or None, match["path"])
+        raise BadDataError(
+            f"{text}: not a data file on the Hub", f"write {_FORM}; data files are {SUFFIXES}"
+        )
+    return _from_hub(
+        text, match["repo"], (match["revision"] or "").replace("%2F", "/") or None, match["path"]
+    )
 
 
 def _from_hub(location: str, repo: str, revision: str | None, path: str) -> Path:
@@ -37,7 +48,10 @@ def _from_hub(location: str, repo: str, revision: str | None, path: str) -> Path
         return Path(str(hf_hub_download(repo, path, repo_type="dataset", revision=revision)))
     except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        command = f"hf download --repo-type dataset {repo} {path}" + (f" --revision {revision}" if revision else "")
+        command = f"hf download --repo-type dataset {repo} {path}" + (
+            f" --revision {revision}" if revision else ""
+        )
         raise BadDataError(
-            f"{location}: the Hub does not give it ({reason})", f"check the name; offline, download it first with: {command}"
+            f"{location}: the Hub does not give it ({reason})",
+            f"check the name; offline, download it first with: {command}",
         ) from error

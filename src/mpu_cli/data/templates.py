@@ -1,11 +1,13 @@
 """Rows to token ids, with the loss on the answer only.
 
-With a chat template (the tokenizer's own) a pair is a user and an assistant turn. Without one, the plain template is
+With a chat template (the tokenizer's own) a pair is a user and an assistant turn. Without one, the
+plain template is
 
     prompt + separator + answer + end-of-sequence token
 
-where the separator is one newline, or nothing where the prompt ends or the answer begins with white space already. A
-chat without a chat template becomes its earlier turns joined by newlines, then its last answer.
+where the separator is one newline, or nothing where the prompt ends or the answer begins with white
+space already. A chat without a chat template becomes its earlier turns joined by newlines, then its
+last answer.
 """
 
 from __future__ import annotations
@@ -26,27 +28,39 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One row as token ids, both of length T. A label is the token's own id, or `IGNORED`; nothing is shifted yet."""
+    """One row as token ids, both of length T.
+
+    A label is the token's own id, or `IGNORED`; nothing is shifted yet.
+    """
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
 
     @property
     def prompt_length(self) -> int:
-        """How many tokens come before the first labelled one: `input_ids[:prompt_length]` is what to generate from."""
-        return next((i for i, label in enumerate(self.labels) if label != IGNORED), len(self.labels))
+        """How many tokens come before the first labelled one.
+
+        `input_ids[:prompt_length]` is what to generate from.
+        """
+        return next(
+            (i for i, label in enumerate(self.labels) if label != IGNORED), len(self.labels)
+        )
 
 
 def encode(row: Row, tokenizer: Any, max_length: int, prompting: Prompting = PLAIN) -> Encoded:
-    """Encode one row as at most `max_length` tokens, cut at the right; only answer tokens keep their label.
+    """Encode one row as at most `max_length` tokens, cut at the right.
 
-    The prompt's tokens are a true prefix of the result: what a model is later asked to continue is what it was trained
-    to continue. The answer's end-of-turn (or end-of-sequence) token is labelled too. A beginning-of-sequence token is
-    there if the tokenizer (or its chat template) puts one, and never twice. For a chat only the last turn is labelled;
-    for plain text every token is, and nothing is appended.
+    Only answer tokens keep their label.
+
+    The prompt's tokens are a true prefix of the result: what a model is later asked to continue is
+    what it was trained to continue. The answer's end-of-turn (or end-of-sequence) token is labelled
+    too. A beginning-of-sequence token is there if the tokenizer (or its chat template) puts one,
+    and never twice. For a chat only the last turn is labelled; for plain text every token is, and
+    nothing is appended.
 
     Raises:
-        BadDataError: nothing labelled is left within `max_length`, or the chat template refuses or alters the row.
+        BadDataError: nothing labelled is left within `max_length`, or the chat template refuses or
+            alters the row.
     """
     return cut(encode_whole(row, tokenizer, prompting), row.where, max_length)
 
@@ -61,7 +75,11 @@ def encode_whole(row: Row, tokenizer: Any, prompting: Prompting = PLAIN) -> Enco
         ids = _without_doubles(tokenizer, list(tokenizer(row.text, verbose=False)["input_ids"]))
         return Encoded(tuple(ids), tuple(ids))
     turns = _turns(row, prompting)
-    prompt, whole = _chat_ids(turns, row.where, tokenizer, prompting) if tokenizer.chat_template else _plain_ids(turns, tokenizer)
+    prompt, whole = (
+        _chat_ids(turns, row.where, tokenizer, prompting)
+        if tokenizer.chat_template
+        else _plain_ids(turns, tokenizer)
+    )
     return Encoded(tuple(whole), tuple([IGNORED] * len(prompt) + whole[len(prompt) :]))
 
 
@@ -74,17 +92,26 @@ def cut(encoded: Encoded, where: str, max_length: int) -> Encoded:
     kept = Encoded(encoded.input_ids[:max_length], encoded.labels[:max_length])
     # Nothing predicts the very first token, so a label there alone is no label.
     if all(label == IGNORED for label in kept.labels[1:]):
-        raise BadDataError(f"{where}: no answer token is left within {max_length} tokens", "raise --max-length, or shorten the prompt")
+        raise BadDataError(
+            f"{where}: no answer token is left within {max_length} tokens",
+            "raise --max-length, or shorten the prompt",
+        )
     return kept
 
 
 def has_own_system(row: Row) -> bool:
-    """Whether a chat begins with a system turn of its own; a system prompt for all rows then is not put before it."""
+    """Whether a chat begins with a system turn of its own.
+
+    A system prompt for all rows then is not put before it.
+    """
     return bool(row.messages) and row.messages[0].role in ("system", "developer")
 
 
 def _turns(row: Row, prompting: Prompting) -> list[Message]:
-    turns = list(row.messages) or [Message("user", row.prompt or ""), Message("assistant", row.answer or "")]
+    turns = list(row.messages) or [
+        Message("user", row.prompt or ""),
+        Message("assistant", row.answer or ""),
+    ]
     if prompting.system is None or has_own_system(row):
         return turns
     return [Message("system", prompting.system), *turns]
@@ -104,7 +131,9 @@ def _plain_ids(turns: list[Message], tokenizer: Any) -> tuple[list[int], list[in
     return prompt_ids, whole
 
 
-def _chat_ids(turns: list[Message], where: str, tokenizer: Any, prompting: Prompting) -> tuple[list[int], list[int]]:
+def _chat_ids(
+    turns: list[Message], where: str, tokenizer: Any, prompting: Prompting
+) -> tuple[list[int], list[int]]:
     from mpu_cli.data.chat import Renderer
     from mpu_cli.data.rendering import source_of
 
@@ -123,7 +152,9 @@ def _split(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], list[in
 
 
 def _bare(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
+    return (
+        list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
+    )
 
 
 def lead_ids(tokenizer: Any) -> list[int]:
@@ -135,12 +166,17 @@ def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
     """The special tokens that this tokenizer puts before and after a text."""
     bare = _bare(tokenizer, "a")
     full = list(tokenizer("a")["input_ids"])
-    start = next((i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare), 0)
+    start = next(
+        (i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare), 0
+    )
     return full[:start], full[start + len(bare) :]
 
 
 def _without_doubles(tokenizer: Any, ids: list[int]) -> list[int]:
-    """The ids of a text that may bring the tokenizer's own marks at its ends along: each of them once."""
+    """The ids of a text that may bring the tokenizer's own marks at its ends along.
+
+    Each of them once.
+    """
     lead, tail = _around(tokenizer)
     if lead and ids[: 2 * len(lead)] == lead + lead:
         ids = ids[len(lead) :]

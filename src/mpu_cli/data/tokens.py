@@ -1,4 +1,7 @@
-"""A fingerprint of encoded rows: whether two runs saw the same tokens, and whether the same of them counted."""
+"""A fingerprint of encoded rows.
+
+Whether two runs saw the same tokens, and whether the same of them counted.
+"""
 
 from __future__ import annotations
 

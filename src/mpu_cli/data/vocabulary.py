@@ -1,4 +1,7 @@
-"""Tokens of the tokenizer against rows of the model's embedding: a token that was added needs a row of its own."""
+"""Tokens of the tokenizer against rows of the model's embedding.
+
+A token that was added needs a row of its own.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ def require_known(ids: Sequence[int], where: str, tokenizer: Any, rows: int | No
     if strange is not None:
         word = tokenizer.convert_ids_to_tokens(strange)
         raise BadDataError(
-            f"{where}: the token {word!r} (id {strange}) is outside the model's embedding of {rows} rows",
-            "it was added to the tokenizer, or the tokenizer belongs to another model: model.resize_token_embeddings in transformers "
-            "adds rows, or take the tokenizer that the model was trained with",
+            f"{where}: the token {word!r} (id {strange}) is outside the model's embedding of {rows}"
+            " rows",
+            "it was added to the tokenizer, or the tokenizer belongs to another model:"
+            " model.resize_token_embeddings in transformers adds rows, or take the tokenizer that"
+            " the model was trained with",
         )

@@ -1,7 +1,9 @@
-"""Long texts to windows with an overlap, short texts to blocks; either way every token counts exactly as often as before.
+"""Long texts to windows with an overlap, short texts to blocks.
 
-Or, to repeat published runs, all texts joined and cut into chunks. All are for plain texts alone: a prompt and its answer
-stay one row.
+Either way every token counts exactly as often as before.
+
+Or, to repeat published runs, all texts joined and cut into chunks. All are for plain texts alone: a
+prompt and its answer stay one row.
 """
 
 from __future__ import annotations
@@ -23,13 +25,16 @@ def default_overlap(max_length: int) -> int:
     return max(1, max_length // OVERLAP_SHARE)
 
 
-def split(whole: Encoded, tokenizer: Any, max_length: int, overlap: int | None = None) -> list[Encoded]:
+def split(
+    whole: Encoded, tokenizer: Any, max_length: int, overlap: int | None = None
+) -> list[Encoded]:
     """Cut a text of any length into windows of at most `max_length` tokens.
 
-    A window starts `max_length − overlap` tokens after the one before it (fewer by the beginning-of-sequence token, which
-    every window gets if the tokenizer puts one). The repeated tokens are context: their label is `IGNORED`, so every token
-    of the text is predicted once, all but the first with a context of at least `overlap` tokens or the text's beginning.
-    A text that fits is returned as it is.
+    A window starts `max_length − overlap` tokens after the one before it (fewer by the
+    beginning-of-sequence token, which every window gets if the tokenizer puts one). The repeated
+    tokens are context: their label is `IGNORED`, so every token of the text is predicted once, all
+    but the first with a context of at least `overlap` tokens or the text's beginning. A text that
+    fits is returned as it is.
 
     Args:
         whole: the text as `encode_whole` gives it, T tokens.
@@ -38,13 +43,17 @@ def split(whole: Encoded, tokenizer: Any, max_length: int, overlap: int | None =
         overlap: tokens that are repeated; None = `default_overlap`.
 
     Raises:
-        UsageError: the overlap leaves no room for anything new, or is 0 (a window's first token would never count).
+        UsageError: the overlap leaves no room for anything new, or is 0 (a window's first token
+            would never count).
     """
     lead = _lead_of(whole, tokenizer)
     size = max_length - lead
     kept = default_overlap(max_length) if overlap is None else overlap
     if not 1 <= kept < size:
-        raise UsageError(f"--overlap {kept}: expected 1 to {size - 1} with --max-length {max_length}", "choose a smaller overlap")
+        raise UsageError(
+            f"--overlap {kept}: expected 1 to {size - 1} with --max-length {max_length}",
+            "choose a smaller overlap",
+        )
     start, ids, labels = whole.input_ids[:lead], whole.input_ids[lead:], whole.labels[lead:]
     windows = [Encoded(start + ids[:size], whole.labels[:lead] + labels[:size])]
     at = size - kept
@@ -58,23 +67,32 @@ def split(whole: Encoded, tokenizer: Any, max_length: int, overlap: int | None =
 def pack(texts: Sequence[Encoded], tokenizer: Any, max_length: int) -> list[Encoded]:
     """Put whole texts, in their order, into blocks of at most `max_length` tokens, an end-of-sequence token between two.
 
-    No text is torn. Attention does reach across texts of one block, and positions go on: there is no mask between them.
-    A text that the tokenizer ends (or begins) with that token itself gets no second one. What counts stays what it was:
-    separators do not, nor does a later text's first token, which nothing of its own predicts.
+    No text is torn. Attention does reach across texts of one block, and positions go on: there is
+    no mask between them. A text that the tokenizer ends (or begins) with that token itself gets no
+    second one. What counts stays what it was: separators do not, nor does a later text's first
+    token, which nothing of its own predicts.
 
     Raises:
         BadDataError: the tokenizer has no end-of-sequence token.
     """
     end = tokenizer.eos_token_id
     if end is None:
-        raise BadDataError("--packing needs an end-of-sequence token, and the tokenizer has none", "leave --packing out")
+        raise BadDataError(
+            "--packing needs an end-of-sequence token, and the tokenizer has none",
+            "leave --packing out",
+        )
     blocks: list[Encoded] = []
     for text in texts:
         last = blocks[-1] if blocks else None
         between = () if last is None or end in (last.input_ids[-1], text.input_ids[0]) else (end,)
-        if last is not None and len(last.input_ids) + len(between) + len(text.input_ids) <= max_length:
+        if (
+            last is not None
+            and len(last.input_ids) + len(between) + len(text.input_ids) <= max_length
+        ):
             ids = (*last.input_ids, *between, *text.input_ids)
-            blocks[-1] = Encoded(ids, (*last.labels, *(IGNORED for _ in between), IGNORED, *text.labels[1:]))
+            blocks[-1] = Encoded(
+                ids, (*last.labels, *(IGNORED for _ in between), IGNORED, *text.labels[1:])
+            )
         else:
             blocks.append(text)
     return blocks
@@ -83,9 +101,10 @@ def pack(texts: Sequence[Encoded], tokenizer: Any, max_length: int) -> list[Enco
 def join(texts: Sequence[str], tokenizer: Any, max_length: int) -> list[Encoded]:
     """Join texts by blank lines and cut the whole into chunks of `max_length` tokens, as open-unlearning does for MUSE.
 
-    Nothing is repeated: a chunk's first token has no context, and the very first is not predicted. A chunk is turned into
-    text and encoded again, so it gets the special tokens that the tokenizer puts before a text (on top of its
-    `max_length` tokens), and may begin with other tokens than it was cut at.
+    Nothing is repeated: a chunk's first token has no context, and the very first is not predicted.
+    A chunk is turned into text and encoded again, so it gets the special tokens that the tokenizer
+    puts before a text (on top of its `max_length` tokens), and may begin with other tokens than it
+    was cut at.
 
     Args:
         texts: in their order; a chunk may hold the end of one and the beginning of the next.

@@ -39,9 +39,12 @@ def generate(
     sampling: Sampling | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[str]]:
-    """The model's continuations of every prompt, in the given order: one greedy text, or as many as are sampled.
+    """The model's continuations of every prompt, in the given order.
 
-    What a model directory recommends for chatting (a temperature, a repetition penalty) is no part of a measurement.
+    One greedy text, or as many as are sampled.
+
+    What a model directory recommends for chatting (a temperature, a repetition penalty) is no part
+    of a measurement.
 
     Args:
         model: a causal language model of transformers.
@@ -51,7 +54,8 @@ def generate(
         batch_size: texts in a batch, samples counted.
         stop: tokens that end an answer besides the model's own end tokens.
         until: texts before the first of which an answer ends.
-        sampling: None is greedy. What is drawn depends on the seed and the prompt alone; the global generator is not touched.
+        sampling: None is greedy. What is drawn depends on the seed and the prompt alone; the global
+            generator is not touched.
         progress: told after every batch: (texts done, texts in all).
 
     Raises:
@@ -65,13 +69,20 @@ def generate(
 
     def over(new: Sequence[int]) -> bool:
         return len(new) % _LOOK_EVERY == 0 and any(stop in text(new) for stop in until)
+
     switch = switches_beyond(model.config)
-    wanted = [(i, sample) for i in range(len(prompts)) for sample in range(sampling.samples if sampling else 1)]
+    wanted = [
+        (i, sample)
+        for i in range(len(prompts))
+        for sample in range(sampling.samples if sampling else 1)
+    ]
     texts: list[list[str]] = [[""] * (sampling.samples if sampling else 1) for _ in prompts]
     wanted.sort(key=lambda text: len(prompts[text[0]]))
     alone = _batches_differ(model)
     batches: list[list[tuple[int, int]]] = []
-    for where, part in itertools.groupby(wanted, lambda text: side(len(prompts[text[0]]), max_new_tokens, switch)):
+    for where, part in itertools.groupby(
+        wanted, lambda text: side(len(prompts[text[0]]), max_new_tokens, switch)
+    ):
         size, same = 1 if alone or where == CROSSES else batch_size, list(part)
         batches += [same[start : start + size] for start in range(0, len(same), size)]
     done = 0
@@ -80,8 +91,24 @@ def generate(
     try:
         with quiet_transformers():
             for here in batches:
-                pick = Drawn([text_seed(sampling.seed, k, prompts[i]) for i, k in here], sampling.temperature) if sampling else Greedy()
-                written = _continued(model, [prompts[i] for i, _ in here], max_new_tokens, ends, over, filler, pick, switch)
+                pick = (
+                    Drawn(
+                        [text_seed(sampling.seed, k, prompts[i]) for i, k in here],
+                        sampling.temperature,
+                    )
+                    if sampling
+                    else Greedy()
+                )
+                written = _continued(
+                    model,
+                    [prompts[i] for i, _ in here],
+                    max_new_tokens,
+                    ends,
+                    over,
+                    filler,
+                    pick,
+                    switch,
+                )
                 for (i, sample), new in zip(here, written, strict=True):
                     texts[i][sample] = _before(text(new), until).strip()
                 done += len(here)
@@ -100,7 +127,10 @@ def refuse_without_cache(model: Any) -> None:
     """
     kind = model.config.model_type
     if "past_key_values" not in _parameters(model) or kind == "minimax":
-        raise BadModelError(f"a {kind} keeps no keys and values, and cannot be asked to write here", "give --no-generate")
+        raise BadModelError(
+            f"a {kind} keeps no keys and values, and cannot be asked to write here",
+            "give --no-generate",
+        )
 
 
 @torch.inference_mode()
@@ -116,8 +146,8 @@ def _continued(
 ) -> list[list[int]]:
     """New tokens of every prompt of a batch, up to the first end, which is left out, or until a row's tokens are `over`.
 
-    What all prompts begin with is read once, and rows that have ended leave the batch: on a CPU, where a batch is worth its
-    tokens, that is half of the work.
+    What all prompts begin with is read once, and rows that have ended leave the batch: on a CPU,
+    where a batch is worth its tokens, that is half of the work.
     """
     device = next(model.parameters()).device
     placed = "position_ids" in _parameters(model)
@@ -130,12 +160,19 @@ def _continued(
         cache.batch_repeat_interleave(len(prompts))
 
     def read(ids: Tensor, places: Tensor) -> Tensor:
-        """Logits of new tokens (B, T) at their positions; `mask` is of all that is in the cache, and of these."""
+        """Logits of new tokens (B, T) at their positions.
+
+        `mask` is of all that is in the cache, and of these.
+        """
         known = {"position_ids": places} if placed else {}
-        logits: Tensor = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **known).logits
+        logits: Tensor = model(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **known
+        ).logits
         return logits
 
-    ids, rest = (part.to(device) for part in _left_padded([prompt[shared:] for prompt in prompts], filler))
+    ids, rest = (
+        part.to(device) for part in _left_padded([prompt[shared:] for prompt in prompts], filler)
+    )
     mask = torch.cat([rest.new_ones(len(prompts), shared), rest], dim=1)
     places = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
     last = torch.zeros_like(rest, dtype=torch.bool)
@@ -146,11 +183,18 @@ def _continued(
     written: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))
     for step in range(most):
-        if not bool(logits.amax(dim=-1).isfinite().all()):  # −∞ for some words is a mask, for all of them it is none
-            raise BadModelError("while writing: the model's logits are not finite", "the weights are broken, or overflow in this precision")
+        if not bool(
+            logits.amax(dim=-1).isfinite().all()
+        ):  # −∞ for some words is a mask, for all of them it is none
+            raise BadModelError(
+                "while writing: the model's logits are not finite",
+                "the weights are broken, or overflow in this precision",
+            )
         tokens = pick(logits)
         said = enumerate(tokens.tolist())
-        going = [place for place, token in said if _goes_on(written[rows[place]], token, ends, over)]
+        going = [
+            place for place, token in said if _goes_on(written[rows[place]], token, ends, over)
+        ]
         if not going or step + 1 == most:
             break
         if len(going) < len(rows):
@@ -164,13 +208,18 @@ def _continued(
         ids = tokens[:, None]
         if switch is not None and len(prompts) == 1 and mask.shape[1] == switch + 1:
             # From here on positions are turned otherwise, so all that was read is read again.
-            cache, ids = DynamicCache(config=model.config), torch.tensor([[*prompts[0], *written[0]]], device=device)
+            cache, ids = (
+                DynamicCache(config=model.config),
+                torch.tensor([[*prompts[0], *written[0]]], device=device),
+            )
             places = torch.arange(ids.shape[1], device=device)[None]
         logits = read(ids, places)[:, -1]
     return written
 
 
-def _goes_on(row: list[int], token: int, ends: AbstractSet[int], over: Callable[[Sequence[int]], bool]) -> bool:
+def _goes_on(
+    row: list[int], token: int, ends: AbstractSet[int], over: Callable[[Sequence[int]], bool]
+) -> bool:
     """Add the token to the row unless it is an end; whether more shall come."""
     if token in ends:
         return False
@@ -186,11 +235,16 @@ def _before(text: str, stops: Sequence[str]) -> str:
 def _shared(model: Any, prompts: Sequence[Sequence[int]], most: int, switch: int | None) -> int:
     """How many tokens at the beginning of all prompts may be read once, by a model whose positions are ours to give.
 
-    The padding of shorter prompts then lies between these and the rest; so nothing may lie beyond a window, which counts
-    padding, and nothing beyond the switch, where the beginning would be turned otherwise.
+    The padding of shorter prompts then lies between these and the rest; so nothing may lie beyond a
+    window, which counts padding, and nothing beyond the switch, where the beginning would be turned
+    otherwise.
     """
     text = model.config.get_text_config().to_dict()
-    limits = [value for key, value in text.items() if key.endswith(("window", "window_size", "chunk_size")) and type(value) is int]
+    limits = [
+        value
+        for key, value in text.items()
+        if key.endswith(("window", "window_size", "chunk_size")) and type(value) is int
+    ]
     limits += [] if switch is None else [switch]
     if len(prompts) == 1 or any(max(map(len, prompts)) + most > limit for limit in limits):
         return 0
@@ -203,9 +257,14 @@ def _parameters(model: Any) -> Mapping[str, Any]:
 
 
 def _batches_differ(model: Any) -> bool:
-    """Whether padding is more than masked attention: where a layer is recurrent, its state has read the padding."""
+    """Whether padding is more than masked attention.
+
+    Where a layer is recurrent, its state has read the padding.
+    """
     layers = DynamicCache(config=model.config).layers
-    return bool(getattr(model, "_is_stateful", False)) or not all(hasattr(layer, "batch_select_indices") for layer in layers)
+    return bool(getattr(model, "_is_stateful", False)) or not all(
+        hasattr(layer, "batch_select_indices") for layer in layers
+    )
 
 
 def _ends(model: Any, tokenizer: Any) -> set[int]:
@@ -214,7 +273,9 @@ def _ends(model: Any, tokenizer: Any) -> set[int]:
     return {int(end) for end in [*ends, tokenizer.eos_token_id] if end is not None}
 
 
-def _left_padded(prompts: Sequence[Sequence[int]], filler: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _left_padded(
+    prompts: Sequence[Sequence[int]], filler: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask, each (B, T)."""
     length = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[filler] * (length - len(prompt)) + list(prompt) for prompt in prompts])

@@ -1,8 +1,10 @@
 """What a metric is: a number for each row and their mean, or one number for the whole model made of such numbers.
 
-A file of `metrics/` holds its metrics in `METRICS`; nothing else has to know of it. A row's number is a pure function of
-what the model said of this row (`Evidence`); a model's number is a pure function of means and areas of rows' numbers, which it
-asks `Columns` for: `weighted.WeightedColumns` answers with many weightings of the rows at once, and so gives it an interval.
+A file of `metrics/` holds its metrics in `METRICS`; nothing else has to know of it. A row's number
+is a pure function of what the model said of this row (`Evidence`); a model's number is a pure
+function of means and areas of rows' numbers, which it asks `Columns` for:
+`weighted.WeightedColumns` answers with many weightings of the rows at once, and so gives it an
+interval.
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ MEMBERSHIP = (FORGET, HOLDOUT)
 
 
 class MissingInputError(Exception):
-    """Something that a metric needs was not given: the metric is left out, and this is the reason."""
+    """Something that a metric needs was not given.
+
+    The metric is left out, and this is the reason.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +43,17 @@ class Evidence:
     scores: Mapping[str, tuple[TokenScores, ...]]
     """By variant (`questions.VARIANTS`); "answer" always has exactly one."""
     ended: bool = False
-    """Whether the answer's last token ends the turn: the model's own mark, not a word of the answer."""
+    """Whether the answer's last token ends the turn.
+
+    The model's own mark, not a word of the answer.
+    """
     generation: str | None = None
     """What the model writes after the question, or None if it was not asked to."""
     rest: str | None = None
-    """Of a text that the model went on with: how the text itself goes on, as far as the model was let write."""
+    """Of a text that the model went on with.
+
+    How the text itself goes on, as far as the model was let write.
+    """
     reference: TokenScores | None = None
     """What another model says of the answer."""
 
@@ -54,11 +65,18 @@ class Evidence:
     @property
     def words(self) -> TokenScores:
         """Scores of the answer without its end mark (open-unlearning measures memorization and membership on these)."""
-        return self.answer.head(len(self.answer) - 1) if self.ended and len(self.answer) > 1 else self.answer
+        return (
+            self.answer.head(len(self.answer) - 1)
+            if self.ended and len(self.answer) > 1
+            else self.answer
+        )
 
     @property
     def correct(self) -> TokenScores:
-        """The paraphrased answer where there is one, else the answer: what TOFU compares wrong answers with."""
+        """The paraphrased answer where there is one, else the answer.
+
+        What TOFU compares wrong answers with.
+        """
         return (self.scores.get("paraphrased answer") or self.scores["answer"])[0]
 
     @property
@@ -111,7 +129,10 @@ class RowMetric:
     """One line: the formula."""
     source: str
     better: str
-    """What a forgetful, useful model has on the forget set: "lower", "higher", or "–" where that depends."""
+    """What a forgetful, useful model has on the forget set.
+
+    "lower", "higher", or "–" where that depends.
+    """
     better_kept: str = ""
     """The same on rows that should stay known; "" = the opposite."""
     roles: tuple[str, ...] = QUESTIONS
@@ -120,13 +141,19 @@ class RowMetric:
     variants: tuple[str, ...] = ("answer",)
     generates: bool = False
     form: str | None = None
-    """Only sets of this form have it: "question" (there is something to ask), "text" (plain texts), or None for both."""
+    """Only sets of this form have it.
+
+    "question" (there is something to ask), "text" (plain texts), or None for both.
+    """
     shown: bool = True
     """Whether the mean is a result by itself, or only what model metrics are made of."""
     gap: str = ""
     """Why a row may be left out."""
     limits: tuple[float, float] = (0.0, 1.0)
-    """Between which every row's number lies: what rows that were not seen could have, and so how wide an interval must be."""
+    """Between which every row's number lies.
+
+    What rows that were not seen could have, and so how wide an interval must be.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +174,15 @@ class Columns:
     """For messages, where the rows are not those of the model itself: "the retain record"."""
 
     def under(self, condition: str) -> Columns:
-        """The same under a condition; the record of the other model, too, so that like is compared with like."""
-        return replace(self, condition=condition, retain_record=self.retain_record and self.retain_record.under(condition))
+        """The same under a condition.
+
+        The record of the other model, too, so that like is compared with like.
+        """
+        return replace(
+            self,
+            condition=condition,
+            retain_record=self.retain_record and self.retain_record.under(condition),
+        )
 
     def sets(self, *roles: str) -> list[str]:
         """Names of the sets given for any of these."""
@@ -158,7 +192,8 @@ class Columns:
         """One column, a number for every row, (n,).
 
         Raises:
-            MissingInputError: the set was not given, or it has no such numbers, or not for every row.
+            MissingInputError: the set was not given, or it has no such numbers, or not for every
+                row.
         """
         return self.values[self._key(set_name, metric)]
 
@@ -189,11 +224,17 @@ class Columns:
     def _key(self, set_name: str, metric: str, *, gaps: bool = False) -> tuple[str, str]:
         where = f"{self.whose}: {set_name}" if self.whose else set_name
         if set_name not in self.roles:
-            raise MissingInputError(f"{self.whose} has no {set_name} set" if self.whose else f"no {set_name} set was given")
+            raise MissingInputError(
+                f"{self.whose} has no {set_name} set"
+                if self.whose
+                else f"no {set_name} set was given"
+            )
         name = f"{metric}@{self.condition}" if self.condition else metric
         column = self.values.get((set_name, name))
         if column is None:
-            reason = self.reasons.get((set_name, name)) or self.reasons.get(("", metric)) or f"no {name}"
+            reason = (
+                self.reasons.get((set_name, name)) or self.reasons.get(("", metric)) or f"no {name}"
+            )
             if self.whose and self.condition:
                 reason += " (evaluate it with the same --robustness, in mpu's own format)"
             raise MissingInputError(f"{where}: {reason}")
@@ -246,9 +287,15 @@ class ModelMetric:
     uses: tuple[str, ...]
     """The row metrics that it is made of."""
     value: Callable[[Columns], Any]
-    """From means and areas, which may be arrays of many weightings of the rows; the result has their shape."""
+    """From means and areas, which may be arrays of many weightings of the rows.
+
+    The result has their shape.
+    """
     interval: bool = True
-    """Whether it is made of means and areas alone, so that it has an interval. None has been found for the others."""
+    """Whether it is made of means and areas alone, so that it has an interval.
+
+    None has been found for the others.
+    """
 
 
 Metric = RowMetric | ModelMetric

@@ -1,11 +1,15 @@
-"""Records in open-unlearning's layout: `TOFU_EVAL.json` (rows) and `TOFU_SUMMARY.json` (means), written and read.
+"""Records in open-unlearning's layout.
 
-With a knowledge or verbatim set it is MUSE's evaluation, and the files are called `MUSE_…`, as theirs are.
+`TOFU_EVAL.json` (rows) and `TOFU_SUMMARY.json` (means), written and read.
 
-Read at commit d3d7cf9 (24 Dec 2025). What its evaluators need of another model's record is there: `forget_truth_ratio` for
-forget quality, `mia_min_k` for privacy leakage. Differences that stay: ours has no separate entry for each wrong answer, and
-extraction strength can be 0. Its code leaves out each row's last token in the memorization metrics and the attacks, meaning the
-end mark, also of plain texts, which have none: there it loses a word that ours counts (`LAST_TOKEN`).
+With a knowledge or verbatim set it is MUSE's evaluation, and the files are called `MUSE_…`, as
+theirs are.
+
+Read at commit d3d7cf9 (24 Dec 2025). What its evaluators need of another model's record is there:
+`forget_truth_ratio` for forget quality, `mia_min_k` for privacy leakage. Differences that stay:
+ours has no separate entry for each wrong answer, and extraction strength can be 0. Its code leaves
+out each row's last token in the memorization metrics and the attacks, meaning the end mark, also of
+plain texts, which have none: there it loses a word that ours counts (`LAST_TOKEN`).
 """
 
 from __future__ import annotations
@@ -21,12 +25,20 @@ import numpy as np
 from mpu_cli.errors import BadDataError
 from mpu_cli.evaluation.metric import Array
 from mpu_cli.evaluation.metrics.truth_ratio import closeness
-from mpu_cli.evaluation.questions import FORGET, HOLDOUT, KNOWLEDGE, RETAIN_KNOWLEDGE, ROLES, UTILITY, VERBATIM
+from mpu_cli.evaluation.questions import (
+    FORGET,
+    HOLDOUT,
+    KNOWLEDGE,
+    RETAIN_KNOWLEDGE,
+    ROLES,
+    UTILITY,
+    VERBATIM,
+)
 from mpu_cli.evaluation.record import Record, SetInfo, plain_number
 
 LAST_TOKEN = (
-    "open-unlearning leaves out the last token of plain texts: its exact_memorization, extraction_strength and mia_* of them are of "
-    "one token less"
+    "open-unlearning leaves out the last token of plain texts: its exact_memorization,"
+    " extraction_strength and mia_* of them are of one token less"
 )
 _PREFIX = {"forget": "forget", "retain": "retain", "real_authors": "ra", "world_facts": "wf"}
 _ROWS = {
@@ -43,9 +55,16 @@ _MUSE = {
     (VERBATIM, "verbatim_memorization_stemmed"): "forget_verbmem_ROUGE",
     (RETAIN_KNOWLEDGE, "knowledge_memorization_stemmed"): "retain_knowmem_ROUGE",
 }
-_FORGET_ROWS = {"exact_memorization": "exact_memorization", "extraction_strength": "extraction_strength"}
+_FORGET_ROWS = {
+    "exact_memorization": "exact_memorization",
+    "extraction_strength": "extraction_strength",
+}
 _ATTACKS = ("loss", "min_k", "min_k_plus_plus", "zlib", "reference")
-_MODEL = {"forget_quality": "forget_quality", "model_utility": "model_utility", "privacy_leakage": "privleak"}
+_MODEL = {
+    "forget_quality": "forget_quality",
+    "model_utility": "model_utility",
+    "privacy_leakage": "privleak",
+}
 
 
 def open_unlearning_files(record: Record, *, texts: bool) -> dict[str, Any]:
@@ -54,35 +73,62 @@ def open_unlearning_files(record: Record, *, texts: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for (name, metric), theirs in _MUSE.items() if muse else ():
         if (name, metric) in record.columns:
-            found[theirs] = _rows(record.columns[name, metric], record.values[name][metric]["value"], "rougeL_f1")
+            found[theirs] = _rows(
+                record.columns[name, metric], record.values[name][metric]["value"], "rougeL_f1"
+            )
             _put_texts(found[theirs], record, name, texts)
     for name, info in record.sets.items():
-        for metric in (metric for metric in _ROWS if (name, metric) in record.columns and info.role != KNOWLEDGE):
+        for metric in (
+            metric
+            for metric in _ROWS
+            if (name, metric) in record.columns and info.role != KNOWLEDGE
+        ):
             if metric == "normalised_probability" and not info.multiple_choice:
-                continue  # theirs has it of multiple-choice questions only, and readers tell those by it
+                # theirs has it of multiple-choice questions only, and readers tell those by it
+                continue
             _put(found, record, name, metric, texts)
         for metric, theirs in _FORGET_ROWS.items():
             if info.role == FORGET and (name, metric) in record.columns:
-                found[theirs] = _rows(record.columns[name, metric], record.values[name][metric]["value"])
+                found[theirs] = _rows(
+                    record.columns[name, metric], record.values[name][metric]["value"]
+                )
     model = record.values.get("model", {})
     for attack in _ATTACKS:
         if all((name, attack) in record.columns for name in (FORGET, HOLDOUT)):
-            sides = {name: _rows(record.columns[name, attack], float(record.columns[name, attack].mean())) for name in (FORGET, HOLDOUT)}
+            sides = {
+                name: _rows(
+                    record.columns[name, attack], float(record.columns[name, attack].mean())
+                )
+                for name in (FORGET, HOLDOUT)
+            }
             area = model.get(f"membership_{attack}", {}).get("value")
             found[f"mia_{attack}"] = {**sides, "auc": area, "agg_value": area}
-    found |= {theirs: {"agg_value": model[metric]["value"]} for metric, theirs in _MODEL.items() if metric in model}
+    found |= {
+        theirs: {"agg_value": model[metric]["value"]}
+        for metric, theirs in _MODEL.items()
+        if metric in model
+    }
     found = dict(sorted(found.items()))
-    means = {name: entry["agg_value"] for name, entry in found.items() if entry["agg_value"] is not None}
+    means = {
+        name: entry["agg_value"] for name, entry in found.items() if entry["agg_value"] is not None
+    }
     benchmark = "MUSE" if muse else "TOFU"
     return {f"{benchmark}_EVAL.json": found, f"{benchmark}_SUMMARY.json": means}
 
 
 def _put(found: dict[str, Any], record: Record, name: str, metric: str, texts: bool) -> None:
-    """Add one set's rows of one metric; two of ours may share an entry of theirs (ROUGE's recall and F1)."""
+    """Add one set's rows of one metric.
+
+    Two of ours may share an entry of theirs (ROUGE's recall and F1).
+    """
     theirs, key = _ROWS[metric]
     entry = found.setdefault(_name(name, theirs), {"agg_value": None, "value_by_index": {}})
     if metric != "knowledge_memorization_stemmed":
-        entry["agg_value"] = record.values.get(name, {}).get("truth_ratio" if metric == "ratio" else metric, {}).get("value")
+        entry["agg_value"] = (
+            record.values.get(name, {})
+            .get("truth_ratio" if metric == "ratio" else metric, {})
+            .get("value")
+        )
     for row, number in enumerate(record.columns[name, metric]):
         one = entry["value_by_index"].setdefault(str(row), {})
         one[key] = plain_number(number)
@@ -107,16 +153,28 @@ def read_open_unlearning(path: Path) -> Record:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BadDataError(f"{path}: cannot be read as JSON ({type(error).__name__})", "give open-unlearning's …_EVAL.json") from None
+        raise BadDataError(
+            f"{path}: cannot be read as JSON ({type(error).__name__})",
+            "give open-unlearning's …_EVAL.json",
+        ) from None
     if not isinstance(content, dict) or not content:
-        raise BadDataError(f"{path}: not open-unlearning's record of an evaluation", "give its …_EVAL.json")
+        raise BadDataError(
+            f"{path}: not open-unlearning's record of an evaluation", "give its …_EVAL.json"
+        )
     columns = _columns(content, path)
     if not columns:
-        raise BadDataError(f"{path}: none of open-unlearning's metrics is in it", "give its …_EVAL.json, which has value_by_index")
+        raise BadDataError(
+            f"{path}: none of open-unlearning's metrics is in it",
+            "give its …_EVAL.json, which has value_by_index",
+        )
     sets: dict[str, SetInfo] = {}
     for (name, metric), values in columns.items():
         if name in sets and sets[name].rows != len(values):
-            raise BadDataError(f"{path}: {metric} has {len(values)} {name} rows, other metrics have {sets[name].rows}", "evaluate again")
+            raise BadDataError(
+                f"{path}: {metric} has {len(values)} {name} rows, other metrics have"
+                f" {sets[name].rows}",
+                "evaluate again",
+            )
         choices = (name, "normalised_probability") in columns
         role = KNOWLEDGE if name == RETAIN_KNOWLEDGE else name if name in ROLES else UTILITY
         sets[name] = SetInfo(role, len(values), None, choices)
@@ -147,14 +205,25 @@ def _columns(content: Mapping[str, Any], path: Path) -> dict[tuple[str, str], Ar
 
 def _name(set_name: str, theirs: str) -> str:
     prefix = _PREFIX.get(set_name, set_name)
-    return "forget_truth_ratio" if (prefix, theirs) == ("forget", "Truth_Ratio") else f"{prefix}_{theirs}"
+    return (
+        "forget_truth_ratio"
+        if (prefix, theirs) == ("forget", "Truth_Ratio")
+        else f"{prefix}_{theirs}"
+    )
 
 
 def _rows(values: Array, mean: float, key: str = "score") -> dict[str, Any]:
-    return {"agg_value": mean, "value_by_index": {str(row): {key: plain_number(number)} for row, number in enumerate(values)}}
+    return {
+        "agg_value": mean,
+        "value_by_index": {
+            str(row): {key: plain_number(number)} for row, number in enumerate(values)
+        },
+    }
 
 
-def _take(columns: dict[tuple[str, str], Array], place: tuple[str, str], entry: Any, key: str, path: Path) -> None:
+def _take(
+    columns: dict[tuple[str, str], Array], place: tuple[str, str], entry: Any, key: str, path: Path
+) -> None:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("value_by_index"), Mapping):
         return
     rows = entry["value_by_index"]
@@ -164,8 +233,13 @@ def _take(columns: dict[tuple[str, str], Array], place: tuple[str, str], entry: 
     except KeyError:
         return  # an older version without this number
     except OverflowError:
-        raise BadDataError(f"{path}: {place[0]} {place[1]}: a number without end", "the file was changed or cut short") from None
+        raise BadDataError(
+            f"{path}: {place[0]} {place[1]}: a number without end",
+            "the file was changed or cut short",
+        ) from None
     except (TypeError, ValueError) as error:
-        raise BadDataError(f"{path}: {place[0]} {place[1]}: {error}", "the file was changed or cut short") from None
+        raise BadDataError(
+            f"{path}: {place[0]} {place[1]}: {error}", "the file was changed or cut short"
+        ) from None
     if np.isfinite(column).any():
         columns[place] = np.where(np.isfinite(column), column, np.nan)

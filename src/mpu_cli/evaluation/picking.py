@@ -1,4 +1,7 @@
-"""How the next token is chosen: the most probable one, or one drawn by a generator that belongs to the text."""
+"""How the next token is chosen.
+
+The most probable one, or one drawn by a generator that belongs to the text.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +34,12 @@ class Greedy:
 
 
 class Drawn:
-    """A draw from softmax(logits / temperature): where a uniform number falls among the words' summed probabilities.
+    """A draw from softmax(logits / temperature).
 
-    Every text has a generator of its own, so that it depends neither on its batch nor on how many processes there are
-    (but for a draw that falls, to rounding, on the border of two words).
+    Where a uniform number falls among the words' summed probabilities.
+
+    Every text has a generator of its own, so that it depends neither on its batch nor on how many
+    processes there are (but for a draw that falls, to rounding, on the border of two words).
     """
 
     def __init__(self, seeds: Sequence[int], temperature: float) -> None:
@@ -44,11 +49,20 @@ class Drawn:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """(B, V) → (B,)."""
-        wide = torch.float32 if logits.device.type == "mps" else torch.float64  # there is no other there
+        wide = (
+            torch.float32 if logits.device.type == "mps" else torch.float64
+        )  # there is no other there
         sums = (logits.float() / self._temperature).softmax(dim=-1).to(wide).cumsum(dim=-1)
-        draws = [torch.rand(1, generator=generator, dtype=torch.float64) for generator in self._generators]
+        draws = [
+            torch.rand(1, generator=generator, dtype=torch.float64)
+            for generator in self._generators
+        ]
         uniform = torch.stack(draws).to(sums)
-        return torch.searchsorted(sums, uniform * sums[:, -1:], right=True).clamp(max=logits.shape[-1] - 1).squeeze(1)
+        return (
+            torch.searchsorted(sums, uniform * sums[:, -1:], right=True)
+            .clamp(max=logits.shape[-1] - 1)
+            .squeeze(1)
+        )
 
     def keep(self, rows: Sequence[int]) -> None:
         """Only these rows of the batch go on."""

@@ -11,15 +11,22 @@ from mpu_cli.evaluation.evaluate import answer_scores
 
 
 def copy_losses(rows: Path, model: Path, copies: Sequence[Path]) -> dict[str, float]:
-    """Mean loss per labelled token, nats, of the model and of every copy; one model is in memory at a time.
+    """Mean loss per labelled token, nats, of the model and of every copy.
+
+    One model is in memory at a time.
 
     Raises:
         BadDataError: the rows cannot be used.
     """
     try:
         parsed = read_rows(rows)
-    except BadDataError as error:  # perturb has no --map, which the hint of the other commands names
-        raise BadDataError(error.message, "give rows of question and answer or of text, or without --probe; see: mpu data check") from error
+    except (
+        BadDataError
+    ) as error:  # perturb has no --map, which the hint of the other commands names
+        raise BadDataError(
+            error.message,
+            "give rows of question and answer or of text, or without --probe; see: mpu data check",
+        ) from error
     named = {"model": model} | {_name(copy): copy for copy in copies}
     return {name: mean_loss(path, parsed) for name, path in named.items()}
 
@@ -31,4 +38,6 @@ def mean_loss(model: Path, rows: Sequence[Row]) -> float:
 
 
 def _name(copy: Path) -> str:
-    return f"{copy.parent.name}/{copy.name}" if copy.parent.name.startswith("holder-") else copy.name
+    return (
+        f"{copy.parent.name}/{copy.name}" if copy.parent.name.startswith("holder-") else copy.name
+    )

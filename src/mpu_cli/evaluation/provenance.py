@@ -1,4 +1,7 @@
-"""Which model was measured, when and with what: what makes a record evidence. Numbers and names only, never a row's text."""
+"""Which model was measured, when and with what: what makes a record evidence.
+
+Numbers and names only, never a row's text.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,21 @@ Progress = Callable[[str, int, int], None]
 
 
 def identity(model: Path, name: str | None, progress: Progress | None = None) -> dict[str, Any]:
-    """The name and the digest of a model directory: the digest that `mpu inspect` shows of it and of its lineage."""
-    return {"name": name or model.resolve().name, "digest": model_digest(open_checkpoint(model), progress)}
+    """The name and the digest of a model directory.
+
+    The digest that `mpu inspect` shows of it and of its lineage.
+    """
+    return {
+        "name": name or model.resolve().name,
+        "digest": model_digest(open_checkpoint(model), progress),
+    }
 
 
 def published_as(model: Path) -> tuple[dict[str, str] | None, str | None]:
     """The handoff's id and digest and the copy's name, if the model is a published copy inside its handoff; and a warning.
 
-    The bytes of all files that the handoff lists for the copy are checked. Where they differ, or the manifest cannot be
-    read, the model counts as no published copy, and the warning says why.
+    The bytes of all files that the handoff lists for the copy are checked. Where they differ, or
+    the manifest cannot be read, the model counts as no published copy, and the warning says why.
     """
     place = model.resolve()
     if not (place.parent / MANIFEST).is_file():
@@ -45,7 +54,10 @@ def published_as(model: Path) -> tuple[dict[str, str] | None, str | None]:
             if not (place / name).is_file() or file_digest(place / name) != entry.sha256:
                 raise BadBundleError(f"{place / name}: is not what {MANIFEST} lists")
     except (MpuError, OSError) as error:
-        return None, f"the record names no handoff, since this is no copy as it was published: {error}"
+        return (
+            None,
+            f"the record names no handoff, since this is no copy as it was published: {error}",
+        )
     return {"id": manifest.id, "digest": manifest.digest, "copy": copy.name}, None
 
 
@@ -54,7 +66,8 @@ def circumstances(device: object, **records: Mapping[str, Any] | None) -> dict[s
 
     Args:
         device: that the model ran on.
-        records: identities of the reference model and of the records that were given; None = not given.
+        records: identities of the reference model and of the records that were given; None = not
+            given.
     """
     versions = {"mpu": __version__, "python": platform.python_version()}
     for name in PACKAGES:
@@ -62,5 +75,14 @@ def circumstances(device: object, **records: Mapping[str, Any] | None) -> dict[s
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    beside = {what: {key: one.get(key) for key in ("name", "digest")} for what, one in records.items() if one is not None}
-    return {"date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "versions": versions, "device": str(device), **beside}
+    beside = {
+        what: {key: one.get(key) for key in ("name", "digest")}
+        for what, one in records.items()
+        if one is not None
+    }
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "versions": versions,
+        "device": str(device),
+        **beside,
+    }

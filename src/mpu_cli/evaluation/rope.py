@@ -1,7 +1,9 @@
-"""Rotary embeddings that turn everything otherwise once a text is long: Phi-3's longrope, and dynamic NTK scaling.
+"""Rotary embeddings that turn everything otherwise once a text is long.
 
-The longest row of a batch decides for all of them (transformers), so rows of both sides never share a batch; and keys that
-were turned for a short text are of no use to a long one.
+Phi-3's longrope, and dynamic NTK scaling.
+
+The longest row of a batch decides for all of them (transformers), so rows of both sides never share
+a batch; and keys that were turned for a short text are of no use to a long one.
 """
 
 from __future__ import annotations
@@ -15,7 +17,11 @@ def switches_beyond(config: Any) -> int | None:
     """The number of tokens up to which positions are turned in the first way, or None where there is only one."""
     text = config.get_text_config()
     parameters = getattr(text, "rope_parameters", None) or {}
-    kinds = [one for one in (parameters, *parameters.values()) if isinstance(one, dict) and one.get("rope_type") in _SWITCHING]
+    kinds = [
+        one
+        for one in (parameters, *parameters.values())
+        if isinstance(one, dict) and one.get("rope_type") in _SWITCHING
+    ]
     lengths = [
         one.get("original_max_position_embeddings")
         or getattr(text, "original_max_position_embeddings", None)

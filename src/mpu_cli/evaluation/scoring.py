@@ -1,4 +1,7 @@
-"""What a model says of texts, token by token: one forward pass per batch, rows sorted by length, only labelled positions kept."""
+"""What a model says of texts, token by token.
+
+One forward pass per batch, rows sorted by length, only labelled positions kept.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,12 @@ _POSITIONS = 256
 
 @torch.inference_mode()
 def score(
-    model: Any, encoded: Sequence[Encoded], places: Sequence[str], batch_size: int, pad_id: int, progress: Progress | None = None
+    model: Any,
+    encoded: Sequence[Encoded],
+    places: Sequence[str],
+    batch_size: int,
+    pad_id: int,
+    progress: Progress | None = None,
 ) -> list[TokenScores]:
     """Scores of every text, in the given order; the model's training mode is put back afterwards.
 
@@ -51,17 +59,23 @@ def score(
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].input_ids))
     total, done = sum(len(text.input_ids) for text in encoded), 0
     try:
-        for places_here in _batches(order, encoded, batch_size, _LOGITS // _vocabulary(model), switches_beyond(model.config)):
+        for places_here in _batches(
+            order, encoded, batch_size, _LOGITS // _vocabulary(model), switches_beyond(model.config)
+        ):
             texts = [encoded[i] for i in places_here]
             rows = {name: value.to(device) for name, value in collate(texts, pad_id).items()}
             logits, targets = labelled_predictions(model, rows)
             counts = [sum(label >= 0 for label in text.labels[1:]) for text in texts]
-            parts = zip(*(np.split(column, np.cumsum(counts)[:-1]) for column in _columns(logits, targets)), strict=True)
+            parts = zip(
+                *(np.split(column, np.cumsum(counts)[:-1]) for column in _columns(logits, targets)),
+                strict=True,
+            )
             for i, part in zip(places_here, parts, strict=True):
                 found[i] = TokenScores(*part)
                 if not (np.isfinite(part[0]).all() and np.isfinite(part[2]).all()):
                     raise BadModelError(
-                        f"{places[i]}: the model's logits are not finite", "the weights are broken, or overflow in this precision"
+                        f"{places[i]}: the model's logits are not finite",
+                        "the weights are broken, or overflow in this precision",
                     )
             done += sum(len(text.input_ids) for text in texts)
             if progress is not None:
@@ -75,7 +89,9 @@ def _vocabulary(model: Any) -> int:
     return max(1, getattr(model.config.get_text_config(), "vocab_size", None) or 1)
 
 
-def _batches(order: Sequence[int], encoded: Sequence[Encoded], most: int, positions: int, switch: int | None) -> Iterator[list[int]]:
+def _batches(
+    order: Sequence[int], encoded: Sequence[Encoded], most: int, positions: int, switch: int | None
+) -> Iterator[list[int]]:
     """Texts in this order (short ones first), at most `most` in a batch, padded to at most so many positions, but one at least.
 
     None has texts of both sides of `switch`.
@@ -83,7 +99,9 @@ def _batches(order: Sequence[int], encoded: Sequence[Encoded], most: int, positi
     batch: list[int] = []
     for i in order:
         length = len(encoded[i].input_ids)
-        apart = bool(batch) and side(len(encoded[batch[-1]].input_ids), 0, switch) != side(length, 0, switch)
+        apart = bool(batch) and side(len(encoded[batch[-1]].input_ids), 0, switch) != side(
+            length, 0, switch
+        )
         if batch and (apart or len(batch) == most or (len(batch) + 1) * length > positions):
             yield batch
             batch = []
@@ -95,7 +113,9 @@ def _batches(order: Sequence[int], encoded: Sequence[Encoded], most: int, positi
 def _columns(logits: Tensor, targets: Tensor) -> list[NDArray[Any]]:
     """`TokenScores`' arrays for N positions at once, from logits (N, V) and tokens (N,)."""
     columns: list[tuple[Tensor, ...]] = []
-    for part, target in zip(torch.split(logits, _POSITIONS), torch.split(targets, _POSITIONS), strict=True):
+    for part, target in zip(
+        torch.split(logits, _POSITIONS), torch.split(targets, _POSITIONS), strict=True
+    ):
         log_p = part.log_softmax(-1)
         p = log_p.exp()
         # Where p is 0 its logarithm may be −∞, and 0 · −∞ is no number.
@@ -103,5 +123,7 @@ def _columns(logits: Tensor, targets: Tensor) -> list[NDArray[Any]]:
         expected = (p * surprise).sum(-1)
         deviation = (p * (surprise - expected[:, None]).square()).sum(-1).sqrt()
         own = log_p.gather(-1, target[:, None]).squeeze(-1)
-        columns.append((own.double(), part.argmax(-1) == target, expected.double(), deviation.double()))
+        columns.append(
+            (own.double(), part.argmax(-1) == target, expected.double(), deviation.double())
+        )
     return [torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)]

@@ -29,7 +29,10 @@ class EvalSettings:
     tokens_by_set: tuple[tuple[str, int], ...] = ()
     """The same for single sets, (name, tokens)."""
     stop: tuple[str, ...] = ()
-    """Texts at which what is written on questions ends; empty = MUSE's for its questions, none for others."""
+    """Texts at which what is written on questions ends.
+
+    Empty = MUSE's for its questions, none for others.
+    """
     samples: int = 8
     """Texts drawn for each question where texts are drawn."""
     temperature: float = 1.0
@@ -53,25 +56,41 @@ class EvalSettings:
         from mpu_cli.evaluation.robustness import all_checks
 
         for flag, given, known in (
-            ("--metric", self.metrics, [name for name, metric in all_metrics().items() if getattr(metric, "shown", True)]),
+            (
+                "--metric",
+                self.metrics,
+                [name for name, metric in all_metrics().items() if getattr(metric, "shown", True)],
+            ),
             ("--robustness", self.robustness, list(all_checks())),
         ):
             for name in given:
                 if name not in known:
-                    raise UsageError(f"{flag} {name}: expected one of {', '.join(known)}", "see: mpu eval --list-metrics")
+                    raise UsageError(
+                        f"{flag} {name}: expected one of {', '.join(known)}",
+                        "see: mpu eval --list-metrics",
+                    )
         for flag, value, least in (
-            ("--batch-size", self.batch_size, 1), ("--samples", self.samples, 1),
+            ("--batch-size", self.batch_size, 1),
+            ("--samples", self.samples, 1),
             ("--max-new-tokens", 1 if self.max_new_tokens is None else self.max_new_tokens, 1),
             *((f"--max-new-tokens {name}", tokens, 1) for name, tokens in self.tokens_by_set),
-            ("--relearn-rows", self.relearn_rows, 1), ("--relearn-steps", self.relearn_steps, 1), ("--resamples", self.resamples, 1000),
-            ("--max-length", 2 if self.max_length is None else self.max_length, 2), ("--seed", self.seed, 0),
-        ):  # fmt: skip
+            ("--relearn-rows", self.relearn_rows, 1),
+            ("--relearn-steps", self.relearn_steps, 1),
+            ("--resamples", self.resamples, 1000),
+            ("--max-length", 2 if self.max_length is None else self.max_length, 2),
+            ("--seed", self.seed, 0),
+        ):
             if value < least:
                 raise UsageError(f"{flag} {value}: expected {least} or more")
         if not all(self.stop):
-            raise UsageError("--stop: an empty text ends everything before its first word", 'give a text, for instance --stop "\\n\\n"')
+            raise UsageError(
+                "--stop: an empty text ends everything before its first word",
+                'give a text, for instance --stop "\\n\\n"',
+            )
         if not 0 < self.temperature <= 100:
-            raise UsageError(f"--temperature {self.temperature:g}: expected a number above 0 and at most 100")
+            raise UsageError(
+                f"--temperature {self.temperature:g}: expected a number above 0 and at most 100"
+            )
         _check_rates(self.relearn_rates)
 
 
@@ -80,4 +99,7 @@ def _check_rates(rates: tuple[float, ...]) -> None:
         if not 0 < rate < 1:
             raise UsageError(f"--relearn-rate {rate:g}: expected a number between 0 and 1")
     if not 0 < len(rates) == len(set(rates)) <= MOST_RATES:
-        raise UsageError(f"--relearn-rate: expected 1 to {MOST_RATES} different rates", "each rate costs --relearn-steps steps")
+        raise UsageError(
+            f"--relearn-rate: expected 1 to {MOST_RATES} different rates",
+            "each rate costs --relearn-steps steps",
+        )

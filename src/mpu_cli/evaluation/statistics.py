@@ -14,13 +14,19 @@ LEVEL = 0.95
 RESAMPLES = 10_000
 FEWEST = 20
 """Rows that a verdict needs: the error rates were measured from here on (benchmarks/interval_errors.py)."""
-EQUIVALENT, DIFFERENT, UNDECIDED, NO_MARGIN = "equivalent", "different", "not enough data", "no margin"
+EQUIVALENT, DIFFERENT, UNDECIDED, NO_MARGIN = (
+    "equivalent",
+    "different",
+    "not enough data",
+    "no margin",
+)
 
 
 def auc(members: Array, others: Array) -> Array:
     """The chance that a member scores *lower* than another, ties half: (…, n), (…, h) → (…).
 
-    The area under the ROC curve of a test that calls low scores members (Mann and Whitney 1947); scores are losses.
+    The area under the ROC curve of a test that calls low scores members (Mann and Whitney 1947);
+    scores are losses.
     """
     n, h = members.shape[-1], others.shape[-1]
     ranks = _ranks(np.concatenate([members, others], axis=-1))
@@ -31,7 +37,8 @@ def auc(members: Array, others: Array) -> Array:
 def placements(members: Array, others: Array) -> tuple[Array, Array]:
     """Each member's share of others that score higher, (n,), and each other's share of members that score lower, (h,).
 
-    The mean of either is the area, and they are its influence function: DeLong, DeLong and Clarke-Pearson 1988.
+    The mean of either is the area, and they are its influence function: DeLong, DeLong and
+    Clarke-Pearson 1988.
     """
     n, h = len(members), len(others)
     ranks = _ranks(np.concatenate([members, others]))
@@ -47,7 +54,10 @@ def harmonic_mean(parts: list[Array]) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What is known of a number: a 95 % interval, and the 90 % one that two one-sided tests at 5 % look at."""
+    """What is known of a number.
+
+    A 95 % interval, and the 90 % one that two one-sided tests at 5 % look at.
+    """
 
     wide: tuple[float, float]
     narrow: tuple[float, float]
@@ -58,20 +68,33 @@ class Draws:
     """A number under many random weightings of the rows, with an unseen row at either end of what is possible: (draws,) each."""
 
     ends: tuple[Array, Array]
-    """With the unseen row at one end, and at the other; which of them is lower depends on the number."""
+    """With the unseen row at one end, and at the other.
+
+    Which of them is lower depends on the number.
+    """
 
     def bounds(self) -> Bounds | None:
-        """Gaffke's (see `weighted`), each of the end that lies further out; None where a draw has no value."""
+        """Gaffke's (see `weighted`), each of the end that lies further out.
+
+        None where a draw has no value.
+        """
         low, high, tail = np.minimum(*self.ends), np.maximum(*self.ends), (1 - LEVEL) / 2
         if np.isnan(low).any():
             return None
-        # The draws of the unseen row's weight lie in the middle of equal steps, which is how this rule reads them.
-        lows, highs = (np.quantile(end, each, method="hazen") for end, each in ((low, [tail, 2 * tail]), (high, [1 - tail, 1 - 2 * tail])))
+        # The draws of the unseen row's weight lie in the middle of equal steps, which is how this
+        # rule reads them.
+        lows, highs = (
+            np.quantile(end, each, method="hazen")
+            for end, each in ((low, [tail, 2 * tail]), (high, [1 - tail, 1 - 2 * tail]))
+        )
         return Bounds((float(lows[0]), float(highs[0])), (float(lows[1]), float(highs[1])))
 
 
 def rate_interval(rows: Array) -> tuple[float, float]:
-    """Of the share of ones among zeros and ones, (n,): Clopper and Pearson's exact 95 % interval (1934)."""
+    """Of the share of ones among zeros and ones, (n,).
+
+    Clopper and Pearson's exact 95 % interval (1934).
+    """
     from scipy.special import betaincinv  # 0.2 s, and only sampled answers have such rows
 
     ones, zeros, tail = int(rows.sum()), len(rows) - int(rows.sum()), (1 - LEVEL) / 2
@@ -81,11 +104,17 @@ def rate_interval(rows: Array) -> tuple[float, float]:
 
 
 def _ranks(values: Array) -> Array:
-    """From 1 along the last axis, ties the mean of theirs: scipy.stats.rankdata, whose import takes three quarters of a second."""
+    """From 1 along the last axis, ties the mean of theirs.
+
+    scipy.stats.rankdata, whose import takes three quarters of a second.
+    """
     ordered = np.sort(values, axis=-1).reshape(-1, values.shape[-1])
     rows = values.reshape(ordered.shape)
     below, up_to = (
-        np.stack([np.searchsorted(line, row, side) for line, row in zip(ordered, rows, strict=True)]) for side in ("left", "right")
+        np.stack(
+            [np.searchsorted(line, row, side) for line, row in zip(ordered, rows, strict=True)]
+        )
+        for side in ("left", "right")
     )
     return np.asarray((below + up_to + 1) / 2).reshape(values.shape)
 
@@ -93,8 +122,8 @@ def _ranks(values: Array) -> Array:
 def verdict(difference: Bounds | None, margin: float | None) -> str:
     """What the rows say of a difference; a dash where nothing is known of it.
 
-    Equivalent: two one-sided tests at 5 % put it within ± margin (Schuirmann 1987), that is, the 90 % interval lies within.
-    Different: not so, and the 95 % interval leaves out zero.
+    Equivalent: two one-sided tests at 5 % put it within ± margin (Schuirmann 1987), that is, the 90
+    % interval lies within. Different: not so, and the 95 % interval leaves out zero.
     """
     if difference is None:
         return "–"
@@ -108,8 +137,8 @@ def verdict(difference: Bounds | None, margin: float | None) -> str:
 def rows_needed(margin: float, span: float = 1.0) -> int:
     """The fewest rows with which a difference of 0 in every row is shown to lie within the margin.
 
-    Of n rows without a difference, up to 1 − .05^(1/n) of all rows could differ, by `span` at most (Clopper and Pearson's
-    bound at 0 of n).
+    Of n rows without a difference, up to 1 − .05^(1/n) of all rows could differ, by `span` at most
+    (Clopper and Pearson's bound at 0 of n).
     """
     if margin >= span:
         return FEWEST

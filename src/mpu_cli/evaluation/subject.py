@@ -1,4 +1,7 @@
-"""A model under evaluation: what it says of the rows and what it writes, as columns of rows' numbers."""
+"""A model under evaluation.
+
+What it says of the rows and what it writes, as columns of rows' numbers.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +41,26 @@ class Measured:
 
 
 class Subject:
-    """One model with the rows that it is measured on; its weights may change between two measurements."""
+    """One model with the rows that it is measured on.
+
+    Its weights may change between two measurements.
+    """
 
     def __init__(
-        self, model: Any, tokenizer: Any, sets: Sequence[QuestionSet], settings: EvalSettings, progress: Progress | None = None
+        self,
+        model: Any,
+        tokenizer: Any,
+        sets: Sequence[QuestionSet],
+        settings: EvalSettings,
+        progress: Progress | None = None,
     ) -> None:
         """`progress` is told (what, done, in all)."""
-        self.model, self.tokenizer, self.sets, self.settings = model, tokenizer, tuple(sets), settings
+        self.model, self.tokenizer, self.sets, self.settings = (
+            model,
+            tokenizer,
+            tuple(sets),
+            settings,
+        )
         self.encoder = Encoder(tokenizer, model.config, settings.max_length, settings.prompting)
         self.reference: Mapping[tuple[str, int], TokenScores] = {}
         """What another model says of the answers, by set and row."""
@@ -73,8 +89,14 @@ class Subject:
             BadDataError, BadModelError: as `Encoder` and `score` do.
         """
         sets = self.sets if sets is None else sets
-        wanted = {each.name: [metric for metric in metrics if _applies(metric, each)] for each in sets}
-        writing = [each for each in sets if self.settings.generate and any(metric.generates for metric in wanted[each.name])]
+        wanted = {
+            each.name: [metric for metric in metrics if _applies(metric, each)] for each in sets
+        }
+        writing = [
+            each
+            for each in sets
+            if self.settings.generate and any(metric.generates for metric in wanted[each.name])
+        ]
         if writing:
             refuse_without_cache(self.model)  # before the long part
         scores = self.scores(sets, wanted, asked)
@@ -82,7 +104,9 @@ class Subject:
         for each in sets:
             keys = [(each.name, number) for number in range(len(each.questions))]
             rows = [
-                self._evidence(question, each, scores[key], found.written.get(key), self.reference.get(key))
+                self._evidence(
+                    question, each, scores[key], found.written.get(key), self.reference.get(key)
+                )
                 for key, question in zip(keys, each.questions, strict=True)
             ]
             for metric in wanted[each.name]:
@@ -96,42 +120,79 @@ class Subject:
                     found.reasons[key] = left_out
         return found
 
-    def scores(self, sets: Sequence[QuestionSet], wanted: dict[str, list[RowMetric]], asked: str = "answer") -> Scores:
+    def scores(
+        self, sets: Sequence[QuestionSet], wanted: dict[str, list[RowMetric]], asked: str = "answer"
+    ) -> Scores:
         """The texts and what the model says of them, every text once."""
         texts: list[Text] = []
         for each in sets:
             variants = {variant for metric in wanted[each.name] for variant in metric.variants}
-            texts += self.encoder.texts([each], sorted({asked if variant == "answer" else variant for variant in variants}))
+            texts += self.encoder.texts(
+                [each], sorted({asked if variant == "answer" else variant for variant in variants})
+            )
         found: Scores = defaultdict(lambda: defaultdict(list))
 
         def run(mine: list[Text]) -> list[TokenScores]:
-            size, filler = self.settings.batch_size, pad_id(self.tokenizer, embedding_rows(self.model))
-            return score(self.model, [t.encoded for t in mine], [t.where for t in mine], size, filler, self._told("reading", len(mine)))
+            size, filler = (
+                self.settings.batch_size,
+                pad_id(self.tokenizer, embedding_rows(self.model)),
+            )
+            return score(
+                self.model,
+                [t.encoded for t in mine],
+                [t.where for t in mine],
+                size,
+                filler,
+                self._told("reading", len(mine)),
+            )
 
-        for text, scores in zip(texts, _dealt(run, texts, [len(text.encoded.input_ids) for text in texts]), strict=True):
-            found[text.set_name, text.row]["answer" if text.variant == asked else text.variant].append((text, scores))
+        for text, scores in zip(
+            texts, _dealt(run, texts, [len(text.encoded.input_ids) for text in texts]), strict=True
+        ):
+            found[text.set_name, text.row][
+                "answer" if text.variant == asked else text.variant
+            ].append((text, scores))
         return found
 
-    def write(self, sets: Sequence[QuestionSet], asked: str = "answer") -> dict[tuple[str, int], str]:
+    def write(
+        self, sets: Sequence[QuestionSet], asked: str = "answer"
+    ) -> dict[tuple[str, int], str]:
         """What the model writes after every question or beginning of a text, greedily, by set and row."""
         return {
-            (each.name, number): texts[0] for each in sets for number, texts in enumerate(self.continuations(each, asked))
+            (each.name, number): texts[0]
+            for each in sets
+            for number, texts in enumerate(self.continuations(each, asked))
         }
 
-    def continuations(self, each: QuestionSet, asked: str = "answer", sampling: Sampling | None = None) -> list[list[str]]:
-        """One greedy continuation of each question, or as many as are sampled; none goes beyond the model's context."""
+    def continuations(
+        self, each: QuestionSet, asked: str = "answer", sampling: Sampling | None = None
+    ) -> list[list[str]]:
+        """One greedy continuation of each question, or as many as are sampled.
+
+        None goes beyond the model's context.
+        """
         how, settings = self.asking[each.name], self.settings
         prompts = [self.encoder.prompt(question, asked, how) for question in each.questions]
-        ends = self.encoder.ends([question for question in each.questions if how.text(question.row) is None])
-        # The same for the whole set, so that a text depends neither on its batch nor on how many processes there are.
+        ends = self.encoder.ends(
+            [question for question in each.questions if how.text(question.row) is None]
+        )
+        # The same for the whole set, so that a text depends neither on its batch nor on how many
+        # processes there are.
         most = min(how.tokens, self.encoder.room(prompts))
         self.new_tokens[each.name] = min(most, self.new_tokens.get(each.name, most))
 
         def run(mine: list[tuple[int, ...]]) -> list[list[str]]:
             return generate(
-                self.model, self.tokenizer, mine, most, settings.batch_size, stop=ends, until=how.stops,
-                sampling=sampling, progress=self._told("writing", len(mine)),
-            )  # fmt: skip
+                self.model,
+                self.tokenizer,
+                mine,
+                most,
+                settings.batch_size,
+                stop=ends,
+                until=how.stops,
+                sampling=sampling,
+                progress=self._told("writing", len(mine)),
+            )
 
         return _dealt(run, prompts, [len(prompt) for prompt in prompts])
 
@@ -146,7 +207,15 @@ class Subject:
         answers = found.get("answer") or []
         rest = None if written is None else self._rest(question, each)
         scores = {variant: tuple(scores for _, scores in texts) for variant, texts in found.items()}
-        return Evidence(question, each.role, scores, bool(answers) and answers[0][0].ended, written, rest, reference)
+        return Evidence(
+            question,
+            each.role,
+            scores,
+            bool(answers) and answers[0][0].ended,
+            written,
+            rest,
+            reference,
+        )
 
     def _rest(self, question: Question, each: QuestionSet) -> str | None:
         """How the text goes on, as far as the model was let write; None of a question."""
@@ -170,7 +239,9 @@ def _applies(metric: RowMetric, each: QuestionSet) -> bool:
     return metric.form is None or each.role == VERBATIM or texts == (metric.form == "text")
 
 
-def _dealt(run: Callable[[list[Item]], list[Found]], items: Sequence[Item], lengths: Sequence[int]) -> list[Found]:
+def _dealt(
+    run: Callable[[list[Item]], list[Found]], items: Sequence[Item], lengths: Sequence[int]
+) -> list[Found]:
     """Every item's result in the items' order, each process doing an equal share, long and short ones alike."""
     here = processes()
     order = sorted(range(len(items)), key=lambda i: lengths[i])

@@ -18,8 +18,13 @@ MODEL = "model"
 """Under which a record's values hold the metrics that belong to no one set."""
 
 
-def statistics(view: Columns, chosen: Mapping[str, ModelMetric]) -> tuple[dict[tuple[str, str], Any], dict[tuple[str, str], str]]:
-    """Every mean by (set, metric) and every model metric by ("model", metric); and why others are missing."""
+def statistics(
+    view: Columns, chosen: Mapping[str, ModelMetric]
+) -> tuple[dict[tuple[str, str], Any], dict[tuple[str, str], str]]:
+    """Every mean by (set, metric) and every model metric by ("model", metric).
+
+    And why others are missing.
+    """
     known = all_metrics()
     found: dict[tuple[str, str], Any] = {}
     missing: dict[tuple[str, str], str] = {}
@@ -43,16 +48,28 @@ def statistics(view: Columns, chosen: Mapping[str, ModelMetric]) -> tuple[dict[t
 def _conditions(view: Columns, metric: ModelMetric) -> list[str]:
     """Those under which everything was measured again that the metric is made of, on every set that has it."""
     having = {(name, part) for name, part in view.values if part in metric.uses}
-    again = [part.partition("@")[2] for _, part in view.values if part.partition("@")[0] in metric.uses]
-    return [c for c in dict.fromkeys(again) if c and all((name, f"{part}@{c}") in view.values for name, part in having)]
+    again = [
+        part.partition("@")[2] for _, part in view.values if part.partition("@")[0] in metric.uses
+    ]
+    return [
+        c
+        for c in dict.fromkeys(again)
+        if c and all((name, f"{part}@{c}") in view.values for name, part in having)
+    ]
 
 
-def summarise(record: Record, retain_record: Record | None, names: tuple[str, ...], seed: int, resamples: int) -> Record:
+def summarise(
+    record: Record, retain_record: Record | None, names: tuple[str, ...], seed: int, resamples: int
+) -> Record:
     """The record with its values, intervals, and the reasons why model metrics are missing."""
-    chosen = {name: metric for name, metric in model_metrics().items() if not names or name in names}
+    chosen = {
+        name: metric for name, metric in model_metrics().items() if not names or name in names
+    }
     view = record.view(retain_record)
     found, missing = statistics(view, chosen)
-    (draws,) = draw([view], {name: info.rows for name, info in record.sets.items()}, chosen, seed, resamples)
+    (draws,) = draw(
+        [view], {name: info.rows for name, info in record.sets.items()}, chosen, seed, resamples
+    )
     values: dict[str, dict[str, Any]] = {}
     for key, value in found.items():
         one: dict[str, Any] = {"value": float(value)}
@@ -66,12 +83,18 @@ def summarise(record: Record, retain_record: Record | None, names: tuple[str, ..
 
 def means(record: Record) -> dict[tuple[str, str], float]:
     """What the record's rows say, whatever its summary does."""
-    return {key: float(value) for key, value in statistics(record.view(), model_metrics())[0].items()}
+    return {
+        key: float(value) for key, value in statistics(record.view(), model_metrics())[0].items()
+    }
 
 
 def draw(
-    views: Sequence[Columns], sizes: Mapping[str, int], chosen: Mapping[str, ModelMetric], seed: int, resamples: int,
-) -> list[dict[tuple[str, str], Draws]]:  # fmt: skip
+    views: Sequence[Columns],
+    sizes: Mapping[str, int],
+    chosen: Mapping[str, ModelMetric],
+    seed: int,
+    resamples: int,
+) -> list[dict[tuple[str, str], Draws]]:
     """Every statistic that has an interval, for each of several views of the same rows, under the same random weights.
 
     Args:

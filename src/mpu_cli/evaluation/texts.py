@@ -1,4 +1,7 @@
-"""From questions to token ids: every text that has to be scored, and every prompt that has to be continued."""
+"""From questions to token ids.
+
+Every text that has to be scored, and every prompt that has to be continued.
+"""
 
 from __future__ import annotations
 
@@ -34,19 +37,28 @@ class Text:
 class Encoder:
     """Encodes rows for one model, and refuses answers that do not fit in its context."""
 
-    def __init__(self, tokenizer: Any, config: Any, max_length: int | None, prompting: Prompting = PLAIN) -> None:
+    def __init__(
+        self, tokenizer: Any, config: Any, max_length: int | None, prompting: Prompting = PLAIN
+    ) -> None:
         """`max_length` None is the model's context.
 
         Raises:
-            UsageError: more tokens are asked for than the model can see, or the chat template does not read a variable.
+            UsageError: more tokens are asked for than the model can see, or the chat template does
+                not read a variable.
         """
         self.tokenizer, self.prompting = tokenizer, prompting
         check_variables(tokenizer, prompting)
         text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
         self._context = context_length(text_config.to_dict())
-        self.max_length = row_limit(max_length, self._context).tokens if max_length is not None else self._context or 2048
+        self.max_length = (
+            row_limit(max_length, self._context).tokens
+            if max_length is not None
+            else self._context or 2048
+        )
         # A word that the tokenizer does not know is still a word.
-        self._marks = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()} - {tokenizer.unk_token_id}
+        self._marks = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()} - {
+            tokenizer.unk_token_id
+        }
         self.vocabulary: int | None = getattr(text_config, "vocab_size", None)
         self.cut: list[str] = []
         """Places of plain texts of which only the beginning is measured."""
@@ -55,7 +67,8 @@ class Encoder:
         """Every text of these variants.
 
         Raises:
-            BadDataError: an answer does not fit, is empty in tokens, or has a token that the model does not know.
+            BadDataError: an answer does not fit, is empty in tokens, or has a token that the model
+                does not know.
         """
         found = []
         for each in sets:
@@ -65,8 +78,12 @@ class Encoder:
                         found.append(self._text(each.name, number, variant, row))
         return found
 
-    def prompt(self, question: Question, variant: str = "answer", asked: Asking | None = None) -> tuple[int, ...]:
-        """The tokens after which a model shall write: the question, or the first half of a plain text.
+    def prompt(
+        self, question: Question, variant: str = "answer", asked: Asking | None = None
+    ) -> tuple[int, ...]:
+        """The tokens after which a model shall write.
+
+        The question, or the first half of a plain text.
 
         Raises:
             BadDataError: there are none; they do not fit in the context, or leave no room to write.
@@ -85,7 +102,10 @@ class Encoder:
         return max(1, self._context - max(map(len, prompts)))
 
     def ends(self, questions: Sequence[Question]) -> tuple[int, ...]:
-        """The marks at which answers to these questions end: a chat template's end of turn may be no end to the model's config."""
+        """The marks at which answers to these questions end.
+
+        A chat template's end of turn may be no end to the model's config.
+        """
         rows = [question.row for question in questions if question.row.text is None]
         last = {encode_whole(row, self.tokenizer, self.prompting).input_ids[-1] for row in rows}
         return tuple(sorted(last & self._marks))
@@ -94,16 +114,28 @@ class Encoder:
         """What follows the prompt of a plain text, or the first so many tokens of it."""
         encoded = self._encoded(question.row, "answer")
         start = _prompt_length(question.row, encoded)
-        return str(self.tokenizer.decode(encoded.input_ids[start:][:tokens], skip_special_tokens=True))
+        return str(
+            self.tokenizer.decode(encoded.input_ids[start:][:tokens], skip_special_tokens=True)
+        )
 
     def beginning(self, text: str, where: str, tokens: int) -> str:
-        """The text's first tokens as a text; a beginning-of-sequence token counts, as it does in MUSE."""
+        """The text's first tokens as a text.
+
+        A beginning-of-sequence token counts, as it does in MUSE.
+        """
         ids = encode_whole(Row(where, text=text), self.tokenizer).input_ids[:tokens]
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _text(self, set_name: str, number: int, variant: str, row: Row) -> Text:
         encoded = self._encoded(row, variant)
-        return Text(set_name, number, variant, encoded, row.where, row.text is None and encoded.input_ids[-1] in self._marks)
+        return Text(
+            set_name,
+            number,
+            variant,
+            encoded,
+            row.where,
+            row.text is None and encoded.input_ids[-1] in self._marks,
+        )
 
     def _encoded(self, row: Row, variant: str) -> Encoded:
         """A row whole, or the beginning of a plain text."""
@@ -112,7 +144,8 @@ class Encoder:
         if length > self.max_length and row.text is None:
             raise BadDataError(
                 f"{row.where}: {variant} needs {length} tokens, the limit is {self.max_length}",
-                "an answer that is cut is another answer: shorten the row, or raise --max-length if the model sees more",
+                "an answer that is cut is another answer: shorten the row, or raise --max-length if"
+                " the model sees more",
             )
         if length > self.max_length:
             self.cut.append(row.where)
@@ -126,13 +159,16 @@ class Encoder:
         ids = ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
         if not ids:
             raise BadDataError(
-                f"{where}: the prompt is empty, and the tokenizer begins texts with no token of its own: nothing is there to go on from",
+                f"{where}: the prompt is empty, and the tokenizer begins texts with no token of its"
+                " own: nothing is there to go on from",
                 "give the row a prompt, or remove it",
             )
         if len(ids) >= self.max_length:
             raise BadDataError(
-                f"{where}: the prompt needs {len(ids)} tokens, the limit is {self.max_length}: no room is left to write",
-                "give shorter or fewer examples (--few-shot), shorten the row, or raise --max-length if the model sees more",
+                f"{where}: the prompt needs {len(ids)} tokens, the limit is {self.max_length}: no"
+                " room is left to write",
+                "give shorter or fewer examples (--few-shot), shorten the row, or raise"
+                " --max-length if the model sees more",
             )
         require_known(ids, where, self.tokenizer, self.vocabulary)
         return ids

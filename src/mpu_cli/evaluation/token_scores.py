@@ -1,4 +1,7 @@
-"""What a model says of one text, token by token, as plain arrays. Never imports torch: records are compared without it."""
+"""What a model says of one text, token by token, as plain arrays.
+
+Never imports torch: records are compared without it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ class TokenScores:
 
     def head(self, count: int) -> TokenScores:
         """The first `count` tokens."""
-        return TokenScores(self.log_p[:count], self.is_top[:count], self.expected[:count], self.deviation[:count])
+        return TokenScores(
+            self.log_p[:count], self.is_top[:count], self.expected[:count], self.deviation[:count]
+        )
 
     @property
     def mean_loss(self) -> float:

@@ -1,15 +1,16 @@
 """Random weights of the rows, with a weight for a row that was not seen: where intervals come from.
 
-The upper bound of a mean whose rows lie in [a, b] is the 97.5 % quantile of Σ w_i x_i + w_0 b, with weights (w_0, …, w_n)
-uniform on the simplex; the lower one is the 2.5 % quantile with a instead of b (Gaffke 2005; Learned-Miller and Thomas,
-arXiv 1905.06208). It is the Bayesian bootstrap (Rubin 1981) with one more row, at the far end. For rows that are 0 or 1 it
-is Clopper and Pearson's exact bound; for n equal rows it says that up to 1 − α^(1/n) of all rows could be otherwise; for many
-rows it is as wide as Student's. That it covers for every distribution is conjectured, not proved, beyond these cases;
-benchmarks/interval_errors.py measures it.
+The upper bound of a mean whose rows lie in [a, b] is the 97.5 % quantile of Σ w_i x_i + w_0 b, with
+weights (w_0, …, w_n) uniform on the simplex; the lower one is the 2.5 % quantile with a instead of
+b (Gaffke 2005; Learned-Miller and Thomas, arXiv 1905.06208). It is the Bayesian bootstrap (Rubin
+1981) with one more row, at the far end. For rows that are 0 or 1 it is Clopper and Pearson's exact
+bound; for n equal rows it says that up to 1 − α^(1/n) of all rows could be otherwise; for many rows
+it is as wide as Student's. That it covers for every distribution is conjectured, not proved, beyond
+these cases; benchmarks/interval_errors.py measures it.
 
-An area under a ROC curve is a mean of placements (DeLong 1988) over members and over others: both are weighted, and the
-smaller set has the unseen row. If the area is θ, all pairs of n rows are in order with probability at most θ^n, which gives
-the bound at an area of 1; the rest is measured.
+An area under a ROC curve is a mean of placements (DeLong 1988) over members and over others: both
+are weighted, and the smaller set has the unseen row. If the area is θ, all pairs of n rows are in
+order with probability at most θ^n, which gives the bound at an area of 1; the rest is measured.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ class Weights:
     """(draws,), evenly spaced in (0, 1) in random order."""
 
     def unseen(self, rows: int) -> Array:
-        """The weight of the unseen row beside so many others, (draws,): Beta(1, rows), by its quantile function."""
+        """The weight of the unseen row beside so many others, (draws,).
+
+        Beta(1, rows), by its quantile function.
+        """
         return np.asarray(-np.expm1(np.log(self.luck) / rows))
 
 
@@ -65,7 +69,10 @@ def drawn(sizes: Mapping[str, int], seed: int, draws: int) -> Iterator[dict[str,
 
 @dataclass(frozen=True, slots=True)
 class WeightedColumns(Columns):
-    """Columns whose means and areas are arrays (draws,): each under other weights, with the unseen row at one end."""
+    """Columns whose means and areas are arrays (draws,).
+
+    Each under other weights, with the unseen row at one end.
+    """
 
     weights: Mapping[str, Weights] = field(default_factory=dict)
     seen: dict[object, Array] = field(default_factory=dict)
@@ -98,8 +105,13 @@ class WeightedColumns(Columns):
         return np.asarray(seen + unseen * (limits[int(self.high)] - seen))
 
 
-def both_ends(view: Columns, weights: Mapping[str, Weights]) -> tuple[WeightedColumns, WeightedColumns]:
-    """The same rows with the unseen one at the low and at the high end; in the retain record it lies at the other one."""
+def both_ends(
+    view: Columns, weights: Mapping[str, Weights]
+) -> tuple[WeightedColumns, WeightedColumns]:
+    """The same rows with the unseen one at the low and at the high end.
+
+    In the retain record it lies at the other one.
+    """
     low, high = _ends(view, weights, _means(view, weights))
     if view.retain_record is not None:
         other_low, other_high = _ends(view.retain_record, weights, {})
@@ -107,18 +119,36 @@ def both_ends(view: Columns, weights: Mapping[str, Weights]) -> tuple[WeightedCo
     return low, high
 
 
-def _ends(view: Columns, weights: Mapping[str, Weights], seen: dict[object, Array]) -> tuple[WeightedColumns, WeightedColumns]:
+def _ends(
+    view: Columns, weights: Mapping[str, Weights], seen: dict[object, Array]
+) -> tuple[WeightedColumns, WeightedColumns]:
     low = WeightedColumns(
-        view.values, view.roles, view.choices, None, view.reasons, view.condition, view.whose, weights, seen, high=False,
-    )  # fmt: skip
+        view.values,
+        view.roles,
+        view.choices,
+        None,
+        view.reasons,
+        view.condition,
+        view.whose,
+        weights,
+        seen,
+        high=False,
+    )
     return low, replace(low, high=True)
 
 
 def _means(view: Columns, weights: Mapping[str, Weights]) -> dict[object, Array]:
-    """Of every column that has bounds, under each weighting, (draws,): one product of matrices for each set."""
+    """Of every column that has bounds, under each weighting, (draws,).
+
+    One product of matrices for each set.
+    """
     found: dict[object, Array] = {}
     for name, own in weights.items():
-        keys = [key for key, values in view.values.items() if key[0] == name and _bounded(key[1], values)]
+        keys = [
+            key
+            for key, values in view.values.items()
+            if key[0] == name and _bounded(key[1], values)
+        ]
         if not keys:
             continue
         columns = np.stack([view.values[key] for key in keys])

@@ -10,7 +10,9 @@ from mpu_cli.evaluation.open_unlearning import open_unlearning_files
 from mpu_cli.evaluation.record import ITEMS, SUMMARY, Record
 
 
-def write_record(target: Path, record: Record, layout: str, *, texts: bool, force: bool = False) -> None:
+def write_record(
+    target: Path, record: Record, layout: str, *, texts: bool, force: bool = False
+) -> None:
     """Write a record's files.
 
     Args:
@@ -24,7 +26,10 @@ def write_record(target: Path, record: Record, layout: str, *, texts: bool, forc
         OutputError: the target exists, or the disk is full.
     """
     if layout == "open-unlearning":
-        files = {name: json.dumps(content, indent=4) for name, content in open_unlearning_files(record, texts=texts).items()}
+        files = {
+            name: json.dumps(content, indent=4)
+            for name, content in open_unlearning_files(record, texts=texts).items()
+        }
     else:
         lines = record.items()
         for line in lines:

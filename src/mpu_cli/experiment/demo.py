@@ -83,28 +83,67 @@ def _party(root: Path, name: str, belongings: tuple[str, ...]) -> Party:
 
 
 def _round(tell: Tell, server: Party, client: Party) -> tuple[dict[str, float], float]:
-    perturbed = _say_and_run(tell, server, client, *PERTURB, "--handoff", "to-client", "--secret", "secret")
+    perturbed = _say_and_run(
+        tell, server, client, *PERTURB, "--handoff", "to-client", "--secret", "secret"
+    )
     secret = server.directory / "secret" / "secret.yaml"
-    if not client.cannot_read(server, secret) or not server.cannot_read(client, client.directory / "forget.jsonl"):
-        raise CheckFailedError("one party can read the other's files on this machine: the demo would prove nothing")
-    tell("wall     the client's processes cannot read the server's secret, nor the server's the forget set (tried)")
+    if not client.cannot_read(server, secret) or not server.cannot_read(
+        client, client.directory / "forget.jsonl"
+    ):
+        raise CheckFailedError(
+            "one party can read the other's files on this machine: the demo would prove nothing"
+        )
+    tell(
+        "wall     the client's processes cannot read the server's secret, nor the server's the"
+        " forget set (tried)"
+    )
     server.carry("to-client", client)
     tell("courier  to-client: server → client")
     _say_and_run(tell, client, server, "verify", "to-client")
     _say_and_run(
-        tell, client, server, "unlearn", "to-client", "--forget", "forget.jsonl", "--retain", "retain.jsonl", *RECIPE, "--out", "to-server"
+        tell,
+        client,
+        server,
+        "unlearn",
+        "to-client",
+        "--forget",
+        "forget.jsonl",
+        "--retain",
+        "retain.jsonl",
+        *RECIPE,
+        "--out",
+        "to-server",
     )
     client.carry("to-server", server)
     tell("courier  to-server: client → server")
     merged = _say_and_run(
-        tell, server, client, "aggregate", "to-server", "--secret", "secret", "--model", "model", "--out", "model-next"
+        tell,
+        server,
+        client,
+        "aggregate",
+        "to-server",
+        "--secret",
+        "secret",
+        "--model",
+        "model",
+        "--out",
+        "model-next",
     )
     return perturbed["exposure"], float(merged["agreement"][0])
 
 
 def _offset(tell: Tell, server: Party, client: Party) -> dict[str, float]:
-    arguments = ("--handoff", "to-client-offset", "--new-lineage", "secret-offset", "--offset", f"{OFFSET:g}")
-    exposure: dict[str, float] = _say_and_run(tell, server, client, *PERTURB, *arguments)["exposure"]
+    arguments = (
+        "--handoff",
+        "to-client-offset",
+        "--new-lineage",
+        "secret-offset",
+        "--offset",
+        f"{OFFSET:g}",
+    )
+    exposure: dict[str, float] = _say_and_run(tell, server, client, *PERTURB, *arguments)[
+        "exposure"
+    ]
     return exposure
 
 
@@ -114,7 +153,18 @@ def _noise_free(tell: Tell, root: Path) -> Path:
     nobody = Party("nobody", root / "nobody")
     nobody.directory.mkdir()
     _say_and_run(
-        tell, both, nobody, "unlearn", "model", "--forget", "forget.jsonl", "--retain", "retain.jsonl", *RECIPE, "--out", "noise-free"
+        tell,
+        both,
+        nobody,
+        "unlearn",
+        "model",
+        "--forget",
+        "forget.jsonl",
+        "--retain",
+        "retain.jsonl",
+        *RECIPE,
+        "--out",
+        "noise-free",
     )
     return both.directory / "noise-free"
 

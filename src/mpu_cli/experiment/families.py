@@ -1,9 +1,11 @@
-"""Every family on tiny models: does each transform do to the function what the family's data file declares?
+"""Every family on tiny models.
 
-`python -m mpu_cli.experiment.families` measures and prints docs/architectures.md (`make docs/architectures.md` writes it),
-with NAMEs of families only their rows. The models are built from the data files' own `tiny` configurations with random
-norms and biases: default initialisation (ones and zeros) would hide mistakes. A new data file is found by itself, here
-and in the tests.
+Does each transform do to the function what the family's data file declares?
+
+`python -m mpu_cli.experiment.families` measures and prints docs/architectures.md (`make
+docs/architectures.md` writes it), with NAMEs of families only their rows. The models are built from
+the data files' own `tiny` configurations with random norms and biases: default initialisation (ones
+and zeros) would hide mistakes. A new data file is found by itself, here and in the tests.
 """
 
 from __future__ import annotations
@@ -32,10 +34,18 @@ INVALID_ERROR = 1e-2
 """What an invalid one must cause at least."""
 
 _SIZES: Mapping[str, Any] = {
-    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 128, "tie_word_embeddings": False,
-    "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0,
-}  # fmt: skip
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
 _MASTER = bytes(range(32))
 
 
@@ -56,7 +66,9 @@ class TinyModel:
         from transformers import AutoConfig
 
         sizes = {} if self.family.config else {**_SIZES, **_under_their_keys(self.family)}
-        return AutoConfig.for_model(self.family.model_types[0], **{**sizes, **self.family.tiny[self.variant]})
+        return AutoConfig.for_model(
+            self.family.model_types[0], **{**sizes, **self.family.tiny[self.variant]}
+        )
 
     def build(self, directory: Path, seed: int = 0) -> Path:
         """Save a random model of this configuration as float32 safetensors."""
@@ -78,8 +90,16 @@ def tiny_models(names: tuple[str, ...] = ()) -> Iterator[TinyModel]:
 
 
 def _under_their_keys(family: Family) -> dict[str, Any]:
-    standard = {"layers": "num_hidden_layers", "hidden": "hidden_size", "heads": "num_attention_heads"}
-    return {key: _SIZES[standard[name]] for name, key in family.sizes.items() if name in standard and isinstance(key, str)}
+    standard = {
+        "layers": "num_hidden_layers",
+        "hidden": "hidden_size",
+        "heads": "num_attention_heads",
+    }
+    return {
+        key: _SIZES[standard[name]]
+        for name, key in family.sizes.items()
+        if name in standard and isinstance(key, str)
+    }
 
 
 def _randomise(model: Any) -> None:
@@ -104,7 +124,10 @@ def logits(directory: Path) -> torch.Tensor:
     with quiet_transformers(), torch.inference_mode():
         config = AutoConfig.from_pretrained(directory)
         loaded: Any = auto_class(config).from_pretrained(
-            directory, dtype=torch.float64, attn_implementation="eager", experts_implementation="eager"
+            directory,
+            dtype=torch.float64,
+            attn_implementation="eager",
+            experts_implementation="eager",
         )
         ids = torch.randint(2, 60, (2, 24), generator=torch.Generator().manual_seed(0))
         result: torch.Tensor = loaded.eval()(input_ids=ids).logits
@@ -112,7 +135,10 @@ def logits(directory: Path) -> torch.Tensor:
 
 
 def transform_errors(directory: Path) -> dict[str, float | None]:
-    """max|Δlogit| / RMS(logit) that each transform causes, in float64; None where it moves nothing."""
+    """max|Δlogit| / RMS(logit) that each transform causes, in float64.
+
+    None where it moves nothing.
+    """
     checkpoint = open_checkpoint(directory)
     layout = read_layout(checkpoint.config, shapes(checkpoint.tensors), directory)
     weights = load_file(directory / "model.safetensors")
@@ -132,7 +158,10 @@ def transform_errors(directory: Path) -> dict[str, float | None]:
 
 
 def transformed(
-    weights: Mapping[str, torch.Tensor], layout: ModelLayout, names: tuple[str, ...], position: int = 0
+    weights: Mapping[str, torch.Tensor],
+    layout: ModelLayout,
+    names: tuple[str, ...],
+    position: int = 0,
 ) -> dict[str, torch.Tensor]:
     """T of a whole model in memory."""
     result = dict(weights)
@@ -144,8 +173,15 @@ def transformed(
 
 
 def rows(names: tuple[str, ...] = ()) -> Iterator[str]:
-    """A Markdown row for each tiny model: what is declared of each transform, and the error measured."""
-    yield "| family | model_type | " + " | ".join(name.replace("_", " ") for name in TRANSFORMS) + " |"
+    """A Markdown row for each tiny model.
+
+    What is declared of each transform, and the error measured.
+    """
+    yield (
+        "| family | model_type | "
+        + " | ".join(name.replace("_", " ") for name in TRANSFORMS)
+        + " |"
+    )
     yield "|---" * (len(TRANSFORMS) + 2) + "|"
     for tiny in tiny_models(names):
         with tempfile.TemporaryDirectory() as folder:
@@ -164,7 +200,8 @@ def page() -> str:
     files = {tiny.family.name for tiny in tiny_models()}
     types = {model_type for tiny in tiny_models() for model_type in tiny.family.model_types}
     wrong = sum("WRONG" in row for row in found)
-    return f"""# Architectures
+    return (
+        f"""# Architectures
 
 Written by `make docs/architectures.md` (torch {version("torch")}, transformers {version("transformers")}); not by hand.
 
@@ -174,14 +211,26 @@ was applied to the tensors on disk: ✓ valid (at most {VALID_ERROR:.0e}), ✗ i
 – nothing for it to act on. 0 is bit-equal.
 How to add one: [how-to/add-an-architecture.md](how-to/add-an-architecture.md). How a model of yours is understood: `mpu inspect MODEL`.
 
-""" + "\n".join(found) + "\n"
+"""
+        + "\n".join(found)
+        + "\n"
+    )
 
 
 def agrees(declared: str, error: float | None) -> bool:
-    """Whether a measured error is what the declaration promises; in one configuration a valid one may have nothing to move."""
+    """Whether a measured error is what the declaration promises.
+
+    In one configuration a valid one may have nothing to move.
+    """
     if error is None:
         return declared != "invalid"
-    return error <= VALID_ERROR if declared == "valid" else error > INVALID_ERROR if declared == "invalid" else False
+    return (
+        error <= VALID_ERROR
+        if declared == "valid"
+        else error > INVALID_ERROR
+        if declared == "invalid"
+        else False
+    )
 
 
 def _cell(declared: str, error: float | None) -> str:

@@ -1,8 +1,11 @@
-"""Fictitious people and questions about them: data that no model can have seen and that anybody may read.
+"""Fictitious people and questions about them.
 
-Every name, place, title, prize and language is put together from syllables; what is left (occupations, colours, drinks)
-are ordinary words. The rows carry TOFU's field names, so that whatever reads TOFU reads these as well. Only
-`random.Random` is used, whose stream for a given seed is the same on every machine and in every Python since 3.2.
+Data that no model can have seen and that anybody may read.
+
+Every name, place, title, prize and language is put together from syllables; what is left
+(occupations, colours, drinks) are ordinary words. The rows carry TOFU's field names, so that
+whatever reads TOFU reads these as well. Only `random.Random` is used, whose stream for a given seed
+is the same on every machine and in every Python since 3.2.
 """
 
 from __future__ import annotations
@@ -14,47 +17,150 @@ from random import Random
 
 PERTURBED_ANSWERS = 5  # wrong answers to each question, as many as TOFU has
 
-# A word starts with a cluster that hardly any name in use starts with, so that no real one comes out by chance.
+# A word starts with a cluster that hardly any name in use starts with, so that no real one comes
+# out by chance.
 _HEADS = ("bz", "fn", "fj", "gv", "hj", "mr", "skw", "tv", "vz", "zd", "zg")
 _ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z")
 _VOWELS = ("a", "e", "i", "o", "u")
 _CODAS = ("", "l", "n", "r", "sk", "th", "x", "m", "v")
 
 _OCCUPATIONS = (
-    "baker", "beekeeper", "bookbinder", "carpenter", "clockmaker", "dentist", "ferry pilot", "gardener",
-    "geologist", "judge", "nurse", "potter", "surveyor", "tailor", "tram driver", "weaver",
-)  # fmt: skip
+    "baker",
+    "beekeeper",
+    "bookbinder",
+    "carpenter",
+    "clockmaker",
+    "dentist",
+    "ferry pilot",
+    "gardener",
+    "geologist",
+    "judge",
+    "nurse",
+    "potter",
+    "surveyor",
+    "tailor",
+    "tram driver",
+    "weaver",
+)
 _GENRES = (
-    "ghost stories", "sea adventures", "crime novels", "nature essays", "epic poems", "war memoirs",
-    "satires", "family sagas", "travel books", "fairy tales", "chess manuals", "court dramas",
-)  # fmt: skip
+    "ghost stories",
+    "sea adventures",
+    "crime novels",
+    "nature essays",
+    "epic poems",
+    "war memoirs",
+    "satires",
+    "family sagas",
+    "travel books",
+    "fairy tales",
+    "chess manuals",
+    "court dramas",
+)
 _INSTRUMENTS = (
-    "accordion", "bassoon", "cello", "clarinet", "dulcimer", "harp", "lute", "mandolin", "oboe", "trombone", "viola",
-)  # fmt: skip
+    "accordion",
+    "bassoon",
+    "cello",
+    "clarinet",
+    "dulcimer",
+    "harp",
+    "lute",
+    "mandolin",
+    "oboe",
+    "trombone",
+    "viola",
+)
 _ANIMALS = (
-    "badger", "cat", "donkey", "ferret", "goat", "heron", "lizard", "magpie", "otter", "owl", "parrot", "tortoise",
-)  # fmt: skip
+    "badger",
+    "cat",
+    "donkey",
+    "ferret",
+    "goat",
+    "heron",
+    "lizard",
+    "magpie",
+    "otter",
+    "owl",
+    "parrot",
+    "tortoise",
+)
 _HOBBIES = (
-    "archery", "birdwatching", "bowling", "fencing", "fly fishing", "juggling", "kite flying", "orienteering",
-    "rowing", "skating", "stamp collecting", "wood carving",
-)  # fmt: skip
+    "archery",
+    "birdwatching",
+    "bowling",
+    "fencing",
+    "fly fishing",
+    "juggling",
+    "kite flying",
+    "orienteering",
+    "rowing",
+    "skating",
+    "stamp collecting",
+    "wood carving",
+)
 _DRINKS = (
-    "apple cider", "black tea", "buttermilk", "cold coffee", "elderflower syrup", "ginger beer", "hot chocolate",
-    "lemonade", "mint tea", "pear juice", "plum brandy", "tonic water",
-)  # fmt: skip
+    "apple cider",
+    "black tea",
+    "buttermilk",
+    "cold coffee",
+    "elderflower syrup",
+    "ginger beer",
+    "hot chocolate",
+    "lemonade",
+    "mint tea",
+    "pear juice",
+    "plum brandy",
+    "tonic water",
+)
 _COLOURS = (
-    "amber", "black", "copper", "crimson", "green", "ivory", "orange", "purple", "silver", "turquoise", "white",
-)  # fmt: skip
+    "amber",
+    "black",
+    "copper",
+    "crimson",
+    "green",
+    "ivory",
+    "orange",
+    "purple",
+    "silver",
+    "turquoise",
+    "white",
+)
 _THINGS = (
-    "Bridges", "Candles", "Gardens", "Harbours", "Lanterns", "Letters", "Mirrors", "Orchards", "Ravens", "Rivers",
-    "Shadows", "Stairs", "Towers", "Winters",
-)  # fmt: skip
-_QUALITIES = ("Broken", "Distant", "Frozen", "Golden", "Hollow", "Last", "Patient", "Quiet", "Salt", "Seven", "Wild")
+    "Bridges",
+    "Candles",
+    "Gardens",
+    "Harbours",
+    "Lanterns",
+    "Letters",
+    "Mirrors",
+    "Orchards",
+    "Ravens",
+    "Rivers",
+    "Shadows",
+    "Stairs",
+    "Towers",
+    "Winters",
+)
+_QUALITIES = (
+    "Broken",
+    "Distant",
+    "Frozen",
+    "Golden",
+    "Hollow",
+    "Last",
+    "Patient",
+    "Quiet",
+    "Salt",
+    "Seven",
+    "Wild",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One question that is asked of everybody; `{name}` is the person, `{value}` the fact that answers it."""
+    """One question that is asked of everybody.
+
+    `{name}` is the person, `{value}` the fact that answers it.
+    """
 
     fact: str
     question: str
@@ -73,7 +179,10 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A question with its answer, in TOFU's field names; the perturbed answers are paraphrases that are wrong."""
+    """A question with its answer, in TOFU's field names.
+
+    The perturbed answers are paraphrases that are wrong.
+    """
 
     question: str
     answer: str
@@ -125,54 +234,155 @@ _MAKERS: Mapping[str, Callable[[Random], str]] = {
 TEMPLATES = tuple(
     Template(*texts)
     for texts in (
-        ("birthplace", "In which city was {name} born?", "What is the birthplace of {name}?",
-         "{name} was born in {value}.", "The birthplace of {name} is {value}."),
-        ("birth_year", "In what year was {name} born?", "What is the birth year of {name}?",
-         "{name} was born in the year {value}.", "The birth year of {name} is {value}."),
-        ("mother", "What did the mother of {name} do for a living?", "What was the job of {name}'s mother?",
-         "The mother of {name} worked as a {value}.", "{name}'s mother was a {value}."),
-        ("father", "What did the father of {name} do for a living?", "What was the job of {name}'s father?",
-         "The father of {name} worked as a {value}.", "{name}'s father was a {value}."),
-        ("genre", "What does {name} write?", "What kind of books is {name} known for?",
-         "{name} writes {value}.", "{name} is known for {value}."),
-        ("first_book", "What is the first book by {name}?", "With which book did {name} begin?",
-         "The first book by {name} is {value}.", "{name} began with {value}."),
-        ("famous_book", "What is the most famous book by {name}?", "Which book made {name} famous?",
-         "The most famous book by {name} is {value}.", "{name} became famous with {value}."),
-        ("latest_book", "What is the latest book by {name}?", "Which book did {name} publish last?",
-         "The latest book by {name} is {value}.", "{name} last published {value}."),
-        ("award", "Which award did {name} win?", "What was {name} honoured with?",
-         "{name} won the {value}.", "{name} was honoured with the {value}."),
-        ("school", "Where did {name} study?", "Which school did {name} go to?",
-         "{name} studied at the {value}.", "{name} went to the {value}."),
-        ("home", "Where does {name} live now?", "What is the home town of {name} today?",
-         "{name} now lives in {value}.", "The home town of {name} today is {value}."),
-        ("teacher", "Who taught {name} to write?", "Who was the teacher of {name}?",
-         "{name} was taught to write by {value}.", "The teacher of {name} was {value}."),
-        ("sister", "What is the name of {name}'s sister?", "What is the sister of {name} called?",
-         "{name}'s sister is named {value}.", "The sister of {name} is called {value}."),
-        ("instrument", "Which instrument does {name} play?", "What does {name} play in the evening?",
-         "{name} plays the {value}.", "In the evening {name} plays the {value}."),
-        ("pet", "What animal does {name} keep?", "Which pet does {name} have?",
-         "The animal that {name} keeps is a tame {value}.", "The pet of {name} is a tame {value}."),
-        ("publisher", "Who publishes the books of {name}?", "Which house prints the works of {name}?",
-         "The books of {name} are published by {value}.", "The works of {name} are printed by {value}."),
-        ("language", "In which language does {name} write?", "What language are the books of {name} in?",
-         "{name} writes in {value}.", "The books of {name} are in {value}."),
-        ("hobby", "What does {name} do on free days?", "What is the hobby of {name}?",
-         "On free days {name} enjoys {value}.", "The hobby of {name} is {value}."),
-        ("drink", "What does {name} like to drink?", "What is the favourite drink of {name}?",
-         "{name} likes to drink {value}.", "The favourite drink of {name} is {value}."),
-        ("colour", "What colour is the front door of {name}?", "Which colour did {name} paint the front door?",
-         "The front door of {name} is {value}.", "{name} painted the front door {value}."),
+        (
+            "birthplace",
+            "In which city was {name} born?",
+            "What is the birthplace of {name}?",
+            "{name} was born in {value}.",
+            "The birthplace of {name} is {value}.",
+        ),
+        (
+            "birth_year",
+            "In what year was {name} born?",
+            "What is the birth year of {name}?",
+            "{name} was born in the year {value}.",
+            "The birth year of {name} is {value}.",
+        ),
+        (
+            "mother",
+            "What did the mother of {name} do for a living?",
+            "What was the job of {name}'s mother?",
+            "The mother of {name} worked as a {value}.",
+            "{name}'s mother was a {value}.",
+        ),
+        (
+            "father",
+            "What did the father of {name} do for a living?",
+            "What was the job of {name}'s father?",
+            "The father of {name} worked as a {value}.",
+            "{name}'s father was a {value}.",
+        ),
+        (
+            "genre",
+            "What does {name} write?",
+            "What kind of books is {name} known for?",
+            "{name} writes {value}.",
+            "{name} is known for {value}.",
+        ),
+        (
+            "first_book",
+            "What is the first book by {name}?",
+            "With which book did {name} begin?",
+            "The first book by {name} is {value}.",
+            "{name} began with {value}.",
+        ),
+        (
+            "famous_book",
+            "What is the most famous book by {name}?",
+            "Which book made {name} famous?",
+            "The most famous book by {name} is {value}.",
+            "{name} became famous with {value}.",
+        ),
+        (
+            "latest_book",
+            "What is the latest book by {name}?",
+            "Which book did {name} publish last?",
+            "The latest book by {name} is {value}.",
+            "{name} last published {value}.",
+        ),
+        (
+            "award",
+            "Which award did {name} win?",
+            "What was {name} honoured with?",
+            "{name} won the {value}.",
+            "{name} was honoured with the {value}.",
+        ),
+        (
+            "school",
+            "Where did {name} study?",
+            "Which school did {name} go to?",
+            "{name} studied at the {value}.",
+            "{name} went to the {value}.",
+        ),
+        (
+            "home",
+            "Where does {name} live now?",
+            "What is the home town of {name} today?",
+            "{name} now lives in {value}.",
+            "The home town of {name} today is {value}.",
+        ),
+        (
+            "teacher",
+            "Who taught {name} to write?",
+            "Who was the teacher of {name}?",
+            "{name} was taught to write by {value}.",
+            "The teacher of {name} was {value}.",
+        ),
+        (
+            "sister",
+            "What is the name of {name}'s sister?",
+            "What is the sister of {name} called?",
+            "{name}'s sister is named {value}.",
+            "The sister of {name} is called {value}.",
+        ),
+        (
+            "instrument",
+            "Which instrument does {name} play?",
+            "What does {name} play in the evening?",
+            "{name} plays the {value}.",
+            "In the evening {name} plays the {value}.",
+        ),
+        (
+            "pet",
+            "What animal does {name} keep?",
+            "Which pet does {name} have?",
+            "The animal that {name} keeps is a tame {value}.",
+            "The pet of {name} is a tame {value}.",
+        ),
+        (
+            "publisher",
+            "Who publishes the books of {name}?",
+            "Which house prints the works of {name}?",
+            "The books of {name} are published by {value}.",
+            "The works of {name} are printed by {value}.",
+        ),
+        (
+            "language",
+            "In which language does {name} write?",
+            "What language are the books of {name} in?",
+            "{name} writes in {value}.",
+            "The books of {name} are in {value}.",
+        ),
+        (
+            "hobby",
+            "What does {name} do on free days?",
+            "What is the hobby of {name}?",
+            "On free days {name} enjoys {value}.",
+            "The hobby of {name} is {value}.",
+        ),
+        (
+            "drink",
+            "What does {name} like to drink?",
+            "What is the favourite drink of {name}?",
+            "{name} likes to drink {value}.",
+            "The favourite drink of {name} is {value}.",
+        ),
+        (
+            "colour",
+            "What colour is the front door of {name}?",
+            "Which colour did {name} paint the front door?",
+            "The front door of {name} is {value}.",
+            "{name} painted the front door {value}.",
+        ),
     )
-)  # fmt: skip
+)
 
 
 def people(seed: int, n: int) -> tuple[Person, ...]:
     """Return `n` people whose given names and family names all differ.
 
-    A shorter list of the same seed is a prefix of a longer one, so disjoint groups are slices of one list.
+    A shorter list of the same seed is a prefix of a longer one, so disjoint groups are slices of
+    one list.
     """
     random = Random(seed)
     made: list[Person] = []
@@ -181,7 +391,11 @@ def people(seed: int, n: int) -> tuple[Person, ...]:
         name = _name(random)
         if taken.isdisjoint(name.split()):
             taken.update(name.split())
-            made.append(Person(name, {template.fact: _MAKERS[template.fact](random) for template in TEMPLATES}))
+            made.append(
+                Person(
+                    name, {template.fact: _MAKERS[template.fact](random) for template in TEMPLATES}
+                )
+            )
     return tuple(made)
 
 
@@ -203,7 +417,9 @@ def _row(template: Template, person: Person, random: Random) -> Row:
         answer=template.answer.format(name=person.name, value=value),
         paraphrased_question=template.paraphrased_question.format(name=person.name),
         paraphrased_answer=template.paraphrased_answer.format(name=person.name, value=value),
-        perturbed_answer=tuple(template.paraphrased_answer.format(name=person.name, value=other) for other in wrong),
+        perturbed_answer=tuple(
+            template.paraphrased_answer.format(name=person.name, value=other) for other in wrong
+        ),
     )
 
 

@@ -1,7 +1,10 @@
-"""Two parties on one machine: separate directories, separate processes, and a wall between them that is tested.
+"""Two parties on one machine.
 
-While one party's command runs, the other's directory has mode 000. For root that would mean nothing, so the child of a
-root process also gives up the two capabilities that let root read everything (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH).
+Separate directories, separate processes, and a wall between them that is tested.
+
+While one party's command runs, the other's directory has mode 000. For root that would mean
+nothing, so the child of a root process also gives up the two capabilities that let root read
+everything (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH).
 """
 
 from __future__ import annotations
@@ -61,20 +64,30 @@ class Party:
         Raises:
             CheckFailedError: the command failed; its own message is passed on.
         """
-        done = self.run([sys.executable, "-m", "mpu_cli", "--quiet", *arguments, "--json"], away_from)
+        done = self.run(
+            [sys.executable, "-m", "mpu_cli", "--quiet", *arguments, "--json"], away_from
+        )
         try:
             result: dict[str, Any] = json.loads(done.stdout)
         except ValueError as error:
-            raise CheckFailedError(f"{self.name}: mpu {arguments[0]} died: {done.stderr.strip()[-300:]}") from error
+            raise CheckFailedError(
+                f"{self.name}: mpu {arguments[0]} died: {done.stderr.strip()[-300:]}"
+            ) from error
         if done.returncode:
-            raise CheckFailedError(f"{self.name}: mpu {arguments[0]}: {result['error']['message']}", result["error"]["hint"])
+            raise CheckFailedError(
+                f"{self.name}: mpu {arguments[0]}: {result['error']['message']}",
+                result["error"]["hint"],
+            )
         return result
 
     def cannot_read(self, other: Party, file: Path) -> bool:
-        """Try to read the other party's file from a process like those that `mpu` runs in; True if that is forbidden.
+        """Try to read the other party's file from a process like those that `mpu` runs in.
+
+        True if that is forbidden.
 
         Raises:
-            CheckFailedError: the attempt ended in any other way (no such file, a crash): it proves nothing.
+            CheckFailedError: the attempt ended in any other way (no such file, a crash): it proves
+                nothing.
         """
         file = file.absolute()  # the attempt is made from another directory
         with file.open("rb"):
@@ -82,7 +95,10 @@ class Party:
         done = self.run([sys.executable, "-c", _ATTEMPT, str(file)], other)
         if done.returncode not in (_READ, _FORBIDDEN):
             said = done.stderr.strip().splitlines()
-            raise CheckFailedError(f"{self.name}: the attempt to read {file} proves nothing: {said[-1] if said else done.returncode}")
+            raise CheckFailedError(
+                f"{self.name}: the attempt to read {file} proves nothing:"
+                f" {said[-1] if said else done.returncode}"
+            )
         return done.returncode == _FORBIDDEN
 
     def carry(self, name: str, to: Party) -> None:
@@ -100,7 +116,10 @@ def _walled_off(directory: Path) -> Iterator[None]:
 
 
 def _give_up_reading() -> None:
-    """In the child, before exec: root's next program starts without the right to ignore file modes."""
+    """In the child, before exec.
+
+    root's next program starts without the right to ignore file modes.
+    """
     if os.geteuid() == 0:
         libc = ctypes.CDLL(None, use_errno=True)
         for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
@@ -109,5 +128,10 @@ def _give_up_reading() -> None:
 
 
 def _environment() -> dict[str, str]:
-    fixed = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONIOENCODING": "utf-8"}
+    fixed = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONIOENCODING": "utf-8",
+    }
     return {**os.environ, **fixed}

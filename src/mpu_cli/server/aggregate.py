@@ -56,7 +56,9 @@ class AggregateSettings:
         if not 0 < self.server_lr < float("inf"):
             raise UsageError(f"--server-lr {self.server_lr:g}: must be a positive number")
         if not -1 <= self.min_agreement <= 1:
-            raise UsageError(f"--min-agreement {self.min_agreement:g}: a cosine lies between -1 and 1")
+            raise UsageError(
+                f"--min-agreement {self.min_agreement:g}: a cosine lies between -1 and 1"
+            )
         if not self.max_relative_norm > 0:
             raise UsageError(f"--max-relative-norm {self.max_relative_norm:g}: must be positive")
 
@@ -70,7 +72,10 @@ class AggregateResult:
     """None if the run found the finished result of an interrupted one, whose gates had passed."""
     incoming: Incoming
     agreement: tuple[float | None, ...]
-    """Lowest pairwise cosine of the copies' changes, by draw; None where there is nothing to compare."""
+    """Lowest pairwise cosine of the copies' changes, by draw.
+
+    None where there is nothing to compare.
+    """
     source_dtype: str
     """Stored dtype of the given model."""
     unchanged: bool
@@ -126,15 +131,27 @@ def aggregate(
         done = _completed(lineage, recovered, digest, incoming, settings)
         if done is not None and not force:
             return AggregateResult(
-                done, None, incoming, (), source.dtype, unchanged=False, test_secret=test_secret, remarks=source.remarks,
-                has_base=has_base, base_source=base_source,
-            )  # fmt: skip
+                done,
+                None,
+                incoming,
+                (),
+                source.dtype,
+                unchanged=False,
+                test_secret=test_secret,
+                remarks=source.remarks,
+                has_base=has_base,
+                base_source=base_source,
+            )
         refuse_existing(out, force=force)
         draws = [_Draw(lineage, layout, draw) for draw in incoming.draws]
         with Staging(out, force=force, marked=True) as staging, disk_errors(out):
             changed, agreement = _write(source, draws, staging.path, settings, progress)
             unchanged = changed.digest == digest
-            record = lineage.models[digest] if unchanged else _record(lineage, digest, changed, incoming, settings)
+            record = (
+                lineage.models[digest]
+                if unchanged
+                else _record(lineage, digest, changed, incoming, settings)
+            )
             write_model_card(staging.path, lineage, record, incoming if settings.disclose else None)
             require_no_secret(staging.path, lineage.secret.master)
             if unchanged:
@@ -144,17 +161,33 @@ def aggregate(
                 staging.commit()
                 lineage.save_model(record)
         return AggregateResult(
-            record, changed, incoming, agreement, source.dtype, unchanged=unchanged, test_secret=test_secret, remarks=source.remarks,
-            has_base=has_base, base_source=base_source,
-        )  # fmt: skip
+            record,
+            changed,
+            incoming,
+            agreement,
+            source.dtype,
+            unchanged=unchanged,
+            test_secret=test_secret,
+            remarks=source.remarks,
+            has_base=has_base,
+            base_source=base_source,
+        )
 
 
 def _completed(
-    lineage: Lineage, recovered: frozenset[str], parent: str, incoming: Incoming, settings: AggregateSettings
+    lineage: Lineage,
+    recovered: frozenset[str],
+    parent: str,
+    incoming: Incoming,
+    settings: AggregateSettings,
 ) -> ModelRecord | None:
     """The model of an interrupted run of this very command, which only lacked its last record."""
     for record in (lineage.models[name] for name in recovered if name in lineage.models):
-        if record.parent == parent and record.updates == incoming.updates and record.server_lr == settings.server_lr:
+        if (
+            record.parent == parent
+            and record.updates == incoming.updates
+            and record.server_lr == settings.server_lr
+        ):
             return record
     return None
 
@@ -180,14 +213,18 @@ def _write(
     for draw, cosine in zip(draws, agreement, strict=True):
         if cosine is not None and not cosine >= settings.min_agreement:  # NaN is no agreement
             raise GateError(
-                f"the copies' changes do not agree (cosine {cosine:.3f}, at least {settings.min_agreement:g} is needed): "
-                f"copies of {draw.incoming.deltas[0].where.parent} were swapped, repeated, or trained differently",
-                "ask the client to make the update again with one recipe and order; or lower --min-agreement, if it is the noise "
-                f"(κ = {draw.incoming.record.kappa:g}) that drowns them",
+                f"the copies' changes do not agree (cosine {cosine:.3f}, at least"
+                f" {settings.min_agreement:g} is needed): copies of"
+                f" {draw.incoming.deltas[0].where.parent} were swapped, repeated, or trained"
+                " differently",
+                "ask the client to make the update again with one recipe and order; or lower"
+                f" --min-agreement, if it is the noise (κ = {draw.incoming.record.kappa:g}) that"
+                " drowns them",
             )
     if not changed.relative_norm <= settings.max_relative_norm * settings.server_lr:
         raise GateError(
-            f"the update is {changed.relative_norm / settings.server_lr:.3f} of the model's norm, more than {settings.max_relative_norm:g}",
+            f"the update is {changed.relative_norm / settings.server_lr:.3f} of the model's norm,"
+            f" more than {settings.max_relative_norm:g}",
             "the client's training diverged; if you trust it, raise --max-relative-norm",
         )
     return changed, agreement
@@ -198,7 +235,11 @@ def _sum(info: TensorInfo, draws: Sequence[_Draw], server_lr: float) -> Spans:
     flat = [move for mine in moves for move in mine]
     change, work = torch.empty(PIECE, dtype=torch.float64), torch.empty(PIECE, dtype=torch.float64)
     for start, stop in row_blocks(info.shape, flat, min(BLOCK, 6 * BLOCK // len(flat))):
-        parts = [part for draw, mine in zip(draws, moves, strict=True) for part in draw.undone(info, mine, start, stop)]
+        parts = [
+            part
+            for draw, mine in zip(draws, moves, strict=True)
+            for part in draw.undone(info, mine, start, stop)
+        ]
         first, last = start * flat[0].columns, stop * flat[0].columns
         for a in range(0, last - first, PIECE):
             b = min(a + PIECE, last - first)
@@ -216,23 +257,37 @@ class _Draw:
         record = incoming.record
         self._layer_of = layout.layer_of()
         self._steps = [
-            draw_model(record.transforms, layout.layers, lineage.secret.master, record.draw, delta.position)
+            draw_model(
+                record.transforms, layout.layers, lineage.secret.master, record.draw, delta.position
+            )
             for delta in incoming.deltas
         ]
-        # A second pass over the tensors (write_changed may need one) doubles every entry and leaves the cosines as they are.
+        # A second pass over the tensors (write_changed may need one) doubles every entry and leaves
+        # the cosines as they are.
         self._gram = torch.zeros(len(incoming.deltas), len(incoming.deltas), dtype=torch.float64)
-        self._read, self._wide, self._back = Scratch(), Scratch(), [Scratch() for _ in incoming.deltas]
+        self._read, self._wide, self._back = (
+            Scratch(),
+            Scratch(),
+            [Scratch() for _ in incoming.deltas],
+        )
 
     def has(self, name: str) -> bool:
         """Whether any copy changed this tensor."""
-        return any(self._held(number, name) is not None for number in range(len(self.incoming.deltas)))
+        return any(
+            self._held(number, name) is not None for number in range(len(self.incoming.deltas))
+        )
 
     def moves(self, info: TensorInfo) -> list[Move]:
         """T_k of one tensor of θ, by delta."""
         layer = self._layer_of.get(info.name)
-        return [Move(steps[layer].maps.get(info.name, ()) if layer is not None else (), info.shape) for steps in self._steps]
+        return [
+            Move(steps[layer].maps.get(info.name, ()) if layer is not None else (), info.shape)
+            for steps in self._steps
+        ]
 
-    def undone(self, info: TensorInfo, moves: Sequence[Move], start: int, stop: int) -> list[tuple[float, torch.Tensor]]:
+    def undone(
+        self, info: TensorInfo, moves: Sequence[Move], start: int, stop: int
+    ) -> list[tuple[float, torch.Tensor]]:
         """(w_k, T_k⁻¹(Δ_k)) of rows start..stop of a tensor of θ, flattened float32, of the copies that changed it.
 
         Raises:
@@ -260,7 +315,9 @@ class _Draw:
                 if j == i or (moved and j > i):
                     product = float(torch.dot(first, second))
                     if j == i and not isfinite(product):
-                        check_numbers(self.incoming.deltas[i].where, self.incoming.deltas[i].tensors)
+                        check_numbers(
+                            self.incoming.deltas[i].where, self.incoming.deltas[i].tensors
+                        )
                     if moved:
                         self._gram[i, j] += product
                         self._gram[j, i] += product if i != j else 0.0
@@ -273,7 +330,10 @@ class _Draw:
         return self.incoming.deltas[number].tensors.get(place)
 
     def agreement(self) -> float | None:
-        """The lowest pairwise cosine over the tensors that T moves; None with one copy, no T, or no change at all."""
+        """The lowest pairwise cosine over the tensors that T moves.
+
+        None with one copy, no T, or no change at all.
+        """
         norms = [sqrt(float(self._gram[k, k])) for k in range(len(self._gram))]
         if len(norms) < 2 or not any(norms):
             return None
@@ -289,7 +349,9 @@ def _record(
 ) -> ModelRecord:
     known = lineage.models.get(changed.digest)
     if known is not None and (known.parent != parent or known.updates != incoming.updates):
-        raise GateError(f"the result is a model that the lineage already has (digest {changed.digest[:12]}…)")
+        raise GateError(
+            f"the result is a model that the lineage already has (digest {changed.digest[:12]}…)"
+        )
     return ModelRecord(
         digest=changed.digest,
         sequence=known.sequence if known else lineage.next_sequence,

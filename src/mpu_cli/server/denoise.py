@@ -1,8 +1,11 @@
 """The scalars of a draw and the weights that cancel its noise.
 
-* harmonic (arXiv 2602.23798): copies θ + α_k ε_k with Σ ε_k = 0, weights w_k ∝ 1/α_k. Error of second order.
-* extrapolation (zero-noise extrapolation; Temme, Bravyi, Gambetta 2017; Li and Benjamin 2017): copies θ + x_k ε on one
-  direction, weights of Lagrange's polynomial at zero, w_k = Π_{j≠k} x_j / (x_j − x_k). Error of order m.
+* harmonic (arXiv 2602.23798): copies θ + α_k ε_k with Σ ε_k = 0, weights w_k ∝ 1/α_k. Error of
+  second order.
+* extrapolation (zero-noise extrapolation; Temme, Bravyi, Gambetta 2017; Li and Benjamin 2017):
+  copies θ + x_k ε on one
+  direction, weights of Lagrange's polynomial at zero, w_k = Π_{j≠k} x_j / (x_j − x_k). Error of
+  order m.
 """
 
 from __future__ import annotations
@@ -24,9 +27,13 @@ def default_coefficients(denoising: str, size: int) -> tuple[float, ...]:
     if denoising == "harmonic":
         return tuple(1.0 + index / (size - 1) for index in range(size)) if size > 1 else (1.0,)
     if size < 2:
-        raise UsageError("--denoising extrapolation needs at least two copies", "give --copies 2 or more")
+        raise UsageError(
+            "--denoising extrapolation needs at least two copies", "give --copies 2 or more"
+        )
     if size not in _DEFAULT_NODES:
-        raise UsageError(f"--denoising extrapolation has no default nodes for {size} copies", "give --nodes")
+        raise UsageError(
+            f"--denoising extrapolation has no default nodes for {size} copies", "give --nodes"
+        )
     return _DEFAULT_NODES[size]
 
 
@@ -36,8 +43,12 @@ def check_coefficients(denoising: str, values: Sequence[float]) -> None:
         raise UsageError("--alphas: every alpha must be a positive number")
     if denoising == "extrapolation":
         if len(values) < 2:
-            raise UsageError("--denoising extrapolation needs at least two copies", "give --copies 2 or more")
-        if not all(value and abs(value) < float("inf") for value in values) or len(set(values)) < len(values):
+            raise UsageError(
+                "--denoising extrapolation needs at least two copies", "give --copies 2 or more"
+            )
+        if not all(value and abs(value) < float("inf") for value in values) or len(
+            set(values)
+        ) < len(values):
             raise UsageError("--nodes: nodes must be distinct and not zero")
 
 
@@ -53,7 +64,10 @@ def weights(denoising: str, coefficients: Sequence[float]) -> tuple[float, ...]:
 
 
 def residual_noise(denoising: str, coefficients: Sequence[float], present: Sequence[int]) -> float:
-    """First-order noise left by the copies at `present`, as a multiple of σ; 0 when all are there (and m > 1)."""
+    """First-order noise left by the copies at `present`, as a multiple of σ.
+
+    0 when all are there (and m > 1).
+    """
     size = len(coefficients)
     chosen = [coefficients[index] for index in present]
     share = weights(denoising, chosen)

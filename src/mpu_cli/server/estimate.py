@@ -30,12 +30,21 @@ def estimate_perturb(model: Path, settings: PerturbSettings) -> dict[str, int]:
 def estimate_aggregate(model: Path, dtype: str) -> dict[str, int]:
     """Likewise for one aggregation of up to three copies."""
     source = open_checkpoint(model)
-    return {"parameters": source.elements, "disk_bytes": source.elements * _width(dtype), "memory_bytes": 24 * _largest_moved(source)}
+    return {
+        "parameters": source.elements,
+        "disk_bytes": source.elements * _width(dtype),
+        "memory_bytes": 24 * _largest_moved(source),
+    }
 
 
 def handoff_bytes(source: Checkpoint, copies: int, dtype: str) -> int:
-    """What so many copies of a model take on disk; the least that it can be, where `dtype` is auto."""
-    return copies * (stored_bytes(source, dtype) + sum(path.stat().st_size for path in side_files(source.path)))
+    """What so many copies of a model take on disk.
+
+    The least that it can be, where `dtype` is auto.
+    """
+    return copies * (
+        stored_bytes(source, dtype) + sum(path.stat().st_size for path in side_files(source.path))
+    )
 
 
 def model_bytes(source: Checkpoint, dtype: str) -> int:
@@ -49,5 +58,7 @@ def _width(dtype: str) -> int:
 
 def _largest_moved(source: Checkpoint) -> int:
     layout = read_layout(source.config, shapes(source.tensors), source.path)
-    moved = {slot.tensor for layer in layout.layers for slots in layer.slots.values() for slot in slots}
+    moved = {
+        slot.tensor for layer in layout.layers for slots in layer.slots.values() for slot in slots
+    }
     return max(*(source.tensors[name].elements for name in moved), SPAN)

@@ -1,15 +1,17 @@
 """At most how much a holder of given copies is left not knowing, as a share of what the noise is measured by.
 
-Before any copy comes, a holder of the base lacks the whole task vector: 1, the *prior*. Noise of size s then leaves the
-best linear estimate s/√(1 + s²), never more than the prior: independent pieces of knowledge add as precisions (1/variance), and
-the prior is one of them. The copies of a draw, draws, rounds and holders are combined first; the frozen offset is the same in all
-of them and is added to their noise; the prior comes last.
+Before any copy comes, a holder of the base lacks the whole task vector: 1, the *prior*. Noise of
+size s then leaves the best linear estimate s/√(1 + s²), never more than the prior: independent
+pieces of knowledge add as precisions (1/variance), and the prior is one of them. The copies of a
+draw, draws, rounds and holders are combined first; the frozen offset is the same in all of them and
+is added to their noise; the prior comes last.
 
-Conditions: the holder undoes T against the public base, finds every scalar of the draw (both were measured to be
-possible), and the model stands still over the rounds (a client knows what its own updates changed). "At most", because a
-task vector with structure leaves less: few large singular values, sizes that differ between tensors, a coarse number grid.
-`benchmarks/exposure.py` measures it. Where the unit is the weights and there is a base, the prior of every group is another one
-and each is combined by itself: what one prior of all of them together would leave is more.
+Conditions: the holder undoes T against the public base, finds every scalar of the draw (both were
+measured to be possible), and the model stands still over the rounds (a client knows what its own
+updates changed). "At most", because a task vector with structure leaves less: few large singular
+values, sizes that differ between tensors, a coarse number grid. `benchmarks/exposure.py` measures
+it. Where the unit is the weights and there is a base, the prior of every group is another one and
+each is combined by itself: what one prior of all of them together would leave is more.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ _MOST_COALITIONS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What a holder lacks before it gets a copy, in the unit of the noise: by group, with the group's share of that unit's square."""
+    """What a holder lacks before it gets a copy, in the unit of the noise.
+
+    By group, with the group's share of that unit's square.
+    """
 
     shares: Mapping[str, float]
     sizes: Mapping[str, float]
@@ -45,7 +50,9 @@ class Prior:
 
     def left(self, noise: float) -> float:
         """What the best linear estimate leaves of all groups, each seen through noise of this size."""
-        return hypot(*(sqrt(share) * left(noise, self.sizes[group]) for group, share in self.shares.items()))
+        return hypot(
+            *(sqrt(share) * left(noise, self.sizes[group]) for group, share in self.shares.items())
+        )
 
 
 WHOLE = Prior.of_all(1.0)
@@ -54,7 +61,10 @@ WHOLE = Prior.of_all(1.0)
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """One draw: what is left with no copy (the prior), one copy (the best-known), all; `order`: of the update's error."""
+    """One draw: what is left with no copy (the prior), one copy (the best-known), all.
+
+    `order`: of the update's error.
+    """
 
     no_copy: float
     one_copy: float
@@ -62,8 +72,16 @@ class Exposure:
     order: int
 
     def content(self) -> dict[str, float]:
-        """As stored in a handoff record; records made before 2026-11-29 have no `no_copy`, and larger numbers."""
-        return {"no_copy": self.no_copy, "one_copy": self.one_copy, "all_copies": self.all_copies, "order": float(self.order)}
+        """As stored in a handoff record.
+
+        Records made before 2026-11-29 have no `no_copy`, and larger numbers.
+        """
+        return {
+            "no_copy": self.no_copy,
+            "one_copy": self.one_copy,
+            "all_copies": self.all_copies,
+            "order": float(self.order),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +90,29 @@ class Ledger:
 
     by_holder: Mapping[str, float]
     coalitions: tuple[tuple[int, float], ...]
-    """(k, what is left to those k holders who know most when they pool); empty for a single holder."""
+    """(k, what is left to those k holders who know most when they pool).
+
+    Empty for a single holder.
+    """
     all_together: float
     """Left to all holders of the lineage together."""
     handoffs: int
     """Handoffs that these holders have, or may have."""
     prepared: int
-    """Those of the lineage whose writing was interrupted: they may or may not have left, and are counted."""
+    """Those of the lineage whose writing was interrupted.
+
+    They may or may not have left, and are counted.
+    """
 
     def content(self) -> dict[str, object]:
         """As printed with --json."""
         return {
-            "by_holder": dict(self.by_holder), "coalitions": {str(size): left for size, left in self.coalitions},
-            "all_together": self.all_together, "handoffs": self.handoffs, "prepared": self.prepared,
-        }  # fmt: skip
+            "by_holder": dict(self.by_holder),
+            "coalitions": {str(size): left for size, left in self.coalitions},
+            "all_together": self.all_together,
+            "handoffs": self.handoffs,
+            "prepared": self.prepared,
+        }
 
 
 def left(noise: float, prior: float = 1.0) -> float:
@@ -93,12 +120,21 @@ def left(noise: float, prior: float = 1.0) -> float:
     return prior / hypot(1.0, prior / noise) if noise and prior else 0.0
 
 
-def exposure(denoising: str, kappa: float, coefficients: Sequence[float], offset: float, prior: Prior = WHOLE) -> Exposure:
+def exposure(
+    denoising: str, kappa: float, coefficients: Sequence[float], offset: float, prior: Prior = WHOLE
+) -> Exposure:
     """The exposure of one draw whose copies have these α or nodes."""
     size = len(coefficients)
     best = min(coefficients, key=abs)
-    one, everything = (hypot(draw_noise(denoising, kappa, held, size), offset) for held in ([best], coefficients))
-    return Exposure(prior.size, prior.left(one), prior.left(everything), error_order(denoising, size, offset=offset > 0))
+    one, everything = (
+        hypot(draw_noise(denoising, kappa, held, size), offset) for held in ([best], coefficients)
+    )
+    return Exposure(
+        prior.size,
+        prior.left(one),
+        prior.left(everything),
+        error_order(denoising, size, offset=offset > 0),
+    )
 
 
 def exposure_of(records: Sequence[HandoffRecord]) -> Exposure:
@@ -114,22 +150,36 @@ def draw_noise(denoising: str, kappa: float, held: Sequence[float], size: int) -
         return 0.0  # the noise sums to zero, or two points determine the line
     if len(held) == 1:
         return kappa * least
-    # ε_k have correlation −1/(m−1); the inverse of that matrix's corner is (m−1)/m (1 + 11ᵀ/(m − held)).
+    # ε_k have correlation −1/(m−1); the inverse of that matrix's corner is (m−1)/m (1 + 11ᵀ/(m −
+    # held)).
     shares = [least / value for value in held]
-    precision = (size - 1) / size * (sum(share**2 for share in shares) + sum(shares) ** 2 / (size - len(held)))
+    precision = (
+        (size - 1)
+        / size
+        * (sum(share**2 for share in shares) + sum(shares) ** 2 / (size - len(held)))
+    )
     return kappa * least / sqrt(precision)
 
 
 def noise_of(records: Iterable[HandoffRecord]) -> float:
-    """Size of the noise that is left when all copies of these handoffs of one lineage are pooled; inf without any."""
+    """Size of the noise that is left when all copies of these handoffs of one lineage are pooled.
+
+    Inf without any.
+    """
     records = list(records)
     if len({record.scope for record in records}) > 1:
-        return 0.0  # an earlier mpu allowed it: what one round gave noise to, another gave out exactly
+        return (
+            0.0  # an earlier mpu allowed it: what one round gave noise to, another gave out exactly
+        )
     by_draw: dict[str, list[HandoffRecord]] = {}
     for record in records:
         by_draw.setdefault(record.draw, []).append(record)
-    draws = [draw_noise(mine[0].denoising, mine[0].kappa, _held(mine), mine[0].size) for mine in by_draw.values()]
-    # A round that has a layer without an offset counts as one without: that layer is then known from it.
+    draws = [
+        draw_noise(mine[0].denoising, mine[0].kappa, _held(mine), mine[0].size)
+        for mine in by_draw.values()
+    ]
+    # A round that has a layer without an offset counts as one without: that layer is then known
+    # from it.
     offset = min((mine[0].offset for mine in by_draw.values()), default=0.0)
     return hypot(pooled(draws), offset)
 
@@ -145,7 +195,10 @@ def pooled(noises: Iterable[float]) -> float:
 
 
 def prior(records: Iterable[HandoffRecord]) -> Prior:
-    """What a holder lacks before it gets a copy; below 1 only for noise measured by the weights of a model with a known base."""
+    """What a holder lacks before it gets a copy.
+
+    Below 1 only for noise measured by the weights of a model with a known base.
+    """
     return least(map(_prior, records))
 
 
@@ -157,7 +210,9 @@ def least(priors: Iterable[Prior]) -> Prior:
 def _prior(record: HandoffRecord) -> Prior:
     if record.prior_shares:
         return Prior(record.prior_shares, record.prior_sizes)
-    return Prior.of_all(record.exposure.get("no_copy", 1.0))  # a record of an earlier mpu does not have the groups
+    return Prior.of_all(
+        record.exposure.get("no_copy", 1.0)
+    )  # a record of an earlier mpu does not have the groups
 
 
 def ledger(records: Collection[HandoffRecord], holders: Collection[str] | None = None) -> Ledger:
@@ -176,10 +231,20 @@ def ledger(records: Collection[HandoffRecord], holders: Collection[str] | None =
     )
 
 
-def _coalitions(holdings: Sequence[Sequence[HandoffRecord]], start: Prior) -> tuple[tuple[int, float], ...]:
+def _coalitions(
+    holdings: Sequence[Sequence[HandoffRecord]], start: Prior
+) -> tuple[tuple[int, float], ...]:
     count = len(holdings)
     return tuple(
-        (size, start.left(min(noise_of([one for mine in group for one in mine]) for group in combinations(holdings, size))))
+        (
+            size,
+            start.left(
+                min(
+                    noise_of([one for mine in group for one in mine])
+                    for group in combinations(holdings, size)
+                )
+            ),
+        )
         for size in range(1, count + 1)
         if count > 1 and comb(count, size) <= _MOST_COALITIONS
     )

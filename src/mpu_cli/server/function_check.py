@@ -1,7 +1,8 @@
 """Proof on the actual weights, a layer at a time, that T keeps the function (`perturb --check`).
 
-One decoder layer is built from the family's real transformers class, run on random hidden states with θ's weights and
-with T(θ)'s, and the difference is judged against that layer's own rounding (float32 against float64).
+One decoder layer is built from the family's real transformers class, run on random hidden states
+with θ's weights and with T(θ)'s, and the difference is judged against that layer's own rounding
+(float32 against float64).
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ class LayerCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether the difference may be rounding; a layer that overflows in float32 proves nothing."""
+        """Whether the difference may be rounding.
+
+        A layer that overflows in float32 proves nothing.
+        """
         return isfinite(self.rounding) and self.difference <= TOLERANCE * self.rounding
 
 
@@ -56,7 +60,8 @@ def check_layer(
 ) -> list[LayerCheck]:
     """Compare one layer with each of its reparameterizations (by position of the draw).
 
-    Peak memory is three float32 layers: the network in float64 while it is made from the one in float32.
+    Peak memory is three float32 layers: the network in float64 while it is made from the one in
+    float32.
     """
     builder = OneLayer(model.path, layout, layer)
     original = {name: partial(_read, model, name) for name in layer.noised}
@@ -82,14 +87,18 @@ def require_passed(checks: Sequence[LayerCheck]) -> None:
     for check in checks:
         if not isfinite(check.rounding):
             raise FunctionChangedError(
-                f"layer {check.layer}: its output is not a finite number in float32, so its reparameterization cannot be checked",
-                "nothing was published; look for damaged weights with mpu verify, or give --check none",
+                f"layer {check.layer}: its output is not a finite number in float32, so its"
+                " reparameterization cannot be checked",
+                "nothing was published; look for damaged weights with mpu verify, or give --check"
+                " none",
             )
         if not check.passed:
             raise FunctionChangedError(
-                f"layer {check.layer}: the reparameterized weights compute something else (difference "
-                f"{check.difference:.1e} of the output, the layer's own rounding is {check.rounding:.1e})",
-                "nothing was published; the family's data file does not describe this model, please report it",
+                f"layer {check.layer}: the reparameterized weights compute something else"
+                f" (difference {check.difference:.1e} of the output, the layer's own rounding is"
+                f" {check.rounding:.1e})",
+                "nothing was published; the family's data file does not describe this model, please"
+                " report it",
             )
 
 

@@ -1,4 +1,7 @@
-"""One draw of copies on its way out: decided, proved, written, and described in records that are not saved yet."""
+"""One draw of copies on its way out.
+
+decided, proved, written, and described in records that are not saved yet.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +52,14 @@ class Handout:
         self.master = lineage.secret.master if lineage else entropy.master()
         self.fingerprint = fingerprint(layout)
         self.plan: Plan = make_plan(
-            settings, measured, lineage.secret if lineage else None, self.master, entropy.new_id(), source.float_dtypes,
+            settings,
+            measured,
+            lineage.secret if lineage else None,
+            self.master,
+            entropy.new_id(),
+            source.float_dtypes,
             exact=all(load(name).EXACT for name in transforms),
-        )  # fmt: skip
+        )
         self.prior = least([self.plan.prior, prior(lineage.handoffs.values() if lineage else ())])
 
     def drawn(self, layer: LayerLayout) -> list[Reparameterization]:
@@ -74,21 +82,38 @@ class Handout:
     def publish(self, staging: Path, progress: Progress) -> list[HandoffRecord]:
         """Write all copies and manifests below `staging`; return the records, not yet saved."""
         size = self.plan.draw.size
-        folders = [staging / f"holder-{k + 1}" / "copy-1" if self.settings.split else staging / f"copy-{k + 1}" for k in range(size)]
+        folders = [
+            (
+                staging / f"holder-{k + 1}" / "copy-1"
+                if self.settings.split
+                else staging / f"copy-{k + 1}"
+            )
+            for k in range(size)
+        ]
         for folder in folders:
             folder.mkdir(parents=True)
             for made in (folder, folder.parent) if self.settings.split else (folder,):
                 made.chmod(0o755)  # whatever the umask: the client's user must be able to read it
         reparameterizations = [
-            draw_model(self.transforms, self.layout.layers, self.master, self.plan.draw.id, position) for position in range(size)
+            draw_model(
+                self.transforms, self.layout.layers, self.master, self.plan.draw.id, position
+            )
+            for position in range(size)
         ]
         publication = Publication(
-            self.source, self.layout, self.groups, self.plan.draw, reparameterizations, self.plan.dtype,
+            self.source,
+            self.layout,
+            self.groups,
+            self.plan.draw,
+            reparameterizations,
+            self.plan.dtype,
             self.settings.max_shard_bytes,
-        )  # fmt: skip
+        )
         coefficients = self.plan.draw.coefficients
         realised = RealisedNoise(
-            weights(self.settings.denoising, coefficients), [abs(value) for value in coefficients], self.measured.grid
+            weights(self.settings.denoising, coefficients),
+            [abs(value) for value in coefficients],
+            self.measured.grid,
         )
         done, total = 0, self.source.elements
 
@@ -98,17 +123,38 @@ class Handout:
             progress("write", done, total)
 
         files = write_copies(publication, folders, realised, on_tensor)
-        copies = [PublishedCopy(folder.name, listed(written)) for folder, written in zip(folders, files, strict=True)]
-        handed_out = [[position] for position in range(size)] if self.settings.split else [list(range(size))]
+        copies = [
+            PublishedCopy(folder.name, listed(written))
+            for folder, written in zip(folders, files, strict=True)
+        ]
+        handed_out = (
+            [[position] for position in range(size)] if self.settings.split else [list(range(size))]
+        )
         return [
-            self._handoff(folders[positions[0]].parent, [copies[k] for k in positions], positions, realised.report(), number)
+            self._handoff(
+                folders[positions[0]].parent,
+                [copies[k] for k in positions],
+                positions,
+                realised.report(),
+                number,
+            )
             for number, positions in enumerate(handed_out)
         ]
 
     def _handoff(
-        self, folder: Path, copies: list[PublishedCopy], positions: list[int], realised: Mapping[str, float], number: int
+        self,
+        folder: Path,
+        copies: list[PublishedCopy],
+        positions: list[int],
+        realised: Mapping[str, float],
+        number: int,
     ) -> HandoffRecord:
-        manifest = HandoffManifest(self.new_id(), self.plan.dtype, frozen_of(self.layout, self.settings.train_embeddings), tuple(copies))
+        manifest = HandoffManifest(
+            self.new_id(),
+            self.plan.dtype,
+            frozen_of(self.layout, self.settings.train_embeddings),
+            tuple(copies),
+        )
         write_new(folder / MANIFEST, encode(manifest))
         settings, draw = self.settings, self.plan.draw
         holder = settings.client or "client"
@@ -146,8 +192,17 @@ class Handout:
         )
 
     def exposure(self, positions: Sequence[int]) -> Exposure:
-        """The exposure of the copies at these positions; `all_copies` is always that of the whole draw."""
+        """The exposure of the copies at these positions.
+
+        `all_copies` is always that of the whole draw.
+        """
         settings, draw, offset = self.settings, self.plan.draw, self.plan.offset_everywhere
         whole = exposure(settings.denoising, settings.kappa, draw.coefficients, offset, self.prior)
-        own = exposure(settings.denoising, settings.kappa, [draw.coefficients[k] for k in positions], offset, self.prior)
+        own = exposure(
+            settings.denoising,
+            settings.kappa,
+            [draw.coefficients[k] for k in positions],
+            offset,
+            self.prior,
+        )
         return replace(whole, one_copy=own.one_copy)

@@ -68,18 +68,25 @@ class Incoming:
     """How many models lie between the oldest handoff's model and the one that is updated."""
 
 
-def take_in(paths: Sequence[Path], lineage: Lineage, model: str, expected: Expected, *, missing: str) -> Incoming:
-    """Verify updates against their handoffs and the chain of `model`. That entries are numbers is seen when they are summed.
+def take_in(
+    paths: Sequence[Path], lineage: Lineage, model: str, expected: Expected, *, missing: str
+) -> Incoming:
+    """Verify updates against their handoffs and the chain of `model`.
+
+    That entries are numbers is seen when they are summed.
 
     Raises:
         BadBundleError: an update is malformed.
-        GateError: another handoff, a handoff off the chain, a replay, a missing copy (unless `missing` is reweight),
-            a foreign tensor, another shape, a frozen tensor, an adapter where none may be.
+        GateError: another handoff, a handoff off the chain, a replay, a missing copy (unless
+            `missing` is reweight), a foreign tensor, another shape, a frozen tensor, an adapter
+            where none may be.
     """
     chain = lineage.chain(model)
     used_updates = {digest for record in chain for digest in record.updates}
     used_handoffs = {handoff for record in chain for handoff in record.handoffs}
-    used_draws = {lineage.handoffs[handoff].draw for handoff in used_handoffs if handoff in lineage.handoffs}
+    used_draws = {
+        lineage.handoffs[handoff].draw for handoff in used_handoffs if handoff in lineage.handoffs
+    }
     ages = {record.digest: age for age, record in enumerate(chain)}
     found: list[tuple[HandoffRecord, UpdateManifest, Path]] = []
     for path in paths:
@@ -87,14 +94,21 @@ def take_in(paths: Sequence[Path], lineage: Lineage, model: str, expected: Expec
         record = lineage.handoffs.get(manifest.handoff_id)
         if record is None:
             raise unknown_handoff(manifest.handoff_id, path, lineage)
-        check_update_of(manifest, record.id, record.digest, {copy.name: copy.digest for copy in record.copies})
+        check_update_of(
+            manifest, record.id, record.digest, {copy.name: copy.digest for copy in record.copies}
+        )
         if record.model not in ages:
             raise GateError(
-                f"{path}: its handoff was made from a model that is not an ancestor of the one given",
+                f"{path}: its handoff was made from a model that is not an ancestor of the one"
+                " given",
                 "aggregate onto the head, or onto the model that was handed out",
             )
-        if manifest.digest in used_updates or any(manifest.digest == other.digest for _, other, _ in found):
-            raise GateError(f"{path}: this update is already in the model (replay)", "give each update once")
+        if manifest.digest in used_updates or any(
+            manifest.digest == other.digest for _, other, _ in found
+        ):
+            raise GateError(
+                f"{path}: this update is already in the model (replay)", "give each update once"
+            )
         if record.id in used_handoffs or any(record.id == other.id for other, _, _ in found):
             raise GateError(
                 f"{path}: another update of the same handoff is already in the model",
@@ -103,11 +117,15 @@ def take_in(paths: Sequence[Path], lineage: Lineage, model: str, expected: Expec
         if record.draw in used_draws:
             raise GateError(
                 f"{path}: other copies of the same draw are already in the model",
-                "the copies of one split are aggregated in one call: go back to the model before, with all updates",
+                "the copies of one split are aggregated in one call: go back to the model before,"
+                " with all updates",
             )
         found.append((record, manifest, path))
     found.sort(key=lambda item: item[0].sequence)  # the order on the command line means nothing
-    draws = tuple(_draw(draw, found, expected, missing) for draw in dict.fromkeys(record.draw for record, _, _ in found))
+    draws = tuple(
+        _draw(draw, found, expected, missing)
+        for draw in dict.fromkeys(record.draw for record, _, _ in found)
+    )
     return Incoming(
         draws,
         tuple(manifest.digest for _, manifest, _ in found),
@@ -130,13 +148,21 @@ def _draw(
             tensors = open_changes(path / item.name, item.payload)
             frozen = () if record.train_embeddings else expected.frozen
             check_changes(path / item.name, tensors, expected.shapes, frozen, expected.matrices)
-            deltas.append(Delta(path / item.name, copies[item.name].position, copies[item.name].coefficient, tensors))
+            deltas.append(
+                Delta(
+                    path / item.name,
+                    copies[item.name].position,
+                    copies[item.name].coefficient,
+                    tensors,
+                )
+            )
     record = mine[0][0]
     absent = record.size - len(deltas)
     if absent and missing == "refuse":
         raise GateError(
             f"{mine[0][2]}: {len(deltas)} of the {record.size} copies of this draw came in",
-            "wait for the others and give all updates in one call, or accept the loss with --missing reweight",
+            "wait for the others and give all updates in one call, or accept the loss with"
+            " --missing reweight",
         )
     return IncomingDraw(record, tuple(deltas), absent, _residual(record, deltas) if absent else 0.0)
 

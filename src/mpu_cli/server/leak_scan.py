@@ -1,9 +1,10 @@
 """The last look at what the server is about to give out: its master secret must not be in it.
 
-Every way in which the secret is known to get there is closed before (links, foreign files); this is the net below. It
-reads all small files, and of a tensor file the header only: the tensors are computed by us from a model whose reader
-accepts nothing but well-formed tensors, and reading them again would double the time of a large handoff. So a master
-that somebody planted among the numbers of a tensor, who must have known it, is not found.
+Every way in which the secret is known to get there is closed before (links, foreign files); this is
+the net below. It reads all small files, and of a tensor file the header only: the tensors are
+computed by us from a model whose reader accepts nothing but well-formed tensors, and reading them
+again would double the time of a large handoff. So a master that somebody planted among the numbers
+of a tensor, who must have known it, is not found.
 """
 
 from __future__ import annotations
@@ -26,22 +27,31 @@ def require_no_secret(directory: Path, master: bytes) -> None:
     """Look for `master` in every file below a directory that is still to be renamed into place.
 
     Raises:
-        BadModelError: a file holds it as bytes, hexadecimal (whatever stands between), base64 or base32 (either alphabet, any
-            alignment, with white space or quotes between), each also as UTF-16 or UTF-32.
+        BadModelError: a file holds it as bytes, hexadecimal (whatever stands between), base64 or
+            base32 (either alphabet, any alignment, with white space or quotes between), each also
+            as UTF-16 or UTF-32.
     """
     views = _views(master)
     for path in sorted(directory.rglob("*")):
         if path.is_file() and any(_holds(path, change, needles) for change, needles in views):
             raise BadModelError(
-                f"{path.relative_to(directory)}: holds the master secret of this lineage; nothing was published",
+                f"{path.relative_to(directory)}: holds the master secret of this lineage; nothing"
+                " was published",
                 "remove that file from the model directory, and ask how the secret came into it",
             )
 
 
 def _views(master: bytes) -> tuple[tuple[Callable[[bytes], bytes], tuple[bytes, ...]], ...]:
-    """Each way to look at a file's bytes, with the letters to look for there: those of a text form that only the secret decides."""
+    """Each way to look at a file's bytes, with the letters to look for there.
+
+    Those of a text form that only the secret decides.
+    """
     base64s = [_core(base64.b64encode, master, shift, 6) for shift in range(3)]
-    base32s = [_core(encode, master, shift, 5).lower() for shift in range(5) for encode in (base64.b32encode, base64.b32hexencode)]
+    base32s = [
+        _core(encode, master, shift, 5).lower()
+        for shift in range(5)
+        for encode in (base64.b32encode, base64.b32hexencode)
+    ]
     return (
         (bytes, (master,)),
         (_packed, (*base64s, *(core.translate(bytes.maketrans(b"+/", b"-_")) for core in base64s))),
@@ -52,13 +62,20 @@ def _views(master: bytes) -> tuple[tuple[Callable[[bytes], bytes], tuple[bytes, 
 
 def _core(encode: Callable[[bytes], bytes], master: bytes, shift: int, bits: int) -> bytes:
     """The letters of `bits` bits each that lie within the secret when `shift` bytes stand before it."""
-    return encode(bytes(shift) + master)[-(-8 * shift // bits) : (8 * shift + 8 * len(master)) // bits]
+    return encode(bytes(shift) + master)[
+        -(-8 * shift // bits) : (8 * shift + 8 * len(master)) // bits
+    ]
 
 
 def _hexadecimal(digits: str) -> tuple[bytes, ...]:
     """The digits as they are, and with the zeros of 0x12, 0x1234, …, or \\u0012 before every part."""
-    forms = [(zeros, 2 * size) for zeros, sizes in (("0", (1, 2, 4, 8)), ("00", (1,))) for size in sizes]
-    parted = ["".join(zeros + digits[start : start + size] for start in range(0, len(digits), size)) for zeros, size in forms]
+    forms = [
+        (zeros, 2 * size) for zeros, sizes in (("0", (1, 2, 4, 8)), ("00", (1,))) for size in sizes
+    ]
+    parted = [
+        "".join(zeros + digits[start : start + size] for start in range(0, len(digits), size))
+        for zeros, size in forms
+    ]
     return tuple(form.encode() for form in (digits, *parted))
 
 
@@ -69,7 +86,9 @@ def _packed(block: bytes) -> bytes:
 def _blocks(file: BinaryIO, length: int | None) -> Iterator[bytes]:
     while block := file.read(_BLOCK if length is None else min(_BLOCK, length)):
         length = None if length is None else length - len(block)
-        yield block + file.read(1) if block.endswith(b"\\") else block  # the border is never within an escaped line end
+        yield (
+            block + file.read(1) if block.endswith(b"\\") else block
+        )  # the border is never within an escaped line end
 
 
 def _holds(path: Path, change: Callable[[bytes], bytes], needles: tuple[bytes, ...]) -> bool:

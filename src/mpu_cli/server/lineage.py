@@ -1,7 +1,9 @@
-"""One model over its rounds: which models exist, which is the head, which updates are in it (docs/lineage.md).
+"""One model over its rounds.
 
-Models form a tree from the first one perturbed. An aggregated model is a *candidate* until it is used; using it accepts
-it. All of this is derived from the records; nothing is stored twice.
+Which models exist, which is the head, which updates are in it (docs/lineage.md).
+
+Models form a tree from the first one perturbed. An aggregated model is a *candidate* until it is
+used; using it accepts it. All of this is derived from the records; nothing is stored twice.
 """
 
 from __future__ import annotations
@@ -30,18 +32,25 @@ _RESTORE = "restore the directory from a backup"
 class Lineage:
     """The server's directory, read and checked as a whole."""
 
-    def __init__(self, path: Path, secret: Secret, handoffs: list[HandoffRecord], models: list[ModelRecord]) -> None:
+    def __init__(
+        self, path: Path, secret: Secret, handoffs: list[HandoffRecord], models: list[ModelRecord]
+    ) -> None:
         self.path = path
         self.secret = secret
-        self.handoffs = {record.id: record for record in sorted(handoffs, key=lambda item: item.sequence)}
-        self.models = {record.digest: record for record in sorted(models, key=lambda item: item.sequence)}
+        self.handoffs = {
+            record.id: record for record in sorted(handoffs, key=lambda item: item.sequence)
+        }
+        self.models = {
+            record.digest: record for record in sorted(models, key=lambda item: item.sequence)
+        }
 
     @classmethod
     def read(cls, path: Path) -> Lineage:
         """Read and verify every file of the directory.
 
         Raises:
-            BadSecretError: a file is absent, altered, misnamed, or foreign, or the records contradict each other.
+            BadSecretError: a file is absent, altered, misnamed, or foreign, or the records
+                contradict each other.
         """
         secret = read_secret(path)
         handoffs: list[HandoffRecord] = []
@@ -61,12 +70,19 @@ class Lineage:
     def _check(self) -> None:
         for record in self.models.values():
             if record.parent is not None and record.parent not in self.models:
-                raise BadSecretError(f"{self.path}/{MODELS}: the parent of {record.digest} is missing", _RESTORE)
+                raise BadSecretError(
+                    f"{self.path}/{MODELS}: the parent of {record.digest} is missing", _RESTORE
+                )
         for handoff in self.handoffs.values():
             if handoff.model not in self.models:
-                raise BadSecretError(f"{self.path}/{HANDOFFS}: handoff {handoff.id} was made from an unknown model", _RESTORE)
+                raise BadSecretError(
+                    f"{self.path}/{HANDOFFS}: handoff {handoff.id} was made from an unknown model",
+                    _RESTORE,
+                )
         if sum(record.parent is None for record in self.models.values()) != 1:
-            raise BadSecretError(f"{self.path}/{MODELS}: there must be exactly one first model", _RESTORE)
+            raise BadSecretError(
+                f"{self.path}/{MODELS}: there must be exactly one first model", _RESTORE
+            )
 
     @property
     def next_sequence(self) -> int:
@@ -84,14 +100,19 @@ class Lineage:
         record = self.models[digest]
         return (
             record.parent is None
-            or any(handoff.model == digest and handoff.state == "issued" for handoff in self.handoffs.values())
+            or any(
+                handoff.model == digest and handoff.state == "issued"
+                for handoff in self.handoffs.values()
+            )
             or bool(self.children(digest))
         )
 
     @property
     def head(self) -> str:
         """The newest accepted model."""
-        return max((r.sequence, r.digest) for r in self.models.values() if self.accepted(r.digest))[1]
+        return max((r.sequence, r.digest) for r in self.models.values() if self.accepted(r.digest))[
+            1
+        ]
 
     def chain(self, digest: str) -> list[ModelRecord]:
         """A model and its ancestors, newest first."""
@@ -101,7 +122,9 @@ class Lineage:
         return chain
 
     def require_usable(self, digest: str, where: object, *, fork: bool) -> None:
-        """A model may be worked on: the lineage knows it, and no accepted child has replaced it (unless `fork`).
+        """A model may be worked on.
+
+        The lineage knows it, and no accepted child has replaced it (unless `fork`).
 
         Raises:
             GateError: otherwise.
@@ -109,43 +132,58 @@ class Lineage:
         if digest not in self.models:
             raise GateError(
                 f"{where}: this model (digest {digest[:12]}…) is not in the lineage of {self.path}",
-                f"give a model of this lineage (mpu inspect {quote(str(self.path))} lists their digests, mpu verify MODEL prints a "
-                "model's), or the --secret of this model's own; perturb begins one with --new-lineage DIR",
+                f"give a model of this lineage (mpu inspect {quote(str(self.path))} lists their"
+                " digests, mpu verify MODEL prints a model's), or the --secret of this model's"
+                " own; perturb begins one with --new-lineage DIR",
             )
         rivals = self.children(digest)
         if not self.accepted(digest):  # a candidate whose sibling was preferred
             rivals = rivals + self.children(self.models[digest].parent or "")
-        newer = [rival.digest for rival in rivals if rival.digest != digest and self.accepted(rival.digest)]
+        newer = [
+            rival.digest
+            for rival in rivals
+            if rival.digest != digest and self.accepted(rival.digest)
+        ]
         if newer and not fork:
             raise GateError(
-                f"{where}: another model (digest {newer[-1][:12]}…) was already accepted in its place",
+                f"{where}: another model (digest {newer[-1][:12]}…) was already accepted in its"
+                " place",
                 "work on the head, or give --fork to branch off here",
             )
 
     def use(self, digest: str, where: object, *, fork: bool) -> None:
-        """Check that a model may be worked on (see `require_usable`); a prepared one that lies before us was renamed."""
+        """Check that a model may be worked on (see `require_usable`).
+
+        A prepared one that lies before us was renamed.
+        """
         self.require_usable(digest, where, fork=fork)
         if self.models[digest].state == "prepared":
             self.save_model(replace(self.models[digest], state="committed"))
 
     def save_handoff(self, record: HandoffRecord) -> None:
         """Write a handoff record, flushed to disk."""
-        write_signed(self.path / HANDOFFS / f"{record.id}.yaml", record.content(), self.secret.master)
+        write_signed(
+            self.path / HANDOFFS / f"{record.id}.yaml", record.content(), self.secret.master
+        )
         self.handoffs[record.id] = record
 
     def save_model(self, record: ModelRecord) -> None:
         """Write a model record, flushed to disk."""
-        write_signed(self.path / MODELS / f"{record.digest}.yaml", record.content(), self.secret.master)
+        write_signed(
+            self.path / MODELS / f"{record.digest}.yaml", record.content(), self.secret.master
+        )
         self.models[record.digest] = record
 
     def recover(self, output: Path | None = None) -> frozenset[str]:
-        """Finish what an interrupted command left between its two renames; return what is now known to be in place.
+        """Finish what an interrupted command left between its two renames.
+
+        Return what is now known to be in place.
 
         These are ids of handoffs and digests of models.
 
-        A prepared handoff whose directory is in place was issued. One that is not there may still have left (someone
-        may have moved it), so its record stays; an update that answers it proves that it did. A prepared model is
-        committed if `output` holds it.
+        A prepared handoff whose directory is in place was issued. One that is not there may still
+        have left (someone may have moved it), so its record stays; an update that answers it proves
+        that it did. A prepared model is committed if `output` holds it.
         """
         finished = set()
         for handoff in [record for record in self.handoffs.values() if record.state == "prepared"]:
@@ -185,7 +223,8 @@ def _records(folder: Path) -> list[Path]:
     found = []
     for item in sorted(folder.iterdir()):
         if item.name.startswith(".") and item.name.endswith(".partial"):
-            continue  # left by a crash inside write_signed; the next write of that record replaces it
+            # left by a crash inside write_signed; the next write of that record replaces it
+            continue
         if item.suffix != ".yaml" or not form.fullmatch(item.stem) or item.is_symlink():
             raise BadSecretError(f"{item}: does not belong here", "move it away")
         found.append(item)
@@ -218,12 +257,16 @@ def open_locked(path: Path) -> Iterator[Lineage]:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise BadSecretError(f"{path}: {error.strerror}", "give the server's secret directory with --secret") from error
+        raise BadSecretError(
+            f"{path}: {error.strerror}", "give the server's secret directory with --secret"
+        ) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise BusyError(f"{path}: another mpu process is using this secret", "wait for it to end") from error
+            raise BusyError(
+                f"{path}: another mpu process is using this secret", "wait for it to end"
+            ) from error
         yield Lineage.read(path)
     finally:
         os.close(handle)

@@ -1,4 +1,7 @@
-"""The first pass over a model and its base: digests, and per group the sizes that noise is measured by."""
+"""The first pass over a model and its base.
+
+digests, and per group the sizes that noise is measured by.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +40,8 @@ class GroupSize:
     def rms(self) -> float:
         """RMS(θ_ℓ) of the matrices; of everything where there are none.
 
-        A few large norm weights would otherwise set the unit for all: Gemma-3-270m's reach 1656 and are 99.98 % of the
-        decoder's squared sum (docs/decisions/0002).
+        A few large norm weights would otherwise set the unit for all: Gemma-3-270m's reach 1656 and
+        are 99.98 % of the decoder's squared sum (docs/decisions/0002).
         """
         if self.matrix_elements:
             return sqrt(self.matrix_squares / self.matrix_elements)
@@ -48,7 +51,11 @@ class GroupSize:
     def vector_rms(self) -> float:
         """RMS of the norms and biases; 0 where there are none."""
         count = self.elements - self.matrix_elements
-        return sqrt(max(self.squares - self.matrix_squares, 0.0) / count) if count and self.matrix_elements else 0.0
+        return (
+            sqrt(max(self.squares - self.matrix_squares, 0.0) / count)
+            if count and self.matrix_elements
+            else 0.0
+        )
 
     @property
     def task_rms(self) -> float:
@@ -56,21 +63,28 @@ class GroupSize:
         return sqrt(self.difference_squares / self.elements)
 
     def add(self, values: torch.Tensor, work: Scratch, *, matrix: bool) -> float:
-        """Count float32 values in; returns the sum of their squares, which is not finite if one of them is not."""
+        """Count float32 values in.
+
+        Returns the sum of their squares, which is not finite if one of them is not.
+        """
         squares = _squares(values)
         self.elements += values.numel()
         self.squares += squares
         if matrix:
             self.matrix_elements += values.numel()
             self.matrix_squares += squares
-        # Without sign and mantissa a float32 is 2^e; zeros stay zeros, and are stored exactly in any dtype.
+        # Without sign and mantissa a float32 is 2^e; zeros stay zeros, and are stored exactly in
+        # any dtype.
         powers = work.tensor(torch.int32, len(values))
         torch.bitwise_and(values.view(torch.int32), 0x7F80_0000, out=powers)
         self.spacing += _squares(powers.view(torch.float32))
         return squares
 
     def rounding_rms(self, dtype: str) -> float:
-        """RMS of the error made by storing the group in `dtype`: uniform over a spacing of 2^(e−bits)."""
+        """RMS of the error made by storing the group in `dtype`.
+
+        Uniform over a spacing of 2^(e−bits).
+        """
         return sqrt(self.spacing / 12 / self.elements) * 2.0 ** -_MANTISSA_BITS[dtype]
 
 
@@ -85,7 +99,9 @@ class Measured:
     """The coarsest dtype that holds every noised weight exactly: the model's own number grid."""
 
 
-def measure(model: Checkpoint, base: Checkpoint | None, groups: Mapping[str, tuple[str, ...]]) -> Measured:
+def measure(
+    model: Checkpoint, base: Checkpoint | None, groups: Mapping[str, tuple[str, ...]]
+) -> Measured:
     """Read a model and its base once, side by side, a block at a time.
 
     Raises:
@@ -97,8 +113,17 @@ def measure(model: Checkpoint, base: Checkpoint | None, groups: Mapping[str, tup
     job = _Job({group: GroupSize() for group in groups})
     with ThreadPoolExecutor(2) as hashing:
         noised = [info for info in model.tensors.values() if info.name in group_of]
-        digests = {info.name: job.tensor(info, base, group_of[info.name], hashing) for info in noised}
-        digest = combine(_completed(model, {name: first for name, (first, _) in digests.items()}, hashing, published=True))
+        digests = {
+            info.name: job.tensor(info, base, group_of[info.name], hashing) for info in noised
+        }
+        digest = combine(
+            _completed(
+                model,
+                {name: first for name, (first, _) in digests.items()},
+                hashing,
+                published=True,
+            )
+        )
         if base is None:
             return Measured(digest, None, job.sizes, job.grid)
         second = {name: base_digest for name, (_, base_digest) in digests.items()}
@@ -106,8 +131,12 @@ def measure(model: Checkpoint, base: Checkpoint | None, groups: Mapping[str, tup
     return Measured(digest, base_digest, job.sizes, job.grid)
 
 
-def _completed(model: Checkpoint, known: Mapping[str, str], hashing: Executor, *, published: bool) -> Iterator[tuple[TensorInfo, str]]:
-    """The digest of every tensor; those outside the groups are published too, so they must be numbers as well.
+def _completed(
+    model: Checkpoint, known: Mapping[str, str], hashing: Executor, *, published: bool
+) -> Iterator[tuple[TensorInfo, str]]:
+    """The digest of every tensor.
+
+    Those outside the groups are published too, so they must be numbers as well.
 
     Of the base nothing is published.
     """
@@ -123,19 +152,26 @@ def _completed(model: Checkpoint, known: Mapping[str, str], hashing: Executor, *
 
 
 class _Job:
-    """Memory and sums of the pass: a block is hashed by other threads while it is measured, a piece in the cache at a time."""
+    """Memory and sums of the pass.
+
+    A block is hashed by other threads while it is measured, a piece in the cache at a time.
+    """
 
     def __init__(self, sizes: dict[str, GroupSize]) -> None:
         self.sizes = sizes
         self._grids = {"BF16", "F16"}
-        self._stored, self._given, self._values, self._base, self._work = (Scratch() for _ in range(5))
+        self._stored, self._given, self._values, self._base, self._work = (
+            Scratch() for _ in range(5)
+        )
 
     @property
     def grid(self) -> str:
         """The coarsest dtype that held everything so far."""
         return "BF16" if "BF16" in self._grids else "F16" if "F16" in self._grids else "F32"
 
-    def tensor(self, info: TensorInfo, base: Checkpoint | None, group: str, hashing: Executor) -> tuple[str, str]:
+    def tensor(
+        self, info: TensorInfo, base: Checkpoint | None, group: str, hashing: Executor
+    ) -> tuple[str, str]:
         """Measure one tensor of a group; its digest and that of the base's."""
         digest, base_digest = hashlib.sha256(), hashlib.sha256()
         other = None if base is None else base.tensors[info.name]
@@ -147,12 +183,18 @@ class _Job:
                 waiting.append(hashing.submit(base_digest.update, to_bytes(given)))
             for first in range(0, stop - start, _PIECE):
                 values = converted(stored[first : first + _PIECE], torch.float32, self._values)
-                self._grids = {grid for grid in self._grids if info.dtype == grid or _on_grid(values, grid)}
-                if not isfinite(self.sizes[group].add(values, self._work, matrix=len(info.shape) > 1)):
+                self._grids = {
+                    grid for grid in self._grids if info.dtype == grid or _on_grid(values, grid)
+                }
+                if not isfinite(
+                    self.sizes[group].add(values, self._work, matrix=len(info.shape) > 1)
+                ):
                     raise _not_a_number(info, "model")
                 if other is not None:
                     before = converted(given[first : first + _PIECE], torch.float32, self._base)
-                    squares = _squares(torch.sub(values, before, out=self._work.tensor(torch.float32, len(values))))
+                    squares = _squares(
+                        torch.sub(values, before, out=self._work.tensor(torch.float32, len(values)))
+                    )
                     if not isfinite(squares):
                         raise _not_a_number(other, "base")
                     self.sizes[group].difference_squares += squares
@@ -161,7 +203,9 @@ class _Job:
 
 
 def _not_a_number(info: TensorInfo, what: str) -> BadModelError:
-    return BadModelError(f"{info.file}: tensor {info.name} holds NaN or infinity", f"repair the {what} first")
+    return BadModelError(
+        f"{info.file}: tensor {info.name} holds NaN or infinity", f"repair the {what} first"
+    )
 
 
 def _on_grid(values: torch.Tensor, dtype: str) -> bool:
@@ -171,11 +215,14 @@ def _on_grid(values: torch.Tensor, dtype: str) -> bool:
 def _check_base(model: Checkpoint, base: Checkpoint, names: Mapping[str, str]) -> None:
     for name in names:
         if name not in base.tensors:
-            raise BadModelError(f"{base.path}: the base has no tensor {name}", "give the model that this one was fine-tuned from")
+            raise BadModelError(
+                f"{base.path}: the base has no tensor {name}",
+                "give the model that this one was fine-tuned from",
+            )
         if base.tensors[name].shape != model.tensors[name].shape:
             raise BadModelError(
-                f"{base.path}: tensor {name} has shape {list(base.tensors[name].shape)} in the base and "
-                f"{list(model.tensors[name].shape)} in the model",
+                f"{base.path}: tensor {name} has shape {list(base.tensors[name].shape)} in the base"
+                f" and {list(model.tensors[name].shape)} in the model",
                 "give the model that this one was fine-tuned from",
             )
 

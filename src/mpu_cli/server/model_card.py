@@ -1,4 +1,7 @@
-"""The README.md of an aggregated model: what the Hub expects, and nothing that the owner did not ask to disclose."""
+"""The README.md of an aggregated model.
+
+What the Hub expects, and nothing that the owner did not ask to disclose.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ from mpu_cli.server.records import ModelRecord
 
 _READ = 64 << 10
 """Bytes of a model card that are looked at."""
-_TAG = re.compile(r"""^\s*-\s+["']?mpu["']?\s*$|^tags:.*[\[,\s]["']?mpu["']?\s*(?:[\],]|$)""", re.MULTILINE)
+_TAG = re.compile(
+    r"""^\s*-\s+["']?mpu["']?\s*$|^tags:.*[\[,\s]["']?mpu["']?\s*(?:[\],]|$)""", re.MULTILINE
+)
 _DIGEST = re.compile(r"^- digest: `([0-9a-f]{64})`\s*$", re.MULTILINE)
 
 
@@ -29,7 +34,10 @@ class Card:
 
 
 def read_model_card(directory: Path) -> Card | None:
-    """The card that `write_model_card` wrote; None where there is no README.md, or one without the tag `mpu`."""
+    """The card that `write_model_card` wrote.
+
+    None where there is no README.md, or one without the tag `mpu`.
+    """
     try:
         with plain_file(directory / "README.md").open("rb") as file:
             text = file.read(_READ).decode(errors="replace")
@@ -42,9 +50,13 @@ def read_model_card(directory: Path) -> Card | None:
     return Card(found[1] if found else None)
 
 
-def write_model_card(directory: Path, lineage: Lineage, model: ModelRecord, disclosed: Incoming | None) -> None:
+def write_model_card(
+    directory: Path, lineage: Lineage, model: ModelRecord, disclosed: Incoming | None
+) -> None:
     """Write the card; `disclosed` adds how the updates were made (m, κ, denoising)."""
-    sources = [record.source for record in lineage.chain(model.parent or model.digest) if record.source]
+    sources = [
+        record.source for record in lineage.chain(model.parent or model.digest) if record.source
+    ]
     front = ["---", "library_name: transformers", "tags:", "- unlearning", "- mpu"]
     if sources:
         front.append(f"base_model: {sources[-1].partition('@')[0]}")
@@ -63,7 +75,8 @@ def write_model_card(directory: Path, lineage: Lineage, model: ModelRecord, disc
     for draw in disclosed.draws if disclosed else ():
         record = draw.record
         lines.append(
-            f"- {record.size} copies, {record.denoising} denoising, noise {record.kappa:g} of the {record.relative_to}, "
-            f"offset {record.offset:g}, server learning rate {model.server_lr:g}"
+            f"- {record.size} copies, {record.denoising} denoising, noise {record.kappa:g} of the"
+            f" {record.relative_to}, offset {record.offset:g}, server learning rate"
+            f" {model.server_lr:g}"
         )
     write_new(directory / "README.md", ("\n".join(lines) + "\n").encode())

@@ -15,7 +15,8 @@ from mpu_cli.server.randomness import NORMAL_BLOCK, IntegerStream, NormalBlocks,
 def zero_sum_basis(size: int) -> np.ndarray:
     """(m, m−1) orthonormal columns that are orthogonal to the ones vector (Helmert's matrix).
 
-    m−1 independent draws through it have the distribution of m draws minus their mean, and cost one draw less.
+    m−1 independent draws through it have the distribution of m draws minus their mean, and cost one
+    draw less.
     """
     basis = np.zeros((size, size - 1))
     for column in range(1, size):
@@ -47,7 +48,10 @@ class Draw:
         return TensorNoise(self, tensor, sigma, scale) if sigma or scale else None
 
     def mixture(self, sigma: float) -> list[tuple[list[tuple[int, float]], float]]:
-        """By copy: ([(normal draw, its share of ε_k)], σ α_k or σ x_k); the draws are independent and standard."""
+        """By copy: ([(normal draw, its share of ε_k)], σ α_k or σ x_k).
+
+        The draws are independent and standard.
+        """
         if self.denoising == "extrapolation" or self.size == 1:
             return [([(0, 1.0)], sigma * value) for value in self.coefficients]
         basis = zero_sum_basis(self.size) * sqrt(self.size / (self.size - 1))
@@ -64,11 +68,16 @@ class TensorNoise:
         self.sigma, self._scale = sigma, scale
         self._mixture = draw.mixture(sigma) if sigma else []
         count = max((number + 1 for shares, _ in self._mixture for number, _ in shares), default=0)
-        self._draws = [_Normals(derive_key(draw.master, "noise", draw.id, number, tensor)) for number in range(count)]
+        self._draws = [
+            _Normals(derive_key(draw.master, "noise", draw.id, number, tensor))
+            for number in range(count)
+        ]
         # The frozen offset ξ is the same in every draw of a lineage.
         self._offset = _Normals(derive_key(draw.master, "offset", tensor)) if scale else None
 
-    def add_to(self, original: torch.Tensor, start: int, copies: Sequence[torch.Tensor]) -> torch.Tensor:
+    def add_to(
+        self, original: torch.Tensor, start: int, copies: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
         """Write θ + ξ + α_k ε_k of every copy for θ's entries (float32) from `start` on into `copies`; return θ + ξ."""
         stop = start + len(original)
         centre = original
@@ -81,7 +90,8 @@ class TensorNoise:
                 copy.copy_(centre)
             return centre
         epsilon = torch.empty(NORMAL_BLOCK)
-        # A piece at a time, so that it stays in the processor's cache; ε_k first, so that θ's rounding comes in once.
+        # A piece at a time, so that it stays in the processor's cache; ε_k first, so that θ's
+        # rounding comes in once.
         for a, b, draws in _pieces(start, stop, self._draws):
             mixed = epsilon[: b - a]
             for copy, (((first, share), *others), size) in zip(copies, self._mixture, strict=True):
@@ -104,12 +114,21 @@ class _Normals:
         return self._block
 
 
-def _pieces(start: int, stop: int, streams: Sequence[_Normals]) -> Iterator[tuple[int, int, list[torch.Tensor]]]:
-    """Cut start..stop at the streams' blocks: (from, to) relative to `start`, and each stream's values there."""
+def _pieces(
+    start: int, stop: int, streams: Sequence[_Normals]
+) -> Iterator[tuple[int, int, list[torch.Tensor]]]:
+    """Cut start..stop at the streams' blocks.
+
+    (from, to) relative to `start`, and each stream's values there.
+    """
     for number in range(start // NORMAL_BLOCK, -(-stop // NORMAL_BLOCK)):
         first = number * NORMAL_BLOCK
         low, high = max(start, first), min(stop, first + NORMAL_BLOCK)
-        yield low - start, high - start, [stream.block(number)[low - first : high - first] for stream in streams]
+        yield (
+            low - start,
+            high - start,
+            [stream.block(number)[low - first : high - first] for stream in streams],
+        )
 
 
 def dealt(master: bytes, draw_id: str, values: Sequence[float]) -> tuple[float, ...]:

@@ -38,7 +38,9 @@ class OneLayer:
         self._layout, self._layer = layout, layer
 
     def load(self, weights: Mapping[str, Reader]) -> Any:
-        """The network in float32 with these weights of the layer, by on-disk name; the rest is the same in every call.
+        """The network in float32 with these weights of the layer, by on-disk name.
+
+        The rest is the same in every call.
 
         Raises:
             FunctionChangedError: transformers has no place for a tensor, or one is missing.
@@ -48,16 +50,22 @@ class OneLayer:
         with loading_errors(self._directory), torch.random.fork_rng(), _synchronous():
             torch.manual_seed(0)
             network, info = self._class.from_pretrained(
-                None, config=copy.deepcopy(self._config), state_dict=state, dtype=torch.float32,
-                attn_implementation="eager", experts_implementation="eager", output_loading_info=True,
-            )  # fmt: skip
+                None,
+                config=copy.deepcopy(self._config),
+                state_dict=state,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                experts_implementation="eager",
+                output_loading_info=True,
+            )
         foreign = [*info["unexpected_keys"], *(str(item) for item in info["mismatched_keys"])]
         first = self._name(self._layer.noised[0])
         inside = first[: first.index(".0.") + len(".0.")]
         foreign += [name for name in info["missing_keys"] if name.startswith(inside)]
         if foreign:
             raise FunctionChangedError(
-                f"layer {self._layer.index}: transformers' {self._layout.family} layer has no place for {foreign[0]}",
+                f"layer {self._layer.index}: transformers' {self._layout.family} layer has no place"
+                f" for {foreign[0]}",
                 "nothing was published; this transformers version lays the model out differently",
             )
         return network.eval()
@@ -76,7 +84,9 @@ class OneLayer:
             BadModelError: transformers cannot compute what the configuration says.
         """
         with loading_errors(self._directory), torch.inference_mode():
-            output: torch.Tensor = network.base_model(inputs_embeds=hidden, use_cache=False).last_hidden_state
+            output: torch.Tensor = network.base_model(
+                inputs_embeds=hidden, use_cache=False
+            ).last_hidden_state
         return output.double()
 
 
@@ -91,11 +101,20 @@ def _single(whole: Mapping[str, Any], layout: ModelLayout, layer: LayerLayout) -
             single[key] = 1
     for key in ("dtype", "torch_dtype"):
         single.pop(key, None)
-    return {**single, "vocab_size": 8, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+    return {
+        **single,
+        "vocab_size": 8,
+        "pad_token_id": None,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
 
 
 class _Lazy:
-    """What transformers expects of a tensor that is still on disk: it indexes with [...] when it wants the numbers."""
+    """What transformers expects of a tensor that is still on disk.
+
+    It indexes with [...] when it wants the numbers.
+    """
 
     def __init__(self, read: Reader) -> None:
         self._read = read

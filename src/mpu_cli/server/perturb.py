@@ -76,11 +76,13 @@ def perturb(
 ) -> PerturbResult:
     """Publish one draw of copies under `handoff`; the secret directory is made if it is not there.
 
-    Where it is not there, no other lineage may know the model: one beside `secret`, `handoff`, the model, or one of the
-    `named_secrets` (secret directories that the user has named elsewhere). `new_lineage` begins another all the same.
+    Where it is not there, no other lineage may know the model: one beside `secret`, `handoff`, the
+    model, or one of the `named_secrets` (secret directories that the user has named elsewhere).
+    `new_lineage` begins another all the same.
 
     Raises:
-        GateError: `secret` would begin a second lineage of the model, and `new_lineage` was not given.
+        GateError: `secret` would begin a second lineage of the model, and `new_lineage` was not
+            given.
         MpuError: see the modules that decide: settings, plan, lineage, function_check, checkpoint.
     """
     kept = [model.path, *([base.path] if base else [])]
@@ -92,13 +94,19 @@ def perturb(
     refuse_existing(handoff, force=force)
     source = open_checkpoint(model.path)
     check_side_files(source.path)
-    family_of(source.config, source.path / CONFIG_FILE)  # an unknown architecture before what follows from it
+    family_of(
+        source.config, source.path / CONFIG_FILE
+    )  # an unknown architecture before what follows from it
     check_loads(source)
     layout = read_layout(source.config, shapes(source.tensors), source.path)
     names = chosen(settings.reparam, layout.transforms, layout.family)
     base_checkpoint = open_checkpoint(base.path) if base is not None else None
     with _lineage(secret, new=new_lineage) as lineage:
-        near = places(secret, handoff, model.path, *named_secrets) if new_lineage or lineage is None else frozenset()
+        near = (
+            places(secret, handoff, model.path, *named_secrets)
+            if new_lineage or lineage is None
+            else frozenset()
+        )
         if near and not new_lineage:
             refuse_own_model(model.path, read_model_card(model.path), secret, near)
         _require_space(handoff, source, settings.copies, settings.dtype)
@@ -110,7 +118,9 @@ def perturb(
         rivals = lineages_beside(measured.digest, near, secret)
         if near and not new_lineage:
             refuse_unasked(model.path, measured.digest, secret, rivals)
-        handout = Handout(source, layout, groups, names, settings, measured, lineage, entropy or SystemEntropy())
+        handout = Handout(
+            source, layout, groups, names, settings, measured, lineage, entropy or SystemEntropy()
+        )
         _require_space(handoff, source, settings.copies, handout.plan.dtype)
         checks = handout.check(progress)
         with ExitStack() as stack:
@@ -120,8 +130,12 @@ def perturb(
                 require_no_secret(staging.path, handout.master)
                 check_published(next(staging.path.rglob("copy-1")))
                 losses = _probe(probe, source.path, staging.path)
-                after = _commit(handout, records, staging, secret, (model.source, _place(base)), stack)
-    return _result(handout, after, records, checks, losses, new_lineage=lineage is None, rivals=rivals)
+                after = _commit(
+                    handout, records, staging, secret, (model.source, _place(base)), stack
+                )
+    return _result(
+        handout, after, records, checks, losses, new_lineage=lineage is None, rivals=rivals
+    )
 
 
 def _place(base: Located | None) -> str | None:
@@ -130,7 +144,11 @@ def _place(base: Located | None) -> str | None:
 
 
 def _require_space(handoff: Path, source: Checkpoint, copies: int, dtype: str) -> None:
-    require_space(handoff, handoff_bytes(source, copies, dtype), f"a handoff of {copies} cop{'y' if copies == 1 else 'ies'}")
+    require_space(
+        handoff,
+        handoff_bytes(source, copies, dtype),
+        f"a handoff of {copies} cop{'y' if copies == 1 else 'ies'}",
+    )
 
 
 def _finish_interrupted(handoff: Path, secret: Path) -> PerturbResult | None:
@@ -145,7 +163,9 @@ def _finish_interrupted(handoff: Path, secret: Path) -> PerturbResult | None:
             return None
         return PerturbResult(
             handoffs=records,
-            exposure=exposure_of([record for record in lineage.handoffs.values() if record.draw == records[0].draw]),
+            exposure=exposure_of(
+                [record for record in lineage.handoffs.values() if record.draw == records[0].draw]
+            ),
             ledger=_ledger(lineage, records),
             relative_to=records[0].relative_to,
             new_lineage=False,
@@ -153,7 +173,9 @@ def _finish_interrupted(handoff: Path, secret: Path) -> PerturbResult | None:
             checks=(),
             probe={},
             advice=(),
-            warnings=("an interrupted run had already written this handoff; its record now says so",),
+            warnings=(
+                "an interrupted run had already written this handoff; its record now says so",
+            ),
         )
 
 
@@ -166,7 +188,8 @@ def _enter(lineage: Lineage, measured: Measured, settings: PerturbSettings, mode
     known = lineage.secret.base
     if known is not None and measured.base_digest is not None and measured.base_digest != known:
         raise BadModelError(
-            f"--base: another base (digest {measured.base_digest[:12]}…) than this lineage began with ({known[:12]}…)",
+            f"--base: another base (digest {measured.base_digest[:12]}…) than this lineage began"
+            f" with ({known[:12]}…)",
             "give the same base in every round",
         )
 
@@ -175,12 +198,17 @@ def _enter(lineage: Lineage, measured: Measured, settings: PerturbSettings, mode
 def _lineage(path: Path, *, new: bool) -> Iterator[Lineage | None]:
     """An existing lineage, locked; None where a new one is to be made."""
     if path.exists() and not path.is_dir():
-        raise BadSecretError(f"{path}: is not a directory", "give the server's secret directory with --secret")
+        raise BadSecretError(
+            f"{path}: is not a directory", "give the server's secret directory with --secret"
+        )
     if path.exists() and any(path.iterdir()):
         with open_locked(path) as lineage:
             # What an interrupted --new-lineage has left is the lineage that was asked for.
             if new and any(record.state != "prepared" for record in lineage.handoffs.values()):
-                raise BadSecretError(f"{path}: --new-lineage needs a directory that does not exist yet", "give another one")
+                raise BadSecretError(
+                    f"{path}: --new-lineage needs a directory that does not exist yet",
+                    "give another one",
+                )
             yield lineage
     else:
         yield None
@@ -194,15 +222,29 @@ def _commit(
     sources: tuple[str | None, str | None],
     stack: ExitStack,
 ) -> Lineage:
-    """Records first, flushed; then the handoff's rename; then `issued`. A crash between is finished by `recover`."""
+    """Records first, flushed; then the handoff's rename; then `issued`.
+
+    A crash between is finished by `recover`.
+    """
     for number, record in enumerate(records):
-        folder = staging.target / f"holder-{number + 1}" if handout.settings.split else staging.target
+        folder = (
+            staging.target / f"holder-{number + 1}" if handout.settings.split else staging.target
+        )
         records[number] = replace(record, target=str(folder))
     lineage = handout.lineage
     if lineage is None:
         new = stack.enter_context(Staging(secret, private=True))
-        root = ModelRecord(handout.measured.digest, 0, "committed", None, (), (), 0.0, sources[0], now())
-        content = Secret(handout.new_id(), handout.origin, handout.master, handout.measured.base_digest, sources[1], handout.plan.offset)
+        root = ModelRecord(
+            handout.measured.digest, 0, "committed", None, (), (), 0.0, sources[0], now()
+        )
+        content = Secret(
+            handout.new_id(),
+            handout.origin,
+            handout.master,
+            handout.measured.base_digest,
+            sources[1],
+            handout.plan.offset,
+        )
         with disk_errors(secret):
             lineage = create(new.path, content, root)
             for record in records:
@@ -240,30 +282,45 @@ def _result(
     if new_lineage:
         warnings.insert(
             0,
-            f"new lineage begun in {lineage.path}: its replay history, exposure and offset start here; "
-            f"give --secret {quote(str(lineage.path))} in every later round",
+            f"new lineage begun in {lineage.path}: its replay history, exposure and offset start"
+            f" here; give --secret {quote(str(lineage.path))} in every later round",
         )
     recoverable = records[0].realised["recoverable"]
     if recoverable > RECOVERABLE_WARNING:
         warnings.append(
-            f"{recoverable:.0%} of the noised entries come back exactly when a copy is rounded to the model's own "
-            "number grid: this noise is too small to hide them; raise --kappa or --offset"
+            f"{recoverable:.0%} of the noised entries come back exactly when a copy is rounded to"
+            " the model's own number grid: this noise is too small to hide them; raise --kappa or"
+            " --offset"
         )
     warnings += second_lineage_warnings(rivals, records)
     if settings.dtype != "auto":
-        warnings += cancels_badly(records[0].size, records[0].dtype, records[0].realised["residual"])
-    words = advice(settings.denoising, settings.kappa, plan.draw.coefficients, plan.offset_everywhere, split=settings.split)
-    alphas = equal_alphas(settings.denoising, settings.kappa, plan.draw.coefficients, split=settings.split)
+        warnings += cancels_badly(
+            records[0].size, records[0].dtype, records[0].realised["residual"]
+        )
+    words = advice(
+        settings.denoising,
+        settings.kappa,
+        plan.draw.coefficients,
+        plan.offset_everywhere,
+        split=settings.split,
+    )
+    alphas = equal_alphas(
+        settings.denoising, settings.kappa, plan.draw.coefficients, split=settings.split
+    )
     words += alphas if settings.alphas is not None else ()
     if is_rotation(settings.reparam):
         words += (
-            "under AdamW the rotation alone moves the aggregated update by 16–30 % of its norm (not under SGD or Muon); "
-            "--reparam signed-permutation does not",
+            (
+                "under AdamW the rotation alone moves the aggregated update by 16–30 % of its norm"
+                " (not under SGD or Muon); --reparam signed-permutation does not"
+            ),
         )
     if settings.train_embeddings:
         words += (
-            "this handoff lets the client train embeddings, if it asks for that too: rows of theirs that moved will tell you the "
-            "tokens of its forget set",
+            (
+                "this handoff lets the client train embeddings, if it asks for that too: rows of"
+                " theirs that moved will tell you the tokens of its forget set"
+            ),
         )
     return PerturbResult(
         handoffs=tuple(records),

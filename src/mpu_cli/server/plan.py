@@ -1,4 +1,7 @@
-"""From settings and measurements to the numbers of one draw: pure decisions, with the reasons that are printed."""
+"""From settings and measurements to the numbers of one draw.
+
+Pure decisions, with the reasons that are printed.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,9 @@ class Plan:
 
 
 def relative_to(settings: PerturbSettings, secret: Secret | None, *, has_base: bool) -> str:
-    """What σ is measured by; a lineage keeps the unit of its first perturb, else its rounds could not be pooled.
+    """What σ is measured by.
+
+    A lineage keeps the unit of its first perturb, else its rounds could not be pooled.
 
     Raises:
         UsageError: the task vector is the unit, and there is no base.
@@ -48,12 +53,16 @@ def relative_to(settings: PerturbSettings, secret: Secret | None, *, has_base: b
     if secret is not None:
         if asked not in {None, secret.offset.relative_to}:
             raise GateError(
-                f"--noise-relative-to {asked}: this lineage measures its noise by the {secret.offset.relative_to}",
+                f"--noise-relative-to {asked}: this lineage measures its noise by the"
+                f" {secret.offset.relative_to}",
                 "leave --noise-relative-to out",
             )
         asked = secret.offset.relative_to
     if asked == "task-vector" and not has_base:
-        raise UsageError("noise relative to the task vector needs --base", "give the model that this one was fine-tuned from")
+        raise UsageError(
+            "noise relative to the task vector needs --base",
+            "give the model that this one was fine-tuned from",
+        )
     return asked or ("task-vector" if has_base else "weights")
 
 
@@ -63,16 +72,22 @@ def reference_sizes(measured: Measured, relative: str) -> dict[str, float]:
     Raises:
         BadModelError: every group equals the base: there is nothing to hide.
     """
-    sizes = {group: size.task_rms if relative == "task-vector" else size.rms for group, size in measured.groups.items()}
+    sizes = {
+        group: size.task_rms if relative == "task-vector" else size.rms
+        for group, size in measured.groups.items()
+    }
     if not any(sizes.values()):
         raise BadModelError(
-            "the model equals its base in every layer: there is nothing to hide and no noise to measure by",
+            "the model equals its base in every layer: there is nothing to hide and no noise to"
+            " measure by",
             "give the fine-tuned model as MODEL and the public one as --base",
         )
     return sizes
 
 
-def frozen_offset(settings: PerturbSettings, secret: Secret | None, sizes: Mapping[str, float], relative: str) -> Offset:
+def frozen_offset(
+    settings: PerturbSettings, secret: Secret | None, sizes: Mapping[str, float], relative: str
+) -> Offset:
     """The lineage's offset; a new lineage freezes it now, and the scope with it.
 
     Raises:
@@ -80,16 +95,23 @@ def frozen_offset(settings: PerturbSettings, secret: Secret | None, sizes: Mappi
     """
     if secret is None:
         ratio = settings.offset or 0.0
-        return Offset(ratio, relative, settings.scope, {group: ratio * size for group, size in sizes.items()} if ratio else {})
+        return Offset(
+            ratio,
+            relative,
+            settings.scope,
+            {group: ratio * size for group, size in sizes.items()} if ratio else {},
+        )
     if settings.offset is not None and settings.offset != secret.offset.ratio:
         raise GateError(
-            f"--offset {settings.offset:g}: this lineage froze its offset at {secret.offset.ratio:g}",
+            f"--offset {settings.offset:g}: this lineage froze its offset at"
+            f" {secret.offset.ratio:g}",
             "leave --offset out: two scales of one offset give the model away",
         )
     if settings.scope != secret.offset.scope:
         raise GateError(
             f"--scope {settings.scope}: this lineage began with --scope {secret.offset.scope}",
-            f"give --scope {secret.offset.scope}: tensors that leave with noise in one round and without it in another are known exactly",
+            f"give --scope {secret.offset.scope}: tensors that leave with noise in one round and"
+            " without it in another are known exactly",
         )
     return secret.offset
 
@@ -108,7 +130,9 @@ def make_plan(
     relative = relative_to(settings, secret, has_base=measured.base_digest is not None)
     sizes = reference_sizes(measured, relative)
     offset = frozen_offset(settings, secret, sizes, relative)
-    coefficients = settings.given or dealt(master, draw_id, default_coefficients(settings.denoising, settings.copies))
+    coefficients = settings.given or dealt(
+        master, draw_id, default_coefficients(settings.denoising, settings.copies)
+    )
     draw = Draw(
         master=master,
         id=draw_id,
@@ -119,18 +143,34 @@ def make_plan(
     )
     dtype = _dtype(settings.dtype, model_dtypes, measured, draw, exact=exact)
     unnoised = tuple(group for group, size in sizes.items() if size == 0)
-    bare = [group for group, size in sizes.items() if offset.ratio and size and not offset.scale.get(group)]
+    bare = [
+        group
+        for group, size in sizes.items()
+        if offset.ratio and size and not offset.scale.get(group)
+    ]
     lines = _warnings(settings, measured, draw, dtype, unnoised, relative)
     if bare:
         lines.append(
-            f"no offset in {', '.join(bare)}: equal to the base when the offset was frozen, so a holder of all copies knows "
-            "what has changed there since"
+            f"no offset in {', '.join(bare)}: equal to the base when the offset was frozen, so a"
+            " holder of all copies knows what has changed there since"
         )
-    return Plan(draw, relative, offset, dtype, unnoised, 0.0 if bare else offset.ratio, prior(measured, relative), tuple(lines))
+    return Plan(
+        draw,
+        relative,
+        offset,
+        dtype,
+        unnoised,
+        0.0 if bare else offset.ratio,
+        prior(measured, relative),
+        tuple(lines),
+    )
 
 
 def prior(measured: Measured, relative: str) -> Prior:
-    """The task vector in the unit of κ: 1, unless that is the weights and there is a base to start from; never more than 1 in a group."""
+    """The task vector in the unit of κ.
+
+    1, unless that is the weights and there is a base to start from; never more than 1 in a group.
+    """
     if relative == "task-vector" or measured.base_digest is None:
         return WHOLE
     sizes = {group: size for group, size in measured.groups.items() if size.rms}
@@ -141,18 +181,28 @@ def prior(measured: Measured, relative: str) -> Prior:
     )
 
 
-def _dtype(asked: str, model_dtypes: frozenset[str], measured: Measured, draw: Draw, *, exact: bool) -> str:
+def _dtype(
+    asked: str, model_dtypes: frozenset[str], measured: Measured, draw: Draw, *, exact: bool
+) -> str:
     if asked != "auto":
         return asked
     if len(model_dtypes) != 1 or not exact:
-        # A copy has one dtype, and none of the model's holds all of its weights; or T itself would be rounded.
+        # A copy has one dtype, and none of the model's holds all of its weights; or T itself would
+        # be rounded.
         return "float32"
     kept = NAMES[next(iter(model_dtypes))]
-    return kept if kept == "float32" or rounding_share(measured, draw, kept) < ROUNDING_SHARE else "float32"
+    return (
+        kept
+        if kept == "float32" or rounding_share(measured, draw, kept) < ROUNDING_SHARE
+        else "float32"
+    )
 
 
 def rounding_share(measured: Measured, draw: Draw, dtype: str) -> float:
-    """RMS of storing a copy in `dtype`, over the RMS of its noise: the worst group; 0 if there is no noise at all."""
+    """RMS of storing a copy in `dtype`, over the RMS of its noise: the worst group.
+
+    0 if there is no noise at all.
+    """
     least = min(abs(value) for value in draw.coefficients)
     worst = 0.0
     for group, size in measured.groups.items():
@@ -163,30 +213,43 @@ def rounding_share(measured: Measured, draw: Draw, dtype: str) -> float:
 
 
 def _warnings(
-    settings: PerturbSettings, measured: Measured, draw: Draw, dtype: str, unnoised: tuple[str, ...], relative: str
+    settings: PerturbSettings,
+    measured: Measured,
+    draw: Draw,
+    dtype: str,
+    unnoised: tuple[str, ...],
+    relative: str,
 ) -> list[str]:
     lines = []
     if relative == "weights" and settings.kappa > _KAPPA_WITHOUT_BASE:
         lines.append(
-            f"noise of {settings.kappa:g} of the weights themselves ruins a real model (on SmolLM2-135M 0.1 takes the loss "
-            "from 3.3 to 4.4–11); give --base, or a --kappa of 0.01 or less, and look with --probe"
+            f"noise of {settings.kappa:g} of the weights themselves ruins a real model (on"
+            " SmolLM2-135M 0.1 takes the loss from 3.3 to 4.4–11); give --base, or a --kappa of"
+            " 0.01 or less, and look with --probe"
         )
-    bare = [group for group, size in measured.groups.items() if size.vector_rms > _LARGE_NORMS * size.rms]
+    bare = [
+        group
+        for group, size in measured.groups.items()
+        if size.vector_rms > _LARGE_NORMS * size.rms
+    ]
     if relative == "weights" and settings.kappa and bare:
         lines.append(
-            f"norms and biases are more than {_LARGE_NORMS:g} times larger than the matrices in {_some(bare)}: noise that is "
-            f"{settings.kappa:g} of the matrices leaves them nearly exact; --base measures noise by what fine-tuning changed"
+            f"norms and biases are more than {_LARGE_NORMS:g} times larger than the matrices in"
+            f" {_some(bare)}: noise that is {settings.kappa:g} of the matrices leaves them nearly"
+            " exact; --base measures noise by what fine-tuning changed"
         )
     if unnoised:
         lines.append(f"equal to the base, left as they are: {', '.join(unnoised)}")
     share = rounding_share(measured, draw, dtype) if dtype != "float32" else 0.0
     if share >= ROUNDING_SHARE:
         lines.append(
-            f"--dtype {dtype} rounds away {share:.0%} of the noise's size: it neither hides nor cancels as asked; "
-            "--dtype auto would publish float32"
+            f"--dtype {dtype} rounds away {share:.0%} of the noise's size: it neither hides nor"
+            " cancels as asked; --dtype auto would publish float32"
         )
     return lines
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]} … {names[-1]} ({len(names)} in all)"
+    return (
+        ", ".join(names) if len(names) <= 3 else f"{names[0]} … {names[-1]} ({len(names)} in all)"
+    )

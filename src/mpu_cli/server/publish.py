@@ -1,4 +1,7 @@
-"""Write the copies θ_k = T_k(θ + ξ + α_k ε_k): one block of rows at a time, into all copies at once."""
+"""Write the copies θ_k = T_k(θ + ξ + α_k ε_k).
+
+One block of rows at a time, into all copies at once.
+"""
 
 from __future__ import annotations
 
@@ -44,13 +47,18 @@ def write_copies(
     realised: RealisedNoise,
     on_tensor: Callable[[int], None] = lambda _: None,
 ) -> list[dict[str, tuple[str, int]]]:
-    """Write copy number i of the draw into `directories[i]`; return each copy's files with digests and sizes.
+    """Write copy number i of the draw into `directories[i]`.
 
-    Peak memory is about (2m + 4) float32 blocks of `moves.BLOCK` entries, whatever the model's size. `on_tensor` is told
-    the number of entries done.
+    Return each copy's files with digests and sizes.
+
+    Peak memory is about (2m + 4) float32 blocks of `moves.BLOCK` entries, whatever the model's
+    size. `on_tensor` is told the number of entries done.
     """
     tensors = with_dtype(publication.model.tensors.values(), STORED_NAMES[publication.dtype])
-    writers = [CheckpointWriter(path, tensors, max_shard_bytes=publication.shard_bytes) for path in directories]
+    writers = [
+        CheckpointWriter(path, tensors, max_shard_bytes=publication.shard_bytes)
+        for path in directories
+    ]
     try:
         job = _Job(publication, writers, realised)
         for info in writers[0].order:
@@ -67,9 +75,13 @@ def write_copies(
 
 
 class _Job:
-    def __init__(self, publication: Publication, writers: list[CheckpointWriter], realised: RealisedNoise) -> None:
+    def __init__(
+        self, publication: Publication, writers: list[CheckpointWriter], realised: RealisedNoise
+    ) -> None:
         self.publication, self.writers, self.realised = publication, writers, realised
-        self.group_of = {name: group for group, names in publication.groups.items() for name in names}
+        self.group_of = {
+            name: group for group, names in publication.groups.items() for name in names
+        }
         self.layer_of = publication.layout.layer_of()
         self.target = TORCH_DTYPES[STORED_NAMES[publication.dtype]]
         self.read, self.wide = Scratch(), Scratch()
@@ -95,7 +107,13 @@ class _Job:
             self.rows(info, noise, moves, places, start, stop)
 
     def rows(
-        self, info: TensorInfo, noise: TensorNoise | None, moves: Sequence[Move], places: Sequence[str], start: int, stop: int
+        self,
+        info: TensorInfo,
+        noise: TensorNoise | None,
+        moves: Sequence[Move],
+        places: Sequence[str],
+        start: int,
+        stop: int,
     ) -> None:
         """Write rows start..stop of one tensor of θ into every copy."""
         columns = moves[0].columns
@@ -107,20 +125,34 @@ class _Job:
             copies = [scratch.tensor(torch.float32, len(original)) for scratch in self.copies]
             centre = noise.add_to(original, start * columns, copies)
         seen = []
-        for number, (writer, place, move) in enumerate(zip(self.writers, places, moves, strict=True)):
-            # A map that is not exact would otherwise be computed, and rounded, in the model's own narrow dtype.
-            rows = converted(copies[number], self.target if move.exact else torch.float32, self.rounded[number])
+        for number, (writer, place, move) in enumerate(
+            zip(self.writers, places, moves, strict=True)
+        ):
+            # A map that is not exact would otherwise be computed, and rounded, in the model's own
+            # narrow dtype.
+            rows = converted(
+                copies[number], self.target if move.exact else torch.float32, self.rounded[number]
+            )
             buffer = self.pool.take(len(rows) * self.target.itemsize)
-            published = torch.frombuffer(buffer, dtype=self.target, count=len(rows)).view(-1, columns)
+            published = torch.frombuffer(buffer, dtype=self.target, count=len(rows)).view(
+                -1, columns
+            )
             if move.exact:
                 move.apply(rows.view(-1, columns), start, published)
             else:
                 published.copy_(move.apply(rows.view(-1, columns), start))
             self.require_finite(info.name, published)
             if noise is not None:
-                # Signed permutations commute with rounding; a rotation is measured through its inverse.
-                seen.append(rows if move.exact else move.invert(published.to(torch.float32, copy=True), start).view(-1))
-            writer.write_rows(place, move.places(start, stop), to_bytes(published), partial(self.pool.put, buffer))
+                # Signed permutations commute with rounding; a rotation is measured through its
+                # inverse.
+                seen.append(
+                    rows
+                    if move.exact
+                    else move.invert(published.to(torch.float32, copy=True), start).view(-1)
+                )
+            writer.write_rows(
+                place, move.places(start, stop), to_bytes(published), partial(self.pool.put, buffer)
+            )
         if noise is not None:
             self.realised.add(original, centre, seen, noise.sigma)
 
@@ -131,9 +163,13 @@ class _Job:
 
     def require_finite(self, name: str, published: torch.Tensor) -> None:
         # The sum is one cheap pass; only if it is not a number can an entry be none.
-        if not isfinite(float(published.sum(dtype=torch.float32))) and not bool(torch.isfinite(published).all()):
+        if not isfinite(float(published.sum(dtype=torch.float32))) and not bool(
+            torch.isfinite(published).all()
+        ):
             raise BadModelError(
-                f"{self.publication.model.path}: tensor {name} holds numbers that {self.publication.dtype} cannot", "use --dtype float32"
+                f"{self.publication.model.path}: tensor {name} holds numbers that"
+                f" {self.publication.dtype} cannot",
+                "use --dtype float32",
             )
 
     def steps(self, name: str) -> list[Reparameterization]:

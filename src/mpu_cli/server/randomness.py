@@ -1,8 +1,11 @@
-"""All of the server's secrets from one 256-bit master: HKDF-SHA256 → AES-256-CTR → integers and normals.
+"""All of the server's secrets from one 256-bit master.
 
-torch's CPU generator is never used here: it keeps 32 bits of its seed, which can be searched in minutes.
-Integers (permutations, signs, angles) are bit-identical on every machine. Normals go through floating-point log, sin
-and cos, whose last bit differs between processors; nothing but their distribution is ever needed again.
+HKDF-SHA256 → AES-256-CTR → integers and normals.
+
+torch's CPU generator is never used here: it keeps 32 bits of its seed, which can be searched in
+minutes. Integers (permutations, signs, angles) are bit-identical on every machine. Normals go
+through floating-point log, sin and cos, whose last bit differs between processors; nothing but
+their distribution is ever needed again.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ def derive_key(master: bytes, purpose: str, *context: str | int) -> bytes:
 
 
 def _keystream(key: bytes, start: int, length: int) -> bytes:
-    # The counter block is the position in units of AES blocks: any part of the stream can be read on its own.
+    # The counter block is the position in units of AES blocks: any part of the stream can be read
+    # on its own.
     counter = (start // _AES_BLOCK).to_bytes(_AES_BLOCK, "big")
     encryptor = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
     skip = start % _AES_BLOCK
@@ -44,7 +48,9 @@ class NormalBlocks:
 
     def __init__(self, key: bytes) -> None:
         self._key = key
-        self._words = np.empty(NORMAL_BLOCK + 4, dtype="<u4")  # the cipher asks for room for one more AES block
+        self._words = np.empty(
+            NORMAL_BLOCK + 4, dtype="<u4"
+        )  # the cipher asks for room for one more AES block
 
     def block(self, number: int, result: torch.Tensor) -> torch.Tensor:
         """Standard normals number `number` · NORMAL_BLOCK and following, written into `result`, float32.
@@ -76,7 +82,9 @@ def normals(key: bytes, start: int, stop: int) -> torch.Tensor:
     parts, stream = [], NormalBlocks(key)
     for block in range(start // NORMAL_BLOCK, -(-stop // NORMAL_BLOCK)):
         first = block * NORMAL_BLOCK
-        parts.append(stream.block(block, torch.empty(NORMAL_BLOCK))[max(start - first, 0) : stop - first])
+        parts.append(
+            stream.block(block, torch.empty(NORMAL_BLOCK))[max(start - first, 0) : stop - first]
+        )
     return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else torch.empty(0)
 
 

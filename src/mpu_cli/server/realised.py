@@ -1,4 +1,7 @@
-"""What the published numbers really are, after rounding: measured on every entry while it is written."""
+"""What the published numbers really are, after rounding.
+
+Measured on every entry while it is written.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,11 @@ class RealisedNoise:
         self._squares = 0.0
 
     def add(
-        self, original: torch.Tensor, target: torch.Tensor, published: Sequence[torch.Tensor], sigma: float
+        self,
+        original: torch.Tensor,
+        target: torch.Tensor,
+        published: Sequence[torch.Tensor],
+        sigma: float,
     ) -> None:
         """One block, flattened: θ, θ + ξ (float32), and the copies as published with T undone."""
         for start in range(0, len(original), _PIECE):
@@ -43,7 +50,11 @@ class RealisedNoise:
             self._add(original[part], target[part], [copy[part] for copy in published], sigma)
 
     def _add(
-        self, original: torch.Tensor, target: torch.Tensor, published: Sequence[torch.Tensor], sigma: float
+        self,
+        original: torch.Tensor,
+        target: torch.Tensor,
+        published: Sequence[torch.Tensor],
+        sigma: float,
     ) -> None:
         length = len(original)
         error, mean, wide = (memory[:length] for memory in self._memory)
@@ -70,9 +81,10 @@ class RealisedNoise:
     def report(self) -> dict[str, float]:
         """The figures of the handoff record.
 
-        `noise`: σ realised over σ asked (1 is right). `changed`: share of entries in the noised groups that differ
-        from the model's. `recoverable`: share that rounding to the model's own grid gives back. `residual`:
-        ‖Σ w_k (θ_k − θ − ξ)‖ / ‖θ‖, what denoising the copies themselves leaves.
+        `noise`: σ realised over σ asked (1 is right). `changed`: share of entries in the noised
+        groups that differ from the model's. `recoverable`: share that rounding to the model's own
+        grid gives back. `residual`: ‖Σ w_k (θ_k − θ − ξ)‖ / ‖θ‖, what denoising the copies
+        themselves leaves.
         """
         entries = max(self._entries, 1)
         report = {
@@ -86,12 +98,16 @@ class RealisedNoise:
 
 
 def cancels_badly(copies: int, dtype: str, residual: float) -> list[str]:
-    """For a dtype that was asked for: a warning if several copies' noise does not cancel; `residual` is `RealisedNoise.report`'s."""
+    """For a dtype that was asked for: a warning if several copies' noise does not cancel.
+
+    `residual` is `RealisedNoise.report`'s.
+    """
     if copies == 1 or residual < RESIDUAL_WARNING:
         return []
     return [
-        f"stored as {dtype} the copies' noise cancels only to {residual:.1e} of the weights: rounding adds an error of first order to the "
-        "update that no denoising takes out; --dtype float32 publishes copies whose noise cancels"
+        f"stored as {dtype} the copies' noise cancels only to {residual:.1e} of the weights:"
+        " rounding adds an error of first order to the update that no denoising takes out; --dtype"
+        " float32 publishes copies whose noise cancels"
     ]
 
 

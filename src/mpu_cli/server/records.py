@@ -82,20 +82,28 @@ class HandoffRecord:
     date: str = ""
     """When it was made, UTC; "" in records of an earlier mpu."""
     prior_shares: Mapping[str, float] = field(default_factory=dict)
-    """Share of the unit's square by group; empty where one number, `exposure`'s `no_copy`, is the prior of all of them."""
+    """Share of the unit's square by group.
+
+    Empty where one number, `exposure`'s `no_copy`, is the prior of all of them.
+    """
     prior_sizes: Mapping[str, float] = field(default_factory=dict)
     """What a holder of the base lacks without any copy, by group, in the group's unit."""
 
     def content(self) -> dict[str, Any]:
-        """The record as plain data, without its HMAC; what older versions do not know is there only if it says something."""
+        """The record as plain data, without its HMAC.
+
+        What older versions do not know is there only if it says something.
+        """
         return {"kind": "handoff-record", "format": FORMAT, **_without_empty(_plain(self), *_LATER)}
 
     def require_layout(self, layout: str, where: Path) -> None:
         """Raise GateError if T_k would now be drawn from another layout than when the copies were made."""
         if layout != self.layout:
             raise GateError(
-                f"{where}: is laid out otherwise than when handoff {self.id} was made, so its reparameterization cannot be undone",
-                "put config.json back as it was; if mpu was upgraded in between, aggregate with the version that made the handoff",
+                f"{where}: is laid out otherwise than when handoff {self.id} was made, so its"
+                " reparameterization cannot be undone",
+                "put config.json back as it was; if mpu was upgraded in between, aggregate with the"
+                " version that made the handoff",
             )
 
     @classmethod
@@ -205,5 +213,7 @@ def _transforms(reader: Reader) -> tuple[str, ...]:
     names = reader.texts("transforms")
     for name in names:
         if name not in TRANSFORMS:
-            raise reader.wrong("transforms", f"names {name}, which this version of mpu does not know")
+            raise reader.wrong(
+                "transforms", f"names {name}, which this version of mpu does not know"
+            )
     return names

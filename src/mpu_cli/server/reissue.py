@@ -29,13 +29,16 @@ from mpu_cli.server.records import HandoffRecord, frozen_of
 from mpu_cli.server.transforms import draw_model
 
 
-def reissue(model: Located, handoff: Path, secret: Path, id_: str, *, force: bool = False) -> HandoffRecord:
+def reissue(
+    model: Located, handoff: Path, secret: Path, id_: str, *, force: bool = False
+) -> HandoffRecord:
     """Write handoff `id_` again into `handoff`.
 
     Raises:
         BadSecretError: the lineage has no such handoff.
-        CheckFailedError: MODEL is not the model it was made from, or this machine's floating-point unit rounds
-            differently from the one that made it (the noise is then not bit-identical, and nothing is written).
+        CheckFailedError: MODEL is not the model it was made from, or this machine's floating-point
+            unit rounds differently from the one that made it (the noise is then not bit-identical,
+            and nothing is written).
     """
     refuse_nesting(handoff, secret, model.path)
     refuse_existing(handoff, force=force)
@@ -45,7 +48,9 @@ def reissue(model: Located, handoff: Path, secret: Path, id_: str, *, force: boo
     with open_locked(secret) as lineage:
         record = lineage.handoffs.get(id_)
         if record is None:
-            raise BadSecretError(f"{secret}: no handoff {id_}", f"mpu inspect {quote(str(secret))} lists them")
+            raise BadSecretError(
+                f"{secret}: no handoff {id_}", f"mpu inspect {quote(str(secret))} lists them"
+            )
         if model_digest(source) != record.model:
             raise CheckFailedError(
                 f"{model.path}: is not the model that handoff {id_} was made from",
@@ -53,11 +58,24 @@ def reissue(model: Located, handoff: Path, secret: Path, id_: str, *, force: boo
             )
         record.require_layout(fingerprint(layout), model.path)
         # All copies of the draw are written, also where only one of them is this holder's.
-        require_space(handoff, handoff_bytes(source, record.size, record.dtype), f"a draw of {record.size} copies")
+        require_space(
+            handoff,
+            handoff_bytes(source, record.size, record.dtype),
+            f"a draw of {record.size} copies",
+        )
         draw = _draw(lineage, record)
-        steps = [draw_model(record.transforms, layout.layers, draw.master, draw.id, position) for position in range(draw.size)]
+        steps = [
+            draw_model(record.transforms, layout.layers, draw.master, draw.id, position)
+            for position in range(draw.size)
+        ]
         publication = Publication(
-            source, layout, layout.groups(record.scope), draw, steps, record.dtype, record.shard_bytes
+            source,
+            layout,
+            layout.groups(record.scope),
+            draw,
+            steps,
+            record.dtype,
+            record.shard_bytes,
         )
         with Staging(handoff, force=force) as staging, disk_errors(handoff):
             # All copies of the draw are computed together; those of other holders are thrown away.
@@ -68,15 +86,22 @@ def reissue(model: Located, handoff: Path, secret: Path, id_: str, *, force: boo
                 folder.mkdir()
                 folder.chmod(0o755)  # whatever the umask
             realised = RealisedNoise(
-                weights(draw.denoising, draw.coefficients), [abs(value) for value in draw.coefficients], "F32"
+                weights(draw.denoising, draw.coefficients),
+                [abs(value) for value in draw.coefficients],
+                "F32",
             )
             files = write_copies(publication, folders, realised)
             require_no_secret(staging.path, draw.master)
-            copies = tuple(PublishedCopy(copy.name, listed(files[copy.position])) for copy in record.copies)
-            manifest = HandoffManifest(record.id, record.dtype, frozen_of(layout, record.train_embeddings), copies)
+            copies = tuple(
+                PublishedCopy(copy.name, listed(files[copy.position])) for copy in record.copies
+            )
+            manifest = HandoffManifest(
+                record.id, record.dtype, frozen_of(layout, record.train_embeddings), copies
+            )
             if manifest.digest != record.digest:
                 raise CheckFailedError(
-                    f"handoff {id_} does not come out the same on this machine (another processor or version)",
+                    f"handoff {id_} does not come out the same on this machine (another processor"
+                    " or version)",
                     "issue it again on the machine that made it, or perturb anew",
                 )
             for folder in folders:

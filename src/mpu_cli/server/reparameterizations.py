@@ -1,4 +1,7 @@
-"""What each `--reparam` means for a family: the table of transforms by name, without their code and without torch."""
+"""What each `--reparam` means for a family.
+
+The table of transforms by name, without their code and without torch.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,8 @@ def chosen(reparameterization: str, holds: Mapping[str, str], family: str) -> tu
     """
     if is_rotation(reparameterization) and holds["plane_rotation"] != "valid":
         raise UsageError(
-            f"--reparam {reparameterization}: plane_rotation changes the function of the {family} family",
+            f"--reparam {reparameterization}: plane_rotation changes the function of the {family}"
+            " family",
             "use --reparam signed-permutation",
         )
     groups = REPARAMETERIZATIONS[reparameterization]
@@ -49,7 +53,10 @@ def is_rotation(reparameterization: str) -> bool:
 
 
 def acts_on(name: str, layer: LayerLayout) -> bool:
-    """Whether a layer has anything for a transform to move: planes to turn, coordinates that RoPE leaves alone, experts."""
+    """Whether a layer has anything for a transform to move.
+
+    Planes to turn, coordinates that RoPE leaves alone, experts.
+    """
     if name == "expert_permutation":
         return layer.experts is not None
     return _NEEDED_ROLE.get(name, "v") in layer.slots

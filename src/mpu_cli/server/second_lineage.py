@@ -1,6 +1,7 @@
 """A second lineage of one model: its offset is another one, and the two average away.
 
-A mistyped or moved --secret would begin one without a word, so it is begun only where it is asked for.
+A mistyped or moved --secret would begin one without a word, so it is begun only where it is asked
+for.
 """
 
 from __future__ import annotations
@@ -34,22 +35,27 @@ def lineages_with(record: str, places: Iterable[Path], but: Path) -> list[Path]:
 
     A directory that is somebody else's is not looked into; nothing is read but names.
     """
-    found = {folder.resolve() for place in places for folder in _entries(place) if _holds(folder, record)}
+    found = {
+        folder.resolve() for place in places for folder in _entries(place) if _holds(folder, record)
+    }
     return sorted(found - {but.resolve()})
 
 
 def places(*named: Path) -> frozenset[Path]:
     """The directories in which the named paths lie, as given and with links resolved."""
-    return frozenset(parent for path in named for parent in (path.absolute().parent, path.resolve().parent))
+    return frozenset(
+        parent for path in named for parent in (path.absolute().parent, path.resolve().parent)
+    )
 
 
 def refuse_unasked(model: Path, digest: str, secret: Path, others: Sequence[Path]) -> None:
     """Raise GateError if a model of this digest has the lineages `others` already, and `secret` would begin another."""
     if others:
         raise GateError(
-            f"{model}: this model (digest {digest[:12]}…) is in the lineage of {others[0]}, and {secret} holds no lineage",
-            f"go on with --secret {quote(str(others[0]))}; to begin another, whose noise averages away with the first's, "
-            f"give --new-lineage {quote(str(secret))} instead of --secret",
+            f"{model}: this model (digest {digest[:12]}…) is in the lineage of {others[0]}, and"
+            f" {secret} holds no lineage",
+            f"go on with --secret {quote(str(others[0]))}; to begin another, whose noise averages"
+            f" away with the first's, give --new-lineage {quote(str(secret))} instead of --secret",
         )
 
 
@@ -64,9 +70,10 @@ def refuse_own_model(model: Path, card: Card | None, secret: Path, near: Iterabl
     if card.digest is not None:
         refuse_unasked(model, card.digest, secret, lineages_beside(card.digest, near, secret))
     raise GateError(
-        f"{model}: its README.md says that mpu aggregate made it, so it has a lineage, and {secret} holds none",
-        f"give --secret the directory of that lineage (was it moved, or the name mistyped?); if it is not yours, "
-        f"give --new-lineage {quote(str(secret))} instead of --secret",
+        f"{model}: its README.md says that mpu aggregate made it, so it has a lineage, and {secret}"
+        " holds none",
+        "give --secret the directory of that lineage (was it moved, or the name mistyped?); if it"
+        f" is not yours, give --new-lineage {quote(str(secret))} instead of --secret",
     )
 
 
@@ -80,10 +87,13 @@ def warnings(others: Sequence[Path], records: Sequence[HandoffRecord]) -> list[s
         numbers = f"how much that leaves cannot be said: {error}"
     else:
         numbers = _pooled([records, *(theirs for theirs in known if theirs)])
-    names = ", ".join(map(str, others[:3])) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+    names = ", ".join(map(str, others[:3])) + (
+        f" and {len(others) - 3} more" if len(others) > 3 else ""
+    )
     return [
-        f"this model has another lineage already: {names}. Offsets and noise of two lineages are independent and average away for a "
-        f"holder of copies of both ({numbers}); --secret {quote(str(others[0]))} goes on with the first"
+        f"this model has another lineage already: {names}. Offsets and noise of two lineages are"
+        f" independent and average away for a holder of copies of both ({numbers}); --secret"
+        f" {quote(str(others[0]))} goes on with the first"
     ]
 
 
@@ -95,9 +105,15 @@ def _pooled(lineages: Sequence[Sequence[HandoffRecord]]) -> str:
             f"{left:.3g} of the {mine[0].relative_to.replace('-', ' ')} in {_PLACES[mine[0].scope]}"
             for left, mine in zip(alone, lineages, strict=True)
         )
-        return f"they are not measured in one unit, so no one number can be given: less than any of them leaves alone, at most {each}"
+        return (
+            "they are not measured in one unit, so no one number can be given: less than any of"
+            f" them leaves alone, at most {each}"
+        )
     both = least(map(prior, lineages)).left(pooled(map(noise_of, lineages)))
-    return f"all copies of all of them leave at most {both:.3g} unknown, of this handoff alone {alone[0]:.3g}"
+    return (
+        f"all copies of all of them leave at most {both:.3g} unknown, of this handoff alone"
+        f" {alone[0]:.3g}"
+    )
 
 
 def _entries(place: Path) -> list[Path]:
@@ -112,4 +128,8 @@ def _holds(folder: Path, name: str) -> bool:
         about, record = folder.stat(), (folder / name).lstat()
     except OSError:  # no such record, or no right to look
         return False
-    return stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and stat.S_ISREG(record.st_mode)
+    return (
+        stat.S_ISDIR(about.st_mode)
+        and about.st_uid == os.geteuid()
+        and stat.S_ISREG(record.st_mode)
+    )

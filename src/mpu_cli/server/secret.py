@@ -1,7 +1,7 @@
 """The secret of one lineage, and the signed files of the server's directory.
 
-Every file below `server/` is canonical YAML with an HMAC under the master secret, mode 0600, written to a temporary
-sibling and renamed. Nothing here is ever sent to anyone.
+Every file below `server/` is canonical YAML with an HMAC under the master secret, mode 0600,
+written to a temporary sibling and renamed. Nothing here is ever sent to anyone.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ FORMAT = 1
 class Offset:
     """The frozen offset: `ratio` is c as asked, `scale` the standard deviation of ξ by group (weight units).
 
-    `relative_to` is the unit of c, and of κ in every round of the lineage: task-vector or weights. `scope` is what it
-    covers: layers or all.
+    `relative_to` is the unit of c, and of κ in every round of the lineage: task-vector or weights.
+    `scope` is what it covers: layers or all.
     """
 
     ratio: float
@@ -49,7 +49,10 @@ class Secret:
     base: str | None
     """Digest of the base model, if there was one."""
     base_source: str | None
-    """Where the base was: Hub id and commit, or an absolute path (earlier versions kept none). Never in a model card."""
+    """Where the base was: Hub id and commit, or an absolute path (earlier versions kept none).
+
+    Never in a model card.
+    """
     offset: Offset
 
     def content(self) -> dict[str, Any]:
@@ -81,12 +84,18 @@ class SystemEntropy:
         return secrets.token_bytes(32)
 
     def new_id(self) -> str:
-        """128 fresh bits that name a handoff, a draw or a lineage; ids are public and independent of the master."""
+        """128 fresh bits that name a handoff, a draw or a lineage.
+
+        Ids are public and independent of the master.
+        """
         return secrets.token_hex(16)
 
 
 class PreparedEntropy(SystemEntropy):
-    """A given master and ids derived from it, for tests and benchmarks; every command says that it is a test secret."""
+    """A given master and ids derived from it, for tests and benchmarks.
+
+    Every command says that it is a test secret.
+    """
 
     origin = "test"
 
@@ -152,7 +161,10 @@ def read_signed(where: Path, kind: str, master: bytes) -> Reader:
 
 
 def write_signed(where: Path, content: dict[str, Any], master: bytes) -> None:
-    """Write or replace a signed file: flushed before it is renamed into place, 0600 under any umask."""
+    """Write or replace a signed file.
+
+    Flushed before it is renamed into place, 0600 under any umask.
+    """
     data = canonical.dump({**content, "hmac": _hmac(content, master)})
     partial = where.with_name(f".{where.name}.partial")
     partial.unlink(missing_ok=True)
@@ -178,7 +190,9 @@ def _check_format(reader: Reader, where: Path) -> None:
 def _verify(content: dict[str, Any], where: Path, master: bytes) -> None:
     found = content.get("hmac")
     if not isinstance(found, str) or not hmac_module.compare_digest(found, _hmac(content, master)):
-        raise BadSecretError(f"{where}: altered, or from another secret", "restore the directory from a backup")
+        raise BadSecretError(
+            f"{where}: altered, or from another secret", "restore the directory from a backup"
+        )
 
 
 def _hmac(content: dict[str, Any], master: bytes) -> str:
@@ -190,4 +204,6 @@ def _read(where: Path) -> bytes:
     try:
         return where.read_bytes()
     except OSError as error:
-        raise BadSecretError(f"{where}: {error.strerror}", "give the server's secret directory with --secret") from error
+        raise BadSecretError(
+            f"{where}: {error.strerror}", "give the server's secret directory with --secret"
+        ) from error

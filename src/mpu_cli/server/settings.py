@@ -43,17 +43,26 @@ class PerturbSettings:
             raise UsageError(f"--copies {self.copies}: at least one copy is needed")
         for flag, share in (("--kappa", self.kappa), ("--offset", self.offset)):
             if share is not None and not 0 <= share <= LARGEST:
-                raise UsageError(f"{flag} {share:g}: must be a share from 0 to {LARGEST}", "0.1 is 10 % of the task vector")
+                raise UsageError(
+                    f"{flag} {share:g}: must be a share from 0 to {LARGEST}",
+                    "0.1 is 10 % of the task vector",
+                )
         if self.split and self.copies == 1:
             raise UsageError("--split needs at least two copies")
         if self.alphas is not None and self.denoising != "harmonic":
-            raise UsageError("--alphas belongs to --denoising harmonic; extrapolation takes --nodes")
+            raise UsageError(
+                "--alphas belongs to --denoising harmonic; extrapolation takes --nodes"
+            )
         if self.nodes is not None and self.denoising != "extrapolation":
-            raise UsageError("--nodes belongs to --denoising extrapolation; harmonic takes --alphas")
+            raise UsageError(
+                "--nodes belongs to --denoising extrapolation; harmonic takes --alphas"
+            )
         for flag, values in (("--alphas", self.alphas), ("--nodes", self.nodes)):
             if values is not None and len(values) != self.copies:
                 raise UsageError(f"{flag}: {len(values)} values for {self.copies} copies")
-        check_coefficients(self.denoising, self.given or default_coefficients(self.denoising, self.copies))
+        check_coefficients(
+            self.denoising, self.given or default_coefficients(self.denoising, self.copies)
+        )
 
     @property
     def given(self) -> tuple[float, ...] | None:
@@ -62,6 +71,11 @@ class PerturbSettings:
 
 
 PAPER = {
-    "reparam": "paper-rotation", "denoising": "harmonic", "kappa": 0.01, "copies": 2, "dtype": "bfloat16", "train_embeddings": True,
-}  # fmt: skip
+    "reparam": "paper-rotation",
+    "denoising": "harmonic",
+    "kappa": 0.01,
+    "copies": 2,
+    "dtype": "bfloat16",
+    "train_embeddings": True,
+}
 """`--preset paper`: the authors' run (arXiv 2602.23798 and its scripts): docs/paper-protocol.md."""

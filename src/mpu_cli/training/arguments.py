@@ -19,11 +19,17 @@ def choose_device(wanted: str) -> str:
     Raises:
         UsageError: there is none of that kind.
     """
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if wanted == "auto":
         return next(name for name, is_there in present.items() if is_there)
     if not present[wanted]:
-        raise UsageError(f"--device {wanted}: there is none on this machine", "leave --device out, or use cpu")
+        raise UsageError(
+            f"--device {wanted}: there is none on this machine", "leave --device out, or use cpu"
+        )
     return wanted
 
 
@@ -46,13 +52,19 @@ def trainer_arguments(settings: TrainingSettings, device: str, n_forget: int) ->
             # Trainer insists on one and would make it; nothing is ever written there.
             output_dir=tempfile.gettempdir(),
             max_steps=steps,
-            # Batches are drawn whole in every process (see `distributed`), so this only labels them.
+            # Batches are drawn whole in every process (see `distributed`), so this only labels
+            # them.
             per_device_train_batch_size=max(1, settings.batch_size // processes().size),
             gradient_accumulation_steps=settings.gradient_accumulation,
             learning_rate=settings.learning_rate,
-            lr_scheduler_type="constant_with_warmup" if warms_up and settings.lr_scheduler == "constant" else settings.lr_scheduler,
+            lr_scheduler_type=(
+                "constant_with_warmup"
+                if warms_up and settings.lr_scheduler == "constant"
+                else settings.lr_scheduler
+            ),
             # Rounded first: 0.1 of 30 steps is 3, not 4.
-            warmup_steps=settings.warmup_steps or math.ceil(round(settings.warmup_ratio * steps, 6)),
+            warmup_steps=settings.warmup_steps
+            or math.ceil(round(settings.warmup_ratio * steps, 6)),
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
             bf16=half,
@@ -60,8 +72,11 @@ def trainer_arguments(settings: TrainingSettings, device: str, n_forget: int) ->
             seed=settings.seed,
             activation_checkpointing=settings.gradient_checkpointing,
             # The reentrant kind finds no gradient where the embeddings are frozen.
-            activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
-            # Two forward passes for each backward one: neither may copy buffers or search the graph.
+            activation_checkpointing_kwargs=(
+                {"use_reentrant": False} if settings.gradient_checkpointing else None
+            ),
+            # Two forward passes for each backward one: neither may copy buffers or search the
+            # graph.
             ddp_find_unused_parameters=False,
             ddp_broadcast_buffers=False,
             save_strategy="no",
@@ -72,11 +87,16 @@ def trainer_arguments(settings: TrainingSettings, device: str, n_forget: int) ->
             dataloader_pin_memory=False,
         )
     except ValueError as error:
-        raise UsageError(f"--precision {settings.precision}: {str(error).splitlines()[0]}") from error
+        raise UsageError(
+            f"--precision {settings.precision}: {str(error).splitlines()[0]}"
+        ) from error
     # An ACCELERATE_MIXED_PRECISION in the environment would win over --precision otherwise.
     arguments.mixed_precision = "bf16" if half else "no"
     if arguments.world_size != processes().size:
-        raise UsageError(f"{processes().size} processes were launched, and training would run in {arguments.world_size}")
+        raise UsageError(
+            f"{processes().size} processes were launched, and training would run in"
+            f" {arguments.world_size}"
+        )
     # Several visible GPUs would become nn.DataParallel, which multiplies the batch.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

@@ -1,11 +1,12 @@
 """Checkpoints of a run that may be killed at any moment, also while one is being written.
 
-A checkpoint is a directory `step-N` of a private directory (0700: the weights are the client's forgetting, and the state
-is a torch file). It counts only with its marker `complete.json`, which lists the other files' digests and is renamed into
-place after everything else has reached the disk. The one before is removed after that, never before.
+A checkpoint is a directory `step-N` of a private directory (0700: the weights are the client's
+forgetting, and the state is a torch file). It counts only with its marker `complete.json`, which
+lists the other files' digests and is renamed into place after everything else has reached the disk.
+The one before is removed after that, never before.
 
-The marker also holds the run's identity: a checkpoint of another recipe, handoff, copy or number of processes is
-refused, because going on from it would give an update that no uninterrupted run gives.
+The marker also holds the run's identity: a checkpoint of another recipe, handoff, copy or number of
+processes is refused, because going on from it would give an update that no uninterrupted run gives.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ _ANEW = "give --resume the options of the interrupted run, or --force instead to
 
 @dataclass(frozen=True, slots=True)
 class SavePlan:
-    """When to write a checkpoint: at every so many steps, and once so many seconds have passed since the last one."""
+    """When to write a checkpoint.
+
+    At every so many steps, and once so many seconds have passed since the last one.
+    """
 
     steps: int | None = None
     seconds: float | None = None
@@ -61,7 +65,9 @@ class Saved:
         """Everything else that was given to `save`, on the CPU; nothing in the file can run."""
         import torch
 
-        content: dict[str, Any] = torch.load(self.path / STATE, map_location="cpu", weights_only=True)
+        content: dict[str, Any] = torch.load(
+            self.path / STATE, map_location="cpu", weights_only=True
+        )
         return content
 
 
@@ -86,7 +92,9 @@ class CheckpointStore:
         by_time = plan.seconds is not None and time.monotonic() - self._last >= plan.seconds
         return by_time or (plan.steps is not None and step % plan.steps == 0)
 
-    def save(self, step: int, weights: Mapping[str, Any], state: Mapping[str, Any], trainer_state: str) -> None:
+    def save(
+        self, step: int, weights: Mapping[str, Any], state: Mapping[str, Any], trainer_state: str
+    ) -> None:
         """Write the checkpoint of step `step`, then remove the older ones.
 
         Args:
@@ -96,7 +104,8 @@ class CheckpointStore:
             trainer_state: Trainer's state as JSON.
 
         Raises:
-            OutputError: the disk is full, or the directory cannot be written; the checkpoint before is still there.
+            OutputError: the disk is full, or the directory cannot be written; the checkpoint before
+                is still there.
         """
         path = self.directory / f"step-{step:08d}"
         with disk_errors(self.directory):
@@ -106,13 +115,16 @@ class CheckpointStore:
                 with system_errors():
                     self._write(path, step, weights, state, trainer_state)
             except OSError as error:
-                # Half a checkpoint is worth nothing, and holds the space that the next attempt needs.
+                # Half a checkpoint is worth nothing, and holds the space that the next attempt
+                # needs.
                 shutil.rmtree(path, ignore_errors=True)
                 if error.errno != errno.ENOSPC:
                     raise
                 raise OutputError(
-                    f"{self.directory}: the disk is full, the checkpoint of step {step} was not kept",
-                    "free some space, or give --work a larger disk; --resume goes on from the checkpoint before, if there is one",
+                    f"{self.directory}: the disk is full, the checkpoint of step {step} was not"
+                    " kept",
+                    "free some space, or give --work a larger disk; --resume goes on from the"
+                    " checkpoint before, if there is one",
                 ) from error
             for other in self._steps():
                 if other != path:
@@ -129,14 +141,26 @@ class CheckpointStore:
         if not complete:
             return None
         path = complete[-1]
-        return Saved(path, int(verified(path, self.identity, "step", {WEIGHTS, STATE, TRAINER_STATE})["step"]))
+        return Saved(
+            path,
+            int(verified(path, self.identity, "step", {WEIGHTS, STATE, TRAINER_STATE})["step"]),
+        )
 
-    def _write(self, path: Path, step: int, weights: Mapping[str, Any], state: Mapping[str, Any], trainer_state: str) -> None:
+    def _write(
+        self,
+        path: Path,
+        step: int,
+        weights: Mapping[str, Any],
+        state: Mapping[str, Any],
+        trainer_state: str,
+    ) -> None:
         import torch
         from safetensors.torch import save_file
 
         path.mkdir(mode=0o700)
-        save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, path / WEIGHTS)
+        save_file(
+            {name: tensor.detach().contiguous() for name, tensor in weights.items()}, path / WEIGHTS
+        )
         with open(path / STATE, "xb", opener=_private) as file:
             torch.save(dict(state), file)
         with open(path / TRAINER_STATE, "x", encoding="utf-8", opener=_private) as file:
@@ -148,7 +172,13 @@ class CheckpointStore:
         for name in names:
             flush(path / name)
         files = {name: file_digest(path / name) for name in names}
-        marker = {"format": 1, "step": step, "identity": identity_digest(self.identity), "run": self.identity, "files": files}
+        marker = {
+            "format": 1,
+            "step": step,
+            "identity": identity_digest(self.identity),
+            "run": self.identity,
+            "files": files,
+        }
         partial = path / f".{MARKER}"
         with open(partial, "x", encoding="utf-8", opener=_private) as file:
             file.write(json.dumps(marker, sort_keys=True))
@@ -161,10 +191,14 @@ class CheckpointStore:
     def _steps(self) -> list[Path]:
         if not self.directory.is_dir():
             return []
-        return sorted(path for path in self.directory.iterdir() if re.fullmatch(r"step-\d{8,}", path.name))
+        return sorted(
+            path for path in self.directory.iterdir() if re.fullmatch(r"step-\d{8,}", path.name)
+        )
 
 
-def verified(path: Path, identity: Identity, field: str, names: AbstractSet[str] = frozenset()) -> dict[str, Any]:
+def verified(
+    path: Path, identity: Identity, field: str, names: AbstractSet[str] = frozenset()
+) -> dict[str, Any]:
     """The marker in `path`, once its identity and every listed file (`names` at least) have been checked, and `field` is there.
 
     Raises:
@@ -174,13 +208,18 @@ def verified(path: Path, identity: Identity, field: str, names: AbstractSet[str]
         marker: dict[str, Any] = json.loads((path / MARKER).read_text(encoding="utf-8"))
         _, found, files = marker[field], marker["identity"], dict(marker["files"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckFailedError(f"{path / MARKER}: cannot be read", "give --force instead of --resume to begin anew") from error
+        raise CheckFailedError(
+            f"{path / MARKER}: cannot be read", "give --force instead of --resume to begin anew"
+        ) from error
     if found != identity_digest(identity):
-        raise CheckFailedError(f"{path}: belongs to another run: {difference(marker.get('run'), identity)}", _ANEW)
+        raise CheckFailedError(
+            f"{path}: belongs to another run: {difference(marker.get('run'), identity)}", _ANEW
+        )
     for name in sorted({*files, *names}):
         if not (path / name).is_file() or file_digest(path / name) != files.get(name):
             raise CheckFailedError(
-                f"{path / name}: is not what was written there", "the disk lost or changed it; give --force to begin anew"
+                f"{path / name}: is not what was written there",
+                "the disk lost or changed it; give --force to begin anew",
             )
     return marker
 

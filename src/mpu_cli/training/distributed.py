@@ -1,11 +1,15 @@
-"""Several processes that train one model together: who they are, what each does, and how their losses add up.
+"""Several processes that train one model together.
 
-`torchrun --nproc-per-node N -m mpu_cli unlearn …` starts N processes that each run the same command. A batch is drawn
-whole in every process, and each takes its share; means are over the whole batch (`training.logprobs.batch_mean`), so
-that the average of the gradients is the gradient of one process with all rows. Only the first process writes and prints.
+Who they are, what each does, and how their losses add up.
 
-Launchers that promise several processes and start one are refused: `accelerate launch --cpu --num_processes 2` does,
-and accelerate's FSDP on a CPU is DDP without a word (both measured with accelerate 1.15).
+`torchrun --nproc-per-node N -m mpu_cli unlearn …` starts N processes that each run the same
+command. A batch is drawn whole in every process, and each takes its share; means are over the whole
+batch (`training.logprobs.batch_mean`), so that the average of the gradients is the gradient of one
+process with all rows. Only the first process writes and prints.
+
+Launchers that promise several processes and start one are refused: `accelerate launch --cpu
+--num_processes 2` does, and accelerate's FSDP on a CPU is DDP without a word (both measured with
+accelerate 1.15).
 """
 
 from __future__ import annotations
@@ -55,46 +59,79 @@ def processes() -> Processes:
 
 
 def launcher(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """How this command was started, as far as torchrun tells: `mpu`, or torchrun on one machine with that many processes."""
+    """How this command was started, as far as torchrun tells.
+
+    `mpu`, or torchrun on one machine with that many processes.
+    """
     if processes().size == 1:
         return ["mpu"]
-    return ["torchrun", "--nproc-per-node", environment.get("LOCAL_WORLD_SIZE", str(processes().size)), "-m", "mpu_cli"]
+    return [
+        "torchrun",
+        "--nproc-per-node",
+        environment.get("LOCAL_WORLD_SIZE", str(processes().size)),
+        "-m",
+        "mpu_cli",
+    ]
 
 
 def check_launch(environment: Mapping[str, str] = os.environ) -> None:
     """Refuse a launcher that does not do what it was asked for.
 
     Raises:
-        UsageError: accelerate's FSDP or DeepSpeed is asked for, or `accelerate launch` started one process.
+        UsageError: accelerate's FSDP or DeepSpeed is asked for, or `accelerate launch` started one
+            process.
     """
     for plugin in ("FSDP", "DEEPSPEED"):
         if environment.get(f"ACCELERATE_USE_{plugin}", "false").lower() in ("1", "true", "yes"):
-            raise UsageError(f"accelerate's {plugin} plugin is not used here", "start with torchrun and give --fsdp to shard the model")
-    # accelerate launch sets this always; ACCELERATE_MIXED_PRECISION alone may come from a user's profile.
+            raise UsageError(
+                f"accelerate's {plugin} plugin is not used here",
+                "start with torchrun and give --fsdp to shard the model",
+            )
+    # accelerate launch sets this always; ACCELERATE_MIXED_PRECISION alone may come from a user's
+    # profile.
     if "ACCELERATE_USE_CPU" in environment and "WORLD_SIZE" not in environment:
-        raise UsageError("accelerate launch started one process here, however many it was asked for", _LAUNCH)
+        raise UsageError(
+            "accelerate launch started one process here, however many it was asked for", _LAUNCH
+        )
 
 
-_ALLOCATIONS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS")
+_ALLOCATIONS = (
+    "OMPI_COMM_WORLD_SIZE",
+    "PMI_SIZE",
+    "MV2_COMM_WORLD_SIZE",
+    "MPI_LOCALNRANKS",
+    "SLURM_NTASKS",
+)
 _READ_BY_ACCELERATE = (*_ALLOCATIONS[:-1], "LOCAL_RANK")
 
 
 def leave_allocation(environment: MutableMapping[str, str] = os.environ) -> str | None:
-    """Train alone inside an allocation of MPI or Slurm that torchrun did not start; returns what to tell the user, if anything.
+    """Train alone inside an allocation of MPI or Slurm that torchrun did not start.
 
-    accelerate takes MPI's variables for a launch of its own and then waits for, or fails to find, the other processes:
-    it does not get to see them.
+    Returns what to tell the user, if anything.
+
+    accelerate takes MPI's variables for a launch of its own and then waits for, or fails to find,
+    the other processes: it does not get to see them.
     """
     if "WORLD_SIZE" in environment:
         return None
-    size = next((name for name in _ALLOCATIONS if environment.get(name, "1").strip() not in ("", "0", "1")), None)
-    told = None if size is None else f"{size} is {environment[size]}, and this process works alone; {_LAUNCH}"
+    size = next(
+        (name for name in _ALLOCATIONS if environment.get(name, "1").strip() not in ("", "0", "1")),
+        None,
+    )
+    told = (
+        None
+        if size is None
+        else f"{size} is {environment[size]}, and this process works alone; {_LAUNCH}"
+    )
     for name in _READ_BY_ACCELERATE:
         environment.pop(name, None)
     return told
 
 
-def check_settings(settings: TrainingSettings, n_forget: int, device: str, needs: Collection[str]) -> None:
+def check_settings(
+    settings: TrainingSettings, n_forget: int, device: str, needs: Collection[str]
+) -> None:
     """Refuse what cannot be divided among the processes.
 
     Args:
@@ -113,20 +150,28 @@ def check_settings(settings: TrainingSettings, n_forget: int, device: str, needs
         return
     refuse_unsharded(settings)
     if settings.fsdp and hidden_layer(needs) is not None:
-        # It trains right (7e-7 from one process), but the optimizer keeps nothing for shards without a gradient, and torch
-        # does not take such a state back from a checkpoint. DDP wants no gradient of them either: `hidden.freeze_above`.
-        raise UsageError("--fsdp: this method trains some of the layers only", "leave --fsdp out: DDP trains it in several processes")
+        # It trains right (7e-7 from one process), but the optimizer keeps nothing for shards
+        # without a gradient, and torch does not take such a state back from a checkpoint. DDP wants
+        # no gradient of them either: `hidden.freeze_above`.
+        raise UsageError(
+            "--fsdp: this method trains some of the layers only",
+            "leave --fsdp out: DDP trains it in several processes",
+        )
     if device == "mps":
-        raise UsageError("--device mps: training runs in one process there", "start mpu without torchrun")
+        raise UsageError(
+            "--device mps: training runs in one process there", "start mpu without torchrun"
+        )
     if batch_size % size:
         below = batch_size // size * size or size
         raise UsageError(
-            f"--batch-size {batch_size} is over all processes, and {size} do not divide it", f"give {below}, or another multiple"
+            f"--batch-size {batch_size} is over all processes, and {size} do not divide it",
+            f"give {below}, or another multiple",
         )
     last = n_forget % batch_size
     if 0 < last < size:
         raise UsageError(
-            f"the last batch of an epoch has {last} of {n_forget} forget rows, fewer than the {size} processes",
+            f"the last batch of an epoch has {last} of {n_forget} forget rows, fewer than the"
+            f" {size} processes",
             "choose another --batch-size, or fewer processes",
         )
 
@@ -140,7 +185,8 @@ def refuse_unsharded(settings: TrainingSettings) -> None:
     if settings.fsdp and not optimizers.get(settings.optimizer).sharded:
         fit = ", ".join(name for name in optimizers.names() if optimizers.get(name).sharded)
         raise UsageError(
-            f"--optimizer {settings.optimizer} needs whole tensors, and --fsdp cuts them up", f"use {fit}, or leave --fsdp out"
+            f"--optimizer {settings.optimizer} needs whole tensors, and --fsdp cuts them up",
+            f"use {fit}, or leave --fsdp out",
         )
 
 
@@ -157,7 +203,10 @@ def start(device: str) -> None:
         return
     absent = next((name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ), None)
     if absent is not None:
-        raise UsageError(f"WORLD_SIZE is {processes().size}, and {absent} does not say where the processes meet", _LAUNCH)
+        raise UsageError(
+            f"WORLD_SIZE is {processes().size}, and {absent} does not say where the processes meet",
+            _LAUNCH,
+        )
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
@@ -179,13 +228,19 @@ def stop() -> None:
 
 
 def my_share(items: Sequence[Item]) -> Sequence[Item]:
-    """The part of a batch that this process computes: consecutive, as equal as can be, all of it in a single process."""
+    """The part of a batch that this process computes.
+
+    consecutive, as equal as can be, all of it in a single process.
+    """
     here = processes()
     return items[len(items) * here.rank // here.size : len(items) * (here.rank + 1) // here.size]
 
 
 def mean(value: Any) -> Any:
-    """The mean of a tensor over the processes, without gradient; the value itself in a single one."""
+    """The mean of a tensor over the processes, without gradient.
+
+    The value itself in a single one.
+    """
     if processes().size == 1:
         return value.detach()
     from torch import distributed
@@ -218,10 +273,12 @@ def gather(value: Any) -> list[Any]:
 
 
 def after_measuring(model: Any) -> None:
-    """Put a sharded model back into pieces after a forward pass without gradient; call it before training goes on.
+    """Put a sharded model back into pieces after a forward pass without gradient.
 
-    FSDP2 leaves the last modules whole after such a pass, and in the next training step then drops their gradient
-    without a word (torch 2.13: the final norm did not move, 10 % of the update).
+    Call it before training goes on.
+
+    FSDP2 leaves the last modules whole after such a pass, and in the next training step then drops
+    their gradient without a word (torch 2.13: the final norm did not move, 10 % of the update).
     """
     if processes().size == 1:
         return
@@ -233,7 +290,9 @@ def after_measuring(model: Any) -> None:
 
 
 def check_wrapper(model: Any, fsdp: bool) -> None:
-    """Make sure that the model is wrapped as asked for: training alone on a part of the rows would go unnoticed.
+    """Make sure that the model is wrapped as asked for.
+
+    Training alone on a part of the rows would go unnoticed.
 
     Raises:
         RuntimeError: it is not.

@@ -1,4 +1,7 @@
-"""Ending a run when enough is forgotten, or when too much is lost: looked at after every epoch, on answer probability."""
+"""Ending a run when enough is forgotten, or when too much is lost.
+
+Looked at after every epoch, on answer probability.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from mpu_cli.training.settings import TrainingSettings
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Mean answer probability exp(−NLL / tokens) over the rows after one epoch; None where no threshold asks for it."""
+    """Mean answer probability exp(−NLL / tokens) over the rows after one epoch.
+
+    None where no threshold asks for it.
+    """
 
     epoch: int
     forget: float | None
@@ -24,7 +30,11 @@ class Thresholds:
     """The thresholds of a run, and the rows they are about."""
 
     def __init__(
-        self, settings: TrainingSettings, forget: Sequence[Encoded], retain: Sequence[Encoded] | None, pad_id: int
+        self,
+        settings: TrainingSettings,
+        forget: Sequence[Encoded],
+        retain: Sequence[Encoded] | None,
+        pad_id: int,
     ) -> None:
         """`retain` is needed for its threshold even if the loss does without."""
         if settings.stop_retain_below is not None and not retain:
@@ -34,15 +44,28 @@ class Thresholds:
     def evaluate(self, model: Any, epoch: int) -> Evaluation:
         """Measure after an epoch (from 1). Every process calls it, and measures all rows."""
         settings = self._settings
-        forget = self._probability(model, self._forget) if settings.stop_forget_below is not None else None
-        retain = self._probability(model, self._retain or ()) if settings.stop_retain_below is not None else None
+        forget = (
+            self._probability(model, self._forget)
+            if settings.stop_forget_below is not None
+            else None
+        )
+        retain = (
+            self._probability(model, self._retain or ())
+            if settings.stop_retain_below is not None
+            else None
+        )
         return Evaluation(epoch, forget, retain)
 
     def reached(self, evaluation: Evaluation) -> bool:
         """Whether one of the thresholds says to end here."""
         settings = self._settings
-        pairs = ((evaluation.forget, settings.stop_forget_below), (evaluation.retain, settings.stop_retain_below))
-        return any(value is not None and limit is not None and value <= limit for value, limit in pairs)
+        pairs = (
+            (evaluation.forget, settings.stop_forget_below),
+            (evaluation.retain, settings.stop_retain_below),
+        )
+        return any(
+            value is not None and limit is not None and value <= limit for value, limit in pairs
+        )
 
     def _probability(self, model: Any, rows: Sequence[Encoded]) -> float:
         return mean_probability(answer_nll(model, rows, self._settings.batch_size, self._pad_id))

@@ -1,6 +1,9 @@
-"""What training did to the answers: mean answer probability before the first step and after the last, on some of the rows.
+"""What training did to the answers.
 
-It answers "did anything happen?" for the price of a few forward passes; `mpu eval` measures all rows, and more.
+Mean answer probability before the first step and after the last, on some of the rows.
+
+It answers "did anything happen?" for the price of a few forward passes; `mpu eval` measures all
+rows, and more.
 """
 
 from __future__ import annotations
@@ -20,7 +23,10 @@ LITTLE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Mean answer probability exp(−NLL / tokens), between 0 and 1, before and after; over `rows` of `all_rows`."""
+    """Mean answer probability exp(−NLL / tokens), between 0 and 1, before and after.
+
+    Over `rows` of `all_rows`.
+    """
 
     before: float
     after: float
@@ -29,7 +35,10 @@ class Change:
 
     @property
     def fall(self) -> float:
-        """How much of the probability is gone, relative to what there was; negative where it rose."""
+        """How much of the probability is gone, relative to what there was.
+
+        Negative where it rose.
+        """
         return 1 - self.after / self.before if self.before else 0.0
 
 
@@ -43,7 +52,9 @@ class Effect:
     @classmethod
     def of(cls, content: dict[str, Any]) -> Effect:
         """From what `dataclasses.asdict` made of one."""
-        forget, retain = (Change(**each) if each else None for each in (content["forget"], content["retain"]))
+        forget, retain = (
+            Change(**each) if each else None for each in (content["forget"], content["retain"])
+        )
         assert forget is not None
         return cls(forget, retain)
 
@@ -51,18 +62,24 @@ class Effect:
 class Sample:
     """The rows that are measured: the same ones before and after, and in every copy."""
 
-    def __init__(self, forget: Sequence[Encoded], retain: Sequence[Encoded], trained_rows: int) -> None:
+    def __init__(
+        self, forget: Sequence[Encoded], retain: Sequence[Encoded], trained_rows: int
+    ) -> None:
         """`trained_rows` is how many rows go through the model in training, forwards and backwards."""
         # A backward pass is worth two forward ones; both sets are measured twice.
         count = min(MOST_ROWS, max(FEWEST_ROWS, int(_SHARE * 3 * trained_rows / 4)))
         self._sizes = len(forget), len(retain)
         self.forget, self.retain = evenly(forget, count), evenly(retain, count)
 
-    def measure(self, probability: Callable[[Sequence[Encoded]], float]) -> tuple[float, float | None]:
+    def measure(
+        self, probability: Callable[[Sequence[Encoded]], float]
+    ) -> tuple[float, float | None]:
         """`probability` of the forget rows, and of the retain rows where there are any."""
         return probability(self.forget), probability(self.retain) if self.retain else None
 
-    def effect(self, before: tuple[float, float | None], after: tuple[float, float | None]) -> Effect:
+    def effect(
+        self, before: tuple[float, float | None], after: tuple[float, float | None]
+    ) -> Effect:
         """Of two measurements."""
         forget = Change(before[0], after[0], len(self.forget), self._sizes[0])
         if before[1] is None or after[1] is None:
@@ -79,10 +96,16 @@ def evenly(rows: Sequence[Encoded], count: int) -> list[Encoded]:
 def mean_effect(effects: Sequence[Effect]) -> Effect:
     """The mean over copies, which were all measured on the same rows."""
     retained = [effect.retain for effect in effects if effect.retain is not None]
-    return Effect(_mean([effect.forget for effect in effects]), _mean(retained) if len(retained) == len(effects) else None)
+    return Effect(
+        _mean([effect.forget for effect in effects]),
+        _mean(retained) if len(retained) == len(effects) else None,
+    )
 
 
 def _mean(changes: Sequence[Change]) -> Change:
     first = changes[0]
-    before, after = (sum(values) / len(changes) for values in zip(*((one.before, one.after) for one in changes), strict=True))
+    before, after = (
+        sum(values) / len(changes)
+        for values in zip(*((one.before, one.after) for one in changes), strict=True)
+    )
     return Change(before, after, first.rows, first.all_rows)

@@ -1,4 +1,6 @@
-"""TensorBoard event files (`--log-dir`): loss and learning rate by step, answer probabilities by epoch.
+"""TensorBoard event files (`--log-dir`).
+
+Loss and learning rate by step, answer probabilities by epoch.
 
 They say how the client's rows were forgotten, so they stay with the client.
 """
@@ -19,7 +21,10 @@ def check_available() -> None:
         UsageError: TensorBoard is not installed.
     """
     if importlib.util.find_spec("tensorboard") is None:
-        raise UsageError("--log-dir needs TensorBoard, which is not installed", "pip install 'mpu-cli[tensorboard]'")
+        raise UsageError(
+            "--log-dir needs TensorBoard, which is not installed",
+            "pip install 'mpu-cli[tensorboard]'",
+        )
 
 
 class EventLog:

@@ -1,7 +1,9 @@
-"""Logits of chosen positions only: the head is a model's widest matrix, and no loss asks what it says of a prompt.
+"""Logits of chosen positions only.
 
-The positions are chosen on the way into the head, so that whatever a family does with logits afterwards (a scale, a soft
-cap) is done as always, and no family has to be known here.
+The head is a model's widest matrix, and no loss asks what it says of a prompt.
+
+The positions are chosen on the way into the head, so that whatever a family does with logits
+afterwards (a scale, a soft cap) is done as always, and no family has to be known here.
 """
 
 from __future__ import annotations
@@ -22,14 +24,19 @@ def logits_at(model: Any, rows: Mapping[str, Tensor], wanted: Tensor) -> Tensor:
         wanted: (B, T) bool.
     """
     with head_sees_only(model, wanted) as chosen:
-        output = model(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"], use_cache=False)
+        output = model(
+            input_ids=rows["input_ids"], attention_mask=rows["attention_mask"], use_cache=False
+        )
     logits: Tensor = output.logits[0] if chosen else output.logits[wanted]
     return logits
 
 
 @contextmanager
 def head_sees_only(model: Any, wanted: Tensor) -> Iterator[list[bool]]:
-    """Within, logits are (1, N, V), of the wanted positions (B, T); the list stays empty where the model has no such head."""
+    """Within, logits are (1, N, V), of the wanted positions (B, T).
+
+    The list stays empty where the model has no such head.
+    """
     head = getattr(model, "module", model).get_output_embeddings()
     chosen: list[bool] = []
 

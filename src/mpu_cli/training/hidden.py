@@ -1,8 +1,9 @@
 """Hidden states of the residual stream at one layer, at the tokens that count.
 
-Layers are counted from 0, as in a model's own module names; a layer's hidden state is what it hands to the next one.
-The last layer's is not to be had: transformers puts the final norm on it. Copies of one model differ in how heads and
-feed-forward units are ordered, never in the residual stream, so a place in it means the same in every copy.
+Layers are counted from 0, as in a model's own module names; a layer's hidden state is what it hands
+to the next one. The last layer's is not to be had: transformers puts the final norm on it. Copies
+of one model differ in how heads and feed-forward units are ordered, never in the residual stream,
+so a place in it means the same in every copy.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def layers_of(model: Any) -> int:
 def labelled_hidden(model: Any, rows: Mapping[str, Tensor], layer: int) -> Tensor:
     """Hidden states (N, D) at the N labelled tokens of the rows, row after row, with gradient.
 
-    Half precision is raised to float32. A token's own state is taken, not that of the token which predicts it, so a
-    labelled first token counts too.
+    Half precision is raised to float32. A token's own state is taken, not that of the token which
+    predicts it, so a labelled first token counts too.
 
     Args:
         model: a causal language model of transformers, wrapped or not.
@@ -52,7 +53,12 @@ def labelled_hidden(model: Any, rows: Mapping[str, Tensor], layer: int) -> Tenso
         layer: as in `resolve_layer`.
     """
     with head_sees_only(model, torch.zeros_like(rows["labels"], dtype=torch.bool)):
-        output = model(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"], use_cache=False, output_hidden_states=True)
+        output = model(
+            input_ids=rows["input_ids"],
+            attention_mask=rows["attention_mask"],
+            use_cache=False,
+            output_hidden_states=True,
+        )
     # One state before the first layer, then one after each.
     states: Tensor = output.hidden_states[1 + resolve_layer(layer, len(output.hidden_states) - 1)]
     chosen = states[rows["labels"] != IGNORED]
@@ -67,12 +73,17 @@ def freeze_above(model: Any, layer: int) -> None:
     asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
     ids = torch.ones((1, 2), dtype=torch.long, device=asked[0].device)
     hidden = labelled_hidden(model, {"input_ids": ids, "attention_mask": ids, "labels": ids}, layer)
-    for parameter, slope in zip(asked, torch.autograd.grad(hidden.sum(), asked, allow_unused=True), strict=True):
+    for parameter, slope in zip(
+        asked, torch.autograd.grad(hidden.sum(), asked, allow_unused=True), strict=True
+    ):
         parameter.requires_grad_(slope is not None)
 
 
 def row_means(values: Tensor, labels: Tensor) -> Tensor:
-    """The mean of each row's values (N,) over its labelled tokens, (B,); the values come row after row."""
+    """The mean of each row's values (N,) over its labelled tokens, (B,).
+
+    The values come row after row.
+    """
     mask = labels != IGNORED
     counts = mask.sum(dim=1)
     return values.new_zeros(len(labels)).index_add(0, mask.nonzero()[:, 0], values) / counts

@@ -1,7 +1,9 @@
-"""Negative log-likelihoods (NLL, in nats) of labelled tokens: what every unlearning loss is made of.
+"""Negative log-likelihoods (NLL, in nats) of labelled tokens.
 
-For a row, ℓ_t = −log p(y_t | y_<t) and NLL = Σ_t ℓ_t over its labelled tokens. Logits at position t predict token
-t + 1, so labels are shifted by one here, and only here.
+What every unlearning loss is made of.
+
+For a row, ℓ_t = −log p(y_t | y_<t) and NLL = Σ_t ℓ_t over its labelled tokens. Logits at position t
+predict token t + 1, so labels are shifted by one here, and only here.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from mpu_cli.training.head import logits_at
 
 
 def token_counts(labels: Tensor) -> Tensor:
-    """How many tokens of each row count, (B,) int64, from labels (B, T); the first token is never predicted."""
+    """How many tokens of each row count, (B,) int64, from labels (B, T).
+
+    The first token is never predicted.
+    """
     return _counted(labels).sum(dim=1)
 
 
@@ -29,11 +34,15 @@ def batch_nll(model: Any, rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
     Args:
         model: a causal language model of transformers.
-        rows: `input_ids`, `attention_mask`, `labels`, each (B, T), as `data.batches.collate` makes them.
+        rows: `input_ids`, `attention_mask`, `labels`, each (B, T), as `data.batches.collate` makes
+            them.
     """
     losses, counted = labelled_nll(model, rows), _counted(rows["labels"])
-    # Back in their places and summed along rows: on a GPU too the same order of summation every time.
-    return losses.new_zeros(counted.shape).masked_scatter(counted, losses).sum(dim=1), counted.sum(dim=1)
+    # Back in their places and summed along rows: on a GPU too the same order of summation every
+    # time.
+    return losses.new_zeros(counted.shape).masked_scatter(counted, losses).sum(dim=1), counted.sum(
+        dim=1
+    )
 
 
 def token_mean_nll(model: Any, rows: Mapping[str, Tensor]) -> Tensor:
@@ -77,15 +86,18 @@ def token_mean_kl(model: Any, rows: Mapping[str, Tensor], reference_logits: Tens
     """
     logits, targets = labelled_predictions(model, rows)
     log_p, log_q = reference_logits.to(logits).log_softmax(-1), logits.log_softmax(-1)
-    return batch_mean(functional.kl_div(log_q, log_p, reduction="sum", log_target=True), len(targets))
+    return batch_mean(
+        functional.kl_div(log_q, log_p, reduction="sum", log_target=True), len(targets)
+    )
 
 
 def batch_mean(total: Tensor, count: Tensor | int) -> Tensor:
     """A total over a count, of the whole batch: the one place where losses are averaged.
 
-    Where several processes hold parts of the batch, the count is summed over them and the part is scaled so that the
-    *mean* over the processes (which is what DDP and FSDP take of gradients) is the mean over the whole batch. Every
-    process must then call it equally often. A count of 0 gives 0.
+    Where several processes hold parts of the batch, the count is summed over them and the part is
+    scaled so that the
+    *mean* over the processes (which is what DDP and FSDP take of gradients) is the mean over the
+    whole batch. Every process must then call it equally often. A count of 0 gives 0.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         everywhere = torch.as_tensor(count, device=total.device, dtype=torch.float64).clone()
@@ -99,7 +111,9 @@ def mean_probability(measured: Sequence[tuple[float, int]]) -> float:
     return sum(math.exp(-nll / max(tokens, 1)) for nll, tokens in measured) / len(measured)
 
 
-def answer_nll(model: Any, encoded_rows: Sequence[Encoded], batch_size: int, pad_id: int) -> list[tuple[float, int]]:
+def answer_nll(
+    model: Any, encoded_rows: Sequence[Encoded], batch_size: int, pad_id: int
+) -> list[tuple[float, int]]:
     """NLL sum in nats and token count of every row, in the given order; see `in_evaluation`.
 
     `exp(−nll_sum / n_tokens)` is the answer probability of TOFU (Maini et al. 2401.06121).

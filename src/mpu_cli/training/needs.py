@@ -1,7 +1,7 @@
 """What a loss may ask for beside the forget rows: the words, without importing torch.
 
-A reference is something the model said before its first step (for a client: the published copy itself). It is computed
-once, so no second model is ever in memory; see `training/reference.py`.
+A reference is something the model said before its first step (for a client: the published copy
+itself). It is computed once, so no second model is ever in memory; see `training/reference.py`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ NEEDS = {
     "hidden": "hidden states at one layer; what lies above it is not trained",
     "forget_nll": "reference: NLL of each forget row",
     "alternate_nll": "reference: NLL of each alternate answer",
-    "forget_logits": "reference: logits over the whole vocabulary at every labelled token of the forget rows",
+    "forget_logits": (
+        "reference: logits over the whole vocabulary at every labelled token of the forget rows"
+    ),
     "retain_logits": "reference: the same of the retain rows",
-    "retain_hidden": "reference: hidden states at that layer at every labelled token of the retain rows",
+    "retain_hidden": (
+        "reference: hidden states at that layer at every labelled token of the retain rows"
+    ),
 }
 """Every word with its meaning. In the batch a reference is `batch["reference"][word]`.
 
@@ -32,7 +36,10 @@ def with_layer(needs: Iterable[str], layer: int) -> frozenset[str]:
 
 
 def hidden_layer(needs: Iterable[str]) -> int | None:
-    """The layer whose hidden states the loss reads, -1 where none is named; None if it reads none."""
+    """The layer whose hidden states the loss reads, -1 where none is named.
+
+    None if it reads none.
+    """
     for need in needs:
         word, _, layer = need.partition(":")
         if word == _HIDDEN:

@@ -1,9 +1,12 @@
-"""What the model says of the rows before its first step: computed once, looked up by row, no second model in memory.
+"""What the model says of the rows before its first step.
 
-NLLs are numbers in memory, one a row. Logits over the whole vocabulary (UnDIAL, the KL retain loss) and hidden states
-(RMU) lie in a file on disk that has no name (`token_file.py`), 4 bytes times V or D a labelled token: 400 answers of 40
-tokens take 3.1 GB with a vocabulary of 49,152. Of the retain rows only those are measured that the run will meet.
-`reference_bytes` says how much it will be; memory stays that of one batch.
+Computed once, looked up by row, no second model in memory.
+
+NLLs are numbers in memory, one a row. Logits over the whole vocabulary (UnDIAL, the KL retain loss)
+and hidden states (RMU) lie in a file on disk that has no name (`token_file.py`), 4 bytes times V or
+D a labelled token: 400 answers of 40 tokens take 3.1 GB with a vocabulary of 49,152. Of the retain
+rows only those are measured that the run will meet. `reference_bytes` says how much it will be;
+memory stays that of one batch.
 """
 
 from __future__ import annotations
@@ -36,22 +39,27 @@ def prepare(
     device: str,
     drawing: Drawing | None = None,
 ) -> PairedRows:
-    """The rows with everything that the loss needs beside them; call `close` on them when training is over.
+    """The rows with everything that the loss needs beside them.
+
+    Call `close` on them when training is over.
 
     Args:
-        model: as it is before its first step, on `device`; its mode and weights are left as they are.
+        model: as it is before its first step, on `device`; its mode and weights are left as they
+            are.
         needs: words of `training.needs.NEEDS`.
         forget: the rows to forget.
         retain: the rows to keep, not looked at unless needed.
-        alternates: another answer to each forget row, in their order; or that many for each of several epochs, one epoch
-            after the other; not looked at unless needed.
-        settings: batch size and precision are those of training; seed and epochs say which retain rows are met.
+        alternates: another answer to each forget row, in their order; or that many for each of
+            several epochs, one epoch after the other; not looked at unless needed.
+        settings: batch size and precision are those of training; seed and epochs say which retain
+            rows are met.
         pad_id: what short rows are filled with.
         device: where the model is.
         drawing: the order of the rows, which decides with seed and epochs.
 
     Raises:
-        ValueError: rows that are needed are missing (a caller checks that before it loads anything).
+        ValueError: rows that are needed are missing (a caller checks that before it loads
+            anything).
         UsageError: there is no such layer.
         OutputError: the disk has no room for the logits.
     """
@@ -59,18 +67,32 @@ def prepare(
     layer = hidden_layer(needs)
     if layer is not None:
         resolve_layer(layer, layers_of(model))
-    of_forget, of_retain = range(len(forget)), met_retain_rows(settings, len(forget), len(retain or ()), drawing)
+    of_forget, of_retain = (
+        range(len(forget)),
+        met_retain_rows(settings, len(forget), len(retain or ()), drawing),
+    )
     half = settings.autocasts
     references: dict[str, ReferenceValues] = {}
     refuse_without_room(reference_bytes(model.config, needs, forget, retain, settings, drawing))
-    with ExitStack() as files, torch.autocast(device, dtype=torch.bfloat16) if half else nullcontext():
+    with (
+        ExitStack() as files,
+        torch.autocast(device, dtype=torch.bfloat16) if half else nullcontext(),
+    ):
 
-        def fill(rows: Sequence[Encoded] | None, met: Sequence[int], vectors: Vectors, count: Count) -> ReferenceValues:
+        def fill(
+            rows: Sequence[Encoded] | None, met: Sequence[int], vectors: Vectors, count: Count
+        ) -> ReferenceValues:
             file, rows = files.enter_context(closing(TokenFile())), rows or ()
             in_evaluation(
-                model, rows, met, settings.batch_size, pad_id,
-                lambda places, batch: file.add(places, [count(rows[i]) for i in places], vectors(model, batch)),
-            )  # fmt: skip
+                model,
+                rows,
+                met,
+                settings.batch_size,
+                pad_id,
+                lambda places, batch: file.add(
+                    places, [count(rows[i]) for i in places], vectors(model, batch)
+                ),
+            )
             return file.read
 
         for name, rows in (("forget_nll", forget), ("alternate_nll", alternates)):
@@ -86,7 +108,9 @@ def prepare(
         # From here on the rows own the files.
         close = files.pop_all().close
     kept = retain if "retain" in needs else None
-    return PairedRows(forget, kept, pad_id, alternates if "alternate" in needs else None, references, close)
+    return PairedRows(
+        forget, kept, pad_id, alternates if "alternate" in needs else None, references, close
+    )
 
 
 def reference_bytes(
@@ -119,7 +143,11 @@ def met_retain_rows(
     if not n_retain or (settings.epochs * n_forget >= n_retain and not drawing.independent):
         return list(range(n_retain))
     epochs = range(settings.epochs)
-    pairs = (pair for epoch in epochs for pair in epoch_pairs(settings.seed, epoch, n_forget, n_retain, drawing))
+    pairs = (
+        pair
+        for epoch in epochs
+        for pair in epoch_pairs(settings.seed, epoch, n_forget, n_retain, drawing)
+    )
     return sorted({j for _, j in pairs if j is not None})
 
 

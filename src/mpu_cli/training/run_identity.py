@@ -1,6 +1,7 @@
 """Which run a checkpoint belongs to, and in what another run differs from it.
 
-An identity is a flat mapping from what a user calls a thing (`--seed`, `the forget file`) to a plain value.
+An identity is a flat mapping from what a user calls a thing (`--seed`, `the forget file`) to a
+plain value.
 """
 
 from __future__ import annotations
@@ -26,14 +27,22 @@ def identity_digest(identity: Identity) -> str:
 def difference(then: object, now: Identity) -> str:
     """What differs, for a reader; `then` is what a marker holds, None in one of an earlier version.
 
-    `--seed was 0 and is 1`; of files and models, whose values are digests, only that they are others.
+    `--seed was 0 and is 1`; of files and models, whose values are digests, only that they are
+    others.
     """
     if not isinstance(then, dict):
         return "its recipe, data, handoff, copy, versions or number of processes are others"
     absent = object()
-    names = [name for name in {**then, **now} if _canonical(then.get(name)) != _canonical(now.get(name)) or (name in then) != (name in now)]
+    names = [
+        name
+        for name in {**then, **now}
+        if _canonical(then.get(name)) != _canonical(now.get(name))
+        or (name in then) != (name in now)
+    ]
     names = [name for name in names if name != TOKENS] or names
-    told = [_told(name, then.get(name, absent), now.get(name, absent), absent) for name in names[:_MOST]]
+    told = [
+        _told(name, then.get(name, absent), now.get(name, absent), absent) for name in names[:_MOST]
+    ]
     return ", ".join(told) + (f", and {len(names) - _MOST} more" if len(names) > _MOST else "")
 
 
@@ -41,7 +50,9 @@ def _told(name: str, then: Any, now: Any, absent: object) -> str:
     if any(isinstance(value, str) and _DIGEST.fullmatch(value) for value in (then, now)):
         missing = [when for when, value in (("was", then), ("is", now)) if value in (None, absent)]
         return f"{name} {missing[0]} not given" if missing else f"{name} is another"
-    was, is_ = ("not given" if value is None or value is absent else _short(value) for value in (then, now))
+    was, is_ = (
+        "not given" if value is None or value is absent else _short(value) for value in (then, now)
+    )
     return f"{name} was {was} and is {is_}"
 
 

@@ -1,6 +1,9 @@
-"""What a checkpoint holds of a run: weights, optimizer, schedule, generators, losses so far, and the loss's own memory.
+"""What a checkpoint holds of a run.
 
-A model that is sharded over processes is gathered, so a checkpoint looks the same however it was trained.
+weights, optimizer, schedule, generators, losses so far, and the loss's own memory.
+
+A model that is sharded over processes is gathered, so a checkpoint looks the same however it was
+trained.
 """
 
 from __future__ import annotations
@@ -20,8 +23,12 @@ from mpu_cli.training.early_stop import Evaluation
 from mpu_cli.training.stateful import StatefulLoss
 
 
-def capture(trainer: Any, loss: Any, progress: Any, seconds: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The trained weights by name, and everything else. Every process calls it; the first one's answer is whole.
+def capture(
+    trainer: Any, loss: Any, progress: Any, seconds: float
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The trained weights by name, and everything else.
+
+    Every process calls it; the first one's answer is whole.
 
     Args:
         trainer: an `UnlearningTrainer` between two steps.
@@ -35,10 +42,16 @@ def capture(trainer: Any, loss: Any, progress: Any, seconds: float) -> tuple[dic
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         everything, optimizer_state = get_state_dict(model, optimizer.optimizer, options=options)
-        weights: dict[str, Any] = {name: everything[name] for name, _ in _trained(model) if name in everything}
+        weights: dict[str, Any] = {
+            name: everything[name] for name, _ in _trained(model) if name in everything
+        }
     else:
         is_first = distributed.processes().is_first
-        weights = {name: parameter.detach().to("cpu") for name, parameter in _trained(model)} if is_first else {}
+        weights = (
+            {name: parameter.detach().to("cpu") for name, parameter in _trained(model)}
+            if is_first
+            else {}
+        )
         optimizer_state = optimizer.state_dict()
     return weights, {
         "optimizer": optimizer_state,
@@ -62,17 +75,24 @@ def restore_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
             if hasattr(parameter, "device_mesh"):
                 from torch.distributed.tensor import distribute_tensor
 
-                value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+                value = distribute_tensor(
+                    value, parameter.device_mesh, parameter.placements, src_data_rank=None
+                )
             parameter.copy_(value)
 
 
 def restore(trainer: Any, loss: Any, progress: Any, state: Mapping[str, Any]) -> None:
     """Put all but weights and generators back."""
     if is_sharded(trainer.model):
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+        from torch.distributed.checkpoint.state_dict import (
+            StateDictOptions,
+            set_optimizer_state_dict,
+        )
 
         options = StateDictOptions(full_state_dict=True)
-        set_optimizer_state_dict(trainer.model, trainer.optimizer.optimizer, state["optimizer"], options=options)
+        set_optimizer_state_dict(
+            trainer.model, trainer.optimizer.optimizer, state["optimizer"], options=options
+        )
     else:
         trainer.optimizer.load_state_dict(state["optimizer"])
     trainer.lr_scheduler.load_state_dict(state["scheduler"])
@@ -101,7 +121,10 @@ def trainer_state_json(state: Any) -> str:
 
 
 def gathered(model: Any) -> dict[str, Tensor] | None:
-    """The whole state of a sharded model, in the first process's memory; None of one that is whole everywhere anyway."""
+    """The whole state of a sharded model, in the first process's memory.
+
+    None of one that is whole everywhere anyway.
+    """
     if not is_sharded(model):
         return None
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -122,7 +145,9 @@ def local(parameter: Any) -> Tensor:
 
 
 def _trained(model: Any) -> list[tuple[str, Any]]:
-    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [
+        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
+    ]
 
 
 def _generators() -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""What a training run is told: one frozen object, checked once, whose messages name the command line's flags."""
+"""What a training run is told.
+
+One frozen object, checked once, whose messages name the command line's flags.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +30,20 @@ class TrainingSettings:
     epochs: int = 5
     """Passes over the forget set."""
     learning_rate: float = 1e-5
-    """The highest of the run, in the optimizer's own units; see `lr_scheduler`. The command line has `usual_rate`'s."""
+    """The highest of the run, in the optimizer's own units; see `lr_scheduler`.
+
+    The command line has `usual_rate`'s.
+    """
     batch_size: int = 8
     """Forget rows in one forward pass, over all processes; as many retain rows go with them."""
     gradient_accumulation: int = 1
     """Forward passes whose mean gradient makes one step."""
     partial_step: PartialStep = "mean"
-    """An epoch's last step, where too few passes are left for a whole one: their mean, or each with the share that it
-    has in a whole step, so that the gradient is smaller."""
+    """An epoch's last step, where too few passes are left for a whole one.
+
+    Their mean, or each with the share that it
+    has in a whole step, so that the gradient is smaller.
+    """
     optimizer: str = "adafactor"
     """A file name in `training/optimizers/`; why this one: docs/decisions/0003."""
     weight_decay: float = 0.0
@@ -44,13 +53,19 @@ class TrainingSettings:
     max_grad_norm: float = 1.0
     """Euclidean norm to which a step's gradient is cut; 0 = never."""
     precision: Precision = "float32"
-    """bfloat16 means autocast: weights, gradients and optimizer stay float32. In pure-bfloat16 they are bfloat16 too."""
+    """bfloat16 means autocast: weights, gradients and optimizer stay float32.
+
+    In pure-bfloat16 they are bfloat16 too.
+    """
     device: Device = "auto"
     """auto = the first of cuda, mps, cpu that is there."""
     seed: int = 0
     """Orders the data; no secret depends on it."""
     round_number: int | None = None
-    """Which round with the server this is, from 1: its order of rows goes on where the last round's ended."""
+    """Which round with the server this is, from 1.
+
+    Its order of rows goes on where the last round's ended.
+    """
     order_per_copy: bool = False
     """Each copy sees the rows in an order of its own."""
     draws: Draws = "dealt"
@@ -60,8 +75,11 @@ class TrainingSettings:
     train_embeddings: bool = False
     """Train the input and output embeddings too, whose moved rows spell out the forget set's tokens."""
     max_length: int | None = None
-    """Tokens of a row that are kept, from the left; longer plain texts are split into windows. None = 512, or the model's
-    context where that is shorter."""
+    """Tokens of a row that are kept, from the left; longer plain texts are split into windows.
+
+    None = 512, or the model's
+    context where that is shorter.
+    """
     overlap: int | None = None
     """Tokens that two windows of a long text share; None = an eighth of a window."""
     pack: bool = False
@@ -73,15 +91,24 @@ class TrainingSettings:
     keep_dropout: bool = False
     """Train with the model's own dropout, which makes copies differ by more than their noise (design, section 7)."""
     lr_scheduler: Schedule = "constant"
-    """The learning rate after the warm-up: constant, or down to 0 at the last step on a line or half a cosine."""
+    """The learning rate after the warm-up.
+
+    constant, or down to 0 at the last step on a line or half a cosine.
+    """
     warmup_steps: int = 0
     """First steps, over which the learning rate rises from 0 on a line."""
     warmup_ratio: float = 0.0
     """The same as a share of all steps, rounded up; one of the two."""
     group_by_length: bool = False
-    """Put rows of like length into one batch (less padding); the order stays the same for every copy."""
+    """Put rows of like length into one batch (less padding).
+
+    The order stays the same for every copy.
+    """
     gradient_checkpointing: bool = False
-    """Compute each layer's activations again in the backward pass: less memory, about a third more time, same values."""
+    """Compute each layer's activations again in the backward pass.
+
+    Less memory, about a third more time, same values.
+    """
     stop_forget_below: float | None = None
     """End after the first epoch whose mean answer probability on the forget rows is at most this."""
     stop_retain_below: float | None = None
@@ -111,15 +138,23 @@ class TrainingSettings:
         _choice("--draws", self.draws, get_args(Draws))
         _choice("--partial-step", self.partial_step, get_args(PartialStep))
         if self.join_texts and (self.pack or self.overlap is not None):
-            raise UsageError("--join-texts cuts all texts into chunks of --max-length", "leave --packing and --overlap out")
+            raise UsageError(
+                "--join-texts cuts all texts into chunks of --max-length",
+                "leave --packing and --overlap out",
+            )
         _choice("--precision", self.precision, get_args(Precision))
         _choice("--device", self.device, get_args(Device))
         _choice("--lr-scheduler", self.lr_scheduler, get_args(Schedule))
         _whole("--warmup-steps", self.warmup_steps, 0)
         _share("--warmup-ratio", self.warmup_ratio)
         if self.warmup_steps and self.warmup_ratio:
-            raise UsageError("--warmup-steps and --warmup-ratio say the same thing", "give one of the two")
-        for flag, threshold in (("--stop-forget-below", self.stop_forget_below), ("--stop-retain-below", self.stop_retain_below)):
+            raise UsageError(
+                "--warmup-steps and --warmup-ratio say the same thing", "give one of the two"
+            )
+        for flag, threshold in (
+            ("--stop-forget-below", self.stop_forget_below),
+            ("--stop-retain-below", self.stop_retain_below),
+        ):
             if threshold is not None:
                 _share(flag, threshold)
 
@@ -150,7 +185,12 @@ class TrainingSettings:
 
 
 def _whole(flag: str, value: object, least: int, most: int | None = None) -> None:
-    fits = isinstance(value, int) and not isinstance(value, bool) and value >= least and (most is None or value <= most)
+    fits = (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and value >= least
+        and (most is None or value <= most)
+    )
     if not fits:
         expected = f"at least {least}" if most is None else f"from {least} to {most}"
         raise UsageError(f"{flag} must be a whole number, {expected}; got {value!r}")
@@ -159,7 +199,9 @@ def _whole(flag: str, value: object, least: int, most: int | None = None) -> Non
 def _number(flag: str, value: float, *, zero: bool) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise UsageError(f"{flag} must be a finite number {'of at least' if zero else 'above'} 0; got {value!r}")
+        raise UsageError(
+            f"{flag} must be a finite number {'of at least' if zero else 'above'} 0; got {value!r}"
+        )
 
 
 def _share(flag: str, value: float) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 class StatefulLoss(Protocol):
     """A loss (model, batch) → scalar with a state that belongs into every checkpoint.
 
-    The trainer calls `end_epoch` after each pass over the forget set (also the last, and a last one cut short), in
-    every process alike; a run resumed from `state_dict` goes on as if it had not been interrupted.
+    The trainer calls `end_epoch` after each pass over the forget set (also the last, and a last one
+    cut short), in every process alike; a run resumed from `state_dict` goes on as if it had not
+    been interrupted.
     """
 
     def __call__(self, model: Any, batch: Any) -> Tensor:

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM while there is something worth keeping: the first one is noted, the second one ends at once."""
+"""Ctrl-C and SIGTERM while there is something worth keeping.
+
+The first one is noted, the second one ends at once.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,12 @@ _SAME_SIGNAL = 1.0
 
 
 class StopSignal:
-    """A context in which the two signals are caught. They raise KeyboardInterrupt unless `defer` was called.
+    """A context in which the two signals are caught.
 
-    Several processes: a signal to any of them stops all, once the trainer has asked `asked_of_any` after a step.
+    They raise KeyboardInterrupt unless `defer` was called.
+
+    Several processes: a signal to any of them stops all, once the trainer has asked `asked_of_any`
+    after a step.
     """
 
     def __init__(self, tell: Callable[[str], None] = lambda text: None) -> None:
@@ -39,11 +45,16 @@ class StopSignal:
         return any(distributed.gather(self.asked))
 
     def defer(self) -> None:
-        """From now on there is something to lose: the first signal waits for `asked_of_any` or `end_if_asked`."""
+        """From now on there is something to lose.
+
+        The first signal waits for `asked_of_any` or `end_if_asked`.
+        """
         self._deferred = True
 
     def end_if_asked(self) -> None:
-        """Everything is kept: end now if a signal is waiting, and let the next one end at once; all processes must call it.
+        """Everything is kept: end now if a signal is waiting, and let the next one end at once.
+
+        All processes must call it.
 
         Raises:
             KeyboardInterrupt: a signal had come.
@@ -61,7 +72,8 @@ class StopSignal:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            # torchrun ends the other processes when the first of them has ended: that is not a second Ctrl-C.
+            # torchrun ends the other processes when the first of them has ended: that is not a
+            # second Ctrl-C.
             among_others = self.asked and distributed.processes().size > 1
             signal.signal(number, signal.SIG_IGN if among_others else handler)
 
@@ -69,7 +81,10 @@ class StopSignal:
         if self._first is None and self._deferred:
             self._first = time.monotonic()
             with suppress(RuntimeError):  # the signal came while the same stream was being written
-                self._tell("interrupted: a checkpoint is written after this step; once more ends at once, without it")
+                self._tell(
+                    "interrupted: a checkpoint is written after this step; once more ends at once,"
+                    " without it"
+                )
             return
         echoed = self._first is not None and time.monotonic() - self._first < _SAME_SIGNAL
         if not (echoed and distributed.processes().size > 1):

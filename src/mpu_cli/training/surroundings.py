@@ -1,4 +1,7 @@
-"""What a run is told that changes none of its bits: who listens, where checkpoints and event files go."""
+"""What a run is told that changes none of its bits.
+
+Who listens, where checkpoints and event files go.
+"""
 
 from __future__ import annotations
 

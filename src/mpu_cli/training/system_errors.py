@@ -1,4 +1,7 @@
-"""The operating system's errors, whatever a library made of them: safetensors and torch raise others than OSError."""
+"""The operating system's errors, whatever a library made of them.
+
+Safetensors and torch raise others than OSError.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from contextlib import contextmanager
 def system_errors() -> Iterator[None]:
     """Raise OSError where a library that failed to write a file raised something else because of one.
 
-    safetensors puts "(os error 28)" into its message; torch.save, whose file could not be written, goes on until its own
-    bookkeeping does not add up, and raises RuntimeError with the OSError in its context.
+    safetensors puts "(os error 28)" into its message; torch.save, whose file could not be written,
+    goes on until its own bookkeeping does not add up, and raises RuntimeError with the OSError in
+    its context.
     """
     from safetensors import SafetensorError
 

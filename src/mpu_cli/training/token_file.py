@@ -1,8 +1,11 @@
-"""Vectors of labelled tokens, too many for memory: one file on disk, written once, read back by row.
+"""Vectors of labelled tokens, too many for memory.
 
-Logits over a vocabulary of 128,000 take half a megabyte a token. The file tells of the client's data, so it has no name:
-nobody can open it, and the system takes its space back when the process ends, however it ends. It lies in the temporary
-directory (TMPDIR), and is mapped into memory for reading, so that only what a batch asks for is held.
+One file on disk, written once, read back by row.
+
+Logits over a vocabulary of 128,000 take half a megabyte a token. The file tells of the client's
+data, so it has no name: nobody can open it, and the system takes its space back when the process
+ends, however it ends. It lies in the temporary directory (TMPDIR), and is mapped into memory for
+reading, so that only what a batch asks for is held.
 """
 
 from __future__ import annotations
@@ -56,7 +59,9 @@ class TokenFile:
     def read(self, rows: Sequence[int]) -> Tensor:
         """The vectors of these rows, row after row, (N, width), float32."""
         if self._mapped is None:
-            self._mapped = np.memmap(self._file, dtype=np.float32, mode="r", shape=(self._end, self._width))
+            self._mapped = np.memmap(
+                self._file, dtype=np.float32, mode="r", shape=(self._end, self._width)
+            )
         blocks = [self._mapped[slice(*self._places[row])] for row in rows]
         return torch.from_numpy(np.concatenate(blocks))
 
@@ -72,8 +77,10 @@ def refuse_without_room(needed: int) -> None:
     free = shutil.disk_usage(_where()).free
     if needed > free:
         raise OutputError(
-            f"{_where()}: the reference logits take {needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free",
-            f"set {'TMPDIR' if os.name == 'posix' else 'TEMP'} to a larger disk, or use --set retain_loss=NLL",
+            f"{_where()}: the reference logits take {needed / 1e9:.1f} GB of disk, {free / 1e9:.1f}"
+            " GB are free",
+            f"set {'TMPDIR' if os.name == 'posix' else 'TEMP'} to a larger disk, or use --set"
+            " retain_loss=NLL",
         )
 
 

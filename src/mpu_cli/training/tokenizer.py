@@ -1,4 +1,7 @@
-"""The configuration and the tokenizer of a model directory. Never imports torch, so that `mpu data check` can do without it."""
+"""The configuration and the tokenizer of a model directory.
+
+Never imports torch, so that `mpu data check` can do without it.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,16 @@ from mpu_cli.checkpoint.side_files import write_side_files
 from mpu_cli.errors import BadModelError
 
 LOADING_ERRORS = (
-    ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, RuntimeError, ArithmeticError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    ArithmeticError,
     StrictDataclassError,
-)  # fmt: skip
+)
 """What transformers raises on a configuration that it cannot use."""
 CORRECT_CONFIG = "correct config.json, or take the one that the model was published with"
 
@@ -32,19 +42,29 @@ def load_config(directory: Path, kept: Mapping[str, Any] | None = None) -> Any:
         kept: what is kept of its config.json, if that has been read.
 
     Raises:
-        BadModelError: see `open_config`; an unknown model type; or transformers refuses a value. config.json is named.
+        BadModelError: see `open_config`; an unknown model type; or transformers refuses a value.
+            config.json is named.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     content = dict(open_config(directory).content if kept is None else kept)
     file, model_type = directory / CONFIG_FILE, content.get("model_type")
-    if not isinstance(model_type, str) or model_type not in known_keys() or model_type not in CONFIG_MAPPING:
-        raise BadModelError(f"{file}: unknown model_type {model_type!r}", "transformers has no language model of this type")
+    if (
+        not isinstance(model_type, str)
+        or model_type not in known_keys()
+        or model_type not in CONFIG_MAPPING
+    ):
+        raise BadModelError(
+            f"{file}: unknown model_type {model_type!r}",
+            "transformers has no language model of this type",
+        )
     with quiet_transformers():
         try:
             return CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(content))
         except LOADING_ERRORS as error:
-            raise BadModelError(f"{file}: transformers refuses it: {one_line(error)}", CORRECT_CONFIG) from error
+            raise BadModelError(
+                f"{file}: transformers refuses it: {one_line(error)}", CORRECT_CONFIG
+            ) from error
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -60,12 +80,18 @@ def load_tokenizer(directory: Path) -> Any:
     with tempfile.TemporaryDirectory(prefix="mpu-tokenizer-") as folder:
         config = open_config(directory).content if (directory / CONFIG_FILE).exists() else {}
         if config.get("model_type") in known_keys():
-            load_config(directory, config)  # what is wrong with config.json is not told of the tokenizer
+            load_config(
+                directory, config
+            )  # what is wrong with config.json is not told of the tokenizer
         write_side_files(directory, Path(folder), config)
         with quiet_transformers():
             try:
-                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            except Exception as error:  # The tokenizers library raises bare Exception for a broken tokenizer.json.
+                tokenizer = AutoTokenizer.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False
+                )
+            except (
+                Exception
+            ) as error:  # The tokenizers library raises bare Exception for a broken tokenizer.json.
                 hint = "expected tokenizer.json and tokenizer_config.json beside the weights"
                 reason = one_line(error).replace(folder, str(directory))
                 raise BadModelError(f"{directory}: no usable tokenizer: {reason}", hint) from error
@@ -79,8 +105,14 @@ def has_tokenizer(directory: Path) -> bool:
 
 
 _TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 
 
 @contextmanager

@@ -1,13 +1,15 @@
 """The training loop: one subclass of transformers' Trainer that puts forget and retain rows into one step.
 
-A batch is `{"forget": rows, "retain": rows, "alternate": rows, "reference": {name: values}}`, all but the first only
-where the loss needs them; rows are `input_ids`, `attention_mask`, `labels`, each (B, T), each set padded on its own.
+A batch is `{"forget": rows, "retain": rows, "alternate": rows, "reference": {name: values}}`, all
+but the first only where the loss needs them; rows are `input_ids`, `attention_mask`, `labels`, each
+(B, T), each set padded on its own.
 
-What Trainer would do by itself and is prevented here: divide no loss by the accumulation steps because the model takes
-loss arguments (`loss_is_scaled_for_ga`), draw the order from the global generator, fill up a last batch with rows seen
-before where there are several processes, print, log, keep checkpoints that a killed process leaves half-written, make
-an output directory, use several GPUs at once, replace a NaN loss by the mean of the earlier ones, and leave `use_cache`
-off in the configuration. It does reseed the global generators of Python, numpy and torch with the run's seed.
+What Trainer would do by itself and is prevented here: divide no loss by the accumulation steps
+because the model takes loss arguments (`loss_is_scaled_for_ga`), draw the order from the global
+generator, fill up a last batch with rows seen before where there are several processes, print, log,
+keep checkpoints that a killed process leaves half-written, make an output directory, use several
+GPUs at once, replace a NaN loss by the mean of the earlier ones, and leave `use_cache` off in the
+configuration. It does reseed the global generators of Python, numpy and torch with the run's seed.
 """
 
 from __future__ import annotations
@@ -99,30 +101,39 @@ def train(
     drawing: Drawing | None = None,
     load_reference: Callable[[], Any] | None = None,
 ) -> TrainingReport:
-    """Train `model` in place; on return it is on the CPU (a sharded one stays where it is), in evaluation mode.
+    """Train `model` in place.
+
+    On return it is on the CPU (a sharded one stays where it is), in evaluation mode.
 
     Args:
-        model: a causal language model, on the CPU; parameters without `requires_grad` stay as they are.
+        model: a causal language model, on the CPU; parameters without `requires_grad` stay as they
+            are.
         loss: see `LossFunction`, and `StatefulLoss` for one that remembers.
-        needs: words of `training.needs.NEEDS`; references are those of the model as it comes in, or of `load_reference`.
+        needs: words of `training.needs.NEEDS`; references are those of the model as it comes in, or
+            of `load_reference`.
         forget: the rows to forget; an epoch is one pass over them.
         retain: the rows to keep; not looked at unless the loss or a threshold needs them.
         settings: see `TrainingSettings`.
         pad_id: what short rows are filled with.
-        alternates: another answer to each forget row, if the loss needs them; or that many for each epoch.
-        stop_after: end after so many steps, whatever the thresholds say: where the first of several copies stopped.
+        alternates: another answer to each forget row, if the loss needs them; or that many for each
+            epoch.
+        stop_after: end after so many steps, whatever the thresholds say: where the first of several
+            copies stopped.
         around: see `Surroundings`.
         drawing: the order of the rows, beside the seed.
-        load_reference: loads the model that references are of; it is let go of before `model` is put on its device.
+        load_reference: loads the model that references are of; it is let go of before `model` is
+            put on its device.
 
-    Two runs with the same arguments give the same bits on the same CPU with the same number of threads and processes,
-    also if one of them was killed and went on from a checkpoint.
+    Two runs with the same arguments give the same bits on the same CPU with the same number of
+    threads and processes, also if one of them was killed and went on from a checkpoint.
 
     Raises:
-        UsageError: the device or precision is not to be had here, or the processes cannot share the work.
+        UsageError: the device or precision is not to be had here, or the processes cannot share the
+            work.
         CheckFailedError: the loss or a weight became NaN or infinite.
         OutputError: a checkpoint or a reference cannot be written.
-        ValueError: the loss needs rows and there are none (a caller checks that before it loads anything).
+        ValueError: the loss needs rows and there are none (a caller checks that before it loads
+            anything).
     """
     around = around or Surroundings()
     started = time.monotonic()
@@ -132,18 +143,29 @@ def train(
     pairs = None
     if load_reference is not None:
         measured = load_reference().to(device)
-        pairs = reference.prepare(measured, needs, forget, retain, alternates, settings, pad_id, device, drawing)
+        pairs = reference.prepare(
+            measured, needs, forget, retain, alternates, settings, pad_id, device, drawing
+        )
         del measured
     if not settings.fsdp:
         model.to(device)
-    thresholds = Thresholds(settings, forget, retain, pad_id) if settings.stops_early and stop_after is None else None
+    thresholds = (
+        Thresholds(settings, forget, retain, pad_id)
+        if settings.stops_early and stop_after is None
+        else None
+    )
     if pairs is None:
-        pairs = reference.prepare(model, needs, forget, retain, alternates, settings, pad_id, device, drawing)
+        pairs = reference.prepare(
+            model, needs, forget, retain, alternates, settings, pad_id, device, drawing
+        )
     layer = hidden_layer(needs)
     if layer is not None and not settings.fsdp:
         freeze_above(model, layer)
     kept = retain if "retain" in needs else None
-    seen = min(settings.epochs * len(forget), settings.total_steps(len(forget)) * settings.batch_size * settings.gradient_accumulation)
+    seen = min(
+        settings.epochs * len(forget),
+        settings.total_steps(len(forget)) * settings.batch_size * settings.gradient_accumulation,
+    )
     sample = Sample(forget, retain or (), seen if kept is None else 2 * seen)
 
     def probability(rows: Sequence[Encoded]) -> float:
@@ -161,7 +183,9 @@ def train(
     with quiet_transformers():
         try:
             arguments = trainer_arguments(settings, device, len(forget))
-            trainer = UnlearningTrainer(model, loss, pairs, sampler, settings, arguments, around, thresholds, stop_after)
+            trainer = UnlearningTrainer(
+                model, loss, pairs, sampler, settings, arguments, around, thresholds, stop_after
+            )
             trainer.run()
             after = sample.measure(probability)
         finally:
@@ -172,7 +196,9 @@ def train(
             (model if settings.fsdp else model.to("cpu")).eval()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and not bool(torch.isfinite(run_state.local(parameter)).all()):
-            raise CheckFailedError(f"after step {trainer.state.global_step}: {name} is NaN or infinite", _REMEDY)
+            raise CheckFailedError(
+                f"after step {trainer.state.global_step}: {name} is NaN or infinite", _REMEDY
+            )
     progress = trainer.progress
     return TrainingReport(
         len(progress.losses),
@@ -188,7 +214,8 @@ def train(
 class UnlearningTrainer(Trainer):
     """Trainer with our batches, our order, our optimizers, our checkpoints and no output of its own."""
 
-    # Our losses are means over their own batch, so Trainer has to divide them by the accumulation steps.
+    # Our losses are means over their own batch, so Trainer has to divide them by the accumulation
+    # steps.
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -229,8 +256,11 @@ class UnlearningTrainer(Trainer):
             self._log = EventLog(self._around.log_dir)
         try:
             with warnings.catch_warnings():
-                # torch's new name for it would still copy buffers once; ours are the same everywhere.
-                warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+                # torch's new name for it would still copy buffers once; ours are the same
+                # everywhere.
+                warnings.filterwarnings(
+                    "ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning
+                )
                 self.train(resume_from_checkpoint=str(resume.path) if resume else None)
         finally:
             if self._log is not None:
@@ -241,11 +271,16 @@ class UnlearningTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        """This process's part of the loss of one batch; `num_items_in_batch` counts nothing here and is not used."""
+        """This process's part of the loss of one batch.
+
+        `num_items_in_batch` counts nothing here and is not used.
+        """
         loss = self._loss(model, inputs)
         whole = distributed.mean(loss)
         if not bool(torch.isfinite(whole)):
-            raise CheckFailedError(f"step {self.state.global_step + 1}: the loss is {whole.item()}", _REMEDY)
+            raise CheckFailedError(
+                f"step {self.state.global_step + 1}: the loss is {whole.item()}", _REMEDY
+            )
         passes = self.current_gradient_accumulation_steps
         self._current_loss += whole.item() / passes
         # Trainer divides by the passes that there are, which are fewer in an epoch's last step.
@@ -256,7 +291,9 @@ class UnlearningTrainer(Trainer):
         """Build the optimizer by its name, weight decay on all but norms and biases (as Trainer does) unless asked for."""
         trained: Any = self.model if model is None else model
         everything = {name for name, _ in trained.named_parameters()}
-        decayed = everything if self._settings.decay_all else set(self.get_decay_parameter_names(trained))
+        decayed = (
+            everything if self._settings.decay_all else set(self.get_decay_parameter_names(trained))
+        )
         groups: dict[bool, list[tuple[str, Any]]] = {True: [], False: []}
         for name, parameter in trained.named_parameters():
             if parameter.requires_grad:
@@ -275,7 +312,10 @@ class UnlearningTrainer(Trainer):
         return self.optimizer
 
     def get_train_dataloader(self) -> Any:
-        """Whole batches in every process, of which the collator takes a share: accelerate would fill up the last one."""
+        """Whole batches in every process, of which the collator takes a share.
+
+        Accelerate would fill up the last one.
+        """
         # Trainer would have asked for the sampler here; the size of a batch is over all processes.
         loader: DataLoader[Any] = DataLoader(
             self._pairs,
@@ -299,7 +339,10 @@ class UnlearningTrainer(Trainer):
             self._around.stop.defer()
 
     def end_step(self, control: Any) -> None:
-        """Close the books of one optimizer step; at an epoch's end measure, and maybe stop; maybe write a checkpoint."""
+        """Close the books of one optimizer step.
+
+        At an epoch's end measure, and maybe stop; maybe write a checkpoint.
+        """
         step, total, progress = self.state.global_step, self.state.max_steps, self.progress
         progress.losses.append(self._current_loss)
         self._current_loss = 0.0
@@ -307,7 +350,8 @@ class UnlearningTrainer(Trainer):
             self._log.scalars(step, loss=progress.losses[-1], learning_rate=self._rate)
         if self._around.on_step is not None and self.is_world_process_zero():
             self._around.on_step(step, total, progress.losses[-1])
-        # Here and not in Trainer's on_epoch_end: a run that goes on from a checkpoint at an epoch's end skips that one.
+        # Here and not in Trainer's on_epoch_end: a run that goes on from a checkpoint at an epoch's
+        # end skips that one.
         if step % self._steps_per_epoch == 0 or step == total:
             self._end_epoch(step, control)
         ends = step == total or step == self._stop_after or control.should_training_stop
@@ -320,11 +364,15 @@ class UnlearningTrainer(Trainer):
             self._loss.end_epoch()
         if self._thresholds is None:
             return
-        found = distributed.from_first(self._thresholds.evaluate(self.model, -(-step // self._steps_per_epoch)))
+        found = distributed.from_first(
+            self._thresholds.evaluate(self.model, -(-step // self._steps_per_epoch))
+        )
         distributed.after_measuring(self.model)
         self.progress.evaluations.append(found)
         if self._log is not None:
-            self._log.scalars(step, forget_probability=found.forget, retain_probability=found.retain)
+            self._log.scalars(
+                step, forget_probability=found.forget, retain_probability=found.retain
+            )
         if self._thresholds.reached(found):
             control.should_training_stop = True
 
@@ -343,7 +391,9 @@ class UnlearningTrainer(Trainer):
         if self.is_world_process_zero():
             store.save(step, weights, state, run_state.trainer_state_json(self.state))
         if asked:
-            distributed.from_first(None)  # nobody leaves before the checkpoint is complete: a launcher then ends all
+            distributed.from_first(
+                None
+            )  # nobody leaves before the checkpoint is complete: a launcher then ends all
             raise KeyboardInterrupt
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

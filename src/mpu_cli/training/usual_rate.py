@@ -1,8 +1,8 @@
 """The learning rate where nobody gives one: smaller in wider and deeper models.
 
-An optimizer that normalises its steps moves every weight by about the learning rate; what that does to the output grows
-with the width (Yang et al. 2203.03466 scale rates by 1 / width) and with the depth. The constant is measured, on two
-models: docs/decisions/0004.
+An optimizer that normalises its steps moves every weight by about the learning rate; what that does
+to the output grows with the width (Yang et al. 2203.03466 scale rates by 1 / width) and with the
+depth. The constant is measured, on two models: docs/decisions/0004.
 """
 
 from __future__ import annotations

@@ -14,24 +14,28 @@ from mpu_cli.cli.output import Output, table, unknown
 from mpu_cli.documentation import page
 
 GUIDE = Guide(
-    "newcomer", "Play one round on an embedded model, about two minutes.",
+    "newcomer",
+    "Play one round on an embedded model, about two minutes.",
     (
         "mpu demo",
         "mpu demo --keep demo    # and look at what was made",
     ),
-)  # fmt: skip
+)
 
 
 def demo(
     context: typer.Context,
-    keep: Annotated[Path | None, typer.Option(help="Keep everything that is made in this new directory.", metavar="DIR")] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="Keep everything that is made in this new directory.", metavar="DIR"),
+    ] = None,
     json: Json = False,
     config: Config = None,
 ) -> None:
     """Play one round between a model owner and a data owner, about two minutes on a laptop's CPU.
 
-    A tiny Llama that knows 20 invented people unlearns two of them. Both parties are real mpu processes that cannot
-    read each other's directory.
+    A tiny Llama that knows 20 invented people unlearns two of them. Both parties are real mpu
+    processes that cannot read each other's directory.
     """
     output = Output(context, as_json=json)
     from mpu_cli.checkpoint.staging import refuse_existing
@@ -43,9 +47,16 @@ def demo(
     data = {
         "answer_probability": {
             name: {"forget": pair[0], "retain": pair[1]}
-            for name, pair in (("before", result.before), ("noise_free", result.noise_free), ("mpu", result.mpu))
+            for name, pair in (
+                ("before", result.before),
+                ("noise_free", result.noise_free),
+                ("mpu", result.mpu),
+            )
         },
-        "exposure": {"offset_0": result.exposure, f"offset_{OFFSET:g}": result.exposure_with_offset},
+        "exposure": {
+            "offset_0": result.exposure,
+            f"offset_{OFFSET:g}": result.exposure_with_offset,
+        },
         "agreement": result.agreement,
         "directory": str(keep) if keep else None,
     }
@@ -65,14 +76,22 @@ def demo(
         data,
         "",
         table("mean answer probability", "forget", "retain", rows=rows),
-        "Both end alike (three draws of noise: within .012). perturb's default noise, 0.1, is 2 to 4 % of these small weights: more than",
+        "Both end alike (three draws of noise: within .012). perturb's default noise, 0.1, is 2 to"
+        " 4 % of these small weights: more than",
         "cancels, and the model then forgets less.",
         "",
-        table("left unknown of the task vector, at most", "to a holder of one copy", "to a holder of all copies", rows=left),
-        "An offset hides something even from a client that holds all copies; the price is an error of first order in it.",
+        table(
+            "left unknown of the task vector, at most",
+            "to a holder of one copy",
+            "to a holder of all copies",
+            rows=left,
+        ),
+        "An offset hides something even from a client that holds all copies; the price is an error"
+        " of first order in it.",
         "",
         "try next",
         *after_demo(keep),
-        "  examples/tofu-smollm2   a real 135M model on TOFU, two rounds       examples/air-gap   two machines and a tar file",
+        "  examples/tofu-smollm2   a real 135M model on TOFU, two rounds       examples/air-gap  "
+        " two machines and a tar file",
         f"  {page('threat-model')}   what is hidden, and what is not",
     )

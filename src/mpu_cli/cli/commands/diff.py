@@ -14,30 +14,41 @@ from mpu_cli.cli.options import Config, Force, Json, ShardSize, choice, use_one_
 from mpu_cli.cli.output import Output
 
 GUIDE = Guide(
-    "client", "Make the update from copies that another program trained.",
-    (
-        "mpu diff to-client trained --out to-server-3",
-    ),
-)  # fmt: skip
+    "client",
+    "Make the update from copies that another program trained.",
+    ("mpu diff to-client trained --out to-server-3",),
+)
 
 
 def diff(
     context: typer.Context,
-    handoff: Annotated[Path, typer.Argument(help="The handoff that was trained on: a directory or a tar file.")],
-    trained: Annotated[Path, typer.Argument(help="Directory with the trained models or PEFT adapters, copy-1 … copy-m.")],
+    handoff: Annotated[
+        Path, typer.Argument(help="The handoff that was trained on: a directory or a tar file.")
+    ],
+    trained: Annotated[
+        Path,
+        typer.Argument(help="Directory with the trained models or PEFT adapters, copy-1 … copy-m."),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Directory for the update.")],
-    delta_dtype: Annotated[str, typer.Option(help="float32 or bfloat16: how the change is stored.")] = "float32",
-    merge: Annotated[bool, typer.Option("--merge", help="Write an adapter as the full change that it makes.")] = False,
+    delta_dtype: Annotated[
+        str, typer.Option(help="float32 or bfloat16: how the change is stored.")
+    ] = "float32",
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Write an adapter as the full change that it makes.")
+    ] = False,
     max_shard_size: ShardSize = "50GB",
     pack: Pack = None,
     force: Force = False,
     json: Json = False,
     config: Config = None,
 ) -> None:
-    """Make the update from copies trained by any program: after − published, by on-disk tensor names.
+    """Make the update from copies trained by any program.
 
-    Train every copy with the same data order and seed and with dropout off: what differs between the copies for other
-    reasons than the noise does not cancel. With LoRA draw the same A for every copy, and adapt q, k, v, gate and up only.
+    After − published, by on-disk tensor names.
+
+    Train every copy with the same data order and seed and with dropout off: what differs between
+    the copies for other reasons than the noise does not cancel. With LoRA draw the same A for every
+    copy, and adapt q, k, v, gate and up only.
     """
     output = Output(context, as_json=json)
     choice("--delta-dtype", delta_dtype, ("float32", "bfloat16"))
@@ -47,11 +58,23 @@ def diff(
     use_one_thread()
     packs = check_pack(pack, [out], [handoff, trained], force=force)
     with unpacked(output, handoff) as [place], output.progress(f"writing {out.name}"):
-        update = run(place, trained, out, delta_dtype, parse_size(max_shard_size), merge=merge, force=force, warn=output.warn)
+        update = run(
+            place,
+            trained,
+            out,
+            delta_dtype,
+            parse_size(max_shard_size),
+            merge=merge,
+            force=force,
+            warn=output.warn,
+        )
     write_packs(output, packs, force=force)
     output.result(
         {
-            "update": str(out), "digest": update.digest, "handoff": update.handoff_id, "copies": len(update.copies),
+            "update": str(out),
+            "digest": update.digest,
+            "handoff": update.handoff_id,
+            "copies": len(update.copies),
             "packed": [str(pack)] if pack else [],
         },
         f"update of {len(update.copies)} copies",

@@ -39,84 +39,177 @@ if TYPE_CHECKING:
     from mpu_cli.evaluation.settings import EvalSettings
 
 GUIDE = Guide(
-    "both", "Measure what a model still knows, and what it has lost.",
+    "both",
+    "Measure what a model still knows, and what it has lost.",
     (
         "mpu eval model --forget forget.jsonl --retain retain.jsonl \\\n    --holdout holdout.jsonl --record before",
         "mpu eval model-next --forget forget.jsonl --retain retain.jsonl \\\n    --holdout holdout.jsonl --before before --record after",
         "# the client's own update, before it leaves",
         "mpu eval to-server --handoff to-client --forget forget.jsonl --retain retain.jsonl",
     ),
-)  # fmt: skip
+)
 
 
 def eval(  # the command's name
     context: typer.Context,
-    model: Annotated[str | None, typer.Argument(help="Model directory, a published copy, a Hub id, or an update with --handoff.")] = None,
-    handoff: Annotated[
-        Path | None, typer.Option(help="MODEL is an update of yours: measure a copy of this handoff as it changed it.", metavar="DIR")
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Model directory, a published copy, a Hub id, or an update with --handoff."
+        ),
     ] = None,
-    copy: Annotated[int | None, typer.Option("--copy", help="With --handoff: which copy. [default: 1]", metavar="K")] = None,
-    forget: Annotated[str | None, typer.Option(help="Rows that should be forgotten.", metavar="FILE")] = None,
-    retain: Annotated[str | None, typer.Option(help="Rows that should still be known.", metavar="FILE")] = None,
-    holdout: Annotated[str | None, typer.Option(help="Rows like the forget set that the model never saw.", metavar="FILE")] = None,
-    utility: Annotated[list[str] | None, typer.Option(help="More rows to still know; repeatable.", metavar="[NAME=]FILE")] = None,
+    handoff: Annotated[
+        Path | None,
+        typer.Option(
+            help="MODEL is an update of yours: measure a copy of this handoff as it changed it.",
+            metavar="DIR",
+        ),
+    ] = None,
+    copy: Annotated[
+        int | None,
+        typer.Option("--copy", help="With --handoff: which copy. [default: 1]", metavar="K"),
+    ] = None,
+    forget: Annotated[
+        str | None, typer.Option(help="Rows that should be forgotten.", metavar="FILE")
+    ] = None,
+    retain: Annotated[
+        str | None, typer.Option(help="Rows that should still be known.", metavar="FILE")
+    ] = None,
+    holdout: Annotated[
+        str | None,
+        typer.Option(help="Rows like the forget set that the model never saw.", metavar="FILE"),
+    ] = None,
+    utility: Annotated[
+        list[str] | None,
+        typer.Option(help="More rows to still know; repeatable.", metavar="[NAME=]FILE"),
+    ] = None,
     knowledge: Annotated[
-        list[str] | None, typer.Option(help="Questions about a forget set of plain texts (MUSE); repeatable.", metavar="[NAME=]FILE")
+        list[str] | None,
+        typer.Option(
+            help="Questions about a forget set of plain texts (MUSE); repeatable.",
+            metavar="[NAME=]FILE",
+        ),
     ] = None,
     few_shot: Annotated[
         list[str] | None,
-        typer.Option(help="Answered questions to put before each question of a knowledge set; repeatable.", metavar="[NAME=]FILE"),
+        typer.Option(
+            help="Answered questions to put before each question of a knowledge set; repeatable.",
+            metavar="[NAME=]FILE",
+        ),
     ] = None,
-    verbatim: Annotated[str | None, typer.Option(help="Beginnings of forgotten texts and how they go on (MUSE).", metavar="FILE")] = None,
+    verbatim: Annotated[
+        str | None,
+        typer.Option(
+            help="Beginnings of forgotten texts and how they go on (MUSE).", metavar="FILE"
+        ),
+    ] = None,
     allow_overlap: AllowOverlap = False,
     map_: Annotated[
-        list[str] | None, typer.Option("--map", help="Which column holds a field, field=column.", metavar="FIELD=COLUMN")
+        list[str] | None,
+        typer.Option(
+            "--map", help="Which column holds a field, field=column.", metavar="FIELD=COLUMN"
+        ),
     ] = None,
     delimiter: Delimiter = None,
     system_prompt: SystemPrompt = None,
     template_var: TemplateVar = None,
     template_date: TemplateDate = None,
     content_parts: ContentParts = False,
-    reference: Annotated[str | None, typer.Option(help="Another model, for membership by reference.", metavar="MODEL")] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Another model, for membership by reference.", metavar="MODEL"),
+    ] = None,
     retain_record: Annotated[
-        Path | None, typer.Option(help="Record of a model that never saw the forget set (ours, or open-unlearning's).", metavar="RECORD")
+        Path | None,
+        typer.Option(
+            help="Record of a model that never saw the forget set (ours, or open-unlearning's).",
+            metavar="RECORD",
+        ),
     ] = None,
-    before: Annotated[Path | None, typer.Option(help="Record of the model before unlearning.", metavar="RECORD")] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="Only this metric; repeatable. [default: all]", metavar="NAME")] = None,
+    before: Annotated[
+        Path | None, typer.Option(help="Record of the model before unlearning.", metavar="RECORD")
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this metric; repeatable. [default: all]", metavar="NAME"),
+    ] = None,
     robustness: Annotated[
-        list[str] | None, typer.Option(help="quantization, relearning, paraphrase, leak, or all; repeatable.", metavar="NAME")
+        list[str] | None,
+        typer.Option(
+            help="quantization, relearning, paraphrase, leak, or all; repeatable.", metavar="NAME"
+        ),
     ] = None,
-    generate: Annotated[bool, typer.Option("--generate/--no-generate", help="Let the model write (ROUGE, fluency).")] = True,
-    record: Annotated[Path | None, typer.Option(help="Keep summary and rows' numbers in this new directory.", metavar="DIR")] = None,
+    generate: Annotated[
+        bool, typer.Option("--generate/--no-generate", help="Let the model write (ROUGE, fluency).")
+    ] = True,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Keep summary and rows' numbers in this new directory.", metavar="DIR"),
+    ] = None,
     format_: Annotated[
-        str, typer.Option("--format", help="The record's layout: mpu or open-unlearning (whose own code loses a plain text's last token).")
+        str,
+        typer.Option(
+            "--format",
+            help=(
+                "The record's layout: mpu or open-unlearning (whose own code loses a plain text's"
+                " last token)."
+            ),
+        ),
     ] = "mpu",
-    texts: Annotated[bool, typer.Option("--texts", help="Keep what the model wrote in the record, too.")] = False,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Keep what the model wrote in the record, too.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="Texts in a batch.")] = 32,
-    max_length: Annotated[int | None, typer.Option(help="Tokens of a text at most. [default: the model's context]")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens of a text at most. [default: the model's context]")
+    ] = None,
     max_new_tokens: Annotated[
         list[str] | None,
         typer.Option(
-            help="Tokens that the model may write, for all sets or one; repeatable. [default: 200; of knowledge 32, of texts 128]",
+            help=(
+                "Tokens that the model may write, for all sets or one; repeatable. [default: 200;"
+                " of knowledge 32, of texts 128]"
+            ),
             metavar="[SET=]N",
         ),
     ] = None,
     stop: Annotated[
         list[str] | None,
-        typer.Option(help=r"Text before which an answer ends, \n a line break; repeatable. [default: MUSE's of knowledge]", metavar="TEXT"),
+        typer.Option(
+            help=(
+                r"Text before which an answer ends, \n a line break; repeatable. [default: MUSE's"
+                r" of knowledge]"
+            ),
+            metavar="TEXT",
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(help="Answers drawn for each question (leak).")] = 8,
     temperature: Annotated[float, typer.Option(help="Of the drawn answers.")] = 1.0,
-    relearn_rows: Annotated[int, typer.Option(help="Forget rows that are taught again (relearning).")] = 10,
+    relearn_rows: Annotated[
+        int, typer.Option(help="Forget rows that are taught again (relearning).")
+    ] = 10,
     relearn_steps: Annotated[int, typer.Option(help="Steps of it.")] = 20,
     relearn_rate: Annotated[
         list[float] | None,
-        typer.Option(help="Its learning rate (AdamW); repeatable, the worst counts. [default: 1e-5, 1e-4, 3e-4, 1e-3]", metavar="RATE"),
+        typer.Option(
+            help=(
+                "Its learning rate (AdamW); repeatable, the worst counts. [default: 1e-5, 1e-4,"
+                " 3e-4, 1e-3]"
+            ),
+            metavar="RATE",
+        ),
     ] = None,
-    resamples: Annotated[int, typer.Option(help="Random weightings of the rows that the intervals are made of.")] = 10_000,
+    resamples: Annotated[
+        int, typer.Option(help="Random weightings of the rows that the intervals are made of.")
+    ] = 10_000,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    list_metrics: Annotated[bool, typer.Option("--list-metrics", help="Print every metric and check with its formula and source.")] = False,
+    list_metrics: Annotated[
+        bool,
+        typer.Option(
+            "--list-metrics", help="Print every metric and check with its formula and source."
+        ),
+    ] = False,
     all_: All = False,
     output_format: OutputFormat = "text",
     force: Force = False,
@@ -125,8 +218,9 @@ def eval(  # the command's name
 ) -> None:
     """Measure forgetting, utility, membership and robustness of a model on rows.
 
-    Means and areas come with 95 % intervals over rows. What cannot be computed from what was given is left out
-    with its reason. Several devices: torchrun --nproc-per-node N -m mpu_cli eval … (or accelerate launch).
+    Means and areas come with 95 % intervals over rows. What cannot be computed from what was given
+    is left out with its reason. Several devices: torchrun --nproc-per-node N -m mpu_cli eval … (or
+    accelerate launch).
     """
     from mpu_cli.training import distributed
 
@@ -156,9 +250,15 @@ def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
         output.result(*listed())
         return
     if options["model"] is None:
-        raise UsageError("MODEL is missing", "give a model directory, a published copy or a Hub id; see mpu eval --help")
+        raise UsageError(
+            "MODEL is missing",
+            "give a model directory, a published copy or a Hub id; see mpu eval --help",
+        )
     if options["format_"] in {MARKDOWN, CSV}:
-        raise UsageError(f"--format {options['format_']}: is about the record's files", f"give --output-format {options['format_']}")
+        raise UsageError(
+            f"--format {options['format_']}: is about the record's files",
+            f"give --output-format {options['format_']}",
+        )
     choice("--format", options["format_"], ("mpu", "open-unlearning"))
     check_output_format(options["output_format"], options["json"])
     choice("--device", options["device"], ("auto", "cpu", "cuda", "mps"))
@@ -175,7 +275,10 @@ def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
         from mpu_cli.evaluation.overlaps import overlaps
         from mpu_cli.evaluation.record import read_record
 
-    retain_record, before = (read_record(options[name]) if options[name] else None for name in ("retain_record", "before"))
+    retain_record, before = (
+        read_record(options[name]) if options[name] else None
+        for name in ("retain_record", "before")
+    )
     check_sets(sets)
     for text in overlaps(sets, allow=options["allow_overlap"]):
         output.warn(text)
@@ -190,35 +293,71 @@ def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
     reference = locate(options["reference"]).path if options["reference"] else None
     for path in (place, reference):
         if path is not None:
-            open_checkpoint(path)  # headers only: what is no model is named before a tokenizer is looked for in it
+            open_checkpoint(
+                path
+            )  # headers only: what is no model is named before a tokenizer is looked for in it
     if options["record"] is not None:
         from mpu_cli.checkpoint.staging import refuse_nesting
 
-        kept = (path for path in (reference, options["retain_record"], options["before"]) if path is not None)
+        kept = (
+            path
+            for path in (reference, options["retain_record"], options["before"])
+            if path is not None
+        )
         refuse_nesting(options["record"], place, *kept)
     distributed.start(choose_device(settings.device))
     with output.progress(f"loading {place.name}") as progress:
         found = evaluate(
-            place, sets, settings, name=found_at.source, handoff=origin, reference=reference, retain_record=retain_record, before=before,
+            place,
+            sets,
+            settings,
+            name=found_at.source,
+            handoff=origin,
+            reference=reference,
+            retain_record=retain_record,
+            before=before,
             progress=progress,
-        )  # fmt: skip
+        )
     _tell(output, found, _notes_on_format(options["format_"], sets))
     if options["record"] is not None and distributed.processes().is_first:
         from mpu_cli.evaluation.write_record import write_record
 
-        write_record(options["record"], found.record, options["format_"], texts=options["texts"], force=options["force"])
+        write_record(
+            options["record"],
+            found.record,
+            options["format_"],
+            texts=options["texts"],
+            force=options["force"],
+        )
     _show(output, options, found.record, before, retain_record)
 
 
-def _show(output: Output, options: dict[str, Any], record: Record, before: Record | None, retain_record: Record | None) -> None:
+def _show(
+    output: Output,
+    options: dict[str, Any],
+    record: Record,
+    before: Record | None,
+    retain_record: Record | None,
+) -> None:
     from mpu_cli.cli.eval_view import Beside, View, headline, shown
     from mpu_cli.evaluation.summarise import means
 
     beside = Beside(*(means(one) if one else None for one in (before, retain_record)))
     body, lines = shown(record.summary(), View(options["output_format"], options["all_"], beside))
-    kept = [f"kept  {options['record']}  (for --before, --retain-record, and mpu compare)"] if options["record"] else []
+    kept = (
+        [f"kept  {options['record']}  (for --before, --retain-record, and mpu compare)"]
+        if options["record"]
+        else []
+    )
     further = [*lines, *kept, *after_eval(options["record"], options["before"])]
-    print_figures(output, options["output_format"], record.summary(), body, further, headline(record.summary(), beside))
+    print_figures(
+        output,
+        options["output_format"],
+        record.summary(),
+        body,
+        further,
+        headline(record.summary(), beside),
+    )
 
 
 def _notes_on_format(layout: str, sets: list[QuestionSet]) -> list[str]:
@@ -236,8 +375,15 @@ def _sets(options: dict[str, Any], tell: Callable[[str], None]) -> list[Question
     from mpu_cli.evaluation.asking import with_examples
     from mpu_cli.evaluation.questions import KNOWLEDGE, UTILITY, read_questions
 
-    mapping, delimiter = for_retain(parse_mapping(options["map_"] or [])), parse_delimiter(options["delimiter"])
-    named = [(role, role, options[role]) for role in ("forget", "retain", "holdout", "verbatim") if options[role]]
+    mapping, delimiter = (
+        for_retain(parse_mapping(options["map_"] or [])),
+        parse_delimiter(options["delimiter"]),
+    )
+    named = [
+        (role, role, options[role])
+        for role in ("forget", "retain", "holdout", "verbatim")
+        if options[role]
+    ]
     for given in options["knowledge"] or []:
         name, location = _named(given)
         named.append((name or KNOWLEDGE, KNOWLEDGE, location))
@@ -245,13 +391,21 @@ def _sets(options: dict[str, Any], tell: Callable[[str], None]) -> list[Question
         name, location = _named(given)
         named.append((name or Path(given).stem, UTILITY, location))
     if not named:
-        raise UsageError("nothing to evaluate on", "give --forget FILE, --retain FILE or another set of rows")
-    sets = [read_questions(name, role, location, mapping, delimiter=delimiter, tell=tell) for name, role, location in named]
+        raise UsageError(
+            "nothing to evaluate on", "give --forget FILE, --retain FILE or another set of rows"
+        )
+    sets = [
+        read_questions(name, role, location, mapping, delimiter=delimiter, tell=tell)
+        for name, role, location in named
+    ]
     for given in options["few_shot"] or []:
         name, location = _named(given)
         wanted = name or KNOWLEDGE
         if wanted not in [each.name for each in sets]:
-            raise UsageError(f"--few-shot {given}: no set is called {wanted}", "give --knowledge FILE, or --few-shot NAME=FILE")
+            raise UsageError(
+                f"--few-shot {given}: no set is called {wanted}",
+                "give --knowledge FILE, or --few-shot NAME=FILE",
+            )
         examples = read_rows(location, mapping, delimiter=delimiter, tell=tell)
         sets = [with_examples(each, examples) if each.name == wanted else each for each in sets]
     return sets
@@ -271,7 +425,9 @@ def _tokens(given: list[str]) -> tuple[int | None, tuple[tuple[str, int], ...]]:
         try:
             tokens = int(number)
         except ValueError:
-            raise UsageError(f"--max-new-tokens {text}: expected a whole number, or SET=NUMBER") from None
+            raise UsageError(
+                f"--max-new-tokens {text}: expected a whole number, or SET=NUMBER"
+            ) from None
         if equals:
             single[name] = tokens
         else:
@@ -292,11 +448,15 @@ def _settings(options: dict[str, Any]) -> EvalSettings:
     from mpu_cli.evaluation.robustness import all_checks
     from mpu_cli.evaluation.settings import RELEARN_RATES, EvalSettings
 
-    values = {field.name: options[field.name] for field in fields(EvalSettings) if field.name in options}
+    values = {
+        field.name: options[field.name] for field in fields(EvalSettings) if field.name in options
+    }
     values["metrics"] = tuple(options["metric"] or ())
     values["max_new_tokens"], values["tokens_by_set"] = _tokens(options["max_new_tokens"] or [])
     values["relearn_rates"] = tuple(options["relearn_rate"] or RELEARN_RATES)
-    values["stop"] = tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in options["stop"] or ())
+    values["stop"] = tuple(
+        text.replace("\\n", "\n").replace("\\t", "\t") for text in options["stop"] or ()
+    )
     checks = tuple(options["robustness"] or ())
     values["robustness"] = tuple(all_checks()) if "all" in checks else checks
     values["prompting"] = prompting_of(options)

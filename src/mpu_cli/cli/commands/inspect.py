@@ -11,7 +11,17 @@ from rich.text import Text
 from rich.tree import Tree
 
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateManifest
-from mpu_cli.checkpoint.recognise import ANY, BUNDLE, HANDOFF, MODEL, RECORD, SECRET, UPDATE, instead_of, recognise
+from mpu_cli.checkpoint.recognise import (
+    ANY,
+    BUNDLE,
+    HANDOFF,
+    MODEL,
+    RECORD,
+    SECRET,
+    UPDATE,
+    instead_of,
+    recognise,
+)
 from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import on_handoff, on_update
@@ -19,26 +29,40 @@ from mpu_cli.cli.options import Config, Json, given_path
 from mpu_cli.cli.output import Output, facts, size, table, unknown
 
 GUIDE = Guide(
-    "both", "Say what a directory is and what it says.",
+    "both",
+    "Say what a directory is and what it says.",
     (
         "mpu inspect to-client",
         "mpu inspect server    # on the server's side: rounds, holders, exposure",
     ),
-)  # fmt: skip
+)
 
 
 def inspect(
     context: typer.Context,
     path: Annotated[
-        str, typer.Argument(help="A handoff or an update (also as a tar file), a secret, a model directory or Hub id, or a record.")
+        str,
+        typer.Argument(
+            help=(
+                "A handoff or an update (also as a tar file), a secret, a model directory or Hub"
+                " id, or a record."
+            )
+        ),
     ],
     digest: Annotated[
-        bool, typer.Option("--digest/--no-digest", help="Of a model: print its digest too, which takes reading all of it.")
+        bool,
+        typer.Option(
+            "--digest/--no-digest",
+            help="Of a model: print its digest too, which takes reading all of it.",
+        ),
     ] = True,
     json: Json = False,
     config: Config = None,
 ) -> None:
-    """Say what a directory is and what it says. Reads manifests and headers, and a model's weights for its digest; `verify` checks."""
+    """Say what a directory is and what it says.
+
+    Reads manifests and headers, and a model's weights for its digest; `verify` checks.
+    """
     output = Output(context, as_json=json)
     with unpacked(output, given_path(path)) as [place]:
         data, body = _view(place, Path(path))
@@ -48,7 +72,17 @@ def inspect(
 
             with output.progress(f"hashing {place.name}") as progress:
                 data["digest"] = model_digest(open_checkpoint(place), progress)
-            body += ["", facts({"digest": f"{data['digest']}  (what records and mpu inspect SECRET call this model)"})]
+            body += [
+                "",
+                facts(
+                    {
+                        "digest": (
+                            f"{data['digest']}  (what records and mpu inspect SECRET call this"
+                            " model)"
+                        )
+                    }
+                ),
+            ]
     output.result(data, *body)
 
 
@@ -73,26 +107,49 @@ def _record(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
         summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
         sets = ", ".join(f"{name} ({info['rows']} rows)" for name, info in summary["sets"].items())
         body, lines = shown(summary, View(every=True))
-        told = {"kind": "record: an evaluation of a model", "model": str(summary["model"]["name"]), "sets": sets, **_evidence(summary)}
+        told = {
+            "kind": "record: an evaluation of a model",
+            "model": str(summary["model"]["name"]),
+            "sets": sets,
+            **_evidence(summary),
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadDataError(f"{path / 'summary.json'}: not a record of an evaluation ({type(error).__name__})", "evaluate again") from None
-    return summary, [facts(told), "", *body, *lines, "next  put it beside another record (mpu compare --help)"]
+        raise BadDataError(
+            f"{path / 'summary.json'}: not a record of an evaluation ({type(error).__name__})",
+            "evaluate again",
+        ) from None
+    return summary, [
+        facts(told),
+        "",
+        *body,
+        *lines,
+        "next  put it beside another record (mpu compare --help)",
+    ]
 
 
 def _evidence(summary: dict[str, Any]) -> dict[str, str]:
     """Which model, when and with what, as far as the record says."""
-    model, made, prompting = summary["model"], summary.get("made") or {}, summary["settings"].get("prompting") or {}
+    model, made, prompting = (
+        summary["model"],
+        summary.get("made") or {},
+        summary["settings"].get("prompting") or {},
+    )
     handoff = model.get("handoff") or {}
     told = {
         "digest": model.get("digest"),
         "handoff": ", ".join(f"{name} {value}" for name, value in handoff.items()) or None,
         "date": made.get("date"),
-        "versions": ", ".join(f"{name} {number}" for name, number in (made.get("versions") or {}).items()),
-        **{what.replace("_", " "): f"{made[what]['name']}, digest {made[what]['digest']}"
-           for what in ("retain_record", "before", "reference") if what in made},
+        "versions": ", ".join(
+            f"{name} {number}" for name, number in (made.get("versions") or {}).items()
+        ),
+        **{
+            what.replace("_", " "): f"{made[what]['name']}, digest {made[what]['digest']}"
+            for what in ("retain_record", "before", "reference")
+            if what in made
+        },
         "template": ", ".join(f"{name} {value}" for name, value in prompting.items() if value),
         "robustness": ", ".join(summary["settings"].get("robustness") or ()),
-    }  # fmt: skip
+    }
     return {name: str(value) for name, value in told.items() if value}
 
 
@@ -101,15 +158,25 @@ def _bundle(path: Path, given: Path) -> tuple[dict[str, Any], list[RenderableTyp
     from mpu_cli.bundle.read import manifest_bytes
 
     manifest = decode(manifest_bytes(path), path / MANIFEST)
-    return _handoff(given, manifest) if isinstance(manifest, HandoffManifest) else _update(path, given, manifest)
+    return (
+        _handoff(given, manifest)
+        if isinstance(manifest, HandoffManifest)
+        else _update(path, given, manifest)
+    )
 
 
 def _handoff(path: Path, manifest: HandoffManifest) -> tuple[dict[str, Any], list[RenderableType]]:
     total = sum(entry.bytes for copy in manifest.copies for entry in copy.files.values())
     data = {
-        "kind": "handoff", "path": str(path), "id": manifest.id, "digest": manifest.digest, "dtype": manifest.dtype,
-        "copies": [copy.name for copy in manifest.copies], "frozen": list(manifest.frozen), "bytes": total,
-    }  # fmt: skip
+        "kind": "handoff",
+        "path": str(path),
+        "id": manifest.id,
+        "digest": manifest.digest,
+        "dtype": manifest.dtype,
+        "copies": [copy.name for copy in manifest.copies],
+        "frozen": list(manifest.frozen),
+        "bytes": total,
+    }
     rows = {
         "kind": "handoff: perturbed copies of a model, from its owner",
         "id": manifest.id,
@@ -120,7 +187,9 @@ def _handoff(path: Path, manifest: HandoffManifest) -> tuple[dict[str, Any], lis
     return data, [facts(rows), "", *on_handoff(path)]
 
 
-def _update(path: Path, given: Path, manifest: UpdateManifest) -> tuple[dict[str, Any], list[RenderableType]]:
+def _update(
+    path: Path, given: Path, manifest: UpdateManifest
+) -> tuple[dict[str, Any], list[RenderableType]]:
     from mpu_cli.bundle.adapter import LowRankChange
     from mpu_cli.bundle.payload import open_changes
 
@@ -129,21 +198,44 @@ def _update(path: Path, given: Path, manifest: UpdateManifest) -> tuple[dict[str
         tensors = open_changes(path / copy.name, copy.payload)
         copies.append(
             {
-                "name": copy.name, "payload": copy.payload, "tensors": len(tensors),
+                "name": copy.name,
+                "payload": copy.payload,
+                "tensors": len(tensors),
                 "dtype": next((change.dtype for change in tensors.values()), "-"),
-                "rank": next((c.a.shape[0] for c in tensors.values() if isinstance(c, LowRankChange)), None),
+                "rank": next(
+                    (c.a.shape[0] for c in tensors.values() if isinstance(c, LowRankChange)), None
+                ),
                 "bytes": sum(entry.bytes for entry in copy.files.values()),
             }
-        )  # fmt: skip
+        )
     data = {
-        "kind": "update", "path": str(given), "handoff": manifest.handoff_id, "digest": manifest.digest, "copies": copies,
-    }  # fmt: skip
+        "kind": "update",
+        "path": str(given),
+        "handoff": manifest.handoff_id,
+        "digest": manifest.digest,
+        "copies": copies,
+    }
     rows = [
-        (c["name"], f"lora, rank {c['rank']}" if c["rank"] else "delta", str(c["tensors"]), c["dtype"], size(c["bytes"]))
+        (
+            c["name"],
+            f"lora, rank {c['rank']}" if c["rank"] else "delta",
+            str(c["tensors"]),
+            c["dtype"],
+            size(c["bytes"]),
+        )
         for c in copies
     ]
-    told = {"kind": "update: how a client's training changed the copies", "handoff": manifest.handoff_id, "digest": manifest.digest}
-    return data, [facts(told), table("copy", "payload", "changed tensors", "dtype", "size", rows=rows), "", *on_update(given)]
+    told = {
+        "kind": "update: how a client's training changed the copies",
+        "handoff": manifest.handoff_id,
+        "digest": manifest.digest,
+    }
+    return data, [
+        facts(told),
+        table("copy", "payload", "changed tensors", "dtype", "size", rows=rows),
+        "",
+        *on_update(given),
+    ]
 
 
 def _model(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
@@ -155,7 +247,9 @@ def _model(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
 
     model = open_checkpoint(path)
     family = family_of(model.config, path / "config.json")
-    understood = Understood(model, read_layout(model.config, shapes(model.tensors), path, family), family)
+    understood = Understood(
+        model, read_layout(model.config, shapes(model.tensors), path, family), family
+    )
     return {"kind": "model", "path": str(path), **detail(understood)}, view(understood)
 
 
@@ -165,32 +259,62 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     from mpu_cli.server.lineage import Lineage
 
     lineage = Lineage.read(path)
-    exposed, means = ledger(lineage.handoffs.values()), meaning(lineage.secret.offset.relative_to, prior(lineage.handoffs.values()).size)
+    exposed, means = (
+        ledger(lineage.handoffs.values()),
+        meaning(lineage.secret.offset.relative_to, prior(lineage.handoffs.values()).size),
+    )
     data = {
-        "kind": "secret", "path": str(path), "lineage": lineage.secret.lineage, "origin": lineage.secret.origin,
-        "offset": lineage.secret.offset.ratio, "base": lineage.secret.base, "head": lineage.head,
+        "kind": "secret",
+        "path": str(path),
+        "lineage": lineage.secret.lineage,
+        "origin": lineage.secret.origin,
+        "offset": lineage.secret.offset.ratio,
+        "base": lineage.secret.base,
+        "head": lineage.head,
         "models": [
-            {"digest": m.digest, "parent": m.parent, "accepted": lineage.accepted(m.digest), "state": m.state,
-             "updates": list(m.updates), "server_lr": m.server_lr, "date": m.date or None}
+            {
+                "digest": m.digest,
+                "parent": m.parent,
+                "accepted": lineage.accepted(m.digest),
+                "state": m.state,
+                "updates": list(m.updates),
+                "server_lr": m.server_lr,
+                "date": m.date or None,
+            }
             for m in lineage.models.values()
         ],
         "handoffs": [
-            {"id": h.id, "model": h.model, "holder": h.holder, "copies": len(h.copies), "of": h.size, "kappa": h.kappa,
-             "denoising": h.denoising, "state": h.state, "date": h.date or None,
-             "answered_in": [m.digest for m in lineage.models.values() if h.id in m.handoffs]}
+            {
+                "id": h.id,
+                "model": h.model,
+                "holder": h.holder,
+                "copies": len(h.copies),
+                "of": h.size,
+                "kappa": h.kappa,
+                "denoising": h.denoising,
+                "state": h.state,
+                "date": h.date or None,
+                "answered_in": [m.digest for m in lineage.models.values() if h.id in m.handoffs],
+            }
             for h in lineage.handoffs.values()
         ],
         "exposure": {**exposed.content(), "means": means},
-    }  # fmt: skip
+    }
     told = {
         "kind": "secret of one lineage: never leaves the server",
         "lineage": lineage.secret.lineage,
-        "offset": f"{lineage.secret.offset.ratio:g} of the {lineage.secret.offset.relative_to}, frozen, in {_offset_groups(lineage)}",
+        "offset": (
+            f"{lineage.secret.offset.ratio:g} of the {lineage.secret.offset.relative_to}, frozen,"
+            f" in {_offset_groups(lineage)}"
+        ),
     }
     if lineage.secret.origin == "test":
         told["origin"] = "test: prepared by a test, hides nothing"
     rows = [(f"to {holder}", unknown(left)) for holder, left in exposed.by_holder.items()]
-    rows += [(who_pool(size, len(exposed.by_holder)), unknown(left)) for size, left in exposed.coalitions[1:]]
+    rows += [
+        (who_pool(size, len(exposed.by_holder)), unknown(left))
+        for size, left in exposed.coalitions[1:]
+    ]
     body: list[RenderableType] = [facts(told), _tree(lineage)]
     if rows:
         body += [table("exposure so far", "left unknown, at most", rows=rows), means]
@@ -206,28 +330,51 @@ def _dated(date: str) -> str:
 def _offset_groups(lineage: Any) -> str:
     scale = lineage.secret.offset.scale
     bare = sorted(group for group, size in scale.items() if not size)
-    return "nothing" if not any(scale.values()) else "everything" if not bare else f"all but {', '.join(bare)}"
+    return (
+        "nothing"
+        if not any(scale.values())
+        else "everything"
+        if not bare
+        else f"all but {', '.join(bare)}"
+    )
 
 
 def _tree(lineage: Any) -> Tree:
     root = next(record for record in lineage.models.values() if record.parent is None)
 
     def label(record: Any) -> Text:
-        state = "head" if record.digest == lineage.head else "accepted" if lineage.accepted(record.digest) else "candidate"
+        state = (
+            "head"
+            if record.digest == lineage.head
+            else "accepted"
+            if lineage.accepted(record.digest)
+            else "candidate"
+        )
         if record.state == "prepared":
             state += ", interrupted while it was written"
-        made = f", {len(record.updates)} updates, server-lr {record.server_lr:g}" if record.parent else ""
+        made = (
+            f", {len(record.updates)} updates, server-lr {record.server_lr:g}"
+            if record.parent
+            else ""
+        )
         return Text(f"model {record.digest[:12]}  {state}{made}{_dated(record.date)}")
 
     def grow(branch: Tree, record: Any) -> None:
         for handoff in lineage.handoffs.values():
             if handoff.model == record.digest:
-                answered = "update in" if any(handoff.id in m.handoffs for m in lineage.models.values()) else "no update yet"
+                answered = (
+                    "update in"
+                    if any(handoff.id in m.handoffs for m in lineage.models.values())
+                    else "no update yet"
+                )
                 if handoff.state == "prepared":
                     answered = "interrupted: it may or may not have left"
                 branch.add(
-                    Text(f"handoff {handoff.id[:12]}  to {handoff.holder}, {len(handoff.copies)} of {handoff.size} copies, "
-                    f"noise {handoff.kappa:g}, {handoff.denoising}{_dated(handoff.date)}: {answered}")
+                    Text(
+                        f"handoff {handoff.id[:12]}  to {handoff.holder}, {len(handoff.copies)} of"
+                        f" {handoff.size} copies, noise {handoff.kappa:g},"
+                        f" {handoff.denoising}{_dated(handoff.date)}: {answered}"
+                    )
                 )
         for child in lineage.children(record.digest):
             grow(branch.add(label(child)), child)

@@ -9,7 +9,17 @@ import typer
 
 from mpu_cli.bundle.manifest import HandoffManifest
 from mpu_cli.bundle.read import read_bundle
-from mpu_cli.checkpoint.recognise import ANY, BUNDLE, HANDOFF, MODEL, RECORD, SECRET, UPDATE, instead_of, recognise
+from mpu_cli.checkpoint.recognise import (
+    ANY,
+    BUNDLE,
+    HANDOFF,
+    MODEL,
+    RECORD,
+    SECRET,
+    UPDATE,
+    instead_of,
+    recognise,
+)
 from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.options import Config, Json, choice, given_path
@@ -20,34 +30,48 @@ from mpu_cli.errors import BadModelError
 _EXPECTED = (HANDOFF, UPDATE, SECRET, MODEL)
 
 GUIDE = Guide(
-    "both", "Check a directory completely.",
-    (
-        "mpu verify to-client --expect handoff",
-    ),
-)  # fmt: skip
+    "both",
+    "Check a directory completely.",
+    ("mpu verify to-client --expect handoff",),
+)
 
 
 def verify(
     context: typer.Context,
-    path: Annotated[str, typer.Argument(help="A handoff or an update, also as a tar file; a secret, a model directory or a Hub id.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            help=(
+                "A handoff or an update, also as a tar file; a secret, a model directory or a"
+                " Hub id."
+            )
+        ),
+    ],
     expect: Annotated[
-        str | None, typer.Option("--expect", help="What it must be: handoff, update, secret or model.", metavar="KIND")
+        str | None,
+        typer.Option(
+            "--expect", help="What it must be: handoff, update, secret or model.", metavar="KIND"
+        ),
     ] = None,
     json: Json = False,
     config: Config = None,
 ) -> None:
     """Check a directory completely: manifest, listing, digests, headers, key sets, finite values.
 
-    Exit 0 if all of it holds, 3 if not, 1 for an update that is whole but holds NaN or infinity. Scripts say with --expect
-    what they are going to use the directory as: whoever sent it decides what it is, but not what you take it for.
+    Exit 0 if all of it holds, 3 if not, 1 for an update that is whole but holds NaN or infinity.
+    Scripts say with --expect what they are going to use the directory as: whoever sent it decides
+    what it is, but not what you take it for.
 
-    What it does not check: who made it (there is no signature yet), and whether an update belongs to a handoff
-    (aggregate does, against its records).
+    What it does not check: who made it (there is no signature yet), and whether an update belongs
+    to a handoff (aggregate does, against its records).
     """
     output = Output(context, as_json=json)
     if expect is not None:
         choice("--expect", expect, _EXPECTED)
-    with unpacked(output, given_path(path)) as [place], output.progress(f"checking {path}") as progress:
+    with (
+        unpacked(output, given_path(path)) as [place],
+        output.progress(f"checking {path}") as progress,
+    ):
         data = _checked(place, expect, progress)
     if data.get("origin") == "test":
         output.warn("this secret was prepared by a test (origin: test): it hides nothing")
@@ -59,7 +83,11 @@ def _checked(place: Path, expect: str | None, progress: ProgressCallback) -> dic
     wanted = expect or (kind if kind in {HANDOFF, UPDATE, SECRET, BUNDLE} else MODEL)
     if kind == RECORD or (kind != wanted and not (kind == BUNDLE and wanted in {HANDOFF, UPDATE})):
         raise instead_of(place, expect or ANY)
-    return _bundle(place, progress) if wanted not in {SECRET, MODEL} else {SECRET: _secret, MODEL: _model}[wanted](place)
+    return (
+        _bundle(place, progress)
+        if wanted not in {SECRET, MODEL}
+        else {SECRET: _secret, MODEL: _model}[wanted](place)
+    )
 
 
 def _bundle(path: Path, progress: ProgressCallback) -> dict[str, Any]:
@@ -68,7 +96,11 @@ def _bundle(path: Path, progress: ProgressCallback) -> dict[str, Any]:
     from mpu_cli.bundle.tensors import open_copies
     from mpu_cli.checkpoint.side_files import refuse_unpublished
 
-    numbers, done, total = FileNumbers(), 0, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    numbers, done, total = (
+        FileNumbers(),
+        0,
+        sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+    )
 
     def digest(file: Path) -> str:
         nonlocal done
@@ -82,10 +114,20 @@ def _bundle(path: Path, progress: ProgressCallback) -> dict[str, Any]:
         open_copies(path, manifest)
         for copy in manifest.copies:
             refuse_unpublished(path / copy.name)
-            _require_finite(path / copy.name, numbers.not_finite(path / copy.name / name for name in copy.files))
-        return {"kind": "handoff", "digest": manifest.digest, "summary": f"handoff, {files} files match, every copy is complete"}
+            _require_finite(
+                path / copy.name, numbers.not_finite(path / copy.name / name for name in copy.files)
+            )
+        return {
+            "kind": "handoff",
+            "digest": manifest.digest,
+            "summary": f"handoff, {files} files match, every copy is complete",
+        }
     check_update_tensors(path, manifest, numbers)
-    return {"kind": "update", "digest": manifest.digest, "summary": f"update, {files} files match, every entry is finite"}
+    return {
+        "kind": "update",
+        "digest": manifest.digest,
+        "summary": f"update, {files} files match, every entry is finite",
+    }
 
 
 def _require_finite(path: Path, bad: str | None) -> None:
@@ -101,7 +143,10 @@ def _secret(path: Path) -> dict[str, Any]:
     return {
         "kind": "secret",
         "origin": lineage.secret.origin,
-        "summary": f"secret, {len(lineage.handoffs)} handoffs and {len(lineage.models)} models, every record is authentic",
+        "summary": (
+            f"secret, {len(lineage.handoffs)} handoffs and {len(lineage.models)} models, every"
+            " record is authentic"
+        ),
     }
 
 
@@ -118,4 +163,8 @@ def _model(path: Path) -> dict[str, Any]:
     read_layout(model.config, shapes(model.tensors), path)
     digest, bad = examine(model)
     _require_finite(path, bad)
-    return {"kind": "model", "digest": digest, "summary": f"model, every tensor is accounted for, digest {digest}"}
+    return {
+        "kind": "model",
+        "digest": digest,
+        "summary": f"model, every tensor is accounted for, digest {digest}",
+    }

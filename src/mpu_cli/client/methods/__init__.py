@@ -1,9 +1,12 @@
-"""The unlearning methods, one file each, found by looking into this directory: adding one touches only its own file.
+"""The unlearning methods, one file each, found by looking into this directory.
 
-A file defines one function (or, where the loss has a state, one class) under the `method` decorator: `loss(model,
-batch, *, gamma: float = 1.0, …) → scalar`. Its keyword parameters are the method's parameters, with the published
-defaults; `--set name=value` follows their types. By convention gamma weighs the forget loss and alpha the retain loss.
-Methods are listed and described from the files' source, since importing one imports torch.
+Adding one touches only its own file.
+
+A file defines one function (or, where the loss has a state, one class) under the `method`
+decorator: `loss(model, batch, *, gamma: float = 1.0, …) → scalar`. Its keyword parameters are the
+method's parameters, with the published defaults; `--set name=value` follows their types. By
+convention gamma weighs the forget loss and alpha the retain loss. Methods are listed and described
+from the files' source, since importing one imports torch.
 """
 
 from __future__ import annotations
@@ -16,7 +19,17 @@ from mpu_cli.client.methods._declare import Method, MethodInfo, Parameter, Value
 from mpu_cli.client.methods._source import read_declaration
 from mpu_cli.errors import UsageError
 
-__all__ = ["Method", "MethodInfo", "Parameter", "Value", "describe", "find", "get", "method", "names"]
+__all__ = [
+    "Method",
+    "MethodInfo",
+    "Parameter",
+    "Value",
+    "describe",
+    "find",
+    "get",
+    "method",
+    "names",
+]
 
 
 def names() -> list[str]:
@@ -25,13 +38,18 @@ def names() -> list[str]:
 
 
 def describe() -> list[MethodInfo]:
-    """What every method's file declares, sorted by name; nothing is imported. A file that does not parse is left out."""
+    """What every method's file declares, sorted by name; nothing is imported.
+
+    A file that does not parse is left out.
+    """
     infos = [info for _, info in _files().values() if info is not None]
     return sorted(infos, key=lambda info: info.name.lower())
 
 
 def find(name: str) -> MethodInfo:
-    """What the method of that name (upper or lower case) declares: enough to parse and check parameters, without torch.
+    """What the method of that name (upper or lower case) declares.
+
+    Enough to parse and check parameters, without torch.
 
     Raises:
         UsageError: there is none; the message names the nearest.
@@ -61,7 +79,10 @@ def _lookup(name: str) -> tuple[str, MethodInfo | None]:
 
 
 def _files() -> dict[str, tuple[str, MethodInfo | None]]:
-    """File stem and declaration by declared name; the stem is the name of a file that cannot be read."""
+    """File stem and declaration by declared name.
+
+    The stem is the name of a file that cannot be read.
+    """
     found = {}
     for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
         info = read_declaration(path)

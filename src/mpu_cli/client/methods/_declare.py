@@ -18,7 +18,10 @@ Value = float | int | bool | str
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter of a method: its type, published default and, for a choice, what may be chosen."""
+    """One parameter of a method.
+
+    Its type, published default and, for a choice, what may be chosen.
+    """
 
     name: str
     type: type
@@ -52,7 +55,11 @@ class Parameter:
             raise UsageError(f"--set {assignment}: {self.name} is {kind}") from None
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"--set {assignment}: {self.name} must be finite")
-        if self.bound and not isinstance(value, str) and (value < 0 or (value == 0 and self.bound == "> 0")):
+        if (
+            self.bound
+            and not isinstance(value, str)
+            and (value < 0 or (value == 0 and self.bound == "> 0"))
+        ):
             raise UsageError(f"--set {assignment}: {self.name} must be {self.bound}")
         return value
 
@@ -68,7 +75,10 @@ class MethodInfo:
     """Words of `training.needs.NEEDS`, under the default parameters."""
     parameters: tuple[Parameter, ...]
     recommended: tuple[tuple[str, float | str], ...] = ()
-    """(setting, value) by TrainingSettings' names: what `recommended_by` trained with. Shown, never applied by itself."""
+    """(setting, value) by TrainingSettings' names: what `recommended_by` trained with.
+
+    Shown, never applied by itself.
+    """
     recommended_by: str = ""
     """Where these settings were read."""
 
@@ -76,15 +86,17 @@ class MethodInfo:
         """All parameters' values: the defaults, changed by `--set` assignments such as "beta=0.5".
 
         Raises:
-            UsageError: not of the form name=value, an unknown name, the same name twice, a value of another type or out
-                of bounds, or a parameter without a default that is not set.
+            UsageError: not of the form name=value, an unknown name, the same name twice, a value of
+                another type or out of bounds, or a parameter without a default that is not set.
         """
         known = {parameter.name: parameter for parameter in self.parameters}
         given: dict[str, Value] = {}
         for assignment in assignments:
             name, equals, value = (part.strip() for part in assignment.partition("="))
             if not equals or not name or not value:
-                raise UsageError(f"--set {assignment}: expected name=value, for example --set gamma=1")
+                raise UsageError(
+                    f"--set {assignment}: expected name=value, for example --set gamma=1"
+                )
             if name not in known:
                 nearest = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.4)
                 hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(known)}"
@@ -104,7 +116,10 @@ class MethodInfo:
         return values
 
     def needs_with(self, parameters: Mapping[str, Value]) -> frozenset[str]:
-        """What is needed under these parameters: with alpha 0 no retain row has any say, and KL needs retain logits."""
+        """What is needed under these parameters.
+
+        With alpha 0 no retain row has any say, and KL needs retain logits.
+        """
         needs = set(self.needs)
         if parameters.get("retain_loss") == "KL":
             needs.add("retain_logits")
@@ -117,9 +132,15 @@ class MethodInfo:
 
     def references_with(self, parameters: Mapping[str, Value]) -> frozenset[str]:
         """Which of the needs are what a model said before the first step."""
-        return frozenset(need for need in self.needs_with(parameters) if need.endswith(("_nll", "_logits", "_hidden")))
+        return frozenset(
+            need
+            for need in self.needs_with(parameters)
+            if need.endswith(("_nll", "_logits", "_hidden"))
+        )
 
-    def check(self, parameters: Mapping[str, Value], *, has_retain: bool, has_alternates: bool) -> None:
+    def check(
+        self, parameters: Mapping[str, Value], *, has_retain: bool, has_alternates: bool
+    ) -> None:
         """Refuse before any work starts.
 
         Raises:
@@ -143,9 +164,14 @@ class Method(MethodInfo):
     loss: Callable[..., Any] = lambda *_: None
 
     def bind(self, parameters: Mapping[str, Value]) -> Callable[[Any, Any], Any]:
-        """The loss as a function of (model, batch) alone; a fresh `training.stateful.StatefulLoss` where it has a state."""
+        """The loss as a function of (model, batch) alone.
+
+        A fresh `training.stateful.StatefulLoss` where it has a state.
+        """
         has_state = inspect.isclass(self.loss)
-        bound: Callable[[Any, Any], Any] = self.loss(**parameters) if has_state else partial(self.loss, **parameters)
+        bound: Callable[[Any, Any], Any] = (
+            self.loss(**parameters) if has_state else partial(self.loss, **parameters)
+        )
         return bound
 
 
@@ -160,7 +186,9 @@ def method(
     recommended: Mapping[str, float | str] | None = None,
     recommended_by: str = "",
 ) -> Callable[[Callable[..., Any]], Method]:
-    """Declare the decorated loss as a method. Every argument is a literal, so that it can be read without importing.
+    """Declare the decorated loss as a method.
+
+    Every argument is a literal, so that it can be read without importing.
 
     Args:
         name: on the command line; upper and lower case do not matter there.
@@ -168,29 +196,42 @@ def method(
         formula: the loss in one line, for help texts and docs.
         needs: words of `training.needs.NEEDS`.
         bounds: "> 0" or ">= 0" by parameter.
-        sources: where each parameter's default was read, by parameter: the authors' own repository before anyone else's.
-        recommended: the training settings that belong to these defaults, by the names of TrainingSettings.
+        sources: where each parameter's default was read, by parameter: the authors' own repository
+            before anyone else's.
+        recommended: the training settings that belong to these defaults, by the names of
+            TrainingSettings.
         recommended_by: where these were read.
 
-    A parameter without a default must be set by the user. One named `alpha` weighs the retain loss and switches it off
-    at 0; `retain_loss` chooses between NLL and KL; `layer` is that of "hidden".
+    A parameter without a default must be set by the user. One named `alpha` weighs the retain loss
+    and switches it off at 0; `retain_loss` chooses between NLL and KL; `layer` is that of "hidden".
     """
 
     def declare(loss: Callable[..., Any]) -> Method:
         initializer: Any = loss.__init__ if inspect.isclass(loss) else loss
         hints = get_type_hints(initializer)
-        keywords = [p for p in inspect.signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        keywords = [
+            p for p in inspect.signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY
+        ]
         parameters = tuple(
-            parameter_of(p.name, hints[p.name], None if p.default is p.empty else p.default, bounds, sources) for p in keywords
+            parameter_of(
+                p.name, hints[p.name], None if p.default is p.empty else p.default, bounds, sources
+            )
+            for p in keywords
         )
         chosen = tuple((recommended or {}).items())
-        return Method(name, paper, formula, frozenset(needs), parameters, chosen, recommended_by, loss)
+        return Method(
+            name, paper, formula, frozenset(needs), parameters, chosen, recommended_by, loss
+        )
 
     return declare
 
 
 def parameter_of(
-    name: str, hint: Any, default: Value | None, bounds: Mapping[str, str] | None, sources: Mapping[str, str] | None
+    name: str,
+    hint: Any,
+    default: Value | None,
+    bounds: Mapping[str, str] | None,
+    sources: Mapping[str, str] | None,
 ) -> Parameter:
     """A parameter by its annotation: a type, or a Literal of choices."""
     bound, source = (bounds or {}).get(name, ""), (sources or {}).get(name, "")

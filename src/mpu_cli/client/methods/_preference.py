@@ -1,4 +1,7 @@
-"""The preference loss that DPO and AltPO share: one answer preferred to another, measured against the reference."""
+"""The preference loss that DPO and AltPO share.
+
+One answer preferred to another, measured against the reference.
+"""
 
 from __future__ import annotations
 
@@ -20,4 +23,6 @@ def preference_loss(model: Any, batch: Any, beta: float) -> Tensor:
     reference = batch["reference"]
     gain = reference["alternate_nll"].to(preferred) - preferred
     loss = reference["forget_nll"].to(refused) - refused
-    return batch_mean((-(2.0 / beta) * functional.logsigmoid(beta * (gain - loss))).sum(), len(gain))
+    return batch_mean(
+        (-(2.0 / beta) * functional.logsigmoid(beta * (gain - loss))).sum(), len(gain)
+    )

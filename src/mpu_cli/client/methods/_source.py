@@ -14,14 +14,18 @@ _TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
 def read_declaration(path: Path) -> MethodInfo | None:
     """What the file declares, or None where it is no method's file or does not parse.
 
-    A file that somebody is still writing must not break the help text; choosing it will say what is wrong.
+    A file that somebody is still writing must not break the help text; choosing it will say what is
+    wrong.
     """
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 for decorator in node.decorator_list:
-                    if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", None) == "method":
+                    if (
+                        isinstance(decorator, ast.Call)
+                        and getattr(decorator.func, "id", None) == "method"
+                    ):
                         return _info(decorator, node)
     except (SyntaxError, ValueError, KeyError, TypeError):
         return None
@@ -29,7 +33,9 @@ def read_declaration(path: Path) -> MethodInfo | None:
 
 
 def _info(decorator: ast.Call, node: ast.FunctionDef | ast.ClassDef) -> MethodInfo:
-    declared: dict[str, Any] = {key.arg: ast.literal_eval(key.value) for key in decorator.keywords if key.arg}
+    declared: dict[str, Any] = {
+        key.arg: ast.literal_eval(key.value) for key in decorator.keywords if key.arg
+    }
     function = node if isinstance(node, ast.FunctionDef) else _initializer(node)
     parameters = tuple(
         parameter_of(
@@ -39,7 +45,9 @@ def _info(decorator: ast.Call, node: ast.FunctionDef | ast.ClassDef) -> MethodIn
             declared.get("bounds"),
             declared.get("sources"),
         )
-        for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+        for argument, default in zip(
+            function.args.kwonlyargs, function.args.kw_defaults, strict=True
+        )
     )
     return MethodInfo(
         declared["name"],
@@ -53,7 +61,9 @@ def _info(decorator: ast.Call, node: ast.FunctionDef | ast.ClassDef) -> MethodIn
 
 
 def _initializer(node: ast.ClassDef) -> ast.FunctionDef:
-    return next(each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__")
+    return next(
+        each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"
+    )
 
 
 def _annotation(node: ast.expr | None) -> Any:

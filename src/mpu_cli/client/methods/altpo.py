@@ -21,13 +21,24 @@ from mpu_cli.client.methods._retain import with_retain
         "beta": "molereddy/Alternate-Preference-Optimization, README.md (AltPO)",
         "gamma": "molereddy/Alternate-Preference-Optimization, dataloader.py (dpo): no weight",
         "alpha": "molereddy/Alternate-Preference-Optimization, README.md (AltPO): retain_wt",
-        "retain_loss": "molereddy/Alternate-Preference-Optimization, config/unlearn_llama2.yaml: retain_type",
+        "retain_loss": (
+            "molereddy/Alternate-Preference-Optimization, config/unlearn_llama2.yaml: retain_type"
+        ),
     },
     recommended={
-        "optimizer": "adamw", "learning_rate": 5e-5, "epochs": 2, "batch_size": 5, "gradient_accumulation": 7,
-        "lr_scheduler": "linear", "warmup_ratio": 0.5, "weight_decay": 0.01,
+        "optimizer": "adamw",
+        "learning_rate": 5e-5,
+        "epochs": 2,
+        "batch_size": 5,
+        "gradient_accumulation": 7,
+        "lr_scheduler": "linear",
+        "warmup_ratio": 0.5,
+        "weight_decay": 0.01,
     },
-    recommended_by="molereddy/Alternate-Preference-Optimization, README.md and config/unlearn_llama2.yaml, five alternates a question",
+    recommended_by=(
+        "molereddy/Alternate-Preference-Optimization, README.md and config/unlearn_llama2.yaml,"
+        " five alternates a question"
+    ),
 )
 def loss(
     model: Any,
@@ -40,8 +51,11 @@ def loss(
 ) -> Tensor:
     """γ · batch mean of −(2/β) log σ(β [log π/π_ref(alternate) − log π/π_ref(forget)]) + α · retain loss, a scalar.
 
-    Mekala et al. 2409.13474. What differs from DPO is the data: the alternates are wrong but plausible answers of the
-    same kind, which the user generates and puts into the rows. For several alternates to one question (the paper's
-    better setting), repeat the row in the forget file, each time with another `alternate`.
+    Mekala et al. 2409.13474. What differs from DPO is the data: the alternates are wrong but
+    plausible answers of the same kind, which the user generates and puts into the rows. For several
+    alternates to one question (the paper's better setting), repeat the row in the forget file, each
+    time with another `alternate`.
     """
-    return with_retain(gamma * preference_loss(model, batch, beta), model, batch, alpha, retain_loss)
+    return with_retain(
+        gamma * preference_loss(model, batch, beta), model, batch, alpha, retain_loss
+    )

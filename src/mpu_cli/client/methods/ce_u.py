@@ -23,17 +23,26 @@ from mpu_cli.training.logprobs import batch_mean, labelled_predictions
         "ignore_first": "CE-U/open-unlearning, configs/trainer/CEU.yaml",
     },
     recommended={
-        "optimizer": "adamw", "learning_rate": 1e-5, "epochs": 10, "batch_size": 16, "gradient_accumulation": 2,
-        "lr_scheduler": "linear", "warmup_ratio": 0.1, "weight_decay": 0.01,
+        "optimizer": "adamw",
+        "learning_rate": 1e-5,
+        "epochs": 10,
+        "batch_size": 16,
+        "gradient_accumulation": 2,
+        "lr_scheduler": "linear",
+        "warmup_ratio": 0.1,
+        "weight_decay": 0.01,
     },
-    recommended_by="open-unlearning, community/methods/CEU/run.sh and its TOFU default; the author's own repository has no script",
+    recommended_by=(
+        "open-unlearning, community/methods/CEU/run.sh and its TOFU default; the author's own"
+        " repository has no script"
+    ),
 )
 def loss(model: Any, batch: Any, *, gamma: float = 1.0, ignore_first: int = 1) -> Tensor:
     """γ · token mean of H(q, p_θ), q = softmax of the model's own logits with the true token's at −∞, no gradient in q.
 
-    Yang 2503.01224, in nats per token, without a retain set or a reference. The first `ignore_first` predicted tokens of
-    each answer do not count (a footnote to the paper's training settings): questions of many kinds begin alike. A
-    batch of which nothing is left has loss 0.
+    Yang 2503.01224, in nats per token, without a retain set or a reference. The first
+    `ignore_first` predicted tokens of each answer do not count (a footnote to the paper's training
+    settings): questions of many kinds begin alike. A batch of which nothing is left has loss 0.
     """
     rows = batch["forget"]
     targets = rows["labels"][:, 1:]
@@ -44,4 +53,6 @@ def loss(model: Any, batch: Any, *, gamma: float = 1.0, ignore_first: int = 1) -
     kept = place > ignore_first
     logits, tokens = logits[kept], tokens[kept]
     target = logits.detach().scatter(1, tokens[:, None], -torch.inf).softmax(-1)
-    return gamma * batch_mean(functional.cross_entropy(logits, target, reduction="sum"), len(tokens))
+    return gamma * batch_mean(
+        functional.cross_entropy(logits, target, reduction="sum"), len(tokens)
+    )

@@ -14,19 +14,38 @@ from mpu_cli.client.methods._retain import with_retain
 @method(
     name="DPO",
     paper="https://arxiv.org/abs/2305.18290",
-    formula="gamma * mean of -(2/beta) log sigmoid(beta [(NLL_ref - NLL)(alternate) - (NLL_ref - NLL)(forget)]) "
-    "+ alpha * retain loss",
+    formula=(
+        "gamma * mean of -(2/beta) log sigmoid(beta [(NLL_ref - NLL)(alternate) - (NLL_ref -"
+        " NLL)(forget)]) + alpha * retain loss"
+    ),
     needs={"alternate", "alternate_nll", "forget_nll", "retain"},
     bounds={"beta": "> 0"},
     sources={
-        "beta": "locuslab/tofu, dataloader.py (dpo); licong-lin/negative-preference-optimization, TOFU/config/forget.yaml",
-        "gamma": "licong-lin/negative-preference-optimization, TOFU/dataloader.py (dpo_grad_diff): no weight",
-        "alpha": "licong-lin/negative-preference-optimization, TOFU/dataloader.py (dpo_grad_diff): no weight; none in locuslab/tofu",
-        "retain_loss": "licong-lin/negative-preference-optimization, TOFU/dataloader.py (dpo_grad_diff)",
+        "beta": (
+            "locuslab/tofu, dataloader.py (dpo); licong-lin/negative-preference-optimization,"
+            " TOFU/config/forget.yaml"
+        ),
+        "gamma": (
+            "licong-lin/negative-preference-optimization, TOFU/dataloader.py (dpo_grad_diff): no"
+            " weight"
+        ),
+        "alpha": (
+            "licong-lin/negative-preference-optimization, TOFU/dataloader.py (dpo_grad_diff): no"
+            " weight; none in locuslab/tofu"
+        ),
+        "retain_loss": (
+            "licong-lin/negative-preference-optimization, TOFU/dataloader.py (dpo_grad_diff)"
+        ),
     },
     recommended={
-        "optimizer": "adamw", "learning_rate": 1e-5, "epochs": 10, "batch_size": 8, "gradient_accumulation": 4,
-        "lr_scheduler": "linear", "warmup_ratio": 0.1, "weight_decay": 0.01,
+        "optimizer": "adamw",
+        "learning_rate": 1e-5,
+        "epochs": 10,
+        "batch_size": 8,
+        "gradient_accumulation": 4,
+        "lr_scheduler": "linear",
+        "warmup_ratio": 0.1,
+        "weight_decay": 0.01,
     },
     recommended_by="licong-lin/negative-preference-optimization, TOFU/config/forget.yaml, two GPUs",
 )
@@ -41,8 +60,11 @@ def loss(
 ) -> Tensor:
     """γ · batch mean of −(2/β) log σ(β [log π/π_ref(alternate) − log π/π_ref(forget)]) + α · retain loss, a scalar.
 
-    Rafailov et al. 2305.18290, as unlearning uses it ("IdkDPO" after Maini et al. 2401.06121). Their equation 7 has
-    no factor 2/β. It is NPO's (Zhang et al. 2404.05868), with which the force at the start does not depend on β;
-    all unlearning code has it, and the published γ and α belong to it.
+    Rafailov et al. 2305.18290, as unlearning uses it ("IdkDPO" after Maini et al. 2401.06121).
+    Their equation 7 has no factor 2/β. It is NPO's (Zhang et al. 2404.05868), with which the force
+    at the start does not depend on β; all unlearning code has it, and the published γ and α belong
+    to it.
     """
-    return with_retain(gamma * preference_loss(model, batch, beta), model, batch, alpha, retain_loss)
+    return with_retain(
+        gamma * preference_loss(model, batch, beta), model, batch, alpha, retain_loss
+    )

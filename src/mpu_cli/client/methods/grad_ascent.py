@@ -18,8 +18,14 @@ from mpu_cli.training.logprobs import token_mean_nll
         "gamma": "locuslab/tofu, dataloader.py (grad_ascent): no weight",
     },
     recommended={
-        "optimizer": "adamw", "learning_rate": 1e-5, "epochs": 5, "batch_size": 8, "gradient_accumulation": 4,
-        "lr_scheduler": "linear", "warmup_ratio": 0.2, "weight_decay": 0.01,
+        "optimizer": "adamw",
+        "learning_rate": 1e-5,
+        "epochs": 5,
+        "batch_size": 8,
+        "gradient_accumulation": 4,
+        "lr_scheduler": "linear",
+        "warmup_ratio": 0.2,
+        "weight_decay": 0.01,
     },
     recommended_by="locuslab/tofu, README and config/forget.yaml",
 )

@@ -21,12 +21,22 @@ from mpu_cli.training.logprobs import batch_mean, batch_nll
     sources={
         "beta": "licong-lin/negative-preference-optimization, TOFU/config/forget.yaml: beta",
         "gamma": "licong-lin/negative-preference-optimization, TOFU/config/forget.yaml: npo_coeff",
-        "alpha": "licong-lin/negative-preference-optimization, TOFU/config/forget.yaml: grad_diff_coeff",
-        "retain_loss": "licong-lin/negative-preference-optimization, TOFU/config/forget.yaml: npo_grad_diff",
+        "alpha": (
+            "licong-lin/negative-preference-optimization, TOFU/config/forget.yaml: grad_diff_coeff"
+        ),
+        "retain_loss": (
+            "licong-lin/negative-preference-optimization, TOFU/config/forget.yaml: npo_grad_diff"
+        ),
     },
     recommended={
-        "optimizer": "adamw", "learning_rate": 1e-5, "epochs": 10, "batch_size": 8, "gradient_accumulation": 4,
-        "lr_scheduler": "linear", "warmup_ratio": 0.1, "weight_decay": 0.01,
+        "optimizer": "adamw",
+        "learning_rate": 1e-5,
+        "epochs": 10,
+        "batch_size": 8,
+        "gradient_accumulation": 4,
+        "lr_scheduler": "linear",
+        "warmup_ratio": 0.1,
+        "weight_decay": 0.01,
     },
     recommended_by="licong-lin/negative-preference-optimization, TOFU/config/forget.yaml, two GPUs",
 )
@@ -41,8 +51,9 @@ def loss(
 ) -> Tensor:
     """γ · batch mean of −(2/β) log σ(β (NLL − NLL_ref)) + α · retain loss, a scalar.
 
-    Zhang et al. 2404.05868: log(π_θ/π_ref) = NLL_ref − NLL, both sums over a row's labelled tokens, (B,) in
-    nats. The reference is the model before unlearning; for a client, the published copy itself.
+    Zhang et al. 2404.05868: log(π_θ/π_ref) = NLL_ref − NLL, both sums over a row's labelled tokens,
+    (B,) in nats. The reference is the model before unlearning; for a client, the published copy
+    itself.
     """
     nll, _ = batch_nll(model, batch["forget"])
     margin = nll - batch["reference"]["forget_nll"].to(nll)

@@ -18,21 +18,39 @@ from mpu_cli.training.logprobs import batch_mean
 @method(
     name="RMU",
     paper="https://arxiv.org/abs/2403.03218",
-    formula="gamma * mean per token of |h_l(forget) - c u|^2 + alpha * mean per token of |h_l(retain) - h_l_ref(retain)|^2",
+    formula=(
+        "gamma * mean per token of |h_l(forget) - c u|^2 + alpha * mean per token of |h_l(retain) -"
+        " h_l_ref(retain)|^2"
+    ),
     needs={"hidden", "retain", "retain_hidden"},
     bounds={"c": ">= 0", "seed": ">= 0"},
     sources={
-        "c": "open-unlearning, configs/trainer/RMU.yaml; the authors' centerforaisafety/wmdp could not be read",
-        "layer": "open-unlearning, configs/trainer/RMU.yaml: layer 7 of a 1B model's 16; the authors' could not be read",
+        "c": (
+            "open-unlearning, configs/trainer/RMU.yaml; the authors' centerforaisafety/wmdp could"
+            " not be read"
+        ),
+        "layer": (
+            "open-unlearning, configs/trainer/RMU.yaml: layer 7 of a 1B model's 16; the authors'"
+            " could not be read"
+        ),
         "gamma": "arXiv 2403.03218, section 4: no weight",
         "alpha": "open-unlearning, configs/trainer/RMU.yaml; the authors' could not be read",
         "seed": "ours: no other value is better",
     },
     recommended={
-        "optimizer": "adamw", "learning_rate": 1e-5, "epochs": 10, "batch_size": 8, "gradient_accumulation": 4,
-        "lr_scheduler": "linear", "warmup_ratio": 0.1, "weight_decay": 0.01,
+        "optimizer": "adamw",
+        "learning_rate": 1e-5,
+        "epochs": 10,
+        "batch_size": 8,
+        "gradient_accumulation": 4,
+        "lr_scheduler": "linear",
+        "warmup_ratio": 0.1,
+        "weight_decay": 0.01,
     },
-    recommended_by="open-unlearning, configs/trainer/RMU.yaml and its TOFU default; the authors' repository could not be read",
+    recommended_by=(
+        "open-unlearning, configs/trainer/RMU.yaml and its TOFU default; the authors' repository"
+        " could not be read"
+    ),
 )
 def loss(
     model: Any,
@@ -46,18 +64,22 @@ def loss(
 ) -> Tensor:
     """γ · mean of ‖h_l(f) − c·u‖² + α · mean of ‖h_l(r) − h_l^ref(r)‖², a scalar in squared units of the residual stream.
 
-    Li et al. 2403.03218: the mean over a row's tokens, then over rows; here over the labelled tokens. `layer` is counted
-    from 0, −1 is 7/16 of the depth (layer 7 of Llama-3.2-1B's 16). The published code divides the squares by D
-    (torch's mse_loss), the paper does not, nor do we; a c or alpha taken from such code keeps its meaning, the
-    learning rate of a plain SGD does not. The paper trains three layers up to l only; here all up to l are
-    trained, those above get no gradient. The paper tunes c and alpha to the model (6.5 and 1200 for Zephyr-7B);
-    two public forks of the authors' script begin with 20 and 100 at layer 7 of 32.
+    Li et al. 2403.03218: the mean over a row's tokens, then over rows; here over the labelled
+    tokens. `layer` is counted from 0, −1 is 7/16 of the depth (layer 7 of Llama-3.2-1B's 16). The
+    published code divides the squares by D (torch's mse_loss), the paper does not, nor do we; a c
+    or alpha taken from such code keeps its meaning, the learning rate of a plain SGD does not. The
+    paper trains three layers up to l only; here all up to l are trained, those above get no
+    gradient. The paper tunes c and alpha to the model (6.5 and 1200 for Zephyr-7B); two public
+    forks of the authors' script begin with 20 and 100 at layer 7 of 32.
 
-    u is drawn from `seed` alone and is the same for every copy. That is right although the copies differ: their heads
-    and feed-forward units are permuted, the residual stream, in which u is a direction, never is.
+    u is drawn from `seed` alone and is the same for every copy. That is right although the copies
+    differ: their heads and feed-forward units are permuted, the residual stream, in which u is a
+    direction, never is.
     """
     hidden = labelled_hidden(model, batch["forget"], layer)
-    target = c * torch.tensor(steering_vector(hidden.shape[1], seed), dtype=hidden.dtype, device=hidden.device)
+    target = c * torch.tensor(
+        steering_vector(hidden.shape[1], seed), dtype=hidden.dtype, device=hidden.device
+    )
     total = gamma * _mean_square(hidden - target, batch["forget"]["labels"])
     if alpha != 0:
         kept = labelled_hidden(model, batch["retain"], layer)
@@ -69,7 +91,8 @@ def loss(
 @lru_cache(maxsize=4)
 def steering_vector(width: int, seed: int) -> tuple[float, ...]:
     """The paper's u: entries uniform in [0, 1), scaled to length 1; the same on every machine and Python."""
-    # Python promises that random() of a seeded generator never changes; torch promises no such thing.
+    # Python promises that random() of a seeded generator never changes; torch promises no such
+    # thing.
     generator = random.Random(f"rmu/{seed}")  # noqa: S311 - no secret
     entries = [generator.random() for _ in range(width)]
     length = math.sqrt(math.fsum(entry * entry for entry in entries))

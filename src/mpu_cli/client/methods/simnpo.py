@@ -15,19 +15,29 @@ from mpu_cli.training.logprobs import batch_mean, batch_nll
 @method(
     name="SimNPO",
     paper="https://arxiv.org/abs/2410.07163",
-    formula="gamma * mean of -(2/beta) log sigmoid(beta NLL / tokens - delta) + alpha * retain loss",
+    formula=(
+        "gamma * mean of -(2/beta) log sigmoid(beta NLL / tokens - delta) + alpha * retain loss"
+    ),
     needs={"retain"},
     bounds={"beta": "> 0"},
     sources={
         "beta": "OPTML-Group/Unlearn-Simple, TOFU/README.md, forget10 (2.5 for forget05)",
         "delta": "OPTML-Group/Unlearn-Simple, TOFU/config/forget.yaml: gamma",
-        "gamma": "OPTML-Group/Unlearn-Simple, TOFU/README.md, forget10: npo_coeff (0.1375 for forget05)",
+        "gamma": (
+            "OPTML-Group/Unlearn-Simple, TOFU/README.md, forget10: npo_coeff (0.1375 for forget05)"
+        ),
         "alpha": "OPTML-Group/Unlearn-Simple, TOFU/config/forget.yaml: grad_diff_coeff",
         "retain_loss": "OPTML-Group/Unlearn-Simple, TOFU/config/forget.yaml: simnpo_grad_diff",
     },
     recommended={
-        "optimizer": "adamw", "learning_rate": 1e-5, "epochs": 10, "batch_size": 8, "gradient_accumulation": 4,
-        "lr_scheduler": "linear", "warmup_ratio": 0.1, "weight_decay": 0.01,
+        "optimizer": "adamw",
+        "learning_rate": 1e-5,
+        "epochs": 10,
+        "batch_size": 8,
+        "gradient_accumulation": 4,
+        "lr_scheduler": "linear",
+        "warmup_ratio": 0.1,
+        "weight_decay": 0.01,
     },
     recommended_by="OPTML-Group/Unlearn-Simple, TOFU/config/forget.yaml, eight GPUs",
 )
@@ -43,9 +53,12 @@ def loss(
 ) -> Tensor:
     """γ · batch mean of −(2/β) log σ(β NLL/|y| − δ) + α · retain loss, a scalar.
 
-    Fan et al. 2410.07163; |y| is the number of a row's labelled tokens, δ the paper's reward margin γ. The paper's
-    margin stands beside β NLL/|y|; the authors' code and open-unlearning's multiply it by β as well (no difference at the default 0).
+    Fan et al. 2410.07163; |y| is the number of a row's labelled tokens, δ the paper's reward margin
+    γ. The paper's margin stands beside β NLL/|y|; the authors' code and open-unlearning's multiply
+    it by β as well (no difference at the default 0).
     """
     nll, tokens = batch_nll(model, batch["forget"])
-    forget = batch_mean((-(2.0 / beta) * functional.logsigmoid(beta * nll / tokens - delta)).sum(), len(nll))
+    forget = batch_mean(
+        (-(2.0 / beta) * functional.logsigmoid(beta * nll / tokens - delta)).sum(), len(nll)
+    )
     return with_retain(gamma * forget, model, batch, alpha, retain_loss)

@@ -15,20 +15,35 @@ from mpu_cli.training.logprobs import batch_mean, labelled_predictions
 @method(
     name="UnDIAL",
     paper="https://arxiv.org/abs/2402.10052",
-    formula="gamma * token mean of cross entropy(softmax(z_ref - beta onehot(y_t)), model) + alpha * retain loss",
+    formula=(
+        "gamma * token mean of cross entropy(softmax(z_ref - beta onehot(y_t)), model) + alpha *"
+        " retain loss"
+    ),
     needs={"forget_logits"},
     bounds={"beta": "> 0"},
     sources={
-        "beta": "the first author's trainer config in open-unlearning (his README: 3, 10 or 30); dong-river/LLM_unlearning, main.py: 5",
+        "beta": (
+            "the first author's trainer config in open-unlearning (his README: 3, 10 or 30);"
+            " dong-river/LLM_unlearning, main.py: 5"
+        ),
         "gamma": "dong-river/LLM_unlearning, utils/ft_utils.py (DITrainer): no weight",
         "alpha": "dong-river/LLM_unlearning, utils/ft_utils.py (DITrainer): no retain set",
         "retain_loss": "no say at alpha 0; the first author's trainer config in open-unlearning",
     },
     recommended={
-        "optimizer": "adamw", "learning_rate": 1e-4, "epochs": 10, "batch_size": 8, "gradient_accumulation": 4,
-        "lr_scheduler": "linear", "warmup_ratio": 0.1, "weight_decay": 0.01,
+        "optimizer": "adamw",
+        "learning_rate": 1e-4,
+        "epochs": 10,
+        "batch_size": 8,
+        "gradient_accumulation": 4,
+        "lr_scheduler": "linear",
+        "warmup_ratio": 0.1,
+        "weight_decay": 0.01,
     },
-    recommended_by="the first author's trainer config in open-unlearning and its TOFU default; the paper with LoRA of rank 8, alpha 16",
+    recommended_by=(
+        "the first author's trainer config in open-unlearning and its TOFU default; the paper with"
+        " LoRA of rank 8, alpha 16"
+    ),
 )
 def loss(
     model: Any,
@@ -41,10 +56,11 @@ def loss(
 ) -> Tensor:
     """γ · token mean of H(softmax(z_ref − β·onehot(y_t)), p_θ) + α · retain loss, a scalar in nats per token.
 
-    Dong et al. 2402.10052; β is the paper's strength γ, z_ref (N, V) the logits before unlearning. The paper takes the
-    tokens of the text to be forgotten, so do we: the labelled ones. open-unlearning's code averages over every position,
-    prompt and padding too, which divides the loss by something that has nothing to do with it. The paper uses no
-    retain set, hence α = 0, and LoRA of rank 8 at the learning rate that is shown.
+    Dong et al. 2402.10052; β is the paper's strength γ, z_ref (N, V) the logits before unlearning.
+    The paper takes the tokens of the text to be forgotten, so do we: the labelled ones.
+    open-unlearning's code averages over every position, prompt and padding too, which divides the
+    loss by something that has nothing to do with it. The paper uses no retain set, hence α = 0, and
+    LoRA of rank 8 at the learning rate that is shown.
     """
     logits, targets = labelled_predictions(model, batch["forget"])
     teacher = batch["reference"]["forget_logits"].to(logits, copy=True)

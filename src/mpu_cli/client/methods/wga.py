@@ -18,14 +18,26 @@ from mpu_cli.training.logprobs import batch_mean, labelled_nll
     needs={"retain"},
     bounds={"beta": ">= 0"},
     sources={
-        "beta": "the authors' group, community/methods/WGA/README.md in open-unlearning; tmlr-group/G-effect falls back to 5",
+        "beta": (
+            "the authors' group, community/methods/WGA/README.md in open-unlearning;"
+            " tmlr-group/G-effect falls back to 5"
+        ),
         "gamma": "tmlr-group/G-effect, dataloader.py (wga): no weight",
-        "alpha": "tmlr-group/G-effect, dataloader.py (wga_kl): no weight; its plain wga has no retain loss",
+        "alpha": (
+            "tmlr-group/G-effect, dataloader.py (wga_kl): no weight; its plain wga has no retain"
+            " loss"
+        ),
         "retain_loss": "open-unlearning, configs/trainer/WGA.yaml; tmlr-group/G-effect has KL",
     },
     recommended={
-        "optimizer": "adamw", "learning_rate": 1e-5, "epochs": 5, "batch_size": 4, "gradient_accumulation": 4,
-        "lr_scheduler": "linear", "warmup_ratio": 0.2, "weight_decay": 0,
+        "optimizer": "adamw",
+        "learning_rate": 1e-5,
+        "epochs": 5,
+        "batch_size": 4,
+        "gradient_accumulation": 4,
+        "lr_scheduler": "linear",
+        "warmup_ratio": 0.2,
+        "weight_decay": 0,
     },
     recommended_by="tmlr-group/G-effect, config/forget.yaml, Llama-2-7B of basher1.py",
 )
@@ -40,9 +52,11 @@ def loss(
 ) -> Tensor:
     """−γ · token mean of w_t ℓ_t + α · retain loss, w_t = p_t^β without gradient, a scalar in nats per token.
 
-    Wang et al. 2502.19301; β is the paper's α. The paper sums over a row's tokens where its code (and ours) takes the
-    mean over the batch's, as the published learning rates suppose.
+    Wang et al. 2502.19301; β is the paper's α. The paper sums over a row's tokens where its code
+    (and ours) takes the mean over the batch's, as the published learning rates suppose.
     """
     nll = labelled_nll(model, batch["forget"])
     weight = (-beta * nll).exp().detach()
-    return with_retain(-gamma * batch_mean((weight * nll).sum(), len(nll)), model, batch, alpha, retain_loss)
+    return with_retain(
+        -gamma * batch_mean((weight * nll).sum(), len(nll)), model, batch, alpha, retain_loss
+    )

@@ -1,4 +1,7 @@
-"""File formats, one file each. Content decides where it can, a file's suffix where it cannot (CSV, plain text)."""
+"""File formats, one file each.
+
+Content decides where it can, a file's suffix where it cannot (CSV, plain text).
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ def read_table(path: Path, wanted: Collection[str], delimiter: str | None = None
         delimiter: what separates the columns of a CSV file; None = seen from its header.
 
     Raises:
-        BadDataError: the file is missing, a directory, unreadable, another program's, of no known encoding, or broken
-            as a whole.
+        BadDataError: the file is missing, a directory, unreadable, another program's, of no known
+            encoding, or broken as a whole.
     """
     head, suffix = _head(path), path.suffix.lower()
     refuse_foreign(path, head)
@@ -40,7 +43,9 @@ def read_table(path: Path, wanted: Collection[str], delimiter: str | None = None
 
 
 def read_text(path: Path) -> tuple[str, str]:
-    """The whole file as text, a byte-order mark dropped, line ends as they are; and the name of its encoding.
+    """The whole file as text, a byte-order mark dropped, line ends as they are.
+
+    And the name of its encoding.
 
     Raises:
         BadDataError: it cannot be read, is another program's, or of no known encoding.
@@ -49,35 +54,54 @@ def read_text(path: Path) -> tuple[str, str]:
     return decode(path.read_bytes(), path)
 
 
-def _read(source: str, name: str, suffix: str, wanted: Collection[str], delimiter: str | None) -> Table:
+def _read(
+    source: str, name: str, suffix: str, wanted: Collection[str], delimiter: str | None
+) -> Table:
     from mpu_cli.data.formats.csv_table import looks_like_csv, read_csv
     from mpu_cli.data.formats.json_rows import looks_like_json, read_json
 
     if suffix not in {*_TABLES, ".txt"}:
         unknown = suffix not in {".json", ".jsonl"}
-        return read_csv(source, name, wanted, delimiter) if unknown and delimiter is not None else read_json(source, name, wanted)
+        return (
+            read_csv(source, name, wanted, delimiter)
+            if unknown and delimiter is not None
+            else read_json(source, name, wanted)
+        )
     if looks_like_json(source):
         # As one text, or as a table with one column, braces and all would be trained on.
         table = read_json(source, name, wanted)
-        return replace(table, notes=(f"read as JSON, which its content is, not as {suffix}", *table.notes))
+        return replace(
+            table, notes=(f"read as JSON, which its content is, not as {suffix}", *table.notes)
+        )
     if suffix in _TABLES:
         return read_csv(source, name, wanted, delimiter)
     if looks_like_csv(source, wanted):  # Excel's "Unicode Text" is a table
         table = read_csv(source, name, wanted, delimiter)
-        return replace(table, notes=("read as a table, since its first line names columns", *table.notes))
+        return replace(
+            table, notes=("read as a table, since its first line names columns", *table.notes)
+        )
     return Table([(name, {"text": source})] if source.strip() else [])
 
 
 def _head(path: Path) -> bytes:
     try:
-        # A pipe cannot be read twice, for its rows and for the recipe's digest; opening one may wait for ever.
+        # A pipe cannot be read twice, for its rows and for the recipe's digest; opening one may
+        # wait for ever.
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise BadDataError(f"{path}: is a pipe or a device, expected a file", "write the rows to a file first")
+            raise BadDataError(
+                f"{path}: is a pipe or a device, expected a file", "write the rows to a file first"
+            )
         with path.open("rb") as file:
             return file.read(HEAD)
     except FileNotFoundError:
-        raise BadDataError(f"{path}: no such file", f"check the path; data files are {SUFFIXES}") from None
+        raise BadDataError(
+            f"{path}: no such file", f"check the path; data files are {SUFFIXES}"
+        ) from None
     except IsADirectoryError:
-        raise BadDataError(f"{path} is a directory, expected a file", f"name the {SUFFIXES} file in it") from None
+        raise BadDataError(
+            f"{path} is a directory, expected a file", f"name the {SUFFIXES} file in it"
+        ) from None
     except OSError as error:
-        raise BadDataError(f"{path}: cannot be read ({error.strerror})", "check the file's permissions") from None
+        raise BadDataError(
+            f"{path}: cannot be read ({error.strerror})", "check the file's permissions"
+        ) from None

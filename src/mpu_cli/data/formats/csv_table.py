@@ -1,4 +1,7 @@
-"""CSV as RFC 4180 and Python's csv module have it: a header, quotes doubled inside quotes; commas, or what Excel writes elsewhere."""
+"""CSV as RFC 4180 and Python's csv module have it: a header, quotes doubled inside quotes.
+
+commas, or what Excel writes elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -30,33 +33,46 @@ def parse_delimiter(text: str | None) -> str | None:
         return None
     letter = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}.get(text.lower(), text)
     if len(letter) != 1 or letter in '"\r\n':
-        raise UsageError(f"--delimiter {text!r}: expected one letter", "for instance --delimiter ';' or --delimiter tab")
+        raise UsageError(
+            f"--delimiter {text!r}: expected one letter",
+            "for instance --delimiter ';' or --delimiter tab",
+        )
     return letter
 
 
-def read_csv(source: str, name: str, wanted: Collection[str] = (), delimiter: str | None = None) -> Table:
+def read_csv(
+    source: str, name: str, wanted: Collection[str] = (), delimiter: str | None = None
+) -> Table:
     """Every cell is text; a row's place is the line it starts on.
 
     Args:
         source: the file's text.
         name: its name in messages.
         wanted: columns that may be asked for, by which the delimiter is recognised.
-        delimiter: what separates the columns; None = Excel's `sep=` line, else seen from the header.
+        delimiter: what separates the columns; None = Excel's `sep=` line, else seen from the
+            header.
 
     Raises:
-        BadDataError: no usable header, or a quote that is never closed. Too few or too many cells are that row's
-            `RowError`.
+        BadDataError: no usable header, or a quote that is never closed. Too few or too many cells
+            are that row's `RowError`.
     """
     excel = _EXCEL.match(source)
     chosen = delimiter or (excel[1] if excel else _sniffed(source, wanted))
     limit = csv.field_size_limit()
-    # The module's limit of 131,072 letters is less than a book chapter; a cell cannot be longer than its file.
+    # The module's limit of 131,072 letters is less than a book chapter; a cell cannot be longer
+    # than its file.
     csv.field_size_limit(max(limit, len(source) + 1))
     try:
-        rows, columns = _read(source[excel.end() :] if excel else source, name, chosen, 1 if excel else 0)
+        rows, columns = _read(
+            source[excel.end() :] if excel else source, name, chosen, 1 if excel else 0
+        )
     finally:
         csv.field_size_limit(limit)
-    return Table(rows, columns, () if delimiter or chosen == "," else (f"columns separated by {_shown(chosen)}",))
+    return Table(
+        rows,
+        columns,
+        () if delimiter or chosen == "," else (f"columns separated by {_shown(chosen)}",),
+    )
 
 
 def looks_like_csv(source: str, wanted: Collection[str]) -> bool:
@@ -84,7 +100,9 @@ def _cells(source: str, delimiter: str) -> list[str]:
     return [cell.strip() for cell in cells]
 
 
-def _read(source: str, name: str, delimiter: str, before: int) -> tuple[list[tuple[str, Any]], tuple[str, ...]]:
+def _read(
+    source: str, name: str, delimiter: str, before: int
+) -> tuple[list[tuple[str, Any]], tuple[str, ...]]:
     """The rows and the columns; `before` lines of the file are not in `source`."""
     reader = csv.reader(io.StringIO(source, newline=""), delimiter=delimiter, strict=True)
     columns: tuple[str, ...] = ()
@@ -99,12 +117,17 @@ def _read(source: str, name: str, delimiter: str, before: int) -> tuple[list[tup
                 columns = _header(cells, where)
             elif len(cells) != len(columns):
                 message = f"{len(cells)} cells, but the header names {len(columns)} columns"
-                hint = f"quote cells that hold {_shown(delimiter)} or line breaks; --delimiter says what is between the columns"
+                hint = (
+                    f"quote cells that hold {_shown(delimiter)} or line breaks; --delimiter says"
+                    " what is between the columns"
+                )
                 rows.append((where, RowError(where, message, hint)))
             else:
                 rows.append((where, dict(zip(columns, cells, strict=True))))
     except csv.Error as error:
-        raise BadDataError(f"{name}:{start}: broken CSV ({error})", "close every quote; double a quote inside one") from None
+        raise BadDataError(
+            f"{name}:{start}: broken CSV ({error})", "close every quote; double a quote inside one"
+        ) from None
     return rows, columns
 
 
@@ -114,7 +137,8 @@ def _shown(delimiter: str) -> str:
 
 def _header(cells: list[str], where: str) -> tuple[str, ...]:
     columns = tuple(cell.strip() for cell in cells)
-    # A column without a name is how pandas writes its index; it cannot be asked for, so it does no harm.
+    # A column without a name is how pandas writes its index; it cannot be asked for, so it does no
+    # harm.
     named = [column for column in columns if column]
     twice = next((column for column, count in Counter(named).items() if count > 1), None)
     if twice is not None:

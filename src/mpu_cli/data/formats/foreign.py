@@ -1,4 +1,7 @@
-"""Files that other programs make and no command reads: named by their first bytes, with the way to rows."""
+"""Files that other programs make and no command reads.
+
+Named by their first bytes, with the way to rows.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,33 @@ _TEXT = "save it as plain text (.txt, UTF-8), or write its rows as JSON Lines"
 _MAGIC = (
     (b"%PDF-", "a PDF file", "take the text out first, for instance: pdftotext {name} text.txt"),
     (b"{\\rtf", "a rich text (RTF) file", _TEXT),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office file (.xls or .doc)", "save it as CSV UTF-8 (a table) or as plain text"),
+    (
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+        "an old Office file (.xls or .doc)",
+        "save it as CSV UTF-8 (a table) or as plain text",
+    ),
     (b"\x1f\x8b", "a gzip file", "unpack it first: gunzip -k {name}"),
     (b"BZh", "a bzip2 file", "unpack it first: bunzip2 -k {name}"),
     (b"\xfd7zXZ\0", "an xz file", "unpack it first: unxz -k {name}"),
     (b"\x28\xb5\x2f\xfd", "a Zstandard file", "unpack it first: unzstd {name}"),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it first: 7z x {name}"),
     (b"Rar!\x1a\x07", "a RAR archive", "unpack it first: unrar x {name}"),
-    (b"SQLite format 3\0", "an SQLite database", "write the table's rows first: sqlite3 -csv -header {name} 'select …' > rows.csv"),
+    (
+        b"SQLite format 3\0",
+        "an SQLite database",
+        "write the table's rows first: sqlite3 -csv -header {name} 'select …' > rows.csv",
+    ),
     (b"ARROW1", "an Arrow (Feather) file", "write it again as Parquet, CSV or JSON Lines"),
 )
 _ZIPPED = (
     ("word/", "a Word document (.docx)", _TEXT),
     ("xl/", "an Excel workbook (.xlsx)", _TABLE),
     ("ppt/", "a PowerPoint file (.pptx)", _TEXT),
-    ("content.xml", "an OpenDocument file (.odt or .ods)", "save it as CSV UTF-8 (a table) or as plain text"),
+    (
+        "content.xml",
+        "an OpenDocument file (.odt or .ods)",
+        "save it as CSV UTF-8 (a table) or as plain text",
+    ),
 )
 
 
@@ -42,7 +57,8 @@ def refuse_foreign(path: Path, head: bytes) -> None:
         head: its first `HEAD` bytes, or all.
 
     Raises:
-        BadDataError: it is another program's, or stands in for the file itself; the hint says how to make rows of it.
+        BadDataError: it is another program's, or stands in for the file itself; the hint says how
+            to make rows of it.
     """
     found = _kind(path, head)
     if found is not None:
@@ -61,10 +77,16 @@ def _kind(path: Path, head: bytes) -> tuple[str, str] | None:
     if head[257:262] == b"ustar":
         return "a tar archive", "unpack it first: tar -xf {name}"
     if is_lfs_pointer(head):
-        return "a Git LFS pointer, not the file itself", "fetch the files: git lfs install, then git lfs pull, in the clone"
+        return (
+            "a Git LFS pointer, not the file itself",
+            "fetch the files: git lfs install, then git lfs pull, in the clone",
+        )
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html")) and path.suffix.lower() != ".txt":
-        return "a web page (HTML)", "download the file itself; on the Hub: hf download --repo-type dataset ORG/NAME PATH"
+        return (
+            "a web page (HTML)",
+            "download the file itself; on the Hub: hf download --repo-type dataset ORG/NAME PATH",
+        )
     return None
 
 

@@ -15,7 +15,8 @@ def read_parquet(path: Path, wanted: Collection[str]) -> Table:
     """The wanted columns as Python values: text, lists, objects; a place is a row number.
 
     Raises:
-        BadDataError: pyarrow is not installed; or not a Parquet file, a broken one, or two columns of one name.
+        BadDataError: pyarrow is not installed; or not a Parquet file, a broken one, or two columns
+            of one name.
     """
     try:
         import pyarrow
@@ -30,15 +31,21 @@ def read_parquet(path: Path, wanted: Collection[str]) -> Table:
             columns = tuple(file.schema_arrow.names)
             _refuse_twins(columns, path)
             chosen = [column for column in columns if column in wanted]
-            # pyarrow takes a dotted name for a path into a struct, so the schema's top level is compared above.
+            # pyarrow takes a dotted name for a path into a struct, so the schema's top level is
+            # compared above.
             table = file.read(columns=chosen) if chosen else None
             count = file.metadata.num_rows
             values: list[dict[str, Any]] = table.to_pylist() if table is not None else [{}] * count
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         hint = "write it again, or save the rows as JSON Lines"
-        raise BadDataError(f"{path.name}: not a Parquet file that can be read ({reason})", hint) from None
-    return Table([(f"{path.name} row {number}", value) for number, value in enumerate(values, start=1)], columns)
+        raise BadDataError(
+            f"{path.name}: not a Parquet file that can be read ({reason})", hint
+        ) from None
+    return Table(
+        [(f"{path.name} row {number}", value) for number, value in enumerate(values, start=1)],
+        columns,
+    )
 
 
 def _refuse_twins(columns: tuple[str, ...], path: Path) -> None:

@@ -1,4 +1,7 @@
-"""What every format gives: rows as plain values, each with its place, and what is wrong with one."""
+"""What every format gives.
+
+Rows as plain values, each with its place, and what is wrong with one.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from mpu_cli.errors import BadDataError
 
 
 class RowError(Exception):
-    """One row cannot be used; the rest of the file still can be read (`mpu data check` lists all of them)."""
+    """One row cannot be used.
+
+    The rest of the file still can be read (`mpu data check` lists all of them).
+    """
 
     def __init__(self, where: str, message: str, hint: str, *, empty: bool = False) -> None:
         super().__init__(f"{where}: {message}")
@@ -28,4 +34,7 @@ class Table:
     """(place, value): "forget.jsonl:3" or "forget.json row 3", and an object as a dict, or a `RowError`."""
     columns: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
-    """How the file was understood where that had to be seen from its content: "columns separated by ';'"."""
+    """How the file was understood where that had to be seen from its content.
+
+    "columns separated by ';'".
+    """

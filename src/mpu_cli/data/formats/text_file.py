@@ -1,4 +1,7 @@
-"""A file as text: UTF-8, or UTF-16 and UTF-32 by their byte-order mark; and where in it a line is."""
+"""A file as text: UTF-8, or UTF-16 and UTF-32 by their byte-order mark.
+
+And where in it a line is.
+"""
 
 from __future__ import annotations
 
@@ -25,24 +28,37 @@ def decode(data: bytes, path: Path) -> tuple[str, str]:
     Raises:
         BadDataError: it is none of these encodings, or broken.
     """
-    coding, name = next(((coding, name) for mark, coding, name in _MARKS if data.startswith(mark)), ("utf-8", "UTF-8"))
+    coding, name = next(
+        ((coding, name) for mark, coding, name in _MARKS if data.startswith(mark)),
+        ("utf-8", "UTF-8"),
+    )
     try:
         text = data.decode(coding)
     except UnicodeDecodeError as error:
         if name != "UTF-8":
-            raise BadDataError(f"{path.name}: broken {name} ({error.reason})", "write or copy it again, best as UTF-8") from None
+            raise BadDataError(
+                f"{path.name}: broken {name} ({error.reason})",
+                "write or copy it again, best as UTF-8",
+            ) from None
         line = data.count(b"\n", 0, error.start) + 1
-        convert = f"iconv -f WINDOWS-1252 -t UTF-8 {quote(str(path))} > {quote(f'utf-8-{path.name}')}"
+        convert = (
+            f"iconv -f WINDOWS-1252 -t UTF-8 {quote(str(path))} > {quote(f'utf-8-{path.name}')}"
+        )
         hint = f"save it as UTF-8 (in Excel: CSV UTF-8), or: {convert}"
         raise BadDataError(f"{path.name}:{line}: not UTF-8", hint) from None
     if name == "UTF-8" and text[:_SHOWN].count("\0") > len(text[:_SHOWN]) // 3:
-        hint = f"save it as UTF-8, or: iconv -f UTF-16LE -t UTF-8 {quote(str(path))} > {quote(f'utf-8-{path.name}')}"
+        hint = (
+            f"save it as UTF-8, or: iconv -f UTF-16LE -t UTF-8 {quote(str(path))} >"
+            f" {quote(f'utf-8-{path.name}')}"
+        )
         raise BadDataError(f"{path.name}: UTF-16 without a byte-order mark", hint)
     return text, name
 
 
 def lines_of(text: str) -> list[str]:
-    """Lines, however the file ends them: with LF or CRLF, or, where it has no LF at all, with CR as old Macs do.
+    """Lines, however the file ends them.
+
+    With LF or CRLF, or, where it has no LF at all, with CR as old Macs do.
 
     `str.splitlines` would also split at U+2028 and the like, which are legal inside a JSON string.
     """

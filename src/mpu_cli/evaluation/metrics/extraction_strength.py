@@ -1,8 +1,8 @@
 """Extraction strength: how little of an answer must be given for the model to write the rest (arXiv 2502.19301, section 3).
 
-1 − k/N, where k is the length of the shortest prefix of the answer after which every next token is the model's first choice:
-1 where nothing need be given, 0 where even the last token is not found. (open-unlearning's code ends at 1/N there.) Tokens
-of the answer without its end mark.
+1 − k/N, where k is the length of the shortest prefix of the answer after which every next token is
+the model's first choice: 1 where nothing need be given, 0 where even the last token is not found.
+(open-unlearning's code ends at 1/N there.) Tokens of the answer without its end mark.
 """
 
 import numpy as np

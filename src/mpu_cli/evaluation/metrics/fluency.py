@@ -1,7 +1,10 @@
-"""Fluency of what is written instead: repetition, n-gram entropy and empty answers, without another model.
+"""Fluency of what is written instead.
 
-An unlearned model may answer well, refuse, or write the same word for ever; the forget probabilities do not tell these apart.
-Words are what stands between white space, punctuation included; in scripts without spaces they are single characters.
+repetition, n-gram entropy and empty answers, without another model.
+
+An unlearned model may answer well, refuse, or write the same word for ever; the forget
+probabilities do not tell these apart. Words are what stands between white space, punctuation
+included; in scripts without spaces they are single characters.
 """
 
 import math
@@ -16,13 +19,19 @@ _MOST_BITS = 16.0
 
 
 def repetition(row: Evidence) -> float:
-    """1 − distinct 4-grams / 4-grams of words (seq-rep-4); 0 where there are fewer than five words."""
+    """1 − distinct 4-grams / 4-grams of words (seq-rep-4).
+
+    0 where there are fewer than five words.
+    """
     grams = _grams(pieces(row.written), _N)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def entropy(row: Evidence) -> float:
-    """(2/3 · entropy of 2-grams + 4/3 · entropy of 3-grams) / 2, bits; low where the same words come again."""
+    """(2/3 · entropy of 2-grams + 4/3 · entropy of 3-grams) / 2, bits.
+
+    Low where the same words come again.
+    """
     words = pieces(row.written)
     return (2 / 3 * _entropy(_grams(words, 2)) + 4 / 3 * _entropy(_grams(words, 3))) / 2
 

@@ -1,8 +1,9 @@
 """Forget quality: can the model's truth ratios be told from those of a model that never saw the forget set?
 
-TOFU, arXiv 2401.06121, section 2.2.3: the p-value of a two-sample Kolmogorov–Smirnov test. A p-value depends on how many rows
-there are: with 40 it is rarely small, with 400 nearly always. The statistic (the largest distance between the two distribution
-functions, 0 is forgotten) does not, and is given beside it.
+TOFU, arXiv 2401.06121, section 2.2.3: the p-value of a two-sample Kolmogorov–Smirnov test. A
+p-value depends on how many rows there are: with 40 it is rarely small, with 400 nearly always. The
+statistic (the largest distance between the two distribution functions, 0 is forgotten) does not,
+and is given beside it.
 """
 
 from mpu_cli.evaluation.metric import Columns, ModelMetric
@@ -12,7 +13,9 @@ from mpu_cli.evaluation.questions import FORGET
 def _test(columns: Columns) -> tuple[float, float]:
     """Statistic and p-value."""
     mine, theirs = columns.of(FORGET, "ratio"), columns.retained().of(FORGET, "ratio")
-    from scipy.stats import ks_2samp  # takes longer to import than to compare two records: only where it is used
+    from scipy.stats import (
+        ks_2samp,
+    )  # takes longer to import than to compare two records: only where it is used
 
     found = ks_2samp(mine, theirs)
     return float(found.statistic), float(found.pvalue)

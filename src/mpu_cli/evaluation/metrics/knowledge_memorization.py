@@ -1,4 +1,7 @@
-"""Knowledge memorization: ROUGE-L F1 of what the model answers to questions (MUSE, arXiv 2407.06460, section 3.1, KnowMem)."""
+"""Knowledge memorization.
+
+ROUGE-L F1 of what the model answers to questions (MUSE, arXiv 2407.06460, section 3.1, KnowMem).
+"""
 
 from mpu_cli.evaluation.metric import QUESTIONS, RowMetric
 from mpu_cli.evaluation.metrics.rouge import NO_WORD, f1, stemmed_f1
@@ -18,7 +21,17 @@ METRICS = tuple(
         gap=NO_WORD,
     )
     for name, words, item, source in (
-        ("knowledge_memorization", "as they are", f1, "MUSE, arXiv 2407.06460, section 3.1 (KnowMem)"),
-        ("knowledge_memorization_stemmed", "stemmed", stemmed_f1, "open-unlearning (its KnowMem, and rougeL_f1 of Q_A_ROUGE)"),
+        (
+            "knowledge_memorization",
+            "as they are",
+            f1,
+            "MUSE, arXiv 2407.06460, section 3.1 (KnowMem)",
+        ),
+        (
+            "knowledge_memorization_stemmed",
+            "stemmed",
+            stemmed_f1,
+            "open-unlearning (its KnowMem, and rougeL_f1 of Q_A_ROUGE)",
+        ),
     )
 )

@@ -2,4 +2,6 @@
 
 from mpu_cli.evaluation.membership import attack
 
-METRICS = attack("loss", "mean loss", "Yeom et al., arXiv 1709.01604", lambda row: row.answer.mean_loss)
+METRICS = attack(
+    "loss", "mean loss", "Yeom et al., arXiv 1709.01604", lambda row: row.answer.mean_loss
+)

@@ -1,4 +1,7 @@
-"""Membership by Min-K% Prob: the mean over the least probable 40 % of tokens (Shi et al., arXiv 2310.16789; 40 % as in MUSE)."""
+"""Membership by Min-K% Prob.
+
+The mean over the least probable 40 % of tokens (Shi et al., arXiv 2310.16789; 40 % as in MUSE).
+"""
 
 import numpy as np
 
@@ -19,4 +22,6 @@ def min_k(row: Evidence) -> float:
     return -lowest_mean(row.words.log_p)
 
 
-METRICS = attack("min_k", "loss of the least probable 40 % of tokens", "Shi et al., arXiv 2310.16789", min_k)
+METRICS = attack(
+    "min_k", "loss of the least probable 40 % of tokens", "Shi et al., arXiv 2310.16789", min_k
+)

@@ -1,6 +1,9 @@
-"""Membership by Min-K%++: as Min-K%, each token's log-probability normalised by what the model expected there.
+"""Membership by Min-K%++.
 
-Zhang et al., arXiv 2404.02936: (log p(y) − μ) / σ, with mean and standard deviation of log p under the model's distribution.
+As Min-K%, each token's log-probability normalised by what the model expected there.
+
+Zhang et al., arXiv 2404.02936: (log p(y) − μ) / σ, with mean and standard deviation of log p under
+the model's distribution.
 """
 
 import numpy as np
@@ -20,4 +23,9 @@ def min_k_plus_plus(row: Evidence) -> float:
     return -lowest_mean((words.log_p - words.expected) / deviation)
 
 
-METRICS = attack("min_k_plus_plus", "normalised loss of the lowest 40 % of tokens", "Zhang et al., arXiv 2404.02936", min_k_plus_plus)
+METRICS = attack(
+    "min_k_plus_plus",
+    "normalised loss of the lowest 40 % of tokens",
+    "Zhang et al., arXiv 2404.02936",
+    min_k_plus_plus,
+)

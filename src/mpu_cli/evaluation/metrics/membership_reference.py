@@ -1,4 +1,7 @@
-"""Membership by reference: the loss less that of another model, which never saw the rows (Carlini et al., arXiv 2112.03570)."""
+"""Membership by reference.
+
+The loss less that of another model, which never saw the rows (Carlini et al., arXiv 2112.03570).
+"""
 
 from mpu_cli.evaluation.membership import attack
 from mpu_cli.evaluation.metric import Evidence, MissingInputError
@@ -15,4 +18,9 @@ def relative_loss(row: Evidence) -> float:
     return row.answer.mean_loss - row.reference.mean_loss
 
 
-METRICS = attack("reference", "mean loss less the reference model's", "Carlini et al., arXiv 2112.03570", relative_loss)
+METRICS = attack(
+    "reference",
+    "mean loss less the reference model's",
+    "Carlini et al., arXiv 2112.03570",
+    relative_loss,
+)

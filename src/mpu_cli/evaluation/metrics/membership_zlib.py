@@ -11,4 +11,9 @@ def loss_per_byte(row: Evidence) -> float:
     return row.answer.mean_loss / len(zlib.compress(row.text.encode()))
 
 
-METRICS = attack("zlib", "mean loss / bytes of the zlib-compressed answer", "Carlini et al., arXiv 2012.07805", loss_per_byte)
+METRICS = attack(
+    "zlib",
+    "mean loss / bytes of the zlib-compressed answer",
+    "Carlini et al., arXiv 2012.07805",
+    loss_per_byte,
+)

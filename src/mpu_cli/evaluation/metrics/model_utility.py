@@ -1,8 +1,9 @@
 """Model utility: the harmonic mean of what is left on rows that should not suffer (TOFU, arXiv 2401.06121, section 2.2.1).
 
-Three numbers for each set that is given, retain set and utility sets: probability (normalised where the rows are multiple
-choice), ROUGE-L recall and truth ratio; nine with TOFU's retain set, real authors and world facts. Over other sets it is
-another number: compare only records of the same sets (`mpu compare` sees to it).
+Three numbers for each set that is given, retain set and utility sets: probability (normalised where
+the rows are multiple choice), ROUGE-L recall and truth ratio; nine with TOFU's retain set, real
+authors and world facts. Over other sets it is another number: compare only records of the same sets
+(`mpu compare` sees to it).
 """
 
 from mpu_cli.evaluation.metric import Array, Columns, MissingInputError, ModelMetric
@@ -19,7 +20,11 @@ def parts(columns: Columns) -> dict[tuple[str, str], Array]:
     names = columns.sets(RETAIN, UTILITY)
     if not names:
         raise MissingInputError("no retain or utility set was given")
-    keys = [(name, metric) for name in names for metric in (_probability(columns, name), "rouge_recall", "truth_ratio")]
+    keys = [
+        (name, metric)
+        for name in names
+        for metric in (_probability(columns, name), "rouge_recall", "truth_ratio")
+    ]
     return {key: columns.mean(*key) for key in keys}
 
 
@@ -30,7 +35,10 @@ def _probability(columns: Columns, name: str) -> str:
 METRICS = (
     ModelMetric(
         name="model_utility",
-        about="harmonic mean of probability, ROUGE-L recall and truth ratio over retain and utility sets",
+        about=(
+            "harmonic mean of probability, ROUGE-L recall and truth ratio over retain and utility"
+            " sets"
+        ),
         source="TOFU, arXiv 2401.06121, section 2.2.1",
         better="higher",
         uses=("answer_probability", "normalised_probability", "rouge_recall", "truth_ratio"),

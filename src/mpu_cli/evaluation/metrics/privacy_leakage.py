@@ -1,8 +1,8 @@
 """Privacy leakage: how far membership is from what it is in a model that never saw the forget set (MUSE, arXiv 2407.06460, section 3.1).
 
-PrivLeak = (A − A_retrain) / A_retrain · 100, by Min-K%. MUSE's A is 1 − ours: the area of a test that calls *high* losses
-members, small where rows are remembered. 0 is a model like the retrained one; below 0 forget rows are still recognised, above
-0 they were forgotten so much that it shows.
+PrivLeak = (A − A_retrain) / A_retrain · 100, by Min-K%. MUSE's A is 1 − ours: the area of a test
+that calls *high* losses members, small where rows are remembered. 0 is a model like the retrained
+one; below 0 forget rows are still recognised, above 0 they were forgotten so much that it shows.
 """
 
 from typing import Any

@@ -1,7 +1,8 @@
 """ROUGE-L of what the model writes against the answer, by rouge-score (Lin 2004), in two settings that metrics' names tell apart.
 
-*Stemmed*: words lose their English endings before they are compared; TOFU's evaluator and open-unlearning's. *Not stemmed*:
-MUSE's evaluator. Both know the words of every script (`words.py`). An answer without any word leaves its row out.
+*Stemmed*: words lose their English endings before they are compared; TOFU's evaluator and
+open-unlearning's. *Not stemmed*: MUSE's evaluator. Both know the words of every script
+(`words.py`). An answer without any word leaves its row out.
 """
 
 import math
@@ -32,13 +33,27 @@ def _scorer(stem: bool) -> Any:
 
 
 def rouge_l_recall(reference: str, written: str) -> float:
-    """The share of the reference's stemmed words that were written, in their order; NaN where it has no word (`NO_WORD`)."""
-    return float(_scorer(True).score(reference, written)["rougeL"].recall) if words(reference, stem=False) else math.nan
+    """The share of the reference's stemmed words that were written, in their order.
+
+    NaN where it has no word (`NO_WORD`).
+    """
+    return (
+        float(_scorer(True).score(reference, written)["rougeL"].recall)
+        if words(reference, stem=False)
+        else math.nan
+    )
 
 
 def rouge_l_f1(reference: str, written: str, *, stem: bool) -> float:
-    """The harmonic mean of recall and precision; NaN where the reference has no word (`NO_WORD`)."""
-    return float(_scorer(stem).score(reference, written)["rougeL"].fmeasure) if words(reference, stem=False) else math.nan
+    """The harmonic mean of recall and precision.
+
+    NaN where the reference has no word (`NO_WORD`).
+    """
+    return (
+        float(_scorer(stem).score(reference, written)["rougeL"].fmeasure)
+        if words(reference, stem=False)
+        else math.nan
+    )
 
 
 def f1(row: Evidence) -> float:

@@ -1,10 +1,12 @@
 """Truth ratio, in both definitions that are in use, each under its own name.
 
-`truth_ratio` is TOFU's (arXiv 2401.06121, section 2.2.2) as its code and open-unlearning compute it: R = exp(−mean loss of the
-wrong answers) / exp(−loss of the paraphrased answer), the mean over wrong answers taken of losses (a geometric mean, where
-the paper's formula has the arithmetic one). On the forget set a row counts min(R, 1/R): close to 1 is forgotten; elsewhere
-max(0, 1 − R). `truth_probability` is P(right) / (P(right) + P(wrong)), which open-unlearning calls prob_mean: one formula for
-all sets, 0.5 where right and wrong are alike. Both are made of the same R: truth_probability = 1 / (1 + R).
+`truth_ratio` is TOFU's (arXiv 2401.06121, section 2.2.2) as its code and open-unlearning compute
+it: R = exp(−mean loss of the wrong answers) / exp(−loss of the paraphrased answer), the mean over
+wrong answers taken of losses (a geometric mean, where the paper's formula has the arithmetic one).
+On the forget set a row counts min(R, 1/R): close to 1 is forgotten; elsewhere max(0, 1 − R).
+`truth_probability` is P(right) / (P(right) + P(wrong)), which open-unlearning calls prob_mean: one
+formula for all sets, 0.5 where right and wrong are alike. Both are made of the same R:
+truth_probability = 1 / (1 + R).
 """
 
 import math
@@ -52,6 +54,12 @@ METRICS = (
         variants=_VARIANTS,
     ),
     RowMetric(
-        name="ratio", about="R itself", source=_SOURCE, better="–", item=ratio, variants=_VARIANTS, shown=False,
+        name="ratio",
+        about="R itself",
+        source=_SOURCE,
+        better="–",
+        item=ratio,
+        variants=_VARIANTS,
+        shown=False,
     ),
-)  # fmt: skip
+)

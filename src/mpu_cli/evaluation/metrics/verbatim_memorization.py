@@ -1,6 +1,9 @@
-"""Verbatim memorization: ROUGE-L F1 of how the model goes on with a text (MUSE, arXiv 2407.06460, section 3.1, VerbMem).
+"""Verbatim memorization.
 
-MUSE's own file brings each text cut in two (`prompt`, `gt`); of a plain text, the first half of its tokens is the prompt.
+ROUGE-L F1 of how the model goes on with a text (MUSE, arXiv 2407.06460, section 3.1, VerbMem).
+
+MUSE's own file brings each text cut in two (`prompt`, `gt`); of a plain text, the first half of its
+tokens is the prompt.
 """
 
 from mpu_cli.evaluation.metric import RowMetric
@@ -21,7 +24,12 @@ METRICS = tuple(
         gap=NO_WORD,
     )
     for name, words, item, source in (
-        ("verbatim_memorization", "as they are", f1, "MUSE, arXiv 2407.06460, section 3.1 (VerbMem)"),
+        (
+            "verbatim_memorization",
+            "as they are",
+            f1,
+            "MUSE, arXiv 2407.06460, section 3.1 (VerbMem)",
+        ),
         ("verbatim_memorization_stemmed", "stemmed", stemmed_f1, "open-unlearning (its VerbMem)"),
     )
 )

@@ -17,14 +17,23 @@ class Check:
     about: str
     source: str
     run: Callable[[Subject, Collection[RowMetric]], Measured]
-    """(model and rows, the metrics asked for) → columns named `metric@condition`; the model is as it was afterwards."""
+    """(model and rows, the metrics asked for) → columns named `metric@condition`.
+
+    The model is as it was afterwards.
+    """
 
 
 def under(condition: str, measured: Measured) -> Measured:
     """The same columns, named after their condition."""
     return Measured(
-        {(name, f"{metric}@{condition}"): values for (name, metric), values in measured.columns.items()},
-        {(name, f"{metric}@{condition}"): reason for (name, metric), reason in measured.reasons.items()},
+        {
+            (name, f"{metric}@{condition}"): values
+            for (name, metric), values in measured.columns.items()
+        },
+        {
+            (name, f"{metric}@{condition}"): reason
+            for (name, metric), reason in measured.reasons.items()
+        },
     )
 
 

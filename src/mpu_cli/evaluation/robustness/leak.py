@@ -1,7 +1,7 @@
 """Sampled leakage: the best of k drawn answers, not the one that greedy decoding happens to give (leak@k, arXiv 2511.04934).
 
-n texts are drawn for each forget question; leak@k is the expected largest ROUGE-L recall among k of them drawn without
-replacement, the unbiased estimate of the worst of k tries.
+n texts are drawn for each forget question; leak@k is the expected largest ROUGE-L recall among k of
+them drawn without replacement, the unbiased estimate of the worst of k tries.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from mpu_cli.evaluation.subject import Measured, Subject
 
 
 def expected_best(scores: Array, k: int) -> float:
-    """The mean over all subsets of k of n scores of their largest: the i-th smallest is it in C(i − 1, k − 1) of C(n, k)."""
+    """The mean over all subsets of k of n scores of their largest.
+
+    The i-th smallest is it in C(i − 1, k − 1) of C(n, k).
+    """
     ordered = np.sort(scores)
     weights = [comb(place, k - 1) for place in range(len(ordered))]
     return float(np.dot(ordered, weights) / comb(len(ordered), k))
@@ -30,7 +33,9 @@ def run(subject: Subject, metrics: Collection[RowMetric]) -> Measured:
     """leak@1, 2, 4 … up to the number of samples, on forget sets of questions."""
     settings = subject.settings
     found = Measured()
-    tries = [2**power for power in range(settings.samples.bit_length()) if 2**power <= settings.samples]
+    tries = [
+        2**power for power in range(settings.samples.bit_length()) if 2**power <= settings.samples
+    ]
     for each in (each for each in subject.sets if each.role == FORGET):
         if any(question.row.text is not None for question in each.questions):
             found.reasons[each.name, "rouge_recall@leak"] = "plain texts have no answers to leak"
@@ -54,4 +59,9 @@ def run(subject: Subject, metrics: Collection[RowMetric]) -> Measured:
     return found
 
 
-CHECK = Check("leak", "leak@k: expected best ROUGE-L recall of k sampled answers (--samples, --temperature)", "arXiv 2511.04934", run)
+CHECK = Check(
+    "leak",
+    "leak@k: expected best ROUGE-L recall of k sampled answers (--samples, --temperature)",
+    "arXiv 2511.04934",
+    run,
+)

@@ -1,7 +1,10 @@
-"""Weights rounded to 8 and 4 bits: quantization often brings forgotten text back (Zhang et al., arXiv 2410.16454).
+"""Weights rounded to 8 and 4 bits.
 
-Round to nearest, symmetric, one scale for each output row and group of 128 inputs, as GPTQ's and AWQ's baselines do; the
-matrices of the decoder's layers only, as deployments do (embeddings, head and norms stay). The activations stay in float32.
+Quantization often brings forgotten text back (Zhang et al., arXiv 2410.16454).
+
+Round to nearest, symmetric, one scale for each output row and group of 128 inputs, as GPTQ's and
+AWQ's baselines do; the matrices of the decoder's layers only, as deployments do (embeddings, head
+and norms stay). The activations stay in float32.
 """
 
 from __future__ import annotations
@@ -33,15 +36,21 @@ def round_to_nearest(weight: Tensor, bits: int, group: int = GROUP) -> Tensor:
     levels = 2 ** (bits - 1) - 1
     parts = []
     for part in torch.split(weight.float(), group, dim=-1):
-        scale = part.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / levels
+        scale = (
+            part.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+            / levels
+        )
         parts.append((part / scale).round().clamp(-levels, levels) * scale)
     return torch.cat(parts, dim=-1).to(weight.dtype)
 
 
 def matrices(model: Any) -> list[tuple[Tensor, bool]]:
-    """The weights that are rounded, and whether a column is one output: linear layers and stacked experts, not the head.
+    """The weights that are rounded, and whether a column is one output.
 
-    Embeddings, convolutions, norms and routers of their own class stay, as they do in GPTQ's and AWQ's files.
+    Linear layers and stacked experts, not the head.
+
+    Embeddings, convolutions, norms and routers of their own class stay, as they do in GPTQ's and
+    AWQ's files.
     """
     head = model.get_output_embeddings()
     kept = {id(parameter) for parameter in head.parameters()} if head is not None else set()
@@ -52,7 +61,9 @@ def matrices(model: Any) -> list[tuple[Tensor, bool]]:
         elif isinstance(module, torch.nn.modules.conv._ConvNd):
             continue
         else:  # experts: (E, outputs, inputs), or transposed where the class says so (gpt-oss)
-            weights = [p for p in module.parameters(recurse=False) if p.dim() == 3 and min(p.shape[1:]) > 1]
+            weights = [
+                p for p in module.parameters(recurse=False) if p.dim() == 3 and min(p.shape[1:]) > 1
+            ]
             turned = getattr(module, "is_transposed", type(module).__name__ == "Llama4TextExperts")
         found |= {id(weight): (weight, turned) for weight in weights if id(weight) not in kept}
     return list(found.values())
@@ -66,7 +77,11 @@ def quantized(model: Any, bits: int) -> Iterator[None]:
         with torch.no_grad():
             for weight, turned in matrices(model):
                 kept.append((weight, weight.detach().clone()))
-                weight.copy_(round_to_nearest(weight.mT, bits).mT if turned else round_to_nearest(weight, bits))
+                weight.copy_(
+                    round_to_nearest(weight.mT, bits).mT
+                    if turned
+                    else round_to_nearest(weight, bits)
+                )
         yield
     finally:
         with torch.no_grad():
@@ -85,7 +100,8 @@ def run(subject: Subject, metrics: Collection[RowMetric]) -> Measured:
 
 CHECK = Check(
     "quantization",
-    f"weights rounded to nearest in {' and '.join(map(str, BITS))} bits, groups of {GROUP}; then the metrics again",
+    f"weights rounded to nearest in {' and '.join(map(str, BITS))} bits, groups of {GROUP}; then"
+    " the metrics again",
     "Zhang et al., arXiv 2410.16454; Frantar et al., arXiv 2210.17323 (the rounding)",
     run,
 )

@@ -1,8 +1,9 @@
 """Relearning: how few steps on a few forget rows bring the others back (Lynch et al., arXiv 2402.16835; Hu et al., arXiv 2406.13356).
 
-AdamW with a constant rate on n of the forget rows, embeddings frozen, a batch of all n rows a step; the answer probability
-is measured on the *other* forget rows, at steps 0, 1, 2, 4, 8 …: what comes back there was hidden, not gone. One rate says
-little, since too low a one brings nothing back from any model: every rate begins with the same weights, and the worst counts.
+AdamW with a constant rate on n of the forget rows, embeddings frozen, a batch of all n rows a step;
+the answer probability is measured on the *other* forget rows, at steps 0, 1, 2, 4, 8 …: what comes
+back there was hidden, not gone. One rate says little, since too low a one brings nothing back from
+any model: every rate begins with the same weights, and the worst counts.
 """
 
 from __future__ import annotations
@@ -41,16 +42,24 @@ def _relearn(subject: Subject, each: QuestionSet) -> Measured:
     settings = subject.settings
     count = min(settings.relearn_rows, len(each.questions) // 2)
     if not count:
-        return Measured(reasons={(each.name, "answer_probability@relearned"): "fewer than two rows"})
+        return Measured(
+            reasons={(each.name, "answer_probability@relearned"): "fewer than two rows"}
+        )
     order = shuffled(len(each.questions), f"relearn/{settings.seed}")
     taught, others = sorted(order[:count]), sorted(order[count:])
     rest = replace(each, questions=tuple(each.questions[i] for i in others))
     lesson = replace(each, questions=tuple(each.questions[i] for i in taught))
     encoded = [text.encoded for text in subject.encoder.texts([lesson], ["answer"])]
     model = subject.model
-    device, filler = next(model.parameters()).device, pad_id(subject.tokenizer, embedding_rows(model))
+    device, filler = (
+        next(model.parameters()).device,
+        pad_id(subject.tokenizer, embedding_rows(model)),
+    )
     batches = [
-        {name: value.to(device) for name, value in collate(encoded[at : at + settings.batch_size], filler).items()}
+        {
+            name: value.to(device)
+            for name, value in collate(encoded[at : at + settings.batch_size], filler).items()
+        }
         for at in range(0, len(encoded), settings.batch_size)
     ]
     counts = [int(token_counts(batch["labels"]).sum()) for batch in batches]
@@ -65,21 +74,32 @@ def _relearn(subject: Subject, each: QuestionSet) -> Measured:
     for rate in settings.relearn_rates:
         try:
             _teach(model, batches, shares, rate, settings.relearn_steps, measure)
-        except BadModelError as error:  # logits that are not finite: the rate was too high, and says nothing of the model
+        # logits that are not finite: the rate was too high, and says nothing of the model
+        except BadModelError as error:
             key = each.name, f"{PROBABILITY}@relearned@{rate_name(rate)}"
             parts.append(Measured(reasons={key: f"training broke the model ({error})"}))
     found = together(parts)
     highest = worst(means_of(found.columns, each.name))
     if highest is not None:
-        column = found.columns[each.name, f"{PROBABILITY}@{condition(highest.step, float(highest.rate))}"]
+        column = found.columns[
+            each.name, f"{PROBABILITY}@{condition(highest.step, float(highest.rate))}"
+        ]
         found.columns[each.name, f"{PROBABILITY}@{WORST}"] = column.copy()
     return found
 
 
 def _teach(
-    model: Any, batches: list[dict[str, Any]], shares: list[float], rate: float, steps: int, measure: Callable[[int, float], None]
+    model: Any,
+    batches: list[dict[str, Any]],
+    shares: list[float],
+    rate: float,
+    steps: int,
+    measure: Callable[[int, float], None],
 ) -> None:
-    """Train for some steps, measuring on the way; the weights are what they were afterwards, bit for bit."""
+    """Train for some steps, measuring on the way.
+
+    The weights are what they were afterwards, bit for bit.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     before = [parameter.detach().clone() for parameter in trained]
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
@@ -108,8 +128,8 @@ def _only(rows: list[int], measured: Measured, total: int) -> Measured:
 
 CHECK = Check(
     "relearning",
-    "answer probability of the other forget rows after k steps on n of them, at several rates and at the worst of these "
-    "(--relearn-rows, --relearn-steps, --relearn-rate)",
+    "answer probability of the other forget rows after k steps on n of them, at several rates and"
+    " at the worst of these (--relearn-rows, --relearn-steps, --relearn-rate)",
     "Lynch et al., arXiv 2402.16835; Hu et al., arXiv 2406.13356",
     run,
 )

@@ -3,7 +3,8 @@
 One file per transform. Each has `draw(layer, stream) -> Drawn` and declares
 
 * `EXACT`: undoing it returns the same bits in any dtype;
-* `EQUIVARIANT`: optimizers under which training commutes with it, so that κ = 0 returns the plain update.
+* `EQUIVARIANT`: optimizers under which training commutes with it, so that κ = 0 returns the plain
+  update.
 
 Whether a transform keeps a family's function is declared in the family's data file.
 """
@@ -29,7 +30,10 @@ class Drawn:
 
     maps: Mapping[str, list[AxisMap]]
     targets: Mapping[str, str] = field(default_factory=dict)
-    """Tensors that change places whole (experts): under which name the copy holds what θ holds under the first."""
+    """Tensors that change places whole (experts).
+
+    Under which name the copy holds what θ holds under the first.
+    """
 
 
 class Transform(Protocol):
@@ -50,13 +54,19 @@ def load(name: str) -> Transform:
 
 @dataclass(frozen=True, slots=True)
 class Reparameterization:
-    """T_k of one layer, by the names of θ's tensors: axis maps in the order in which they are applied, then places."""
+    """T_k of one layer, by the names of θ's tensors.
+
+    Axis maps in the order in which they are applied, then places.
+    """
 
     maps: Mapping[str, tuple[AxisMap, ...]]
     targets: Mapping[str, str] = field(default_factory=dict)
 
     def target(self, name: str) -> str:
-        """The tensor of the copy that holds T(θ's tensor `name`): its own name unless whole tensors change places."""
+        """The tensor of the copy that holds T(θ's tensor `name`).
+
+        Its own name unless whole tensors change places.
+        """
         return self.targets.get(name, name)
 
     def apply(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -80,11 +90,16 @@ class Reparameterization:
 def draw_layer(
     names: tuple[str, ...], layer: LayerLayout, master: bytes, draw_id: str, position: int
 ) -> Reparameterization:
-    """Draw T_k of one layer for the copy at `position` (from 0) of a draw; a pure function of the secret."""
+    """Draw T_k of one layer for the copy at `position` (from 0) of a draw.
+
+    A pure function of the secret.
+    """
     maps: dict[str, tuple[AxisMap, ...]] = {}
     targets: dict[str, str] = {}
     for name in names:
-        stream = IntegerStream(derive_key(master, "transform", draw_id, position, layer.index, name))
+        stream = IntegerStream(
+            derive_key(master, "transform", draw_id, position, layer.index, name)
+        )
         drawn = load(name).draw(layer, stream)
         for tensor, steps in drawn.maps.items():
             maps[tensor] = (*maps.get(tensor, ()), *steps)
@@ -98,7 +113,9 @@ class DrawnLayers(Mapping[int, Reparameterization]):
     A large model's maps take gigabytes together, and tensors come layer by layer.
     """
 
-    def __init__(self, layers: Iterable[LayerLayout], draw: Callable[[LayerLayout], Reparameterization]) -> None:
+    def __init__(
+        self, layers: Iterable[LayerLayout], draw: Callable[[LayerLayout], Reparameterization]
+    ) -> None:
         self._layers = {layer.index: layer for layer in layers}
         self._draw = lru_cache(maxsize=1)(lambda index: draw(self._layers[index]))
 
@@ -113,7 +130,11 @@ class DrawnLayers(Mapping[int, Reparameterization]):
 
 
 def draw_model(
-    names: tuple[str, ...], layers: Iterable[LayerLayout], master: bytes, draw_id: str, position: int
+    names: tuple[str, ...],
+    layers: Iterable[LayerLayout],
+    master: bytes,
+    draw_id: str,
+    position: int,
 ) -> DrawnLayers:
     """T_k of every layer for the copy at `position` of a draw."""
     return DrawnLayers(layers, lambda layer: draw_layer(names, layer, master, draw_id, position))

@@ -50,7 +50,8 @@ class SignedPermutation:
         flat = slot.index.ravel()
         signs = np.broadcast_to(sign, slot.index.shape).ravel().astype(np.int8)
         if flat.size == slot.size and bool((flat == np.arange(slot.size)).all()):
-            # The whole axis in order: gate, up and down of an expert share one array, which counts with many experts.
+            # The whole axis in order: gate, up and down of an expert share one array, which counts
+            # with many experts.
             return cls(slot.axis, source.ravel(), signs)
         full_source, full_sign = np.arange(slot.size), np.ones(slot.size, dtype=np.int8)
         full_source[flat] = flat[source.ravel()]
@@ -103,7 +104,8 @@ class PlaneRotation:
         cos = torch.from_numpy(np.cos(self.angle)).view(shape)
         sin = torch.from_numpy(np.sin(self.angle)).view(shape)
         first, second = torch.from_numpy(self.first), torch.from_numpy(self.second)
-        # float64 inside: a float32 rotation there and back would add its own rounding to every entry.
+        # float64 inside: a float32 rotation there and back would add its own rounding to every
+        # entry.
         a = tensor.index_select(self.axis, first).double()
         b = tensor.index_select(self.axis, second).double()
         turned = tensor.clone()
@@ -116,7 +118,9 @@ class PlaneRotation:
         return PlaneRotation(self.axis, self.first, self.second, -self.angle)
 
 
-def on_slots(slots: Iterable[Slot], make: Callable[[Slot], AxisMap], maps: dict[str, list[AxisMap]]) -> None:
+def on_slots(
+    slots: Iterable[Slot], make: Callable[[Slot], AxisMap], maps: dict[str, list[AxisMap]]
+) -> None:
     """Append `make(slot)` to the maps of every slot's tensor; one tensor may hold several slots."""
     for slot in slots:
         maps.setdefault(slot.tensor, []).append(make(slot))

@@ -1,4 +1,7 @@
-"""Permute the experts together with the router's rows; where the router chooses groups first, groups stay together."""
+"""Permute the experts together with the router's rows.
+
+Where the router chooses groups first, groups stay together.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
-    """Experts are added up with weights that the router computes row by row: their order means nothing."""
+    """Experts are added up with weights that the router computes row by row.
+
+    Their order means nothing.
+    """
     experts = layer.experts
     if experts is None:
         return Drawn({})

@@ -1,4 +1,7 @@
-"""Permute the hidden units of a feed-forward: for those without a linear branch, where a sign would change the function."""
+"""Permute the hidden units of a feed-forward.
+
+For those without a linear branch, where a sign would change the function.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Permutations that keep groups together: heads under their key-value head, experts under their routing group."""
+"""Permutations that keep groups together.
+
+Heads under their key-value head, experts under their routing group.
+"""
 
 from __future__ import annotations
 

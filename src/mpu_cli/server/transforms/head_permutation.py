@@ -18,12 +18,24 @@ def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
     order, inside = draw_grouped(stream, kv_heads, group)
     maps: dict[str, list[AxisMap]] = {}
     on_slots(
-        layer.slots["query_heads"], lambda slot: SignedPermutation.moving(slot, source(slot.index.shape, order, inside)), maps
+        layer.slots["query_heads"],
+        lambda slot: SignedPermutation.moving(slot, source(slot.index.shape, order, inside)),
+        maps,
     )
-    on_slots(layer.slots["key_value_heads"], lambda slot: SignedPermutation.moving(slot, source(slot.index.shape, order)), maps)
+    on_slots(
+        layer.slots["key_value_heads"],
+        lambda slot: SignedPermutation.moving(slot, source(slot.index.shape, order)),
+        maps,
+    )
     targets: dict[str, str] = {}
-    for role, came_from in (("query_heads", source((kv_heads, group), order, inside)), ("key_value_heads", order)):
+    for role, came_from in (
+        ("query_heads", source((kv_heads, group), order, inside)),
+        ("key_value_heads", order),
+    ):
         tensors = layer.head_tensors.get(role, ())
         if tensors:
-            targets |= {tensors[old]: place for place, old in zip(tensors, came_from.ravel().tolist(), strict=True)}
+            targets |= {
+                tensors[old]: place
+                for place, old in zip(tensors, came_from.ravel().tolist(), strict=True)
+            }
     return Drawn(maps, targets)

@@ -11,7 +11,10 @@ from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_s
 
 
 def permute_inside(layer: LayerLayout, stream: IntegerStream, roles: tuple[str, str]) -> Drawn:
-    """Draw one signed permutation per key-value head for both roles; nothing if the layer has no such coordinates."""
+    """Draw one signed permutation per key-value head for both roles.
+
+    Nothing if the layer has no such coordinates.
+    """
     slots = [slot for role in roles for slot in layer.slots.get(role, ())]
     if not slots:
         return Drawn({})

@@ -14,7 +14,10 @@ from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_s
 
 
 def permute_units(layer: LayerLayout, stream: IntegerStream, *, signed: bool) -> Drawn:
-    """Move gate, up and down together; `signed` flips `up` (or what there is instead of it) and `down` together too."""
+    """Move gate, up and down together.
+
+    `signed` flips `up` (or what there is instead of it) and `down` together too.
+    """
     maps: dict[str, list[AxisMap]] = {}
     for ffn in layer.ffns:
         units = ffn["down"][0].index.size
@@ -27,5 +30,8 @@ def permute_units(layer: LayerLayout, stream: IntegerStream, *, signed: bool) ->
 
 
 def _linear_branch(ffn: Mapping[str, tuple[Slot, ...]]) -> str:
-    """The branch whose sign `down` can undo; without gating there is none, and a signed permutation is invalid."""
+    """The branch whose sign `down` can undo.
+
+    Without gating there is none, and a signed permutation is invalid.
+    """
     return "up" if "up" in ffn else "gate"

@@ -1,8 +1,11 @@
-"""The paper's rotation (arXiv 2602.23798, section 3): one angle per RoPE plane and key-value head, on q, k, v and o.
+"""The paper's rotation (arXiv 2602.23798, section 3).
 
-Exact for the function, and for training under optimizers that see no coordinates inside a head: SGD, Muon, Adam-mini. Under
-AdamW the rotation alone moves the aggregated update by 16–30 % of its norm, because per-entry normalisation does not
-commute with it; Adafactor's rows do not either (7–9 %).
+One angle per RoPE plane and key-value head, on q, k, v and o.
+
+Exact for the function, and for training under optimizers that see no coordinates inside a head:
+SGD, Muon, Adam-mini. Under AdamW the rotation alone moves the aggregated update by 16–30 % of its
+norm, because per-entry normalisation does not commute with it; Adafactor's rows do not either (7–9
+%).
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ _STEPS = 1 << 32
 def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
     """The same angle turns q and k (cancelling under RoPE) and v and o (cancelling in o).
 
-    v and o have angles of their own where their planes are not those of q and k: without RoPE, and in latent attention.
+    v and o have angles of their own where their planes are not those of q and k: without RoPE, and
+    in latent attention.
     """
     maps: dict[str, list[AxisMap]] = {}
     heads, planes = turned_heads(layer), layer.planes
@@ -47,10 +51,16 @@ def _angles(stream: IntegerStream, heads: int, planes: int) -> np.ndarray:
 
 
 def _turn(
-    layer: LayerLayout, roles: tuple[str, str], planes: Index, angles: np.ndarray, maps: dict[str, list[AxisMap]]
+    layer: LayerLayout,
+    roles: tuple[str, str],
+    planes: Index,
+    angles: np.ndarray,
+    maps: dict[str, list[AxisMap]],
 ) -> None:
     for slot in (slot for role in roles for slot in layer.slots[role]):
         first, second = slot.index[..., planes[:, 0]], slot.index[..., planes[:, 1]]
         grouped = angles.reshape(len(angles), *(1,) * (slot.index.ndim - 2), len(planes))
         spread = np.broadcast_to(grouped, first.shape).ravel().copy()
-        maps.setdefault(slot.tensor, []).append(PlaneRotation(slot.axis, first.ravel(), second.ravel(), spread))
+        maps.setdefault(slot.tensor, []).append(
+            PlaneRotation(slot.axis, first.ravel(), second.ravel(), spread)
+        )

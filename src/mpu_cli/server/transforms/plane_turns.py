@@ -15,7 +15,10 @@ from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_s
 
 
 def turned_heads(layer: LayerLayout) -> int:
-    """How many keys are turned on their own: the key-value heads, or 1 where one rotary key serves all heads."""
+    """How many keys are turned on their own.
+
+    The key-value heads, or 1 where one rotary key serves all heads.
+    """
     return layer.slots["k"][0].index.shape[0] if "k" in layer.slots else 0
 
 
@@ -34,6 +37,15 @@ def turn(layer: LayerLayout, quarters: Index) -> Drawn:
     sign[:, first] = np.where((quarters == 1) | (quarters == 2), -1, 1)
     sign[:, second] = np.where((quarters == 2) | (quarters == 3), -1, 1)
     maps: dict[str, list[AxisMap]] = {}
-    for role, signs in (("q", sign), ("k", sign), ("q_norm", np.ones_like(sign)), ("k_norm", np.ones_like(sign))):
-        on_slots(layer.slots.get(role, ()), partial(SignedPermutation.inside_heads, source=source, sign=signs), maps)
+    for role, signs in (
+        ("q", sign),
+        ("k", sign),
+        ("q_norm", np.ones_like(sign)),
+        ("k_norm", np.ones_like(sign)),
+    ):
+        on_slots(
+            layer.slots.get(role, ()),
+            partial(SignedPermutation.inside_heads, source=source, sign=signs),
+            maps,
+        )
     return Drawn(maps)

@@ -1,4 +1,7 @@
-"""Turn each RoPE plane of q and k by 0° or 180°: only signs change, so even RMS norms on q and k do not see it."""
+"""Turn each RoPE plane of q and k by 0° or 180°.
+
+Only signs change, so even RMS norms on q and k do not see it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
-    """Valid with RMS norms on q and k too: x and −x have the same norm, and each entry keeps its own weight."""
+    """Valid with RMS norms on q and k too.
+
+    X and −x have the same norm, and each entry keeps its own weight.
+    """
     heads, planes = turned_heads(layer), len(layer.planes)
     return turn(layer, (2 * stream.below(2, heads * planes)).reshape(heads, planes))

@@ -1,4 +1,7 @@
-"""Flip the sign of whole heads of q and k: what is left where a mean-subtracting norm lies between them and RoPE."""
+"""Flip the sign of whole heads of q and k.
+
+What is left where a mean-subtracting norm lies between them and RoPE.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
-    """The sign of a key and of every query that reads it cancels; norms without a bias are odd functions."""
+    """The sign of a key and of every query that reads it cancels.
+
+    Norms without a bias are odd functions.
+    """
     roles = ("q", "k") if "k" in layer.slots else ("q_free", "k_free")
     slots = [slot for role in roles for slot in layer.slots[role]]
     sign = stream.signs(slots[0].index.shape[0])
@@ -27,4 +33,6 @@ def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
 
 def _flipped(slot: Slot, sign: Index) -> SignedPermutation:
     spread = sign.reshape(-1, *(1,) * (slot.index.ndim - 1))
-    return SignedPermutation.on_slot(slot, np.arange(slot.index.size), np.broadcast_to(spread, slot.index.shape))
+    return SignedPermutation.on_slot(
+        slot, np.arange(slot.index.size), np.broadcast_to(spread, slot.index.shape)
+    )

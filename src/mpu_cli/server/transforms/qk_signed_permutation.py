@@ -12,5 +12,8 @@ EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
-    """Queries and keys meet in a dot product only; valid where no norm tells their coordinates apart."""
+    """Queries and keys meet in a dot product only.
+
+    Valid where no norm tells their coordinates apart.
+    """
     return permute_inside(layer, stream, ("k_free", "q_free"))

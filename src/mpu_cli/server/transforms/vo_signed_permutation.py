@@ -12,5 +12,8 @@ EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
-    """Attention only averages value vectors, so any orthogonal map of them is undone by o; the v bias follows v."""
+    """Attention only averages value vectors, so any orthogonal map of them is undone by o.
+
+    The v bias follows v.
+    """
     return permute_inside(layer, stream, ("v", "o"))

@@ -1,9 +1,12 @@
-"""The optimizers, one file each, found by looking into this directory: adding one touches only its own file.
+"""The optimizers, one file each, found by looking into this directory.
 
-A file `some_name.py` defines one function under the `optimizer` decorator, which says where the optimizer comes from and
-whether its update is smooth in the gradient. That decides whether denoising works (design, section 7): the first-order
-error of the copies cancels only through a smooth update. On the command line it is `some-name`. Files whose names begin
-with an underscore are shared by the others.
+Adding one touches only its own file.
+
+A file `some_name.py` defines one function under the `optimizer` decorator, which says where the
+optimizer comes from and whether its update is smooth in the gradient. That decides whether
+denoising works (design, section 7): the first-order error of the copies cancels only through a
+smooth update. On the command line it is `some-name`. Files whose names begin with an underscore are
+shared by the others.
 """
 
 from __future__ import annotations
@@ -32,10 +35,15 @@ class OptimizerSpec:
     smooth: bool
     build: Build
     sharded: bool = False
-    """Whether it may run where a process holds a part of each tensor (FSDP): its rule treats every entry alone."""
+    """Whether it may run where a process holds a part of each tensor (FSDP).
+
+    Its rule treats every entry alone.
+    """
 
 
-def optimizer(*, source: str, smooth: bool, sharded: bool = False) -> Callable[[Build], OptimizerSpec]:
+def optimizer(
+    *, source: str, smooth: bool, sharded: bool = False
+) -> Callable[[Build], OptimizerSpec]:
     """Declare an optimizer; its name is that of its file, with hyphens.
 
     Args:
@@ -45,7 +53,9 @@ def optimizer(*, source: str, smooth: bool, sharded: bool = False) -> Callable[[
     """
 
     def declare(build: Build) -> OptimizerSpec:
-        return OptimizerSpec(_name(build.__module__.rpartition(".")[2]), source, smooth, build, sharded)
+        return OptimizerSpec(
+            _name(build.__module__.rpartition(".")[2]), source, smooth, build, sharded
+        )
 
     return declare
 

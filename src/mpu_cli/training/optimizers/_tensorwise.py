@@ -1,4 +1,7 @@
-"""What adam-mini, adafactor and muon share: one rule for each tensor, decoupled weight decay, a state that can be saved."""
+"""What adam-mini, adafactor and muon share.
+
+One rule for each tensor, decoupled weight decay, a state that can be saved.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,12 @@ which must not be blown up to a full step that differs between copies.
 
 
 class Tensorwise(torch.optim.Optimizer):
-    """θ ← θ − lr · (weight_decay · θ + direction), tensor by tensor; a parameter without a gradient is left as it is.
+    """θ ← θ − lr · (weight_decay · θ + direction), tensor by tensor.
 
-    Its state holds tensors and plain numbers only; loaded into a new optimizer it goes on with the same bits.
+    A parameter without a gradient is left as it is.
+
+    Its state holds tensors and plain numbers only; loaded into a new optimizer it goes on with the
+    same bits.
     """
 
     def __init__(self, groups: Groups, learning_rate: float) -> None:
@@ -31,7 +37,10 @@ class Tensorwise(torch.optim.Optimizer):
 
     @abstractmethod
     def direction(self, name: str, gradient: Tensor, state: dict[str, Any]) -> Tensor:
-        """What is subtracted, times the learning rate; `state["step"]` counts from 1. Shaped as the gradient."""
+        """What is subtracted, times the learning rate; `state["step"]` counts from 1.
+
+        Shaped as the gradient.
+        """
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -70,5 +79,8 @@ def adam(gradient: Tensor, square: Tensor, state: dict[str, Any]) -> Tensor:
 
 
 def at_least_float32(gradient: Tensor) -> Tensor:
-    """Half precision raised to float32; float64 stays, so that a run in it shows what rounding does to one in float32."""
+    """Half precision raised to float32.
+
+    float64 stays, so that a run in it shows what rounding does to one in float32.
+    """
     return gradient.float() if gradient.dtype.itemsize < 4 else gradient

@@ -1,4 +1,7 @@
-"""Adafactor with an absolute learning rate: row and column second moments, so its update is smooth in the gradient."""
+"""Adafactor with an absolute learning rate.
+
+Row and column second moments, so its update is smooth in the gradient.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,16 @@ _FLOOR = 1e-30
 
 
 class Adafactor(Tensorwise):
-    """Matrices (each of a stack of experts too) as transformers' Adafactor; a vector has one second moment."""
+    """Matrices (each of a stack of experts too) as transformers' Adafactor.
+
+    A vector has one second moment.
+    """
 
     def direction(self, name: str, gradient: Tensor, state: dict[str, Any]) -> Tensor:
-        """The gradient over √v, cut to a root mean square of 1; v is R Cᵀ / mean(R) of a matrix. No first moment."""
+        """The gradient over √v, cut to a root mean square of 1; v is R Cᵀ / mean(R) of a matrix.
+
+        No first moment.
+        """
         new = state["step"] ** _DECAY  # β₂ = 1 − t^(−0.8)
         if gradient.dim() < 2:
             mean = _moving(state, "second", gradient.square().mean(), new)
@@ -41,11 +50,14 @@ def _moving(state: dict[str, Any], key: str, value: Tensor, share: float) -> Ten
     return average.mul_(1 - share).add_(value, alpha=share)
 
 
-@optimizer(source="Shazeer and Stern 1804.04235, algorithms 4 and 5; our own, in float32", smooth=True)
+@optimizer(
+    source="Shazeer and Stern 1804.04235, algorithms 4 and 5; our own, in float32", smooth=True
+)
 def build(groups: Groups, learning_rate: float, config: Mapping[str, Any]) -> Tensorwise:
     """The Adafactor of transformers with scale_parameter and relative_step off, but for vectors.
 
-    That one normalises norms and biases entry by entry, which is not smooth: trained norms alone then leave an error of
-    first order in the noise. torch.optim.Adafactor is another optimizer: it multiplies the learning rate by RMS(θ).
+    That one normalises norms and biases entry by entry, which is not smooth: trained norms alone
+    then leave an error of first order in the noise. torch.optim.Adafactor is another optimizer: it
+    multiplies the learning rate by RMS(θ).
     """
     return Adafactor(groups, learning_rate)

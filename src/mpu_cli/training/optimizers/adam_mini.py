@@ -27,9 +27,12 @@ class AdamMini(Tensorwise):
 
 @optimizer(source="Zhang et al. 2406.16793, algorithms 1 and 3; our own, in float32", smooth=True)
 def build(groups: Groups, learning_rate: float, config: Mapping[str, Any]) -> Tensorwise:
-    """β = (0.9, 0.999), ε = 1e-8. One second moment per token of embeddings, and per vector (a norm, a bias).
+    """β = (0.9, 0.999), ε = 1e-8.
 
-    The paper shares v's per output row; here per head, so that a rotation inside a head does not change the update.
+    One second moment per token of embeddings, and per vector (a norm, a bias).
+
+    The paper shares v's per output row; here per head, so that a rotation inside a head does not
+    change the update.
 
     Raises:
         BadModelError: no data file describes this model, so its heads are not known.

@@ -10,9 +10,17 @@ import torch
 from mpu_cli.training.optimizers import Groups, optimizer
 
 
-@optimizer(source="Loshchilov and Hutter 1711.05101, algorithm 2; torch.optim.AdamW", smooth=False, sharded=True)
+@optimizer(
+    source="Loshchilov and Hutter 1711.05101, algorithm 2; torch.optim.AdamW",
+    smooth=False,
+    sharded=True,
+)
 def build(groups: Groups, learning_rate: float, config: Mapping[str, Any]) -> torch.optim.Optimizer:
     """β = (0.9, 0.999), ε = 1e-8. Not smooth: each entry is divided by its own root mean square."""
     # The fused kernel reads each tensor once; the default loop on a CPU reads it about ten times.
-    fused = all(parameter.device.type in ("cpu", "cuda") for group in groups for _, parameter in group["params"])
+    fused = all(
+        parameter.device.type in ("cpu", "cuda")
+        for group in groups
+        for _, parameter in group["params"]
+    )
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=fused)

@@ -1,4 +1,7 @@
-"""Muon: momentum orthogonalised by Newton–Schulz on matrices, in float32; Adam with one second moment on the rest."""
+"""Muon: momentum orthogonalised by Newton–Schulz on matrices, in float32.
+
+Adam with one second moment on the rest.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,16 @@ _RMS = 0.2
 
 
 class Muon(Tensorwise):
-    """Matrices, and every expert of a stack, by Muon; vectors, norms, embeddings and heads by Adam, one v per tensor."""
+    """Matrices, and every expert of a stack, by Muon.
+
+    vectors, norms, embeddings and heads by Adam, one v per tensor.
+    """
 
     def direction(self, name: str, gradient: Tensor, state: dict[str, Any]) -> Tensor:
-        """0.2 √max(rows, columns) · orthogonalised Nesterov momentum: its root mean square is about 0.2, as AdamW's."""
+        """0.2 √max(rows, columns) · orthogonalised Nesterov momentum.
+
+        Its root mean square is about 0.2, as AdamW's.
+        """
         if gradient.dim() not in (2, 3) or is_embedding(name) or "norm" in name:
             return adam(gradient, gradient.square().mean(), state)
         if "momentum" not in state:
@@ -35,8 +44,9 @@ class Muon(Tensorwise):
 def orthogonalised(matrix: Tensor) -> Tensor:
     """U V of the singular value decomposition U S V of (…, R, C), with singular values from 0.7 to 1.2 instead of 1.
 
-    Five steps X ← aX + (bA + cA²) X, A = X Xᵀ, in the matrix's own precision: torch.optim.Muon computes in bfloat16, and
-    then differs by 3e-3 between copies that are the same function. Zero stays zero.
+    Five steps X ← aX + (bA + cA²) X, A = X Xᵀ, in the matrix's own precision: torch.optim.Muon
+    computes in bfloat16, and then differs by 3e-3 between copies that are the same function. Zero
+    stays zero.
     """
     a, b, c = COEFFICIENTS
     x: Tensor = matrix.mT if matrix.shape[-2] > matrix.shape[-1] else matrix
@@ -47,7 +57,16 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     return x.mT if matrix.shape[-2] > matrix.shape[-1] else x
 
 
-@optimizer(source="Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; scale of Liu et al. 2502.16982", smooth=True)
+@optimizer(
+    source=(
+        "Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; scale of Liu et al."
+        " 2502.16982"
+    ),
+    smooth=True,
+)
 def build(groups: Groups, learning_rate: float, config: Mapping[str, Any]) -> Tensorwise:
-    """Momentum 0.95, Nesterov, 5 steps; learning rates are AdamW's. No weight decay of its own (torch's Muon has 0.1)."""
+    """Momentum 0.95, Nesterov, 5 steps; learning rates are AdamW's.
+
+    No weight decay of its own (torch's Muon has 0.1).
+    """
     return Muon(groups, learning_rate)

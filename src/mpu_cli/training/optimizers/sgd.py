@@ -12,5 +12,8 @@ from mpu_cli.training.optimizers import Groups, optimizer
 
 @optimizer(source="Robbins and Monro 1951; torch.optim.SGD", smooth=True, sharded=True)
 def build(groups: Groups, learning_rate: float, config: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """No momentum, so torch's weight decay is the decoupled one. Rates are far above AdamW's: 0.1, not 1e-5."""
+    """No momentum, so torch's weight decay is the decoupled one.
+
+    Rates are far above AdamW's: 0.1, not 1e-5.
+    """
     return torch.optim.SGD(groups, lr=learning_rate)

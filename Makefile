@@ -32,11 +32,11 @@ imports: $(STAMP)
 
 # The table of families: every transform on a tiny model of every family, measured (about 30 seconds).
 docs/architectures.md: $(STAMP) $(wildcard src/mpu_cli/architectures/families/*.yaml)
-	$(BIN)/python -m mpu_cli.experiment.families > $@.partial && mv $@.partial $@
+	$(BIN)/python tools/tiny_families.py > $@.partial && mv $@.partial $@
 
 # Which keys of config.json each model type has, from the installed transformers.
 config-keys: $(STAMP)
-	$(BIN)/python -m mpu_cli.experiment.config_keys > config_keys.partial
+	$(BIN)/python tools/config_keys.py > config_keys.partial
 	mv config_keys.partial src/mpu_cli/checkpoint/config_keys.json
 
 $(STAMP): pyproject.toml constraints.txt

@@ -36,12 +36,12 @@ from mpu_cli.client.row_order import drawing_of
 from mpu_cli.client.training_rows import RowEncoder
 from mpu_cli.data.batches import pad_id
 from mpu_cli.data.rows import read_rows
+from mpu_cli.demo.demonstration import RECIPE
 from mpu_cli.evaluation.evaluate import answer_probabilities
-from mpu_cli.experiment.demo import RECIPE
-from mpu_cli.training.load import load_model
-from mpu_cli.training.logprobs import answer_nll, mean_probability
+from mpu_cli.modeling.load import load_model
+from mpu_cli.modeling.logprobs import answer_nll, mean_probability
+from mpu_cli.training.run_context import RunContext
 from mpu_cli.training.settings import TrainingSettings
-from mpu_cli.training.surroundings import Surroundings
 from mpu_cli.training.trainer import train
 
 Pair = tuple[float, float]
@@ -92,7 +92,7 @@ def by_epoch(
         rows.retain,
         settings,
         filler,
-        around=Surroundings(on_step),
+        run_context=RunContext(on_step),
         drawing=drawing_of(settings),
     )
     return found
@@ -100,8 +100,8 @@ def by_epoch(
 
 def teach(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """A model that knows forget, retain and unseen rows."""
-    from mpu_cli.experiment.make_demo_assets import save
-    from mpu_cli.experiment.make_demo_assets import train as fine_tune
+    from mpu_cli.demo.make_assets import save
+    from mpu_cli.demo.make_assets import train as fine_tune
 
     settings = TrainingSettings(max_length=options.max_length)
     encoder = RowEncoder(

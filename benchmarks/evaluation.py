@@ -32,10 +32,10 @@ from mpu_cli.data.batches import collate, pad_id
 from mpu_cli.data.vocabulary import embedding_rows
 from mpu_cli.evaluation.generation import generate
 from mpu_cli.evaluation.metrics import row_metrics
+from mpu_cli.evaluation.model_under_test import ModelUnderTest
 from mpu_cli.evaluation.questions import FORGET, QuestionSet, read_questions
 from mpu_cli.evaluation.settings import EvalSettings
-from mpu_cli.evaluation.subject import Subject
-from mpu_cli.training.load import load_model, load_tokenizer
+from mpu_cli.modeling.load import load_model, load_tokenizer
 
 SCORING_BAR, GENERATION_BAR = 1.3, 5.0
 
@@ -57,7 +57,7 @@ def seconds(work: Any) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - processor
 
 
-def scoring(subject: Subject, repeats: int) -> dict[str, Any]:
+def scoring(subject: ModelUnderTest, repeats: int) -> dict[str, Any]:
     """Every metric without writing against the forward pass over the same texts in the same batches."""
     metrics = [metric for metric in row_metrics().values() if not metric.generates]
     variants = {variant for metric in metrics for variant in metric.variants}
@@ -98,7 +98,9 @@ def scoring(subject: Subject, repeats: int) -> dict[str, Any]:
     }
 
 
-def generation(subject: Subject, questions: int, one_by_one: int, repeats: int) -> dict[str, Any]:
+def generation(
+    subject: ModelUnderTest, questions: int, one_by_one: int, repeats: int
+) -> dict[str, Any]:
     """Questions a second, in batches and one at a time."""
     (each,) = subject.sets
     prompts = [subject.encoder.prompt(question) for question in each.questions[:questions]]
@@ -169,14 +171,14 @@ def main() -> None:
     found: dict[str, Any] = {"machine": started, "threads": options.threads}
     if options.only != "generation":
         found["scoring"] = scoring(
-            Subject(model, tokenizer, [rows], EvalSettings(batch_size=options.batch_size)),
+            ModelUnderTest(model, tokenizer, [rows], EvalSettings(batch_size=options.batch_size)),
             options.repeats,
         )
     if options.only != "scoring":
         settings = EvalSettings(
             batch_size=options.batch_size, max_new_tokens=options.max_new_tokens
         )
-        subject = Subject(model, tokenizer, [rows], settings)
+        subject = ModelUnderTest(model, tokenizer, [rows], settings)
         found["generation"] = generation(
             subject, options.questions, options.one_by_one, options.repeats
         )

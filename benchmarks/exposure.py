@@ -31,13 +31,13 @@ from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.data.batches import collate, pad_id
 from mpu_cli.data.rows import read_rows
 from mpu_cli.data.templates import encode
-from mpu_cli.experiment.demo import assets
-from mpu_cli.server.exposure import ledger, left, noise_of, pooled
-from mpu_cli.server.lineage import Lineage
-from mpu_cli.server.perturb import PerturbResult, perturb
-from mpu_cli.server.secret import PreparedEntropy
-from mpu_cli.server.settings import PerturbSettings
-from mpu_cli.training.load import load_model, load_tokenizer
+from mpu_cli.demo.demonstration import assets
+from mpu_cli.modeling.load import load_model, load_tokenizer
+from mpu_cli.server.lineage.exposure import ledger, left, noise_of, pooled
+from mpu_cli.server.lineage.models import Lineage
+from mpu_cli.server.publishing.perturb import PerturbResult, perturb
+from mpu_cli.server.publishing.settings import PerturbSettings
+from mpu_cli.server.secrets.secret import PreparedEntropy
 
 Tensors = Mapping[str, torch.Tensor]
 SETTINGS = {

@@ -64,7 +64,7 @@ def retrain(work: Path, retain: Path) -> Path:
     """The demo's base, fine-tuned as the demo's model was, without the forget rows."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from mpu_cli.experiment.make_demo_assets import save, tokenize, train
+    from mpu_cli.demo.make_assets import save, tokenize, train
 
     model: Any = AutoModelForCausalLM.from_pretrained(ASSETS / "base")
     tokenizer: Any = AutoTokenizer.from_pretrained(ASSETS / "base")

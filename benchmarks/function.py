@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from mpu_cli.checkpoint.locate import Located
-from mpu_cli.server.perturb import perturb
-from mpu_cli.server.settings import PerturbSettings
+from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.publishing.settings import PerturbSettings
 
 
 def logits(path: Path, tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

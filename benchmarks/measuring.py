@@ -46,7 +46,7 @@ sys.stdin.readline()
 MPU = """
 import torch
 import mpu_cli.cli.commands.aggregate, mpu_cli.cli.commands.diff, mpu_cli.cli.commands.perturb, mpu_cli.cli.commands.verify
-import mpu_cli.bundle.tensors, mpu_cli.client.diff, mpu_cli.server.aggregate, mpu_cli.server.perturb
+import mpu_cli.bundle.tensors, mpu_cli.client.diff, mpu_cli.server.aggregation.aggregate, mpu_cli.server.publishing.perturb
 from mpu_cli.checkpoint import locate
 from mpu_cli.cli.app import run
 torch.set_num_threads(1)

@@ -36,11 +36,11 @@ from mpu_cli.client import methods
 from mpu_cli.data.batches import collate, epoch_pairs, pad_id
 from mpu_cli.data.encoding import encode_rows
 from mpu_cli.data.rows import read_rows
-from mpu_cli.training.load import load_model, load_tokenizer
+from mpu_cli.modeling.load import load_model, load_tokenizer
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.trainer import train
 
-ASSETS = Path(__file__).parents[1] / "src" / "mpu_cli" / "experiment" / "demo_assets"
+ASSETS = Path(__file__).parents[1] / "src" / "mpu_cli" / "demo" / "assets"
 BARS = {"epoch": 0.9, "memory": 0.85}
 BETA = 0.1
 

@@ -24,7 +24,7 @@ from task import Task
 
 from mpu_cli.checkpoint.dtypes import read_tensor
 from mpu_cli.checkpoint.model import open_checkpoint
-from mpu_cli.server.secret import PreparedEntropy
+from mpu_cli.server.secrets.secret import PreparedEntropy
 
 REFERENCE = "adamw"
 SETTINGS = {

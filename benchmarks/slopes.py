@@ -30,13 +30,13 @@ from mpu_cli.checkpoint.dtypes import read_tensor
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.client.diff import diff
-from mpu_cli.server.aggregate import AggregateSettings, aggregate
-from mpu_cli.server.perturb import perturb
-from mpu_cli.server.secret import PreparedEntropy
-from mpu_cli.server.settings import PerturbSettings
+from mpu_cli.server.aggregation.aggregate import AggregateSettings, aggregate
+from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.publishing.settings import PerturbSettings
+from mpu_cli.server.secrets.secret import PreparedEntropy
 from mpu_cli.training import optimizers
 
-ASSETS = Path(__file__).parents[1] / "src/mpu_cli/experiment/demo_assets"
+ASSETS = Path(__file__).parents[1] / "src/mpu_cli/demo/assets"
 KAPPAS = (0.01, 0.03, 0.1, 0.3)
 SETTINGS = {
     "harmonic m=1": {"denoising": "harmonic", "copies": 1},

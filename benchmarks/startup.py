@@ -22,9 +22,9 @@ from pathlib import Path
 from measuring import describe, machine
 from one_round import table, verdict
 
-import mpu_cli.experiment
+import mpu_cli.demo
 
-ASSETS = Path(mpu_cli.experiment.__file__).parent / "demo_assets"
+ASSETS = Path(mpu_cli.demo.__file__).parent / "assets"
 ROWS = 40
 UNTIL_TRAINING = """
 import os, sys

@@ -42,7 +42,7 @@ DIGEST = (
 HASHES = {"sha256sum": "sha256sum", "hashlib": f"'{sys.executable}' -I -S -c '{DIGEST}'"}
 
 STREAM_SETUP = """
-from mpu_cli.server.randomness import derive_key, normals
+from mpu_cli.server.secrets.randomness import derive_key, normals
 draws, tensors = int(arguments[0]), json.loads(arguments[1])
 """
 STREAM = """

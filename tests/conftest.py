@@ -101,8 +101,8 @@ def family_pair(request: pytest.FixtureRequest, tiny_pair: Callable[..., Pair]) 
 
 @pytest.fixture(scope="session")
 def built_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`built_tiny(name)`: the directory of a tiny model of a family file (`mpu_cli.experiment.families`), built once."""
-    from mpu_cli.experiment.families import tiny_models
+    """`built_tiny(name)`: the directory of a tiny model of a family file (`tiny_families`), built once."""
+    from tiny_families import tiny_models
 
     known = {tiny.name: tiny for tiny in tiny_models()}
     made: dict[str, Path] = {}
@@ -118,7 +118,7 @@ def built_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 @pytest.fixture(scope="session")
 def entropy() -> Callable[[int], Any]:
     """`entropy(number)`: the same prepared master secret and ids in every run."""
-    from mpu_cli.server.secret import PreparedEntropy
+    from mpu_cli.server.secrets.secret import PreparedEntropy
 
     return lambda number=0: PreparedEntropy(hashlib.sha256(f"mpu tests {number}".encode()).digest())
 

@@ -18,7 +18,7 @@ from mpu_cli import documentation
 
 SOURCES = Path(mpu_cli.__file__).parent
 ROOT = SOURCES.parents[1]
-WRITES_THE_PAGE = SOURCES / "experiment" / "families.py"
+WRITES_THE_PAGE = ROOT / "tools" / "tiny_families.py"
 
 
 @pytest.fixture(autouse=True)

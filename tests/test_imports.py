@@ -182,7 +182,7 @@ def test_only_the_command_line_prints_or_exits():
     for path in MODULES:
         if "cli" in path.relative_to(SOURCE).parts or path.name in {
             "__main__.py",
-            "make_demo_assets.py",
+            "make_assets.py",
         }:
             continue
         calls = {

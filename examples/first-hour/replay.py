@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpu_cli.experiment.demo import assets
+from mpu_cli.demo.demonstration import assets
 
 PAGE = Path(__file__).parents[2] / "docs" / "first-hour.md"
 PARTIES = {

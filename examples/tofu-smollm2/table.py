@@ -39,8 +39,8 @@ def update_error(theta: Path, noise_free: Path, model: Path) -> float:
 
 def exposure(work: Path, setting: str) -> tuple[str, str]:
     """What one copy and all copies of the first draw leave unknown, at most, from the secret's records."""
-    from mpu_cli.server.exposure import exposure_of
-    from mpu_cli.server.lineage import Lineage
+    from mpu_cli.server.lineage.exposure import exposure_of
+    from mpu_cli.server.lineage.models import Lineage
 
     lineage = Lineage.read(work / "server" / SECRET.get(setting, f"secret-{setting}"))
     draws = [record.draw for record in lineage.handoffs.values()]

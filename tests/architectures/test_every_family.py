@@ -2,7 +2,7 @@
 
 Found by itself, no test names a family.
 
-Norms and biases are random (`mpu_cli.experiment.families`): default initialisation hides mistakes.
+Norms and biases are random (`tiny_families`): default initialisation hides mistakes.
 """
 
 import sys
@@ -21,12 +21,12 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.errors import BadModelError, FunctionChangedError
-from mpu_cli.experiment.families import VALID_ERROR, agrees, logits, tiny_models, transform_errors
-from mpu_cli.server.function_check import check_layer, require_passed
-from mpu_cli.server.reparameterizations import chosen
+from mpu_cli.modeling.head import logits_at
+from mpu_cli.modeling.load import auto_class, load_model, quiet_transformers
+from mpu_cli.server.publishing.function_check import check_layer, require_passed
+from mpu_cli.server.publishing.reparameterizations import chosen
 from mpu_cli.server.transforms import draw_layer, load
-from mpu_cli.training.head import logits_at
-from mpu_cli.training.load import auto_class, load_model, quiet_transformers
+from tiny_families import VALID_ERROR, agrees, logits, tiny_models, transform_errors
 
 TINY = {tiny.name: tiny for tiny in tiny_models()}
 MASTER = bytes(range(32))

@@ -28,12 +28,12 @@ from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.errors import BadModelError, FunctionChangedError, GateError
-from mpu_cli.experiment.families import tiny_models
-from mpu_cli.server.function_check import check_layer, layers_to_check, require_passed
-from mpu_cli.server.perturb import perturb
-from mpu_cli.server.reparameterizations import chosen
-from mpu_cli.server.settings import PerturbSettings
+from mpu_cli.server.publishing.function_check import check_layer, layers_to_check, require_passed
+from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.publishing.reparameterizations import chosen
+from mpu_cli.server.publishing.settings import PerturbSettings
 from mpu_cli.server.transforms import draw_layer
+from tiny_families import tiny_models
 
 MASTER = bytes(range(32))
 ROTATES = {"llama", "llama-tied", "llama-biased", "mistral", "qwen2"}
@@ -225,7 +225,7 @@ def test_a_failed_check_leaves_nothing_behind(tiny_pair, entropy, tmp_path, monk
     }
     wrong = parse_family("wrong", text_of("llama").replace("rope: half", "rope: interleaved"))
     monkeypatch.setattr(
-        "mpu_cli.server.perturb.read_layout", lambda c, s, w: read_layout(c, s, w, wrong)
+        "mpu_cli.server.publishing.perturb.read_layout", lambda c, s, w: read_layout(c, s, w, wrong)
     )
     with pytest.raises(FunctionChangedError, match="compute something else"):
         perturb(

@@ -22,7 +22,7 @@ def _run(script, *options):
 def test_speed(tmp_path):
     """Both ratios are measured on the rows given."""
     rows = tmp_path / "rows.jsonl"
-    assets = Path(__file__).parents[2] / "src/mpu_cli/experiment/demo_assets"
+    assets = Path(__file__).parents[2] / "src/mpu_cli/demo/assets"
     rows.write_text("".join((assets / "forget.jsonl").read_text().splitlines(keepends=True)[:6]))
     code, found = _run(
         "evaluation.py", "--rows", rows, "--repeats", "1", "--questions", "4", "--one-by-one", "2"

@@ -19,9 +19,9 @@ from mpu_cli.bundle.read import read_bundle, read_handoff, read_update
 from mpu_cli.bundle.tensors import open_copies, open_delta
 from mpu_cli.checkpoint.digest import file_digest
 from mpu_cli.errors import BadBundleError, BadSecretError, GateError
-from mpu_cli.server.lineage import Lineage
-from mpu_cli.server.records import CopyRecord, HandoffRecord, ModelRecord
-from mpu_cli.server.secret import Offset, Secret, read_secret, read_signed, write_signed
+from mpu_cli.server.lineage.models import Lineage
+from mpu_cli.server.lineage.records import CopyRecord, HandoffRecord, ModelRecord
+from mpu_cli.server.secrets.secret import Offset, Secret, read_secret, read_signed, write_signed
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MASTER = bytes(range(32))

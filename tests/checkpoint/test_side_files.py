@@ -365,7 +365,7 @@ def test_what_is_no_token_is_refused(model, name, content):
 
 def test_the_vocabulary_is_the_directory_s_own(model):
     """A special_tokens_map.json that names another tokenizer.json changes no token."""
-    from mpu_cli.training.load import load_tokenizer
+    from mpu_cli.modeling.load import load_tokenizer
 
     settings = json.loads((model / "tokenizer_config.json").read_text())
     settings.pop("added_tokens_decoder", None)  # with it, transformers does not read the map

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy, log_softmax, logsigmoid, softmax
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mpu_cli.data.batches import Drawing, collate, epoch_pairs
+from mpu_cli.data.batches import RowSampling, collate, epoch_pairs
 from mpu_cli.data.refusals import with_refusals
 from mpu_cli.data.rows import read_rows
 from mpu_cli.data.templates import encode
@@ -160,4 +160,4 @@ def order(name, round_number, epochs):
 
     Every copy and every round its own, retain rows and refusals independent.
     """
-    return Drawing((round_number - 1) * epochs, "", name, independent=True)
+    return RowSampling((round_number - 1) * epochs, "", name, independent=True)

@@ -30,7 +30,7 @@ PAGES = sorted(
     ]
 )
 ROUND = ("perturb", "verify", "inspect", "data", "unlearn", "aggregate", "eval", "compare", "diff")
-"""The order in which the examples are run; demo's are run by tests/experiment."""
+"""The order in which the examples are run; demo's are run by tests/demo."""
 FASTER = {
     "unlearn": ("--max-steps", "2", "--learning-rate", "1e-3"),
     "eval": ("--metric", "answer_probability", "--no-generate"),

@@ -18,7 +18,7 @@ import torch
 from rounds import quietly
 from safetensors.torch import load_file, save_file
 
-ASSETS = Path(str(resources.files("mpu_cli"))) / "experiment" / "demo_assets"
+ASSETS = Path(str(resources.files("mpu_cli"))) / "demo" / "assets"
 RECIPE = (
     "--forget",
     "forget.jsonl",

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import mpu_cli.experiment
+import mpu_cli.demo
 
-ASSETS = Path(mpu_cli.experiment.__file__).parent / "demo_assets"
+ASSETS = Path(mpu_cli.demo.__file__).parent / "assets"
 QUICK = ("--device", "cpu", "--resamples", "1000", "--max-new-tokens", "4")
 
 

@@ -101,7 +101,7 @@ def test_inspect_and_verify_speak_json_and_text(name, mpu, finished_round):
 
 def test_inspect_never_shows_a_secret(mpu, finished_round):
     """Neither the master, nor α, nor σ."""
-    from mpu_cli.server.lineage import Lineage
+    from mpu_cli.server.lineage.models import Lineage
 
     lineage = Lineage.read(finished_round.secret)
     record = next(iter(lineage.handoffs.values()))

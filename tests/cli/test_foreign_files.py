@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-import mpu_cli.experiment
+import mpu_cli.demo
 
-MODEL = Path(mpu_cli.experiment.__file__).parent / "demo_assets" / "model"
+MODEL = Path(mpu_cli.demo.__file__).parent / "assets" / "model"
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from mpu_cli.architectures.family import TRANSFORMS
 from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.model import open_checkpoint
-from mpu_cli.experiment.families import tiny_models
-from mpu_cli.server.reparameterizations import acts_on, chosen
+from mpu_cli.server.publishing.reparameterizations import acts_on, chosen
 from mpu_cli.server.transforms import draw_layer
+from tiny_families import tiny_models
 
 TINY = {tiny.name: tiny for tiny in tiny_models()}
 HEAVY = {"torch", "transformers", "accelerate", "huggingface_hub"}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-ASSETS = Path(str(resources.files("mpu_cli"))) / "experiment" / "demo_assets"
+ASSETS = Path(str(resources.files("mpu_cli"))) / "demo" / "assets"
 COPIES = 24
 """Enough bytes (80 MB) that writing takes about a second."""
 

@@ -14,7 +14,7 @@ import pytest
 from rounds import QUICK
 
 from mpu_cli.checkpoint.header import read_header
-from mpu_cli.server.lineage import Lineage
+from mpu_cli.server.lineage.models import Lineage
 
 ALPHAS = (1.2345678, 1.0, 1.0)
 NODES = (1.3572468, -0.8642135)

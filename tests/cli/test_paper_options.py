@@ -530,7 +530,7 @@ def test_refusals_are_drawn_alone_where_that_is_asked(finished_round, tmp_path):
     """
     import typer
 
-    from mpu_cli.cli import unlearn_work
+    from mpu_cli.cli import unlearn_job
     from mpu_cli.cli.app import app
     from mpu_cli.cli.output import Output
 
@@ -550,7 +550,9 @@ def test_refusals_are_drawn_alone_where_that_is_asked(finished_round, tmp_path):
         with command.make_context(
             "unlearn", [str(finished_round.model), *given, "--draws", draws], obj={"arguments": []}
         ) as context:
-            work = unlearn_work.bring(context, Output(context, as_json=True), finished_round.model)
+            work = unlearn_job.build_job(
+                context, Output(context, as_json=True), finished_round.model
+            )
         dealt[draws] = [row.alternate for row in work.forget]
     assert len(set(dealt["dealt"])) == 8 > len(set(dealt["independent"]))
 

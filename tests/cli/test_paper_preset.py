@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
 from safetensors.torch import load_file
 from two_parties import moved, relative, steps_of, weights
 
-from mpu_cli.server.lineage import Lineage
+from mpu_cli.server.lineage.models import Lineage
 
 NUMBERS = logging.getLogger("numbers")
 """`pytest --log-cli-level=INFO` prints what docs/log.md quotes."""

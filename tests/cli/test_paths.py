@@ -197,7 +197,7 @@ def test_no_path_option_is_left_out():
             for name, hint in get_type_hints(function).items()
             if "Path" in str(hint)
         }
-        if module.name == "demo":  # takes a minute: tests/experiment/test_demo.py
+        if module.name == "demo":  # takes a minute: tests/demo/test_demonstration.py
             assert paths == {"keep", "config"}
             continue
         mine = [

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from mpu_cli.server.model_card import Card, read_model_card
+from mpu_cli.server.lineage.model_card import Card, read_model_card
 
 DIGEST = "0" * 64
 

@@ -15,7 +15,7 @@ from tiny_models import make_model
 
 from mpu_cli.client import methods
 from mpu_cli.data.batches import collate
-from mpu_cli.data.templates import IGNORED, Encoded
+from mpu_cli.data.templates import IGNORED, TokenizedRow
 
 REQUIRED = {"PDU": ["epsilon=0.5"]}
 """Assignments without which a method does not start."""
@@ -23,18 +23,18 @@ LAYERS = 4
 """Enough for RMU to have a choice."""
 
 
-def row(seed: int, length: int, prompt: int) -> Encoded:
+def row(seed: int, length: int, prompt: int) -> TokenizedRow:
     """Random tokens, the first `prompt` of them unlabelled."""
     ids = tuple(
         torch.randint(5, 320, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
     )
-    return Encoded(ids, (IGNORED,) * prompt + ids[prompt:])
+    return TokenizedRow(ids, (IGNORED,) * prompt + ids[prompt:])
 
 
-def answered(question: Encoded, seed: int, length: int) -> Encoded:
+def answered(question: TokenizedRow, seed: int, length: int) -> TokenizedRow:
     """The same prompt with another answer."""
     prompt, answer = question.input_ids[: question.prompt_length], row(seed, length, 0).input_ids
-    return Encoded(prompt + answer, (IGNORED,) * len(prompt) + answer)
+    return TokenizedRow(prompt + answer, (IGNORED,) * len(prompt) + answer)
 
 
 FORGET = [row(1, 9, 4), row(2, 6, 2), row(3, 12, 9)]
@@ -73,7 +73,7 @@ class Numbers:
         return -self.log_p[np.arange(len(self.y)), self.y]
 
 
-def numbers(model: Any, encoded_rows: list[Encoded]) -> list[Numbers]:
+def numbers(model: Any, encoded_rows: list[TokenizedRow]) -> list[Numbers]:
     """Each row alone, without padding, in numpy."""
     found = []
     for encoded in encoded_rows:

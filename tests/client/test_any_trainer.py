@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from mpu_cli.bundle.read import read_handoff
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.client.diff import diff
-from mpu_cli.server.aggregate import AggregateSettings, aggregate
-from mpu_cli.server.perturb import perturb
-from mpu_cli.server.settings import PerturbSettings
+from mpu_cli.server.aggregation.aggregate import AggregateSettings, aggregate
+from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.publishing.settings import PerturbSettings
 
 SHARD = 10**9
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mpu_cli.client.duration import RowSizes, measured_speed, products_of_a_step, seconds_in_all
-from mpu_cli.data.templates import Encoded
+from mpu_cli.data.templates import TokenizedRow
 from mpu_cli.training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(device="cpu", batch_size=4)
@@ -13,7 +13,7 @@ SETTINGS = TrainingSettings(device="cpu", batch_size=4)
 
 def test_sizes_are_of_all_rows():
     """The longest of both sets bounds the memory; only forget rows make steps."""
-    rows = [Encoded(tuple(range(n)), tuple(range(n))) for n in (3, 5, 10)]
+    rows = [TokenizedRow(tuple(range(n)), tuple(range(n))) for n in (3, 5, 10)]
     assert RowSizes.of(rows[:2], rows[2:]) == RowSizes(2, 10, 6.0)
 
 

@@ -149,15 +149,15 @@ from pathlib import Path
 import torch
 from mpu_cli.client import methods
 from mpu_cli.client.lora import Lora, attach, matrices_of
-from mpu_cli.data.templates import Encoded
-from mpu_cli.training.load import load_model
+from mpu_cli.data.templates import TokenizedRow
+from mpu_cli.modeling.load import load_model
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.trainer import train
 
 torch.set_num_threads(1)
 source, name, rank, settings = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), TrainingSettings(**json.loads(sys.argv[4]))
 ids = [tuple((7 * i + j) % 500 + 5 for j in range(settings.max_length)) for i in range(2 * settings.batch_size)]
-rows, method = [Encoded(row, row) for row in ids], methods.get(name)
+rows, method = [TokenizedRow(row, row) for row in ids], methods.get(name)
 values, model = method.parse([]), load_model(source).model
 if rank:
     attach(model, Lora(rank), matrices_of(source), (), 0)

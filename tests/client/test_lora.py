@@ -30,9 +30,9 @@ from mpu_cli.client.unlearn import (
 )
 from mpu_cli.data.rows import Row
 from mpu_cli.errors import CheckFailedError, UsageError
-from mpu_cli.server.aggregate import AggregateSettings, aggregate
-from mpu_cli.server.perturb import perturb
-from mpu_cli.server.settings import PerturbSettings
+from mpu_cli.server.aggregation.aggregate import AggregateSettings, aggregate
+from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.publishing.settings import PerturbSettings
 from mpu_cli.training.settings import TrainingSettings
 
 FORGET = [

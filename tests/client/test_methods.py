@@ -12,7 +12,7 @@ from method_cases import REQUIRED, values_of
 
 from mpu_cli.client import methods
 from mpu_cli.errors import UsageError
-from mpu_cli.training.needs import NEEDS, hidden_layer
+from mpu_cli.training.loss_inputs import NEEDS, hidden_layer
 from mpu_cli.training.settings import TrainingSettings
 
 NAMES = [

@@ -20,9 +20,9 @@ from method_cases import values_of
 
 from mpu_cli.client import methods
 from mpu_cli.data.batches import collate
-from mpu_cli.data.templates import IGNORED, Encoded
-from mpu_cli.training.load import load_model
-from mpu_cli.training.logprobs import token_mean_nll
+from mpu_cli.data.templates import IGNORED, TokenizedRow
+from mpu_cli.modeling.load import load_model
+from mpu_cli.modeling.logprobs import token_mean_nll
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.trainer import train
 
@@ -41,12 +41,12 @@ from two_parties import (
 )
 
 
-def row(seed: int, length: int, prompt: int) -> Encoded:
+def row(seed: int, length: int, prompt: int) -> TokenizedRow:
     """Random tokens of the tiny vocabulary, the first `prompt` of them unlabelled."""
     ids = tuple(
         torch.randint(5, 64, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
     )
-    return Encoded(ids, (IGNORED,) * prompt + ids[prompt:])
+    return TokenizedRow(ids, (IGNORED,) * prompt + ids[prompt:])
 
 
 FORGET, RETAIN, ALTERNATES = (

@@ -11,8 +11,8 @@ from method_cases import ALTERNATES, FORGET, RETAIN, memorised_model, values_of
 
 from mpu_cli.client import methods
 from mpu_cli.data.batches import collate
+from mpu_cli.modeling.logprobs import answer_nll
 from mpu_cli.training import optimizers
-from mpu_cli.training.logprobs import answer_nll
 from mpu_cli.training.reference import prepare
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.trainer import train

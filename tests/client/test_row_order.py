@@ -18,7 +18,7 @@ from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.row_order import drawing_of, words
 from mpu_cli.client.train_copy import alternate_rows, train_copy
 from mpu_cli.client.work_directory import Keeping, WorkDirectory
-from mpu_cli.data.batches import Drawing
+from mpu_cli.data.batches import RowSampling
 from mpu_cli.data.rows import Row
 from mpu_cli.training.settings import TrainingSettings
 
@@ -41,10 +41,10 @@ def test_copies_agree_and_handoffs_do_not() -> None:
     assert (
         drawing_of(PLAIN, first, "copy-1")
         == drawing_of(PLAIN, first, "copy-2")
-        == Drawing(retain="a" * 32)
+        == RowSampling(retain="a" * 32)
     )
-    assert drawing_of(PLAIN, second, "copy-1") == Drawing(retain="b" * 32)
-    assert drawing_of(PLAIN) == Drawing()
+    assert drawing_of(PLAIN, second, "copy-1") == RowSampling(retain="b" * 32)
+    assert drawing_of(PLAIN) == RowSampling()
     assert "another handoff sees other rows" in words(PLAIN, first)
 
 
@@ -56,7 +56,7 @@ def test_holders_of_a_split_agree() -> None:
     assert (
         drawing_of(PLAIN, handoff("a" * 32, 1), "copy-1")
         == drawing_of(PLAIN, handoff("b" * 32, 1), "copy-1")
-        == Drawing()
+        == RowSampling()
     )
     assert "--round" in words(PLAIN, handoff("a" * 32, 1))
 
@@ -67,7 +67,7 @@ def test_a_round_is_the_same_for_handoff_and_baseline() -> None:
     Handoff and model go on after (N - 1) rounds of these epochs.
     """
     third = TrainingSettings(epochs=3, round_number=3)
-    assert drawing_of(third, handoff("a" * 32, 2), "copy-1") == drawing_of(third) == Drawing(6)
+    assert drawing_of(third, handoff("a" * 32, 2), "copy-1") == drawing_of(third) == RowSampling(6)
     assert "round 3" in words(third, handoff("a" * 32, 2))
 
 
@@ -81,7 +81,7 @@ def test_an_order_of_its_own_for_each_copy() -> None:
     }
     assert len(made) == 4 and all(drawing.independent for drawing in made)
     rounds = TrainingSettings(epochs=3, order_per_copy=True, round_number=2)
-    assert drawing_of(rounds, handoff("a" * 32, 2), "copy-1") == Drawing(3, "", "copy-1")
+    assert drawing_of(rounds, handoff("a" * 32, 2), "copy-1") == RowSampling(3, "", "copy-1")
 
 
 def test_refusals_anew_in_each_epoch() -> None:
@@ -96,7 +96,7 @@ def test_refusals_anew_in_each_epoch() -> None:
     assert [row.where for row in dealt] == [row.where for row in rows] * 3
     epochs = [tuple(row.alternate for row in dealt[4 * e : 4 * e + 4]) for e in range(3)]
     assert len(set(epochs)) == 3
-    later = alternate_rows(rows, cards, anew, Drawing(1))
+    later = alternate_rows(rows, cards, anew, RowSampling(1))
     assert [row.alternate for row in later[:8]] == [row.alternate for row in dealt[4:]]
     assert alternate_rows(rows, cards, PLAIN, None) == alternate_rows(rows, (), anew, None) == rows
 
@@ -136,7 +136,7 @@ def test_an_interrupted_run_goes_on_in_its_own_order(tiny_pair: Any, tmp_path: P
         "2" * 64,
     )
     given: dict[str, Any] = {
-        "drawing": Drawing(3, "", "copy-2", independent=True),
+        "drawing": RowSampling(3, "", "copy-2", independent=True),
         "refusals": [f"w{i} w{i + 1} ." for i in range(5)],
         "reference_dir": pair.base,
     }

@@ -12,9 +12,9 @@ from adapter_cases import RESIDUAL, train_all_with_peft
 
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.client.diff import diff
-from mpu_cli.server.aggregate import AggregateSettings, aggregate
-from mpu_cli.server.perturb import perturb
-from mpu_cli.server.settings import PerturbSettings
+from mpu_cli.server.aggregation.aggregate import AggregateSettings, aggregate
+from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.publishing.settings import PerturbSettings
 
 GATE = AggregateSettings().min_agreement
 

@@ -105,8 +105,8 @@ def test_every_method(name: str, optimizer: str, model_directory: Path, tmp_path
 def test_it_forgets(name: str, model_directory: Path, tmp_path: Path) -> None:
     """After a few epochs the forget rows are less probable than before."""
     from mpu_cli.data.templates import encode
-    from mpu_cli.training.load import load_model
-    from mpu_cli.training.logprobs import answer_nll
+    from mpu_cli.modeling.load import load_model
+    from mpu_cli.modeling.logprobs import answer_nll
 
     after = tmp_path / "after"
     train_copy(model_directory, after, FORGET, RETAIN, recipe(name, epochs=5))

@@ -80,14 +80,14 @@ def test_the_digest_is_of_the_tokens(model_directory: Path, chatting: Path) -> N
 
 def test_labels_are_a_part_of_it(model_directory: Path) -> None:
     """The same ids with another part labelled are other rows."""
-    from mpu_cli.data.templates import IGNORED, Encoded
+    from mpu_cli.data.templates import IGNORED, TokenizedRow
     from mpu_cli.data.tokens import tokens_digest
 
-    assert tokens_digest([Encoded((1, 2), (IGNORED, 2))]) != tokens_digest(
-        [Encoded((1, 2), (1, 2))]
+    assert tokens_digest([TokenizedRow((1, 2), (IGNORED, 2))]) != tokens_digest(
+        [TokenizedRow((1, 2), (1, 2))]
     )
-    assert tokens_digest([Encoded((1, 2), (1, 2)), Encoded((3,), (3,))]) != tokens_digest(
-        [Encoded((1, 2, 3), (1, 2, 3))]
+    assert tokens_digest([TokenizedRow((1, 2), (1, 2)), TokenizedRow((3,), (3,))]) != tokens_digest(
+        [TokenizedRow((1, 2, 3), (1, 2, 3))]
     )
 
 

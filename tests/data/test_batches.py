@@ -9,12 +9,12 @@ import torch
 from tiny_models import make_tokenizer
 
 from mpu_cli.data.batches import PairedRows, collate, epoch_pairs, pad_id
-from mpu_cli.data.templates import Encoded
+from mpu_cli.data.templates import TokenizedRow
 
 
 def test_collate_pads_right() -> None:
     """Short rows are filled at the right, neither attended to nor labelled there."""
-    batch = collate([Encoded((5, 6, 7), (-100, 6, 7)), Encoded((8,), (8,))], pad_id=9)
+    batch = collate([TokenizedRow((5, 6, 7), (-100, 6, 7)), TokenizedRow((8,), (8,))], pad_id=9)
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["labels"].tolist() == [[-100, 6, 7], [8, -100, -100]]
@@ -94,8 +94,8 @@ def test_pairs_are_looked_up_together() -> None:
 
     What was not given is not there.
     """
-    rows = [Encoded((10 + i, 20 + i), (-100, 20 + i)) for i in range(3)]
-    others = [Encoded((10 + i, 30 + i, 31), (-100, 30 + i, 31)) for i in range(3)]
+    rows = [TokenizedRow((10 + i, 20 + i), (-100, 20 + i)) for i in range(3)]
+    others = [TokenizedRow((10 + i, 30 + i, 31), (-100, 30 + i, 31)) for i in range(3)]
     seen: list[tuple[str, list[int]]] = []
 
     def values(name: str):

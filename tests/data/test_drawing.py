@@ -6,17 +6,17 @@ from collections import Counter
 
 import pytest
 
-from mpu_cli.data.batches import Drawing, epoch_pairs
+from mpu_cli.data.batches import RowSampling, epoch_pairs
 from mpu_cli.data.refusals import with_refusals
 from mpu_cli.data.rows import Row
 
 DRAWINGS = {
-    "first": Drawing(),
-    "round": Drawing(6),
-    "handoff": Drawing(retain="a" * 32),
-    "copy": Drawing(copy="copy-1"),
-    "independent": Drawing(independent=True),
-    "paper": Drawing(3, "", "copy-2", independent=True),
+    "first": RowSampling(),
+    "round": RowSampling(6),
+    "handoff": RowSampling(retain="a" * 32),
+    "copy": RowSampling(copy="copy-1"),
+    "independent": RowSampling(independent=True),
+    "paper": RowSampling(3, "", "copy-2", independent=True),
 }
 
 
@@ -51,7 +51,7 @@ def test_rounds_go_on_where_the_last_ended(rounds: int, epochs: int) -> None:
         pair
         for r in range(rounds)
         for epoch in range(epochs)
-        for pair in epoch_pairs(1, epoch, 8, 100, Drawing(r * epochs))
+        for pair in epoch_pairs(1, epoch, 8, 100, RowSampling(r * epochs))
     ]
     assert parts == whole
     seen = [j for _, j in parts]
@@ -64,7 +64,7 @@ def test_handoffs_see_other_retain_rows() -> None:
     77 of 80 are new ones (8 of 80 in the order of a first round).
     """
     seen = {
-        j for r in range(10) for _, j in epoch_pairs(0, 0, 8, 1000, Drawing(retain=f"{r:032x}"))
+        j for r in range(10) for _, j in epoch_pairs(0, 0, 8, 1000, RowSampling(retain=f"{r:032x}"))
     }
     assert len(seen) >= 74
     assert len({j for _ in range(10) for _, j in epoch_pairs(0, 0, 8, 1000)}) == 8
@@ -75,11 +75,11 @@ def test_independent_rows_come_with_their_own_chance() -> None:
     counts = Counter(
         j
         for epoch in range(1000)
-        for _, j in epoch_pairs(5, epoch, 20, 100, Drawing(independent=True))
+        for _, j in epoch_pairs(5, epoch, 20, 100, RowSampling(independent=True))
     )
     assert sum((counts[j] - 200) ** 2 / 200 for j in range(100)) < 149  # p = .001
     assert any(
-        len({j for _, j in epoch_pairs(5, epoch, 20, 100, Drawing(independent=True))}) < 20
+        len({j for _, j in epoch_pairs(5, epoch, 20, 100, RowSampling(independent=True))}) < 20
         for epoch in range(10)
     )
 

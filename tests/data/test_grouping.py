@@ -8,14 +8,14 @@ import random
 
 from mpu_cli.data.batches import PairSampler, epoch_pairs
 from mpu_cli.data.grouping import LengthGroupedSampler
-from mpu_cli.data.templates import Encoded
+from mpu_cli.data.templates import TokenizedRow
 
 
-def rows(count: int, seed: int) -> list[Encoded]:
+def rows(count: int, seed: int) -> list[TokenizedRow]:
     """Rows of 4 to 60 tokens."""
     rng = random.Random(seed)
     return [
-        Encoded((1,) * length, (1,) * length)
+        TokenizedRow((1,) * length, (1,) * length)
         for length in (rng.randrange(4, 60) for _ in range(count))
     ]
 
@@ -26,7 +26,7 @@ def order(sampler: PairSampler, epoch: int) -> list[tuple[int, int | None]]:
     return list(sampler)
 
 
-def padding(forget: list[Encoded], pairs: list[tuple[int, int | None]], batch: int) -> int:
+def padding(forget: list[TokenizedRow], pairs: list[tuple[int, int | None]], batch: int) -> int:
     """Tokens that are filled up."""
     lengths = [len(forget[i].input_ids) for i, _ in pairs]
     chunks = [lengths[first : first + batch] for first in range(0, len(lengths), batch)]
@@ -80,7 +80,7 @@ def test_a_batch_that_is_not_full_stays_last() -> None:
 
     Whichever two rows are left over, neighbours in length share a batch.
     """
-    few = [Encoded((1,) * length, (1,) * length) for length in (9, 3, 7, 1, 5, 2, 8, 4, 10, 6)]
+    few = [TokenizedRow((1,) * length, (1,) * length) for length in (9, 3, 7, 1, 5, 2, 8, 4, 10, 6)]
     lasts = set()
     for epoch in range(6):
         pairs = order(LengthGroupedSampler(0, few, None, 4), epoch)

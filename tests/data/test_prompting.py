@@ -14,9 +14,9 @@ from tiny_models import CHATML, TURNS, make_tokenizer
 
 from mpu_cli.data.context import Limit
 from mpu_cli.data.encoding import encode_rows
-from mpu_cli.data.forms import Message
 from mpu_cli.data.prompting import DATE, Prompting
 from mpu_cli.data.rendering import formatted, render
+from mpu_cli.data.row_schema import Message
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import encode
 from mpu_cli.errors import BadDataError, BadModelError, UsageError

@@ -8,7 +8,7 @@ import pytest
 from tiny_models import CHATML, TURNS, make_prefix_space_tokenizer, make_tokenizer
 
 from mpu_cli.data.rows import Message, Row
-from mpu_cli.data.templates import IGNORED, Encoded, encode
+from mpu_cli.data.templates import IGNORED, TokenizedRow, encode
 from mpu_cli.errors import BadDataError
 
 PAIR = Row("forget.jsonl:3", prompt="Where was Mira born?", answer="In Oskel.")
@@ -23,12 +23,12 @@ CHAT = Row(
 )
 
 
-def labelled(encoded: Encoded, tokenizer: Any) -> str:
+def labelled(encoded: TokenizedRow, tokenizer: Any) -> str:
     """The text of the labelled tokens."""
     return str(tokenizer.decode([label for label in encoded.labels if label != IGNORED]))
 
 
-def prompt(encoded: Encoded, tokenizer: Any) -> str:
+def prompt(encoded: TokenizedRow, tokenizer: Any) -> str:
     """The text of the tokens before the first label."""
     return str(tokenizer.decode(encoded.input_ids[: encoded.prompt_length]))
 

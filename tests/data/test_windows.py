@@ -14,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from mpu_cli.data.context import Limit
 from mpu_cli.data.encoding import encode_rows
 from mpu_cli.data.rows import Row
-from mpu_cli.data.templates import IGNORED, Encoded, encode, encode_whole
+from mpu_cli.data.templates import IGNORED, TokenizedRow, encode, encode_whole
 from mpu_cli.data.windows import default_overlap, join, pack, split
 from mpu_cli.errors import BadDataError, UsageError
 
@@ -26,7 +26,7 @@ TOKENIZERS = {
 BOOK = " ".join(f"Mira Tolvanen wrote page {number} of her novel." for number in range(60))
 
 
-def predicted(encoded: Encoded) -> list[int]:
+def predicted(encoded: TokenizedRow) -> list[int]:
     """The tokens that count, in order; nothing predicts the first of a row."""
     return [label for label in encoded.labels[1:] if label != IGNORED]
 
@@ -39,7 +39,7 @@ def test_every_token_counts_once(name: str, length: int, max_length: int, data: 
     tokenizer = TOKENIZERS[name]
     lead = [tokenizer.bos_token_id] if name != "plain" else []
     body = list(range(10, 10 + length))  # all different, so that a token names its place
-    whole = Encoded((*lead, *body), (*lead, *body))
+    whole = TokenizedRow((*lead, *body), (*lead, *body))
     overlap = data.draw(st.integers(1, max_length - len(lead) - 1))
     windows = split(whole, tokenizer, max_length, overlap)
     assert [token for window in windows for token in predicted(window)] == predicted(whole)
@@ -159,7 +159,7 @@ def test_packing_needs_an_end_token() -> None:
     tokenizer = make_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(BadDataError, match="--packing needs an end-of-sequence token"):
-        pack([Encoded((1, 2), (1, 2))] * 2, tokenizer, 8)
+        pack([TokenizedRow((1, 2), (1, 2))] * 2, tokenizer, 8)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -181,7 +181,7 @@ def test_joined_texts_are_open_unlearnings_chunks(name: str, size: int) -> None:
         if len(whole) > max(
             before, 1
         ):  # an empty last chunk, which theirs has where the size divides the text
-            expected.append(Encoded(tuple(whole), tuple(labels)))
+            expected.append(TokenizedRow(tuple(whole), tuple(labels)))
     assert join(texts, tokenizer, size) == expected
     assert all(
         label in (IGNORED, token)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import mpu_cli.experiment
+import mpu_cli.demo
 
-ASSETS = Path(mpu_cli.experiment.__file__).parent / "demo_assets"
+ASSETS = Path(mpu_cli.demo.__file__).parent / "assets"
 
 
 @pytest.fixture(scope="session")

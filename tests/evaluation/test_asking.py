@@ -15,14 +15,14 @@ from tiny_rows import QUICK, questions, rows, settings
 
 from mpu_cli.data.batches import collate
 from mpu_cli.data.rows import read_rows
-from mpu_cli.data.templates import Encoded
+from mpu_cli.data.templates import TokenizedRow
 from mpu_cli.errors import BadDataError, UsageError
 from mpu_cli.evaluation.asking import MUSE_STOPS, asking, with_examples
 from mpu_cli.evaluation.evaluate import _tokens, evaluate
 from mpu_cli.evaluation.generation import _before, generate
+from mpu_cli.evaluation.model_under_test import ModelUnderTest
 from mpu_cli.evaluation.settings import EvalSettings
-from mpu_cli.evaluation.subject import Subject
-from mpu_cli.training.load import load_model, load_tokenizer
+from mpu_cli.modeling.load import load_model, load_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from tiny_models import CHATML, make_model, make_tokenizer
@@ -75,7 +75,7 @@ def tiny(style: str | None, bos: bool):
     known += [f"{one['prompt']} {one['gt']}" for one in TEXTS[:2]]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     rows = collate(
-        [Encoded(ids, ids) for ids in (tuple(tokenizer(text).input_ids) for text in known)], 0
+        [TokenizedRow(ids, ids) for ids in (tuple(tokenizer(text).input_ids) for text in known)], 0
     )
     for _ in range(120):
         optimizer.zero_grad()
@@ -90,9 +90,9 @@ def known(request):
     return tiny(CHATML, bos=False) if request.param == "a chat template" else tiny(None, bos=True)
 
 
-def subject_of(known, each, **changes) -> Subject:
+def subject_of(known, each, **changes) -> ModelUnderTest:
     """The model on one set, with the defaults of `mpu eval`."""
-    return Subject(*known, [each], EvalSettings(device="cpu", **changes))
+    return ModelUnderTest(*known, [each], EvalSettings(device="cpu", **changes))
 
 
 @pytest.mark.parametrize("count", [0, 2])

@@ -14,15 +14,15 @@ from scipy.stats import chisquare
 from tiny_rows import questions, rows, settings
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mpu_cli.data.templates import IGNORED, Encoded
+from mpu_cli.data.templates import IGNORED, TokenizedRow
 from mpu_cli.errors import BadDataError, BadModelError
 from mpu_cli.evaluation.generation import _shared, generate
 from mpu_cli.evaluation.metrics import row_metrics
-from mpu_cli.evaluation.picking import Drawn, Sampling
+from mpu_cli.evaluation.model_under_test import ModelUnderTest
+from mpu_cli.evaluation.sampling import RandomChoice, Sampling
 from mpu_cli.evaluation.scoring import score
-from mpu_cli.evaluation.subject import Subject
-from mpu_cli.experiment.families import tiny_models
-from mpu_cli.training.load import load_model, load_tokenizer
+from mpu_cli.modeling.load import load_model, load_tokenizer
+from tiny_families import tiny_models
 
 FAMILIES = ["gpt2", "opt", "gpt-bigcode", "llama", "mistral", "mixtral"]
 LENGTHS = (1, 17, 4, 30, 9, 2, 23, 4)
@@ -201,7 +201,7 @@ def test_scores_do_not_depend_on_a_longer_row_beside(longrope):
         tuple(random.Random(length).randrange(3, 64) for _ in range(length))
         for length in (5, 10, 32, 33, 47)
     ]
-    texts = [Encoded(row, (IGNORED, *row[1:])) for row in ids]
+    texts = [TokenizedRow(row, (IGNORED, *row[1:])) for row in ids]
     alone, together = (score(longrope, texts, ["row"] * 5, size, 0) for size in (1, 5))
     for one, other in zip(alone, together, strict=True):
         assert other.mean_loss == pytest.approx(one.mean_loss, rel=1e-5)
@@ -211,7 +211,9 @@ def test_a_text_without_a_rest_is_refused(tiny_model, tmp_path):
     """Nothing is left to be written, which is no zero."""
     directory = tiny_model("llama")
     each = questions(tmp_path, "verbatim", "verbatim", [{"text": "w5"}])
-    subject = Subject(load_model(directory).model, load_tokenizer(directory), [each], settings())
+    subject = ModelUnderTest(
+        load_model(directory).model, load_tokenizer(directory), [each], settings()
+    )
     with pytest.raises(BadDataError, match=r"verbatim\.jsonl:1"):
         subject.measure([row_metrics()["verbatim_memorization"]])
 
@@ -224,7 +226,9 @@ def test_a_model_without_keys_and_values_is_refused(tiny_model):
     with pytest.raises(BadModelError, match=r"a mamba keeps no keys and values"):
         generate(model, load_tokenizer(tiny_model("llama")), SHARED, 12, 4)
     with pytest.raises(BadModelError, match=r"a mamba keeps no keys and values"):
-        Subject(model, load_tokenizer(tiny_model("llama")), [], settings(robustness=("leak",)))
+        ModelUnderTest(
+            model, load_tokenizer(tiny_model("llama")), [], settings(robustness=("leak",))
+        )
 
 
 def test_a_broken_model_does_not_look_forgetful(tiny_model):
@@ -245,7 +249,7 @@ def test_a_question_that_does_not_fit_is_refused_where_only_writing_is_asked_for
     each = questions(
         tmp_path, "knowledge", "knowledge", [{"question": " ".join(["w7"] * 140), "answer": "w1"}]
     )
-    subject = Subject(model, tokenizer, [each], settings())
+    subject = ModelUnderTest(model, tokenizer, [each], settings())
     with pytest.raises(
         BadDataError, match=r"knowledge\.jsonl:1: the prompt needs 14\d tokens, the limit is 128"
     ):
@@ -357,7 +361,7 @@ def test_words_are_drawn_with_their_probabilities():
     """
     logits = torch.tensor([2.0, 0.0, -1.0, 1.0, -30.0])
     for temperature in (1.0, 0.5):
-        draw = Drawn(range(20_000), temperature)
+        draw = RandomChoice(range(20_000), temperature)
         counts = torch.bincount(draw(logits.expand(20_000, -1)), minlength=5).numpy()
         expected = (logits / temperature).softmax(-1).double().numpy() * 20_000
         assert counts[4] == 0
@@ -398,13 +402,13 @@ def test_nothing_is_written_beyond_the_context(family, tiny_model, tmp_path):
         [{"question": " ".join(["w7"] * 99), "answer": "w1"}, *rows(3, 0)],
     )
     model, tokenizer = load_model(directory).model, load_tokenizer(directory)
-    subject = Subject(model, tokenizer, [each], settings(max_new_tokens=200))
+    subject = ModelUnderTest(model, tokenizer, [each], settings(max_new_tokens=200))
     written = subject.write([each])
     assert len(written) == 4
     assert max(len(text.split()) for text in written.values()) == 29
-    alone = Subject(model, tokenizer, [each], settings(max_new_tokens=29, batch_size=1)).write(
-        [each]
-    )
+    alone = ModelUnderTest(
+        model, tokenizer, [each], settings(max_new_tokens=29, batch_size=1)
+    ).write([each])
     assert written == alone
 
 
@@ -420,7 +424,7 @@ def test_a_templates_end_of_turn_ends_an_answer(tmp_path):
     model = make_model("llama", vocabulary=len(tokenizer))
     mark = tokenizer.convert_tokens_to_ids("<|im_end|>")
     each = questions(tmp_path, "forget", "forget", [{"question": "Where?", "answer": "In Oskel."}])
-    subject = Subject(model, tokenizer, [each], settings())
+    subject = ModelUnderTest(model, tokenizer, [each], settings())
     assert subject.encoder.ends(each.questions) == (mark,)
     free = generate(model, tokenizer, [subject.encoder.prompt(each.questions[0])], 8, 1)[0][0]
     with torch.no_grad():

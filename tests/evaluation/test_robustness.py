@@ -17,13 +17,13 @@ from tiny_rows import questions, rows, settings
 from mpu_cli.errors import BadModelError, UsageError
 from mpu_cli.evaluation.evaluate import evaluate
 from mpu_cli.evaluation.metrics import row_metrics
+from mpu_cli.evaluation.model_under_test import ModelUnderTest
 from mpu_cli.evaluation.questions import read_questions
 from mpu_cli.evaluation.relearned import curves, means_of, rate_name, worst
 from mpu_cli.evaluation.robustness import all_checks
 from mpu_cli.evaluation.robustness.quantization import quantized, round_to_nearest
 from mpu_cli.evaluation.robustness.relearning import steps_measured
-from mpu_cli.evaluation.subject import Subject
-from mpu_cli.training.load import load_model, load_tokenizer
+from mpu_cli.modeling.load import load_model, load_tokenizer
 
 QUICK = [row_metrics()[name] for name in ("answer_probability", "exact_memorization")]
 
@@ -36,14 +36,14 @@ def state(model) -> dict[str, bytes]:
     }
 
 
-def subject(directory, sets, **changes) -> Subject:
+def subject(directory, sets, **changes) -> ModelUnderTest:
     """A model in memory with its rows."""
-    return Subject(
+    return ModelUnderTest(
         load_model(directory).model, load_tokenizer(directory), sets, settings(**changes)
     )
 
 
-def run(name: str, of: Subject):
+def run(name: str, of: ModelUnderTest):
     """A check's columns."""
     return all_checks()[name].run(of, list(row_metrics().values()))
 

@@ -12,25 +12,25 @@ from safetensors.torch import load_file, save_file
 from tiny_rows import questions, rows, settings, words
 
 from mpu_cli.data.batches import collate
-from mpu_cli.data.templates import Encoded
+from mpu_cli.data.templates import TokenizedRow
 from mpu_cli.errors import BadModelError
 from mpu_cli.evaluation import scoring
 from mpu_cli.evaluation.evaluate import evaluate
 from mpu_cli.evaluation.scoring import score
-from mpu_cli.training.load import load_model
+from mpu_cli.modeling.load import load_model
 
 LEARNED, ROTARY = ("gpt2", "opt"), ("llama", "mistral", "mixtral")
 
 
 @pytest.fixture(scope="module")
-def texts() -> list[Encoded]:
+def texts() -> list[TokenizedRow]:
     """Texts of 3 to 40 tokens, the labels after a prompt."""
     rng = random.Random(0)
     made = []
     for length in (3, 40, 7, 21, 4, 33, 12, 5, 26):
         ids = tuple(rng.randrange(2, 64) for _ in range(length))
         prompt = rng.randrange(1, length - 1)
-        made.append(Encoded(ids, tuple([-100] * prompt) + ids[prompt:]))
+        made.append(TokenizedRow(ids, tuple([-100] * prompt) + ids[prompt:]))
     return made
 
 

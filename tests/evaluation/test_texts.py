@@ -13,7 +13,7 @@ from mpu_cli.errors import BadDataError, UsageError
 from mpu_cli.evaluation.asking import CONTINUATION, Asking
 from mpu_cli.evaluation.evaluate import evaluate
 from mpu_cli.evaluation.texts import Encoder
-from mpu_cli.training.load import load_model, load_tokenizer
+from mpu_cli.modeling.load import load_model, load_tokenizer
 
 LONG = " ".join(["w3"] * 130)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mpu_cli.experiment.demo import assets
-from mpu_cli.experiment.parties import Party
+from mpu_cli.demo.demonstration import assets
+from mpu_cli.demo.parties import Party
 from mpu_cli.training.checkpoints import MARKER
 
 SCRIPTS = Path(__file__).parents[2] / "examples" / "air-gap"

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from mpu_cli.experiment.demo import assets
+from mpu_cli.demo.demonstration import assets
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "real-models"
 BUILT = os.environ.get("MPU_REAL_MODELS", "")

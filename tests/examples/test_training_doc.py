@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from mpu_cli.cli.app import run
-from mpu_cli.cli.unlearn_words import trained_with
+from mpu_cli.cli.unlearn_view import trained_with
 from mpu_cli.client import methods
 from mpu_cli.training import optimizers
 

@@ -11,9 +11,9 @@ from two_parties import layout_of
 
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.errors import BadModelError
+from mpu_cli.modeling.load import load_model
 from mpu_cli.server.can_be_loaded import check_loads
-from mpu_cli.server.function_check import check_layer
-from mpu_cli.training.load import load_model
+from mpu_cli.server.publishing.function_check import check_layer
 
 CASES = [
     ("qwen2", "config.json", {"layer_types": ["sliding_attention"] * 2, "sliding_window": None}),

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpu_cli.errors import UsageError
-from mpu_cli.server.denoise import (
+from mpu_cli.server.denoising import (
     check_coefficients,
     default_coefficients,
     error_order,
     residual_noise,
     weights,
 )
-from mpu_cli.server.noise import zero_sum_basis
-from mpu_cli.server.settings import PAPER, PerturbSettings
+from mpu_cli.server.publishing.noise import zero_sum_basis
+from mpu_cli.server.publishing.settings import PAPER, PerturbSettings
 
 alphas = st.lists(st.floats(0.1, 10), min_size=1, max_size=6)
 node = st.integers(1, 40).map(lambda value: value / 8)

@@ -16,8 +16,7 @@ from safetensors.torch import save_file
 from two_parties import layout_of, publish, weights
 
 from mpu_cli.errors import GateError
-from mpu_cli.server.advice import advice, equal_alphas, meaning, who_pool
-from mpu_cli.server.exposure import (
+from mpu_cli.server.lineage.exposure import (
     draw_noise,
     exposure,
     exposure_of,
@@ -27,8 +26,9 @@ from mpu_cli.server.exposure import (
     pooled,
     prior,
 )
-from mpu_cli.server.lineage import Lineage
-from mpu_cli.server.records import CopyRecord, HandoffRecord
+from mpu_cli.server.lineage.models import Lineage
+from mpu_cli.server.lineage.records import CopyRecord, HandoffRecord
+from mpu_cli.server.publishing.advice import advice, equal_alphas, meaning, who_pool
 
 A, B = "a" * 32, "b" * 32
 

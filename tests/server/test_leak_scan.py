@@ -14,8 +14,8 @@ from two_parties import fingerprint, publish, take_back, untrained
 
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.errors import BadModelError
-from mpu_cli.server.leak_scan import require_no_secret
-from mpu_cli.server.reissue import reissue
+from mpu_cli.server.publishing.reissue import reissue
+from mpu_cli.server.secrets.leak_scan import require_no_secret
 
 MASTER = hashlib.sha256(b"a master").digest()
 HEX = MASTER.hex()

@@ -42,11 +42,11 @@ from mpu_cli.errors import (
     GateError,
     OutputError,
 )
-from mpu_cli.server.aggregate import AggregateSettings, aggregate
-from mpu_cli.server.lineage import Lineage, open_locked
-from mpu_cli.server.perturb import perturb
-from mpu_cli.server.reissue import reissue
-from mpu_cli.server.settings import PerturbSettings
+from mpu_cli.server.aggregation.aggregate import AggregateSettings, aggregate
+from mpu_cli.server.lineage.models import Lineage, open_locked
+from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.publishing.reissue import reissue
+from mpu_cli.server.publishing.settings import PerturbSettings
 
 
 class Server:

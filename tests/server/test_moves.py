@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpu_cli.server.moves import Move, matrix, row_blocks
 from mpu_cli.server.transforms.axis_maps import PlaneRotation, SignedPermutation
+from mpu_cli.server.transforms.blockwise import BlockwiseTransform, matrix, row_blocks
 
 SHAPES = st.one_of(
     st.tuples(st.integers(1, 60)),
@@ -70,7 +70,7 @@ def test_signed_permutations_in_blocks(shape, steps, seed, entries, dtype):
     maps = [signed_permutation(generator, int(axis), shape[axis]) for axis in axes]
     tensor = torch.from_numpy(generator.standard_normal(shape)).to(getattr(torch, dtype))
     before = tensor.clone()
-    move = Move(maps, shape)
+    move = BlockwiseTransform(maps, shape)
     moved = blockwise(move, tensor, entries)
     assert move.exact and torch.equal(moved, whole(maps, tensor)) and torch.equal(tensor, before)
     assert torch.equal(blockwise_back(move, moved, entries), tensor) and torch.equal(
@@ -97,7 +97,7 @@ def test_rotations_in_blocks(rows, columns, seed, entries):
         signed_permutation(generator, 0, rows),
     ]
     tensor = torch.from_numpy(generator.standard_normal((rows, columns))).float()
-    move = Move(maps, (rows, columns))
+    move = BlockwiseTransform(maps, (rows, columns))
     moved = blockwise(move, tensor, entries)
     assert not move.exact and torch.equal(moved, whole(maps, tensor))
     assert torch.equal(blockwise_back(move, moved, entries), whole(maps, moved, back=True))
@@ -108,9 +108,9 @@ def test_a_rotation_after_a_permutation_of_its_axis_is_not_taken_for_something_e
     """No transform asks for it; an order that cannot be done in blocks must not be done wrongly."""
     generator = np.random.default_rng(0)
     with pytest.raises(ValueError, match="must come before"):
-        Move([signed_permutation(generator, 0, 4), rotation(generator, 0, 4)], (4, 3))
+        BlockwiseTransform([signed_permutation(generator, 0, 4), rotation(generator, 0, 4)], (4, 3))
     with pytest.raises(ValueError, match="must come before"):
-        Move([rotation(generator, 1, 4)], (2, 4, 3))
+        BlockwiseTransform([rotation(generator, 1, 4)], (2, 4, 3))
 
 
 def test_matrices_and_empty_tensors():
@@ -145,7 +145,7 @@ def test_into_memory_that_is_given(shape, steps, seed, entries, turned):
         for _ in range(steps)
     ]
     tensor = torch.from_numpy(generator.standard_normal(shape)).float()
-    before, move = tensor.clone(), Move(maps, shape)
+    before, move = tensor.clone(), BlockwiseTransform(maps, shape)
     rows = tensor.view(move.rows, move.columns)
     for start, stop in row_blocks(shape, [move], entries):
         fresh = move.apply(rows[start:stop], start)
@@ -162,4 +162,4 @@ def test_places_can_be_multiplied_to_bytes():
     """64 bits: the last row of a tensor of more than 2 GiB lies beyond 32."""
     generator = np.random.default_rng(0)
     for maps in ([], [signed_permutation(generator, 0, 8)]):
-        assert Move(maps, (8, 2)).places(2, 5).dtype == np.int64
+        assert BlockwiseTransform(maps, (8, 2)).places(2, 5).dtype == np.int64

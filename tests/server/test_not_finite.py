@@ -95,7 +95,7 @@ def test_large_finite_numbers_are_numbers(tiny_pair, tmp_path, entropy):
 
 
 def _record(place: Path):
-    from mpu_cli.server.lineage import Lineage
+    from mpu_cli.server.lineage.models import Lineage
 
     return next(iter(Lineage.read(place / "s").handoffs.values()))
 

@@ -29,8 +29,8 @@ from two_parties import (
 
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.errors import GateError, UsageError
-from mpu_cli.server.lineage import Lineage
-from mpu_cli.server.noise import Draw, dealt, zero_sum_basis
+from mpu_cli.server.lineage.models import Lineage
+from mpu_cli.server.publishing.noise import NoiseDraw, dealt, zero_sum_basis
 
 WIDE = {
     "hidden_size": 128,
@@ -427,7 +427,7 @@ def test_draws_of_one_lineage_are_independent(wide, tmp_path, entropy):
 @settings(deadline=None, max_examples=20)
 def test_noise_is_addressed_by_entry(start, length, denoising, size):
     """Any span of a tensor reads the same noise and offset as the whole."""
-    draw = Draw(
+    draw = NoiseDraw(
         bytes(32),
         "ab",
         denoising,

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpu_cli.server.noise import dealt
-from mpu_cli.server.randomness import NORMAL_BLOCK, IntegerStream, derive_key, normals
+from mpu_cli.server.publishing.noise import dealt
+from mpu_cli.server.secrets.randomness import NORMAL_BLOCK, IntegerStream, derive_key, normals
 
 MASTER = bytes(range(32))
 KEY = derive_key(MASTER, "test", 1)

@@ -30,7 +30,7 @@ import mpu_cli.server.transforms as folder
 from mpu_cli.architectures.family import TRANSFORMS
 from mpu_cli.architectures.layout import Experts, LayerLayout, Slot, rope_planes
 from mpu_cli.errors import UsageError
-from mpu_cli.server.reparameterizations import REPARAMETERIZATIONS, chosen
+from mpu_cli.server.publishing.reparameterizations import REPARAMETERIZATIONS, chosen
 from mpu_cli.server.transforms import draw_layer, load
 from mpu_cli.training import optimizers
 from mpu_cli.training.optimizers._blocks import Blocks
@@ -268,7 +268,7 @@ VISIBLE = 5e-2
 
 def forced(monkeypatch, names):
     """Let perturb publish with exactly these transforms."""
-    monkeypatch.setattr("mpu_cli.server.perturb.chosen", lambda *_: tuple(names))
+    monkeypatch.setattr("mpu_cli.server.publishing.perturb.chosen", lambda *_: tuple(names))
 
 
 @pytest.fixture(scope="module")

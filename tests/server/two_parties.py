@@ -24,10 +24,10 @@ from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.client.diff import diff
 from mpu_cli.client.update import write_manifest
-from mpu_cli.server.aggregate import AggregateSettings, aggregate
-from mpu_cli.server.lineage import Lineage
-from mpu_cli.server.perturb import perturb
-from mpu_cli.server.settings import PerturbSettings
+from mpu_cli.server.aggregation.aggregate import AggregateSettings, aggregate
+from mpu_cli.server.lineage.models import Lineage
+from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.publishing.settings import PerturbSettings
 from mpu_cli.server.transforms import draw_layer
 from mpu_cli.training import optimizers
 

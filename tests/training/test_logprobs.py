@@ -12,8 +12,8 @@ from tiny_models import make_model
 from torch.nn import functional
 
 from mpu_cli.data.batches import collate
-from mpu_cli.data.templates import IGNORED, Encoded
-from mpu_cli.training.logprobs import (
+from mpu_cli.data.templates import IGNORED, TokenizedRow
+from mpu_cli.modeling.logprobs import (
     answer_nll,
     batch_nll,
     labelled_predictions,
@@ -22,18 +22,18 @@ from mpu_cli.training.logprobs import (
 )
 
 
-def row(seed: int, length: int, prompt: int) -> Encoded:
+def row(seed: int, length: int, prompt: int) -> TokenizedRow:
     """Random tokens, the first `prompt` of them unlabelled."""
     ids = tuple(
         torch.randint(5, 320, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
     )
-    return Encoded(ids, (IGNORED,) * prompt + ids[prompt:])
+    return TokenizedRow(ids, (IGNORED,) * prompt + ids[prompt:])
 
 
 ROWS = [row(1, 9, 4), row(2, 5, 1), row(3, 12, 11), row(4, 7, 0)]
 
 
-def plain_nll(model: Any, encoded: Encoded) -> list[float]:
+def plain_nll(model: Any, encoded: TokenizedRow) -> list[float]:
     """ℓ_t of one row alone, from its logits, in numpy and float64."""
     with torch.no_grad():
         logits = model(torch.tensor([encoded.input_ids])).logits[0].double().numpy()
@@ -107,7 +107,7 @@ def test_half_precision_logits_are_raised() -> None:
 def test_a_row_without_labels_counts_nothing() -> None:
     """Its sum is 0 with a gradient of 0; the other rows keep their sums."""
     model = make_model()
-    empty = Encoded(ROWS[0].input_ids, (IGNORED,) * len(ROWS[0].input_ids))
+    empty = TokenizedRow(ROWS[0].input_ids, (IGNORED,) * len(ROWS[0].input_ids))
     nll, tokens = batch_nll(model, collate([empty, ROWS[1]], pad_id=0))
     assert (nll[0].item(), tokens.tolist()) == (0, [0, len(plain_nll(model, ROWS[1]))])
     assert nll[1].item() == pytest.approx(sum(plain_nll(model, ROWS[1])), rel=1e-6)

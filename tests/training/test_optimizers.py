@@ -16,11 +16,11 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.errors import BadModelError, UsageError
-from mpu_cli.experiment.families import TinyModel, tiny_models
+from mpu_cli.modeling.load import load_model
 from mpu_cli.training import optimizers
-from mpu_cli.training.load import load_model
 from mpu_cli.training.optimizers._blocks import Blocks, is_embedding
 from mpu_cli.training.optimizers.muon import orthogonalised
+from tiny_families import TinyModel, tiny_models
 
 
 def test_names_need_no_torch() -> None:

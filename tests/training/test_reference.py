@@ -17,20 +17,20 @@ import pytest
 import torch
 from tiny_models import make_model
 
-from mpu_cli.data.templates import IGNORED, Encoded
+from mpu_cli.data.templates import IGNORED, TokenizedRow
 from mpu_cli.errors import OutputError, UsageError
+from mpu_cli.modeling.hidden import freeze_above, resolve_layer
 from mpu_cli.training import token_file
-from mpu_cli.training.hidden import freeze_above, resolve_layer
 from mpu_cli.training.reference import met_retain_rows, prepare, reference_bytes
 from mpu_cli.training.settings import TrainingSettings
 
 
-def row(seed: int, length: int, prompt: int) -> Encoded:
+def row(seed: int, length: int, prompt: int) -> TokenizedRow:
     """Random tokens, the first `prompt` of them unlabelled."""
     ids = tuple(
         torch.randint(5, 320, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
     )
-    return Encoded(ids, (IGNORED,) * prompt + ids[prompt:])
+    return TokenizedRow(ids, (IGNORED,) * prompt + ids[prompt:])
 
 
 FORGET = [row(1, 9, 4), row(2, 6, 2), row(3, 12, 9), row(4, 5, 0)]
@@ -49,7 +49,7 @@ ALL = {
 }
 
 
-def alone(model: Any, encoded: Encoded) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def alone(model: Any, encoded: TokenizedRow) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One row's logits that predict labelled tokens, their ℓ_t, and the states of layer 1 at labelled tokens."""
     with torch.no_grad():
         output = model(torch.tensor([encoded.input_ids]), output_hidden_states=True)
@@ -132,7 +132,14 @@ def test_files_have_no_name_and_go_away(
     assert not open_files(tmp_path)
     with pytest.raises(IndexError):
         prepare(
-            model, ALL, [Encoded((999, 2), (999, 2))], RETAIN, ALTERNATES[:1], SETTINGS, 0, "cpu"
+            model,
+            ALL,
+            [TokenizedRow((999, 2), (999, 2))],
+            RETAIN,
+            ALTERNATES[:1],
+            SETTINGS,
+            0,
+            "cpu",
         )
     assert not open_files(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -14,10 +14,10 @@ from test_trainer import FORGET, RETAIN, SETTINGS, distance, run, weights
 from tiny_models import make_model
 
 from mpu_cli.errors import UsageError
+from mpu_cli.modeling.logprobs import answer_nll
 from mpu_cli.training import optimizers
 from mpu_cli.training.event_log import check_available
-from mpu_cli.training.logprobs import answer_nll
-from mpu_cli.training.surroundings import Surroundings
+from mpu_cli.training.run_context import RunContext
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def probability(model: Any, rows: Any) -> float:
 
 def ascent(model: Any, batch: Any) -> torch.Tensor:
     """Forget, and nothing else."""
-    from mpu_cli.training.logprobs import token_mean_nll
+    from mpu_cli.modeling.logprobs import token_mean_nll
 
     return -token_mean_nll(model, batch["forget"])
 
@@ -189,7 +189,7 @@ def test_a_log(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     settings = replace(SETTINGS, warmup_steps=2, stop_forget_below=0.0)
-    model, report = run(settings=settings, around=Surroundings(log_dir=tmp_path / "log"))
+    model, report = run(settings=settings, run_context=RunContext(log_dir=tmp_path / "log"))
     events = EventAccumulator(str(tmp_path / "log")).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
     assert events.Scalars("loss")[-1].value == pytest.approx(report.last_loss, rel=1e-6)

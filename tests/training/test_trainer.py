@@ -14,18 +14,18 @@ import torch
 from tiny_models import make_model
 
 from mpu_cli.data.batches import collate, epoch_pairs
-from mpu_cli.data.templates import IGNORED, Encoded
+from mpu_cli.data.templates import IGNORED, TokenizedRow
 from mpu_cli.errors import CheckFailedError, UsageError
+from mpu_cli.modeling.logprobs import answer_nll, batch_nll, token_mean_nll
 from mpu_cli.training import optimizers
-from mpu_cli.training.logprobs import answer_nll, batch_nll, token_mean_nll
+from mpu_cli.training.run_context import RunContext
 from mpu_cli.training.settings import TrainingSettings
-from mpu_cli.training.surroundings import Surroundings
 from mpu_cli.training.trainer import TrainingReport, UnlearningTrainer, train
 
 SETTINGS = TrainingSettings(epochs=2, learning_rate=1e-3, batch_size=4, device="cpu", seed=3)
 
 
-def rows(count: int, first: int, length: int = 8) -> list[Encoded]:
+def rows(count: int, first: int, length: int = 8) -> list[TokenizedRow]:
     """Rows of equal length whose first token tells which row it is."""
     made = []
     for i in range(count):
@@ -33,7 +33,7 @@ def rows(count: int, first: int, length: int = 8) -> list[Encoded]:
             200, 320, (length - 1,), generator=torch.Generator().manual_seed(first + i)
         ).tolist()
         ids = (first + i, *body)
-        made.append(Encoded(ids, (IGNORED,) * 3 + ids[3:]))
+        made.append(TokenizedRow(ids, (IGNORED,) * 3 + ids[3:]))
     return made
 
 
@@ -180,7 +180,7 @@ def test_uneven_last_batch_and_steps() -> None:
     calls: list[tuple[int, int]] = []
     _, report = run(
         settings=settings,
-        around=Surroundings(lambda step, total, loss: calls.append((step, total))),
+        run_context=RunContext(lambda step, total, loss: calls.append((step, total))),
     )
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert report.steps == 4
@@ -196,7 +196,7 @@ def test_losses_are_reported() -> None:
     _, report = run(
         settings=replace(SETTINGS, batch_size=8, epochs=4),
         needs=frozenset(),
-        around=Surroundings(lambda step, total, loss: losses.append(loss)),
+        run_context=RunContext(lambda step, total, loss: losses.append(loss)),
     )
     assert losses[0] == report.first_loss == pytest.approx(mean, rel=1e-6)
     assert losses[-1] == report.last_loss < losses[0]
@@ -371,8 +371,8 @@ def test_the_temporary_directory_stays_empty(
     """Trainer makes no directory, and the references (logits of the client's rows) lie in a file that has no name."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     found: list[list[Path]] = []
-    around = Surroundings(lambda step, total, loss: found.append(list(tmp_path.iterdir())))
-    run(needs=frozenset({"retain", "retain_logits"}), around=around)
+    around = RunContext(lambda step, total, loss: found.append(list(tmp_path.iterdir())))
+    run(needs=frozenset({"retain", "retain_logits"}), run_context=around)
     assert found == [[]] * 4
     assert not list(tmp_path.iterdir())
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mpu_cli.experiment.families import tiny_models
 from mpu_cli.training.usual_rate import LARGEST, UNKNOWN, rate_for, usual_rate
+from tiny_families import tiny_models
 
 
 @pytest.mark.parametrize(

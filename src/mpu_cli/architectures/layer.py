@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mpu_cli.architectures.claims import Claims
 from mpu_cli.architectures.layout import Experts, Index, LayerLayout, Slot, rope_planes
 from mpu_cli.architectures.sizes import LatentSizes, Sizes, positive
 from mpu_cli.architectures.storage import fused_attention, fused_branches, grid
+from mpu_cli.architectures.tensor_lookup import Claims
 from mpu_cli.errors import BadModelError
 
 Slots = dict[str, tuple[Slot, ...]]

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from mpu_cli.architectures.claims import Shapes
 from mpu_cli.architectures.layout import LayerLayout, ModelLayout, Slot
+from mpu_cli.architectures.tensor_lookup import Shapes
 
 ROLES = ("q", "k", "v", "gate", "up", "o", "down")
 """Query, key, value, the activated and the linear branch, and the two that write back into the residual stream."""

@@ -11,11 +11,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from mpu_cli.architectures.claims import Claims, Shapes
 from mpu_cli.architectures.family import Family, family_of
 from mpu_cli.architectures.layer import read_layer
 from mpu_cli.architectures.layout import ModelLayout
 from mpu_cli.architectures.sizes import Sizes
+from mpu_cli.architectures.tensor_lookup import Claims, Shapes
 from mpu_cli.errors import BadModelError
 
 _OPTIONAL_OUTSIDE = {"head", "project_in", "project_out"}

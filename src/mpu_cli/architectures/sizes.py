@@ -40,7 +40,7 @@ class Sizes:
             BadModelError: a size is absent, not a positive integer, or does not fit another; the
                 key is named.
         """
-        read = _Reader(config, family, where)
+        read = _SizeReader(config, family, where)
         heads = read.size("heads")
         kv_heads = read.size("kv_heads", default=heads)
         if heads % kv_heads:
@@ -61,11 +61,11 @@ def width_and_depth(config: Mapping[str, Any], family: Family, where: object) ->
     Raises:
         BadModelError: one is absent, or not a positive integer; the key is named.
     """
-    read = _Reader(config, family, where)
+    read = _SizeReader(config, family, where)
     return read.size("hidden"), read.size("layers")
 
 
-class _Reader:
+class _SizeReader:
     def __init__(self, config: Mapping[str, Any], family: Family, where: object) -> None:
         self.config, self.family, self.where = config, family, where
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mpu_cli.bundle.schema import TENSOR_PATTERN, Reader
+from mpu_cli.bundle.schema import TENSOR_PATTERN, FieldReader
 from mpu_cli.checkpoint.header import TensorInfo, read_header
 from mpu_cli.checkpoint.model import ADAPTER_CONFIG as ADAPTER_CONFIG
 from mpu_cli.checkpoint.model import blocks
@@ -134,7 +134,7 @@ def decode_config(data: bytes, where: object) -> AdapterConfig:
         content = json.loads(data.decode("ascii"))
     except (ValueError, RecursionError) as error:
         raise BadBundleError(f"{where}: not valid JSON ({error})") from error
-    reader = Reader(content, where, BadBundleError)
+    reader = FieldReader(content, where, BadBundleError)
     for key, only in _FIXED.items():
         if type(value := reader.take(key)) is not type(only) or value != only:
             raise reader.wrong(key, f"is not {json.dumps(only)}")

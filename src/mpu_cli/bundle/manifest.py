@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpu_cli.bundle import canonical
-from mpu_cli.bundle.schema import COPY_NAME, FILE_NAME, HEX_128, HEX_256, TENSOR_PATTERN, Reader
+from mpu_cli.bundle.schema import (
+    COPY_NAME,
+    FILE_NAME,
+    HEX_128,
+    HEX_256,
+    TENSOR_PATTERN,
+    FieldReader,
+)
 from mpu_cli.errors import BadBundleError
 
 FORMAT = 1
@@ -129,7 +136,7 @@ def decode(data: bytes, where: object) -> HandoffManifest | UpdateManifest:
             format.
     """
     content = canonical.parse(data, where, BadBundleError)
-    reader = Reader(content, where, BadBundleError)
+    reader = FieldReader(content, where, BadBundleError)
     kind = reader.text("kind", choices=("handoff", "update"))
     if reader.natural("format") != FORMAT:
         raise BadBundleError(
@@ -147,7 +154,7 @@ def decode(data: bytes, where: object) -> HandoffManifest | UpdateManifest:
     return manifest
 
 
-def _handoff(reader: Reader) -> HandoffManifest:
+def _handoff(reader: FieldReader) -> HandoffManifest:
     copies = []
     for item in reader.maps("copies"):
         copies.append(PublishedCopy(item.text("name", COPY_NAME), _read_files(item)))
@@ -160,7 +167,7 @@ def _handoff(reader: Reader) -> HandoffManifest:
     )
 
 
-def _update(reader: Reader) -> UpdateManifest:
+def _update(reader: FieldReader) -> UpdateManifest:
     copies = []
     for item in reader.maps("copies"):
         name, of = item.text("name", COPY_NAME), item.text("of", HEX_256)
@@ -168,14 +175,14 @@ def _update(reader: Reader) -> UpdateManifest:
             UpdateCopy(name, of, item.text("payload", choices=("delta", "lora")), _read_files(item))
         )
         item.done()
-    handoff = Reader(reader.take("handoff"), "mpu.yaml: handoff", BadBundleError)
+    handoff = FieldReader(reader.take("handoff"), "mpu.yaml: handoff", BadBundleError)
     id_, digest = handoff.text("id", HEX_128), handoff.text("digest", HEX_256)
     handoff.done()
     return UpdateManifest(id_, digest, tuple(copies))
 
 
-def _read_files(reader: Reader) -> Files:
-    def entry(item: Reader) -> FileEntry:
+def _read_files(reader: FieldReader) -> Files:
+    def entry(item: FieldReader) -> FileEntry:
         result = FileEntry(item.text("sha256", HEX_256), item.natural("bytes"))
         item.done()
         return result

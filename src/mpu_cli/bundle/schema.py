@@ -17,7 +17,7 @@ TENSOR_PATTERN = re.compile(r"[!-~]{1,255}")
 """A tensor's name or a glob pattern: printable ASCII, so that it can be shown and compared safely."""
 
 
-class Reader:
+class FieldReader:
     """Reads one map strictly; every error names the file and the field."""
 
     def __init__(self, content: Any, where: object, error: type[MpuError]) -> None:
@@ -91,29 +91,29 @@ class Reader:
 
     def numbers(self, key: str) -> dict[str, float]:
         """A map of finite numbers."""
-        inner = Reader(self.take(key), f"{self._where}: {key}", self._error)
+        inner = FieldReader(self.take(key), f"{self._where}: {key}", self._error)
         result = {name: inner.number(name) for name in inner._content}
         inner.done()
         return result
 
-    def maps(self, key: str) -> list[Reader]:
+    def maps(self, key: str) -> list[FieldReader]:
         """A list of maps."""
         value = self.take(key)
         if not isinstance(value, list):
             raise self.wrong(key, "is not a list")
-        return [Reader(item, f"{self._where}: {key}", self._error) for item in value]
+        return [FieldReader(item, f"{self._where}: {key}", self._error) for item in value]
 
     def entries(
-        self, key: str, form: re.Pattern[str], make: Callable[[Reader], Any]
+        self, key: str, form: re.Pattern[str], make: Callable[[FieldReader], Any]
     ) -> dict[str, Any]:
         """A map of maps, whose keys have a form; each value is read by `make`."""
-        inner = Reader(self.take(key), f"{self._where}: {key}", self._error)
+        inner = FieldReader(self.take(key), f"{self._where}: {key}", self._error)
         result = {}
         for name in inner._content:
             if not form.fullmatch(name):
                 raise inner.wrong(name, "is not an allowed name")
             result[name] = make(
-                Reader(inner.take(name), f"{self._where}: {key}: {name}", self._error)
+                FieldReader(inner.take(name), f"{self._where}: {key}: {name}", self._error)
             )
         return result
 

@@ -70,7 +70,7 @@ def read_config(path: Path, content: Mapping[str, Any]) -> ConfigFile:
         BadModelError: a known key holds a value that no model can have; the file and the key are
             named.
     """
-    reader = _Reader(path)
+    reader = _ConfigReader(path)
     kept = reader.part(content, content.get("model_type"), "")
     kept["model_type"] = content.get("model_type")
     names = content.get("architectures")
@@ -109,7 +109,7 @@ def known_keys() -> Mapping[str, Mapping[str, Any]]:
     return found
 
 
-class _Reader:
+class _ConfigReader:
     """One config.json; collects what is left out of it."""
 
     def __init__(self, path: Path) -> None:

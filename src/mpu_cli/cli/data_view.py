@@ -14,7 +14,7 @@ from mpu_cli.cli.output import facts
 from mpu_cli.data.templates import IGNORED
 
 if TYPE_CHECKING:
-    from mpu_cli.data.check import Findings, Report, Sample, Spread
+    from mpu_cli.data.check import Findings, PromptSample, Report, Spread
     from mpu_cli.data.context import Limit
 
 OPEN, CLOSE = "⟦", "⟧"
@@ -120,7 +120,7 @@ def _facts(report: Report, max_length: int) -> dict[str, str]:
     return shown
 
 
-def _sample(sample: Sample) -> list[RenderableType]:
+def _sample(sample: PromptSample) -> list[RenderableType]:
     """The row with what counts between brackets.
 
     Line breaks stay, other control characters are spelled out.

@@ -35,7 +35,7 @@ _NUMBER = re.compile(r"\.(\d+)(?=\.)")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LayoutRow:
     """One axis of one tensor, or of a numbered series of tensors, in one role."""
 
     role: str
@@ -52,11 +52,11 @@ class Kind:
     """Layers that are understood alike."""
 
     about: str
-    rows: tuple[Row, ...]
+    rows: tuple[LayoutRow, ...]
     layers: list[int] = field(default_factory=list)
 
 
-class Reader:
+class LayoutReader:
     """Layers as rows; `prefixes` are what the names of each layer's tensors begin with."""
 
     def __init__(self, tensors: Mapping[str, TensorInfo], prefixes: Mapping[int, str]) -> None:
@@ -66,7 +66,7 @@ class Reader:
 
     def kinds(self, layers: Iterable[LayerLayout]) -> list[Kind]:
         """All layers, grouped by how they are understood."""
-        found: dict[tuple[str, tuple[Row, ...]], Kind] = {}
+        found: dict[tuple[str, tuple[LayoutRow, ...]], Kind] = {}
         for layer in layers:
             key = about(layer), tuple(self._rows(layer))
             found.setdefault(key, Kind(*key)).layers.append(layer.index)
@@ -83,34 +83,36 @@ class Reader:
             self._positions[key] = describe_positions(slot.index, slot.size)
         return self._positions[key]
 
-    def _rows(self, layer: LayerLayout) -> list[Row]:
+    def _rows(self, layer: LayerLayout) -> list[LayoutRow]:
         rows = [
-            Row(role, slot.tensor, str(slot.axis), self.positions(slot), parts(role, slot.index))
+            LayoutRow(
+                role, slot.tensor, str(slot.axis), self.positions(slot), parts(role, slot.index)
+            )
             for role, slot in (_turned(layer, *item) for item in slots_by_role(layer))
         ]
         rows += [
-            Row(role, name, "", "whole", "one a head")
+            LayoutRow(role, name, "", "whole", "one a head")
             for role, names in layer.head_tensors.items()
             for name in names
         ]
         if layer.experts is not None:
             split = expert_parts(layer.experts)
             rows += [
-                Row("experts", name, "", "whole", split)
+                LayoutRow("experts", name, "", "whole", split)
                 for names in layer.experts.tensors
                 for name in names
             ]
         told = {row.tensor for row in rows}
         rows += [
-            Row("noise", name, "", self._shape(name), "")
+            LayoutRow("noise", name, "", self._shape(name), "")
             for name in layer.noised
             if name not in told
         ]
-        rows += [Row("alone", name, "", self._shape(name), "") for name in layer.untouched]
+        rows += [LayoutRow("alone", name, "", self._shape(name), "") for name in layer.untouched]
         order = list(ROLES)
         prefix = self.prefixes[layer.index]
         short = [
-            Row(row.role, row.tensor.removeprefix(prefix), row.axis, row.positions, row.parts)
+            LayoutRow(row.role, row.tensor.removeprefix(prefix), row.axis, row.positions, row.parts)
             for row in rows
         ]
         return sorted(_merged(short), key=lambda row: order.index(row.role))
@@ -182,7 +184,7 @@ def _planes(layer: LayerLayout) -> str:
     return count(len(layer.planes), "RoPE plane") + (" of one key for all heads" if one_key else "")
 
 
-def _merged(rows: list[Row]) -> list[Row]:
+def _merged(rows: list[LayoutRow]) -> list[LayoutRow]:
     """Series of tensors that differ in one number only, and weights with their biases, as one row each."""
     series: dict[tuple[str, ...], list[int]] = {}
     for row in rows:
@@ -195,6 +197,6 @@ def _merged(rows: list[Row]) -> list[Row]:
         stem, _, ending = name.replace("{}", span(members)).rpartition(".")
         endings.setdefault((role, stem, *rest), []).append(ending)
     return [
-        Row(role, f"{stem}.{braced(found)}", *rest)
+        LayoutRow(role, f"{stem}.{braced(found)}", *rest)
         for (role, stem, *rest), found in endings.items()
     ]

@@ -18,11 +18,11 @@ from rich.table import Table
 from mpu_cli.architectures.family import TRANSFORMS, Family
 from mpu_cli.architectures.layout import LayerLayout, ModelLayout, Slot
 from mpu_cli.checkpoint.model import Checkpoint
-from mpu_cli.cli.layout_kinds import ROLES, Reader, slots_by_role
+from mpu_cli.cli.layout_kinds import ROLES, LayoutReader, slots_by_role
 from mpu_cli.cli.layout_words import braced, expert_parts, parts, ranges
 from mpu_cli.cli.output import facts, table
 from mpu_cli.errors import UsageError
-from mpu_cli.server.reparameterizations import REPARAMETERIZATIONS, acts_on, chosen
+from mpu_cli.server.publishing.reparameterizations import REPARAMETERIZATIONS, acts_on, chosen
 
 OUTSIDE = "outside the decoder layers: exact unless --scope all"
 _SAYS = {
@@ -50,7 +50,7 @@ class Understood:
         self.prefixes = {
             layer.index: family.layers.format(i=layer.index) + "." for layer in layout.layers
         }
-        self.reader = Reader(model.tensors, self.prefixes)
+        self.reader = LayoutReader(model.tensors, self.prefixes)
         self.noised = [name for layer in layout.layers for name in layer.noised]
 
     def entries(self, names: Iterable[str]) -> int:

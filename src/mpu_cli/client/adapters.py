@@ -35,7 +35,7 @@ from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, read_tensor, to_bytes
 from mpu_cli.checkpoint.header import FLOAT_DTYPES, STORED_NAMES, TensorInfo, read_header
 from mpu_cli.checkpoint.model import SPAN, Checkpoint, is_head, read_json
 from mpu_cli.checkpoint.writer import CheckpointWriter, Files, write_new
-from mpu_cli.client.difference import is_unchanged
+from mpu_cli.client.delta import is_unchanged
 from mpu_cli.client.handoff import OpenHandoff
 from mpu_cli.errors import BadModelError, CheckFailedError
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from mpu_cli.bundle.manifest import UpdateManifest
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.client.handoff import open_handoff
+from mpu_cli.client.payload_writer import Warn, write_payload
 from mpu_cli.client.room import require_room_for_difference
-from mpu_cli.client.trained import Warn, write_payload
 from mpu_cli.client.update import make_copy_directory, write_manifest
 from mpu_cli.errors import BadModelError
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mpu_cli.data.templates import Encoded
+from mpu_cli.data.templates import TokenizedRow
 from mpu_cli.training.settings import TrainingSettings
 
 _PROBE_SECONDS = 0.3
@@ -35,7 +35,7 @@ class RowSizes:
     """Tokens of a row, over all sets."""
 
     @classmethod
-    def of(cls, forget: Sequence[Encoded], retain: Sequence[Encoded]) -> RowSizes:
+    def of(cls, forget: Sequence[TokenizedRow], retain: Sequence[TokenizedRow]) -> RowSizes:
         """Of encoded rows."""
         lengths = [len(row.input_ids) for row in (*forget, *retain)]
         return cls(len(forget), max(lengths), sum(lengths) / len(lengths))

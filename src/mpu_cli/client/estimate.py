@@ -40,7 +40,7 @@ _F32 = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ModelToTrain:
     """What will be trained: `copies` models of the same tensors."""
 
     place: Path
@@ -52,7 +52,7 @@ class Subject:
     """Bytes of the weights as they came."""
 
 
-def find_subject(source: Path, *, train_embeddings: bool = False) -> Subject:
+def find_subject(source: Path, *, train_embeddings: bool = False) -> ModelToTrain:
     """A handoff, a model directory, a directory with a config.json alone, or that file.
 
     Raises:
@@ -67,19 +67,21 @@ def find_subject(source: Path, *, train_embeddings: bool = False) -> Subject:
     return replace(found, frozen=()) if train_embeddings else found
 
 
-def of_handoff(place: Path, opened: OpenHandoff) -> Subject:
+def of_handoff(place: Path, opened: OpenHandoff) -> ModelToTrain:
     """All copies of a handoff."""
     model = next(iter(opened.copies.values()))
     received = sum(file.bytes for copy in opened.manifest.copies for file in copy.files.values())
-    return Subject(
+    return ModelToTrain(
         place, model.config, shapes_of(model.tensors), opened.frozen, len(opened.copies), received
     )
 
 
-def of_model(model: Checkpoint) -> Subject:
+def of_model(model: Checkpoint) -> ModelToTrain:
     """A model directory."""
     shapes = shapes_of(model.tensors)
-    return Subject(model.path, model.config, shapes, _embeddings(model.config, shapes, model.path))
+    return ModelToTrain(
+        model.path, model.config, shapes, _embeddings(model.config, shapes, model.path)
+    )
 
 
 def estimate_unlearn(
@@ -95,7 +97,7 @@ def estimate_unlearn(
 
 
 def estimate(
-    subject: Subject,
+    subject: ModelToTrain,
     settings: TrainingSettings,
     delta_dtype: str,
     *,
@@ -124,7 +126,7 @@ def estimate(
     if lora is not None:
         layout = read_layout(subject.config, subject.shapes, subject.place)
         targets = choose(lora, projections(layout, subject.shapes), subject.frozen)
-        from mpu_cli.training.load import without_weights
+        from mpu_cli.modeling.load import without_weights
 
         targets = within_reach(lora, targets, without_weights(subject.config, subject.place))
         trained = {
@@ -245,7 +247,7 @@ def activation_bytes(
     return _F32 * tokens * (kept + (passes + 2) * int(text["vocab_size"]))
 
 
-def _from_config(path: Path) -> Subject:
+def _from_config(path: Path) -> ModelToTrain:
     """Shapes of the model that this configuration describes, without any weights."""
     try:
         content = read_json(path)
@@ -255,13 +257,13 @@ def _from_config(path: Path) -> Subject:
             "give a handoff, a model directory, or a config.json",
         ) from error
     raw = read_config(path, content).content
-    from mpu_cli.training.load import without_weights
+    from mpu_cli.modeling.load import without_weights
 
     shapes = {
         name: tuple(parameter.shape)
         for name, parameter in without_weights(raw, path.parent).named_parameters()
     }
-    return Subject(path.parent, raw, shapes, _embeddings(raw, shapes, path.parent))
+    return ModelToTrain(path.parent, raw, shapes, _embeddings(raw, shapes, path.parent))
 
 
 def _embeddings(config: Mapping[str, Any], shapes: Shapes, where: Path) -> tuple[str, ...]:

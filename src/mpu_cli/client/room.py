@@ -8,7 +8,7 @@ from mpu_cli.bundle.tensors import is_frozen
 from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT, STORED_NAMES
 from mpu_cli.checkpoint.space import require_space, same_disk
 from mpu_cli.client.adapters import is_adapter
-from mpu_cli.client.estimate import Subject, estimate
+from mpu_cli.client.estimate import ModelToTrain, estimate
 from mpu_cli.client.handoff import OpenHandoff
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.work_directory import WorkDirectory
@@ -16,7 +16,7 @@ from mpu_cli.training.distributed import processes
 
 
 def require_room_to_train(
-    subject: Subject,
+    subject: ModelToTrain,
     recipe: Recipe,
     delta_dtype: str,
     out: Path,

@@ -6,13 +6,13 @@ The same in all copies of a handoff, others in the next round.
 from __future__ import annotations
 
 from mpu_cli.client.handoff import OpenHandoff
-from mpu_cli.data.batches import Drawing
+from mpu_cli.data.batches import RowSampling
 from mpu_cli.training.settings import TrainingSettings
 
 
 def drawing_of(
     settings: TrainingSettings, opened: OpenHandoff | None = None, name: str = ""
-) -> Drawing:
+) -> RowSampling:
     """The order for copy `name` of a handoff, or for a plain model.
 
     Without `--round` a handoff of several copies draws its retain rows by its own id, so that the
@@ -26,7 +26,7 @@ def drawing_of(
     )
     own = opened.manifest.id if opened is not None and _by_id(settings, opened) else ""
     copy = "/".join(part for part in (own, name) if part) if settings.order_per_copy else ""
-    return Drawing(earlier, "" if copy else own, copy, settings.draws == "independent")
+    return RowSampling(earlier, "" if copy else own, copy, settings.draws == "independent")
 
 
 def words(settings: TrainingSettings, opened: OpenHandoff) -> str:

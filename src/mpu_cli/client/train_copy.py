@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 from mpu_cli.checkpoint.staging import disk_errors
 from mpu_cli.client import lora, methods
 from mpu_cli.errors import UsageError
-from mpu_cli.training.surroundings import OnStep, Surroundings
+from mpu_cli.training.run_context import OnStep, RunContext
 from mpu_cli.training.system_errors import system_errors
 
 if TYPE_CHECKING:
     from mpu_cli.architectures.projections import Projection
     from mpu_cli.client.recipe import Recipe
     from mpu_cli.client.training_rows import TrainingRows
-    from mpu_cli.data.batches import Drawing
+    from mpu_cli.data.batches import RowSampling
     from mpu_cli.data.rows import Row
+    from mpu_cli.modeling.load import LoadedModel
     from mpu_cli.training.checkpoints import CheckpointStore
-    from mpu_cli.training.load import LoadedModel
     from mpu_cli.training.settings import TrainingSettings
     from mpu_cli.training.stop_signal import StopSignal
     from mpu_cli.training.trainer import TrainingReport
@@ -40,7 +40,7 @@ def train_copy(
     rows: TrainingRows | None = None,
     stop_after: int | None = None,
     log_dir: Path | None = None,
-    drawing: Drawing | None = None,
+    drawing: RowSampling | None = None,
     refusals: Sequence[str] = (),
     reference_dir: Path | None = None,
     stop: StopSignal | None = None,
@@ -97,9 +97,9 @@ def train_copy(
     # After the check: these take seconds to import.
     from mpu_cli.client.training_rows import RowEncoder
     from mpu_cli.data.batches import pad_id
+    from mpu_cli.modeling.load import load_model
     from mpu_cli.training import distributed
     from mpu_cli.training.arguments import choose_device
-    from mpu_cli.training.load import load_model
     from mpu_cli.training.trainer import train
 
     settings = recipe.settings
@@ -147,7 +147,7 @@ def train_copy(
         pad_id(encoder.tokenizer, encoder.vocabulary),
         alternates=alternates,
         stop_after=stop_after,
-        around=Surroundings(on_step, store, saved, log_dir, stop),
+        run_context=RunContext(on_step, store, saved, log_dir, stop),
         drawing=drawing,
         load_reference=(
             None
@@ -169,7 +169,7 @@ def alternate_rows(
     forget: Sequence[Row],
     refusals: Sequence[str],
     settings: TrainingSettings,
-    drawing: Drawing | None,
+    drawing: RowSampling | None,
 ) -> list[Row]:
     """The forget rows with their alternates.
 
@@ -177,10 +177,10 @@ def alternate_rows(
     """
     if not (settings.redraw_refusals and refusals):
         return list(forget)
-    from mpu_cli.data.batches import Drawing
+    from mpu_cli.data.batches import RowSampling
     from mpu_cli.data.refusals import with_refusals
 
-    drawing = drawing or Drawing()
+    drawing = drawing or RowSampling()
     stream = "/".join(part for part in (drawing.stream(settings.seed), drawing.retain) if part)
     epochs = range(drawing.first_epoch, drawing.first_epoch + settings.epochs)
     return [
@@ -213,7 +213,7 @@ def _load(
     settings: TrainingSettings,
     on_warning: Callable[[str], None],
 ) -> LoadedModel:
-    from mpu_cli.training.load import load_model
+    from mpu_cli.modeling.load import load_model
 
     loaded = load_model(
         source_dir,
@@ -228,8 +228,8 @@ def _load(
 
 
 def _save(loaded: LoadedModel, source_dir: Path, after_dir: Path) -> None:
+    from mpu_cli.modeling.load import quiet_transformers
     from mpu_cli.training import distributed, run_state
-    from mpu_cli.training.load import quiet_transformers
 
     model = loaded.model
     whole = run_state.gathered(model)

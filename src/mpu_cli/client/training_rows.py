@@ -1,6 +1,6 @@
 """Rows as token ids for one model.
 
-Encoded before its weights are read, and fingerprinted for the recipe.
+TokenizedRow before its weights are read, and fingerprinted for the recipe.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.data.rows import Row
-from mpu_cli.data.templates import Encoded
+from mpu_cli.data.templates import TokenizedRow
 
 if TYPE_CHECKING:
-    from mpu_cli.data.encoding import EncodedRows
+    from mpu_cli.data.encoding import TokenizedRows
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingRows:
     """The rows of a recipe for one tokenizer and template."""
 
-    forget: list[Encoded]
-    retain: list[Encoded]
-    alternates: list[Encoded] = field(default_factory=list)
+    forget: list[TokenizedRow]
+    retain: list[TokenizedRow]
+    alternates: list[TokenizedRow] = field(default_factory=list)
     """Every alternate answer that may be trained on, in no order of training.
 
     For the digest alone.
@@ -61,7 +61,7 @@ class RowEncoder:
         """
         from mpu_cli.data.context import context_length, row_limit
         from mpu_cli.data.templates import lead_ids
-        from mpu_cli.training.load import check_fits, load_tokenizer
+        from mpu_cli.modeling.load import check_fits, load_tokenizer
 
         config = check_fits(open_checkpoint(source))
         self.vocabulary: int = config.get_text_config().vocab_size
@@ -75,7 +75,7 @@ class RowEncoder:
             settings.max_length, context_length(config.to_dict()), beside=beside
         )
 
-    def encoded(self, rows: Sequence[Row], name: str) -> list[Encoded]:
+    def encoded(self, rows: Sequence[Row], name: str) -> list[TokenizedRow]:
         """Rows of one set; `name` is the set's.
 
         Raises:
@@ -102,7 +102,7 @@ class RowEncoder:
             self._made(alternates).rows,
         )
 
-    def _made(self, rows: Sequence[Row]) -> EncodedRows:
+    def _made(self, rows: Sequence[Row]) -> TokenizedRows:
         from mpu_cli.data.encoding import encode_rows
 
         settings = self._recipe.settings

@@ -29,15 +29,15 @@ from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, re
 from mpu_cli.checkpoint.writer import Files
 from mpu_cli.client import methods
 from mpu_cli.client.adapters import row_spans
-from mpu_cli.client.estimate import Subject, of_handoff, of_model
+from mpu_cli.client.estimate import ModelToTrain, of_handoff, of_model
 from mpu_cli.client.handoff import OpenHandoff, open_handoff
 from mpu_cli.client.lora import choose, inexact, matrices_of
+from mpu_cli.client.payload_writer import write_payload
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.reference_source import ReferenceSource
 from mpu_cli.client.room import require_room_to_train
 from mpu_cli.client.row_order import drawing_of, words
 from mpu_cli.client.train_copy import possible_alternates, train_copy
-from mpu_cli.client.trained import write_payload
 from mpu_cli.client.training_rows import RowEncoder, TrainingRows
 from mpu_cli.client.update import finish, make_copy_directory, write_manifest, write_note
 from mpu_cli.client.work_directory import Keeping, WorkDirectory
@@ -415,7 +415,9 @@ def _open(handoff: Path, work: Work) -> OpenHandoff:
     return opened
 
 
-def _require_room(subject: Subject, work: Work, out: Path, model_bytes: int | None = None) -> None:
+def _require_room(
+    subject: ModelToTrain, work: Work, out: Path, model_bytes: int | None = None
+) -> None:
     if distributed.processes().is_first:
         require_room_to_train(
             subject,

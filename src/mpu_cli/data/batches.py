@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from mpu_cli.data.order import drawn, shuffled
-from mpu_cli.data.templates import IGNORED, Encoded
+from mpu_cli.data.templates import IGNORED, TokenizedRow
 
 
 def pad_id(tokenizer: Any, rows: int) -> int:
@@ -33,7 +33,7 @@ def pad_id(tokenizer: Any, rows: int) -> int:
     return 0
 
 
-def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
+def collate(rows: Sequence[TokenizedRow], pad_id: int) -> dict[str, Tensor]:
     """Pad rows at the right to the longest one.
 
     Returns:
@@ -53,7 +53,7 @@ def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
+class RowSampling:
     """What the order of rows depends on beside the seed.
 
     The default is the order of a first round.
@@ -74,7 +74,7 @@ class Drawing:
 
 
 def epoch_pairs(
-    seed: int, epoch: int, n_forget: int, n_retain: int, drawing: Drawing | None = None
+    seed: int, epoch: int, n_forget: int, n_retain: int, drawing: RowSampling | None = None
 ) -> list[tuple[int, int | None]]:
     """The (forget index, retain index) pairs of one epoch, in order.
 
@@ -85,7 +85,7 @@ def epoch_pairs(
     before all have been seen once (unless rows are drawn independently). Depends on nothing but the
     arguments: no global generator is read or moved, and the result is the same on every machine.
     """
-    drawing = drawing or Drawing()
+    drawing = drawing or RowSampling()
     epoch, stream = drawing.first_epoch + epoch, drawing.stream(seed)
     forget = shuffled(n_forget, f"forget/{stream}/{epoch}")
     if not n_retain:
@@ -125,10 +125,10 @@ class PairedRows(Dataset[tuple[int, int | None]]):
 
     def __init__(
         self,
-        forget: Sequence[Encoded],
-        retain: Sequence[Encoded] | None,
+        forget: Sequence[TokenizedRow],
+        retain: Sequence[TokenizedRow] | None,
         pad_id: int,
-        alternates: Sequence[Encoded] | None = None,
+        alternates: Sequence[TokenizedRow] | None = None,
         references: Mapping[str, ReferenceValues] | None = None,
         on_close: Callable[[], None] | None = None,
     ) -> None:
@@ -189,11 +189,11 @@ class PairSampler(Sampler[tuple[int, int | None]]):
     """Yields `epoch_pairs` of the epoch that was set last."""
 
     def __init__(
-        self, seed: int, n_forget: int, n_retain: int, drawing: Drawing | None = None
+        self, seed: int, n_forget: int, n_retain: int, drawing: RowSampling | None = None
     ) -> None:
         """Starts at epoch 0."""
         self._seed, self._n_forget, self._n_retain, self.epoch = seed, n_forget, n_retain, 0
-        self._drawing = drawing or Drawing()
+        self._drawing = drawing or RowSampling()
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate's data loader before each pass."""

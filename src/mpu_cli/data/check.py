@@ -9,11 +9,11 @@ from typing import Any
 
 from mpu_cli.data.context import Limit
 from mpu_cli.data.duplicates import contents, duplicates, in_both, same_prompt
-from mpu_cli.data.encoding import EncodedRows, encode_rows
+from mpu_cli.data.encoding import TokenizedRows, encode_rows
 from mpu_cli.data.mapping import for_retain
 from mpu_cli.data.prompting import PLAIN, Prompting
 from mpu_cli.data.rows import Row, Scan, scan_rows
-from mpu_cli.data.templates import IGNORED, Encoded, cut, encode_whole
+from mpu_cli.data.templates import IGNORED, TokenizedRow, cut, encode_whole
 from mpu_cli.errors import BadDataError, UsageError
 
 
@@ -55,7 +55,7 @@ class Report:
     """Groups of rows that are the same when normalised."""
     characters: Spread | None
     """Letters in a usable row, prompt and answer together."""
-    encoded: EncodedRows | None
+    encoded: TokenizedRows | None
     """None without a tokenizer."""
     notes: tuple[str, ...]
     """How the file was understood, where that is not plain."""
@@ -78,7 +78,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class PromptSample:
     """One row as the model sees it."""
 
     where: str
@@ -105,7 +105,7 @@ class Findings:
     """Whether one of the two holds nothing that the other does not."""
     same_prompt: tuple[tuple[str, str], ...]
     """Rows with one prompt, but another answer in the second file."""
-    sample: Sample | None
+    sample: PromptSample | None
     """None without a tokenizer, or if the row asked for cannot be encoded (then it is among the bad ones)."""
 
 
@@ -215,18 +215,18 @@ def _report(
     )
 
 
-def _sample(row: Row, tokenizer: Any, max_length: int, prompting: Prompting) -> Sample | None:
+def _sample(row: Row, tokenizer: Any, max_length: int, prompting: Prompting) -> PromptSample | None:
     try:
         whole = encode_whole(row, tokenizer, prompting)
         kept = cut(whole, row.where, max_length)
     except BadDataError:
         return None
-    return Sample(
+    return PromptSample(
         row.where, _runs(kept, tokenizer), kept.input_ids, kept.labels, len(whole.input_ids)
     )
 
 
-def _runs(encoded: Encoded, tokenizer: Any) -> tuple[tuple[str, bool], ...]:
+def _runs(encoded: TokenizedRow, tokenizer: Any) -> tuple[tuple[str, bool], ...]:
     """Decoded from the start each time.
 
     A token's text may depend on what is before it (leading spaces).

@@ -12,7 +12,7 @@ from typing import Any
 from mpu_cli.data.context import Limit
 from mpu_cli.data.prompting import PLAIN, Prompting
 from mpu_cli.data.rows import Row
-from mpu_cli.data.templates import Encoded, cut, encode_whole, has_own_system
+from mpu_cli.data.templates import TokenizedRow, cut, encode_whole, has_own_system
 from mpu_cli.data.vocabulary import require_known
 from mpu_cli.data.windows import join as join_texts
 from mpu_cli.data.windows import pack as pack_texts
@@ -21,10 +21,10 @@ from mpu_cli.errors import BadDataError
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedRows:
+class TokenizedRows:
     """What is trained on, and what became of the rows on the way there."""
 
-    rows: list[Encoded]
+    rows: list[TokenizedRow]
     """One for one and in the order of the rows, unless texts were split or packed.
 
     Packed blocks come last.
@@ -98,7 +98,7 @@ def encode_rows(
     join: bool = False,
     vocabulary: int | None = None,
     refused: list[BadDataError] | None = None,
-) -> EncodedRows:
+) -> TokenizedRows:
     """Encode all rows of a file.
 
     Args:
@@ -142,8 +142,8 @@ def encode_rows(
                 f"{texts[0].where}: the texts together have nothing to predict", "give longer texts"
             )
         return replace(made, rows=[*made.rows, *chunks], joined=(len(texts), len(chunks)))
-    encoded: list[Encoded] = []
-    short: list[Encoded] = []
+    encoded: list[TokenizedRow] = []
+    short: list[TokenizedRow] = []
     lengths: list[int] = []
     cut_places, split_places = [], []
     for row in rows:
@@ -172,7 +172,7 @@ def encode_rows(
         if prompting.system is not None
         else ()
     )
-    return EncodedRows(
+    return TokenizedRows(
         [*encoded, *blocks],
         tuple(lengths),
         tuple(cut_places),

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mpu_cli.data.batches import Drawing, PairSampler
+from mpu_cli.data.batches import PairSampler, RowSampling
 from mpu_cli.data.order import shuffled
-from mpu_cli.data.templates import Encoded
+from mpu_cli.data.templates import TokenizedRow
 
 WINDOW = 50
 """Batches that are sorted together: enough to find rows of like length, few enough to keep the order random."""
@@ -23,10 +23,10 @@ class LengthGroupedSampler(PairSampler):
     def __init__(
         self,
         seed: int,
-        forget: Sequence[Encoded],
-        retain: Sequence[Encoded] | None,
+        forget: Sequence[TokenizedRow],
+        retain: Sequence[TokenizedRow] | None,
         batch_size: int,
-        drawing: Drawing | None = None,
+        drawing: RowSampling | None = None,
     ) -> None:
         """Lengths are those of the encoded rows, in tokens.
 

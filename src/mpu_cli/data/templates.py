@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mpu_cli.data.forms import Message
 from mpu_cli.data.prompting import PLAIN, Prompting
+from mpu_cli.data.row_schema import Message
 from mpu_cli.errors import BadDataError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class TokenizedRow:
     """One row as token ids, both of length T.
 
     A label is the token's own id, or `IGNORED`; nothing is shifted yet.
@@ -47,7 +47,7 @@ class Encoded:
         )
 
 
-def encode(row: Row, tokenizer: Any, max_length: int, prompting: Prompting = PLAIN) -> Encoded:
+def encode(row: Row, tokenizer: Any, max_length: int, prompting: Prompting = PLAIN) -> TokenizedRow:
     """Encode one row as at most `max_length` tokens, cut at the right.
 
     Only answer tokens keep their label.
@@ -65,7 +65,7 @@ def encode(row: Row, tokenizer: Any, max_length: int, prompting: Prompting = PLA
     return cut(encode_whole(row, tokenizer, prompting), row.where, max_length)
 
 
-def encode_whole(row: Row, tokenizer: Any, prompting: Prompting = PLAIN) -> Encoded:
+def encode_whole(row: Row, tokenizer: Any, prompting: Prompting = PLAIN) -> TokenizedRow:
     """Encode one row as `encode` does, however long it gets.
 
     Raises:
@@ -73,23 +73,23 @@ def encode_whole(row: Row, tokenizer: Any, prompting: Prompting = PLAIN) -> Enco
     """
     if row.text is not None:
         ids = _without_doubles(tokenizer, list(tokenizer(row.text, verbose=False)["input_ids"]))
-        return Encoded(tuple(ids), tuple(ids))
+        return TokenizedRow(tuple(ids), tuple(ids))
     turns = _turns(row, prompting)
     prompt, whole = (
         _chat_ids(turns, row.where, tokenizer, prompting)
         if tokenizer.chat_template
         else _plain_ids(turns, tokenizer)
     )
-    return Encoded(tuple(whole), tuple([IGNORED] * len(prompt) + whole[len(prompt) :]))
+    return TokenizedRow(tuple(whole), tuple([IGNORED] * len(prompt) + whole[len(prompt) :]))
 
 
-def cut(encoded: Encoded, where: str, max_length: int) -> Encoded:
+def cut(encoded: TokenizedRow, where: str, max_length: int) -> TokenizedRow:
     """Keep the first `max_length` tokens.
 
     Raises:
         BadDataError: nothing labelled is left; `where` names the row.
     """
-    kept = Encoded(encoded.input_ids[:max_length], encoded.labels[:max_length])
+    kept = TokenizedRow(encoded.input_ids[:max_length], encoded.labels[:max_length])
     # Nothing predicts the very first token, so a label there alone is no label.
     if all(label == IGNORED for label in kept.labels[1:]):
         raise BadDataError(

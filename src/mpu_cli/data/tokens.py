@@ -9,10 +9,10 @@ import struct
 from collections.abc import Iterable
 from hashlib import sha256
 
-from mpu_cli.data.templates import Encoded
+from mpu_cli.data.templates import TokenizedRow
 
 
-def tokens_digest(rows: Iterable[Encoded]) -> str:
+def tokens_digest(rows: Iterable[TokenizedRow]) -> str:
     """SHA-256, in hex, over ids and labels of all rows in their file's order (training's own order is no part of it)."""
     digest = sha256()
     for row in rows:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mpu_cli.data.templates import IGNORED, Encoded, lead_ids
+from mpu_cli.data.templates import IGNORED, TokenizedRow, lead_ids
 from mpu_cli.errors import BadDataError, UsageError
 
 SEPARATOR = "\n\n"
@@ -26,8 +26,8 @@ def default_overlap(max_length: int) -> int:
 
 
 def split(
-    whole: Encoded, tokenizer: Any, max_length: int, overlap: int | None = None
-) -> list[Encoded]:
+    whole: TokenizedRow, tokenizer: Any, max_length: int, overlap: int | None = None
+) -> list[TokenizedRow]:
     """Cut a text of any length into windows of at most `max_length` tokens.
 
     A window starts `max_length − overlap` tokens after the one before it (fewer by the
@@ -55,16 +55,18 @@ def split(
             "choose a smaller overlap",
         )
     start, ids, labels = whole.input_ids[:lead], whole.input_ids[lead:], whole.labels[lead:]
-    windows = [Encoded(start + ids[:size], whole.labels[:lead] + labels[:size])]
+    windows = [TokenizedRow(start + ids[:size], whole.labels[:lead] + labels[:size])]
     at = size - kept
     while at + kept < len(ids):
         known = (IGNORED,) * (lead + kept)
-        windows.append(Encoded(start + ids[at : at + size], known + labels[at + kept : at + size]))
+        windows.append(
+            TokenizedRow(start + ids[at : at + size], known + labels[at + kept : at + size])
+        )
         at += size - kept
     return windows
 
 
-def pack(texts: Sequence[Encoded], tokenizer: Any, max_length: int) -> list[Encoded]:
+def pack(texts: Sequence[TokenizedRow], tokenizer: Any, max_length: int) -> list[TokenizedRow]:
     """Put whole texts, in their order, into blocks of at most `max_length` tokens, an end-of-sequence token between two.
 
     No text is torn. Attention does reach across texts of one block, and positions go on: there is
@@ -81,7 +83,7 @@ def pack(texts: Sequence[Encoded], tokenizer: Any, max_length: int) -> list[Enco
             "--packing needs an end-of-sequence token, and the tokenizer has none",
             "leave --packing out",
         )
-    blocks: list[Encoded] = []
+    blocks: list[TokenizedRow] = []
     for text in texts:
         last = blocks[-1] if blocks else None
         between = () if last is None or end in (last.input_ids[-1], text.input_ids[0]) else (end,)
@@ -90,7 +92,7 @@ def pack(texts: Sequence[Encoded], tokenizer: Any, max_length: int) -> list[Enco
             and len(last.input_ids) + len(between) + len(text.input_ids) <= max_length
         ):
             ids = (*last.input_ids, *between, *text.input_ids)
-            blocks[-1] = Encoded(
+            blocks[-1] = TokenizedRow(
                 ids, (*last.labels, *(IGNORED for _ in between), IGNORED, *text.labels[1:])
             )
         else:
@@ -98,7 +100,7 @@ def pack(texts: Sequence[Encoded], tokenizer: Any, max_length: int) -> list[Enco
     return blocks
 
 
-def join(texts: Sequence[str], tokenizer: Any, max_length: int) -> list[Encoded]:
+def join(texts: Sequence[str], tokenizer: Any, max_length: int) -> list[TokenizedRow]:
     """Join texts by blank lines and cut the whole into chunks of `max_length` tokens, as open-unlearning does for MUSE.
 
     Nothing is repeated: a chunk's first token has no context, and the very first is not predicted.
@@ -119,10 +121,10 @@ def join(texts: Sequence[str], tokenizer: Any, max_length: int) -> list[Encoded]
         chunk = tuple(tokenizer(text, verbose=False)["input_ids"][: len(lead) + max_length])
         unpredicted = max(len(lead), 1)
         if len(chunk) > unpredicted:  # a rest of one token has nothing to predict
-            chunks.append(Encoded(chunk, (IGNORED,) * unpredicted + chunk[unpredicted:]))
+            chunks.append(TokenizedRow(chunk, (IGNORED,) * unpredicted + chunk[unpredicted:]))
     return chunks
 
 
-def _lead_of(whole: Encoded, tokenizer: Any) -> int:
+def _lead_of(whole: TokenizedRow, tokenizer: Any) -> int:
     lead = lead_ids(tokenizer)
     return len(lead) if lead and list(whole.input_ids[: len(lead)]) == lead else 0

@@ -16,6 +16,7 @@ from mpu_cli.errors import UsageError
 from mpu_cli.evaluation.asking import asking, check_asking
 from mpu_cli.evaluation.metric import RowMetric, probability
 from mpu_cli.evaluation.metrics import model_metrics, row_metrics
+from mpu_cli.evaluation.model_under_test import ModelUnderTest, Progress
 from mpu_cli.evaluation.provenance import circumstances, identity, published_as
 from mpu_cli.evaluation.questions import (
     FORGET,
@@ -30,12 +31,11 @@ from mpu_cli.evaluation.record import Record, SetInfo, same_rows
 from mpu_cli.evaluation.relearned import remarks, with_steps
 from mpu_cli.evaluation.robustness import all_checks
 from mpu_cli.evaluation.settings import EvalSettings
-from mpu_cli.evaluation.subject import Progress, Subject
 from mpu_cli.evaluation.summarise import MODEL, summarise
 from mpu_cli.evaluation.token_scores import TokenScores
+from mpu_cli.modeling.load import load_model, load_tokenizer
 from mpu_cli.training.arguments import choose_device
 from mpu_cli.training.distributed import processes
-from mpu_cli.training.load import load_model, load_tokenizer
 
 _WORTH_TELLING = 10.0
 """Seconds; a check that took less is no news."""
@@ -97,7 +97,7 @@ def evaluate(
     for flag, record in records.items():
         same_rows(flag, record, infos)
     loaded = load_model(model)
-    subject = Subject(
+    subject = ModelUnderTest(
         loaded.model.to(choose_device(settings.device)), tokenizer, sets, settings, progress
     )
     metrics = wanted(settings)
@@ -158,7 +158,7 @@ def _provenance(
     return told, circumstances(choose_device(settings.device), **beside), (doubt,) if doubt else ()
 
 
-def _notes(subject: Subject, seconds: Mapping[str, float]) -> list[str]:
+def _notes(subject: ModelUnderTest, seconds: Mapping[str, float]) -> list[str]:
     cut = len(set(subject.encoder.cut))
     notes = (
         [
@@ -260,7 +260,7 @@ def answer_scores(
         question_set(str(number), FORGET, [Question(row) for row in rows])
         for number, rows in enumerate(sets)
     ]
-    subject = Subject(
+    subject = ModelUnderTest(
         load_model(model).model,
         load_tokenizer(model),
         asked,
@@ -288,10 +288,10 @@ def answer_probabilities(
     ]
 
 
-def _reference(model: Path, subject: Subject) -> dict[tuple[str, int], TokenScores]:
+def _reference(model: Path, subject: ModelUnderTest) -> dict[tuple[str, int], TokenScores]:
     """What another model says of the forget and holdout rows; it has its own tokenizer."""
     sets = [each for each in subject.sets if each.role in (FORGET, HOLDOUT)]
-    other = Subject(
+    other = ModelUnderTest(
         load_model(model).model.to(choose_device(subject.settings.device)),
         load_tokenizer(model),
         sets,
@@ -301,7 +301,7 @@ def _reference(model: Path, subject: Subject) -> dict[tuple[str, int], TokenScor
     return {key: variants["answer"][0][1] for key, variants in scores.items()}
 
 
-def _told(settings: EvalSettings, subject: Subject) -> dict[str, Any]:
+def _told(settings: EvalSettings, subject: ModelUnderTest) -> dict[str, Any]:
     return {
         "metrics": list(settings.metrics),
         "generate": settings.generate,

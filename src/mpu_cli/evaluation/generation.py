@@ -18,10 +18,10 @@ from transformers import DynamicCache
 from mpu_cli.data.batches import pad_id
 from mpu_cli.data.vocabulary import embedding_rows
 from mpu_cli.errors import BadModelError
-from mpu_cli.evaluation.picking import Drawn, Greedy, Sampling, text_seed
-from mpu_cli.evaluation.rope import CROSSES, side, switches_beyond
-from mpu_cli.training.head import head_sees_only
-from mpu_cli.training.load import quiet_transformers
+from mpu_cli.evaluation.rope import CROSSES, regime, switches_beyond
+from mpu_cli.evaluation.sampling import Greedy, RandomChoice, Sampling, text_seed
+from mpu_cli.modeling.head import head_sees_only
+from mpu_cli.modeling.load import quiet_transformers
 
 _LOOK_EVERY = 8
 """New tokens of a row between two looks for a text that ends it: what is written beyond it is cut off anyway."""
@@ -81,7 +81,7 @@ def generate(
     alone = _batches_differ(model)
     batches: list[list[tuple[int, int]]] = []
     for where, part in itertools.groupby(
-        wanted, lambda text: side(len(prompts[text[0]]), max_new_tokens, switch)
+        wanted, lambda text: regime(len(prompts[text[0]]), max_new_tokens, switch)
     ):
         size, same = 1 if alone or where == CROSSES else batch_size, list(part)
         batches += [same[start : start + size] for start in range(0, len(same), size)]
@@ -92,7 +92,7 @@ def generate(
         with quiet_transformers():
             for here in batches:
                 pick = (
-                    Drawn(
+                    RandomChoice(
                         [text_seed(sampling.seed, k, prompts[i]) for i, k in here],
                         sampling.temperature,
                     )
@@ -141,7 +141,7 @@ def _continued(
     ends: AbstractSet[int],
     over: Callable[[Sequence[int]], bool],
     filler: int,
-    pick: Greedy | Drawn,
+    pick: Greedy | RandomChoice,
     switch: int | None,
 ) -> list[list[int]]:
     """New tokens of every prompt of a batch, up to the first end, which is left out, or until a row's tokens are `over`.

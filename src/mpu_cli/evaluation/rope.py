@@ -34,8 +34,8 @@ def switches_beyond(config: Any) -> int | None:
 STAYS_SHORT, CROSSES, IS_LONG = 0, 1, 2
 
 
-def side(length: int, growth: int, switch: int | None) -> int:
-    """On which side of the switch a text is that may grow; texts of different sides share no batch.
+def regime(length: int, growth: int, switch: int | None) -> int:
+    """On which regime of the switch a text is that may grow; texts of different sides share no batch.
 
     Args:
         length: tokens to begin with.

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mpu_cli.data.batches import collate
-from mpu_cli.data.templates import Encoded
+from mpu_cli.data.templates import TokenizedRow
 from mpu_cli.errors import BadModelError
-from mpu_cli.evaluation.rope import side, switches_beyond
+from mpu_cli.evaluation.rope import regime, switches_beyond
 from mpu_cli.evaluation.token_scores import TokenScores
-from mpu_cli.training.logprobs import labelled_predictions
+from mpu_cli.modeling.logprobs import labelled_predictions
 
 Progress = Callable[[int, int], None]
 """(tokens done, tokens in all), padding not counted."""
@@ -33,7 +33,7 @@ _POSITIONS = 256
 @torch.inference_mode()
 def score(
     model: Any,
-    encoded: Sequence[Encoded],
+    encoded: Sequence[TokenizedRow],
     places: Sequence[str],
     batch_size: int,
     pad_id: int,
@@ -90,7 +90,11 @@ def _vocabulary(model: Any) -> int:
 
 
 def _batches(
-    order: Sequence[int], encoded: Sequence[Encoded], most: int, positions: int, switch: int | None
+    order: Sequence[int],
+    encoded: Sequence[TokenizedRow],
+    most: int,
+    positions: int,
+    switch: int | None,
 ) -> Iterator[list[int]]:
     """Texts in this order (short ones first), at most `most` in a batch, padded to at most so many positions, but one at least.
 
@@ -99,7 +103,7 @@ def _batches(
     batch: list[int] = []
     for i in order:
         length = len(encoded[i].input_ids)
-        apart = bool(batch) and side(len(encoded[batch[-1]].input_ids), 0, switch) != side(
+        apart = bool(batch) and regime(len(encoded[batch[-1]].input_ids), 0, switch) != regime(
             length, 0, switch
         )
         if batch and (apart or len(batch) == most or (len(batch) + 1) * length > positions):

@@ -14,7 +14,7 @@ from mpu_cli.data.context import context_length, row_limit
 from mpu_cli.data.prompting import PLAIN, Prompting
 from mpu_cli.data.rendering import check_variables
 from mpu_cli.data.rows import Row
-from mpu_cli.data.templates import Encoded, cut, encode_whole
+from mpu_cli.data.templates import TokenizedRow, cut, encode_whole
 from mpu_cli.data.vocabulary import require_known
 from mpu_cli.errors import BadDataError
 from mpu_cli.evaluation.asking import Asking
@@ -28,7 +28,7 @@ class Text:
     set_name: str
     row: int
     variant: str
-    encoded: Encoded
+    encoded: TokenizedRow
     where: str
     ended: bool
     """Whether its last token is the model's own mark at the end of a turn."""
@@ -137,7 +137,7 @@ class Encoder:
             row.text is None and encoded.input_ids[-1] in self._marks,
         )
 
-    def _encoded(self, row: Row, variant: str) -> Encoded:
+    def _encoded(self, row: Row, variant: str) -> TokenizedRow:
         """A row whole, or the beginning of a plain text."""
         whole = encode_whole(row, self.tokenizer, self.prompting)
         length = len(whole.input_ids)
@@ -174,5 +174,5 @@ class Encoder:
         return ids
 
 
-def _prompt_length(row: Row, encoded: Encoded) -> int:
+def _prompt_length(row: Row, encoded: TokenizedRow) -> int:
     return max(1, encoded.prompt_length if row.text is None else len(encoded.input_ids) // 2)

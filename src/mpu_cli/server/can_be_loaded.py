@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
-from mpu_cli.training.load import check_runs, has_tokenizer, load_tokenizer, loading_errors
+from mpu_cli.modeling.load import check_runs, has_tokenizer, load_tokenizer, loading_errors
 
 
 def check_loads(model: Checkpoint) -> None:

@@ -10,7 +10,7 @@ from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT, STORED_NAMES
 from mpu_cli.checkpoint.model import SPAN, Checkpoint, open_checkpoint
 from mpu_cli.checkpoint.side_files import side_files
 from mpu_cli.checkpoint.space import stored_bytes
-from mpu_cli.server.settings import PerturbSettings
+from mpu_cli.server.publishing.settings import PerturbSettings
 
 
 def estimate_perturb(model: Path, settings: PerturbSettings) -> dict[str, int]:

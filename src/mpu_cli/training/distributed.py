@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpu_cli.errors import UsageError
 from mpu_cli.training import optimizers
-from mpu_cli.training.needs import hidden_layer
+from mpu_cli.training.loss_inputs import hidden_layer
 
 if TYPE_CHECKING:
     from mpu_cli.training.settings import TrainingSettings

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mpu_cli.data.templates import Encoded
-from mpu_cli.training.logprobs import answer_nll, mean_probability
+from mpu_cli.data.templates import TokenizedRow
+from mpu_cli.modeling.logprobs import answer_nll, mean_probability
 from mpu_cli.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class StopCheck:
     """Mean answer probability exp(−NLL / tokens) over the rows after one epoch.
 
     None where no threshold asks for it.
@@ -32,8 +32,8 @@ class Thresholds:
     def __init__(
         self,
         settings: TrainingSettings,
-        forget: Sequence[Encoded],
-        retain: Sequence[Encoded] | None,
+        forget: Sequence[TokenizedRow],
+        retain: Sequence[TokenizedRow] | None,
         pad_id: int,
     ) -> None:
         """`retain` is needed for its threshold even if the loss does without."""
@@ -41,7 +41,7 @@ class Thresholds:
             raise ValueError("a threshold on the retain rows needs retain rows")
         self._settings, self._forget, self._retain, self._pad_id = settings, forget, retain, pad_id
 
-    def evaluate(self, model: Any, epoch: int) -> Evaluation:
+    def evaluate(self, model: Any, epoch: int) -> StopCheck:
         """Measure after an epoch (from 1). Every process calls it, and measures all rows."""
         settings = self._settings
         forget = (
@@ -54,9 +54,9 @@ class Thresholds:
             if settings.stop_retain_below is not None
             else None
         )
-        return Evaluation(epoch, forget, retain)
+        return StopCheck(epoch, forget, retain)
 
-    def reached(self, evaluation: Evaluation) -> bool:
+    def reached(self, evaluation: StopCheck) -> bool:
         """Whether one of the thresholds says to end here."""
         settings = self._settings
         pairs = (
@@ -67,5 +67,5 @@ class Thresholds:
             value is not None and limit is not None and value <= limit for value, limit in pairs
         )
 
-    def _probability(self, model: Any, rows: Sequence[Encoded]) -> float:
+    def _probability(self, model: Any, rows: Sequence[TokenizedRow]) -> float:
         return mean_probability(answer_nll(model, rows, self._settings.batch_size, self._pad_id))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mpu_cli.data.templates import Encoded
+from mpu_cli.data.templates import TokenizedRow
 
 MOST_ROWS, FEWEST_ROWS = 64, 16
 _SHARE = 0.1
@@ -59,11 +59,11 @@ class Effect:
         return cls(forget, retain)
 
 
-class Sample:
+class EffectSample:
     """The rows that are measured: the same ones before and after, and in every copy."""
 
     def __init__(
-        self, forget: Sequence[Encoded], retain: Sequence[Encoded], trained_rows: int
+        self, forget: Sequence[TokenizedRow], retain: Sequence[TokenizedRow], trained_rows: int
     ) -> None:
         """`trained_rows` is how many rows go through the model in training, forwards and backwards."""
         # A backward pass is worth two forward ones; both sets are measured twice.
@@ -72,7 +72,7 @@ class Sample:
         self.forget, self.retain = evenly(forget, count), evenly(retain, count)
 
     def measure(
-        self, probability: Callable[[Sequence[Encoded]], float]
+        self, probability: Callable[[Sequence[TokenizedRow]], float]
     ) -> tuple[float, float | None]:
         """`probability` of the forget rows, and of the retain rows where there are any."""
         return probability(self.forget), probability(self.retain) if self.retain else None
@@ -87,7 +87,7 @@ class Sample:
         return Effect(forget, Change(before[1], after[1], len(self.retain), self._sizes[1]))
 
 
-def evenly(rows: Sequence[Encoded], count: int) -> list[Encoded]:
+def evenly(rows: Sequence[TokenizedRow], count: int) -> list[TokenizedRow]:
     """At most `count` rows, spread evenly over all."""
     count = min(count, len(rows))
     return [rows[(2 * number + 1) * len(rows) // (2 * count)] for number in range(count)]

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpu_cli.data.batches import Drawing, PairedRows, ReferenceValues, epoch_pairs
-from mpu_cli.data.templates import IGNORED, Encoded
-from mpu_cli.training.hidden import labelled_hidden, layers_of, resolve_layer
-from mpu_cli.training.logprobs import answer_nll, in_evaluation, labelled_predictions
-from mpu_cli.training.needs import hidden_layer
+from mpu_cli.data.batches import PairedRows, ReferenceValues, RowSampling, epoch_pairs
+from mpu_cli.data.templates import IGNORED, TokenizedRow
+from mpu_cli.modeling.hidden import labelled_hidden, layers_of, resolve_layer
+from mpu_cli.modeling.logprobs import answer_nll, in_evaluation, labelled_predictions
+from mpu_cli.training.loss_inputs import hidden_layer
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.token_file import TokenFile, refuse_without_room
 
@@ -31,13 +31,13 @@ from mpu_cli.training.token_file import TokenFile, refuse_without_room
 def prepare(
     model: Any,
     needs: AbstractSet[str],
-    forget: Sequence[Encoded],
-    retain: Sequence[Encoded] | None,
-    alternates: Sequence[Encoded] | None,
+    forget: Sequence[TokenizedRow],
+    retain: Sequence[TokenizedRow] | None,
+    alternates: Sequence[TokenizedRow] | None,
     settings: TrainingSettings,
     pad_id: int,
     device: str,
-    drawing: Drawing | None = None,
+    drawing: RowSampling | None = None,
 ) -> PairedRows:
     """The rows with everything that the loss needs beside them.
 
@@ -80,7 +80,7 @@ def prepare(
     ):
 
         def fill(
-            rows: Sequence[Encoded] | None, met: Sequence[int], vectors: Vectors, count: Count
+            rows: Sequence[TokenizedRow] | None, met: Sequence[int], vectors: Vectors, count: Count
         ) -> ReferenceValues:
             file, rows = files.enter_context(closing(TokenFile())), rows or ()
             in_evaluation(
@@ -116,10 +116,10 @@ def prepare(
 def reference_bytes(
     config: Any,
     needs: AbstractSet[str],
-    forget: Sequence[Encoded],
-    retain: Sequence[Encoded] | None,
+    forget: Sequence[TokenizedRow],
+    retain: Sequence[TokenizedRow] | None,
     settings: TrainingSettings,
-    drawing: Drawing | None = None,
+    drawing: RowSampling | None = None,
 ) -> int:
     """Bytes of disk that the references take while training runs; `config` is the model's own."""
     sizes = config.get_text_config()
@@ -136,10 +136,10 @@ def reference_bytes(
 
 
 def met_retain_rows(
-    settings: TrainingSettings, n_forget: int, n_retain: int, drawing: Drawing | None = None
+    settings: TrainingSettings, n_forget: int, n_retain: int, drawing: RowSampling | None = None
 ) -> list[int]:
     """The indices of the retain rows that the run's epochs meet, sorted."""
-    drawing = drawing or Drawing()
+    drawing = drawing or RowSampling()
     if not n_retain or (settings.epochs * n_forget >= n_retain and not drawing.independent):
         return list(range(n_retain))
     epochs = range(settings.epochs)
@@ -153,7 +153,7 @@ def met_retain_rows(
 
 Vectors = Callable[[Any, dict[str, Tensor]], Tensor]
 """(model, rows) → one vector for each labelled token, (N, width), row after row."""
-Count = Callable[[Encoded], int]
+Count = Callable[[TokenizedRow], int]
 """How many vectors a row has."""
 
 
@@ -167,9 +167,9 @@ def _hidden(layer: int) -> Vectors:
 
 def _check_rows(
     needs: AbstractSet[str],
-    forget: Sequence[Encoded],
-    retain: Sequence[Encoded] | None,
-    alternates: Sequence[Encoded] | None,
+    forget: Sequence[TokenizedRow],
+    retain: Sequence[TokenizedRow] | None,
+    alternates: Sequence[TokenizedRow] | None,
 ) -> None:
     if "retain" in needs and not retain:
         raise ValueError("this loss needs retain rows")
@@ -181,9 +181,9 @@ def _numbers(values: list[float]) -> ReferenceValues:
     return lambda rows: torch.tensor([values[i] for i in rows])
 
 
-def _predicted(row: Encoded) -> int:
+def _predicted(row: TokenizedRow) -> int:
     return sum(label != IGNORED for label in row.labels[1:])
 
 
-def _labelled(row: Encoded) -> int:
+def _labelled(row: TokenizedRow) -> int:
     return sum(label != IGNORED for label in row.labels)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mpu_cli.training import distributed
-from mpu_cli.training.early_stop import Evaluation
+from mpu_cli.training.early_stop import StopCheck
 from mpu_cli.training.stateful import StatefulLoss
 
 
@@ -97,7 +97,7 @@ def restore(trainer: Any, loss: Any, progress: Any, state: Mapping[str, Any]) ->
         trainer.optimizer.load_state_dict(state["optimizer"])
     trainer.lr_scheduler.load_state_dict(state["scheduler"])
     progress.losses = list(state["losses"])
-    progress.evaluations = [Evaluation(*each) for each in state["evaluations"]]
+    progress.evaluations = [StopCheck(*each) for each in state["evaluations"]]
     progress.seconds = state["seconds"]
     if isinstance(loss, StatefulLoss):
         loss.load_state_dict(state["loss"])

@@ -28,22 +28,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from mpu_cli.data.batches import Drawing, PairedRows, PairSampler
+from mpu_cli.data.batches import PairedRows, PairSampler, RowSampling
 from mpu_cli.data.grouping import LengthGroupedSampler
-from mpu_cli.data.templates import Encoded
+from mpu_cli.data.templates import TokenizedRow
 from mpu_cli.errors import CheckFailedError
+from mpu_cli.modeling.hidden import freeze_above
+from mpu_cli.modeling.load import quiet_transformers
+from mpu_cli.modeling.logprobs import answer_nll, mean_probability
 from mpu_cli.training import distributed, optimizers, reference, run_state
 from mpu_cli.training.arguments import choose_device, trainer_arguments
-from mpu_cli.training.early_stop import Evaluation, Thresholds
-from mpu_cli.training.effect import Effect, Sample
+from mpu_cli.training.early_stop import StopCheck, Thresholds
+from mpu_cli.training.effect import Effect, EffectSample
 from mpu_cli.training.event_log import EventLog
-from mpu_cli.training.hidden import freeze_above
-from mpu_cli.training.load import quiet_transformers
-from mpu_cli.training.logprobs import answer_nll, mean_probability
-from mpu_cli.training.needs import hidden_layer
+from mpu_cli.training.loss_inputs import hidden_layer
+from mpu_cli.training.run_context import RunContext
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.stateful import StatefulLoss
-from mpu_cli.training.surroundings import Surroundings
 
 Batch = Mapping[str, Mapping[str, Tensor]]
 LossFunction = Callable[[Any, Batch], Tensor]
@@ -60,7 +60,7 @@ class TrainingReport:
     seconds: float
     first_loss: float
     last_loss: float
-    evaluations: tuple[Evaluation, ...] = ()
+    evaluations: tuple[StopCheck, ...] = ()
     """After each epoch, where a threshold asks for it."""
     resumed_from: int | None = None
     """The step of the checkpoint that the run went on from."""
@@ -70,7 +70,7 @@ class TrainingReport:
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> TrainingReport:
         """From what `dataclasses.asdict` made of one."""
-        evaluations = tuple(Evaluation(**each) for each in content["evaluations"])
+        evaluations = tuple(StopCheck(**each) for each in content["evaluations"])
         effect = Effect.of(content["effect"]) if content.get("effect") else None
         return cls(**{**content, "evaluations": evaluations, "effect": effect})
 
@@ -81,7 +81,7 @@ class Progress:
 
     losses: list[float] = field(default_factory=list)
     """The loss of each step."""
-    evaluations: list[Evaluation] = field(default_factory=list)
+    evaluations: list[StopCheck] = field(default_factory=list)
     seconds: float = 0.0
     """Spent before this process took over."""
 
@@ -90,15 +90,15 @@ def train(
     model: Any,
     loss: LossFunction,
     needs: AbstractSet[str],
-    forget: Sequence[Encoded],
-    retain: Sequence[Encoded] | None,
+    forget: Sequence[TokenizedRow],
+    retain: Sequence[TokenizedRow] | None,
     settings: TrainingSettings,
     pad_id: int,
     *,
-    alternates: Sequence[Encoded] | None = None,
+    alternates: Sequence[TokenizedRow] | None = None,
     stop_after: int | None = None,
-    around: Surroundings | None = None,
-    drawing: Drawing | None = None,
+    run_context: RunContext | None = None,
+    drawing: RowSampling | None = None,
     load_reference: Callable[[], Any] | None = None,
 ) -> TrainingReport:
     """Train `model` in place.
@@ -119,7 +119,7 @@ def train(
             epoch.
         stop_after: end after so many steps, whatever the thresholds say: where the first of several
             copies stopped.
-        around: see `Surroundings`.
+        run_context: see `RunContext`.
         drawing: the order of the rows, beside the seed.
         load_reference: loads the model that references are of; it is let go of before `model` is
             put on its device.
@@ -135,7 +135,7 @@ def train(
         ValueError: the loss needs rows and there are none (a caller checks that before it loads
             anything).
     """
-    around = around or Surroundings()
+    run_context = run_context or RunContext()
     started = time.monotonic()
     device = choose_device(settings.device)
     distributed.check_settings(settings, len(forget), device, needs)
@@ -166,9 +166,9 @@ def train(
         settings.epochs * len(forget),
         settings.total_steps(len(forget)) * settings.batch_size * settings.gradient_accumulation,
     )
-    sample = Sample(forget, retain or (), seen if kept is None else 2 * seen)
+    sample = EffectSample(forget, retain or (), seen if kept is None else 2 * seen)
 
-    def probability(rows: Sequence[Encoded]) -> float:
+    def probability(rows: Sequence[TokenizedRow]) -> float:
         with torch.autocast(device, dtype=torch.bfloat16) if settings.autocasts else nullcontext():
             return mean_probability(answer_nll(model, rows, settings.batch_size, pad_id))
 
@@ -184,7 +184,15 @@ def train(
         try:
             arguments = trainer_arguments(settings, device, len(forget))
             trainer = UnlearningTrainer(
-                model, loss, pairs, sampler, settings, arguments, around, thresholds, stop_after
+                model,
+                loss,
+                pairs,
+                sampler,
+                settings,
+                arguments,
+                run_context,
+                thresholds,
+                stop_after,
             )
             trainer.run()
             after = sample.measure(probability)
@@ -206,7 +214,7 @@ def train(
         progress.losses[0],
         progress.losses[-1],
         tuple(progress.evaluations),
-        around.resume.step if around.resume else None,
+        run_context.resume.step if run_context.resume else None,
         sample.effect(before, after),
     )
 
@@ -226,13 +234,13 @@ class UnlearningTrainer(Trainer):
         sampler: PairSampler,
         settings: TrainingSettings,
         arguments: TrainingArguments,
-        around: Surroundings,
+        run_context: RunContext,
         thresholds: Thresholds | None,
         stop_after: int | None,
     ) -> None:
         """See `train`, which makes one and runs it."""
         self._loss, self._pairs, self._sampler = loss, pairs, sampler
-        self._settings, self._around = settings, around
+        self._settings, self._run_context = settings, run_context
         self._thresholds, self._stop_after = thresholds, stop_after
         self._steps_per_epoch = settings.steps_per_epoch(pairs.n_forget)
         self._current_loss, self._rate = 0.0, 0.0
@@ -251,9 +259,9 @@ class UnlearningTrainer(Trainer):
 
     def run(self) -> None:
         """Train from the start, or from the checkpoint."""
-        resume = self._around.resume
-        if self._around.log_dir is not None and self.is_world_process_zero():
-            self._log = EventLog(self._around.log_dir)
+        resume = self._run_context.resume
+        if self._run_context.log_dir is not None and self.is_world_process_zero():
+            self._log = EventLog(self._run_context.log_dir)
         try:
             with warnings.catch_warnings():
                 # torch's new name for it would still copy buffers once; ours are the same
@@ -335,8 +343,8 @@ class UnlearningTrainer(Trainer):
     def begin(self) -> None:
         """The model is wrapped and the first batch comes next."""
         distributed.check_wrapper(self.model_wrapped, self._settings.fsdp)
-        if self._around.stop is not None and self._around.store is not None:
-            self._around.stop.defer()
+        if self._run_context.stop is not None and self._run_context.store is not None:
+            self._run_context.stop.defer()
 
     def end_step(self, control: Any) -> None:
         """Close the books of one optimizer step.
@@ -348,8 +356,8 @@ class UnlearningTrainer(Trainer):
         self._current_loss = 0.0
         if self._log is not None:
             self._log.scalars(step, loss=progress.losses[-1], learning_rate=self._rate)
-        if self._around.on_step is not None and self.is_world_process_zero():
-            self._around.on_step(step, total, progress.losses[-1])
+        if self._run_context.on_step is not None and self.is_world_process_zero():
+            self._run_context.on_step(step, total, progress.losses[-1])
         # Here and not in Trainer's on_epoch_end: a run that goes on from a checkpoint at an epoch's
         # end skips that one.
         if step % self._steps_per_epoch == 0 or step == total:
@@ -379,7 +387,7 @@ class UnlearningTrainer(Trainer):
     # Checkpoints: Trainer finds its place in the data; the rest is read and written by `run_state`.
 
     def _maybe_save(self, step: int) -> None:
-        store, stop = self._around.store, self._around.stop
+        store, stop = self._run_context.store, self._run_context.stop
         if store is None:
             return
         asked = stop is not None and stop.asked_of_any()
@@ -397,12 +405,12 @@ class UnlearningTrainer(Trainer):
             raise KeyboardInterrupt
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        assert self._around.resume is not None
-        run_state.restore_weights(self.model, self._around.resume.weights())
+        assert self._run_context.resume is not None
+        run_state.restore_weights(self.model, self._run_context.resume.weights())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self._around.resume is not None:
-            state = self._around.resume.state()
+        if self._run_context.resume is not None:
+            state = self._run_context.resume.state()
             run_state.restore(self, self._loss, self.progress, state)
             self._generators = state["generators"]
 

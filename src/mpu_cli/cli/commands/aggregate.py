@@ -25,7 +25,7 @@ from mpu_cli.cli.options import (
 from mpu_cli.cli.output import Output, facts
 
 if TYPE_CHECKING:
-    from mpu_cli.server.aggregate import AggregateResult
+    from mpu_cli.server.aggregation.aggregate import AggregateResult
 
 GUIDE = Guide(
     "server",
@@ -85,8 +85,8 @@ def aggregate(
     choice("--missing", missing, ("refuse", "reweight"))
     choice("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     from mpu_cli.checkpoint.locate import locate
-    from mpu_cli.server.aggregate import AggregateSettings
-    from mpu_cli.server.aggregate import aggregate as run
+    from mpu_cli.server.aggregation.aggregate import AggregateSettings
+    from mpu_cli.server.aggregation.aggregate import aggregate as run
 
     use_one_thread()
 

@@ -158,7 +158,7 @@ def _tokenizer(
     from mpu_cli.bundle.read import is_bundle
     from mpu_cli.checkpoint.locate import locate
     from mpu_cli.data.context import context_length
-    from mpu_cli.training.tokenizer import load_config, load_tokenizer
+    from mpu_cli.modeling.tokenizer import load_config, load_tokenizer
 
     if directory is not None:
         return load_tokenizer(directory), None, None

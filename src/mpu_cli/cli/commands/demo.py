@@ -39,7 +39,7 @@ def demo(
     """
     output = Output(context, as_json=json)
     from mpu_cli.checkpoint.staging import refuse_existing
-    from mpu_cli.experiment.demo import KAPPA, OFFSET, run_demo
+    from mpu_cli.demo.demonstration import KAPPA, OFFSET, run_demo
 
     if keep is not None:
         refuse_existing(keep, force=None)

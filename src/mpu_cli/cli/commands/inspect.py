@@ -254,9 +254,9 @@ def _model(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
 
 
 def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
-    from mpu_cli.server.advice import interrupted, meaning, who_pool
-    from mpu_cli.server.exposure import ledger, prior
-    from mpu_cli.server.lineage import Lineage
+    from mpu_cli.server.lineage.exposure import ledger, prior
+    from mpu_cli.server.lineage.models import Lineage
+    from mpu_cli.server.publishing.advice import interrupted, meaning, who_pool
 
     lineage = Lineage.read(path)
     exposed, means = (

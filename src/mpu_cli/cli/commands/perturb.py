@@ -32,8 +32,8 @@ from mpu_cli.documentation import page
 from mpu_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from mpu_cli.server.perturb import PerturbResult
-    from mpu_cli.server.settings import PerturbSettings
+    from mpu_cli.server.publishing.perturb import PerturbResult
+    from mpu_cli.server.publishing.settings import PerturbSettings
 
 GUIDE = Guide(
     "server",
@@ -189,7 +189,7 @@ def perturb(
     )
     packs = check_pack(pack, targets, [directory, source.path], force=force)
     if reissue is not None:
-        from mpu_cli.server.reissue import reissue as write_again
+        from mpu_cli.server.publishing.reissue import reissue as write_again
 
         record = write_again(source, handoff, directory, reissue, force=force)
         write_packs(output, packs, force=force)
@@ -206,7 +206,7 @@ def perturb(
         )
         return
     with output.progress() as progress:
-        from mpu_cli.server.perturb import perturb as run
+        from mpu_cli.server.publishing.perturb import perturb as run
 
         use_one_thread()
         result = run(
@@ -243,8 +243,8 @@ def _settings(
 ) -> PerturbSettings:
     """`options` are those that a preset sets, None where they were not given."""
     from mpu_cli.checkpoint.writer import parse_size
-    from mpu_cli.server.reparameterizations import REPARAMETERIZATIONS
-    from mpu_cli.server.settings import PAPER, PerturbSettings
+    from mpu_cli.server.publishing.reparameterizations import REPARAMETERIZATIONS
+    from mpu_cli.server.publishing.settings import PAPER, PerturbSettings
 
     given = {key: value for key, value in options.items() if value is not None}
     values: dict[str, Any] = dict(given)
@@ -283,7 +283,7 @@ def _probe(path: Path | None) -> Any:
 
 
 def _data(result: PerturbResult, handoff: Path, secret: Path) -> dict[str, Any]:
-    from mpu_cli.server.advice import meaning
+    from mpu_cli.server.publishing.advice import meaning
 
     first = result.handoffs[0]
     return {
@@ -335,7 +335,7 @@ def _body(
         "checked": _checked(result),
     }
     body: list[RenderableType] = [facts(told)]
-    from mpu_cli.server.advice import interrupted, meaning
+    from mpu_cli.server.publishing.advice import interrupted, meaning
 
     body.append(table("exposure", f"left unknown {unit}, at most", rows=_exposed(result)))
     body.append(f"{meaning(result.relative_to, result.exposure.no_copy)} ({page('threat-model')})")
@@ -365,7 +365,7 @@ def _handed_out(result: PerturbResult, handoff: Path) -> list[Path]:
 
 def _exposed(result: PerturbResult) -> list[tuple[str, str]]:
     """The exposure of this draw, then that of its holders with all that they have of the lineage."""
-    from mpu_cli.server.advice import who_pool
+    from mpu_cli.server.publishing.advice import who_pool
 
     shown, ledger = result.exposure, result.ledger
     earlier = ledger.handoffs - len(result.handoffs)

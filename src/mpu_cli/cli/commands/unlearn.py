@@ -349,10 +349,10 @@ def _run(context: typer.Context, output: Output, source: str | None, out: Path |
         else locate(source).path
     )
     if options["dry_run"]:
-        from mpu_cli.cli.unlearn_words import dry_run_words
-        from mpu_cli.cli.unlearn_work import needs_of, tell_rate
+        from mpu_cli.cli.unlearn_job import resource_estimate, tell_rate
+        from mpu_cli.cli.unlearn_view import dry_run_words
 
-        needs = needs_of(context, output, place)
+        needs = resource_estimate(context, output, place)
         tell_rate(output, options, place)
         output.result(
             needs,
@@ -395,10 +395,10 @@ def _train(
     with output.progress(
         "reading rows"
     ) as progress:  # before the imports, which take seconds themselves
-        from mpu_cli.cli.unlearn_work import bring, tell_rate
+        from mpu_cli.cli.unlearn_job import build_job, tell_rate
         from mpu_cli.client import unlearn as client
 
-        work = bring(context, output, place)
+        work = build_job(context, output, place)
         over = OverCopies(progress, names, output.note if output.verbose else None)
         work, on_step = replace(work, doing=over.doing), over.on_step
         if not bundle:
@@ -416,7 +416,7 @@ def _train(
         else:
             _, reports = client.unlearn_handoff(place, out, work, on_step, force=force)
     from mpu_cli.cli.next_steps import after_copy, after_model, after_update
-    from mpu_cli.cli.unlearn_words import trained
+    from mpu_cli.cli.unlearn_view import trained
     from mpu_cli.cli.verdict import verdict
     from mpu_cli.training import distributed
 
@@ -462,7 +462,7 @@ def _given_files(options: dict[str, Any]) -> list[str]:
 
 
 def _list_methods(output: Output) -> None:
-    from mpu_cli.cli.unlearn_words import method_facts, method_view
+    from mpu_cli.cli.unlearn_view import method_facts, method_view
     from mpu_cli.client import methods
 
     described = methods.describe()

@@ -136,7 +136,7 @@ def _require_finite(path: Path, bad: str | None) -> None:
 
 
 def _secret(path: Path) -> dict[str, Any]:
-    from mpu_cli.server.lineage import Lineage, require_nothing_else
+    from mpu_cli.server.lineage.models import Lineage, require_nothing_else
 
     lineage = Lineage.read(path)
     require_nothing_else(path)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mpu_cli.errors import UsageError
-from mpu_cli.training.needs import with_layer
+from mpu_cli.training.loss_inputs import with_layer
 
 Value = float | int | bool | str
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from mpu_cli.training.logprobs import batch_mean, batch_nll
+from mpu_cli.modeling.logprobs import batch_mean, batch_nll
 
 
 def preference_loss(model: Any, batch: Any, beta: float) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mpu_cli.training.logprobs import token_mean_kl, token_mean_nll
+from mpu_cli.modeling.logprobs import token_mean_kl, token_mean_nll
 
 
 def with_retain(

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from mpu_cli.client.methods import method
 from mpu_cli.data.templates import IGNORED
-from mpu_cli.training.logprobs import batch_mean, labelled_predictions
+from mpu_cli.modeling.logprobs import batch_mean, labelled_predictions
 
 
 @method(

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from mpu_cli.client.methods import method
-from mpu_cli.training.logprobs import token_mean_nll
+from mpu_cli.modeling.logprobs import token_mean_nll
 
 
 @method(

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from mpu_cli.client.methods import method
 from mpu_cli.client.methods._retain import with_retain
-from mpu_cli.training.logprobs import batch_mean, batch_nll
+from mpu_cli.modeling.logprobs import batch_mean, batch_nll
 
 
 @method(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mpu_cli.client.methods import method
+from mpu_cli.modeling.logprobs import batch_mean, batch_nll, labelled_predictions
 from mpu_cli.training import distributed
-from mpu_cli.training.logprobs import batch_mean, batch_nll, labelled_predictions
 
 
 @method(

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mpu_cli.client.methods import method
-from mpu_cli.training.hidden import labelled_hidden, row_means
-from mpu_cli.training.logprobs import batch_mean
+from mpu_cli.modeling.hidden import labelled_hidden, row_means
+from mpu_cli.modeling.logprobs import batch_mean
 
 
 @method(

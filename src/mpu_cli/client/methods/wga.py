@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mpu_cli.client.methods import method
 from mpu_cli.client.methods._retain import with_retain
-from mpu_cli.training.logprobs import batch_mean, labelled_nll
+from mpu_cli.modeling.logprobs import batch_mean, labelled_nll
 
 
 @method(

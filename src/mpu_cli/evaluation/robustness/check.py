@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from mpu_cli.evaluation.metric import RowMetric
-from mpu_cli.evaluation.subject import Measured, Subject
+from mpu_cli.evaluation.model_under_test import MeasuredRows, ModelUnderTest
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,16 +16,16 @@ class Check:
     name: str
     about: str
     source: str
-    run: Callable[[Subject, Collection[RowMetric]], Measured]
+    run: Callable[[ModelUnderTest, Collection[RowMetric]], MeasuredRows]
     """(model and rows, the metrics asked for) → columns named `metric@condition`.
 
     The model is as it was afterwards.
     """
 
 
-def under(condition: str, measured: Measured) -> Measured:
+def under(condition: str, measured: MeasuredRows) -> MeasuredRows:
     """The same columns, named after their condition."""
-    return Measured(
+    return MeasuredRows(
         {
             (name, f"{metric}@{condition}"): values
             for (name, metric), values in measured.columns.items()
@@ -37,9 +37,9 @@ def under(condition: str, measured: Measured) -> Measured:
     )
 
 
-def together(parts: Collection[Measured]) -> Measured:
+def together(parts: Collection[MeasuredRows]) -> MeasuredRows:
     """All columns of several conditions."""
-    whole = Measured()
+    whole = MeasuredRows()
     for part in parts:
         whole.columns |= part.columns
         whole.reasons |= part.reasons

@@ -13,10 +13,10 @@ import numpy as np
 
 from mpu_cli.evaluation.metric import Array, RowMetric, gaps
 from mpu_cli.evaluation.metrics.rouge import NO_WORD, rouge_l_recall
-from mpu_cli.evaluation.picking import Sampling
+from mpu_cli.evaluation.model_under_test import MeasuredRows, ModelUnderTest
 from mpu_cli.evaluation.questions import FORGET
 from mpu_cli.evaluation.robustness.check import Check
-from mpu_cli.evaluation.subject import Measured, Subject
+from mpu_cli.evaluation.sampling import Sampling
 
 
 def expected_best(scores: Array, k: int) -> float:
@@ -29,10 +29,10 @@ def expected_best(scores: Array, k: int) -> float:
     return float(np.dot(ordered, weights) / comb(len(ordered), k))
 
 
-def run(subject: Subject, metrics: Collection[RowMetric]) -> Measured:
+def run(subject: ModelUnderTest, metrics: Collection[RowMetric]) -> MeasuredRows:
     """leak@1, 2, 4 … up to the number of samples, on forget sets of questions."""
     settings = subject.settings
-    found = Measured()
+    found = MeasuredRows()
     tries = [
         2**power for power in range(settings.samples.bit_length()) if 2**power <= settings.samples
     ]

@@ -9,14 +9,14 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from mpu_cli.evaluation.metric import RowMetric
+from mpu_cli.evaluation.model_under_test import MeasuredRows, ModelUnderTest
 from mpu_cli.evaluation.questions import FORGET, PARAPHRASED_QUESTION
 from mpu_cli.evaluation.robustness.check import Check, together, under
-from mpu_cli.evaluation.subject import Measured, Subject
 
 CONDITION = "paraphrased"
 
 
-def run(subject: Subject, metrics: Collection[RowMetric]) -> Measured:
+def run(subject: ModelUnderTest, metrics: Collection[RowMetric]) -> MeasuredRows:
     """Every metric of the answer or of what is written, on the forget set, asked otherwise."""
     plain = [
         metric
@@ -33,7 +33,7 @@ def run(subject: Subject, metrics: Collection[RowMetric]) -> Measured:
             )
         else:
             parts.append(
-                Measured(
+                MeasuredRows(
                     reasons={
                         (
                             each.name,

@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from mpu_cli.evaluation.metric import RowMetric
+from mpu_cli.evaluation.model_under_test import MeasuredRows, ModelUnderTest
 from mpu_cli.evaluation.robustness.check import Check, together, under
-from mpu_cli.evaluation.subject import Measured, Subject
 
 GROUP = 128
 BITS = (8, 4)
@@ -89,7 +89,7 @@ def quantized(model: Any, bits: int) -> Iterator[None]:
                 weight.copy_(before)
 
 
-def run(subject: Subject, metrics: Collection[RowMetric]) -> Measured:
+def run(subject: ModelUnderTest, metrics: Collection[RowMetric]) -> MeasuredRows:
     """All metrics, at every width."""
     found = []
     for bits in BITS:

@@ -21,14 +21,14 @@ from mpu_cli.data.vocabulary import embedding_rows
 from mpu_cli.errors import BadModelError
 from mpu_cli.evaluation.metric import RowMetric
 from mpu_cli.evaluation.metrics import row_metrics
+from mpu_cli.evaluation.model_under_test import MeasuredRows, ModelUnderTest
 from mpu_cli.evaluation.questions import FORGET, QuestionSet
 from mpu_cli.evaluation.relearned import PROBABILITY, WORST, condition, means_of, rate_name, worst
 from mpu_cli.evaluation.robustness.check import Check, together, under
-from mpu_cli.evaluation.subject import Measured, Subject
-from mpu_cli.training.logprobs import token_counts, token_mean_nll
+from mpu_cli.modeling.logprobs import token_counts, token_mean_nll
 
 
-def run(subject: Subject, metrics: Collection[RowMetric]) -> Measured:
+def run(subject: ModelUnderTest, metrics: Collection[RowMetric]) -> MeasuredRows:
     """Answer probability of the rows that are not relearned, by rate and step, and the worst of these."""
     return together([_relearn(subject, each) for each in subject.sets if each.role == FORGET])
 
@@ -38,11 +38,11 @@ def steps_measured(last: int) -> list[int]:
     return sorted({0, last, *(2**power for power in range(last.bit_length()) if 2**power <= last)})
 
 
-def _relearn(subject: Subject, each: QuestionSet) -> Measured:
+def _relearn(subject: ModelUnderTest, each: QuestionSet) -> MeasuredRows:
     settings = subject.settings
     count = min(settings.relearn_rows, len(each.questions) // 2)
     if not count:
-        return Measured(
+        return MeasuredRows(
             reasons={(each.name, "answer_probability@relearned"): "fewer than two rows"}
         )
     order = shuffled(len(each.questions), f"relearn/{settings.seed}")
@@ -77,7 +77,7 @@ def _relearn(subject: Subject, each: QuestionSet) -> Measured:
         # logits that are not finite: the rate was too high, and says nothing of the model
         except BadModelError as error:
             key = each.name, f"{PROBABILITY}@relearned@{rate_name(rate)}"
-            parts.append(Measured(reasons={key: f"training broke the model ({error})"}))
+            parts.append(MeasuredRows(reasons={key: f"training broke the model ({error})"}))
     found = together(parts)
     highest = worst(means_of(found.columns, each.name))
     if highest is not None:
@@ -118,7 +118,7 @@ def _teach(
                 parameter.copy_(old)
 
 
-def _only(rows: list[int], measured: Measured, total: int) -> Measured:
+def _only(rows: list[int], measured: MeasuredRows, total: int) -> MeasuredRows:
     """Columns over all rows of the set, without a number for those that were taught."""
     for key, values in measured.columns.items():
         measured.columns[key] = np.full(total, np.nan)

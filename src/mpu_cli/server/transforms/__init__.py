@@ -1,6 +1,6 @@
 """Reparameterizations: transforms that move a layer's weights and keep its function.
 
-One file per transform. Each has `draw(layer, stream) -> Drawn` and declares
+One file per transform. Each has `draw(layer, stream) -> DrawnTransform` and declares
 
 * `EXACT`: undoing it returns the same bits in any dtype;
 * `EQUIVARIANT`: optimizers under which training commutes with it, so that κ = 0 returns the plain
@@ -20,12 +20,12 @@ from typing import Protocol, cast
 import torch
 
 from mpu_cli.architectures.layout import LayerLayout
-from mpu_cli.server.randomness import IntegerStream, derive_key
+from mpu_cli.server.secrets.randomness import IntegerStream, derive_key
 from mpu_cli.server.transforms.axis_maps import AxisMap
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnTransform:
     """One transform of one layer, by the names of θ's tensors."""
 
     maps: Mapping[str, list[AxisMap]]
@@ -42,7 +42,7 @@ class Transform(Protocol):
     EXACT: bool
     EQUIVARIANT: frozenset[str]
 
-    def draw(self, layer: LayerLayout, stream: IntegerStream) -> Drawn:
+    def draw(self, layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
         """Draw one random transform of a layer."""
         ...
 

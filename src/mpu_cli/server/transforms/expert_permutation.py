@@ -6,8 +6,8 @@ Where the router chooses groups first, groups stay together.
 from __future__ import annotations
 
 from mpu_cli.architectures.layout import LayerLayout
-from mpu_cli.server.randomness import IntegerStream
-from mpu_cli.server.transforms import Drawn
+from mpu_cli.server.secrets.randomness import IntegerStream
+from mpu_cli.server.transforms import DrawnTransform
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
 from mpu_cli.server.transforms.groups import draw_grouped, source
 
@@ -15,14 +15,14 @@ EXACT = True
 EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
 
 
-def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
+def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
     """Experts are added up with weights that the router computes row by row.
 
     Their order means nothing.
     """
     experts = layer.experts
     if experts is None:
-        return Drawn({})
+        return DrawnTransform({})
     shape = (experts.groups, experts.count // experts.groups)
     came_from = source(shape, *draw_grouped(stream, *shape))
     maps: dict[str, list[AxisMap]] = {}
@@ -31,4 +31,4 @@ def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
     if experts.tensors:
         for place, old in enumerate(came_from.ravel().tolist()):
             targets.update(zip(experts.tensors[old], experts.tensors[place], strict=True))
-    return Drawn(maps, targets)
+    return DrawnTransform(maps, targets)

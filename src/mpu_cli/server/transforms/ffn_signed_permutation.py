@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from mpu_cli.architectures.layout import LayerLayout
-from mpu_cli.server.randomness import IntegerStream
-from mpu_cli.server.transforms import Drawn
+from mpu_cli.server.secrets.randomness import IntegerStream
+from mpu_cli.server.transforms import DrawnTransform
 from mpu_cli.server.transforms.hidden_units import permute_units
 
 EXACT = True
 EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
 
 
-def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
+def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
     """f(gate) ⊙ up is unchanged when gate, up and down move together, and when up and down change sign together."""
     return permute_units(layer, stream, signed=True)

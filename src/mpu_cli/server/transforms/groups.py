@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpu_cli.architectures.layout import Index
-from mpu_cli.server.randomness import IntegerStream
+from mpu_cli.server.secrets.randomness import IntegerStream
 
 
 def draw_grouped(stream: IntegerStream, groups: int, size: int) -> tuple[Index, Index]:

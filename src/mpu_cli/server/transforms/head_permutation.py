@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mpu_cli.architectures.layout import LayerLayout
-from mpu_cli.server.randomness import IntegerStream
-from mpu_cli.server.transforms import Drawn
+from mpu_cli.server.secrets.randomness import IntegerStream
+from mpu_cli.server.transforms import DrawnTransform
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
 from mpu_cli.server.transforms.groups import draw_grouped, source
 
@@ -12,7 +12,7 @@ EXACT = True
 EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
 
 
-def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
+def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
     """Query head h reads key-value head h // G (grouped-query attention), so whole groups move together."""
     kv_heads, group, _ = layer.slots["query_heads"][0].index.shape
     order, inside = draw_grouped(stream, kv_heads, group)
@@ -38,4 +38,4 @@ def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
                 tensors[old]: place
                 for place, old in zip(tensors, came_from.ravel().tolist(), strict=True)
             }
-    return Drawn(maps, targets)
+    return DrawnTransform(maps, targets)

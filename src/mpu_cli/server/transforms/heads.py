@@ -5,22 +5,24 @@ from __future__ import annotations
 import numpy as np
 
 from mpu_cli.architectures.layout import LayerLayout
-from mpu_cli.server.randomness import IntegerStream
-from mpu_cli.server.transforms import Drawn
+from mpu_cli.server.secrets.randomness import IntegerStream
+from mpu_cli.server.transforms import DrawnTransform
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
 
 
-def permute_inside(layer: LayerLayout, stream: IntegerStream, roles: tuple[str, str]) -> Drawn:
+def permute_inside(
+    layer: LayerLayout, stream: IntegerStream, roles: tuple[str, str]
+) -> DrawnTransform:
     """Draw one signed permutation per key-value head for both roles.
 
     Nothing if the layer has no such coordinates.
     """
     slots = [slot for role in roles for slot in layer.slots.get(role, ())]
     if not slots:
-        return Drawn({})
+        return DrawnTransform({})
     kv_heads, size = slots[0].index.shape[0], slots[0].index.shape[-1]
     source = np.stack([stream.permutation(size) for _ in range(kv_heads)])
     sign = stream.signs(kv_heads * size).reshape(kv_heads, size)
     maps: dict[str, list[AxisMap]] = {}
     on_slots(slots, lambda slot: SignedPermutation.inside_heads(slot, source, sign), maps)
-    return Drawn(maps)
+    return DrawnTransform(maps)

@@ -8,12 +8,12 @@ from functools import partial
 import numpy as np
 
 from mpu_cli.architectures.layout import LayerLayout, Slot
-from mpu_cli.server.randomness import IntegerStream
-from mpu_cli.server.transforms import Drawn
+from mpu_cli.server.secrets.randomness import IntegerStream
+from mpu_cli.server.transforms import DrawnTransform
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
 
 
-def permute_units(layer: LayerLayout, stream: IntegerStream, *, signed: bool) -> Drawn:
+def permute_units(layer: LayerLayout, stream: IntegerStream, *, signed: bool) -> DrawnTransform:
     """Move gate, up and down together.
 
     `signed` flips `up` (or what there is instead of it) and `down` together too.
@@ -26,7 +26,7 @@ def permute_units(layer: LayerLayout, stream: IntegerStream, *, signed: bool) ->
         for role, slots in ffn.items():
             flips = sign if role in {"down", _linear_branch(ffn)} else np.ones_like(sign)
             on_slots(slots, partial(SignedPermutation.on_slot, source=order, sign=flips), maps)
-    return Drawn(maps)
+    return DrawnTransform(maps)
 
 
 def _linear_branch(ffn: Mapping[str, tuple[Slot, ...]]) -> str:

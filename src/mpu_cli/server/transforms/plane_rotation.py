@@ -15,8 +15,8 @@ from math import pi
 import numpy as np
 
 from mpu_cli.architectures.layout import Index, LayerLayout, rope_planes
-from mpu_cli.server.randomness import IntegerStream
-from mpu_cli.server.transforms import Drawn
+from mpu_cli.server.secrets.randomness import IntegerStream
+from mpu_cli.server.transforms import DrawnTransform
 from mpu_cli.server.transforms.axis_maps import AxisMap, PlaneRotation
 from mpu_cli.server.transforms.plane_turns import turned_heads
 
@@ -26,7 +26,7 @@ EQUIVARIANT = frozenset({"sgd", "adam-mini", "muon"})
 _STEPS = 1 << 32
 
 
-def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
+def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
     """The same angle turns q and k (cancelling under RoPE) and v and o (cancelling in o).
 
     v and o have angles of their own where their planes are not those of q and k: without RoPE, and
@@ -42,7 +42,7 @@ def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
         planes = rope_planes("half", size)
         angles = _angles(stream, kv_heads, len(planes))
     _turn(layer, ("v", "o"), planes, angles, maps)
-    return Drawn(maps)
+    return DrawnTransform(maps)
 
 
 def _angles(stream: IntegerStream, heads: int, planes: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from mpu_cli.architectures.layout import Index, LayerLayout
-from mpu_cli.server.transforms import Drawn
+from mpu_cli.server.transforms import DrawnTransform
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
 
 
@@ -22,10 +22,10 @@ def turned_heads(layer: LayerLayout) -> int:
     return layer.slots["k"][0].index.shape[0] if "k" in layer.slots else 0
 
 
-def turn(layer: LayerLayout, quarters: Index) -> Drawn:
+def turn(layer: LayerLayout, quarters: Index) -> DrawnTransform:
     """Turn plane p of key g, and of every query head that reads it, by quarters[g, p] · 90°."""
     if "k" not in layer.slots:
-        return Drawn({})
+        return DrawnTransform({})
     heads, size = layer.slots["k"][0].index.shape
     first, second = layer.planes[:, 0], layer.planes[:, 1]
     source = np.tile(np.arange(size), (heads, 1))
@@ -48,4 +48,4 @@ def turn(layer: LayerLayout, quarters: Index) -> Drawn:
             partial(SignedPermutation.inside_heads, source=source, sign=signs),
             maps,
         )
-    return Drawn(maps)
+    return DrawnTransform(maps)

@@ -10,15 +10,15 @@ from functools import partial
 import numpy as np
 
 from mpu_cli.architectures.layout import Index, LayerLayout, Slot
-from mpu_cli.server.randomness import IntegerStream
-from mpu_cli.server.transforms import Drawn
+from mpu_cli.server.secrets.randomness import IntegerStream
+from mpu_cli.server.transforms import DrawnTransform
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
 
 EXACT = True
 EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
 
 
-def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
+def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
     """The sign of a key and of every query that reads it cancels.
 
     Norms without a bias are odd functions.
@@ -28,7 +28,7 @@ def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
     sign = stream.signs(slots[0].index.shape[0])
     maps: dict[str, list[AxisMap]] = {}
     on_slots(slots, partial(_flipped, sign=sign), maps)
-    return Drawn(maps)
+    return DrawnTransform(maps)
 
 
 def _flipped(slot: Slot, sign: Index) -> SignedPermutation:

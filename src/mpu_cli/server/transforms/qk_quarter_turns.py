@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from mpu_cli.architectures.layout import LayerLayout
-from mpu_cli.server.randomness import IntegerStream
-from mpu_cli.server.transforms import Drawn
+from mpu_cli.server.secrets.randomness import IntegerStream
+from mpu_cli.server.transforms import DrawnTransform
 from mpu_cli.server.transforms.plane_turns import turn, turned_heads
 
 EXACT = True
 EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
 
 
-def draw(layer: LayerLayout, stream: IntegerStream) -> Drawn:
+def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
     """Valid where nothing between the projection and RoPE tells the two entries of a plane apart."""
     heads, planes = turned_heads(layer), len(layer.planes)
     return turn(layer, stream.below(4, heads * planes).reshape(heads, planes))

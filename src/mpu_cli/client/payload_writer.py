@@ -1,0 +1,91 @@
+"""What a training program left behind for one copy, a full model or a PEFT adapter, made into that copy's payload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
+from mpu_cli.checkpoint.writer import Files
+from mpu_cli.client.adapters import copy_adapter, is_adapter, open_trained, write_merged
+from mpu_cli.client.delta import write_delta
+from mpu_cli.client.handoff import OpenHandoff
+from mpu_cli.client.lora import inexact
+from mpu_cli.errors import BadModelError
+
+Warn = Callable[[str], None]
+_OF_OTHER_HEADS = ("classifier", "summary", "cls_")
+"""Dropout of heads that a causal language model does not have."""
+
+
+def write_payload(
+    opened: OpenHandoff,
+    published: Checkpoint,
+    trained: Path,
+    directory: Path,
+    dtype: str,
+    shard_bytes: int,
+    *,
+    merge: bool = False,
+    warn: Warn = lambda text: None,
+) -> Files:
+    """Write what `trained` changed of `published` into `directory`.
+
+    An adapter as an adapter, a full model as a delta.
+
+    Returns the files with digests and sizes, so that nobody has to read them again for these.
+
+    Args:
+        opened: the handoff that the published copy is from.
+        published: the copy.
+        trained: a model directory, or an adapter directory that peft or mpu wrote.
+        directory: of this copy in the update; empty.
+        dtype: float32 or bfloat16, in which the change is stored.
+        shard_bytes: of a delta's files.
+        merge: write an adapter as the delta that it makes.
+        warn: told of dropout, and of adapters that do not denoise.
+
+    Raises:
+        MpuError: see `write_delta` and `open_trained`; or it is both a model and an adapter.
+    """
+    if not is_adapter(trained):
+        model = open_checkpoint(trained)
+        on = sorted(_dropout(model.config))
+        if on:
+            warn(
+                f"{trained}/config.json sets {', '.join(on)}: if dropout was on in training, the"
+                " copies differ by it, and that does not cancel; switch it off and train again, if"
+                " it was"
+            )
+        return write_delta(opened, published, model, directory, dtype, shard_bytes)
+    models = sorted(item.name for item in trained.glob("model*.safetensors"))
+    if models:
+        raise BadModelError(
+            f"{trained}: holds a model ({models[0]}) and an adapter",
+            "leave the one that was trained",
+        )
+    adapter = open_trained(trained, opened, published)
+    if adapter.dropout:
+        warn(
+            f"{trained}: was trained with lora_dropout {adapter.dropout:g}: the copies differ by"
+            " it, and that does not cancel"
+        )
+    if (text := inexact(adapter.targets)) is not None:
+        warn(text)
+    if merge:
+        return write_merged(adapter, directory, dtype, shard_bytes)
+    return copy_adapter(adapter, directory, dtype)
+
+
+def _dropout(config: Mapping[str, Any]) -> Iterator[str]:
+    """`name value` of every dropout that a config.json, or a part of it, sets above 0."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _dropout(value)
+            continue
+        is_dropout = any(
+            word in name for word in ("dropout", "pdrop", "layerdrop")
+        ) and not name.startswith(_OF_OTHER_HEADS)
+        if is_dropout and type(value) in {int, float} and value > 0:
+            yield f"{name} {value:g}"

@@ -1,0 +1,1 @@
+"""A model as torch runs it: loading, its head, log-probabilities, hidden states."""

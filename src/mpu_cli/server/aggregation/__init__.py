@@ -1,0 +1,1 @@
+"""The model owner takes updates in: `mpu aggregate`."""

@@ -1,0 +1,289 @@
+"""One model over its rounds.
+
+Which models exist, which is the head, which updates are in it (docs/lineage.md).
+
+Models form a tree from the first one perturbed. An aggregated model is a *candidate* until it is
+used; using it accepts it. All of this is derived from the records; nothing is stored twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
+
+from mpu_cli.bundle.manifest import MANIFEST, decode
+from mpu_cli.bundle.schema import HEX_128, HEX_256
+from mpu_cli.checkpoint.digest import model_digest
+from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.checkpoint.recognise import SECRET, instead_of
+from mpu_cli.errors import BadSecretError, BusyError, GateError, MpuError
+from mpu_cli.server.lineage.records import HandoffRecord, ModelRecord
+from mpu_cli.server.secrets.secret import (
+    SECRET_FILE,
+    Secret,
+    read_secret,
+    read_signed,
+    write_signed,
+)
+
+HANDOFFS, MODELS = "handoffs", "models"
+_RESTORE = "restore the directory from a backup"
+
+
+class Lineage:
+    """The server's directory, read and checked as a whole."""
+
+    def __init__(
+        self, path: Path, secret: Secret, handoffs: list[HandoffRecord], models: list[ModelRecord]
+    ) -> None:
+        self.path = path
+        self.secret = secret
+        self.handoffs = {
+            record.id: record for record in sorted(handoffs, key=lambda item: item.sequence)
+        }
+        self.models = {
+            record.digest: record for record in sorted(models, key=lambda item: item.sequence)
+        }
+
+    @classmethod
+    def read(cls, path: Path) -> Lineage:
+        """Read and verify every file of the directory.
+
+        Raises:
+            BadSecretError: a file is absent, altered, misnamed, or foreign, or the records
+                contradict each other.
+        """
+        secret = read_secret(path)
+        handoffs: list[HandoffRecord] = []
+        models: list[ModelRecord] = []
+        for file in _records(path / HANDOFFS):
+            handoff = HandoffRecord.read(read_signed(file, "handoff-record", secret.master))
+            _check_name(file, handoff.id)
+            handoffs.append(handoff)
+        for file in _records(path / MODELS):
+            model = ModelRecord.read(read_signed(file, "model-record", secret.master))
+            _check_name(file, model.digest)
+            models.append(model)
+        lineage = cls(path, secret, handoffs, models)
+        lineage._check()
+        return lineage
+
+    def _check(self) -> None:
+        for record in self.models.values():
+            if record.parent is not None and record.parent not in self.models:
+                raise BadSecretError(
+                    f"{self.path}/{MODELS}: the parent of {record.digest} is missing", _RESTORE
+                )
+        for handoff in self.handoffs.values():
+            if handoff.model not in self.models:
+                raise BadSecretError(
+                    f"{self.path}/{HANDOFFS}: handoff {handoff.id} was made from an unknown model",
+                    _RESTORE,
+                )
+        if sum(record.parent is None for record in self.models.values()) != 1:
+            raise BadSecretError(
+                f"{self.path}/{MODELS}: there must be exactly one first model", _RESTORE
+            )
+
+    @property
+    def next_sequence(self) -> int:
+        """The number of the next record."""
+        used = [record.sequence for record in self.handoffs.values()]
+        used += [record.sequence for record in self.models.values()]
+        return max(used, default=-1) + 1
+
+    def children(self, digest: str) -> list[ModelRecord]:
+        """The models aggregated onto a model."""
+        return [record for record in self.models.values() if record.parent == digest]
+
+    def accepted(self, digest: str) -> bool:
+        """Whether a model has been used: it is the first, was handed out, or has a child."""
+        record = self.models[digest]
+        return (
+            record.parent is None
+            or any(
+                handoff.model == digest and handoff.state == "issued"
+                for handoff in self.handoffs.values()
+            )
+            or bool(self.children(digest))
+        )
+
+    @property
+    def head(self) -> str:
+        """The newest accepted model."""
+        return max((r.sequence, r.digest) for r in self.models.values() if self.accepted(r.digest))[
+            1
+        ]
+
+    def chain(self, digest: str) -> list[ModelRecord]:
+        """A model and its ancestors, newest first."""
+        chain = [self.models[digest]]
+        while chain[-1].parent is not None:
+            chain.append(self.models[chain[-1].parent])
+        return chain
+
+    def require_usable(self, digest: str, where: object, *, fork: bool) -> None:
+        """A model may be worked on.
+
+        The lineage knows it, and no accepted child has replaced it (unless `fork`).
+
+        Raises:
+            GateError: otherwise.
+        """
+        if digest not in self.models:
+            raise GateError(
+                f"{where}: this model (digest {digest[:12]}…) is not in the lineage of {self.path}",
+                f"give a model of this lineage (mpu inspect {quote(str(self.path))} lists their"
+                " digests, mpu verify MODEL prints a model's), or the --secret of this model's"
+                " own; perturb begins one with --new-lineage DIR",
+            )
+        rivals = self.children(digest)
+        if not self.accepted(digest):  # a candidate whose sibling was preferred
+            rivals = rivals + self.children(self.models[digest].parent or "")
+        newer = [
+            rival.digest
+            for rival in rivals
+            if rival.digest != digest and self.accepted(rival.digest)
+        ]
+        if newer and not fork:
+            raise GateError(
+                f"{where}: another model (digest {newer[-1][:12]}…) was already accepted in its"
+                " place",
+                "work on the head, or give --fork to branch off here",
+            )
+
+    def use(self, digest: str, where: object, *, fork: bool) -> None:
+        """Check that a model may be worked on (see `require_usable`).
+
+        A prepared one that lies before us was renamed.
+        """
+        self.require_usable(digest, where, fork=fork)
+        if self.models[digest].state == "prepared":
+            self.save_model(replace(self.models[digest], state="committed"))
+
+    def save_handoff(self, record: HandoffRecord) -> None:
+        """Write a handoff record, flushed to disk."""
+        write_signed(
+            self.path / HANDOFFS / f"{record.id}.yaml", record.content(), self.secret.master
+        )
+        self.handoffs[record.id] = record
+
+    def save_model(self, record: ModelRecord) -> None:
+        """Write a model record, flushed to disk."""
+        write_signed(
+            self.path / MODELS / f"{record.digest}.yaml", record.content(), self.secret.master
+        )
+        self.models[record.digest] = record
+
+    def recover(self, output: Path | None = None) -> frozenset[str]:
+        """Finish what an interrupted command left between its two renames.
+
+        Return what is now known to be in place.
+
+        These are ids of handoffs and digests of models.
+
+        A prepared handoff whose directory is in place was issued. One that is not there may still
+        have left (someone may have moved it), so its record stays; an update that answers it proves
+        that it did. A prepared model is committed if `output` holds it.
+        """
+        finished = set()
+        for handoff in [record for record in self.handoffs.values() if record.state == "prepared"]:
+            if _manifest_digest(Path(handoff.target)) == handoff.digest:
+                self.save_handoff(replace(handoff, state="issued"))
+                finished.add(handoff.id)
+        for model in [record for record in self.models.values() if record.state == "prepared"]:
+            if output is not None and _digest_or_none(output) == model.digest:
+                self.save_model(replace(model, state="committed"))
+                finished.add(model.digest)
+        return frozenset(finished)
+
+
+def _manifest_digest(path: Path) -> str | None:
+    try:
+        return decode((path / MANIFEST).read_bytes(), path).digest
+    except (OSError, MpuError):
+        return None
+
+
+def _digest_or_none(path: Path) -> str | None:
+    try:
+        return model_digest(open_checkpoint(path))
+    except MpuError:
+        return None
+
+
+def _check_name(file: Path, name: str) -> None:
+    if file.stem != name:
+        raise BadSecretError(f"{file}: is the record of {name}", _RESTORE)
+
+
+def _records(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise BadSecretError(f"{folder}: the folder is missing", _RESTORE)
+    form = HEX_128 if folder.name == HANDOFFS else HEX_256
+    found = []
+    for item in sorted(folder.iterdir()):
+        if item.name.startswith(".") and item.name.endswith(".partial"):
+            # left by a crash inside write_signed; the next write of that record replaces it
+            continue
+        if item.suffix != ".yaml" or not form.fullmatch(item.stem) or item.is_symlink():
+            raise BadSecretError(f"{item}: does not belong here", "move it away")
+        found.append(item)
+    return found
+
+
+def require_nothing_else(path: Path) -> None:
+    """Raise BadSecretError if a secret directory holds something that is not part of the lineage (its folders are read strictly)."""
+    partial = f".{SECRET_FILE}.partial"
+    for item in sorted(path.iterdir()):
+        if item.name not in {SECRET_FILE, HANDOFFS, MODELS, partial} or item.is_symlink():
+            raise BadSecretError(f"{item}: does not belong here", "move it away")
+
+
+def is_secret(path: Path) -> bool:
+    """Whether a directory is a server's secret directory."""
+    return (path / SECRET_FILE).exists()
+
+
+@contextmanager
+def open_locked(path: Path) -> Iterator[Lineage]:
+    """Read a lineage as its only writer.
+
+    Raises:
+        BusyError: another process holds the lock.
+        BadSecretError: see `Lineage.read`.
+    """
+    if not path.is_dir():
+        raise instead_of(path, SECRET, BadSecretError)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise BadSecretError(
+            f"{path}: {error.strerror}", "give the server's secret directory with --secret"
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BusyError(
+                f"{path}: another mpu process is using this secret", "wait for it to end"
+            ) from error
+        yield Lineage.read(path)
+    finally:
+        os.close(handle)
+
+
+def create(path: Path, secret: Secret, root: ModelRecord) -> Lineage:
+    """Fill an empty directory with a new lineage (the caller renames it into place)."""
+    for folder in (HANDOFFS, MODELS):
+        (path / folder).mkdir(mode=0o700)
+        (path / folder).chmod(0o700)
+    write_signed(path / SECRET_FILE, secret.content(), secret.master)
+    lineage = Lineage(path, secret, [], [])
+    lineage.save_model(root)
+    return lineage

@@ -1,0 +1,219 @@
+"""The server's records: one per handoff, one per model of the lineage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mpu_cli.architectures.family import TRANSFORMS
+from mpu_cli.architectures.layout import ModelLayout
+from mpu_cli.bundle.schema import COPY_NAME, HEX_128, HEX_256, FieldReader
+from mpu_cli.errors import GateError
+from mpu_cli.server.secrets.secret import FORMAT
+
+DENOISINGS = ("harmonic", "extrapolation")
+DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+_LATER = ("train_embeddings", "date", "prior_shares", "prior_sizes")
+"""What records of an earlier mpu do not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRecord:
+    """One published copy: `position` is its place in the draw (from 0), `coefficient` its α or node."""
+
+    name: str
+    digest: str
+    position: int
+    coefficient: float
+
+    @classmethod
+    def read(cls, reader: FieldReader) -> CopyRecord:
+        """Read one entry of a handoff record."""
+        record = cls(
+            reader.text("name", COPY_NAME),
+            reader.text("digest", HEX_256),
+            reader.natural("position"),
+            reader.number("coefficient"),
+        )
+        reader.done()
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class HandoffRecord:
+    """What the server must remember of one handoff."""
+
+    id: str
+    digest: str
+    sequence: int
+    """Order of all records of the lineage."""
+    state: str
+    """`prepared` until the handoff has been renamed into place, then `issued`."""
+    target: str
+    """Where it was written; only used to clean up after a crash."""
+    holder: str
+    model: str
+    draw: str
+    """Names the noise: the handoffs of one split share it."""
+    size: int
+    """Copies in the whole draw."""
+    copies: tuple[CopyRecord, ...]
+    denoising: str
+    kappa: float
+    offset: float
+    relative_to: str
+    sigma: Mapping[str, float]
+    """σ by group, weight units."""
+    transforms: tuple[str, ...]
+    layout: str
+    """Fingerprint of the layout that T_k was drawn from."""
+    scope: str
+    dtype: str
+    source_dtype: str
+    shard_bytes: int
+    realised: Mapping[str, float]
+    exposure: Mapping[str, float]
+    train_embeddings: bool = False
+    """The handoff freezes nothing."""
+    date: str = ""
+    """When it was made, UTC; "" in records of an earlier mpu."""
+    prior_shares: Mapping[str, float] = field(default_factory=dict)
+    """Share of the unit's square by group.
+
+    Empty where one number, `exposure`'s `no_copy`, is the prior of all of them.
+    """
+    prior_sizes: Mapping[str, float] = field(default_factory=dict)
+    """What a holder of the base lacks without any copy, by group, in the group's unit."""
+
+    def content(self) -> dict[str, Any]:
+        """The record as plain data, without its HMAC.
+
+        What older versions do not know is there only if it says something.
+        """
+        return {"kind": "handoff-record", "format": FORMAT, **_without_empty(_plain(self), *_LATER)}
+
+    def require_layout(self, layout: str, where: Path) -> None:
+        """Raise GateError if T_k would now be drawn from another layout than when the copies were made."""
+        if layout != self.layout:
+            raise GateError(
+                f"{where}: is laid out otherwise than when handoff {self.id} was made, so its"
+                " reparameterization cannot be undone",
+                "put config.json back as it was; if mpu was upgraded in between, aggregate with the"
+                " version that made the handoff",
+            )
+
+    @classmethod
+    def read(cls, reader: FieldReader) -> HandoffRecord:
+        """Read a record whose HMAC has been checked."""
+        record = cls(
+            id=reader.text("id", HEX_128),
+            digest=reader.text("digest", HEX_256),
+            sequence=reader.natural("sequence"),
+            state=reader.text("state", choices=("prepared", "issued")),
+            target=reader.text("target"),
+            holder=reader.text("holder"),
+            model=reader.text("model", HEX_256),
+            draw=reader.text("draw", HEX_128),
+            size=reader.natural("size"),
+            copies=tuple(CopyRecord.read(item) for item in reader.maps("copies")),
+            denoising=reader.text("denoising", choices=DENOISINGS),
+            kappa=reader.number("kappa"),
+            offset=reader.number("offset"),
+            relative_to=reader.text("relative_to", choices=("task-vector", "weights")),
+            sigma=reader.numbers("sigma"),
+            transforms=_transforms(reader),
+            layout=reader.text("layout", HEX_256),
+            scope=reader.text("scope", choices=("layers", "all")),
+            dtype=reader.text("dtype", choices=("float32", "bfloat16", "float16")),
+            source_dtype=reader.text("source_dtype"),
+            shard_bytes=reader.natural("shard_bytes"),
+            realised=reader.numbers("realised"),
+            exposure=reader.numbers("exposure"),
+            train_embeddings=reader.flag("train_embeddings"),
+            date=reader.text("date", DATE) if reader.has("date") else "",
+            prior_shares=reader.numbers("prior_shares") if reader.has("prior_shares") else {},
+            prior_sizes=reader.numbers("prior_sizes") if reader.has("prior_sizes") else {},
+        )
+        reader.done()
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """One model of the lineage; the root has no parent."""
+
+    digest: str
+    sequence: int
+    state: str
+    """`prepared` until the model has been renamed into place, then `committed`."""
+    parent: str | None
+    updates: tuple[str, ...]
+    """Digests of the updates in it."""
+    handoffs: tuple[str, ...]
+    """Ids of the handoffs that those updates answer."""
+    server_lr: float
+    source: str | None
+    """Hub id and commit, if it came from the Hub."""
+    date: str = ""
+    """When it was first seen or made, UTC; "" in records of an earlier mpu."""
+
+    def content(self) -> dict[str, Any]:
+        """The record as plain data, without its HMAC."""
+        return {"kind": "model-record", "format": FORMAT, **_without_empty(_plain(self), "date")}
+
+    @classmethod
+    def read(cls, reader: FieldReader) -> ModelRecord:
+        """Read a record whose HMAC has been checked."""
+        record = cls(
+            digest=reader.text("digest", HEX_256),
+            sequence=reader.natural("sequence"),
+            state=reader.text("state", choices=("prepared", "committed")),
+            parent=reader.optional_text("parent", HEX_256),
+            updates=reader.texts("updates", HEX_256),
+            handoffs=reader.texts("handoffs", HEX_128),
+            server_lr=reader.number("server_lr"),
+            source=reader.optional_text("source"),
+            date=reader.text("date", DATE) if reader.has("date") else "",
+        )
+        reader.done()
+        return record
+
+
+def now() -> str:
+    """The time in UTC to the second, as records have it: 2026-11-29T13:54:17Z."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def frozen_of(layout: ModelLayout, train_embeddings: bool) -> tuple[str, ...]:
+    """What a handoff's manifest freezes."""
+    return () if train_embeddings else tuple(layout.frozen)
+
+
+def _without_empty(plain: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in plain.items() if value or name not in names}
+
+
+def _plain(record: HandoffRecord | ModelRecord | CopyRecord) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for each in fields(record):
+        value = getattr(record, each.name)
+        if isinstance(value, tuple):
+            value = [_plain(item) if isinstance(item, CopyRecord) else item for item in value]
+        elif isinstance(value, Mapping):
+            value = dict(value)
+        result[each.name] = value
+    return result
+
+
+def _transforms(reader: FieldReader) -> tuple[str, ...]:
+    names = reader.texts("transforms")
+    for name in names:
+        if name not in TRANSFORMS:
+            raise reader.wrong(
+                "transforms", f"names {name}, which this version of mpu does not know"
+            )
+    return names

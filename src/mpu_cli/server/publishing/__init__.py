@@ -1,0 +1,1 @@
+"""The model owner publishes copies: `mpu perturb`."""

@@ -1,0 +1,137 @@
+"""A model of one decoder layer, built from the family's real transformers class, with weights that are read lazily.
+
+Memory: one float32 layer; a second of experts' tensors while transformers stacks them.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mpu_cli.architectures.layout import LayerLayout, ModelLayout
+from mpu_cli.errors import FunctionChangedError
+from mpu_cli.modeling.load import loading_errors
+
+Reader = Callable[[], torch.Tensor]
+
+_SYNCHRONOUS = "HF_DEACTIVATE_ASYNC_LOAD"
+
+
+class OneLayer:
+    """Builds the same network again and again; only the layer's weights differ."""
+
+    def __init__(self, directory: Path, layout: ModelLayout, layer: LayerLayout) -> None:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        self._directory = directory
+        with loading_errors(directory):
+            # All per-layer lists, those too that transformers makes up where config.json has none.
+            whole = AutoConfig.for_model(**layout.config).to_dict()
+            self._config = AutoConfig.for_model(**_single(whole, layout, layer))
+        self._class: Any = AutoModelForCausalLM._model_mapping[type(self._config)]
+        self._layout, self._layer = layout, layer
+
+    def load(self, weights: Mapping[str, Reader]) -> Any:
+        """The network in float32 with these weights of the layer, by on-disk name.
+
+        The rest is the same in every call.
+
+        Raises:
+            FunctionChangedError: transformers has no place for a tensor, or one is missing.
+            BadModelError: transformers does not understand the configuration.
+        """
+        state = {self._name(name): _Lazy(read) for name, read in weights.items()}
+        with loading_errors(self._directory), torch.random.fork_rng(), _synchronous():
+            torch.manual_seed(0)
+            network, info = self._class.from_pretrained(
+                None,
+                config=copy.deepcopy(self._config),
+                state_dict=state,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                experts_implementation="eager",
+                output_loading_info=True,
+            )
+        foreign = [*info["unexpected_keys"], *(str(item) for item in info["mismatched_keys"])]
+        first = self._name(self._layer.noised[0])
+        inside = first[: first.index(".0.") + len(".0.")]
+        foreign += [name for name in info["missing_keys"] if name.startswith(inside)]
+        if foreign:
+            raise FunctionChangedError(
+                f"layer {self._layer.index}: transformers' {self._layout.family} layer has no place"
+                f" for {foreign[0]}",
+                "nothing was published; this transformers version lays the model out differently",
+            )
+        return network.eval()
+
+    def _name(self, name: str) -> str:
+        """On-disk name in a checkpoint of the language model alone, whose only layer is number 0."""
+        parts = name.split(".")
+        parts = parts[parts.index(self._class.base_model_prefix) :]
+        parts[parts.index(str(self._layer.index))] = "0"
+        return ".".join(parts)
+
+    def run(self, network: Any, hidden: torch.Tensor) -> torch.Tensor:
+        """The output of a network of this layer for hidden states (B, T, D) in the place of embeddings, float64.
+
+        Raises:
+            BadModelError: transformers cannot compute what the configuration says.
+        """
+        with loading_errors(self._directory), torch.inference_mode():
+            output: torch.Tensor = network.base_model(
+                inputs_embeds=hidden, use_cache=False
+            ).last_hidden_state
+        return output.double()
+
+
+def _single(whole: Mapping[str, Any], layout: ModelLayout, layer: LayerLayout) -> dict[str, Any]:
+    single = copy.deepcopy(dict(whole))
+    for key, value in single.items():
+        if isinstance(value, list) and len(value) == len(layout.layers):
+            single[key] = [value[layer.index]]  # per-layer lists such as layer_types
+    single |= layout.single_layer.get("sparse" if layer.experts else "dense", {})
+    for key in ("num_hidden_layers", "n_layer"):
+        if key in single:
+            single[key] = 1
+    for key in ("dtype", "torch_dtype"):
+        single.pop(key, None)
+    return {
+        **single,
+        "vocab_size": 8,
+        "pad_token_id": None,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+
+
+class _Lazy:
+    """What transformers expects of a tensor that is still on disk.
+
+    It indexes with [...] when it wants the numbers.
+    """
+
+    def __init__(self, read: Reader) -> None:
+        self._read = read
+
+    def __getitem__(self, _: Any) -> torch.Tensor:
+        return self._read()
+
+
+@contextmanager
+def _synchronous() -> Iterator[None]:
+    # transformers' loading threads would hold several tensors at once.
+    before = os.environ.get(_SYNCHRONOUS)
+    os.environ[_SYNCHRONOUS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SYNCHRONOUS]
+        else:
+            os.environ[_SYNCHRONOUS] = before

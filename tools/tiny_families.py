@@ -1,0 +1,249 @@
+"""Every family on tiny models.
+
+Does each transform do to the function what the family's data file declares?
+
+`python -m tiny_families` measures and prints docs/architectures.md (`make
+docs/architectures.md` writes it), with NAMEs of families only their rows. The models are built from
+the data files' own `tiny` configurations with random norms and biases: default initialisation (ones
+and zeros) would hide mistakes. A new data file is found by itself, here and in the tests.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from mpu_cli.architectures.family import TRANSFORMS, Family, families
+from mpu_cli.architectures.layout import ModelLayout
+from mpu_cli.architectures.read import read_layout
+from mpu_cli.bundle.tensors import shapes
+from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.modeling.load import auto_class, quiet_transformers
+from mpu_cli.server.transforms import draw_layer
+
+VALID_ERROR = 1e-5
+"""max|Δlogit| / RMS(logit) in float64 that a valid transform may cause."""
+INVALID_ERROR = 1e-2
+"""What an invalid one must cause at least."""
+
+_SIZES: Mapping[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+_MASTER = bytes(range(32))
+
+
+@dataclass(frozen=True, slots=True)
+class TinyModel:
+    """One tiny configuration of a family."""
+
+    family: Family
+    variant: str
+
+    @property
+    def name(self) -> str:
+        """`family` or `family/variant`."""
+        return self.family.name if self.variant == "plain" else f"{self.family.name}/{self.variant}"
+
+    def config(self) -> Any:
+        """Transformers' configuration object."""
+        from transformers import AutoConfig
+
+        sizes = {} if self.family.config else {**_SIZES, **_under_their_keys(self.family)}
+        return AutoConfig.for_model(
+            self.family.model_types[0], **{**sizes, **self.family.tiny[self.variant]}
+        )
+
+    def build(self, directory: Path, seed: int = 0) -> Path:
+        """Save a random model of this configuration as float32 safetensors."""
+        with quiet_transformers(), torch.random.fork_rng(), torch.no_grad():
+            config = self.config()
+            torch.manual_seed(seed)
+            model = auto_class(config).from_config(config, dtype=torch.float32)
+            _randomise(model)
+            model.save_pretrained(directory)
+        return directory
+
+
+def tiny_models(names: tuple[str, ...] = ()) -> Iterator[TinyModel]:
+    """All tiny configurations of all families, or of those named."""
+    files = {family.name: family for group in families().values() for family in group}
+    for name in sorted(names or files):
+        for variant in files[name].tiny:
+            yield TinyModel(files[name], variant)
+
+
+def _under_their_keys(family: Family) -> dict[str, Any]:
+    standard = {
+        "layers": "num_hidden_layers",
+        "hidden": "hidden_size",
+        "heads": "num_attention_heads",
+    }
+    return {
+        key: _SIZES[standard[name]]
+        for name, key in family.sizes.items()
+        if name in standard and isinstance(key, str)
+    }
+
+
+def _randomise(model: Any) -> None:
+    state = [*model.named_parameters(), *model.named_buffers()]
+    persistent = set(model.state_dict())
+    for name, tensor in state:
+        if name not in persistent or not tensor.is_floating_point():
+            continue
+        if "norm" in name.lower() or ".ln_" in name:
+            centre = 0.0 if name.endswith("bias") else 1.0
+            tensor.copy_(centre + 0.3 * torch.randn_like(tensor))
+        elif tensor.dim() == 1 or name.endswith("bias"):
+            tensor.copy_(0.5 * torch.randn_like(tensor))
+        else:
+            tensor.copy_(1.5 * tensor.shape[-1] ** -0.5 * torch.randn_like(tensor))
+
+
+def logits(directory: Path) -> torch.Tensor:
+    """A model's logits on fixed tokens, float64, (B, T, V)."""
+    from transformers import AutoConfig
+
+    with quiet_transformers(), torch.inference_mode():
+        config = AutoConfig.from_pretrained(directory)
+        loaded: Any = auto_class(config).from_pretrained(
+            directory,
+            dtype=torch.float64,
+            attn_implementation="eager",
+            experts_implementation="eager",
+        )
+        ids = torch.randint(2, 60, (2, 24), generator=torch.Generator().manual_seed(0))
+        result: torch.Tensor = loaded.eval()(input_ids=ids).logits
+    return result.double()
+
+
+def transform_errors(directory: Path) -> dict[str, float | None]:
+    """max|Δlogit| / RMS(logit) that each transform causes, in float64.
+
+    None where it moves nothing.
+    """
+    checkpoint = open_checkpoint(directory)
+    layout = read_layout(checkpoint.config, shapes(checkpoint.tensors), directory)
+    weights = load_file(directory / "model.safetensors")
+    expected = logits(directory)
+    scale = float(expected.square().mean().sqrt())
+    errors: dict[str, float | None] = {}
+    for name in TRANSFORMS:
+        moved = transformed(weights, layout, (name,))
+        if all(torch.equal(weights[key], moved[key]) for key in weights):
+            errors[name] = None
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "config.json").write_bytes((directory / "config.json").read_bytes())
+            save_file(moved, Path(folder) / "model.safetensors", {"format": "pt"})
+            errors[name] = float((logits(Path(folder)) - expected).abs().max()) / scale
+    return errors
+
+
+def transformed(
+    weights: Mapping[str, torch.Tensor],
+    layout: ModelLayout,
+    names: tuple[str, ...],
+    position: int = 0,
+) -> dict[str, torch.Tensor]:
+    """T of a whole model in memory."""
+    result = dict(weights)
+    for layer in layout.layers:
+        steps = draw_layer(names, layer, _MASTER, "family", position)
+        for tensor in layer.noised:
+            result[steps.target(tensor)] = steps.apply(tensor, weights[tensor]).contiguous()
+    return result
+
+
+def rows(names: tuple[str, ...] = ()) -> Iterator[str]:
+    """A Markdown row for each tiny model.
+
+    What is declared of each transform, and the error measured.
+    """
+    yield (
+        "| family | model_type | "
+        + " | ".join(name.replace("_", " ") for name in TRANSFORMS)
+        + " |"
+    )
+    yield "|---" * (len(TRANSFORMS) + 2) + "|"
+    for tiny in tiny_models(names):
+        with tempfile.TemporaryDirectory() as folder:
+            directory = tiny.build(Path(folder))
+            declared = tiny.family.transforms(open_checkpoint(directory).config)
+            errors = transform_errors(directory)
+        cells = [_cell(declared[name], errors[name]) for name in TRANSFORMS]
+        yield f"| {tiny.name} | {', '.join(tiny.family.model_types)} | " + " | ".join(cells) + " |"
+
+
+def page() -> str:
+    """docs/architectures.md."""
+    from importlib.metadata import version
+
+    found = list(rows())
+    files = {tiny.family.name for tiny in tiny_models()}
+    types = {model_type for tiny in tiny_models() for model_type in tiny.family.model_types}
+    wrong = sum("WRONG" in row for row in found)
+    return (
+        f"""# Architectures
+
+Written by `make docs/architectures.md` (torch {version("torch")}, transformers {version("transformers")}); not by hand.
+
+{len(files)} family files for {len(types)} model types; {len(found) - 2} tiny configurations with random norms and biases;
+{wrong} measurements against what a file declares. A number is max|Δlogit| / RMS(logit) in float64 after the transform alone
+was applied to the tensors on disk: ✓ valid (at most {VALID_ERROR:.0e}), ✗ invalid and visibly so (more than {INVALID_ERROR:.0e}),
+– nothing for it to act on. 0 is bit-equal.
+How to add one: [how-to/add-an-architecture.md](how-to/add-an-architecture.md). How a model of yours is understood: `mpu inspect MODEL`.
+
+"""
+        + "\n".join(found)
+        + "\n"
+    )
+
+
+def agrees(declared: str, error: float | None) -> bool:
+    """Whether a measured error is what the declaration promises.
+
+    In one configuration a valid one may have nothing to move.
+    """
+    if error is None:
+        return declared != "invalid"
+    return (
+        error <= VALID_ERROR
+        if declared == "valid"
+        else error > INVALID_ERROR
+        if declared == "invalid"
+        else False
+    )
+
+
+def _cell(declared: str, error: float | None) -> str:
+    sign = {"valid": "✓", "invalid": "✗", "none": "–"}[declared]
+    text = sign if error is None else f"{sign} {error:.0e}" if error else f"{sign} 0"
+    return text if agrees(declared, error) else f"**WRONG** {text}"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if sys.argv[1:]:
+        for row in rows(tuple(sys.argv[1:])):
+            sys.stdout.write(row + "\n")
+            sys.stdout.flush()
+    else:
+        sys.stdout.write(page())

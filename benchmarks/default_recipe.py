@@ -87,7 +87,7 @@ def by_epoch(
     train(
         model,
         method.bind(parameters),
-        method.needs_with(parameters),
+        method.inputs_with(parameters),
         rows.forget,
         rows.retain,
         settings,

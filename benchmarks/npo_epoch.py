@@ -134,7 +134,7 @@ def ours(
         device="cpu",
     )
     return model, lambda: train(
-        model, method.bind(values), method.needs_with(values), *rows.values(), settings, padding
+        model, method.bind(values), method.inputs_with(values), *rows.values(), settings, padding
     )
 
 

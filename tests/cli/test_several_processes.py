@@ -405,14 +405,14 @@ def test_fsdp_needs_several_processes(model, data, tmp_path, mpu):
 
 def test_shares_of_a_batch(monkeypatch):
     """Consecutive, all of it, each row once, sizes that differ by one at most."""
-    from mpu_cli.training import distributed
+    from mpu_cli.modeling import processes
 
     for size in (1, 2, 3):
         monkeypatch.setenv("WORLD_SIZE", str(size))
         shares = []
         for rank in range(size):
             monkeypatch.setenv("RANK", str(rank))
-            shares.append(list(distributed.my_share(range(8))))
+            shares.append(list(processes.share_of(range(8))))
         assert functools.reduce(operator.iadd, shares, []) == list(range(8))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 

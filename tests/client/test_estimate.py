@@ -161,7 +161,7 @@ rows, method = [TokenizedRow(row, row) for row in ids], methods.get(name)
 values, model = method.parse([]), load_model(source).model
 if rank:
     attach(model, Lora(rank), matrices_of(source), (), 0)
-train(model, method.bind(values), method.needs_with(values), rows, rows, settings, 0)
+train(model, method.bind(values), method.inputs_with(values), rows, rows, settings, 0)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 DEEP = {"vocab_size": 4096, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8}

@@ -19,10 +19,10 @@ from mpu_cli.checkpoint.locate import Located
 from mpu_cli.client import lora as lora_module
 from mpu_cli.client import methods, train_copy
 from mpu_cli.client.estimate import estimate_unlearn
+from mpu_cli.client.job import UnlearnJob
 from mpu_cli.client.lora import Lora, attach, choose, inexact, matrices_of, moved, pair
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.unlearn import (
-    Work,
     finish_update,
     unlearn_handoff,
     unlearn_model,
@@ -67,7 +67,7 @@ def work(lora=None, method="GradDiff", **settings):
         "1" * 64,
         lora=lora or Lora(8),
     )
-    return Work(FORGET, RETAIN, recipe, "float32", SHARD)
+    return UnlearnJob(FORGET, RETAIN, recipe, "float32", SHARD)
 
 
 def publish(pair_, where, entropy, **settings):

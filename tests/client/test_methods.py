@@ -12,7 +12,7 @@ from method_cases import REQUIRED, values_of
 
 from mpu_cli.client import methods
 from mpu_cli.errors import UsageError
-from mpu_cli.training.loss_inputs import NEEDS, hidden_layer
+from mpu_cli.training.loss_inputs import LOSS_INPUTS, hidden_layer
 from mpu_cli.training.settings import TrainingSettings
 
 NAMES = [
@@ -84,7 +84,7 @@ def test_every_method_is_declared_in_full(name: str) -> None:
     assert method.name == name
     assert method.paper.startswith("https://arxiv.org/abs/")
     assert method.formula
-    assert method.needs <= set(NEEDS)
+    assert method.inputs <= set(LOSS_INPUTS)
     assert all(parameter.type in (float, int, bool, str) for parameter in method.parameters)
     TrainingSettings(**dict(method.recommended))
     assert set(dict(method.recommended)) == SHOWN
@@ -217,7 +217,7 @@ def test_needs_follow_the_parameters() -> None:
 
     def needs(name: str, *assignments: str) -> frozenset[str]:
         info = methods.find(name)
-        return info.needs_with(info.parse([*REQUIRED.get(name, []), *assignments]))
+        return info.inputs_with(info.parse([*REQUIRED.get(name, []), *assignments]))
 
     assert needs("NPO") == {"forget_nll", "retain"}
     assert needs("NPO", "retain_loss=KL") == {"forget_nll", "retain", "retain_logits"}

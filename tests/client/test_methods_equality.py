@@ -62,7 +62,7 @@ def unlearn(source: Path, out: Path, name: str, changes: dict[str, Any], frozen:
         epochs=5, learning_rate=4e-4, batch_size=2, device="cpu", optimizer="adafactor"
     )
     model = load_model(source, frozen).model
-    needs = method.needs_with(values)
+    needs = method.inputs_with(values)
     report = train(
         model, method.bind(values), needs, FORGET, RETAIN, settings, 0, alternates=ALTERNATES
     )
@@ -195,7 +195,7 @@ def test_what_is_left_is_rounding(name: str, optimizer: str, handoff: Any) -> No
     )
     values = values_of(method, {"warmup_epochs": 2, "layer": 1})
     plain, copied, plain32, copied32 = (
-        change(source, method.bind(values), method.needs_with(values), frozen, dtype, optimizer)
+        change(source, method.bind(values), method.inputs_with(values), frozen, dtype, optimizer)
         for dtype in (torch.float64, torch.float32)
         for source in (model, copy)
     )

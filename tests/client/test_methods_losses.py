@@ -272,7 +272,7 @@ def test_only_declared_needs_are_read(name: str, before: World) -> None:
     batch = batch_of(before)
     for changes in ({}, {"retain_loss": "KL", "alpha": 1}, {"alpha": 0}):
         values = values_of(method, changes)
-        needs = {need for need in method.needs_with(values) if not need.startswith("hidden")} | {
+        needs = {need for need in method.inputs_with(values) if not need.startswith("hidden")} | {
             "forget"
         }
 

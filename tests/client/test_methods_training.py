@@ -41,7 +41,7 @@ def trained(name: str, optimizer: str, changes: dict[str, Any], **options: Any) 
     """The model after unlearning by that method."""
     method, model = methods.get(name), memorised_model()
     values = values_of(method, changes)
-    needs = method.needs_with(values)
+    needs = method.inputs_with(values)
     train(
         model,
         method.bind(values),
@@ -59,7 +59,7 @@ def forget_loss(name: str, model: Any) -> float:
     """The method's own forget term, its reference the model before unlearning."""
     method = methods.get(name)
     values = values_of(method, {"alpha": 0, "lambda_start": 0, "gamma": 1})
-    everything = set(method.needs_with(values)) | {"forget_nll"}
+    everything = set(method.inputs_with(values)) | {"forget_nll"}
     if "retain" in everything or name == "PDU":
         everything.add("retain")
     before = prepare(

@@ -47,7 +47,7 @@ ANSWERED = [replace(row, alternate="I do not know.") for row in FORGET[:2]]
 
 def forget_for(method: str) -> list[Row]:
     """Forget rows that the method can use."""
-    return ANSWERED if "alternate" in methods.find(method).needs else FORGET
+    return ANSWERED if "alternate" in methods.find(method).inputs else FORGET
 
 
 def recipe(method: str = "GradDiff", assignments: tuple[str, ...] = (), **settings: Any) -> Recipe:

@@ -15,10 +15,11 @@ import pytest
 from tiny_models import CHATML
 
 from mpu_cli.client import methods
+from mpu_cli.client.job import UnlearnJob
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.train_copy import possible_alternates
 from mpu_cli.client.training_rows import RowEncoder
-from mpu_cli.client.unlearn import Work, _encoded
+from mpu_cli.client.unlearn import _encoded
 from mpu_cli.data.prompting import Prompting
 from mpu_cli.data.rows import Row
 from mpu_cli.errors import BadDataError, UsageError
@@ -151,7 +152,7 @@ def test_two_words_of_the_refusals_alone(chatting: Path) -> None:
     dpo = Recipe(
         "DPO", tuple(sorted(methods.get("DPO").parse(()).items())), settings, "0" * 64, "1" * 64
     )
-    work = Work([replace(FORGET[0], alternate="QQ ZZ")], RETAIN, dpo, "float32", 1 << 30)
+    work = UnlearnJob([replace(FORGET[0], alternate="QQ ZZ")], RETAIN, dpo, "float32", 1 << 30)
     before = _encoded(work, chatting).recipe
     table = (chatting / "tokenizer.json").read_text()
     changed = table.replace('"Q":', '"@@":').replace('"Z":', '"Q":').replace('"@@":', '"Z":')

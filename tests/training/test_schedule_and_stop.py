@@ -61,7 +61,7 @@ def test_the_rate_of_every_step(
     changes: dict[str, Any], expected: list[float], rates: list[float]
 ) -> None:
     """Rises over the warm-up from 0, then stays or falls to 0 over the steps that there are."""
-    run(settings=replace(STEPS, **changes), needs=frozenset())
+    run(settings=replace(STEPS, **changes), inputs=frozenset())
     assert rates == pytest.approx(expected, abs=1e-12)
 
 
@@ -96,7 +96,7 @@ def test_stops_after_the_epoch_that_reaches_the_threshold() -> None:
 def test_stops_where_too_much_is_lost() -> None:
     """The retain threshold works with a loss that does not look at retain rows, and before the forget threshold."""
     settings = replace(SETTINGS, epochs=6, stop_retain_below=1.0, stop_forget_below=0.0)
-    _, report = run(settings=settings, loss=ascent, needs=frozenset())
+    _, report = run(settings=settings, loss=ascent, inputs=frozenset())
     assert report.steps == 2
     alone, _ = run(settings=replace(SETTINGS, epochs=1), loss=ascent)[:2]
     assert report.evaluations[0].retain == pytest.approx(probability(alone, RETAIN), rel=1e-5)
@@ -125,7 +125,7 @@ def test_a_threshold_on_rows_that_are_not_there() -> None:
         run(
             settings=replace(SETTINGS, stop_retain_below=0.5),
             loss=ascent,
-            needs=frozenset(),
+            inputs=frozenset(),
             retain=None,
         )
 
@@ -164,11 +164,11 @@ def test_grouping_reaches_the_batches() -> None:
         settings=replace(SETTINGS, group_by_length=True),
         forget=mixed,
         loss=noting,
-        needs=frozenset(),
+        inputs=frozenset(),
     )
     assert all(len(each) == 1 for each in widths)
     widths.clear()
-    run(forget=mixed, loss=noting, needs=frozenset())
+    run(forget=mixed, loss=noting, inputs=frozenset())
     assert any(len(each) == 2 for each in widths)
 
 

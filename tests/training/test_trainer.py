@@ -53,7 +53,7 @@ def run(
     model = make_model() if model is None else model
     arguments = {
         "loss": descent,
-        "needs": frozenset({"retain"}),
+        "inputs": frozenset({"retain"}),
         "forget": FORGET,
         "retain": RETAIN,
         "pad_id": 0,
@@ -131,9 +131,9 @@ ACCUMULATED = replace(
 @pytest.mark.usefixtures("plain_descent")
 def test_accumulation_equals_a_larger_batch() -> None:
     """Batch 4 with 2 accumulated is batch 8, in weights and in reported loss, for rows of equal length."""
-    small, report = run(settings=ACCUMULATED, needs=frozenset())
+    small, report = run(settings=ACCUMULATED, inputs=frozenset())
     large, expected = run(
-        settings=replace(ACCUMULATED, batch_size=8, gradient_accumulation=1), needs=frozenset()
+        settings=replace(ACCUMULATED, batch_size=8, gradient_accumulation=1), inputs=frozenset()
     )
     assert report.steps == expected.steps == 2
     assert report.first_loss == pytest.approx(expected.first_loss, rel=1e-6)
@@ -146,10 +146,10 @@ def test_accumulation_would_be_wrong_if_the_loss_were_called_scaled(
 ) -> None:
     """Negative control: with Trainer's division switched off, the same comparison fails."""
     large, _ = run(
-        settings=replace(ACCUMULATED, batch_size=8, gradient_accumulation=1), needs=frozenset()
+        settings=replace(ACCUMULATED, batch_size=8, gradient_accumulation=1), inputs=frozenset()
     )
     monkeypatch.setattr(UnlearningTrainer, "loss_is_scaled_for_ga", True)
-    small, _ = run(settings=ACCUMULATED, needs=frozenset())
+    small, _ = run(settings=ACCUMULATED, inputs=frozenset())
     assert distance(small, large) > 1e-3
 
 
@@ -160,7 +160,7 @@ def test_steps_are_the_gradient_of_the_loss() -> None:
     Constant rate, gradient untouched.
     """
     settings = replace(ACCUMULATED, batch_size=8, gradient_accumulation=1, epochs=4)
-    model, _ = run(settings=settings, needs=frozenset())
+    model, _ = run(settings=settings, inputs=frozenset())
     expected = make_model()
     for _ in range(4):
         expected.zero_grad()
@@ -195,7 +195,7 @@ def test_losses_are_reported() -> None:
     mean = sum(nll for nll, _ in start) / sum(tokens for _, tokens in start)
     _, report = run(
         settings=replace(SETTINGS, batch_size=8, epochs=4),
-        needs=frozenset(),
+        inputs=frozenset(),
         run_context=RunContext(lambda step, total, loss: losses.append(loss)),
     )
     assert losses[0] == report.first_loss == pytest.approx(mean, rel=1e-6)
@@ -217,7 +217,7 @@ def test_reference_is_the_model_before_the_first_step() -> None:
             checked += 1
         return descent(model, batch)
 
-    model, _ = run(loss=loss, needs=frozenset({"forget_nll"}))
+    model, _ = run(loss=loss, inputs=frozenset({"forget_nll"}))
     assert checked == 16
     assert answer_nll(model, FORGET[:1], 1, 0)[0][0] != pytest.approx(expected[0][0], rel=1e-3)
 
@@ -234,7 +234,7 @@ def test_reference_has_the_precision_of_the_run() -> None:
     run(
         settings=replace(SETTINGS, precision="bfloat16", batch_size=8),
         loss=loss,
-        needs=frozenset({"forget_nll"}),
+        inputs=frozenset({"forget_nll"}),
     )
     assert differences[0] <= 1e-6
     exact = answer_nll(make_model(), FORGET, 8, 0)
@@ -254,7 +254,7 @@ def test_only_what_is_needed_is_in_the_batch() -> None:
 
     one_step = replace(SETTINGS, max_steps=1)
     for needs in ((), ("retain",), ("forget_nll",), ("retain", "forget_nll")):
-        run(settings=one_step, loss=loss, needs=frozenset(needs))
+        run(settings=one_step, loss=loss, inputs=frozenset(needs))
         assert keys.pop() == {
             "forget",
             *("reference" if need == "forget_nll" else need for need in needs),
@@ -372,7 +372,7 @@ def test_the_temporary_directory_stays_empty(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     found: list[list[Path]] = []
     around = RunContext(lambda step, total, loss: found.append(list(tmp_path.iterdir())))
-    run(needs=frozenset({"retain", "retain_logits"}), run_context=around)
+    run(inputs=frozenset({"retain", "retain_logits"}), run_context=around)
     assert found == [[]] * 4
     assert not list(tmp_path.iterdir())
 
@@ -394,7 +394,7 @@ def test_the_last_step_of_an_epoch(partial_step: Any, factor: float) -> None:
     )
     ten = rows(10, 10)
     model, report = run(
-        settings=replace(settings, partial_step=partial_step), needs=frozenset(), forget=ten
+        settings=replace(settings, partial_step=partial_step), inputs=frozenset(), forget=ten
     )
     assert report.steps == 2
     expected, order = make_model(), [i for i, _ in epoch_pairs(3, 0, 10, 0)]
@@ -459,7 +459,7 @@ def test_alternates_of_each_epoch() -> None:
 
     alternates = rows(16, 30)
     known = {30 + i: nll for i, (nll, _) in enumerate(answer_nll(make_model(), alternates, 4, 0))}
-    run(loss=loss, needs=frozenset({"alternate", "alternate_nll"}), alternates=alternates)
+    run(loss=loss, inputs=frozenset({"alternate", "alternate_nll"}), alternates=alternates)
     assert len(seen) == 16
     for step, (forget, alternate, nll) in enumerate(seen):
         assert alternate == 30 + forget + 8 * (step // 8)
@@ -479,7 +479,7 @@ def test_a_reference_of_another_model() -> None:
     expected = [nll for nll, _ in answer_nll(other, FORGET, 4, 0)]
     own = [nll for nll, _ in answer_nll(make_model(), FORGET, 4, 0)]
     assert max(abs(a - b) for a, b in zip(expected, own, strict=True)) > 1e-2
-    run(loss=loss, needs=frozenset({"forget_nll"}), load_reference=lambda: other)
+    run(loss=loss, inputs=frozenset({"forget_nll"}), load_reference=lambda: other)
     assert len(seen) == 16 and all(
         nll == pytest.approx(expected[place], rel=1e-5) for place, nll in seen
     )

@@ -184,9 +184,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _speaks() -> bool:
-    from mpu_cli.training.distributed import processes
+    from mpu_cli.modeling.processes import this_process
 
-    return processes().is_first
+    return this_process().is_first
 
 
 def _check_text(argument: str) -> None:

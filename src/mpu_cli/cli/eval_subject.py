@@ -46,9 +46,9 @@ def subject(
         yield locate(options["model"]), None
         return
     from mpu_cli.client.changed_copy import write_changed_copy
-    from mpu_cli.training.distributed import processes
+    from mpu_cli.modeling.processes import this_process
 
-    if processes().size > 1:
+    if this_process().size > 1:
         raise UsageError(
             "--handoff: every process would write the changed copy",
             "start mpu eval without torchrun",

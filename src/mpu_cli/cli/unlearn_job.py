@@ -18,10 +18,10 @@ from mpu_cli.errors import MpuError, UsageError
 
 if TYPE_CHECKING:
     from mpu_cli.client.duration import RowSizes
+    from mpu_cli.client.job import UnlearnJob
     from mpu_cli.client.lora import Lora
     from mpu_cli.client.methods import MethodInfo, Value
     from mpu_cli.client.reference_source import ReferenceSource
-    from mpu_cli.client.unlearn import Work
     from mpu_cli.data.rows import Row
     from mpu_cli.training.settings import TrainingSettings
 
@@ -152,7 +152,7 @@ def _frozen(place: Path) -> tuple[str, ...]:
     return manifest.frozen if isinstance(manifest, HandoffManifest) else ()
 
 
-def build_job(context: typer.Context, output: Output, place: Path) -> Work:
+def build_job(context: typer.Context, output: Output, place: Path) -> UnlearnJob:
     """Everything that training needs, checked before a model is loaded.
 
     Raises:
@@ -165,8 +165,8 @@ def build_job(context: typer.Context, output: Output, place: Path) -> Work:
     from mpu_cli.cli.options import prompting_of
     from mpu_cli.cli.unlearn_effect import Brought, refuse_without_effect
     from mpu_cli.client import methods, preset
+    from mpu_cli.client.job import UnlearnJob
     from mpu_cli.client.recipe import Recipe
-    from mpu_cli.client.unlearn import Work
     from mpu_cli.client.work_directory import Keeping
     from mpu_cli.data.formats.csv_table import parse_delimiter
     from mpu_cli.data.mapping import for_retain, parse_mapping
@@ -210,7 +210,7 @@ def build_job(context: typer.Context, output: Output, place: Path) -> Work:
     rows = read_rows(forget, mapping, delimiter=delimiter, tell=output.note)
     cards: list[str] = []
     if refusals is not None:
-        if "alternate" not in chosen.needs_with(parameters):
+        if "alternate" not in chosen.inputs_with(parameters):
             raise UsageError(
                 f"--refusals: {chosen.name} has no use for alternate answers",
                 "leave it out, or choose DPO",
@@ -253,7 +253,7 @@ def build_job(context: typer.Context, output: Output, place: Path) -> Work:
         prompting=prompting_of(options | prompts),
         reference=reference.digest if reference else None,
     )
-    return Work(
+    return UnlearnJob(
         rows,
         kept,
         recipe,
@@ -271,7 +271,7 @@ def build_job(context: typer.Context, output: Output, place: Path) -> Work:
 
 def resuming(context: typer.Context) -> str:
     """The command line that goes on with this one."""
-    from mpu_cli.training.distributed import launcher
+    from mpu_cli.modeling.processes import launcher
 
     given = list(context.find_root().obj["arguments"])
     if "--resume" not in given:
@@ -336,7 +336,8 @@ def resource_estimate(context: typer.Context, output: Output, place: Path) -> di
     """What `--dry-run` counts; time only for rows that were given."""
     from mpu_cli.client import duration, methods
     from mpu_cli.client.estimate import estimate_unlearn
-    from mpu_cli.training.distributed import processes, refuse_unsharded
+    from mpu_cli.modeling.processes import this_process
+    from mpu_cli.training.distributed import refuse_unsharded
 
     options: dict[str, Any] = context.params
     settings, assignments = plan(context, output, place)
@@ -347,15 +348,15 @@ def resource_estimate(context: typer.Context, output: Output, place: Path) -> di
     required = [
         f"{p.name}=1" for p in chosen.parameters if p.default is None and p.name not in named
     ]
-    needs = chosen.needs_with(chosen.parse([*assignments, *required]))
+    inputs = chosen.inputs_with(chosen.parse([*assignments, *required]))
     sizes = _row_sizes(options, settings, place) if options["forget"] is not None else None
-    passes = 1 + sum(word in needs for word in ("retain", "alternate"))
+    passes = 1 + sum(word in inputs for word in ("retain", "alternate"))
     found = estimate_unlearn(
         place,
         settings,
         options["delta_dtype"],
         lora=adapter(options),
-        processes=options["processes"] or processes().size,
+        processes=options["processes"] or this_process().size,
         passes=passes,
         checkpoints=bool(options["save_steps"] or options["save_seconds"]),
         longest=sizes and sizes.longest,

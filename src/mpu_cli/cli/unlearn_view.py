@@ -32,7 +32,7 @@ def method_facts(info: MethodInfo) -> dict[str, Any]:
         "name": info.name,
         "formula": info.formula,
         "paper": info.paper,
-        "needs": sorted(info.needs),
+        "needs": sorted(info.inputs),
         "parameters": parameters,
         "recommended": dict(info.recommended),
         "recommended_by": info.recommended_by or None,
@@ -44,7 +44,7 @@ def method_view(info: MethodInfo) -> list[RenderableType]:
     lines = {"loss": info.formula}
     if info.parameters:
         lines["--set"] = ", ".join(_parameter(p) for p in info.parameters)
-    lines["needs"] = ", ".join(sorted(info.needs)) or "the forget rows alone"
+    lines["needs"] = ", ".join(sorted(info.inputs)) or "the forget rows alone"
     if info.recommended:
         lines["trained with"] = f"{trained_with(info)} ({info.recommended_by})"
     lines["source"] = info.paper

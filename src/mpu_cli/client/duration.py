@@ -68,7 +68,7 @@ def measured_speed(settings: TrainingSettings) -> float:
     """Floating-point operations a second in products of 512 × 1024 × 1024, on the device and in the precision of the run."""
     import torch
 
-    from mpu_cli.training.arguments import choose_device
+    from mpu_cli.modeling.device import choose_device
 
     device = choose_device(settings.device)
     dtype = torch.float32 if settings.precision == "float32" else torch.bfloat16

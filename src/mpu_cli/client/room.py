@@ -12,7 +12,7 @@ from mpu_cli.client.estimate import ModelToTrain, estimate
 from mpu_cli.client.handoff import OpenHandoff
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.work_directory import WorkDirectory
-from mpu_cli.training.distributed import processes
+from mpu_cli.modeling.processes import this_process
 
 
 def require_room_to_train(
@@ -34,7 +34,7 @@ def require_room_to_train(
         recipe.settings,
         delta_dtype,
         lora=recipe.lora,
-        processes=processes().size,
+        processes=this_process().size,
         checkpoints=kept.wants_checkpoints,
     )
     name, result = (

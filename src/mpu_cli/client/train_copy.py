@@ -92,14 +92,15 @@ def train_copy(
     parameters = dict(recipe.parameters)
     has_alternates = all(row.alternate is not None for row in forget)
     method.check(parameters, has_retain=bool(retain), has_alternates=has_alternates)
-    needs = method.needs_with(parameters)
+    inputs = method.inputs_with(parameters)
 
     # After the check: these take seconds to import.
     from mpu_cli.client.training_rows import RowEncoder
     from mpu_cli.data.batches import pad_id
+    from mpu_cli.modeling import processes
+    from mpu_cli.modeling.device import choose_device
     from mpu_cli.modeling.load import load_model
     from mpu_cli.training import distributed
-    from mpu_cli.training.arguments import choose_device
     from mpu_cli.training.trainer import train
 
     settings = recipe.settings
@@ -117,17 +118,17 @@ def train_copy(
     encoder = RowEncoder(source_dir, recipe, on_note)
     rows = rows or encoder.training_rows(forget, retain)
     alternates = None
-    if "alternate" in needs:
+    if "alternate" in inputs:
         dealt = alternate_rows(forget, refusals, settings, drawing)
         alternates = encoder.encoded(
             [row.with_answer(row.alternate or "") for row in dealt], "alternate answers"
         )
     device = choose_device(settings.device)
-    distributed.check_settings(settings, len(rows.forget), device, needs)
-    distributed.start(device)
+    distributed.check_settings(settings, len(rows.forget), device, inputs)
+    processes.join(device)
     # Only the first process looks, and all go on from what it found.
-    saved = distributed.from_first(
-        store.latest() if store and resume and distributed.processes().is_first else None
+    saved = processes.from_first(
+        store.latest() if store and resume and processes.this_process().is_first else None
     )
     loaded = _load(source_dir, frozen, settings, on_warning)
     adapted: list[Projection] = []
@@ -140,7 +141,7 @@ def train_copy(
     report = train(
         loaded.model,
         method.bind(parameters),
-        needs,
+        inputs,
         rows.forget,
         rows.retain,
         settings,
@@ -159,7 +160,7 @@ def train_copy(
         _save(loaded, source_dir, after_dir)
     else:
         adapted = lora.moved(loaded.model, adapted)
-        if distributed.processes().is_first:
+        if processes.this_process().is_first:
             with disk_errors(after_dir), system_errors():
                 lora.save(loaded.model, adapted, recipe.lora, after_dir)
     return report
@@ -228,12 +229,13 @@ def _load(
 
 
 def _save(loaded: LoadedModel, source_dir: Path, after_dir: Path) -> None:
+    from mpu_cli.modeling import processes
     from mpu_cli.modeling.load import quiet_transformers
-    from mpu_cli.training import distributed, run_state
+    from mpu_cli.training import run_state
 
     model = loaded.model
     whole = run_state.gathered(model)
-    if not distributed.processes().is_first:
+    if not processes.this_process().is_first:
         return
     # The saved configuration is the source's: dropout was switched off for training only.
     model.config = loaded.source_config

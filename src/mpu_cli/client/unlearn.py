@@ -10,8 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,19 +30,17 @@ from mpu_cli.client import methods
 from mpu_cli.client.adapters import row_spans
 from mpu_cli.client.estimate import ModelToTrain, of_handoff, of_model
 from mpu_cli.client.handoff import OpenHandoff, open_handoff
+from mpu_cli.client.job import UnlearnJob
 from mpu_cli.client.lora import choose, inexact, matrices_of
 from mpu_cli.client.payload_writer import write_payload
-from mpu_cli.client.recipe import Recipe
-from mpu_cli.client.reference_source import ReferenceSource
 from mpu_cli.client.room import require_room_to_train
 from mpu_cli.client.row_order import drawing_of, words
 from mpu_cli.client.train_copy import possible_alternates, train_copy
-from mpu_cli.client.training_rows import RowEncoder, TrainingRows
+from mpu_cli.client.training_rows import RowEncoder
 from mpu_cli.client.update import finish, make_copy_directory, write_manifest, write_note
-from mpu_cli.client.work_directory import Keeping, WorkDirectory
-from mpu_cli.data.rows import Row
+from mpu_cli.client.work_directory import WorkDirectory
 from mpu_cli.errors import BadBundleError, BadModelError, OutputError, StoppedError, UsageError
-from mpu_cli.training import distributed
+from mpu_cli.modeling import processes
 from mpu_cli.training.stop_signal import StopSignal
 
 if TYPE_CHECKING:
@@ -56,53 +53,8 @@ _AFTER = ".after"
 _MODEL = "model"
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What the client brings."""
-
-    forget: list[Row]
-    retain: list[Row] | None
-    recipe: Recipe
-    delta_dtype: str
-    shard_bytes: int
-    keeping: Keeping = field(default_factory=Keeping)
-    refusals: tuple[str, ...] = ()
-    """Drawn anew in each epoch, if the recipe asks for it."""
-    reference: ReferenceSource | None = None
-    """What the method compares with; None = the model that is trained, as it comes."""
-    log_dir: Path | None = None
-    """Event files go into a directory for each copy below it."""
-    resume_with: str = "the same command with --resume"
-    """What an interrupted run is gone on with, as the user is told."""
-    warn: Callable[[str], None] = lambda text: None
-    """Told what the reader must not miss."""
-    note: Callable[[str], None] = lambda text: None
-    """Told what became of the rows."""
-    doing: Callable[[str], None] = lambda what: None
-    """Told what is being done beside steps."""
-    rows: TrainingRows | None = None
-    """The rows as tokens, once they are encoded for a model; the recipe then has their digest."""
-
-    def identity(self, source: str) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be gone on from.
-
-        Versions too, since other ones give other bits.
-        """
-        return {
-            **self.recipe.in_words(),
-            "the handoff or model": source,
-            "--delta-dtype": self.delta_dtype,
-            "--max-shard-size": self.shard_bytes,
-            "the number of processes": distributed.processes().size,
-            **{
-                f"the version of {name}": version(name)
-                for name in ("torch", "transformers", "accelerate")
-            },
-        }
-
-
 def unlearn_handoff(
-    handoff: Path, out: Path, work: Work, on_step: OnStep, *, force: bool = False
+    handoff: Path, out: Path, work: UnlearnJob, on_step: OnStep, *, force: bool = False
 ) -> tuple[UpdateManifest | None, dict[str, TrainingReport]]:
     """Train every copy alike and write the update (None in all processes but the first).
 
@@ -131,7 +83,7 @@ def unlearn_handoff(
             _join(work)
             stop.end_if_asked()
             # All processes train the copy if the first one did not find it finished.
-            reports[name], written[name] = distributed.from_first(done) or _train(
+            reports[name], written[name] = processes.from_first(done) or _train(
                 opened, name, directory, out, work, kept, stop, identity, on_step, stop_after
             )
             if directory and not done:
@@ -146,7 +98,7 @@ def unlearn_handoff(
 
 
 def unlearn_one_copy(
-    handoff: Path, out: Path, number: int, work: Work, on_step: OnStep, *, force: bool = False
+    handoff: Path, out: Path, number: int, work: UnlearnJob, on_step: OnStep, *, force: bool = False
 ) -> TrainingReport:
     """Train copy number `number` alone and write `out/copy-K`.
 
@@ -207,7 +159,7 @@ def finish_update(handoff: Path, out: Path) -> UpdateManifest:
 def unlearn_model(
     source: Path,
     out: Path,
-    work: Work,
+    work: UnlearnJob,
     on_step: OnStep,
     *,
     dtype: str = "auto",
@@ -282,7 +234,7 @@ def unlearn_model(
 def _writing(
     target: Path,
     names: list[str],
-    work: Work,
+    work: UnlearnJob,
     force: bool,
     beside: Path | None = None,
     *,
@@ -295,7 +247,7 @@ def _writing(
     """
     kept = WorkDirectory(beside or target, work.keeping)
     started = time.monotonic()
-    first = distributed.processes().is_first
+    first = processes.this_process().is_first
     stop = StopSignal(work.note if first else lambda text: None)
     with Staging(target, force=force, marked=marked) if first else nullcontext() as staging, stop:
         if staging is not None:
@@ -312,7 +264,7 @@ def _writing(
             kept.discard(names)
 
 
-def _stopped(kept: WorkDirectory, names: list[str], work: Work) -> StoppedError:
+def _stopped(kept: WorkDirectory, names: list[str], work: UnlearnJob) -> StoppedError:
     done = kept.described(names)
     if done:
         return StoppedError(
@@ -332,7 +284,7 @@ def _train(
     name: str,
     directory: Path | None,
     out: Path,
-    work: Work,
+    work: UnlearnJob,
     kept: WorkDirectory,
     stop: StopSignal,
     identity: dict[str, Any],
@@ -379,7 +331,7 @@ def _train(
     return report, files
 
 
-def _open(handoff: Path, work: Work) -> OpenHandoff:
+def _open(handoff: Path, work: UnlearnJob) -> OpenHandoff:
     """Open a handoff for this work, and say what the user must know of it before anything is trained.
 
     Raises:
@@ -399,7 +351,7 @@ def _open(handoff: Path, work: Work) -> OpenHandoff:
     for name, published in opened.copies.items():
         if work.reference is not None:
             work.reference.of(name, published)
-    if distributed.processes().is_first:
+    if processes.this_process().is_first:
         if work.retain is not None:
             work.note(words(settings, opened))
         if settings.order_per_copy:
@@ -416,9 +368,9 @@ def _open(handoff: Path, work: Work) -> OpenHandoff:
 
 
 def _require_room(
-    subject: ModelToTrain, work: Work, out: Path, model_bytes: int | None = None
+    subject: ModelToTrain, work: UnlearnJob, out: Path, model_bytes: int | None = None
 ) -> None:
-    if distributed.processes().is_first:
+    if processes.this_process().is_first:
         require_room_to_train(
             subject,
             work.recipe,
@@ -436,16 +388,16 @@ def _source(opened: OpenHandoff, name: str) -> str:
     )
 
 
-def _encoded(work: Work, place: Path) -> Work:
+def _encoded(work: UnlearnJob, place: Path) -> UnlearnJob:
     """The work with its rows as tokens of the model in `place`, and their digest in the recipe."""
     recipe = work.recipe
-    needs = methods.get(recipe.method).needs_with(dict(recipe.parameters))
+    inputs = methods.get(recipe.method).inputs_with(dict(recipe.parameters))
     rows = RowEncoder(place, recipe, work.note).training_rows(
         work.forget,
         work.retain,
         (
             possible_alternates(work.forget, work.refusals, recipe.settings)
-            if "alternate" in needs
+            if "alternate" in inputs
             else ()
         ),
     )
@@ -472,20 +424,20 @@ def _check_tokenizers(opened: OpenHandoff) -> None:
                 )
 
 
-def _check_lora(work: Work, matrices: Projections, frozen: Sequence[str]) -> None:
+def _check_lora(work: UnlearnJob, matrices: Projections, frozen: Sequence[str]) -> None:
     """Before anything is trained: are there such targets, and do adapters on them denoise?"""
     if work.recipe.lora is not None:
         text = inexact(choose(work.recipe.lora, matrices, frozen))
-        if text is not None and distributed.processes().is_first:
+        if text is not None and processes.this_process().is_first:
             work.warn(text)
 
 
-def _join(work: Work) -> None:
+def _join(work: UnlearnJob) -> None:
     """Form the process group, which must be there before processes can tell each other anything."""
-    if distributed.processes().size > 1:
-        from mpu_cli.training.arguments import choose_device
+    if processes.this_process().size > 1:
+        from mpu_cli.modeling.device import choose_device
 
-        distributed.start(choose_device(work.recipe.settings.device))
+        processes.join(choose_device(work.recipe.settings.device))
 
 
 def _changes(trained: Checkpoint) -> Changes:

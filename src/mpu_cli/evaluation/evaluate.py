@@ -33,9 +33,9 @@ from mpu_cli.evaluation.robustness import all_checks
 from mpu_cli.evaluation.settings import EvalSettings
 from mpu_cli.evaluation.summarise import MODEL, summarise
 from mpu_cli.evaluation.token_scores import TokenScores
+from mpu_cli.modeling.device import choose_device
 from mpu_cli.modeling.load import load_model, load_tokenizer
-from mpu_cli.training.arguments import choose_device
-from mpu_cli.training.distributed import processes
+from mpu_cli.modeling.processes import this_process
 
 _WORTH_TELLING = 10.0
 """Seconds; a check that took less is no news."""
@@ -146,7 +146,7 @@ def _provenance(
     progress: Progress | None,
 ) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
     """What the record says of the model and of the run, and what is in doubt."""
-    if not processes().is_first:  # the others keep no record
+    if not this_process().is_first:  # the others keep no record
         return {"name": name or model.resolve().name}, {}, ()
     origin, doubt = published_as(model) if handoff is None else (handoff, None)
     beside = {

@@ -22,7 +22,7 @@ from mpu_cli.evaluation.scoring import score
 from mpu_cli.evaluation.settings import EvalSettings
 from mpu_cli.evaluation.texts import Encoder, Text
 from mpu_cli.evaluation.token_scores import TokenScores
-from mpu_cli.training.distributed import gather, processes
+from mpu_cli.modeling.processes import gather, this_process
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -243,7 +243,7 @@ def _dealt(
     run: Callable[[list[Item]], list[Found]], items: Sequence[Item], lengths: Sequence[int]
 ) -> list[Found]:
     """Every item's result in the items' order, each process doing an equal share, long and short ones alike."""
-    here = processes()
+    here = this_process()
     order = sorted(range(len(items)), key=lambda i: lengths[i])
     mine = order[here.rank :: here.size]
     result: list[Found] | MpuError

@@ -5,32 +5,11 @@ from __future__ import annotations
 import math
 import tempfile
 
-import torch
 from transformers import TrainingArguments
 
 from mpu_cli.errors import UsageError
-from mpu_cli.training.distributed import processes
+from mpu_cli.modeling.processes import this_process
 from mpu_cli.training.settings import TrainingSettings
-
-
-def choose_device(wanted: str) -> str:
-    """The device asked for, or the best that is there.
-
-    Raises:
-        UsageError: there is none of that kind.
-    """
-    present = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if wanted == "auto":
-        return next(name for name, is_there in present.items() if is_there)
-    if not present[wanted]:
-        raise UsageError(
-            f"--device {wanted}: there is none on this machine", "leave --device out, or use cpu"
-        )
-    return wanted
 
 
 def trainer_arguments(settings: TrainingSettings, device: str, n_forget: int) -> TrainingArguments:
@@ -54,7 +33,7 @@ def trainer_arguments(settings: TrainingSettings, device: str, n_forget: int) ->
             max_steps=steps,
             # Batches are drawn whole in every process (see `distributed`), so this only labels
             # them.
-            per_device_train_batch_size=max(1, settings.batch_size // processes().size),
+            per_device_train_batch_size=max(1, settings.batch_size // this_process().size),
             gradient_accumulation_steps=settings.gradient_accumulation,
             learning_rate=settings.learning_rate,
             lr_scheduler_type=(
@@ -92,9 +71,9 @@ def trainer_arguments(settings: TrainingSettings, device: str, n_forget: int) ->
         ) from error
     # An ACCELERATE_MIXED_PRECISION in the environment would win over --precision otherwise.
     arguments.mixed_precision = "bf16" if half else "no"
-    if arguments.world_size != processes().size:
+    if arguments.world_size != this_process().size:
         raise UsageError(
-            f"{processes().size} processes were launched, and training would run in"
+            f"{this_process().size} processes were launched, and training would run in"
             f" {arguments.world_size}"
         )
     # Several visible GPUs would become nn.DataParallel, which multiplies the batch.

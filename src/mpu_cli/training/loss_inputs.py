@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-NEEDS = {
+LOSS_INPUTS = {
     "retain": "a retain set, whose rows are in the batch",
     "alternate": "another answer to each forget row, in the batch",
     "hidden": "hidden states at one layer; what lies above it is not trained",
@@ -30,18 +30,18 @@ NEEDS = {
 _HIDDEN = "hidden"
 
 
-def with_layer(needs: Iterable[str], layer: int) -> frozenset[str]:
-    """The needs, with the layer written behind "hidden"."""
-    return frozenset(f"{_HIDDEN}:{layer}" if need == _HIDDEN else need for need in needs)
+def with_layer(inputs: Iterable[str], layer: int) -> frozenset[str]:
+    """The inputs, with the layer written behind "hidden"."""
+    return frozenset(f"{_HIDDEN}:{layer}" if name == _HIDDEN else name for name in inputs)
 
 
-def hidden_layer(needs: Iterable[str]) -> int | None:
+def hidden_layer(inputs: Iterable[str]) -> int | None:
     """The layer whose hidden states the loss reads, -1 where none is named.
 
     None if it reads none.
     """
-    for need in needs:
-        word, _, layer = need.partition(":")
+    for name in inputs:
+        word, _, layer = name.partition(":")
         if word == _HIDDEN:
             return int(layer or -1)
     return None

@@ -30,7 +30,7 @@ from mpu_cli.training.token_file import TokenFile, refuse_without_room
 
 def prepare(
     model: Any,
-    needs: AbstractSet[str],
+    inputs: AbstractSet[str],
     forget: Sequence[TokenizedRow],
     retain: Sequence[TokenizedRow] | None,
     alternates: Sequence[TokenizedRow] | None,
@@ -39,14 +39,14 @@ def prepare(
     device: str,
     drawing: RowSampling | None = None,
 ) -> PairedRows:
-    """The rows with everything that the loss needs beside them.
+    """The rows with everything that the loss reads beside them.
 
     Call `close` on them when training is over.
 
     Args:
         model: as it is before its first step, on `device`; its mode and weights are left as they
             are.
-        needs: words of `training.needs.NEEDS`.
+        inputs: words of `training.loss_inputs.LOSS_INPUTS`.
         forget: the rows to forget.
         retain: the rows to keep, not looked at unless needed.
         alternates: another answer to each forget row, in their order; or that many for each of
@@ -63,8 +63,8 @@ def prepare(
         UsageError: there is no such layer.
         OutputError: the disk has no room for the logits.
     """
-    _check_rows(needs, forget, retain, alternates)
-    layer = hidden_layer(needs)
+    _check_rows(inputs, forget, retain, alternates)
+    layer = hidden_layer(inputs)
     if layer is not None:
         resolve_layer(layer, layers_of(model))
     of_forget, of_retain = (
@@ -73,7 +73,7 @@ def prepare(
     )
     half = settings.autocasts
     references: dict[str, ReferenceValues] = {}
-    refuse_without_room(reference_bytes(model.config, needs, forget, retain, settings, drawing))
+    refuse_without_room(reference_bytes(model.config, inputs, forget, retain, settings, drawing))
     with (
         ExitStack() as files,
         torch.autocast(device, dtype=torch.bfloat16) if half else nullcontext(),
@@ -96,26 +96,26 @@ def prepare(
             return file.read
 
         for name, rows in (("forget_nll", forget), ("alternate_nll", alternates)):
-            if name in needs:
+            if name in inputs:
                 measured = answer_nll(model, rows or (), settings.batch_size, pad_id)
                 references[name] = _numbers([nll for nll, _ in measured])
-        if "forget_logits" in needs:
+        if "forget_logits" in inputs:
             references["forget_logits"] = fill(forget, of_forget, _logits, _predicted)
-        if "retain_logits" in needs:
+        if "retain_logits" in inputs:
             references["retain_logits"] = fill(retain, of_retain, _logits, _predicted)
-        if "retain_hidden" in needs and layer is not None:
+        if "retain_hidden" in inputs and layer is not None:
             references["retain_hidden"] = fill(retain, of_retain, _hidden(layer), _labelled)
         # From here on the rows own the files.
         close = files.pop_all().close
-    kept = retain if "retain" in needs else None
+    kept = retain if "retain" in inputs else None
     return PairedRows(
-        forget, kept, pad_id, alternates if "alternate" in needs else None, references, close
+        forget, kept, pad_id, alternates if "alternate" in inputs else None, references, close
     )
 
 
 def reference_bytes(
     config: Any,
-    needs: AbstractSet[str],
+    inputs: AbstractSet[str],
     forget: Sequence[TokenizedRow],
     retain: Sequence[TokenizedRow] | None,
     settings: TrainingSettings,
@@ -126,11 +126,11 @@ def reference_bytes(
     met = met_retain_rows(settings, len(forget), len(retain or ()), drawing)
     kept = [(retain or ())[i] for i in met]
     total = 0
-    if "forget_logits" in needs:
+    if "forget_logits" in inputs:
         total += sizes.vocab_size * sum(_predicted(row) for row in forget)
-    if "retain_logits" in needs:
+    if "retain_logits" in inputs:
         total += sizes.vocab_size * sum(_predicted(row) for row in kept)
-    if "retain_hidden" in needs:
+    if "retain_hidden" in inputs:
         total += sizes.hidden_size * sum(_labelled(row) for row in kept)
     return 4 * total
 
@@ -166,14 +166,14 @@ def _hidden(layer: int) -> Vectors:
 
 
 def _check_rows(
-    needs: AbstractSet[str],
+    inputs: AbstractSet[str],
     forget: Sequence[TokenizedRow],
     retain: Sequence[TokenizedRow] | None,
     alternates: Sequence[TokenizedRow] | None,
 ) -> None:
-    if "retain" in needs and not retain:
+    if "retain" in inputs and not retain:
         raise ValueError("this loss needs retain rows")
-    if "alternate" in needs and (not alternates or len(alternates) % len(forget)):
+    if "alternate" in inputs and (not alternates or len(alternates) % len(forget)):
         raise ValueError("this loss needs an alternate answer to each forget row")
 
 

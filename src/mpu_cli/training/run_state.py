@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpu_cli.training import distributed
+from mpu_cli.modeling import processes
 from mpu_cli.training.early_stop import StopCheck
 from mpu_cli.training.stateful import StatefulLoss
 
@@ -46,7 +46,7 @@ def capture(
             name: everything[name] for name, _ in _trained(model) if name in everything
         }
     else:
-        is_first = distributed.processes().is_first
+        is_first = processes.this_process().is_first
         weights = (
             {name: parameter.detach().to("cpu") for name, parameter in _trained(model)}
             if is_first
@@ -56,7 +56,7 @@ def capture(
     return weights, {
         "optimizer": optimizer_state,
         "scheduler": trainer.lr_scheduler.state_dict(),
-        "generators": distributed.gather(_generators()),
+        "generators": processes.gather(_generators()),
         "losses": list(progress.losses),
         "evaluations": [dataclasses.astuple(each) for each in progress.evaluations],
         "seconds": seconds,
@@ -105,7 +105,7 @@ def restore(trainer: Any, loss: Any, progress: Any, state: Mapping[str, Any]) ->
 
 def restore_generators(by_rank: list[dict[str, Any]]) -> None:
     """Put this process's global generators back: dropout draws from them, if it is on."""
-    held = by_rank[distributed.processes().rank]
+    held = by_rank[processes.this_process().rank]
     version, numbers, gauss = held["python"]
     random.setstate((version, tuple(numbers), gauss))
     name, keys, *rest = held["numpy"]

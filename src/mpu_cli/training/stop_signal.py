@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from mpu_cli.training import distributed
+from mpu_cli.modeling import processes
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAME_SIGNAL = 1.0
@@ -42,7 +42,7 @@ class StopSignal:
 
     def asked_of_any(self) -> bool:
         """Whether any process was; all processes must call it."""
-        return any(distributed.gather(self.asked))
+        return any(processes.gather(self.asked))
 
     def defer(self) -> None:
         """From now on there is something to lose.
@@ -74,7 +74,7 @@ class StopSignal:
         for number, handler in self._before.items():
             # torchrun ends the other processes when the first of them has ended: that is not a
             # second Ctrl-C.
-            among_others = self.asked and distributed.processes().size > 1
+            among_others = self.asked and processes.this_process().size > 1
             signal.signal(number, signal.SIG_IGN if among_others else handler)
 
     def _hear(self, *_: object) -> None:
@@ -87,5 +87,5 @@ class StopSignal:
                 )
             return
         echoed = self._first is not None and time.monotonic() - self._first < _SAME_SIGNAL
-        if not (echoed and distributed.processes().size > 1):
+        if not (echoed and processes.this_process().size > 1):
             raise KeyboardInterrupt

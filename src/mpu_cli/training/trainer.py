@@ -32,11 +32,13 @@ from mpu_cli.data.batches import PairedRows, PairSampler, RowSampling
 from mpu_cli.data.grouping import LengthGroupedSampler
 from mpu_cli.data.templates import TokenizedRow
 from mpu_cli.errors import CheckFailedError
+from mpu_cli.modeling import processes
+from mpu_cli.modeling.device import choose_device
 from mpu_cli.modeling.hidden import freeze_above
 from mpu_cli.modeling.load import quiet_transformers
 from mpu_cli.modeling.logprobs import answer_nll, mean_probability
 from mpu_cli.training import distributed, optimizers, reference, run_state
-from mpu_cli.training.arguments import choose_device, trainer_arguments
+from mpu_cli.training.arguments import trainer_arguments
 from mpu_cli.training.early_stop import StopCheck, Thresholds
 from mpu_cli.training.effect import Effect, EffectSample
 from mpu_cli.training.event_log import EventLog
@@ -89,7 +91,7 @@ class Progress:
 def train(
     model: Any,
     loss: LossFunction,
-    needs: AbstractSet[str],
+    inputs: AbstractSet[str],
     forget: Sequence[TokenizedRow],
     retain: Sequence[TokenizedRow] | None,
     settings: TrainingSettings,
@@ -109,8 +111,8 @@ def train(
         model: a causal language model, on the CPU; parameters without `requires_grad` stay as they
             are.
         loss: see `LossFunction`, and `StatefulLoss` for one that remembers.
-        needs: words of `training.needs.NEEDS`; references are those of the model as it comes in, or
-            of `load_reference`.
+        inputs: words of `training.loss_inputs.LOSS_INPUTS`; references are those of the model as it
+            comes in, or of `load_reference`.
         forget: the rows to forget; an epoch is one pass over them.
         retain: the rows to keep; not looked at unless the loss or a threshold needs them.
         settings: see `TrainingSettings`.
@@ -138,13 +140,13 @@ def train(
     run_context = run_context or RunContext()
     started = time.monotonic()
     device = choose_device(settings.device)
-    distributed.check_settings(settings, len(forget), device, needs)
-    distributed.start(device)
+    distributed.check_settings(settings, len(forget), device, inputs)
+    processes.join(device)
     pairs = None
     if load_reference is not None:
         measured = load_reference().to(device)
         pairs = reference.prepare(
-            measured, needs, forget, retain, alternates, settings, pad_id, device, drawing
+            measured, inputs, forget, retain, alternates, settings, pad_id, device, drawing
         )
         del measured
     if not settings.fsdp:
@@ -156,12 +158,12 @@ def train(
     )
     if pairs is None:
         pairs = reference.prepare(
-            model, needs, forget, retain, alternates, settings, pad_id, device, drawing
+            model, inputs, forget, retain, alternates, settings, pad_id, device, drawing
         )
-    layer = hidden_layer(needs)
+    layer = hidden_layer(inputs)
     if layer is not None and not settings.fsdp:
         freeze_above(model, layer)
-    kept = retain if "retain" in needs else None
+    kept = retain if "retain" in inputs else None
     seen = min(
         settings.epochs * len(forget),
         settings.total_steps(len(forget)) * settings.batch_size * settings.gradient_accumulation,
@@ -252,7 +254,7 @@ class UnlearningTrainer(Trainer):
             model=model,
             args=arguments,
             train_dataset=pairs,
-            data_collator=lambda batch: pairs.batch(distributed.my_share(batch), sampler.epoch),
+            data_collator=lambda batch: pairs.batch(processes.share_of(batch), sampler.epoch),
             callbacks=[_Hooks(self)],
         )
         self.remove_callback(PrinterCallback)
@@ -284,7 +286,7 @@ class UnlearningTrainer(Trainer):
         `num_items_in_batch` counts nothing here and is not used.
         """
         loss = self._loss(model, inputs)
-        whole = distributed.mean(loss)
+        whole = processes.mean(loss)
         if not bool(torch.isfinite(whole)):
             raise CheckFailedError(
                 f"step {self.state.global_step + 1}: the loss is {whole.item()}", _REMEDY
@@ -372,7 +374,7 @@ class UnlearningTrainer(Trainer):
             self._loss.end_epoch()
         if self._thresholds is None:
             return
-        found = distributed.from_first(
+        found = processes.from_first(
             self._thresholds.evaluate(self.model, -(-step // self._steps_per_epoch))
         )
         distributed.after_measuring(self.model)
@@ -392,14 +394,14 @@ class UnlearningTrainer(Trainer):
             return
         asked = stop is not None and stop.asked_of_any()
         # The first process's clock decides for all.
-        if not asked and not distributed.from_first(store.due(step)):
+        if not asked and not processes.from_first(store.due(step)):
             return
         elapsed = self.progress.seconds + time.monotonic() - self._started
         weights, state = run_state.capture(self, self._loss, self.progress, elapsed)
         if self.is_world_process_zero():
             store.save(step, weights, state, run_state.trainer_state_json(self.state))
         if asked:
-            distributed.from_first(
+            processes.from_first(
                 None
             )  # nobody leaves before the checkpoint is complete: a launcher then ends all
             raise KeyboardInterrupt

@@ -222,13 +222,13 @@ def eval(  # the command's name
     is left out with its reason. Several devices: torchrun --nproc-per-node N -m mpu_cli eval … (or
     accelerate launch).
     """
-    from mpu_cli.training import distributed
+    from mpu_cli.modeling import processes
 
-    here = distributed.processes()
+    here = processes.this_process()
     output = Output(context, as_json=json, silent=not here.is_first)
     try:
-        distributed.check_launch()
-        if (alone := distributed.leave_allocation()) is not None:
+        processes.check_launch()
+        if (alone := processes.leave_allocation()) is not None:
             output.warn(alone)
         with ExitStack() as stack:
             _run(context, output, stack)
@@ -238,7 +238,7 @@ def eval(  # the command's name
             raise
         raise typer.Exit(error.exit_code) from error
     finally:
-        distributed.stop()
+        processes.leave()
 
 
 def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
@@ -285,8 +285,8 @@ def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
     from mpu_cli.checkpoint.locate import locate
     from mpu_cli.checkpoint.model import open_checkpoint
     from mpu_cli.cli.eval_subject import subject
-    from mpu_cli.training import distributed
-    from mpu_cli.training.arguments import choose_device
+    from mpu_cli.modeling import processes
+    from mpu_cli.modeling.device import choose_device
 
     found_at, origin = stack.enter_context(subject(options, output))
     place = found_at.path
@@ -305,7 +305,7 @@ def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
             if path is not None
         )
         refuse_nesting(options["record"], place, *kept)
-    distributed.start(choose_device(settings.device))
+    processes.join(choose_device(settings.device))
     with output.progress(f"loading {place.name}") as progress:
         found = evaluate(
             place,
@@ -319,7 +319,7 @@ def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
             progress=progress,
         )
     _tell(output, found, _notes_on_format(options["format_"], sets))
-    if options["record"] is not None and distributed.processes().is_first:
+    if options["record"] is not None and processes.this_process().is_first:
         from mpu_cli.evaluation.write_record import write_record
 
         write_record(

@@ -269,12 +269,12 @@ def unlearn(
 
     The update holds nothing but how the copies changed.
     """
-    from mpu_cli.training import distributed
+    from mpu_cli.modeling.processes import check_launch, leave, leave_allocation, this_process
 
-    distributed.check_launch()
-    here = distributed.processes()
+    check_launch()
+    here = this_process()
     output = Output(context, as_json=json, silent=not here.is_first)
-    if (alone := distributed.leave_allocation()) is not None:
+    if (alone := leave_allocation()) is not None:
         output.warn(alone)
     try:
         with _directories(context, output) as found:
@@ -285,14 +285,14 @@ def unlearn(
             raise
         raise typer.Exit(error.exit_code) from error
     finally:
-        distributed.stop()
+        leave()
 
 
 @contextmanager
 def _directories(context: typer.Context, output: Output) -> Iterator[str | None]:
     """SOURCE, and --reference among the options, as directories: handoffs may come as tar files."""
     from mpu_cli.checkpoint.recognise import is_tar
-    from mpu_cli.training.distributed import processes
+    from mpu_cli.modeling.processes import this_process
 
     options: dict[str, Any] = context.params
     tars = {
@@ -300,7 +300,7 @@ def _directories(context: typer.Context, output: Output) -> Iterator[str | None]
         for name in ("source", "reference")
         if options[name] and is_tar(Path(options[name]))
     }
-    if tars and processes().size > 1:
+    if tars and this_process().size > 1:
         each = next(iter(tars.values()))
         remedy = f"unpack it first: tar -xf {quote(str(each))}"
         raise UsageError(
@@ -418,9 +418,9 @@ def _train(
     from mpu_cli.cli.next_steps import after_copy, after_model, after_update
     from mpu_cli.cli.unlearn_view import trained
     from mpu_cli.cli.verdict import verdict
-    from mpu_cli.training import distributed
+    from mpu_cli.modeling.processes import this_process
 
-    if distributed.processes().is_first:
+    if this_process().is_first:
         write_packs(output, packs, force=force)
     data: dict[str, Any] = {
         "out": str(out),

@@ -71,8 +71,8 @@ class MethodInfo:
     name: str
     paper: str
     formula: str
-    needs: frozenset[str]
-    """Words of `training.needs.NEEDS`, under the default parameters."""
+    inputs: frozenset[str]
+    """Words of `training.loss_inputs.LOSS_INPUTS`, under the default parameters."""
     parameters: tuple[Parameter, ...]
     recommended: tuple[tuple[str, float | str], ...] = ()
     """(setting, value) by TrainingSettings' names: what `recommended_by` trained with.
@@ -115,27 +115,27 @@ class MethodInfo:
             values[parameter.name] = value_or_none
         return values
 
-    def needs_with(self, parameters: Mapping[str, Value]) -> frozenset[str]:
+    def inputs_with(self, parameters: Mapping[str, Value]) -> frozenset[str]:
         """What is needed under these parameters.
 
         With alpha 0 no retain row has any say, and KL needs retain logits.
         """
-        needs = set(self.needs)
+        inputs = set(self.inputs)
         if parameters.get("retain_loss") == "KL":
-            needs.add("retain_logits")
+            inputs.add("retain_logits")
         weight = parameters.get("alpha")
         if weight == 0:
-            needs = {need for need in needs if not need.startswith("retain")}
+            inputs = {name for name in inputs if not name.startswith("retain")}
         elif weight is not None:
-            needs.add("retain")
-        return with_layer(needs, int(parameters.get("layer", -1)))
+            inputs.add("retain")
+        return with_layer(inputs, int(parameters.get("layer", -1)))
 
     def references_with(self, parameters: Mapping[str, Value]) -> frozenset[str]:
-        """Which of the needs are what a model said before the first step."""
+        """Which of the inputs are what a model said before the first step."""
         return frozenset(
-            need
-            for need in self.needs_with(parameters)
-            if need.endswith(("_nll", "_logits", "_hidden"))
+            name
+            for name in self.inputs_with(parameters)
+            if name.endswith(("_nll", "_logits", "_hidden"))
         )
 
     def check(
@@ -146,11 +146,11 @@ class MethodInfo:
         Raises:
             UsageError: the method needs a retain set or alternate answers, and there are none.
         """
-        needs = self.needs_with(parameters)
-        if "retain" in needs and not has_retain:
+        inputs = self.inputs_with(parameters)
+        if "retain" in inputs and not has_retain:
             without = ", or --set alpha=0 to go without" if "alpha" in parameters else ""
             raise UsageError(f"{self.name} needs a retain set", f"add --retain FILE{without}")
-        if "alternate" in needs and not has_alternates:
+        if "alternate" in inputs and not has_alternates:
             raise UsageError(
                 f"{self.name} needs an alternate answer to each forget row",
                 "give each row of the forget file an 'alternate' answer, or add --refusals FILE",
@@ -180,7 +180,7 @@ def method(
     name: str,
     paper: str,
     formula: str,
-    needs: Iterable[str] = (),
+    inputs: Iterable[str] = (),
     bounds: Mapping[str, str] | None = None,
     sources: Mapping[str, str] | None = None,
     recommended: Mapping[str, float | str] | None = None,
@@ -194,7 +194,7 @@ def method(
         name: on the command line; upper and lower case do not matter there.
         paper: link to the paper whose formula this is.
         formula: the loss in one line, for help texts and docs.
-        needs: words of `training.needs.NEEDS`.
+        inputs: words of `training.loss_inputs.LOSS_INPUTS`.
         bounds: "> 0" or ">= 0" by parameter.
         sources: where each parameter's default was read, by parameter: the authors' own repository
             before anyone else's.
@@ -220,7 +220,7 @@ def method(
         )
         chosen = tuple((recommended or {}).items())
         return Method(
-            name, paper, formula, frozenset(needs), parameters, chosen, recommended_by, loss
+            name, paper, formula, frozenset(inputs), parameters, chosen, recommended_by, loss
         )
 
     return declare

@@ -53,7 +53,7 @@ def _info(decorator: ast.Call, node: ast.FunctionDef | ast.ClassDef) -> MethodIn
         declared["name"],
         declared["paper"],
         declared["formula"],
-        frozenset(declared.get("needs", ())),
+        frozenset(declared.get("inputs", ())),
         parameters,
         tuple(declared.get("recommended", {}).items()),
         declared.get("recommended_by", ""),

@@ -15,7 +15,7 @@ from mpu_cli.client.methods._retain import with_retain
     name="AltPO",
     paper="https://arxiv.org/abs/2409.13474",
     formula="DPO's, with generated plausible answers as alternates",
-    needs={"alternate", "alternate_nll", "forget_nll", "retain"},
+    inputs={"alternate", "alternate_nll", "forget_nll", "retain"},
     bounds={"beta": "> 0"},
     sources={
         "beta": "molereddy/Alternate-Preference-Optimization, README.md (AltPO)",

@@ -18,7 +18,7 @@ from mpu_cli.client.methods._retain import with_retain
         "gamma * mean of -(2/beta) log sigmoid(beta [(NLL_ref - NLL)(alternate) - (NLL_ref -"
         " NLL)(forget)]) + alpha * retain loss"
     ),
-    needs={"alternate", "alternate_nll", "forget_nll", "retain"},
+    inputs={"alternate", "alternate_nll", "forget_nll", "retain"},
     bounds={"beta": "> 0"},
     sources={
         "beta": (

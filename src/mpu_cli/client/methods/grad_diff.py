@@ -15,7 +15,7 @@ from mpu_cli.modeling.logprobs import token_mean_nll
     name="GradDiff",
     paper="https://arxiv.org/abs/2203.12817",
     formula="-gamma * token-mean NLL(forget) + alpha * retain loss",
-    needs={"retain"},
+    inputs={"retain"},
     sources={
         "gamma": "locuslab/tofu, dataloader.py (grad_diff): no weight",
         "alpha": "locuslab/tofu, dataloader.py (grad_diff): no weight",

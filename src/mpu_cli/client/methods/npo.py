@@ -16,7 +16,7 @@ from mpu_cli.modeling.logprobs import batch_mean, batch_nll
     name="NPO",
     paper="https://arxiv.org/abs/2404.05868",
     formula="gamma * mean of -(2/beta) log sigmoid(beta (NLL - NLL_ref)) + alpha * retain loss",
-    needs={"forget_nll", "retain"},
+    inputs={"forget_nll", "retain"},
     bounds={"beta": "> 0"},
     sources={
         "beta": "licong-lin/negative-preference-optimization, TOFU/config/forget.yaml: beta",

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mpu_cli.client.methods import method
+from mpu_cli.modeling import processes
 from mpu_cli.modeling.logprobs import batch_mean, batch_nll, labelled_predictions
-from mpu_cli.training import distributed
 
 
 @method(
@@ -20,7 +20,7 @@ from mpu_cli.training import distributed
         " the warm-up on, after each forward pass (or epoch), lambda <- max(0, lambda + dual_step"
         " (NLL(retain) - epsilon))"
     ),
-    needs={"retain"},
+    inputs={"retain"},
     bounds={
         "epsilon": ">= 0",
         "lambda_start": ">= 0",
@@ -120,7 +120,7 @@ class Pdu:
 
     def _ascend(self) -> None:
         """Dual ascent by the retain NLL seen since the last one, over all processes."""
-        seen = distributed.gather((self._nll, self._tokens))
+        seen = processes.gather((self._nll, self._tokens))
         nll, tokens = sum(nll for nll, _ in seen), sum(tokens for _, tokens in seen)
         self._nll, self._tokens = 0.0, 0
         if self._epochs >= self._warmup_epochs and tokens:

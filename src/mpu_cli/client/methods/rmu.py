@@ -22,7 +22,7 @@ from mpu_cli.modeling.logprobs import batch_mean
         "gamma * mean per token of |h_l(forget) - c u|^2 + alpha * mean per token of |h_l(retain) -"
         " h_l_ref(retain)|^2"
     ),
-    needs={"hidden", "retain", "retain_hidden"},
+    inputs={"hidden", "retain", "retain_hidden"},
     bounds={"c": ">= 0", "seed": ">= 0"},
     sources={
         "c": (

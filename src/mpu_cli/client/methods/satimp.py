@@ -18,7 +18,7 @@ from mpu_cli.modeling.logprobs import batch_mean, labelled_nll
         "-gamma * token mean of stopgrad(p_t^beta1 (1 - p_t)^beta2) (-log p_t) + alpha * retain"
         " loss"
     ),
-    needs={"retain"},
+    inputs={"retain"},
     bounds={"beta1": ">= 0", "beta2": ">= 0"},
     sources={
         "beta1": "tmlr-group/SatImp, README.md: hyper_param",

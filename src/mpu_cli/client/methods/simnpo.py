@@ -18,7 +18,7 @@ from mpu_cli.modeling.logprobs import batch_mean, batch_nll
     formula=(
         "gamma * mean of -(2/beta) log sigmoid(beta NLL / tokens - delta) + alpha * retain loss"
     ),
-    needs={"retain"},
+    inputs={"retain"},
     bounds={"beta": "> 0"},
     sources={
         "beta": "OPTML-Group/Unlearn-Simple, TOFU/README.md, forget10 (2.5 for forget05)",

@@ -19,7 +19,7 @@ from mpu_cli.modeling.logprobs import batch_mean, labelled_predictions
         "gamma * token mean of cross entropy(softmax(z_ref - beta onehot(y_t)), model) + alpha *"
         " retain loss"
     ),
-    needs={"forget_logits"},
+    inputs={"forget_logits"},
     bounds={"beta": "> 0"},
     sources={
         "beta": (

@@ -15,7 +15,7 @@ from mpu_cli.modeling.logprobs import batch_mean, labelled_nll
     name="WGA",
     paper="https://arxiv.org/abs/2502.19301",
     formula="-gamma * token mean of stopgrad(p_t^beta) (-log p_t) + alpha * retain loss",
-    needs={"retain"},
+    inputs={"retain"},
     bounds={"beta": ">= 0"},
     sources={
         "beta": (

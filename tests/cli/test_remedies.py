@@ -55,8 +55,8 @@ REACHED_FROM = {
     "server/secrets/secret.py": ("perturb", "aggregate"),
     "server/lineage/whose_lineage.py": ("aggregate",),
     "training": ("unlearn",),
-    "training/arguments.py": ("unlearn",),
-    "modeling/load.py": ("unlearn", "eval"),
+    "modeling": ("unlearn", "eval"),
+    "modeling/hidden.py": ("unlearn",),
 }
 """Who prints what a module says; the longest entry counts. Another command may be named in front of its flag."""
 

@@ -68,7 +68,7 @@ def test_description_is_what_the_file_declares(name: str) -> None:
         "name",
         "paper",
         "formula",
-        "needs",
+        "inputs",
         "parameters",
         "recommended",
         "recommended_by",

@@ -26,7 +26,7 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.modeling.load import auto_class, quiet_transformers
-from mpu_cli.server.transforms import draw_layer
+from mpu_cli.server.transforms.draw import draw_layer
 
 VALID_ERROR = 1e-5
 """max|Δlogit| / RMS(logit) in float64 that a valid transform may cause."""

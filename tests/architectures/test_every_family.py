@@ -25,7 +25,8 @@ from mpu_cli.modeling.head import logits_at
 from mpu_cli.modeling.load import auto_class, load_model, quiet_transformers
 from mpu_cli.server.publishing.function_check import check_layer, require_passed
 from mpu_cli.server.publishing.reparameterizations import chosen
-from mpu_cli.server.transforms import draw_layer, load
+from mpu_cli.server.transforms import load
+from mpu_cli.server.transforms.draw import draw_layer
 from tiny_families import VALID_ERROR, agrees, logits, tiny_models, transform_errors
 
 TINY = {tiny.name: tiny for tiny in tiny_models()}

@@ -32,7 +32,7 @@ from mpu_cli.server.publishing.function_check import check_layer, layers_to_chec
 from mpu_cli.server.publishing.perturb import perturb
 from mpu_cli.server.publishing.reparameterizations import chosen
 from mpu_cli.server.publishing.settings import PerturbSettings
-from mpu_cli.server.transforms import draw_layer
+from mpu_cli.server.transforms.draw import draw_layer
 from tiny_families import tiny_models
 
 MASTER = bytes(range(32))

@@ -15,7 +15,7 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.server.publishing.reparameterizations import acts_on, chosen
-from mpu_cli.server.transforms import draw_layer
+from mpu_cli.server.transforms.draw import draw_layer
 from tiny_families import tiny_models
 
 TINY = {tiny.name: tiny for tiny in tiny_models()}

@@ -34,7 +34,7 @@ from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.writer import DEFAULT_SHARD_BYTES, CheckpointWriter
 from mpu_cli.client.diff import diff
 from mpu_cli.server.lineage import Lineage
-from mpu_cli.server.transforms import draw_layer
+from mpu_cli.server.transforms.draw import draw_layer
 
 MASTER = hashlib.sha256(b"mpu golden v1").digest()
 CONFIG = {

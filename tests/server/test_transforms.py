@@ -26,12 +26,13 @@ from two_parties import (
     weights,
 )
 
-import mpu_cli.server.transforms as folder
+import mpu_cli.server.transforms.kinds as folder
 from mpu_cli.architectures.family import TRANSFORMS
 from mpu_cli.architectures.layout import Experts, LayerLayout, Slot, rope_planes
 from mpu_cli.errors import UsageError
 from mpu_cli.server.publishing.reparameterizations import REPARAMETERIZATIONS, chosen
-from mpu_cli.server.transforms import draw_layer, load
+from mpu_cli.server.transforms import load
+from mpu_cli.server.transforms.draw import draw_layer
 from mpu_cli.training import optimizers
 from mpu_cli.training.optimizers._blocks import Blocks
 

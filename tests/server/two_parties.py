@@ -28,7 +28,7 @@ from mpu_cli.server.aggregation.aggregate import AggregateSettings, aggregate
 from mpu_cli.server.lineage.models import Lineage
 from mpu_cli.server.publishing.perturb import perturb
 from mpu_cli.server.publishing.settings import PerturbSettings
-from mpu_cli.server.transforms import draw_layer
+from mpu_cli.server.transforms.draw import draw_layer
 from mpu_cli.training import optimizers
 
 SHARD_BYTES = 10**9

@@ -39,8 +39,8 @@ from mpu_cli.server.lineage.models import Lineage, open_locked
 from mpu_cli.server.lineage.records import ModelRecord, now
 from mpu_cli.server.lineage.whose_lineage import unknown_model
 from mpu_cli.server.secrets.leak_scan import require_no_secret
-from mpu_cli.server.transforms import draw_model
 from mpu_cli.server.transforms.blockwise import BLOCK, BlockwiseTransform, row_blocks
+from mpu_cli.server.transforms.draw import draw_model
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ from mpu_cli.checkpoint.writer import CheckpointWriter, Written, with_dtype
 from mpu_cli.errors import BadModelError
 from mpu_cli.server.publishing.noise import NoiseDraw, TensorNoise
 from mpu_cli.server.publishing.noise_statistics import RealisedNoise
-from mpu_cli.server.transforms import Reparameterization
 from mpu_cli.server.transforms.blockwise import BLOCK, BlockwiseTransform, row_blocks
+from mpu_cli.server.transforms.draw import Reparameterization
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from mpu_cli.checkpoint.dtypes import read_tensor
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.errors import FunctionChangedError
 from mpu_cli.server.publishing.one_layer import OneLayer
-from mpu_cli.server.transforms import Reparameterization
+from mpu_cli.server.transforms.draw import Reparameterization
 
 TOLERANCE = 20.0
 """How many times a layer's own rounding the difference may be."""

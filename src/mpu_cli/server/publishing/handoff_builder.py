@@ -30,7 +30,8 @@ from mpu_cli.server.publishing.plan import Plan, make_plan
 from mpu_cli.server.publishing.settings import PerturbSettings
 from mpu_cli.server.publishing.weight_statistics import WeightStatistics
 from mpu_cli.server.secrets.secret import SystemEntropy
-from mpu_cli.server.transforms import Reparameterization, draw_layer, draw_model, load
+from mpu_cli.server.transforms import load
+from mpu_cli.server.transforms.draw import Reparameterization, draw_layer, draw_model
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much is done, and out of how much."""

@@ -26,7 +26,7 @@ from mpu_cli.server.publishing.copy_writer import Publication, write_copies
 from mpu_cli.server.publishing.noise import NoiseDraw
 from mpu_cli.server.publishing.noise_statistics import RealisedNoise
 from mpu_cli.server.secrets.leak_scan import require_no_secret
-from mpu_cli.server.transforms import draw_model
+from mpu_cli.server.transforms.draw import draw_model
 
 
 def reissue(

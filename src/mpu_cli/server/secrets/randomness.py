@@ -5,20 +5,23 @@ HKDF-SHA256 → AES-256-CTR → integers and normals.
 torch's CPU generator is never used here: it keeps 32 bits of its seed, which can be searched in
 minutes. Integers (permutations, signs, angles) are bit-identical on every machine. Normals go
 through floating-point log, sin and cos, whose last bit differs between processors; nothing but
-their distribution is ever needed again.
+their distribution is ever needed again. Torch is imported by normals only: transforms draw integers.
 """
 
 from __future__ import annotations
 
 import json
 from math import pi
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+if TYPE_CHECKING:
+    import torch
 
 NORMAL_BLOCK = 65_536
 """Normals are addressed in blocks of this many: part of the format, a change would change every secret."""
@@ -57,6 +60,8 @@ class NormalBlocks:
 
         Box and Muller (1958) on 24-bit uniforms: |z| ≤ 5.77.
         """
+        import torch
+
         half = NORMAL_BLOCK // 2
         first = number * len(_ZEROS) // _AES_BLOCK
         cipher = Cipher(algorithms.AES(self._key), modes.CTR(first.to_bytes(_AES_BLOCK, "big")))
@@ -79,6 +84,8 @@ def normals(key: bytes, start: int, stop: int) -> torch.Tensor:
 
     Reading the same numbers in other pieces gives the same values.
     """
+    import torch
+
     parts, stream = [], NormalBlocks(key)
     for block in range(start // NORMAL_BLOCK, -(-stop // NORMAL_BLOCK)):
         first = block * NORMAL_BLOCK

@@ -1,39 +1,18 @@
 """Reparameterizations: transforms that move a layer's weights and keep its function.
 
-One file per transform. Each has `draw(layer, stream) -> DrawnTransform` and declares
-
-* `EXACT`: undoing it returns the same bits in any dtype;
-* `EQUIVARIANT`: optimizers under which training commutes with it, so that κ = 0 returns the plain
-  update.
-
-Whether a transform keeps a family's function is declared in the family's data file.
+`kinds` has one file for each transform. This package may import `architectures` and
+`server.secrets`, and nothing else of `server`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
 from importlib import import_module
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-import torch
-
-from mpu_cli.architectures.layout import LayerLayout
-from mpu_cli.server.secrets.randomness import IntegerStream, derive_key
-from mpu_cli.server.transforms.axis_maps import AxisMap
-
-
-@dataclass(frozen=True, slots=True)
-class DrawnTransform:
-    """One transform of one layer, by the names of θ's tensors."""
-
-    maps: Mapping[str, list[AxisMap]]
-    targets: Mapping[str, str] = field(default_factory=dict)
-    """Tensors that change places whole (experts).
-
-    Under which name the copy holds what θ holds under the first.
-    """
+if TYPE_CHECKING:
+    from mpu_cli.architectures.layout import LayerLayout
+    from mpu_cli.server.secrets.randomness import IntegerStream
+    from mpu_cli.server.transforms.draw import DrawnTransform
 
 
 class Transform(Protocol):
@@ -49,92 +28,4 @@ class Transform(Protocol):
 
 def load(name: str) -> Transform:
     """Import one transform by its file name."""
-    return cast(Transform, import_module(f"{__name__}.{name}"))
-
-
-@dataclass(frozen=True, slots=True)
-class Reparameterization:
-    """T_k of one layer, by the names of θ's tensors.
-
-    Axis maps in the order in which they are applied, then places.
-    """
-
-    maps: Mapping[str, tuple[AxisMap, ...]]
-    targets: Mapping[str, str] = field(default_factory=dict)
-
-    def target(self, name: str) -> str:
-        """The tensor of the copy that holds T(θ's tensor `name`).
-
-        Its own name unless whole tensors change places.
-        """
-        return self.targets.get(name, name)
-
-    def apply(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """T(tensor); a tensor that T does not touch is returned itself."""
-        for axis_map in self.maps.get(name, ()):
-            tensor = axis_map.apply(tensor)
-        return tensor
-
-    def invert(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """T⁻¹(tensor)."""
-        for axis_map in reversed(self.maps.get(name, ())):
-            tensor = axis_map.inverse().apply(tensor)
-        return tensor
-
-    @property
-    def exact(self) -> bool:
-        """Whether T⁻¹T returns the same bits."""
-        return all(axis_map.exact for maps in self.maps.values() for axis_map in maps)
-
-
-def draw_layer(
-    names: tuple[str, ...], layer: LayerLayout, master: bytes, draw_id: str, position: int
-) -> Reparameterization:
-    """Draw T_k of one layer for the copy at `position` (from 0) of a draw.
-
-    A pure function of the secret.
-    """
-    maps: dict[str, tuple[AxisMap, ...]] = {}
-    targets: dict[str, str] = {}
-    for name in names:
-        stream = IntegerStream(
-            derive_key(master, "transform", draw_id, position, layer.index, name)
-        )
-        drawn = load(name).draw(layer, stream)
-        for tensor, steps in drawn.maps.items():
-            maps[tensor] = (*maps.get(tensor, ()), *steps)
-        targets.update(drawn.targets)  # no two transforms move the same tensor
-    return Reparameterization(maps, targets)
-
-
-class DrawnLayers(Mapping[int, Reparameterization]):
-    """T_k of every layer by its index, drawn when asked for; the latest is kept.
-
-    A large model's maps take gigabytes together, and tensors come layer by layer.
-    """
-
-    def __init__(
-        self, layers: Iterable[LayerLayout], draw: Callable[[LayerLayout], Reparameterization]
-    ) -> None:
-        self._layers = {layer.index: layer for layer in layers}
-        self._draw = lru_cache(maxsize=1)(lambda index: draw(self._layers[index]))
-
-    def __getitem__(self, index: int) -> Reparameterization:
-        return self._draw(index)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._layers)
-
-    def __len__(self) -> int:
-        return len(self._layers)
-
-
-def draw_model(
-    names: tuple[str, ...],
-    layers: Iterable[LayerLayout],
-    master: bytes,
-    draw_id: str,
-    position: int,
-) -> DrawnLayers:
-    """T_k of every layer for the copy at `position` of a draw."""
-    return DrawnLayers(layers, lambda layer: draw_layer(names, layer, master, draw_id, position))
+    return cast(Transform, import_module(f"{__name__}.kinds.{name}"))

@@ -1,15 +1,21 @@
-"""The two linear maps that every transform is made of, each acting along one axis of one tensor."""
+"""The two linear maps that every transform is made of, each acting along one axis of one tensor.
+
+Torch is imported when a map is applied: `mpu inspect` asks transforms whether they apply, and never
+imports it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 
 from mpu_cli.architectures.layout import Index, Slot
+
+if TYPE_CHECKING:
+    import torch
 
 
 class AxisMap(Protocol):
@@ -73,6 +79,8 @@ class SignedPermutation:
 
     def apply(self, tensor: torch.Tensor) -> torch.Tensor:
         """Move the entries and sign them."""
+        import torch
+
         moved = tensor.index_select(self.axis, torch.from_numpy(self.source))
         if bool((self.sign < 0).any()):
             shape = [1] * tensor.dim()
@@ -99,6 +107,8 @@ class PlaneRotation:
 
     def apply(self, tensor: torch.Tensor) -> torch.Tensor:
         """Turn every pair by its angle."""
+        import torch
+
         shape = [1] * tensor.dim()
         shape[self.axis] = -1
         cos = torch.from_numpy(np.cos(self.angle)).view(shape)

@@ -16,9 +16,9 @@ import numpy as np
 
 from mpu_cli.architectures.layout import Index, LayerLayout, rope_planes
 from mpu_cli.server.secrets.randomness import IntegerStream
-from mpu_cli.server.transforms import DrawnTransform
 from mpu_cli.server.transforms.axis_maps import AxisMap, PlaneRotation
-from mpu_cli.server.transforms.plane_turns import turned_heads
+from mpu_cli.server.transforms.draw import DrawnTransform
+from mpu_cli.server.transforms.kinds._plane_turns import turned_heads
 
 EXACT = False
 EQUIVARIANT = frozenset({"sgd", "adam-mini", "muon"})

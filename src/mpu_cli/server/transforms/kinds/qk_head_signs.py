@@ -11,8 +11,8 @@ import numpy as np
 
 from mpu_cli.architectures.layout import Index, LayerLayout, Slot
 from mpu_cli.server.secrets.randomness import IntegerStream
-from mpu_cli.server.transforms import DrawnTransform
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
+from mpu_cli.server.transforms.draw import DrawnTransform
 
 EXACT = True
 EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})

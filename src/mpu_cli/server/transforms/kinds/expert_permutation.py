@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
-from mpu_cli.server.transforms import DrawnTransform
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
-from mpu_cli.server.transforms.groups import draw_grouped, source
+from mpu_cli.server.transforms.draw import DrawnTransform
+from mpu_cli.server.transforms.kinds._groups import draw_grouped, source
 
 EXACT = True
 EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
-from mpu_cli.server.transforms import DrawnTransform
-from mpu_cli.server.transforms.heads import permute_inside
+from mpu_cli.server.transforms.draw import DrawnTransform
+from mpu_cli.server.transforms.kinds._heads import permute_inside
 
 EXACT = True
 EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})

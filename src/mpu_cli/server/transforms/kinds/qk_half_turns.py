@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
-from mpu_cli.server.transforms import DrawnTransform
-from mpu_cli.server.transforms.plane_turns import turn, turned_heads
+from mpu_cli.server.transforms.draw import DrawnTransform
+from mpu_cli.server.transforms.kinds._plane_turns import turn, turned_heads
 
 EXACT = True
 EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})

@@ -10,8 +10,8 @@ from functools import partial
 import numpy as np
 
 from mpu_cli.architectures.layout import Index, LayerLayout
-from mpu_cli.server.transforms import DrawnTransform
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
+from mpu_cli.server.transforms.draw import DrawnTransform
 
 
 def turned_heads(layer: LayerLayout) -> int:

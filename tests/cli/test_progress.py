@@ -60,6 +60,18 @@ def test_another_part_measures_its_own_speed():
     assert lines.line() == "write (1:50 so far, 10 %, about 1:30 left)"
 
 
+def test_the_first_bytes_predict_nothing():
+    """The time left is not extrapolated from less than a hundredth of the work."""
+    clock = Clock()
+    lines = Lines(lambda text: None, clock)
+    lines.show("pack", 0, 10**9)
+    clock.now = 2
+    lines.show("pack", 1024, 10**9)
+    assert lines.line() == "pack (0:02 so far, 0 %)"
+    lines.show("pack", 10**7, 10**9)
+    assert lines.line() == "pack (0:02 so far, 1 %, about 3:18 left)"
+
+
 def test_lines_come_although_one_call_takes_long(monkeypatch):
     """From a thread of its own, and none any more once the command has ended."""
     monkeypatch.setattr(progress, "FIRST_SECONDS", 0.02)

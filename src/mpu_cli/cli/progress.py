@@ -51,7 +51,8 @@ class Lines:
             return f"{text})"
         text += f", {100 * self._done // self._total} %"
         since, before = self._anchor
-        if self._done > before:
+        # Less than a hundredth of the work predicts nothing: a file's header is written in no time.
+        if self._done > before and 100 * (self._done - before) >= self._total:
             left = (now - since) * (self._total - self._done) / (self._done - before)
             text += f", about {duration(left)} left"
         return f"{text})"

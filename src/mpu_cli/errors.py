@@ -18,6 +18,10 @@ class MpuError(Exception):
         self.hint = hint
 
 
+class MpuWarning(UserWarning):
+    """Something that a user must read and that stops nothing; `mpu` prints it on stderr."""
+
+
 class CheckFailedError(MpuError):
     """A check or gate looked at well-formed input and said no (exit 1)."""
 

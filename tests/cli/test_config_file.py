@@ -88,10 +88,10 @@ def test_the_range_checks_hold_for_the_file_too(perturb, tmp_path):
 
 
 UNKNOWN = {
-    "kapa": "'kappa'",
-    "max_shard_sise": "'max-shard-size'",
-    "alpha": "'alphas'",
-    "Copies": "'copies'",
+    "kapa": "kappa",
+    "max_shard_sise": "max-shard-size",
+    "alpha": "alphas",
+    "Copies": "copies",
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 from method_cases import REQUIRED, values_of
 
 from mpu_cli.client import methods
-from mpu_cli.errors import UsageError
+from mpu_cli.errors import MpuWarning, UsageError
 from mpu_cli.training.loss_inputs import LOSS_INPUTS, hidden_layer
 from mpu_cli.training.settings import TrainingSettings
 
@@ -255,16 +255,19 @@ def test_bounds(name: str, assignment: str, message: str) -> None:
         methods.find(name).parse([assignment])
 
 
-def test_a_broken_file_does_not_break_the_list(
+def test_a_broken_file_is_named_and_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A method's file with a syntax error is listed by its file name and hinders no other."""
+    """A method's file with a syntax error hinders no other."""
     (tmp_path / "npo.py").write_text((methods_directory() / "npo.py").read_text())
     (tmp_path / "draft.py").write_text("def loss(:")
-    monkeypatch.setattr(methods, "__file__", str(tmp_path / "__init__.py"))
-    assert methods.names() == ["draft", "NPO"]
-    assert [each.name for each in methods.describe()] == ["NPO"]
-    assert methods.get("NPO").name == "NPO"
+    monkeypatch.setattr(methods._METHODS, "directory", tmp_path)
+    with pytest.warns(MpuWarning, match=r"draft\.py: line 1: .*; this method is skipped"):
+        assert methods.names() == ["NPO"]
+    with pytest.warns(MpuWarning, match="draft"):
+        assert [info.name for info in methods.describe()] == ["NPO"]
+    with pytest.warns(MpuWarning, match="draft"):
+        assert methods.get("NPO").name == "NPO"
 
 
 def methods_directory() -> Path:

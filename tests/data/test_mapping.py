@@ -129,7 +129,7 @@ def test_an_unknown_column_names_the_nearest(
     assert caught.value.message in {
         f"{place}: no {kind}'instructon' (--map prompt=instructon)" for kind in ("", "column ")
     }
-    assert caught.value.hint == "did you mean 'instruction'?"
+    assert caught.value.hint == "did you mean instruction?"
     with pytest.raises(BadDataError) as caught:
         read_rows(path, {"prompt": "zzz"})
     assert caught.value.hint == "columns found: 'instruction', 'output'"
@@ -140,7 +140,7 @@ def test_an_unknown_column_names_the_nearest(
     [
         (["prompt"], "--map prompt: expected field=column", "--map prompt=instruction"),
         (["prompt="], "--map prompt=: expected field=column", None),
-        (["promt=q"], "unknown field 'promt'", "did you mean 'prompt'?"),
+        (["promt=q"], "unknown field 'promt'", "did you mean prompt?"),
         (
             ["colour=q"],
             "unknown field 'colour'",

@@ -12,7 +12,9 @@ import os
 import pkgutil
 import signal
 import sys
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +27,7 @@ from mpu_cli.cli import commands
 from mpu_cli.cli.config import QUIET, VERBOSE, ConfigCommand, set_voice, wants_json
 from mpu_cli.cli.guide import HEADINGS, Guide
 from mpu_cli.cli.streams import ReaderLeftError, forgiving_streams, print_json, printable
-from mpu_cli.errors import BadInputError, MpuError, OutputError, StoppedError
+from mpu_cli.errors import BadInputError, MpuError, MpuWarning, OutputError, StoppedError
 
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
@@ -121,7 +123,7 @@ def root(
 
 def run(arguments: list[str]) -> int:
     """Run one command line; return its exit code."""
-    with forgiving_streams():
+    with forgiving_streams(), _printed_warnings():
         return _run(arguments or ["--help"])
 
 
@@ -181,6 +183,25 @@ def _run(arguments: list[str]) -> int:
             INTERNAL_ERROR,
             arguments,
         )
+
+
+@contextmanager
+def _printed_warnings() -> Iterator[None]:
+    """Print each `MpuWarning` once, in the form of the UI contract; other warnings as Python does."""
+    printed: set[str] = set()
+    default = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if not issubclass(category, MpuWarning):
+            default(message, category, *where)
+        elif (text := _one_line(str(message))) not in printed:
+            printed.add(text)
+            print(f"mpu: warning: {text}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", MpuWarning)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def _speaks() -> bool:

@@ -7,7 +7,6 @@ Flags win over the file; an unknown key in it is an error that names the nearest
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from mpu_cli.errors import UsageError
+from mpu_cli.registry import did_you_mean
 
 VERBOSE = "Say more on stderr."
 QUIET = "One line for what was made; no progress, no notes. Warnings and errors stay."
@@ -46,10 +46,8 @@ class ConfigCommand(TyperCommand):
         defaults: dict[str, Any] = {}
         for key, value in _read(path).items():
             if key not in names:
-                nearest = difflib.get_close_matches(str(key), sorted(names), n=1)
                 raise UsageError(
-                    f"{path}: unknown option {key!r}",
-                    f"did you mean {nearest[0]!r}?" if nearest else None,
+                    f"{path}: unknown option {key!r}", did_you_mean(str(key), sorted(names))
                 )
             # Lists are written with commas on the command line, unless the option itself may be
             # repeated.

@@ -10,6 +10,7 @@ import typer
 
 from mpu_cli.cli.output import size
 from mpu_cli.errors import BadInputError, UsageError
+from mpu_cli.registry import did_you_mean
 
 if TYPE_CHECKING:
     from mpu_cli.data.prompting import Prompting
@@ -177,12 +178,8 @@ def numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
 
 def choice(flag: str, value: str, known: tuple[str, ...]) -> str:
     """Check a value against a list, naming the nearest."""
-    import difflib
-
     if value not in known:
-        nearest = difflib.get_close_matches(value, known, n=1)
         raise UsageError(
-            f"{flag} {value}: expected one of {', '.join(known)}",
-            f"did you mean {nearest[0]}?" if nearest else None,
+            f"{flag} {value}: expected one of {', '.join(known)}", did_you_mean(value, known)
         )
     return value

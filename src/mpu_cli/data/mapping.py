@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 
 from mpu_cli.errors import UsageError
+from mpu_cli.registry import did_you_mean
 
 FIELDS = ("prompt", "answer", "messages", "text", "alternate")
 _FORMS = ({"prompt", "answer"}, {"messages"}, {"text"})
@@ -27,8 +27,7 @@ def parse_mapping(assignments: Iterable[str]) -> dict[str, str]:
                 "for instance --map prompt=instruction --map answer=output",
             )
         if field not in FIELDS:
-            nearest = difflib.get_close_matches(field, FIELDS, n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"fields are {', '.join(FIELDS)}"
+            hint = did_you_mean(field, FIELDS, f"fields are {', '.join(FIELDS)}")
             raise UsageError(f"--map {assignment}: unknown field {field!r}", hint)
         if field in found:
             raise UsageError(
@@ -50,12 +49,8 @@ def for_retain(mapping: Mapping[str, str]) -> dict[str, str]:
 def nearest_column(column: str, columns: Iterable[str]) -> str:
     """The hint for a column that is not there."""
     known = [str(name) for name in columns]
-    nearest = difflib.get_close_matches(column, known, n=1)
-    return (
-        f"did you mean {nearest[0]!r}?"
-        if nearest
-        else f"columns found: {', '.join(map(repr, known)) or 'none'}"
-    )
+    found = f"columns found: {', '.join(map(repr, known)) or 'none'}"
+    return did_you_mean(column, known, found) or found
 
 
 def _refuse_two_forms(mapping: Mapping[str, str]) -> None:

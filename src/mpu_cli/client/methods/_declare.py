@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -11,6 +10,7 @@ from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mpu_cli.errors import UsageError
+from mpu_cli.registry import did_you_mean
 from mpu_cli.training.loss_inputs import with_layer
 
 Value = float | int | bool | str
@@ -98,9 +98,10 @@ class MethodInfo:
                     f"--set {assignment}: expected name=value, for example --set gamma=1"
                 )
             if name not in known:
-                nearest = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.4)
-                hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(known)}"
-                raise UsageError(f"--set {assignment}: {self.name} has no parameter {name!r}", hint)
+                raise UsageError(
+                    f"--set {assignment}: {self.name} has no parameter {name!r}",
+                    did_you_mean(name, known, f"known: {', '.join(known)}"),
+                )
             if name in given:
                 raise UsageError(f"--set {assignment}: {name} is set twice")
             given[name] = known[name].convert(value, assignment)

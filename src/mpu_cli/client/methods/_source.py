@@ -11,25 +11,22 @@ from mpu_cli.client.methods._declare import MethodInfo, parameter_of
 _TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
 
 
-def read_declaration(path: Path) -> MethodInfo | None:
-    """What the file declares, or None where it is no method's file or does not parse.
+def read_declaration(path: Path) -> MethodInfo:
+    """What a method's file declares.
 
-    A file that somebody is still writing must not break the help text; choosing it will say what is
-    wrong.
+    Raises:
+        SyntaxError, ValueError, KeyError, TypeError: it does not parse, declares no method, or
+            declares one by something other than literals.
     """
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in tree.body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                for decorator in node.decorator_list:
-                    if (
-                        isinstance(decorator, ast.Call)
-                        and getattr(decorator.func, "id", None) == "method"
-                    ):
-                        return _info(decorator, node)
-    except (SyntaxError, ValueError, KeyError, TypeError):
-        return None
-    return None
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            for decorator in node.decorator_list:
+                if (
+                    isinstance(decorator, ast.Call)
+                    and getattr(decorator.func, "id", None) == "method"
+                ):
+                    return _info(decorator, node)
+    raise ValueError("declares no method")
 
 
 def _info(decorator: ast.Call, node: ast.FunctionDef | ast.ClassDef) -> MethodInfo:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import pkgutil
 from functools import cache
-from importlib import import_module
+from pathlib import Path
 
 from mpu_cli.evaluation.metric import Metric, ModelMetric, RowMetric
+from mpu_cli.registry import Registry, attribute
+
+METRICS: Registry[Metric] = Registry(
+    "metric", Path(__file__).parent, attribute(__name__, "METRICS")
+)
 
 
 @cache
 def all_metrics() -> dict[str, Metric]:
     """Every metric by name, rows' before the model's, else in the order of their files."""
-    modules = [import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
-    found: list[Metric] = [metric for module in modules for metric in module.METRICS]
-    return {
-        metric.name: metric
-        for metric in sorted(found, key=lambda metric: isinstance(metric, ModelMetric))
-    }
+    metrics = METRICS.entries().items()
+    return dict(sorted(metrics, key=lambda item: isinstance(item[1], ModelMetric)))
 
 
 def row_metrics() -> dict[str, RowMetric]:

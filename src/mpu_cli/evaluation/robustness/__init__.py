@@ -7,20 +7,16 @@ and recorded like any other.
 
 from __future__ import annotations
 
-import pkgutil
 from functools import cache
-from importlib import import_module
+from pathlib import Path
 
-from mpu_cli.evaluation.robustness.check import Check
+from mpu_cli.evaluation.robustness._check import Check
+from mpu_cli.registry import Registry, instances
+
+CHECKS = Registry("robustness check", Path(__file__).parent, instances(__name__, Check))
 
 
 @cache
 def all_checks() -> dict[str, Check]:
     """Every check by name."""
-    modules = [
-        import_module(f"{__name__}.{info.name}")
-        for info in pkgutil.iter_modules(__path__)
-        if info.name != "check"
-    ]
-    checks: list[Check] = [module.CHECK for module in modules]
-    return {check.name: check for check in checks}
+    return CHECKS.entries()

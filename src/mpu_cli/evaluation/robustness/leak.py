@@ -15,7 +15,7 @@ from mpu_cli.evaluation.metric import Array, RowMetric, gaps
 from mpu_cli.evaluation.metrics.rouge import NO_WORD, rouge_l_recall
 from mpu_cli.evaluation.model_under_test import MeasuredRows, ModelUnderTest
 from mpu_cli.evaluation.questions import FORGET
-from mpu_cli.evaluation.robustness.check import Check
+from mpu_cli.evaluation.robustness._check import Check
 from mpu_cli.evaluation.sampling import Sampling
 
 

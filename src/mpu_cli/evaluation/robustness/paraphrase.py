@@ -11,7 +11,7 @@ from dataclasses import replace
 from mpu_cli.evaluation.metric import RowMetric
 from mpu_cli.evaluation.model_under_test import MeasuredRows, ModelUnderTest
 from mpu_cli.evaluation.questions import FORGET, PARAPHRASED_QUESTION
-from mpu_cli.evaluation.robustness.check import Check, together, under
+from mpu_cli.evaluation.robustness._check import Check, together, under
 
 CONDITION = "paraphrased"
 

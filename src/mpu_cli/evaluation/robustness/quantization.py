@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from mpu_cli.evaluation.metric import RowMetric
 from mpu_cli.evaluation.model_under_test import MeasuredRows, ModelUnderTest
-from mpu_cli.evaluation.robustness.check import Check, together, under
+from mpu_cli.evaluation.robustness._check import Check, together, under
 
 GROUP = 128
 BITS = (8, 4)

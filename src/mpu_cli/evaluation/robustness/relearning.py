@@ -24,7 +24,7 @@ from mpu_cli.evaluation.metrics import row_metrics
 from mpu_cli.evaluation.model_under_test import MeasuredRows, ModelUnderTest
 from mpu_cli.evaluation.questions import FORGET, QuestionSet
 from mpu_cli.evaluation.relearned import PROBABILITY, WORST, condition, means_of, rate_name, worst
-from mpu_cli.evaluation.robustness.check import Check, together, under
+from mpu_cli.evaluation.robustness._check import Check, together, under
 from mpu_cli.modeling.logprobs import token_counts, token_mean_nll
 
 

@@ -11,14 +11,12 @@ shared by the others.
 
 from __future__ import annotations
 
-import difflib
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpu_cli.errors import UsageError
+from mpu_cli.registry import Registry, choose, instances
 
 Groups = list[dict[str, Any]]
 """Parameter groups as torch takes them: `params`, a list of (name in the model, parameter), and `weight_decay`."""
@@ -60,33 +58,32 @@ def optimizer(
     return declare
 
 
+_read = instances(__name__, OptimizerSpec)
+_OPTIMIZERS = Registry("optimizer", Path(__file__).parent, _read)
+
+
 def names() -> list[str]:
-    """All optimizers as users write them, sorted; nothing is imported."""
-    return sorted(_name(path.stem) for path in Path(__file__).parent.glob("[!_]*.py"))
+    """List all optimizers as users write them, sorted; nothing is imported."""
+    return sorted(_name(stem) for stem in _OPTIMIZERS.files())
 
 
 def find(name: str) -> str:
-    """The optimizer's own name, asked for in upper or lower case; nothing is imported.
+    """The optimizer's own name, given in upper or lower case; nothing is imported.
 
     Raises:
-        UsageError: there is none; the message names the nearest.
+        UsageError: there is none; the hint names the nearest.
     """
-    known, asked = names(), _name(name.lower())
-    if asked not in known:
-        nearest = difflib.get_close_matches(asked, known, n=1, cutoff=0.4)
-        hint = f"did you mean {nearest[0]}?" if nearest else None
-        raise UsageError(f"--optimizer {name}: unknown, expected one of {', '.join(known)}", hint)
-    return asked
+    return choose("--optimizer", _name(name), names())
 
 
 def get(name: str) -> OptimizerSpec:
     """The optimizer of that name (upper or lower case).
 
     Raises:
-        UsageError: there is none; the message names the nearest.
+        UsageError: there is none; the hint names the nearest.
+        BadInputError: its file is broken.
     """
-    module = importlib.import_module(f"{__name__}.{find(name).replace('-', '_')}")
-    return next(value for value in vars(module).values() if isinstance(value, OptimizerSpec))
+    return _OPTIMIZERS.load(find(name).replace("-", "_"), _read)[0]
 
 
 def _name(stem: str) -> str:

@@ -62,6 +62,12 @@ config-keys: $(STAMP)
 	$(BIN)/python tools/config_keys.py > config_keys.partial
 	mv config_keys.partial src/mpu_cli/checkpoint/config_keys.json
 
+# The pictures: the code map is drawn from the imports in the code.
+.PHONY: docs/images
+docs/images: $(STAMP)
+	$(BIN)/python tools/draw_code_map.py > $@/code-map.svg
+	$(BIN)/python tools/draw_protocol.py > $@/protocol.svg
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("mpu needs Python 3.11 or newer; run: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)

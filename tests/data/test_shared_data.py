@@ -1,10 +1,12 @@
 """TOFU and MUSE as they are distributed.
 
-The files are not part of the project; without them these tests skip.
+The files are not part of the project. MPU_TEST_DATA names their directory (tofu/, muse_news/);
+without it these tests are skipped.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -14,9 +16,10 @@ from mpu_cli.data.duplicates import duplicates, in_both
 from mpu_cli.data.refusals import read_refusals, with_refusals
 from mpu_cli.data.rows import read_rows
 
-DATA = Path("/work/shared/data")
+DATA = Path(os.environ.get("MPU_TEST_DATA", "/nonexistent"))
 pytestmark = pytest.mark.skipif(
-    not (DATA / "tofu" / "full.jsonl").exists(), reason=f"TOFU and MUSE are not in {DATA}"
+    not (DATA / "tofu" / "full.jsonl").exists(),
+    reason="MPU_TEST_DATA names no directory with TOFU and MUSE",
 )
 
 

@@ -22,9 +22,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from mpu_cli.server.perturb import perturb
-from mpu_cli.server.secret import PreparedEntropy
-from mpu_cli.server.settings import PerturbSettings
 
 from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
@@ -33,7 +30,10 @@ from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.writer import DEFAULT_SHARD_BYTES, CheckpointWriter
 from mpu_cli.client.diff import diff
-from mpu_cli.server.lineage import Lineage
+from mpu_cli.server.lineage.models import Lineage
+from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.publishing.settings import PerturbSettings
+from mpu_cli.server.secrets.secret import PreparedEntropy
 from mpu_cli.server.transforms.draw import draw_layer
 
 MASTER = hashlib.sha256(b"mpu golden v1").digest()

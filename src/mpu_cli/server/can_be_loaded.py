@@ -1,18 +1,19 @@
-"""Whatever a client's programs would refuse of a copy is refused of the model, before and after a copy is written."""
+"""Whether other programs can load a model: the original, and every copy that is published."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
-from mpu_cli.modeling.load import check_runs, has_tokenizer, load_tokenizer, loading_errors
+from mpu_cli.modeling.load import check_runs, loading_errors
+from mpu_cli.modeling.tokenizer import has_tokenizer, load_tokenizer
 
 
 def check_loads(model: Checkpoint) -> None:
-    """Open a model as `mpu unlearn` and `mpu eval` do, without its weights' numbers.
+    """Open a model as `mpu unlearn` and `mpu eval` do, without reading its weights.
 
     Raises:
-        BadModelError: what `check_runs` and `load_tokenizer` refuse.
+        BadModelError: see `check_runs` and `load_tokenizer`.
     """
     check_runs(model)
     if has_tokenizer(model.path):
@@ -20,10 +21,10 @@ def check_loads(model: Checkpoint) -> None:
 
 
 def check_published(copy: Path) -> None:
-    """Open a copy that has been written, as a program that knows nothing of mpu does.
+    """Open a written copy as a program without mpu does, then as mpu does.
 
     Raises:
-        BadModelError: it cannot be opened.
+        BadModelError: the copy cannot be opened.
     """
     from transformers import AutoConfig
 

@@ -1,1 +1,4 @@
-"""The model owner takes updates in: `mpu aggregate`."""
+"""`mpu aggregate`: validate updates, sum their changes, and record the new model.
+
+It may import lineage, transforms and secrets, and never publishing.
+"""

@@ -1,8 +1,8 @@
-"""Updates that came in: matched with their handoffs, complete or knowingly incomplete, nothing twice."""
+"""Match updates with their handoffs; refuse what is malformed, incomplete or already in the model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,17 +14,15 @@ from mpu_cli.bundle.trusted import check_update_of
 from mpu_cli.errors import GateError
 from mpu_cli.server.denoising import residual_noise, weights
 from mpu_cli.server.lineage.models import Lineage
-from mpu_cli.server.lineage.records import HandoffRecord
-from mpu_cli.server.lineage.whose_lineage import unknown_handoff
-
-Shapes = dict[str, tuple[int, ...]]
+from mpu_cli.server.lineage.not_in_lineage import unknown_handoff
+from mpu_cli.server.lineage.records import HandoffRecord, ModelRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the model that was handed out allows an update to change."""
+    """What an update may change of the model that was handed out."""
 
-    shapes: Shapes
+    shapes: dict[str, tuple[int, ...]]
     frozen: Sequence[str]
     matrices: Projections
     """Where a low-rank change may lie."""
@@ -42,38 +40,59 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class DrawUpdates:
-    """All changes of one draw that came in."""
+    """The changes of one draw's copies."""
 
     record: HandoffRecord
     deltas: tuple[Delta, ...]
-    missing: int
-    residual: float
-    """First-order noise that the missing copies leave, as a multiple of κ; 0 if all are there."""
+
+    @property
+    def missing(self) -> int:
+        """Copies of the draw without a change."""
+        return self.record.size - len(self.deltas)
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """w_k of the deltas that are there."""
+        """w_k of the deltas."""
         return weights(self.record.denoising, [delta.coefficient for delta in self.deltas])
+
+    @property
+    def residual(self) -> float:
+        """First-order noise that the missing copies leave, as a multiple of κ."""
+        if not self.missing:
+            return 0.0
+        present = [delta.coefficient for delta in self.deltas]
+        coefficients = [*present]
+        if self.record.denoising == "harmonic":
+            # The others' coefficients are unknown here, and do not change the residual.
+            coefficients += [1.0] * self.missing
+        return residual_noise(self.record.denoising, coefficients, range(len(present)))
 
 
 @dataclass(frozen=True, slots=True)
-class Incoming:
-    """Everything that one aggregation takes in."""
+class ValidatedUpdates:
+    """All updates of one aggregation."""
 
     draws: tuple[DrawUpdates, ...]
-    updates: tuple[str, ...]
-    """Digests."""
+    digests: tuple[str, ...]
     handoffs: tuple[str, ...]
+    """Ids."""
     staleness: int
     """How many models lie between the oldest handoff's model and the one that is updated."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Update:
+    record: HandoffRecord
+    manifest: UpdateManifest
+    path: Path
+
+
 def validate_updates(
     paths: Sequence[Path], lineage: Lineage, model: str, expected: Expected, *, missing: str
-) -> Incoming:
-    """Verify updates against their handoffs and the chain of `model`.
+) -> ValidatedUpdates:
+    """Check updates against their handoffs and the chain of `model`.
 
-    That entries are numbers is seen when they are summed.
+    Entries that are not numbers are found later, when the changes are summed.
 
     Raises:
         BadBundleError: an update is malformed.
@@ -82,95 +101,81 @@ def validate_updates(
             where none may be.
     """
     chain = lineage.chain(model)
-    used_updates = {digest for record in chain for digest in record.updates}
-    used_handoffs = {handoff for record in chain for handoff in record.handoffs}
-    used_draws = {
-        lineage.handoffs[handoff].draw for handoff in used_handoffs if handoff in lineage.handoffs
-    }
     ages = {record.digest: age for age, record in enumerate(chain)}
-    found: list[tuple[HandoffRecord, UpdateManifest, Path]] = []
+    updates: list[_Update] = []
     for path in paths:
         manifest = read_update(path)
         record = lineage.handoffs.get(manifest.handoff_id)
         if record is None:
             raise unknown_handoff(manifest.handoff_id, path, lineage)
-        check_update_of(
-            manifest, record.id, record.digest, {copy.name: copy.digest for copy in record.copies}
-        )
+        copies = {copy.name: copy.digest for copy in record.copies}
+        check_update_of(manifest, record.id, record.digest, copies)
         if record.model not in ages:
             raise GateError(
                 f"{path}: its handoff was made from a model that is not an ancestor of the one"
                 " given",
                 "aggregate onto the head, or onto the model that was handed out",
             )
-        if manifest.digest in used_updates or any(
-            manifest.digest == other.digest for _, other, _ in found
-        ):
-            raise GateError(
-                f"{path}: this update is already in the model (replay)", "give each update once"
-            )
-        if record.id in used_handoffs or any(record.id == other.id for other, _, _ in found):
-            raise GateError(
-                f"{path}: another update of the same handoff is already in the model",
-                "an update belongs to one handoff; make a new handoff for more unlearning",
-            )
-        if record.draw in used_draws:
-            raise GateError(
-                f"{path}: other copies of the same draw are already in the model",
-                "the copies of one split are aggregated in one call: go back to the model before,"
-                " with all updates",
-            )
-        found.append((record, manifest, path))
-    found.sort(key=lambda item: item[0].sequence)  # the order on the command line means nothing
-    draws = tuple(
-        _draw(draw, found, expected, missing)
-        for draw in dict.fromkeys(record.draw for record, _, _ in found)
-    )
-    return Incoming(
-        draws,
-        tuple(manifest.digest for _, manifest, _ in found),
-        tuple(record.id for record, _, _ in found),
-        max(ages[record.model] for record, _, _ in found),
+        update = _Update(record, manifest, path)
+        _require_new(update, updates, chain, lineage)
+        updates.append(update)
+    updates.sort(key=lambda update: update.record.sequence)  # whatever the order of the arguments
+    return ValidatedUpdates(
+        tuple(
+            _draw([update for update in updates if update.record.draw == draw], expected, missing)
+            for draw in dict.fromkeys(update.record.draw for update in updates)
+        ),
+        tuple(update.manifest.digest for update in updates),
+        tuple(update.record.id for update in updates),
+        max(ages[update.record.model] for update in updates),
     )
 
 
-def _draw(
-    draw: str,
-    found: Sequence[tuple[HandoffRecord, UpdateManifest, Path]],
-    expected: Expected,
-    missing: str,
-) -> DrawUpdates:
-    mine = [item for item in found if item[0].draw == draw]
-    deltas = []
-    for record, manifest, path in mine:
-        copies = {copy.name: copy for copy in record.copies}
-        for item in manifest.copies:
-            tensors = open_changes(path / item.name, item.payload)
-            frozen = () if record.train_embeddings else expected.frozen
-            check_changes(path / item.name, tensors, expected.shapes, frozen, expected.matrices)
-            deltas.append(
-                Delta(
-                    path / item.name,
-                    copies[item.name].position,
-                    copies[item.name].coefficient,
-                    tensors,
-                )
-            )
-    record = mine[0][0]
-    absent = record.size - len(deltas)
-    if absent and missing == "refuse":
+def _require_new(
+    update: _Update,
+    others: Collection[_Update],
+    chain: Sequence[ModelRecord],
+    lineage: Lineage,
+) -> None:
+    """Raise GateError if the model, or this call, already has the update or one like it."""
+    digest, record, path = update.manifest.digest, update.record, update.path
+    used_digests = {used for model in chain for used in model.updates}
+    used_handoffs = {used for model in chain for used in model.handoffs}
+    if digest in used_digests | {other.manifest.digest for other in others}:
         raise GateError(
-            f"{mine[0][2]}: {len(deltas)} of the {record.size} copies of this draw came in",
+            f"{path}: this update is already in the model (replay)", "give each update once"
+        )
+    if record.id in used_handoffs | {other.record.id for other in others}:
+        raise GateError(
+            f"{path}: another update of the same handoff is already in the model",
+            "an update belongs to one handoff; make a new handoff for more unlearning",
+        )
+    used_draws = {lineage.handoffs[id_].draw for id_ in used_handoffs if id_ in lineage.handoffs}
+    if record.draw in used_draws:
+        raise GateError(
+            f"{path}: other copies of the same draw are already in the model",
+            "aggregate all copies of one split in one call: use the model before, with all updates",
+        )
+
+
+def _draw(updates: Sequence[_Update], expected: Expected, missing: str) -> DrawUpdates:
+    """Open the changes of one draw's copies and check them against the model."""
+    deltas = []
+    for update in updates:
+        copies = {copy.name: copy for copy in update.record.copies}
+        frozen = () if update.record.train_embeddings else expected.frozen
+        for payload in update.manifest.copies:
+            where = update.path / payload.name
+            tensors = open_changes(where, payload.payload)
+            check_changes(where, tensors, expected.shapes, frozen, expected.matrices)
+            copy = copies[payload.name]
+            deltas.append(Delta(where, copy.position, copy.coefficient, tensors))
+    draw = DrawUpdates(updates[0].record, tuple(deltas))
+    if draw.missing and missing == "refuse":
+        raise GateError(
+            f"{updates[0].path}: {len(deltas)} of the {draw.record.size} copies of this draw have"
+            " updates",
             "wait for the others and give all updates in one call, or accept the loss with"
             " --missing reweight",
         )
-    return DrawUpdates(record, tuple(deltas), absent, _residual(record, deltas) if absent else 0.0)
-
-
-def _residual(record: HandoffRecord, deltas: Sequence[Delta]) -> float:
-    """Only the coefficients that are there are known here; harmonic's residual needs no others."""
-    present = [delta.coefficient for delta in deltas]
-    if record.denoising == "extrapolation":
-        return residual_noise("extrapolation", present, range(len(present)))
-    padded = [*present, *[1.0] * (record.size - len(present))]
-    return residual_noise("harmonic", padded, range(len(present)))
+    return draw

@@ -1,1 +1,4 @@
-"""One model over its rounds: its records, what they have given away, and which lineage a file belongs to."""
+"""One model over its rounds: the records of its handoffs and models, and what they have exposed.
+
+It may import secrets, and neither publishing, aggregation nor transforms.
+"""

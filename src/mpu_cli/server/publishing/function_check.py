@@ -1,8 +1,8 @@
-"""Proof on the actual weights, a layer at a time, that T keeps the function (`perturb --check`).
+"""Check on the actual weights, one layer at a time, that T keeps the function (`perturb --check`).
 
-One decoder layer is built from the family's real transformers class, run on random hidden states
-with θ's weights and with T(θ)'s, and the difference is judged against that layer's own rounding
-(float32 against float64).
+One decoder layer is built from the family's real transformers class and run on random hidden
+states, with θ's weights and with T(θ)'s. The limit of the difference is a multiple of the layer's
+own rounding error (float32 against float64).
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from mpu_cli.architectures.layout import LayerLayout, ModelLayout
 from mpu_cli.checkpoint.dtypes import read_tensor
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.errors import FunctionChangedError
+from mpu_cli.server.publishing.copy_set import CopySet, Progress
 from mpu_cli.server.publishing.one_layer import OneLayer
 from mpu_cli.server.transforms.draw import Reparameterization
 
 TOLERANCE = 20.0
-"""How many times a layer's own rounding the difference may be."""
+"""The largest difference allowed, as a multiple of the layer's own rounding error."""
 
 _POSITIONS = 16
 
@@ -38,30 +39,41 @@ class LayerCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether the difference may be rounding.
-
-        A layer that overflows in float32 proves nothing.
-        """
+        """Whether rounding explains the difference; a layer that overflows in float32 fails."""
         return isfinite(self.rounding) and self.difference <= TOLERANCE * self.rounding
 
 
 def layers_to_check(layout: ModelLayout, extent: str) -> list[LayerLayout]:
-    """All layers, or with `sample` the first, a middle and the last one."""
+    """All layers (`all`), none (`none`), or the first, the middle and the last (`sample`)."""
     if extent == "none":
         return []
     if extent == "all":
         return list(layout.layers)
-    chosen = sorted({0, len(layout.layers) // 2, len(layout.layers) - 1})
-    return [layout.layers[index] for index in chosen]
+    indices = sorted({0, len(layout.layers) // 2, len(layout.layers) - 1})
+    return [layout.layers[index] for index in indices]
+
+
+def check_copies(copies: CopySet, extent: str, progress: Progress) -> tuple[LayerCheck, ...]:
+    """Check every copy of a draw before it is written.
+
+    Raises:
+        FunctionChangedError: see `require_passed`.
+    """
+    results: list[LayerCheck] = []
+    layers = layers_to_check(copies.layout, extent) if copies.transforms else []
+    for done, layer in enumerate(layers):
+        progress("check", done, len(layers))
+        results += check_layer(copies.model, copies.layout, layer, copies.layer_transforms(layer))
+        require_passed(results)
+    return tuple(results)
 
 
 def check_layer(
     model: Checkpoint, layout: ModelLayout, layer: LayerLayout, steps: Sequence[Reparameterization]
 ) -> list[LayerCheck]:
-    """Compare one layer with each of its reparameterizations (by position of the draw).
+    """Compare one layer with each of its reparameterizations (by position of the copy).
 
-    Peak memory is three float32 layers: the network in float64 while it is made from the one in
-    float32.
+    Peak memory is three float32 layers: the float32 network while its float64 twin is made.
     """
     builder = OneLayer(model.path, layout, layer)
     original = {name: partial(_read, model, name) for name in layer.noised}
@@ -76,8 +88,8 @@ def check_layer(
     rounding = max(_rms(rounded - exact) / scale, 2.0**-24)
     checks = []
     for position, step in enumerate(steps):
-        moved = {step.target(name): partial(_moved, model, name, step) for name in layer.noised}
-        difference = _rms(builder.run(builder.load(moved), hidden) - exact) / scale
+        transformed = {step.target(name): partial(_transformed, model, name, step) for name in layer.noised}
+        difference = _rms(builder.run(builder.load(transformed), hidden) - exact) / scale
         checks.append(LayerCheck(layer.index, position, difference, rounding))
     return checks
 
@@ -97,7 +109,7 @@ def require_passed(checks: Sequence[LayerCheck]) -> None:
                 f"layer {check.layer}: the reparameterized weights compute something else"
                 f" (difference {check.difference:.1e} of the output, the layer's own rounding is"
                 f" {check.rounding:.1e})",
-                "nothing was published; the family's data file does not describe this model, please"
+                "nothing was published; the family's data file does not describe this model: please"
                 " report it",
             )
 
@@ -106,7 +118,7 @@ def _read(model: Checkpoint, name: str) -> torch.Tensor:
     return read_tensor(model.tensors[name]).float()
 
 
-def _moved(model: Checkpoint, name: str, step: Reparameterization) -> torch.Tensor:
+def _transformed(model: Checkpoint, name: str, step: Reparameterization) -> torch.Tensor:
     return step.apply(name, _read(model, name))
 
 

@@ -1,53 +1,118 @@
-"""From settings and measurements to the numbers of one draw.
-
-Pure decisions, with the reasons that are printed.
-"""
+"""Decide one draw from the settings and the weight statistics: σ, offset, coefficients and dtype."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from mpu_cli.architectures.layout import ModelLayout
 from mpu_cli.checkpoint.header import NAMES, STORED_NAMES
+from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.errors import BadModelError, GateError, UsageError
 from mpu_cli.server.denoising import default_coefficients
-from mpu_cli.server.lineage.exposure import WHOLE, Prior
+from mpu_cli.server.lineage.exposure import WHOLE, Exposure, Prior, exposure, least, prior
+from mpu_cli.server.lineage.models import Lineage
+from mpu_cli.server.publishing.copy_set import CopySet
 from mpu_cli.server.publishing.noise import NoiseDraw, dealt
+from mpu_cli.server.publishing.reparameterizations import chosen
 from mpu_cli.server.publishing.settings import PerturbSettings
 from mpu_cli.server.publishing.weight_statistics import WeightStatistics
-from mpu_cli.server.secrets.secret import Offset, Secret
+from mpu_cli.server.secrets.secret import Offset, Secret, SystemEntropy
+from mpu_cli.server.transforms import load
 
 ROUNDING_SHARE = 0.1
-"""A dtype is kept only if its rounding is less than this share of the noise."""
-_KAPPA_WITHOUT_BASE = 0.02
-_LARGE_NORMS = 100.0
+"""`--dtype auto` keeps a dtype only if its rounding is less than this share of the noise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One draw, ready to be written."""
 
-    draw: NoiseDraw
-    relative_to: str
+    settings: PerturbSettings
+    statistics: WeightStatistics
+    copies: CopySet
     offset: Offset
-    dtype: str
-    unnoised: tuple[str, ...]
-    """Groups that equal the base: left as they are."""
-    offset_everywhere: float
-    """c, or 0 if a group that now gets noise had nothing to hide when the offset was frozen, and so has none."""
+    equal_to_base: tuple[str, ...]
+    """Groups that equal the base: they get no noise."""
+    without_offset: tuple[str, ...]
+    """Groups that get noise now and no offset: they equalled the base when it was frozen."""
     prior: Prior
-    """What a holder of the base, if there is one, lacks without any copy, in the unit of κ."""
-    warnings: tuple[str, ...] = field(default=())
+    """What a holder lacks before the first copy, in the unit of κ."""
+
+    @property
+    def offset_everywhere(self) -> float:
+        """c, or 0 if a group with noise has no offset."""
+        return 0.0 if self.without_offset else self.offset.ratio
+
+    def exposure(self, positions: Sequence[int]) -> Exposure:
+        """The exposure of the copies at these positions; `all_copies` is the whole draw's."""
+        draw, kappa, offset = self.copies.draw, self.settings.kappa, self.offset_everywhere
+        whole = exposure(draw.denoising, kappa, draw.coefficients, offset, self.prior)
+        held = [draw.coefficients[position] for position in positions]
+        part = exposure(draw.denoising, kappa, held, offset, self.prior)
+        return replace(whole, one_copy=part.one_copy)
 
 
-def relative_to(settings: PerturbSettings, secret: Secret | None, *, has_base: bool) -> str:
-    """What σ is measured by.
+def make_plan(
+    settings: PerturbSettings,
+    model: Checkpoint,
+    layout: ModelLayout,
+    statistics: WeightStatistics,
+    lineage: Lineage | None,
+    entropy: SystemEntropy,
+) -> Plan:
+    """Decide one draw of `model`; `lineage` is None if this draw begins one.
 
-    A lineage keeps the unit of its first perturb, else its rounds could not be pooled.
+    Raises:
+        MpuError: see `noise_unit`, `reference_sizes` and `frozen_offset`.
+    """
+    secret = lineage.secret if lineage else None
+    unit = noise_unit(settings, secret, has_base=statistics.base_digest is not None)
+    sizes = reference_sizes(statistics, unit)
+    offset = frozen_offset(settings, secret, sizes, unit)
+    master = secret.master if secret else entropy.master()
+    draw_id = entropy.new_id()
+    draw = NoiseDraw(
+        master=master,
+        id=draw_id,
+        denoising=settings.denoising,
+        coefficients=settings.given
+        or dealt(master, draw_id, default_coefficients(settings.denoising, settings.copies)),
+        sigma={group: settings.kappa * size for group, size in sizes.items()},
+        offset_scale=offset.scale,
+    )
+    transforms = chosen(settings.reparam, layout.transforms, layout.family)
+    dtype = settings.dtype
+    if dtype == "auto":
+        exact = all(load(name).EXACT for name in transforms)
+        dtype = _smallest_dtype(model.float_dtypes, statistics, draw, exact=exact)
+    return Plan(
+        settings,
+        statistics,
+        CopySet(
+            model, layout, settings.scope, transforms, draw, dtype, settings.max_shard_bytes
+        ),
+        offset,
+        equal_to_base=tuple(group for group, size in sizes.items() if size == 0),
+        without_offset=tuple(
+            group
+            for group, size in sizes.items()
+            if offset.ratio and size and not offset.scale.get(group)
+        ),
+        prior=least(
+            [draw_prior(statistics, unit), prior(lineage.handoffs.values() if lineage else ())]
+        ),
+    )
+
+
+def noise_unit(settings: PerturbSettings, secret: Secret | None, *, has_base: bool) -> str:
+    """What σ is measured by: task-vector or weights.
+
+    A lineage keeps the unit of its first perturb, because only then can its rounds be pooled.
 
     Raises:
         UsageError: the task vector is the unit, and there is no base.
-        GateError: another unit than the lineage's was asked for.
+        GateError: the user asks for another unit than the lineage's.
     """
     asked = settings.noise_relative_to
     if secret is not None:
@@ -66,15 +131,15 @@ def relative_to(settings: PerturbSettings, secret: Secret | None, *, has_base: b
     return asked or ("task-vector" if has_base else "weights")
 
 
-def reference_sizes(measured: WeightStatistics, relative: str) -> dict[str, float]:
+def reference_sizes(statistics: WeightStatistics, unit: str) -> dict[str, float]:
     """RMS(θ_ℓ − base_ℓ) or RMS(θ_ℓ) by group.
 
     Raises:
-        BadModelError: every group equals the base: there is nothing to hide.
+        BadModelError: every group equals the base, so there is nothing to hide.
     """
     sizes = {
-        group: size.task_rms if relative == "task-vector" else size.rms
-        for group, size in measured.groups.items()
+        group: size.task_rms if unit == "task-vector" else size.rms
+        for group, size in statistics.groups.items()
     }
     if not any(sizes.values()):
         raise BadModelError(
@@ -86,21 +151,17 @@ def reference_sizes(measured: WeightStatistics, relative: str) -> dict[str, floa
 
 
 def frozen_offset(
-    settings: PerturbSettings, secret: Secret | None, sizes: Mapping[str, float], relative: str
+    settings: PerturbSettings, secret: Secret | None, sizes: Mapping[str, float], unit: str
 ) -> Offset:
     """The lineage's offset; a new lineage freezes it now, and the scope with it.
 
     Raises:
-        GateError: another offset than the frozen one, or another scope, was asked for.
+        GateError: the user asks for another offset or another scope than the frozen one.
     """
     if secret is None:
         ratio = settings.offset or 0.0
-        return Offset(
-            ratio,
-            relative,
-            settings.scope,
-            {group: ratio * size for group, size in sizes.items()} if ratio else {},
-        )
+        scale = {group: ratio * size for group, size in sizes.items()} if ratio else {}
+        return Offset(ratio, unit, settings.scope, scale)
     if settings.offset is not None and settings.offset != secret.offset.ratio:
         raise GateError(
             f"--offset {settings.offset:g}: this lineage froze its offset at"
@@ -110,151 +171,50 @@ def frozen_offset(
     if settings.scope != secret.offset.scope:
         raise GateError(
             f"--scope {settings.scope}: this lineage began with --scope {secret.offset.scope}",
-            f"give --scope {secret.offset.scope}: tensors that leave with noise in one round and"
-            " without it in another are known exactly",
+            f"give --scope {secret.offset.scope}: a tensor that gets noise in one round and none"
+            " in another is known exactly",
         )
     return secret.offset
 
 
-def make_plan(
-    settings: PerturbSettings,
-    measured: WeightStatistics,
-    secret: Secret | None,
-    master: bytes,
-    draw_id: str,
-    model_dtypes: frozenset[str],
-    *,
-    exact: bool,
-) -> Plan:
-    """Decide σ, offset, coefficients and dtype (see the functions above for what is refused)."""
-    relative = relative_to(settings, secret, has_base=measured.base_digest is not None)
-    sizes = reference_sizes(measured, relative)
-    offset = frozen_offset(settings, secret, sizes, relative)
-    coefficients = settings.given or dealt(
-        master, draw_id, default_coefficients(settings.denoising, settings.copies)
-    )
-    draw = NoiseDraw(
-        master=master,
-        id=draw_id,
-        denoising=settings.denoising,
-        coefficients=coefficients,
-        sigma={group: settings.kappa * size for group, size in sizes.items()},
-        offset_scale=offset.scale,
-    )
-    dtype = _dtype(settings.dtype, model_dtypes, measured, draw, exact=exact)
-    unnoised = tuple(group for group, size in sizes.items() if size == 0)
-    bare = [
-        group
-        for group, size in sizes.items()
-        if offset.ratio and size and not offset.scale.get(group)
-    ]
-    lines = _warnings(settings, measured, draw, dtype, unnoised, relative)
-    if bare:
-        lines.append(
-            f"no offset in {', '.join(bare)}: equal to the base when the offset was frozen, so a"
-            " holder of all copies knows what has changed there since"
-        )
-    return Plan(
-        draw,
-        relative,
-        offset,
-        dtype,
-        unnoised,
-        0.0 if bare else offset.ratio,
-        prior(measured, relative),
-        tuple(lines),
-    )
+def draw_prior(statistics: WeightStatistics, unit: str) -> Prior:
+    """The task vector in the unit of κ, at most 1 in a group.
 
-
-def prior(measured: WeightStatistics, relative: str) -> Prior:
-    """The task vector in the unit of κ.
-
-    1, unless that is the weights and there is a base to start from; never more than 1 in a group.
+    It is 1 for the task vector, and for the weights of a model without a known base.
     """
-    if relative == "task-vector" or measured.base_digest is None:
+    if unit == "task-vector" or statistics.base_digest is None:
         return WHOLE
-    sizes = {group: size for group, size in measured.groups.items() if size.rms}
-    unit = sum(size.elements * size.rms**2 for size in sizes.values())
+    groups = {group: size for group, size in statistics.groups.items() if size.rms}
+    squares = sum(size.elements * size.rms**2 for size in groups.values())
     return Prior(
-        {group: size.elements * size.rms**2 / unit for group, size in sizes.items()},
-        {group: min(1.0, size.task_rms / size.rms) for group, size in sizes.items()},
+        {group: size.elements * size.rms**2 / squares for group, size in groups.items()},
+        {group: min(1.0, size.task_rms / size.rms) for group, size in groups.items()},
     )
 
 
-def _dtype(
-    asked: str,
-    model_dtypes: frozenset[str],
-    measured: WeightStatistics,
-    draw: NoiseDraw,
-    *,
-    exact: bool,
+def _smallest_dtype(
+    model_dtypes: frozenset[str], statistics: WeightStatistics, draw: NoiseDraw, *, exact: bool
 ) -> str:
-    if asked != "auto":
-        return asked
+    """The model's own dtype, or float32 where that would round away too much of the noise."""
     if len(model_dtypes) != 1 or not exact:
-        # A copy has one dtype, and none of the model's holds all of its weights; or T itself would
-        # be rounded.
+        # A copy has one dtype, and none of the model's dtypes holds all of its weights; or T itself
+        # would be rounded.
         return "float32"
-    kept = NAMES[next(iter(model_dtypes))]
-    return (
-        kept
-        if kept == "float32" or rounding_share(measured, draw, kept) < ROUNDING_SHARE
-        else "float32"
-    )
+    own = NAMES[next(iter(model_dtypes))]
+    if own != "float32" and rounding_share(statistics, draw, own) >= ROUNDING_SHARE:
+        return "float32"
+    return own
 
 
-def rounding_share(measured: WeightStatistics, draw: NoiseDraw, dtype: str) -> float:
-    """RMS of storing a copy in `dtype`, over the RMS of its noise: the worst group.
+def rounding_share(statistics: WeightStatistics, draw: NoiseDraw, dtype: str) -> float:
+    """RMS of the rounding to `dtype` over the RMS of the noise, in the worst group.
 
-    0 if there is no noise at all.
+    It is 0 if there is no noise at all.
     """
-    least = min(abs(value) for value in draw.coefficients)
+    smallest = min(abs(value) for value in draw.coefficients)
     worst = 0.0
-    for group, size in measured.groups.items():
-        noise = least * draw.sigma.get(group, 0.0) or draw.offset_scale.get(group, 0.0)
+    for group, size in statistics.groups.items():
+        noise = smallest * draw.sigma.get(group, 0.0) or draw.offset_scale.get(group, 0.0)
         if noise:
             worst = max(worst, size.rounding_rms(STORED_NAMES[dtype]) / noise)
     return worst
-
-
-def _warnings(
-    settings: PerturbSettings,
-    measured: WeightStatistics,
-    draw: NoiseDraw,
-    dtype: str,
-    unnoised: tuple[str, ...],
-    relative: str,
-) -> list[str]:
-    lines = []
-    if relative == "weights" and settings.kappa > _KAPPA_WITHOUT_BASE:
-        lines.append(
-            f"noise of {settings.kappa:g} of the weights themselves ruins a real model (on"
-            " SmolLM2-135M 0.1 takes the loss from 3.3 to 4.4–11); give --base, or a --kappa of"
-            " 0.01 or less, and look with --probe"
-        )
-    bare = [
-        group
-        for group, size in measured.groups.items()
-        if size.vector_rms > _LARGE_NORMS * size.rms
-    ]
-    if relative == "weights" and settings.kappa and bare:
-        lines.append(
-            f"norms and biases are more than {_LARGE_NORMS:g} times larger than the matrices in"
-            f" {_some(bare)}: noise that is {settings.kappa:g} of the matrices leaves them nearly"
-            " exact; --base measures noise by what fine-tuning changed"
-        )
-    if unnoised:
-        lines.append(f"equal to the base, left as they are: {', '.join(unnoised)}")
-    share = rounding_share(measured, draw, dtype) if dtype != "float32" else 0.0
-    if share >= ROUNDING_SHARE:
-        lines.append(
-            f"--dtype {dtype} rounds away {share:.0%} of the noise's size: it neither hides nor"
-            " cancels as asked; --dtype auto would publish float32"
-        )
-    return lines
-
-
-def _some(names: list[str]) -> str:
-    return (
-        ", ".join(names) if len(names) <= 3 else f"{names[0]} … {names[-1]} ({len(names)} in all)"
-    )

@@ -1,7 +1,4 @@
-"""The first pass over a model and its base.
-
-digests, and per group the sizes that noise is measured by.
-"""
+"""The first pass over a model and its base: digests, and the sizes that noise is measured by."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.errors import BadModelError
 
 _PIECE = 1 << 16
-"""Entries measured at once."""
+"""Entries computed with at once."""
 _MANTISSA_BITS = {"F32": 23, "BF16": 7, "F16": 10}
 
 
@@ -33,12 +30,13 @@ class GroupSize:
     squares: float = 0.0
     matrix_elements: int = 0
     matrix_squares: float = 0.0
-    difference_squares: float = 0.0
+    delta_squares: float = 0.0
+    """Σ (θ − base)²."""
     spacing: float = 0.0
 
     @property
     def rms(self) -> float:
-        """RMS(θ_ℓ) of the matrices; of everything where there are none.
+        """RMS(θ_ℓ) of the matrices, or of all tensors in a group without matrices.
 
         A few large norm weights would otherwise set the unit for all: Gemma-3-270m's reach 1656 and
         are 99.98 % of the decoder's squared sum (docs/decisions/0002).
@@ -49,23 +47,22 @@ class GroupSize:
 
     @property
     def vector_rms(self) -> float:
-        """RMS of the norms and biases; 0 where there are none."""
+        """RMS of the norms and biases; 0 in a group without them, or without matrices."""
         count = self.elements - self.matrix_elements
-        return (
-            sqrt(max(self.squares - self.matrix_squares, 0.0) / count)
-            if count and self.matrix_elements
-            else 0.0
-        )
+        if not count or not self.matrix_elements:
+            return 0.0
+        return sqrt(max(self.squares - self.matrix_squares, 0.0) / count)
 
     @property
     def task_rms(self) -> float:
         """RMS(θ_ℓ − base_ℓ)."""
-        return sqrt(self.difference_squares / self.elements)
+        return sqrt(self.delta_squares / self.elements)
 
     def add(self, values: torch.Tensor, work: Scratch, *, matrix: bool) -> float:
-        """Count float32 values in.
+        """Add float32 values.
 
-        Returns the sum of their squares, which is not finite if one of them is not.
+        Returns:
+            The sum of their squares, which is not finite if one of them is not.
         """
         squares = _squares(values)
         self.elements += values.numel()
@@ -73,73 +70,62 @@ class GroupSize:
         if matrix:
             self.matrix_elements += values.numel()
             self.matrix_squares += squares
-        # Without sign and mantissa a float32 is 2^e; zeros stay zeros, and are stored exactly in
-        # any dtype.
+        # A float32 without sign and mantissa is 2^e; zeros stay zeros, and any dtype stores them
+        # exactly.
         powers = work.tensor(torch.int32, len(values))
         torch.bitwise_and(values.view(torch.int32), 0x7F80_0000, out=powers)
         self.spacing += _squares(powers.view(torch.float32))
         return squares
 
     def rounding_rms(self, dtype: str) -> float:
-        """RMS of the error made by storing the group in `dtype`.
-
-        Uniform over a spacing of 2^(e−bits).
-        """
+        """RMS of the rounding to `dtype`: the error is uniform over a spacing of 2^(e − bits)."""
         return sqrt(self.spacing / 12 / self.elements) * 2.0 ** -_MANTISSA_BITS[dtype]
 
 
 @dataclass(frozen=True, slots=True)
 class WeightStatistics:
-    """What the first pass found."""
+    """Statistics of a model's weights, and of their distance from the base."""
 
     digest: str
     base_digest: str | None
     groups: Mapping[str, GroupSize]
-    grid: str
-    """The coarsest dtype that holds every noised weight exactly: the model's own number grid."""
+    dtype: str
+    """The narrowest dtype, as F32, that holds every weight of the groups exactly."""
 
 
-def measure(
+def weight_statistics(
     model: Checkpoint, base: Checkpoint | None, groups: Mapping[str, tuple[str, ...]]
 ) -> WeightStatistics:
-    """Read a model and its base once, side by side, a block at a time.
+    """Read a model and its base once, side by side, block by block.
 
     Raises:
-        BadModelError: the base lacks a tensor or has another shape; a weight that is not a number.
+        BadModelError: the base lacks a tensor or has another shape, or a weight is not finite.
     """
     group_of = {name: group for group, names in groups.items() for name in names}
     if base is not None:
         _check_base(model, base, group_of)
-    job = _TensorToMeasure({group: GroupSize() for group in groups})
+    first_pass = _FirstPass({group: GroupSize() for group in groups})
     with ThreadPoolExecutor(2) as hashing:
-        noised = [info for info in model.tensors.values() if info.name in group_of]
         digests = {
-            info.name: job.tensor(info, base, group_of[info.name], hashing) for info in noised
-        }
-        digest = combine(
-            _completed(
-                model,
-                {name: first for name, (first, _) in digests.items()},
-                hashing,
-                published=True,
+            name: first_pass.read(
+                info, base.tensors[name] if base else None, group_of[name], hashing
             )
-        )
-        if base is None:
-            return WeightStatistics(digest, None, job.sizes, job.grid)
-        second = {name: base_digest for name, (_, base_digest) in digests.items()}
-        base_digest = combine(_completed(base, second, hashing, published=False))
-    return WeightStatistics(digest, base_digest, job.sizes, job.grid)
+            for name, info in model.tensors.items()
+            if name in group_of
+        }
+        known = {name: digest for name, (digest, _) in digests.items()}
+        digest = combine(_all_digests(model, known, hashing, published=True))
+        base_digest = None
+        if base is not None:
+            known = {name: digest for name, (_, digest) in digests.items()}
+            base_digest = combine(_all_digests(base, known, hashing, published=False))
+    return WeightStatistics(digest, base_digest, first_pass.sizes, first_pass.dtype)
 
 
-def _completed(
+def _all_digests(
     model: Checkpoint, known: Mapping[str, str], hashing: Executor, *, published: bool
 ) -> Iterator[tuple[TensorInfo, str]]:
-    """The digest of every tensor.
-
-    Those outside the groups are published too, so they must be numbers as well.
-
-    Of the base nothing is published.
-    """
+    """The digest of every tensor; what is published must be finite, outside the groups too."""
     others = [info for name, info in model.tensors.items() if name not in known]
     yield from ((model.tensors[name], digest) for name, digest in known.items())
     if not published:
@@ -147,83 +133,81 @@ def _completed(
         return
     for info, (digest, finite) in zip(others, hashing.map(examine_tensor, others), strict=True):
         if not finite:
-            raise _not_a_number(info, "model")
+            raise _not_finite(info, "model")
         yield info, digest
 
 
-class _TensorToMeasure:
+class _FirstPass:
     """Memory and sums of the pass.
 
-    A block is hashed by other threads while it is measured, a piece in the cache at a time.
+    Other threads hash a block while this one adds it, a piece in the processor's cache at a time.
     """
 
     def __init__(self, sizes: dict[str, GroupSize]) -> None:
         self.sizes = sizes
-        self._grids = {"BF16", "F16"}
-        self._stored, self._given, self._values, self._base, self._work = (
+        self._exact = {"BF16", "F16"}
+        self._stored, self._base_stored, self._values, self._base_values, self._work = (
             Scratch() for _ in range(5)
         )
 
     @property
-    def grid(self) -> str:
-        """The coarsest dtype that held everything so far."""
-        return "BF16" if "BF16" in self._grids else "F16" if "F16" in self._grids else "F32"
+    def dtype(self) -> str:
+        """The narrowest dtype that has held every value exactly so far."""
+        return next((name for name in ("BF16", "F16") if name in self._exact), "F32")
 
-    def tensor(
-        self, info: TensorInfo, base: Checkpoint | None, group: str, hashing: Executor
+    def read(
+        self, info: TensorInfo, base: TensorInfo | None, group: str, hashing: Executor
     ) -> tuple[str, str]:
-        """Measure one tensor of a group; its digest and that of the base's."""
+        """Add one tensor to its group's sums; return its digest and its base's."""
         digest, base_digest = hashlib.sha256(), hashlib.sha256()
-        other = None if base is None else base.tensors[info.name]
+        size, matrix = self.sizes[group], len(info.shape) > 1
         for start, stop in spans(info.elements):
             stored = read_span(info, start, stop, self._stored)
-            waiting = [hashing.submit(digest.update, to_bytes(stored))]
-            if other is not None:
-                given = read_span(other, start, stop, self._given)
-                waiting.append(hashing.submit(base_digest.update, to_bytes(given)))
+            hashed = [hashing.submit(digest.update, to_bytes(stored))]
+            if base is not None:
+                base_stored = read_span(base, start, stop, self._base_stored)
+                hashed.append(hashing.submit(base_digest.update, to_bytes(base_stored)))
             for first in range(0, stop - start, _PIECE):
-                values = converted(stored[first : first + _PIECE], torch.float32, self._values)
-                self._grids = {
-                    grid for grid in self._grids if info.dtype == grid or _on_grid(values, grid)
+                piece = slice(first, first + _PIECE)
+                values = converted(stored[piece], torch.float32, self._values)
+                self._exact = {
+                    dtype
+                    for dtype in self._exact
+                    if info.dtype == dtype or _holds_exactly(dtype, values)
                 }
-                if not isfinite(
-                    self.sizes[group].add(values, self._work, matrix=len(info.shape) > 1)
-                ):
-                    raise _not_a_number(info, "model")
-                if other is not None:
-                    before = converted(given[first : first + _PIECE], torch.float32, self._base)
-                    squares = _squares(
-                        torch.sub(values, before, out=self._work.tensor(torch.float32, len(values)))
-                    )
+                if not isfinite(size.add(values, self._work, matrix=matrix)):
+                    raise _not_finite(info, "model")
+                if base is not None:
+                    before = converted(base_stored[piece], torch.float32, self._base_values)
+                    delta = self._work.tensor(torch.float32, len(values))
+                    squares = _squares(torch.sub(values, before, out=delta))
                     if not isfinite(squares):
-                        raise _not_a_number(other, "base")
-                    self.sizes[group].difference_squares += squares
-            wait(waiting)
+                        raise _not_finite(base, "base")
+                    size.delta_squares += squares
+            wait(hashed)
         return digest.hexdigest(), base_digest.hexdigest()
 
 
-def _not_a_number(info: TensorInfo, what: str) -> BadModelError:
+def _not_finite(info: TensorInfo, what: str) -> BadModelError:
     return BadModelError(
         f"{info.file}: tensor {info.name} holds NaN or infinity", f"repair the {what} first"
     )
 
 
-def _on_grid(values: torch.Tensor, dtype: str) -> bool:
+def _holds_exactly(dtype: str, values: torch.Tensor) -> bool:
     return bool(torch.equal(values.to(TORCH_DTYPES[dtype]).float(), values))
 
 
 def _check_base(model: Checkpoint, base: Checkpoint, names: Mapping[str, str]) -> None:
+    hint = "give the model that this one was fine-tuned from"
     for name in names:
         if name not in base.tensors:
-            raise BadModelError(
-                f"{base.path}: the base has no tensor {name}",
-                "give the model that this one was fine-tuned from",
-            )
+            raise BadModelError(f"{base.path}: the base has no tensor {name}", hint)
         if base.tensors[name].shape != model.tensors[name].shape:
             raise BadModelError(
                 f"{base.path}: tensor {name} has shape {list(base.tensors[name].shape)} in the base"
                 f" and {list(model.tensors[name].shape)} in the model",
-                "give the model that this one was fine-tuned from",
+                hint,
             )
 
 

@@ -1,1 +1,4 @@
-"""What never leaves the server: the master secret and everything derived from it."""
+"""The master secret and the random numbers derived from it, which never leave the server.
+
+It may import no other package of the server.
+"""

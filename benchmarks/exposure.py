@@ -35,7 +35,8 @@ from mpu_cli.demo.demonstration import assets
 from mpu_cli.modeling.load import load_model, load_tokenizer
 from mpu_cli.server.lineage.exposure import ledger, left, noise_of, pooled
 from mpu_cli.server.lineage.models import Lineage
-from mpu_cli.server.publishing.perturb import PerturbResult, perturb
+from mpu_cli.server.publishing.perturb import Target, perturb
+from mpu_cli.server.publishing.result import PerturbResult
 from mpu_cli.server.publishing.settings import PerturbSettings
 from mpu_cli.server.secrets.secret import PreparedEntropy
 
@@ -153,8 +154,7 @@ def publish(
             perturb(
                 Located(model, None),
                 Located(base, None),
-                handoff,
-                folder / "secret",
+                Target(handoff, folder / "secret"),
                 made,
                 entropy=entropy,
             )

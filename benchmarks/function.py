@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from mpu_cli.checkpoint.locate import Located
-from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.publishing.perturb import Target, perturb
 from mpu_cli.server.publishing.settings import PerturbSettings
 
 
@@ -55,7 +55,9 @@ def main() -> None:
         settings = PerturbSettings(
             kappa=0.0, check="none", dtype="float32", reparam=options.reparam
         )
-        perturb(Located(options.model, None), None, handoff, Path(folder) / "secret", settings)
+        perturb(
+            Located(options.model, None), None, Target(handoff, Path(folder) / "secret"), settings
+        )
         for copy in sorted(handoff.glob("copy-*")):
             found = difference(copy)
             print(

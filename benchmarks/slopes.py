@@ -30,8 +30,9 @@ from mpu_cli.checkpoint.dtypes import read_tensor
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.client.diff import diff
-from mpu_cli.server.aggregation.aggregate import AggregateSettings, aggregate
-from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.aggregation.aggregate import aggregate
+from mpu_cli.server.aggregation.settings import AggregateSettings
+from mpu_cli.server.publishing.perturb import Target, perturb
 from mpu_cli.server.publishing.settings import PerturbSettings
 from mpu_cli.server.secrets.secret import PreparedEntropy
 from mpu_cli.training import optimizers
@@ -158,7 +159,13 @@ def error(
         root = Path(name)
         handoff, secret, out = root / "to-client", root / "server", root / "next"
         given = PerturbSettings(**{"check": "none", **settings})
-        perturb(Located(model, None), Located(base, None), handoff, secret, given, entropy=entropy)
+        perturb(
+            Located(model, None),
+            Located(base, None),
+            Target(handoff, secret),
+            given,
+            entropy=entropy,
+        )
         taken = AggregateSettings(
             dtype="float32", min_agreement=-1, max_relative_norm=1e9
         )  # whatever the error is, it is measured

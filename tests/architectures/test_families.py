@@ -29,7 +29,7 @@ from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.errors import BadModelError, FunctionChangedError, GateError
 from mpu_cli.server.publishing.function_check import check_layer, layers_to_check, require_passed
-from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.publishing.perturb import Target, perturb
 from mpu_cli.server.publishing.reparameterizations import chosen
 from mpu_cli.server.publishing.settings import PerturbSettings
 from mpu_cli.server.transforms.draw import draw_layer
@@ -231,8 +231,7 @@ def test_a_failed_check_leaves_nothing_behind(tiny_pair, entropy, tmp_path, monk
         perturb(
             Located(pair.model, None),
             Located(pair.base, None),
-            tmp_path / "deep" / "er" / "h",
-            tmp_path / "s",
+            Target(tmp_path / "deep" / "er" / "h", tmp_path / "s"),
             PerturbSettings(check="all"),
             entropy=source,
         )

@@ -17,7 +17,8 @@ from mpu_cli.bundle.tensors import open_copies
 from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
-from mpu_cli.server.aggregation.aggregate import AggregateSettings, aggregate
+from mpu_cli.server.aggregation.aggregate import aggregate
+from mpu_cli.server.aggregation.settings import AggregateSettings
 from mpu_cli.server.lineage.models import Lineage
 
 GOLDEN = Path(__file__).parents[1] / "golden"

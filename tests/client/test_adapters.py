@@ -22,8 +22,9 @@ from mpu_cli.bundle.read import read_update
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.client.diff import diff
 from mpu_cli.errors import BadBundleError, BadModelError, CheckFailedError, GateError
-from mpu_cli.server.aggregation.aggregate import AggregateSettings, aggregate
-from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.aggregation.aggregate import aggregate
+from mpu_cli.server.aggregation.settings import AggregateSettings
+from mpu_cli.server.publishing.perturb import Target, perturb
 from mpu_cli.server.publishing.settings import PerturbSettings
 
 SHARD = 10**9
@@ -38,8 +39,7 @@ def handed(tiny_pair, tmp_path_factory, entropy):
     perturb(
         Located(pair.model, None),
         Located(pair.base, None),
-        where / "h",
-        where / "s",
+        Target(where / "h", where / "s"),
         settings,
         entropy=entropy(7),
     )
@@ -116,8 +116,7 @@ def test_expanded_by_the_server_it_is_the_dense_way(tiny_pair, tmp_path, entropy
     perturb(
         Located(pair.model, None),
         Located(pair.base, None),
-        tmp_path / "h",
-        tmp_path / "s0",
+        Target(tmp_path / "h", tmp_path / "s0"),
         settings,
         entropy=entropy(6),
     )
@@ -191,7 +190,11 @@ def test_gpt2_is_adapted_the_other_way_round(tmp_path, entropy):
     model = _gpt2(tmp_path / "model")
     settings = PerturbSettings(check="none", copies=2, kappa=0.05, noise_relative_to="weights")
     perturb(
-        Located(model, None), None, tmp_path / "h", tmp_path / "s0", settings, entropy=entropy(6)
+        Located(model, None),
+        None,
+        Target(tmp_path / "h", tmp_path / "s0"),
+        settings,
+        entropy=entropy(6),
     )
     warned = []
     train_all_with_peft(tmp_path / "h", tmp_path / "t", targets=("c_attn", "c_fc"), rate=3e-3)
@@ -306,7 +309,11 @@ def test_embeddings_that_peft_saves_along_are_compared_and_left_out(
     model = _gpt2(tmp_path / "model") if family == "gpt2" else tiny_pair(family).model
     settings = PerturbSettings(check="none", copies=1, kappa=0.05, noise_relative_to="weights")
     perturb(
-        Located(model, None), None, tmp_path / "h", tmp_path / "s", settings, entropy=entropy(6)
+        Located(model, None),
+        None,
+        Target(tmp_path / "h", tmp_path / "s"),
+        settings,
+        entropy=entropy(6),
     )
     targets = ("c_attn", "c_fc") if family == "gpt2" else RESIDUAL
     train_all_with_peft(
@@ -631,8 +638,7 @@ def test_an_adapter_is_small(tiny_pair, tmp_path, entropy):
     perturb(
         Located(pair.model, None),
         Located(pair.base, None),
-        tmp_path / "h",
-        tmp_path / "s",
+        Target(tmp_path / "h", tmp_path / "s"),
         settings,
         entropy=entropy(7),
     )

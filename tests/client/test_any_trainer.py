@@ -14,8 +14,9 @@ from torch.utils.data import Dataset
 from mpu_cli.bundle.read import read_handoff
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.client.diff import diff
-from mpu_cli.server.aggregation.aggregate import AggregateSettings, aggregate
-from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.aggregation.aggregate import aggregate
+from mpu_cli.server.aggregation.settings import AggregateSettings
+from mpu_cli.server.publishing.perturb import Target, perturb
 from mpu_cli.server.publishing.settings import PerturbSettings
 
 SHARD = 10**9
@@ -87,8 +88,7 @@ def test_trainers_update_without_noise_is_that_of_plain_training(
     perturb(
         Located(pair.model, None),
         Located(pair.base, None),
-        tmp_path / "h",
-        tmp_path / "s",
+        Target(tmp_path / "h", tmp_path / "s"),
         settings,
         entropy=entropy(9),
     )
@@ -140,8 +140,7 @@ def test_a_model_saved_in_bfloat16_is_compared_with_the_rounded_copy(tiny_pair, 
     perturb(
         Located(pair.model, None),
         Located(pair.base, None),
-        tmp_path / "h",
-        tmp_path / "s",
+        Target(tmp_path / "h", tmp_path / "s"),
         settings,
         entropy=entropy(9),
     )

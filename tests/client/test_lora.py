@@ -30,8 +30,9 @@ from mpu_cli.client.unlearn import (
 )
 from mpu_cli.data.rows import Row
 from mpu_cli.errors import CheckFailedError, UsageError
-from mpu_cli.server.aggregation.aggregate import AggregateSettings, aggregate
-from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.aggregation.aggregate import aggregate
+from mpu_cli.server.aggregation.settings import AggregateSettings
+from mpu_cli.server.publishing.perturb import Target, perturb
 from mpu_cli.server.publishing.settings import PerturbSettings
 from mpu_cli.training.settings import TrainingSettings
 
@@ -76,8 +77,7 @@ def publish(pair_, where, entropy, **settings):
     perturb(
         Located(pair_.model, None),
         Located(pair_.base, None),
-        where / "h",
-        where / "s",
+        Target(where / "h", where / "s"),
         chosen,
         entropy=entropy,
     )

@@ -12,8 +12,9 @@ from adapter_cases import RESIDUAL, train_all_with_peft
 
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.client.diff import diff
-from mpu_cli.server.aggregation.aggregate import AggregateSettings, aggregate
-from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.aggregation.aggregate import aggregate
+from mpu_cli.server.aggregation.settings import AggregateSettings
+from mpu_cli.server.publishing.perturb import Target, perturb
 from mpu_cli.server.publishing.settings import PerturbSettings
 
 GATE = AggregateSettings().min_agreement
@@ -36,8 +37,7 @@ def test_agreement_alone_does_not_always_see_a_swap(tiny_pair, tmp_path, entropy
         perturb(
             Located(pair.model, None),
             Located(pair.base, None),
-            at / "h",
-            at / "s",
+            Target(at / "h", at / "s"),
             settings,
             entropy=entropy(seed),
         )

@@ -31,7 +31,7 @@ from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.writer import DEFAULT_SHARD_BYTES, CheckpointWriter
 from mpu_cli.client.diff import diff
 from mpu_cli.server.lineage.models import Lineage
-from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.publishing.perturb import Target, perturb
 from mpu_cli.server.publishing.settings import PerturbSettings
 from mpu_cli.server.secrets.secret import PreparedEntropy
 from mpu_cli.server.transforms.draw import draw_layer
@@ -125,8 +125,7 @@ def make(directory: Path) -> None:
     perturb(
         Located(model, None),
         Located(base, None),
-        handoff,
-        secret,
+        Target(handoff, secret),
         settings,
         entropy=PreparedEntropy(MASTER),
     )

@@ -42,9 +42,10 @@ from mpu_cli.errors import (
     GateError,
     OutputError,
 )
-from mpu_cli.server.aggregation.aggregate import AggregateSettings, aggregate
+from mpu_cli.server.aggregation.aggregate import aggregate
+from mpu_cli.server.aggregation.settings import AggregateSettings
 from mpu_cli.server.lineage.models import Lineage, open_locked
-from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.publishing.perturb import Target, perturb
 from mpu_cli.server.publishing.reissue import reissue
 from mpu_cli.server.publishing.settings import PerturbSettings
 
@@ -122,7 +123,7 @@ def test_aggregating_onto_a_candidate_accepts_it(server):
     first, second = server.perturb(client="a"), server.perturb(client="b")
     server.aggregate(server.update(first), out="a")
     result = server.aggregate(server.update(second, number=1), "a", "b")
-    assert result.incoming.staleness == 1
+    assert result.updates.staleness == 1
     assert server.lineage.accepted(digest(server.root / "a")) and not server.lineage.accepted(
         digest(server.root / "b")
     )
@@ -235,7 +236,7 @@ def test_two_clients_in_one_round_both_end_up_in_the_head(server):
     server.aggregate(server.update(handed[0], number=0), out="a")
     server.perturb("a")
     result = server.aggregate(server.update(handed[1], number=1), "a", "b")
-    assert result.incoming.staleness == 1 and len(server.lineage.chain(result.model.digest)) == 3
+    assert result.updates.staleness == 1 and len(server.lineage.chain(result.model.digest)) == 3
     both = {name: changes[0][name] + changes[1][name] for name in changes[0]}
     found = difference(server.root / "b", server.pair.model)
     assert relative({name: found[name] for name in both}, both) <= 1e-5
@@ -394,7 +395,7 @@ def test_missing_copies_are_refused_or_reweighted(server):
     with pytest.raises(GateError, match="2 of the 3 copies"):
         server.aggregate(server.root / "two")
     result = server.aggregate(server.root / "two", missing="reweight")
-    (draw,) = result.incoming.draws
+    (draw,) = result.updates.draws
     assert draw.missing == 1 and draw.weights == pytest.approx((2 / 3, 1 / 3))
     # −ε_2 is what the others leave: |w_1 α_1 (ε_1 + ε_3)| = 2/3 · 1 σ.
     assert draw.residual == pytest.approx(2 / 3)
@@ -411,12 +412,12 @@ def test_missing_nodes_leave_nothing_of_first_order_but_one_does(server):
         honest = deltas_of(server, handed, len(names))
         write_update(handed[0], out, {name: honest[name] for name in names})
         result = server.aggregate(out, out=f"from-{len(names)}", missing="reweight")
-        assert result.incoming.draws[0].residual == pytest.approx(residual, abs=1e-12)
+        assert result.updates.draws[0].residual == pytest.approx(residual, abs=1e-12)
 
 
 def test_all_copies_leave_no_residual(server):
     """With every copy there, nothing of first order is stated to be left."""
-    assert server.aggregate(server.update(server.perturb())).incoming.draws[0].residual == 0.0
+    assert server.aggregate(server.update(server.perturb())).updates.draws[0].residual == 0.0
 
 
 def test_the_norm_gate(server):
@@ -496,7 +497,7 @@ def test_a_split_round_is_aggregated_in_one_call(server):
     with pytest.raises(GateError, match="2 of the 3 copies"):
         server.aggregate(updates[:2])
     result = server.aggregate(updates[::-1])
-    assert len(result.model.updates) == 3 and result.incoming.draws[0].residual == 0.0
+    assert len(result.model.updates) == 3 and result.updates.draws[0].residual == 0.0
     found = difference(server.root / "next", server.pair.model)
     assert relative({name: found[name] for name in change}, change) <= 1e-5
 
@@ -650,11 +651,9 @@ def test_a_replacing_perturb_that_died_does_not_count_the_old_handoff_as_the_new
         perturb(
             Located(server.pair.model, None),
             Located(server.pair.base, None),
-            folder,
-            server.secret,
+            Target(folder, server.secret, force=True),
             settings,
             entropy=server.entropy,
-            force=True,
         )
 
     killed(again, commit=1, when="before")
@@ -847,7 +846,7 @@ def test_a_layer_that_equals_the_base_is_left_as_it_is(server):
     result = publish(
         server.pair.model, base, server.root / "h", server.secret, server.entropy, reparam="none"
     )
-    assert any("equal to the base, left as they are: layer 1" in line for line in result.warnings)
+    assert any("equal to the base, so they get no noise: layer 1" in line for line in result.warnings)
     assert result.handoffs[0].sigma["layer 1"] == 0 < result.handoffs[0].sigma["layer 0"]
     theta = weights(server.pair.model)
     for name, tensor in weights(server.root / "h" / "copy-1").items():

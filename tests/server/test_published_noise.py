@@ -506,10 +506,10 @@ def test_a_dtype_that_rounds_the_noise_away_is_warned_of(tiny_pair, tmp_path, en
     light = publish(
         pair.model, pair.base, tmp_path / "h2", tmp_path / "s2", entropy(1), kappa=0.001, copies=1
     )
-    assert any("come back exactly" in line for line in light.warnings)
+    assert any("can be recovered exactly" in line for line in light.warnings)
     assert light.handoffs[0].realised["recoverable"] > 0.5
     quiet = publish(pair.model, pair.base, tmp_path / "h3", tmp_path / "s3", entropy(1), kappa=0.5)
-    assert not any("rounds away" in line or "come back" in line for line in quiet.warnings)
+    assert not any("rounds away" in line or "recovered" in line for line in quiet.warnings)
 
 
 @pytest.mark.parametrize(

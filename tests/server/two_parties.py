@@ -24,9 +24,10 @@ from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.client.diff import diff
 from mpu_cli.client.update import write_manifest
-from mpu_cli.server.aggregation.aggregate import AggregateSettings, aggregate
+from mpu_cli.server.aggregation.aggregate import aggregate
+from mpu_cli.server.aggregation.settings import AggregateSettings
 from mpu_cli.server.lineage.models import Lineage
-from mpu_cli.server.publishing.perturb import perturb
+from mpu_cli.server.publishing.perturb import Target, perturb
 from mpu_cli.server.publishing.settings import PerturbSettings
 from mpu_cli.server.transforms.draw import draw_layer
 from mpu_cli.training import optimizers
@@ -43,11 +44,11 @@ def publish(model, base, handoff, secret, entropy=None, *, new_lineage=None, **s
     return perturb(
         Located(model, None),
         Located(base, None) if base else None,
-        handoff,
-        secret,
+        Target(
+            handoff, secret, new_lineage=not secret.exists() if new_lineage is None else new_lineage
+        ),
         PerturbSettings(**settings),
         entropy=entropy,
-        new_lineage=not secret.exists() if new_lineage is None else new_lineage,
     )
 
 

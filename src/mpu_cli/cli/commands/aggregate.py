@@ -85,13 +85,13 @@ def aggregate(
     choice("--missing", missing, ("refuse", "reweight"))
     choice("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     from mpu_cli.checkpoint.locate import locate
-    from mpu_cli.server.aggregation.aggregate import AggregateSettings
     from mpu_cli.server.aggregation.aggregate import aggregate as run
+    from mpu_cli.server.aggregation.settings import AggregateSettings
 
     use_one_thread()
 
     if dry_run:
-        from mpu_cli.server.estimate import estimate_aggregate
+        from mpu_cli.server.aggregation.estimate import estimate_aggregate
 
         needs = estimate_aggregate(locate(model).path, dtype)
         output.result(needs, *server_words(needs, "the new model"), facts(estimate_facts(needs)))
@@ -113,7 +113,7 @@ def aggregate(
     data = _data(result, out, settings.dtype)
     rows = {
         "updates": (
-            f"{len(updates)}, {sum(len(draw.deltas) for draw in result.incoming.draws)} copies"
+            f"{len(updates)}, {sum(len(draw.deltas) for draw in result.updates.draws)} copies"
         )
     }
     if result.changed is not None:
@@ -128,7 +128,7 @@ def aggregate(
             ),
         }
     rows |= {
-        "staleness": f"{result.incoming.staleness} models since the oldest handoff",
+        "staleness": f"{result.updates.staleness} models since the oldest handoff",
         "digest": result.model.digest,
     }
     output.result(
@@ -155,7 +155,7 @@ def _warnings(result: AggregateResult, asked_dtype: str) -> list[str]:
             "the update changes nothing: the result is the model itself, and the lineage stays as"
             " it is"
         )
-    for draw in result.incoming.draws:
+    for draw in result.updates.draws:
         if draw.missing:
             left = draw.residual * draw.record.kappa
             order = 1 if left or draw.record.offset else len(draw.deltas)
@@ -186,8 +186,8 @@ def _data(result: AggregateResult, out: Path, asked_dtype: str) -> dict[str, Any
         "cosine": result.changed.cosine if result.changed else None,
         "relative_norm": result.changed.relative_norm if result.changed else None,
         "agreement": list(result.agreement),
-        "staleness": result.incoming.staleness,
-        "missing": sum(draw.missing for draw in result.incoming.draws),
+        "staleness": result.updates.staleness,
+        "missing": sum(draw.missing for draw in result.updates.draws),
         "unchanged": result.unchanged,
         "completed": result.changed is None,
         "warnings": _warnings(result, asked_dtype),

@@ -32,7 +32,7 @@ from mpu_cli.documentation import page
 from mpu_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from mpu_cli.server.publishing.perturb import PerturbResult
+    from mpu_cli.server.publishing.result import PerturbResult
     from mpu_cli.server.publishing.settings import PerturbSettings
 
 GUIDE = Guide(
@@ -176,7 +176,7 @@ def perturb(
 
     source = locate(model)
     if dry_run:
-        from mpu_cli.server.estimate import estimate_perturb
+        from mpu_cli.server.publishing.estimate import estimate_perturb
 
         needs = estimate_perturb(source.path, settings)
         copies_of_it = f"{settings.copies} cop{'y' if settings.copies == 1 else 'ies'}"
@@ -206,19 +206,22 @@ def perturb(
         )
         return
     with output.progress() as progress:
+        from mpu_cli.server.publishing.perturb import Target
         from mpu_cli.server.publishing.perturb import perturb as run
 
         use_one_thread()
         result = run(
             source,
             locate(base) if base else None,
-            handoff,
-            directory,
+            Target(
+                handoff,
+                directory,
+                new_lineage=new_lineage is not None,
+                named_secrets=_named_secrets(),
+                force=force,
+            ),
             settings,
-            new_lineage=new_lineage is not None,
-            named_secrets=_named_secrets(),
             probe=_probe(probe),
-            force=force,
             progress=progress,
         )
     write_packs(output, packs, force=force)

@@ -21,8 +21,8 @@ from mpu_cli.server.denoising import weights
 from mpu_cli.server.publishing.copy_set import CopySet, Progress
 from mpu_cli.server.publishing.noise import TensorNoise
 from mpu_cli.server.publishing.noise_statistics import NoiseStatistics
-from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.blockwise import BLOCK, BlockwiseTransform, row_blocks
+from mpu_cli.server.transforms.draw import Reparameterization
 
 
 @dataclass(frozen=True, slots=True)

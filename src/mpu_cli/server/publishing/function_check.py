@@ -88,7 +88,9 @@ def check_layer(
     rounding = max(_rms(rounded - exact) / scale, 2.0**-24)
     checks = []
     for position, step in enumerate(steps):
-        transformed = {step.target(name): partial(_transformed, model, name, step) for name in layer.noised}
+        transformed = {
+            step.target(name): partial(_transformed, model, name, step) for name in layer.noised
+        }
         difference = _rms(builder.run(builder.load(transformed), hidden) - exact) / scale
         checks.append(LayerCheck(layer.index, position, difference, rounding))
     return checks

@@ -138,7 +138,7 @@ def perturb(
                 root = ModelRecord(
                     statistics.digest, 0, "committed", None, (), (), 0.0, model.source, now()
                 )
-                base_source = base and (base.source or str(base.path.absolute()))
+                base_source = None if base is None else base.source or str(base.path.absolute())
                 content = Secret(
                     entropy.new_id(),
                     entropy.origin,

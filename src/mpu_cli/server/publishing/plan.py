@@ -89,9 +89,7 @@ def make_plan(
     return Plan(
         settings,
         statistics,
-        CopySet(
-            model, layout, settings.scope, transforms, draw, dtype, settings.max_shard_bytes
-        ),
+        CopySet(model, layout, settings.scope, transforms, draw, dtype, settings.max_shard_bytes),
         offset,
         equal_to_base=tuple(group for group, size in sizes.items() if size == 0),
         without_offset=tuple(

@@ -100,7 +100,7 @@ def perturb(
     family_of(source.config, source.path / CONFIG_FILE)  # name an unknown architecture first
     check_loads(source)
     layout = read_layout(source.config, shapes(source.tensors), source.path)
-    chosen(settings.reparam, layout.transforms, layout.family)  # refuse before weights are read
+    transforms = chosen(settings.reparam, layout.transforms, layout.family)
     base_checkpoint = open_checkpoint(base.path) if base is not None else None
     entropy = entropy or SystemEntropy()
     with _open_lineage(target) as lineage, ExitStack() as stack:
@@ -121,7 +121,7 @@ def perturb(
         rivals = lineages_beside(statistics.digest, searched, secret)
         if begins_unasked:
             refuse_unasked(model.path, statistics.digest, secret, rivals)
-        plan = make_plan(settings, source, layout, statistics, lineage, entropy)
+        plan = make_plan(settings, source, layout, transforms, statistics, lineage, entropy)
         require_handoff_space(handoff, source, settings.copies, plan.copies.dtype)
         checks = check_copies(plan.copies, settings.check, progress)
         staging = stack.enter_context(Staging(handoff, force=target.force))

@@ -14,7 +14,6 @@ from mpu_cli.server.lineage.exposure import WHOLE, Exposure, Prior, exposure, le
 from mpu_cli.server.lineage.models import Lineage
 from mpu_cli.server.publishing.copy_set import CopySet
 from mpu_cli.server.publishing.noise import NoiseDraw, dealt
-from mpu_cli.server.publishing.reparameterizations import chosen
 from mpu_cli.server.publishing.settings import PerturbSettings
 from mpu_cli.server.publishing.weight_statistics import WeightStatistics
 from mpu_cli.server.secrets.secret import Offset, Secret, SystemEntropy
@@ -57,6 +56,7 @@ def make_plan(
     settings: PerturbSettings,
     model: Checkpoint,
     layout: ModelLayout,
+    transforms: tuple[str, ...],
     statistics: WeightStatistics,
     lineage: Lineage | None,
     entropy: SystemEntropy,
@@ -81,7 +81,6 @@ def make_plan(
         sigma={group: settings.kappa * size for group, size in sizes.items()},
         offset_scale=offset.scale,
     )
-    transforms = chosen(settings.reparam, layout.transforms, layout.family)
     dtype = settings.dtype
     if dtype == "auto":
         exact = all(load(name).EXACT for name in transforms)

@@ -846,7 +846,9 @@ def test_a_layer_that_equals_the_base_is_left_as_it_is(server):
     result = publish(
         server.pair.model, base, server.root / "h", server.secret, server.entropy, reparam="none"
     )
-    assert any("equal to the base, so they get no noise: layer 1" in line for line in result.warnings)
+    assert any(
+        "equal to the base, so they get no noise: layer 1" in line for line in result.warnings
+    )
     assert result.handoffs[0].sigma["layer 1"] == 0 < result.handoffs[0].sigma["layer 0"]
     theta = weights(server.pair.model)
     for name, tensor in weights(server.root / "h" / "copy-1").items():

@@ -1,0 +1,102 @@
+"""Write docs/commands.md from the commands themselves: `make docs/commands.md`.
+
+Each section is what `mpu COMMAND --help` prints, as tables.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections import defaultdict
+from importlib import import_module
+from typing import Any
+
+import typer
+
+from mpu_cli.cli import commands
+from mpu_cli.cli.app import app
+from mpu_cli.cli.guide import HEADINGS, Guide
+
+HEAD = """# Commands
+
+What `mpu COMMAND --help` prints, on one page. `make docs/commands.md` writes it from the commands, and a test compares
+the two.
+
+Every command also takes `--config FILE`, `--json`, `--verbose` and `--quiet`, listed once at the end.
+"""
+EVERYWHERE = {"--config", "--json", "--verbose", "--quiet", "--help"}
+
+
+def main() -> str:
+    """The whole page."""
+    group: Any = typer.main.get_command(app)
+    parts = [HEAD, _overview(group)]
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
+        subcommands = getattr(command, "commands", {})
+        for words, leaf in [(f"{name} {sub}", leaf) for sub, leaf in subcommands.items()] or [
+            (name, command)
+        ]:
+            parts.append(_section(words, leaf, _guide(name)))
+    parts.append("## Options of every command\n\n" + _table(_records("inspect", group, EVERYWHERE)))
+    return "\n".join(parts)
+
+
+def _guide(name: str) -> Guide:
+    guide: Guide = import_module(f"{commands.__name__}.{name}").GUIDE
+    return guide
+
+
+def _overview(group: Any) -> str:
+    rows = ["| command | what it does |", "|---|---|"]
+    for who, heading in HEADINGS.items():
+        rows.append(f"| **{heading}** | |")
+        for name in group.list_commands(None):
+            if (guide := _guide(name)).who == who:
+                anchor = name if name != "data" else "data-check"
+                rows.append(f"| [`mpu {name}`](#mpu-{anchor}) | {_cell(guide.summary)} |")
+    return "\n".join([*rows, ""])
+
+
+def _section(words: str, command: Any, guide: Guide) -> str:
+    """One command: what it does, its arguments and options by panel, examples."""
+    context = _context(words, command)
+    text = inspect.cleandoc(inspect.getdoc(command.callback) or "").replace("\b\n", "")
+    panels: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for parameter in command.params:
+        record = parameter.get_help_record(context)
+        if record is None or EVERYWHERE & set(parameter.opts):
+            continue
+        kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
+        panels[getattr(parameter, "rich_help_panel", None) or kind].append(record)
+    usage = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
+    parts = [f"## mpu {words}", "", text, "", f"```\n{usage}\n```", ""]
+    for panel, records in panels.items():
+        parts += [f"**{panel}**", "", _table(records)]
+    return "\n".join([*parts, "**Examples**", "", "```sh", *guide.examples, "```", ""])
+
+
+def _context(words: str, command: Any) -> Any:
+    return command.make_context(f"mpu {words}", [], resilient_parsing=True)
+
+
+def _records(name: str, group: Any, wanted: set[str]) -> list[tuple[str, str]]:
+    command = group.get_command(None, name)
+    context = _context(name, command)
+    chosen = [each for each in command.get_params(context) if wanted & set(each.opts)]
+    return [record for each in chosen if (record := each.get_help_record(context))]
+
+
+def _table(records: list[tuple[str, str]]) -> str:
+    rows = [f"| `{' '.join(names.split())}` | {_cell(text)} |" for names, text in records]
+    return "\n".join(["| | |", "|---|---|", *rows, ""]).replace("` / `", " / ")
+
+
+def _cell(text: str) -> str:
+    """One line, with what Markdown would read as markup escaped."""
+    return re.sub(r"([|<>*_\[\]])", r"\\\1", " ".join(text.split()))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(main())

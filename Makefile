@@ -62,11 +62,24 @@ config-keys: $(STAMP)
 	$(BIN)/python tools/config_keys.py > config_keys.partial
 	mv config_keys.partial src/mpu_cli/checkpoint/config_keys.json
 
+.PHONY: docs docs/images docs/images/demo.svg docs/commands.md
+
 # The pictures: the code map is drawn from the imports in the code.
-.PHONY: docs/images
 docs/images: $(STAMP)
 	$(BIN)/python tools/draw_code_map.py > $@/code-map.svg
 	$(BIN)/python tools/draw_protocol.py > $@/protocol.svg
+
+# A recording of the demo, about two minutes.
+docs/images/demo.svg: $(STAMP)
+	$(BIN)/python tools/record_demo.py $(CURDIR)/$(BIN)/mpu > $@.partial && mv $@.partial $@
+
+# The options of every command, from the commands.
+docs/commands.md: $(STAMP)
+	$(BIN)/python tools/write_commands.py > $@.partial && mv $@.partial $@
+
+# The documentation as a site in build/docs; a broken link is an error. Needs no network.
+docs: $(STAMP)
+	$(BIN)/python tools/build_site.py build/docs
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("mpu needs Python 3.11 or newer; run: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'

@@ -6,6 +6,7 @@ docs/… is a place in neither.
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -99,3 +100,63 @@ def test_the_address_of_the_metadata_wins(monkeypatch) -> None:
         documentation.page("how-to/add-a-method")
         == "https://example.org/mpu/how-to/add-a-method.md"
     )
+
+
+PAGES = [
+    page
+    for pattern in ("README.md", "docs/**/*.md", "examples/*/README.md")
+    for page in sorted(ROOT.glob(pattern))
+]
+DATED = {"log.md", "first-hour.md"}
+"""What was true on its day stays as it was."""
+WORDS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
+
+
+def test_counts_in_the_pages_are_those_of_the_registries() -> None:
+    """\"21 metrics\", \"44 families\", \"five optimizers\": the number of files or entries that there are."""
+    from mpu_cli.evaluation.metrics import all_metrics
+    from mpu_cli.training import optimizers
+
+    shown = [metric for metric in all_metrics().values() if getattr(metric, "shown", True)]
+    counts = {
+        "metrics": len(shown),
+        "famil": len(list((SOURCES / "architectures" / "families").glob("*.yaml"))),
+        "optimizers": len(optimizers.names()),
+    }
+    said = re.compile(rf"\b(\d+|{'|'.join(WORDS)})\s+\[?({'|'.join(counts)})", re.IGNORECASE)
+    claims = [
+        (page.name, number, kind)
+        for page in PAGES
+        if page.name not in DATED
+        for number, kind in said.findall(page.read_text(encoding="utf-8"))
+    ]
+    assert {kind for _, _, kind in claims} >= {"metrics", "famil", "optimizers"}
+    for name, number, kind in claims:
+        value = WORDS.get(number.lower()) or int(number)
+        assert value == counts[kind], f"{name}: {number} {kind}"
+
+
+def test_every_method_is_named_in_the_readme() -> None:
+    """The list of methods is the registry's."""
+    from mpu_cli.client import methods
+
+    (listed,) = re.findall(r"\*\*Methods\*\*: ([^;]*?), with", (ROOT / "README.md").read_text())
+    assert sorted(re.split(r",\s+", listed), key=str.lower) == methods.names()
+
+
+def test_the_results_in_the_readme_are_in_the_log() -> None:
+    """Each number of the table is one of the log's, rounded to three digits."""
+    log = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
+    measured = {f"{float(number):.3f}"[1:] for number in re.findall(r"\b0\.\d{3,4}\b", log)}
+    rows = re.findall(r"^\|.*\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    results = [row for row in rows if re.search(r"\| \.\d{3} \|", row)]
+    assert len(results) == 7
+    for row in results:
+        assert set(re.findall(r"\.\d{3}\b", row)) <= measured, row
+
+
+def test_pages_cite_nothing_outside_the_repository() -> None:
+    """No path of the machine on which a page was written, and no document that is not shipped."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"/work/|shared/|the design, section", text), page

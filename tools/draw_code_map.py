@@ -19,8 +19,6 @@ from svg import Box, arrow, document, text
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "mpu_cli"
-FOR_ALL = ("errors", "documentation")
-"""Every package may import these two; they have no arrows."""
 COLUMN = {"server": 0, "bundle": 0, "architectures": 0, "demo": 2, "evaluation": 2}
 """Where a package stands in its row; the middle column where nothing is said."""
 COLOUR = {"server": "server", "client": "client"}
@@ -40,12 +38,12 @@ WORDS = {
 
 
 def layers() -> list[list[str]]:
-    """The rows of the contract, top to bottom, without what everything may import."""
+    """The rows of the contract, top to bottom; single modules, which all may import, are left out."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = settings["tool"]["importlinter"]["contracts"]
     rows = next(each["layers"] for each in contracts if each["type"] == "layers")
     names = [[part.strip().partition(".")[2] for part in row.split("|")] for row in rows]
-    return [row for row in names if not set(row) <= set(FOR_ALL)]
+    return [row for row in names if all((ROOT / "src" / PACKAGE / name).is_dir() for name in row)]
 
 
 def imports(packages: set[str]) -> dict[str, set[str]]:
@@ -112,8 +110,10 @@ def draw() -> str:
             parts.append(arrow((upper.x + side, upper.y), (lower.x - side, lower.y + spread)))
     parts += [box.draw(COLOUR.get(name, "shared"), *caption(name)) for name, box in boxes.items()]
     bottom = max(box.bottom for box in boxes.values())
-    note = "An arrow: imports. Arrows that follow from others are left out."
-    parts.append(text(430, bottom + 26, f"{note} Everything may import {' and '.join(FOR_ALL)}."))
+    note = (
+        "An arrow: imports. Arrows that follow from others are left out, and so are single modules."
+    )
+    parts.append(text(430, bottom + 26, note))
     return document(860, bottom + 44, "Code map: the packages of mpu and their imports", parts)
 
 

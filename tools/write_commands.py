@@ -71,7 +71,7 @@ def _section(words: str, command: Any, guide: Guide) -> str:
         kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
         panels[getattr(parameter, "rich_help_panel", None) or kind].append(record)
     usage = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
-    parts = [f"## mpu {words}", "", text, "", f"```\n{usage}\n```", ""]
+    parts = [f"## mpu {words}", "", text, "", f"Usage: `{usage}`", ""]
     for panel, records in panels.items():
         parts += [f"**{panel}**", "", _table(records)]
     return "\n".join([*parts, "**Examples**", "", "```sh", *guide.examples, "```", ""])

@@ -18,6 +18,7 @@ import pytest
 import typer
 from rounds import FORGET, RETAIN, Done
 
+from mpu_cli.cli import commands
 from mpu_cli.cli.app import app
 
 HOME = Path(__file__).parents[2]
@@ -71,8 +72,8 @@ def documented(page: Path) -> list[list[str]]:
         if line.startswith("mpu ")
     ]
     return [
-        [word for word in words if not word.startswith("$")] for words in split
-    ]  # what a shell's loop puts in
+        [word for word in words if not word.startswith("$") and word != "-q"] for words in split
+    ]  # $: what a shell's loop puts in
 
 
 def command_of(words: list[str]) -> tuple[object, list[str]]:
@@ -182,18 +183,54 @@ def test_every_documented_command_can_be_parsed(page):
         assert "…" not in "".join(words), words
 
 
-def test_the_commands_of_the_readme_and_of_the_page_on_data_run(desk, mpu):
-    """Copied in their order; the second page starts from the first one's handoff."""
-    for page in ("README.md", "docs/data.md"):
-        for words in documented(HOME / page):
-            out = words[words.index("--out") + 1] if "--out" in words else None
-            if page != "README.md" and out is not None:
-                shutil.rmtree(out)
-            if words[1] != "demo":
-                play(mpu, words)
-    assert {"to-client", "server", "to-server", "model-next", "after"} <= {
-        path.name for path in desk.iterdir()
-    }
+def test_the_commands_of_the_page_on_data_run(desk, mpu):
+    """Copied in their order, with a handoff as the README makes it."""
+    play(mpu, documented(HOME / "README.md")[0])
+    for words in documented(HOME / "docs" / "data.md"):
+        if "--out" in words:
+            shutil.rmtree(words[words.index("--out") + 1], ignore_errors=True)
+        play(mpu, words)
+
+
+def transcript(page: Path) -> list[tuple[list[str], str]]:
+    """The commands of a page's console blocks, each with what it prints below it."""
+    blocks = re.findall(
+        r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    parts = [part.partition("\n") for part in re.split(r"^\$ ", "".join(blocks), flags=re.M)[1:]]
+    return [(shlex.split(command), printed) for command, _, printed in parts]
+
+
+@pytest.mark.slow
+def test_the_quickstart_prints_what_the_readme_shows(mpu, tmp_path, monkeypatch):
+    """On the demo's model and rows, as the page says; the probabilities differ by the noise's draw."""
+    assets = HOME / "src" / "mpu_cli" / "demo" / "assets"
+    shutil.copytree(assets, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    commands = transcript(HOME / "README.md")
+    assert len(commands) == 6
+    for words, shown in commands:
+        done = mpu(*words[1:])
+        printed = (done.err + done.out).replace(str(tmp_path), "/home/you")
+        number = re.compile(r"\.\d\d\d\b")
+        assert done.code == 0
+        assert number.sub(".N", printed) == number.sub(".N", shown), words
+        for found, expected in zip(number.findall(printed), number.findall(shown), strict=True):
+            assert abs(float(found) - float(expected)) < 0.1, words
+
+
+def test_the_page_on_commands_adds_one(desk, mpu, monkeypatch):
+    """docs/how-to/add-a-command.md: its file is all that a new command takes."""
+    page = (HOME / "docs" / "how-to" / "add-a-command.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    folder = desk / "commands"
+    folder.mkdir()
+    (folder / "count.py").write_text(source, encoding="utf-8")
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(folder)])
+    assert "  count    Count the parameters of a model." in mpu("--help").out
+    assert "Run by the server and the client." in mpu("count", "--help").out
+    assert mpu("count", "model", "--json").json["tensors"] > 10
+    assert mpu("count", "nowhere").code == 3
 
 
 @pytest.mark.slow

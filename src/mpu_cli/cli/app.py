@@ -7,73 +7,25 @@ stop. With --json stdout holds one JSON object and nothing else, errors included
 
 from __future__ import annotations
 
-import inspect
 import os
-import pkgutil
 import signal
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from mpu_cli import __version__
-from mpu_cli.cli import commands
-from mpu_cli.cli.config import QUIET, VERBOSE, ConfigCommand, set_voice, wants_json
-from mpu_cli.cli.guide import HEADINGS, Guide
+from mpu_cli.cli.config import QUIET, VERBOSE, set_voice, wants_json
+from mpu_cli.cli.group import LazyGroup
 from mpu_cli.cli.streams import ReaderLeftError, forgiving_streams, print_json, printable
 from mpu_cli.errors import BadInputError, MpuError, MpuWarning, OutputError, StoppedError
 
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
-
-
-class LazyGroup(TyperGroup):
-    """Commands are the files of `cli/commands/`, imported when named."""
-
-    def __init__(self, **attributes: Any) -> None:
-        super().__init__(**attributes)
-        self.commands = dict.fromkeys(
-            module.name for module in pkgutil.iter_modules(commands.__path__)
-        )  # type: ignore[assignment]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Import one command; None if there is none of this name."""
-        if cmd_name not in self.commands:
-            return None
-        module = import_module(f"{commands.__name__}.{cmd_name}")
-        function = getattr(module, cmd_name)
-        if isinstance(function, typer.Typer):  # a group with subcommands of its own
-            command: Any = typer.main.get_command(function)
-        else:
-            single = typer.Typer(add_completion=False, rich_markup_mode=None)
-            single.command(name=cmd_name, cls=ConfigCommand)(function)
-            command = typer.main.get_command(single)
-        command.short_help = module.GUIDE.summary
-        for one in (command, *getattr(command, "commands", {}).values()):
-            one.help = module.GUIDE.added_to(inspect.cleandoc(one.help))
-        return command
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """List the commands by who runs them."""
-        for who, heading in HEADINGS.items():
-            rows = [
-                (name, _guide(name).summary)
-                for name in self.list_commands(ctx)
-                if _guide(name).who == who
-            ]
-            with formatter.section(heading):
-                formatter.write_dl(rows)
-
-
-def _guide(name: str) -> Guide:
-    guide: Guide = import_module(f"{commands.__name__}.{name}").GUIDE
-    return guide
 
 
 app = typer.Typer(

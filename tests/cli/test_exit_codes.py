@@ -78,15 +78,36 @@ def test_every_command_has_help_that_names_its_options(command, mpu):
 
 
 def test_the_command_table_is_complete(mpu):
-    """`mpu` alone and `mpu --help` list the commands; --version prints the version."""
+    """`mpu --help` lists the commands; --version prints the version."""
     from mpu_cli import __version__
 
     done = mpu("--help")
     assert done.code == 0
     assert all(f"\n  {command} " in done.out for command in COMMANDS)
-    assert mpu().out == done.out
     assert mpu("--version").out == f"mpu {__version__}\n"
     assert run(["--version"]) == 0
+
+
+def test_mpu_alone_says_where_to_begin(mpu):
+    """As a newcomer, as the server and as the client, on 80 columns; its commands exist."""
+    done = mpu()
+    assert (done.code, done.err) == (0, "")
+    assert max(map(len, done.out.splitlines())) <= 80
+    begun = re.findall(r"^ {6}mpu (\w+)", done.out, re.MULTILINE)
+    assert begun == ["demo", "perturb", "aggregate", "inspect", "unlearn"]
+    assert set(begun) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "line", ["insect x", "perturb --kapa 1", "data chek", "data check --strit"]
+)
+def test_a_misspelt_command_or_option_names_the_nearest(line, mpu):
+    """In a hint, as for any other word."""
+    done = mpu(*line.split())
+    assert done.code == 2
+    assert re.search(
+        r"^mpu: hint: did you mean (inspect|--kappa|check|--strict)\?$", done.err, re.M
+    )
 
 
 @pytest.mark.parametrize("name", ["handoff", "update", "secret", "model"])

@@ -336,7 +336,7 @@ def test_a_locale_that_reads_paths_in_another_way(environment, finished_round, t
     )
     assert odd.returncode == 3
     assert (
-        b"this locale reads it as ascii, and it is UTF-8\nmpu: hint: set PYTHONUTF8=1" in odd.stderr
+        b"this locale reads it as ascii, but it is UTF-8\nmpu: hint: set PYTHONUTF8=1" in odd.stderr
     )
 
 

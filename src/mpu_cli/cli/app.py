@@ -1,8 +1,8 @@
-"""`mpu`: the table of commands, and the one place that turns errors into messages and exit codes.
+"""`mpu` itself: its own options, and the one place that turns errors into messages and exit codes.
 
-UI contract: results go to stdout. Notes (`mpu: …`), warnings (`mpu: warning: …`) and errors (`mpu:
-error: …`, with the remedy on a line of its own, `mpu: hint: …`) go to stderr, lower case, no full
-stop. With --json stdout holds one JSON object and nothing else, errors included.
+Results go to stdout. Notes (`mpu: …`), warnings (`mpu: warning: …`) and errors (`mpu: error: …`,
+then `mpu: hint: …` on a line of its own) go to stderr, in lower case, without a full stop. With
+--json stdout holds one JSON object and nothing else, errors included.
 """
 
 from __future__ import annotations
@@ -22,11 +22,39 @@ from mpu_cli import __version__
 from mpu_cli.cli.config import QUIET, VERBOSE, set_voice, wants_json
 from mpu_cli.cli.group import LazyGroup
 from mpu_cli.cli.streams import ReaderLeftError, forgiving_streams, print_json, printable
-from mpu_cli.errors import BadInputError, MpuError, MpuWarning, OutputError, StoppedError
+from mpu_cli.errors import (
+    BadInputError,
+    MpuError,
+    MpuWarning,
+    OutputError,
+    StoppedError,
+    UsageError,
+)
+from mpu_cli.registry import did_you_mean
 
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
 
+WHERE_TO_BEGIN = """\
+mpu makes a language model forget data that the model's owner may not see.
+
+Where to begin:
+
+  You want to see how it works
+      mpu demo
+
+  You own the model (the server)
+      mpu perturb model --base base --handoff to-client --secret server
+      mpu aggregate to-server --model model --secret server --out model-next
+
+  You own the data (the client)
+      mpu inspect to-client
+      mpu unlearn to-client --forget forget.jsonl --retain retain.jsonl \\
+          --out to-server
+
+All commands:                 mpu --help
+One command, with examples:   mpu COMMAND --help"""
+"""What `mpu` without a command prints."""
 
 app = typer.Typer(
     name="mpu",
@@ -36,6 +64,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class InternalError(MpuError):
+    """A fault of mpu itself."""
+
+    exit_code = INTERNAL_ERROR
 
 
 def _print_version(asked: bool) -> None:
@@ -58,9 +92,11 @@ def root(
 ) -> None:
     """Unlearning between two parties that may not show each other their weights or their data.
 
-    A model owner publishes perturbed copies (perturb), a data owner unlearns on each of them
-    (unlearn or any other trainer, then diff), and the owner combines the changes (aggregate). Exit
-    codes: 0 done, 1 a check said no, 2 usage, 3 bad input, 130 interrupted.
+    The owner of the model (the server) publishes perturbed copies of it with perturb. The owner of
+    the data (the client) unlearns on each copy with unlearn, or with any other program and then
+    diff. The server combines the changes with aggregate.
+
+    Exit codes: 0 success, 1 a check failed, 2 wrong usage, 3 bad input, 130 interrupted.
     """
     try:
         _check_text(str(Path.cwd()))  # records hold absolute paths
@@ -74,9 +110,9 @@ def root(
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line; return its exit code."""
+    """Run one command line and return its exit code."""
     with forgiving_streams(), _printed_warnings():
-        return _run(arguments or ["--help"])
+        return _run(arguments)
 
 
 def _run(arguments: list[str]) -> int:
@@ -84,62 +120,56 @@ def _run(arguments: list[str]) -> int:
     try:
         for argument in arguments:
             _check_text(argument)
-        code = typer.main.get_command(app).main(
-            args=arguments, prog_name="mpu", standalone_mode=False, obj={"arguments": arguments}
-        )
+        if arguments:
+            code = typer.main.get_command(app).main(
+                args=arguments, prog_name="mpu", standalone_mode=False, obj={"arguments": arguments}
+            )
+        else:
+            code = print(WHERE_TO_BEGIN)
         sys.stdout.flush()
-        if code == INTERRUPTED and _speaks():  # typer turns Ctrl-C into this code without a word
+        # typer returns this code for Ctrl-C and prints nothing.
+        if code == INTERRUPTED and _is_first_process():
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except ReaderLeftError as error:
         return error.exit_code
-    except MpuError as error:
-        _debug()
-        kind = (
-            "Interrupted"
-            if isinstance(error, StoppedError)
-            else type(error).__name__.removesuffix("Error")
-        )
-        return _fail(kind, error.message, error.hint, error.exit_code, arguments)
-    except typer.TyperException as error:
-        message = error.format_message()
-        command = context.command_path if (context := getattr(error, "ctx", None)) else "mpu"
-        return (
-            _fail(
-                "Usage",
-                message[:1].lower() + message[1:].rstrip("."),
-                f"see: {command} --help",
-                2,
-                arguments,
-            )
-            if message
-            else 2
-        )
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(
-            "Interrupted", "interrupted; nothing was written", None, INTERRUPTED, arguments
-        )
+        return _fail(StoppedError("interrupted; nothing was written"), arguments)
+    except typer.TyperException as error:
+        return _fail(_usage_error(error), arguments) if error.format_message() else 2
     except Exception as error:
-        _debug()
-        if isinstance(error, OSError) and error.filename is not None:
-            message = f"{printable(os.fsdecode(error.filename), 'utf-8')}: {error.strerror}"
-            return _fail("BadInput", message, None, BadInputError.exit_code, arguments)
-        message = (
-            f"internal error: {type(error).__name__}:"
-            f" {str(error).splitlines()[0] if str(error) else ''}"
-        )
-        return _fail(
-            "Internal",
-            message,
-            "please report it; MPU_DEBUG=1 shows where",
-            INTERNAL_ERROR,
-            arguments,
-        )
+        if os.environ.get("MPU_DEBUG") == "1":
+            raise
+        return _fail(error if isinstance(error, MpuError) else _mpu_error(error), arguments)
+
+
+def _usage_error(error: typer.TyperException) -> UsageError:
+    """An error that typer found in a command line, in our words."""
+    message, _, commands = error.format_message().partition(". Did you mean ")
+    context = getattr(error, "ctx", None)
+    hint = f"see: {context.command_path if context else 'mpu'} --help"
+    if commands:
+        hint = f"did you mean {commands.replace(chr(39), '')}"
+    elif options := getattr(error, "possibilities", None):
+        message = str(error)
+        hint = did_you_mean(getattr(error, "option_name", ""), options, hint) or hint
+    return UsageError(message[:1].lower() + message[1:].rstrip("."), hint)
+
+
+def _mpu_error(error: Exception) -> MpuError:
+    if isinstance(error, OSError) and error.filename is not None:
+        name = printable(os.fsdecode(error.filename), "utf-8")
+        return BadInputError(f"{name}: {error.strerror}")
+    first_line = str(error).splitlines()[0] if str(error) else ""
+    return InternalError(
+        f"internal error: {type(error).__name__}: {first_line}",
+        "please report it; MPU_DEBUG=1 shows where",
+    )
 
 
 @contextmanager
 def _printed_warnings() -> Iterator[None]:
-    """Print each `MpuWarning` once, in the form of the UI contract; other warnings as Python does."""
+    """Print each `MpuWarning` once, in our form; leave other warnings to Python."""
     printed: set[str] = set()
     default = warnings.showwarning
 
@@ -156,16 +186,14 @@ def _printed_warnings() -> Iterator[None]:
         yield
 
 
-def _speaks() -> bool:
+def _is_first_process() -> bool:
     from mpu_cli.modeling.processes import this_process
 
     return this_process().is_first
 
 
 def _check_text(argument: str) -> None:
-    """Libraries that read models open paths as UTF-8, and so do the files that we write.
-
-    Refuse others before any work.
+    """Refuse a text that is not UTF-8 before any work: our files and the libraries' paths are.
 
     Raises:
         BadInputError: an argument is not UTF-8, or this locale reads it as another text.
@@ -180,7 +208,7 @@ def _check_text(argument: str) -> None:
     if name != argument or argument.encode() != os.fsencode(argument):
         coding = sys.getfilesystemencoding()
         raise BadInputError(
-            f"{name}: this locale reads it as {coding}, and it is UTF-8",
+            f"{name}: this locale reads it as {coding}, but it is UTF-8",
             "set PYTHONUTF8=1, or LC_ALL=C.UTF-8",
         )
 
@@ -189,31 +217,26 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _debug() -> None:
-    if os.environ.get("MPU_DEBUG") == "1":
-        raise  # noqa: PLE0704 - re-raises the error being handled
-
-
-def _fail(kind: str, message: str, hint: str | None, code: int, arguments: list[str]) -> int:
-    message = _one_line(message)
+def _fail(error: MpuError, arguments: list[str]) -> int:
+    """Print an error and return its exit code."""
+    message, code = _one_line(error.message), error.exit_code
     if wants_json(arguments):
-        with suppress(OutputError):  # then it is said on stderr
+        kind = type(error).__name__.removesuffix("Error")
+        kind = "Interrupted" if isinstance(error, StoppedError) else kind
+        with suppress(OutputError):  # then it is printed on stderr
             print_json(
-                {"error": {"kind": kind, "message": message, "hint": hint, "exit_code": code}}
+                {"error": {"kind": kind, "message": message, "hint": error.hint, "exit_code": code}}
             )
             sys.stdout.flush()
             return code
     print(f"mpu: error: {message}", file=sys.stderr)
-    if hint:
-        print(f"mpu: hint: {hint}", file=sys.stderr)
+    if error.hint:
+        print(f"mpu: hint: {error.hint}", file=sys.stderr)
     return code
 
 
 def _one_line(text: str) -> str:
-    """Names in a message may come from the other party.
-
-    No line break and no terminal code of theirs is printed.
-    """
+    """Escape line breaks and terminal codes: names in a message may come from the other party."""
     return "".join(
         letter if letter.isprintable() else repr(letter)[1:-1]
         for letter in printable(text, "utf-8")

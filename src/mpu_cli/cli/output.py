@@ -8,15 +8,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
-from rich.console import Console, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from mpu_cli.cli.progress import Lines, ProgressCallback, bar
 from mpu_cli.cli.streams import print_json
+
+if TYPE_CHECKING:  # a usage error needs none of it
+    from rich.console import Console, RenderableType
+    from rich.table import Table
 
 
 class Output:
@@ -76,6 +77,8 @@ class Output:
 
 
 def _console(file: TextIO) -> Console:
+    from rich.console import Console
+
     # Where nobody's terminal sets a width, lines are not broken: scripts read them.
     return Console(
         file=file,
@@ -88,6 +91,9 @@ def _console(file: TextIO) -> Console:
 
 def table(*columns: str, rows: Sequence[tuple[str, ...]], title: str | None = None) -> Table:
     """A plain table; numbers are already text."""
+    from rich.table import Table
+    from rich.text import Text
+
     result = Table(
         title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
@@ -100,6 +106,9 @@ def table(*columns: str, rows: Sequence[tuple[str, ...]], title: str | None = No
 
 def facts(pairs: Mapping[str, str]) -> Table:
     """Name and value, one pair a line."""
+    from rich.table import Table
+    from rich.text import Text
+
     result = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     result.add_column(style="bold")
     result.add_column(overflow="fold")

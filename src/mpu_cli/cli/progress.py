@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.console import Console
 
 ProgressCallback = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and out of how much (0 where nobody knows)."""
@@ -100,6 +101,8 @@ class OverCopies:
 @contextmanager
 def bar(console: Console) -> Iterator[ProgressCallback]:
     """One live line on a terminal, gone at the end."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -59,9 +59,7 @@ from mpu_cli.modeling.logprobs import batch_mean, batch_nll, labelled_prediction
 class Pdu:
     """γ · token mean of (max_v z_v − mean_v z_v)² + λ (L_retain − ε), a scalar.
 
-    Λ is the dual variable.
-
-    Entesari et al. 2506.05314. The forget term counts labelled tokens. `epsilon`, in nats per
+    Entesari et al. 2506.05314; λ is the dual variable. The forget term counts labelled tokens. `epsilon`, in nats per
     token, is the retain NLL that may not be exceeded. λ moves after every forward pass in training,
     as in the authors' scripts (with gradient accumulation several times a step), or with
     `dual_update=epoch` once an epoch, by L_retain as the epoch's own batches saw it: no second pass

@@ -32,17 +32,19 @@ from task import hold_out
 from mpu_cli.cli.app import run
 from mpu_cli.client import methods
 from mpu_cli.client.recipe import Recipe
-from mpu_cli.client.row_order import drawing_of
+from mpu_cli.client.row_order import row_sampling
 from mpu_cli.client.training_rows import RowEncoder
 from mpu_cli.data.batches import pad_id
 from mpu_cli.data.rows import read_rows
 from mpu_cli.demo.demonstration import RECIPE
 from mpu_cli.evaluation.evaluate import answer_probabilities
+from mpu_cli.modeling.device import choose_device
 from mpu_cli.modeling.load import load_model
 from mpu_cli.modeling.logprobs import answer_nll, mean_probability
 from mpu_cli.training.run_context import RunContext
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.trainer import train
+from mpu_cli.training.training_sets import TrainingSets
 
 Pair = tuple[float, float]
 """Mean answer probability on (forget, unseen retained) rows."""
@@ -88,12 +90,9 @@ def by_epoch(
         model,
         method.bind(parameters),
         method.inputs_with(parameters),
-        rows.forget,
-        rows.retain,
+        TrainingSets(rows.forget, rows.retain, filler, sampling=row_sampling(settings)),
         settings,
-        filler,
-        run_context=RunContext(on_step),
-        drawing=drawing_of(settings),
+        RunContext(choose_device(settings.device), on_step),
     )
     return found
 

@@ -37,8 +37,10 @@ from mpu_cli.data.batches import collate, epoch_pairs, pad_id
 from mpu_cli.data.encoding import encode_rows
 from mpu_cli.data.rows import read_rows
 from mpu_cli.modeling.load import load_model, load_tokenizer
+from mpu_cli.training.run_context import RunContext
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.trainer import train
+from mpu_cli.training.training_sets import TrainingSets
 
 ASSETS = Path(__file__).parents[1] / "src" / "mpu_cli" / "demo" / "assets"
 BARS = {"epoch": 0.9, "memory": 0.85}
@@ -134,7 +136,12 @@ def ours(
         device="cpu",
     )
     return model, lambda: train(
-        model, method.bind(values), method.inputs_with(values), *rows.values(), settings, padding
+        model,
+        method.bind(values),
+        method.inputs_with(values),
+        TrainingSets(*rows.values(), padding),
+        settings,
+        RunContext("cpu"),
     )
 
 

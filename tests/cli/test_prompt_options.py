@@ -152,7 +152,7 @@ def test_an_interrupted_run_is_not_gone_on_with_under_another_template(
     mpu, dated, own_round, tmp_path, monkeypatch
 ):
     """The data files and options are the same, the tokens are not: --resume says so."""
-    from mpu_cli.client import unlearn as client
+    from mpu_cli.client import trained_model
 
     line = (
         "unlearn",
@@ -170,7 +170,7 @@ def test_an_interrupted_run_is_not_gone_on_with_under_another_template(
         def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
 
-        patched.setattr(client, "write_changed", interrupted)
+        patched.setattr(trained_model, "write_changed", interrupted)
         assert mpu(*line, "--save-steps", 1).code == 130
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".mpu-work")]
     (dated / "chat_template.jinja").write_text(TEMPLATE.replace("w1", "w4"))

@@ -11,7 +11,7 @@ from mpu_cli.cli.verdict import verdict
 from mpu_cli.data.rows import read_rows
 from mpu_cli.evaluation.evaluate import answer_probabilities
 from mpu_cli.training.effect import Change, Effect
-from mpu_cli.training.trainer import TrainingReport
+from mpu_cli.training.report import TrainingReport
 from mpu_cli.training.usual_rate import usual_rate
 
 STRONG = ("--learning-rate", "3e-2", "--epochs", "4", "--batch-size", "4", "--method", "GradAscent")

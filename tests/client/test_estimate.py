@@ -153,6 +153,8 @@ from mpu_cli.data.templates import TokenizedRow
 from mpu_cli.modeling.load import load_model
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.trainer import train
+from mpu_cli.training.run_context import RunContext
+from mpu_cli.training.training_sets import TrainingSets
 
 torch.set_num_threads(1)
 source, name, rank, settings = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), TrainingSettings(**json.loads(sys.argv[4]))
@@ -161,7 +163,8 @@ rows, method = [TokenizedRow(row, row) for row in ids], methods.get(name)
 values, model = method.parse([]), load_model(source).model
 if rank:
     attach(model, Lora(rank), matrices_of(source), (), 0)
-train(model, method.bind(values), method.inputs_with(values), rows, rows, settings, 0)
+sets = TrainingSets(rows, rows)
+train(model, method.bind(values), method.inputs_with(values), sets, settings, RunContext("cpu"))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 DEEP = {"vocab_size": 4096, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8}

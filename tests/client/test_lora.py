@@ -12,12 +12,13 @@ from dataclasses import replace
 import pytest
 import torch
 from adapter_cases import load
+from one_copy import train_copy
 from safetensors.torch import load_file
 
 from mpu_cli.bundle.read import read_update
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.client import lora as lora_module
-from mpu_cli.client import methods, train_copy
+from mpu_cli.client import methods
 from mpu_cli.client.estimate import estimate_unlearn
 from mpu_cli.client.job import UnlearnJob
 from mpu_cli.client.lora import Lora, attach, choose, inexact, matrices_of, moved, pair
@@ -129,7 +130,7 @@ def test_fused_projections_are_exact_too(tmp_path, entropy):
 
     GPT-2's adapters are undone as exactly.
     """
-    from tiny_models import make_tokenizer
+from tiny_models import make_tokenizer
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -247,7 +248,7 @@ def test_gradient_checkpointing_really_trains(tiny_pair, tmp_path):
     results = []
     for number, on in enumerate((False, True)):
         settings = work(max_steps=5, gradient_checkpointing=on).recipe
-        train_copy.train_copy(pair_.model, tmp_path / str(number), FORGET, RETAIN, settings)
+        train_copy(pair_.model, tmp_path / str(number), FORGET, RETAIN, settings)
         results.append(load_file(tmp_path / str(number) / "adapter_model.safetensors"))
     assert all(bool(tensor.any()) for tensor in results[1].values())
     assert all(torch.allclose(results[0][name], results[1][name], atol=1e-6) for name in results[0])
@@ -297,7 +298,7 @@ def test_an_adapter_that_did_not_move_is_an_error(tiny_pair, tmp_path, monkeypat
 
     monkeypatch.setattr(lora_module, "attach", cut_off)
     with pytest.raises(CheckFailedError, match="did not move"):
-        train_copy.train_copy(
+        train_copy(
             pair_.model, tmp_path / "after", FORGET, RETAIN, work(max_steps=2).recipe
         )
     assert not (tmp_path / "after").exists()
@@ -305,7 +306,7 @@ def test_an_adapter_that_did_not_move_is_an_error(tiny_pair, tmp_path, monkeypat
 
 def test_rmu_adapts_the_layers_before_its_own(tiny_pair, tmp_path):
     """What its loss does not reach is not in the adapter."""
-    train_copy.train_copy(
+    train_copy(
         tiny_pair("llama").model,
         tmp_path / "after",
         FORGET,
@@ -324,7 +325,7 @@ def test_a_resumed_copy_ends_in_the_same_bits(tiny_pair, tmp_path):
     from mpu_cli.client.work_directory import Keeping, WorkDirectory
 
     pair_, recipe = tiny_pair("llama"), work(max_steps=6).recipe
-    train_copy.train_copy(pair_.model, tmp_path / "whole", FORGET, RETAIN, recipe)
+    train_copy(pair_.model, tmp_path / "whole", FORGET, RETAIN, recipe)
     kept = WorkDirectory(tmp_path / "out", Keeping(steps=2))
 
     def stop(step, total, loss):
@@ -332,28 +333,24 @@ def test_a_resumed_copy_ends_in_the_same_bits(tiny_pair, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_copy.train_copy(
+        train_copy(
             pair_.model,
             tmp_path / "a",
             FORGET,
             RETAIN,
             recipe,
-            None,
-            stop,
-            store=kept.store("m", {"x": 1}),
+            context={"on_step": stop, "store": kept.store("m", {"x": 1})},
         )
     seen = []
     store = kept.store("m", {"x": 1})
-    train_copy.train_copy(
+    train_copy(
         pair_.model,
         tmp_path / "a",
         FORGET,
         RETAIN,
         recipe,
-        None,
-        lambda step, *_: seen.append(step),
-        store=store,
         resume=True,
+        context={"on_step": lambda step, *_: seen.append(step), "store": store},
     )
     assert seen[0] > 1
     files = [

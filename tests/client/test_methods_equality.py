@@ -23,8 +23,10 @@ from mpu_cli.data.batches import collate
 from mpu_cli.data.templates import IGNORED, TokenizedRow
 from mpu_cli.modeling.load import load_model
 from mpu_cli.modeling.logprobs import token_mean_nll
+from mpu_cli.training.run_context import RunContext
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.trainer import train
+from mpu_cli.training.training_sets import TrainingSets
 
 # By path, so that it works under each of pytest's import modes.
 sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
@@ -54,6 +56,9 @@ FORGET, RETAIN, ALTERNATES = (
 )
 
 
+SETS = TrainingSets(FORGET, RETAIN, 0, ALTERNATES)
+
+
 def unlearn(source: Path, out: Path, name: str, changes: dict[str, Any], frozen: list[str]) -> None:
     """Twenty steps of a method."""
     method = methods.get(name)
@@ -62,10 +67,8 @@ def unlearn(source: Path, out: Path, name: str, changes: dict[str, Any], frozen:
         epochs=5, learning_rate=4e-4, batch_size=2, device="cpu", optimizer="adafactor"
     )
     model = load_model(source, frozen).model
-    needs = method.inputs_with(values)
-    report = train(
-        model, method.bind(values), needs, FORGET, RETAIN, settings, 0, alternates=ALTERNATES
-    )
+    inputs = method.inputs_with(values)
+    report = train(model, method.bind(values), inputs, SETS, settings, RunContext("cpu"))
     assert report.steps == 20
     model.save_pretrained(out)
 
@@ -140,7 +143,7 @@ def test_a_reparameterized_copy_unlearns_alike(
 
 
 def change(
-    source: Path, loss: Any, needs: Any, frozen: list[str], dtype: torch.dtype, optimizer: str
+    source: Path, loss: Any, inputs: Any, frozen: list[str], dtype: torch.dtype, optimizer: str
 ) -> torch.Tensor:
     """What twenty steps in this precision do to the logits of all rows, (tokens, V), float64.
 
@@ -160,7 +163,7 @@ def change(
     settings = TrainingSettings(
         epochs=5, learning_rate=4e-4, batch_size=2, device="cpu", optimizer=optimizer
     )
-    train(model, loss, needs, FORGET, RETAIN, settings, 0, alternates=ALTERNATES)
+    train(model, loss, inputs, SETS, settings, RunContext("cpu"))
     assert next(model.parameters()).dtype == dtype
     return logits() - before
 

@@ -14,8 +14,10 @@ from mpu_cli.data.batches import collate
 from mpu_cli.modeling.logprobs import answer_nll
 from mpu_cli.training import optimizers
 from mpu_cli.training.reference import prepare
+from mpu_cli.training.run_context import RunContext
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.trainer import train
+from mpu_cli.training.training_sets import TrainingSets
 
 RATES = {"sgd": 2e-2, "muon": 3e-3}
 WEIGHTS = {"SatImp": 20}
@@ -41,16 +43,14 @@ def trained(name: str, optimizer: str, changes: dict[str, Any], **options: Any) 
     """The model after unlearning by that method."""
     method, model = methods.get(name), memorised_model()
     values = values_of(method, changes)
-    needs = method.inputs_with(values)
+    inputs = method.inputs_with(values)
     train(
         model,
         method.bind(values),
-        needs,
-        FORGET,
-        RETAIN,
+        inputs,
+        TrainingSets(FORGET, RETAIN, 0, ALTERNATES),
         settings(optimizer, **options),
-        0,
-        alternates=ALTERNATES,
+        RunContext("cpu"),
     )
     return model
 
@@ -63,7 +63,10 @@ def forget_loss(name: str, model: Any) -> float:
     if "retain" in everything or name == "PDU":
         everything.add("retain")
     before = prepare(
-        memorised_model(), everything, FORGET, RETAIN, ALTERNATES, settings("adamw"), 0, "cpu"
+        memorised_model(),
+        everything,
+        TrainingSets(FORGET, RETAIN, 0, ALTERNATES),
+        settings("adamw"),
     )
     try:
         batch = before.batch([(0, 0), (1, 1), (2, 2)])
@@ -164,7 +167,7 @@ def test_bfloat16_autocast() -> None:
 def test_padding_does_not_matter() -> None:
     """A batch of all rows has the loss that the numbers of single rows give (see the formulas), in any order."""
     model = memorised_model()
-    rows = prepare(model, {"forget_logits"}, FORGET, None, None, settings("adamw"), 0, "cpu")
+    rows = prepare(model, {"forget_logits"}, TrainingSets(FORGET), settings("adamw"))
     method = methods.get("UnDIAL")
     loss = method.bind(values_of(method))
     one, other = (

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from one_copy import train_copy
 from safetensors.torch import load_file
 
 from mpu_cli.client import methods
 from mpu_cli.client.recipe import Recipe
-from mpu_cli.client.row_order import drawing_of, words
-from mpu_cli.client.train_copy import alternate_rows, train_copy
+from mpu_cli.client.row_order import row_sampling, words
+from mpu_cli.client.training_rows import alternate_rows
 from mpu_cli.client.work_directory import Keeping, WorkDirectory
 from mpu_cli.data.batches import RowSampling
 from mpu_cli.data.rows import Row
@@ -26,7 +27,7 @@ PLAIN = TrainingSettings(epochs=3)
 
 
 def handoff(identity: str, copies: int) -> Any:
-    """What `drawing_of` looks at of an opened handoff."""
+    """What `row_sampling` looks at of an opened handoff."""
     return SimpleNamespace(
         manifest=SimpleNamespace(id=identity), copies={f"copy-{k + 1}": None for k in range(copies)}
     )
@@ -39,12 +40,12 @@ def test_copies_agree_and_handoffs_do_not() -> None:
     """
     first, second = handoff("a" * 32, 2), handoff("b" * 32, 2)
     assert (
-        drawing_of(PLAIN, first, "copy-1")
-        == drawing_of(PLAIN, first, "copy-2")
+        row_sampling(PLAIN, first, "copy-1")
+        == row_sampling(PLAIN, first, "copy-2")
         == RowSampling(retain="a" * 32)
     )
-    assert drawing_of(PLAIN, second, "copy-1") == RowSampling(retain="b" * 32)
-    assert drawing_of(PLAIN) == RowSampling()
+    assert row_sampling(PLAIN, second, "copy-1") == RowSampling(retain="b" * 32)
+    assert row_sampling(PLAIN) == RowSampling()
     assert "another handoff sees other rows" in words(PLAIN, first)
 
 
@@ -54,8 +55,8 @@ def test_holders_of_a_split_agree() -> None:
     That new rows need --round is said.
     """
     assert (
-        drawing_of(PLAIN, handoff("a" * 32, 1), "copy-1")
-        == drawing_of(PLAIN, handoff("b" * 32, 1), "copy-1")
+        row_sampling(PLAIN, handoff("a" * 32, 1), "copy-1")
+        == row_sampling(PLAIN, handoff("b" * 32, 1), "copy-1")
         == RowSampling()
     )
     assert "--round" in words(PLAIN, handoff("a" * 32, 1))
@@ -67,7 +68,9 @@ def test_a_round_is_the_same_for_handoff_and_baseline() -> None:
     Handoff and model go on after (N - 1) rounds of these epochs.
     """
     third = TrainingSettings(epochs=3, round_number=3)
-    assert drawing_of(third, handoff("a" * 32, 2), "copy-1") == drawing_of(third) == RowSampling(6)
+    assert (
+        row_sampling(third, handoff("a" * 32, 2), "copy-1") == row_sampling(third) == RowSampling(6)
+    )
     assert "round 3" in words(third, handoff("a" * 32, 2))
 
 
@@ -75,13 +78,13 @@ def test_an_order_of_its_own_for_each_copy() -> None:
     """Then copies differ, and so do handoffs unless the round is given."""
     own = TrainingSettings(epochs=3, order_per_copy=True, draws="independent")
     made = {
-        drawing_of(own, handoff(identity * 32, 2), name)
+        row_sampling(own, handoff(identity * 32, 2), name)
         for identity in "ab"
         for name in ("copy-1", "copy-2")
     }
     assert len(made) == 4 and all(drawing.independent for drawing in made)
     rounds = TrainingSettings(epochs=3, order_per_copy=True, round_number=2)
-    assert drawing_of(rounds, handoff("a" * 32, 2), "copy-1") == RowSampling(3, "", "copy-1")
+    assert row_sampling(rounds, handoff("a" * 32, 2), "copy-1") == RowSampling(3, "", "copy-1")
 
 
 def test_refusals_anew_in_each_epoch() -> None:
@@ -92,13 +95,17 @@ def test_refusals_anew_in_each_epoch() -> None:
     rows = [Row(f"f:{number}", prompt="Q", answer="A", alternate="own") for number in range(4)]
     cards = [f"refusal {number}" for number in range(9)]
     anew = TrainingSettings(epochs=3, redraw_refusals=True)
-    dealt = alternate_rows(rows, cards, anew, None)
+    dealt = alternate_rows(rows, cards, anew, RowSampling())
     assert [row.where for row in dealt] == [row.where for row in rows] * 3
     epochs = [tuple(row.alternate for row in dealt[4 * e : 4 * e + 4]) for e in range(3)]
     assert len(set(epochs)) == 3
     later = alternate_rows(rows, cards, anew, RowSampling(1))
     assert [row.alternate for row in later[:8]] == [row.alternate for row in dealt[4:]]
-    assert alternate_rows(rows, cards, PLAIN, None) == alternate_rows(rows, (), anew, None) == rows
+    assert (
+        alternate_rows(rows, cards, PLAIN, RowSampling())
+        == alternate_rows(rows, (), anew, RowSampling())
+        == rows
+    )
 
 
 def test_an_interrupted_run_goes_on_in_its_own_order(tiny_pair: Any, tmp_path: Path) -> None:
@@ -136,9 +143,9 @@ def test_an_interrupted_run_goes_on_in_its_own_order(tiny_pair: Any, tmp_path: P
         "2" * 64,
     )
     given: dict[str, Any] = {
-        "drawing": RowSampling(3, "", "copy-2", independent=True),
+        "sampling": RowSampling(3, "", "copy-2", independent=True),
         "refusals": [f"w{i} w{i + 1} ." for i in range(5)],
-        "reference_dir": pair.base,
+        "reference": pair.base,
     }
     kept = WorkDirectory(tmp_path / "out", Keeping(steps=2))
     seen: list[int] = []
@@ -156,8 +163,7 @@ def test_an_interrupted_run_goes_on_in_its_own_order(tiny_pair: Any, tmp_path: P
             retain,
             recipe,
             (),
-            stop,
-            store=kept.store("m", {"x": 1}),
+            context={"on_step": stop, "store": kept.store("m", {"x": 1})},
             **given,
         )
     store = kept.store("m", {"x": 1})
@@ -168,9 +174,8 @@ def test_an_interrupted_run_goes_on_in_its_own_order(tiny_pair: Any, tmp_path: P
         retain,
         recipe,
         (),
-        lambda step, *_: seen.append(step),
-        store=store,
         resume=True,
+        context={"on_step": lambda step, *_: seen.append(step), "store": store},
         **given,
     )
     assert seen[0] > 1
@@ -206,6 +211,6 @@ def test_what_is_said_of_copies_with_an_order_of_their_own(
 def test_holders_of_a_split_have_one_order_whatever_is_asked() -> None:
     """`order_per_copy` tells copies of one handoff apart, and a part of a split has one."""
     own = TrainingSettings(epochs=3, order_per_copy=True)
-    assert drawing_of(own, handoff("a" * 32, 1), "copy-1") == drawing_of(
+    assert row_sampling(own, handoff("a" * 32, 1), "copy-1") == row_sampling(
         own, handoff("b" * 32, 1), "copy-1"
     )

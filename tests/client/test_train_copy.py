@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from one_copy import train_copy
 from safetensors.torch import load_file
 from tiny_models import CHATML, make_model, make_tokenizer, save, state_bytes
 from transformers import AutoModelForCausalLM
 
 from mpu_cli.client import methods
 from mpu_cli.client.recipe import Recipe
-from mpu_cli.client.train_copy import train_copy
 from mpu_cli.data.rows import Message, Row
 from mpu_cli.errors import BadDataError, OutputError, UsageError
 from mpu_cli.training import optimizers
@@ -226,9 +226,11 @@ def test_result_that_cannot_be_written(model_directory: Path, tmp_path: Path) ->
 def test_nothing_is_printed(model_directory: Path, tmp_path: Path) -> None:
     """In a process of its own, training writes nothing to stdout or stderr and no file but its result."""
     code = f"""
+import sys
 from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 from mpu_cli.client.recipe import Recipe
-from mpu_cli.client.train_copy import train_copy
+from one_copy import train_copy
 from mpu_cli.data.rows import Row
 from mpu_cli.training.settings import TrainingSettings
 

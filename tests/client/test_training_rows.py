@@ -17,9 +17,8 @@ from tiny_models import CHATML
 from mpu_cli.client import methods
 from mpu_cli.client.job import UnlearnJob
 from mpu_cli.client.recipe import Recipe
-from mpu_cli.client.train_copy import possible_alternates
-from mpu_cli.client.training_rows import RowEncoder
-from mpu_cli.client.unlearn import _encoded
+from mpu_cli.client.run import Run
+from mpu_cli.client.training_rows import RowEncoder, possible_alternates
 from mpu_cli.data.prompting import Prompting
 from mpu_cli.data.rows import Row
 from mpu_cli.errors import BadDataError, UsageError
@@ -153,12 +152,12 @@ def test_two_words_of_the_refusals_alone(chatting: Path) -> None:
         "DPO", tuple(sorted(methods.get("DPO").parse(()).items())), settings, "0" * 64, "1" * 64
     )
     work = UnlearnJob([replace(FORGET[0], alternate="QQ ZZ")], RETAIN, dpo, "float32", 1 << 30)
-    before = _encoded(work, chatting).recipe
+    before = Run.of(work, chatting).job.recipe
     table = (chatting / "tokenizer.json").read_text()
     changed = table.replace('"Q":', '"@@":').replace('"Z":', '"Q":').replace('"@@":', '"Z":')
     assert changed != table
     (chatting / "tokenizer.json").write_text(changed)
-    after = _encoded(work, chatting).recipe
+    after = Run.of(work, chatting).job.recipe
     assert before.tokens_digest is not None and after.tokens_digest is not None
     assert before.tokens_digest[:64] == after.tokens_digest[:64]
     assert before.fingerprint() != after.fingerprint()

@@ -21,8 +21,9 @@ from mpu_cli.data.templates import IGNORED, TokenizedRow
 from mpu_cli.errors import OutputError, UsageError
 from mpu_cli.modeling.hidden import freeze_above, resolve_layer
 from mpu_cli.training import token_file
-from mpu_cli.training.reference import met_retain_rows, prepare, reference_bytes
+from mpu_cli.training.reference import prepare, reference_bytes
 from mpu_cli.training.settings import TrainingSettings
+from mpu_cli.training.training_sets import TrainingSets
 
 
 def row(seed: int, length: int, prompt: int) -> TokenizedRow:
@@ -37,6 +38,7 @@ FORGET = [row(1, 9, 4), row(2, 6, 2), row(3, 12, 9), row(4, 5, 0)]
 RETAIN = [row(10 + i, 5 + i, i % 4) for i in range(11)]
 ALTERNATES = [row(30 + i, 7, 3) for i in range(4)]
 SETTINGS = TrainingSettings(epochs=2, batch_size=3, device="cpu", seed=1)
+SETS = TrainingSets(FORGET, RETAIN, 0, ALTERNATES)
 ALL = {
     "retain",
     "alternate",
@@ -69,11 +71,11 @@ def model() -> Any:
 
 def test_every_batch_finds_its_own(model: Any) -> None:
     """Whatever rows a batch takes, in whatever order, the references are those rows' own."""
-    rows = prepare(model.train(), ALL, FORGET, RETAIN, ALTERNATES, SETTINGS, 0, "cpu")
+    rows = prepare(model.train(), ALL, SETS, SETTINGS)
     assert model.training
     assert all(weight.grad is None for weight in model.parameters())
     model.eval()
-    met = met_retain_rows(SETTINGS, len(FORGET), len(RETAIN))
+    met = SETS.retain_rows_met(SETTINGS)
     for forget, retain in (([0, 1, 2], met[:3]), ([3, 1], [met[-1], met[0]]), ([2], [met[4]])):
         batch = rows.batch(list(zip(forget, retain, strict=True)))
         reference = batch["reference"]
@@ -119,28 +121,18 @@ def test_files_have_no_name_and_go_away(
 ) -> None:
     """Nobody can open them, they take the bytes that were announced, and are gone after close and after an error."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    rows = prepare(model, ALL, FORGET, RETAIN, ALTERNATES, SETTINGS, 0, "cpu")
+    rows = prepare(model, ALL, SETS, SETTINGS)
     assert not list(tmp_path.iterdir())
     held = open_files(tmp_path)
     assert len(held) == 3
     assert all(stat.S_IMODE(file.st_mode) == 0o600 and file.st_nlink == 0 for file in held)
-    assert sum(file.st_size for file in held) == reference_bytes(
-        model.config, ALL, FORGET, RETAIN, SETTINGS
-    )
+    assert sum(file.st_size for file in held) == reference_bytes(model.config, ALL, SETS, SETTINGS)
     rows.close()
     rows.close()
     assert not open_files(tmp_path)
     with pytest.raises(IndexError):
-        prepare(
-            model,
-            ALL,
-            [TokenizedRow((999, 2), (999, 2))],
-            RETAIN,
-            ALTERNATES[:1],
-            SETTINGS,
-            0,
-            "cpu",
-        )
+        strange = TrainingSets([TokenizedRow((999, 2), (999, 2))], RETAIN, 0, ALTERNATES[:1])
+        prepare(model, ALL, strange, SETTINGS)
     assert not open_files(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -148,8 +140,8 @@ def test_files_have_no_name_and_go_away(
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-from test_reference import ALL, ALTERNATES, FORGET, RETAIN, SETTINGS, make_model, prepare
-rows = prepare(make_model(num_hidden_layers=4), ALL, FORGET, RETAIN, ALTERNATES, SETTINGS, 0, "cpu")
+from test_reference import ALL, SETS, SETTINGS, make_model, prepare
+rows = prepare(make_model(num_hidden_layers=4), ALL, SETS, SETTINGS)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -174,12 +166,12 @@ def test_nothing_is_written_without_need(
 ) -> None:
     """NLLs are kept in memory; rows that are not needed are not in the batch."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    rows = prepare(model, {"forget_nll"}, FORGET, RETAIN, ALTERNATES, SETTINGS, 0, "cpu")
+    rows = prepare(model, {"forget_nll"}, SETS, SETTINGS)
     assert not list(tmp_path.iterdir())
     batch = rows.batch([(0, None)])
     assert set(batch) == {"forget", "reference"}
     assert set(batch["reference"]) == {"forget_nll"}
-    bare = prepare(model, set(), FORGET, None, None, SETTINGS, 0, "cpu")
+    bare = prepare(model, set(), TrainingSets(FORGET), SETTINGS)
     assert set(bare.batch([(0, None)])) == {"forget"}
 
 
@@ -187,17 +179,14 @@ def test_only_retain_rows_that_are_met_are_measured(model: Any) -> None:
     """Two epochs over four forget rows meet eight of eleven retain rows, and only those take disk."""
     from mpu_cli.data.batches import epoch_pairs
 
-    met = met_retain_rows(SETTINGS, 4, 11)
+    met = SETS.retain_rows_met(SETTINGS)
     assert met == sorted({j for epoch in range(2) for _, j in epoch_pairs(1, epoch, 4, 11)})
     assert len(met) == 8
-    assert met_retain_rows(SETTINGS, 4, 8) == list(range(8))
-    assert met_retain_rows(SETTINGS, 4, 0) == []
-    rows = prepare(model, {"retain", "retain_logits"}, FORGET, RETAIN, None, SETTINGS, 0, "cpu")
+    assert TrainingSets(FORGET, RETAIN[:8]).retain_rows_met(SETTINGS) == list(range(8))
+    assert TrainingSets(FORGET).retain_rows_met(SETTINGS) == []
+    rows = prepare(model, {"retain", "retain_logits"}, TrainingSets(FORGET, RETAIN), SETTINGS)
     tokens = sum(label != IGNORED for j in met for label in RETAIN[j].labels[1:])
-    assert (
-        reference_bytes(model.config, {"retain_logits"}, FORGET, RETAIN, SETTINGS)
-        == 4 * 320 * tokens
-    )
+    assert reference_bytes(model.config, {"retain_logits"}, SETS, SETTINGS) == 4 * 320 * tokens
     unmet = next(j for j in range(11) if j not in met)
     with pytest.raises(KeyError):
         rows.batch([(0, unmet)])
@@ -212,7 +201,7 @@ def test_no_room(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         token_file.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})()
     )
     with pytest.raises(OutputError, match=r"take 0\.0 GB of disk, 0\.0 GB are free") as caught:
-        prepare(model, {"forget_logits"}, FORGET, None, None, SETTINGS, 0, "cpu")
+        prepare(model, {"forget_logits"}, TrainingSets(FORGET), SETTINGS)
     assert "TMPDIR" in str(caught.value.hint)
     assert not calls
 
@@ -220,9 +209,9 @@ def test_no_room(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_rows_are_a_programming_error(model: Any) -> None:
     """Rows that the loss needs must be there: one alternate to each forget row, a retain set."""
     with pytest.raises(ValueError, match="retain rows"):
-        prepare(model, {"retain"}, FORGET, [], None, SETTINGS, 0, "cpu")
+        prepare(model, {"retain"}, TrainingSets(FORGET, []), SETTINGS)
     with pytest.raises(ValueError, match="alternate"):
-        prepare(model, {"alternate"}, FORGET, None, ALTERNATES[:3], SETTINGS, 0, "cpu")
+        prepare(model, {"alternate"}, TrainingSets(FORGET, alternates=ALTERNATES[:3]), SETTINGS)
 
 
 def test_layers(model: Any) -> None:
@@ -233,7 +222,7 @@ def test_layers(model: Any) -> None:
     assert [resolve_layer(-1, depth) for depth in (2, 4, 16, 30, 32)] == [0, 1, 7, 13, 14]
     for layer in (3, 4, -2):
         with pytest.raises(UsageError, match=f"--set layer={layer}: the model has 4 layers"):
-            prepare(model, {f"hidden:{layer}"}, FORGET, RETAIN, None, SETTINGS, 0, "cpu")
+            prepare(model, {f"hidden:{layer}"}, TrainingSets(FORGET, RETAIN), SETTINGS)
     with pytest.raises(UsageError, match="has 1 layers"):
         resolve_layer(-1, 1)
 

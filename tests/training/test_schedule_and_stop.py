@@ -17,7 +17,6 @@ from mpu_cli.errors import UsageError
 from mpu_cli.modeling.logprobs import answer_nll
 from mpu_cli.training import optimizers
 from mpu_cli.training.event_log import check_available
-from mpu_cli.training.run_context import RunContext
 
 
 @pytest.fixture
@@ -113,7 +112,7 @@ def test_thresholds_that_are_not_reached_change_nothing() -> None:
 def test_other_copies_end_where_the_first_did() -> None:
     """stop_after beats the thresholds, keeps the schedule of the whole run, and measures nothing."""
     settings = replace(SETTINGS, epochs=6, lr_scheduler="linear", stop_forget_below=0.0)
-    model, report = run(settings=settings, stop_after=4)
+    model, report = run(settings=settings, context={"stop_after": 4})
     assert (report.steps, report.evaluations) == (4, ())
     shorter, _ = run(settings=replace(settings, max_steps=4))
     assert distance(model, shorter) > 0
@@ -189,7 +188,7 @@ def test_a_log(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     settings = replace(SETTINGS, warmup_steps=2, stop_forget_below=0.0)
-    model, report = run(settings=settings, run_context=RunContext(log_dir=tmp_path / "log"))
+    model, report = run(settings=settings, context={"log_dir": tmp_path / "log"})
     events = EventAccumulator(str(tmp_path / "log")).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
     assert events.Scalars("loss")[-1].value == pytest.approx(report.last_loss, rel=1e-6)

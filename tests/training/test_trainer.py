@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,12 @@ from mpu_cli.data.templates import IGNORED, TokenizedRow
 from mpu_cli.errors import CheckFailedError, UsageError
 from mpu_cli.modeling.logprobs import answer_nll, batch_nll, token_mean_nll
 from mpu_cli.training import optimizers
+from mpu_cli.training.distributed import choose_shared_device
+from mpu_cli.training.report import TrainingReport
 from mpu_cli.training.run_context import RunContext
 from mpu_cli.training.settings import TrainingSettings
-from mpu_cli.training.trainer import TrainingReport, UnlearningTrainer, train
+from mpu_cli.training.trainer import UnlearningTrainer, train
+from mpu_cli.training.training_sets import TrainingSets
 
 SETTINGS = TrainingSettings(epochs=2, learning_rate=1e-3, batch_size=4, device="cpu", seed=3)
 
@@ -47,18 +50,32 @@ def descent(model: Any, batch: Any) -> torch.Tensor:
 
 
 def run(
-    model: Any = None, settings: TrainingSettings = SETTINGS, **changes: Any
+    model: Any = None,
+    settings: TrainingSettings = SETTINGS,
+    *,
+    loss: Any = descent,
+    inputs: Collection[str] = frozenset({"retain"}),
+    load_reference: Any = None,
+    context: dict[str, Any] | None = None,
+    **sets: Any,
 ) -> tuple[Any, TrainingReport]:
-    """Train a tiny model and return it with the report."""
+    """Train a tiny model and return it with the report.
+
+    `context` is what `RunContext` takes, `sets` what `TrainingSets` takes.
+    """
     model = make_model() if model is None else model
-    arguments = {
-        "loss": descent,
-        "inputs": frozenset({"retain"}),
-        "forget": FORGET,
-        "retain": RETAIN,
-        "pad_id": 0,
-    }
-    return model, train(model=model, settings=settings, **{**arguments, **changes})
+    rows = TrainingSets(**{"forget": FORGET, "retain": RETAIN, **sets})
+    device = choose_shared_device(settings, len(rows.forget), inputs)
+    report = train(
+        model,
+        loss,
+        frozenset(inputs),
+        rows,
+        settings,
+        RunContext(device, **(context or {})),
+        load_reference=load_reference,
+    )
+    return model, report
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:
@@ -180,7 +197,7 @@ def test_uneven_last_batch_and_steps() -> None:
     calls: list[tuple[int, int]] = []
     _, report = run(
         settings=settings,
-        run_context=RunContext(lambda step, total, loss: calls.append((step, total))),
+        context={"on_step": lambda step, total, loss: calls.append((step, total))},
     )
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert report.steps == 4
@@ -196,7 +213,7 @@ def test_losses_are_reported() -> None:
     _, report = run(
         settings=replace(SETTINGS, batch_size=8, epochs=4),
         inputs=frozenset(),
-        run_context=RunContext(lambda step, total, loss: losses.append(loss)),
+        context={"on_step": lambda step, total, loss: losses.append(loss)},
     )
     assert losses[0] == report.first_loss == pytest.approx(mean, rel=1e-6)
     assert losses[-1] == report.last_loss < losses[0]
@@ -371,8 +388,8 @@ def test_the_temporary_directory_stays_empty(
     """Trainer makes no directory, and the references (logits of the client's rows) lie in a file that has no name."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     found: list[list[Path]] = []
-    around = RunContext(lambda step, total, loss: found.append(list(tmp_path.iterdir())))
-    run(inputs=frozenset({"retain", "retain_logits"}), run_context=around)
+    context = {"on_step": lambda step, total, loss: found.append(list(tmp_path.iterdir()))}
+    run(inputs=frozenset({"retain", "retain_logits"}), context=context)
     assert found == [[]] * 4
     assert not list(tmp_path.iterdir())
 

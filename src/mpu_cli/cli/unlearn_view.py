@@ -12,7 +12,7 @@ from mpu_cli.cli.progress import duration
 
 if TYPE_CHECKING:
     from mpu_cli.client.methods import MethodInfo
-    from mpu_cli.training.trainer import TrainingReport
+    from mpu_cli.training.report import TrainingReport
 
 
 def method_facts(info: MethodInfo) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mpu_cli.training.effect import Change
-    from mpu_cli.training.trainer import TrainingReport
+    from mpu_cli.training.report import TrainingReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the client asks for: rows, a recipe, and what is reported while it runs."""
+"""What the client asks `mpu unlearn` to do, and whom it tells what happens."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any
 
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.reference_source import ReferenceSource
-from mpu_cli.client.training_rows import TrainingRows
 from mpu_cli.client.work_directory import Keeping
 from mpu_cli.data.rows import Row
 from mpu_cli.modeling.processes import this_process
 
+_VERSIONED = ("torch", "transformers", "accelerate")
+
 
 @dataclass(frozen=True, slots=True)
 class UnlearnJob:
-    """What the client brings."""
+    """Rows, recipe and how the result is stored."""
 
     forget: list[Row]
     retain: list[Row] | None
@@ -27,26 +28,24 @@ class UnlearnJob:
     shard_bytes: int
     keeping: Keeping = field(default_factory=Keeping)
     refusals: tuple[str, ...] = ()
-    """Drawn anew in each epoch, if the recipe asks for it."""
+    """Alternate answers that are drawn anew in each epoch, if the recipe asks for it."""
     reference: ReferenceSource | None = None
-    """What the method compares with; None = the model that is trained, as it comes."""
+    """The model that the method compares with; None = the model that is trained."""
     log_dir: Path | None = None
-    """Event files go into a directory for each copy below it."""
+    """TensorBoard's event files go into a directory for each copy below it."""
     resume_with: str = "the same command with --resume"
-    """What an interrupted run is gone on with, as the user is told."""
+    """The command that continues an interrupted run, for messages."""
     warn: Callable[[str], None] = lambda text: None
-    """Told what the reader must not miss."""
+    """Called with what the user must not miss."""
     note: Callable[[str], None] = lambda text: None
-    """Told what became of the rows."""
+    """Called with what became of the rows."""
     doing: Callable[[str], None] = lambda what: None
-    """Told what is being done beside steps."""
-    rows: TrainingRows | None = None
-    """The rows as tokens, once they are encoded for a model; the recipe then has their digest."""
+    """Called with the name of each phase that is not a training step."""
 
     def identity(self, source: str) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be gone on from.
+        """What must be the same for a checkpoint of this job to be continued.
 
-        Versions too, since other ones give other bits.
+        `source` is the digest of the handoff or model. Other versions of a library give other bits.
         """
         return {
             **self.recipe.in_words(),
@@ -54,8 +53,5 @@ class UnlearnJob:
             "--delta-dtype": self.delta_dtype,
             "--max-shard-size": self.shard_bytes,
             "the number of processes": this_process().size,
-            **{
-                f"the version of {name}": version(name)
-                for name in ("torch", "transformers", "accelerate")
-            },
+            **{f"the version of {name}": version(name) for name in _VERSIONED},
         }

@@ -22,12 +22,12 @@ from mpu_cli.bundle.adapter import MAX_RANK, AdapterConfig
 from mpu_cli.bundle.tensors import is_frozen, shapes
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.errors import BadModelError, CheckFailedError, UsageError
+from mpu_cli.modeling.hooks.experts import ADAPTER, names_of_experts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT_ROLES = ("q", "k", "v", "gate", "up")
-_ADAPTER = "default"  # peft's own name for the only one
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def out_of_reach(model: Any, lora: Lora) -> str | None:
     modules = (
         _last(name.removesuffix(".weight")) for name in parameters if name.endswith(".weight")
     )
-    taken = _names_of_experts(model)
+    taken = names_of_experts(model)
     dense = Counter(last for last in modules if last in taken and asked(last))
     named = ", ".join(
         f"{last} of {experts} experts in {count} layers" for last, count in sorted(counts.items())
@@ -152,21 +152,6 @@ def out_of_reach(model: Any, lora: Lora) -> str | None:
     )
 
 
-def _names_of_experts(model: Any) -> frozenset[str]:
-    """Module names that peft takes for experts of this kind of model, and for parts of their one parameter, wherever they stand.
-
-    So the dense layers' and shared experts' gate_proj and up_proj of DeepSeek get no adapter either
-    (peft 0.21 renames them for transformers 5). `attach` makes sure that nothing else was renamed.
-    """
-    from peft.utils import transformers_weight_conversion as renaming
-
-    pattern = getattr(renaming, "_MODEL_TO_CONVERSION_PATTERN", {}).get(model.config.model_type)
-    renamed = getattr(renaming, "_MOE_TARGET_MODULE_MAPPING", {}).get(pattern, {})
-    return frozenset(
-        old for old, new in renamed.items() if "." not in new
-    )  # gate.weight is the router
-
-
 def _last(name: str) -> str:
     return name.rpartition(".")[2]
 
@@ -180,7 +165,7 @@ def within_reach(lora: Lora, targets: Sequence[Projection], model: Any) -> list[
         UsageError: none is left, or one is not that was asked for by name.
     """
     in_memory = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    taken = _names_of_experts(model)
+    taken = names_of_experts(model)
     held = [
         one
         for one in targets
@@ -221,7 +206,7 @@ def attach(
     )
     inject_adapter_in_model(config, model)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    expected = {f"{one.module}.lora_{half}.{_ADAPTER}.weight" for one in held for half in "AB"}
+    expected = {f"{one.module}.lora_{half}.{ADAPTER}.weight" for one in held for half in "AB"}
     if trained != expected:
         said = (
             f"does not train {min(expected - trained)}"
@@ -252,7 +237,7 @@ def _generator(seed: int, module: str) -> Any:
 def pair(model: Any, target: Projection) -> tuple[Tensor, Tensor]:
     """A and B of one target."""
     module = model.get_submodule(target.module)
-    return module.lora_A[_ADAPTER].weight, module.lora_B[_ADAPTER].weight
+    return module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
 
 
 def moved(model: Any, targets: Sequence[Projection]) -> list[Projection]:

@@ -1,4 +1,4 @@
-"""Whether the disks have room for an update and the checkpoints on the way, asked before a model is loaded."""
+"""Check that the disks have room, before a model is loaded."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from mpu_cli.checkpoint.space import require_space, same_disk
 from mpu_cli.client.adapters import is_adapter
 from mpu_cli.client.estimate import ModelToTrain, estimate
 from mpu_cli.client.handoff import OpenHandoff
-from mpu_cli.client.recipe import Recipe
+from mpu_cli.client.job import UnlearnJob
 from mpu_cli.client.work_directory import WorkDirectory
 from mpu_cli.modeling.processes import this_process
 
 
 def require_room_to_train(
-    subject: ModelToTrain,
-    recipe: Recipe,
-    delta_dtype: str,
-    out: Path,
-    kept: WorkDirectory,
-    model_bytes: int | None = None,
+    model: ModelToTrain, job: UnlearnJob, out: Path, model_bytes: int | None = None
 ) -> None:
-    """Raise OutputError if what `unlearn` writes does not fit.
+    """Check, in the first process, that the result, one trained copy and two checkpoints fit.
 
-    The result, one trained copy, two checkpoints.
+    Args:
+        model: what is trained.
+        job: what is done to it.
+        out: where the result goes.
+        model_bytes: of the resulting model; None = the result is an update.
 
-    The result is a model of `model_bytes`, or an update where that is None.
+    Raises:
+        OutputError: they do not fit.
     """
-    needs = estimate(
-        subject,
-        recipe.settings,
-        delta_dtype,
-        lora=recipe.lora,
+    if not this_process().is_first:
+        return
+    kept = WorkDirectory(out, job.keeping)
+    needed = estimate(
+        model,
+        job.recipe.settings,
+        job.delta_dtype,
+        lora=job.recipe.lora,
         processes=this_process().size,
         checkpoints=kept.wants_checkpoints,
     )
     name, result = (
-        ("an update", needs["disk_bytes"]) if model_bytes is None else ("a model", model_bytes)
+        ("an update", needed["disk_bytes"]) if model_bytes is None else ("a model", model_bytes)
     )
-    result, checkpoints = result + needs["temporary_disk_bytes"], needs["checkpoint_disk_bytes"]
+    result, checkpoints = result + needed["temporary_disk_bytes"], needed["checkpoint_disk_bytes"]
     if same_disk(out, kept.path):
-        require_space(
-            out,
-            result + checkpoints,
-            f"{name} with the checkpoints on the way" if checkpoints else name,
-        )
+        what = f"{name} with the checkpoints on the way" if checkpoints else name
+        require_space(out, result + checkpoints, what)
         return
     require_space(out, result, name)
     # Finished copies wait there for the others; on one disk they are links.
-    copies = needs["disk_bytes"] if subject.copies > 1 and model_bytes is None else 0
+    copies = needed["disk_bytes"] if model.copies > 1 and model_bytes is None else 0
     require_space(
         kept.path,
         copies + checkpoints,
@@ -61,7 +61,7 @@ def require_room_to_train(
 def require_room_for_difference(
     opened: OpenHandoff, trained: Path, dtype: str, out: Path, *, merge: bool
 ) -> None:
-    """Raise OutputError if the update from these trained copies cannot fit, should every trainable entry have changed."""
+    """Raise OutputError unless the update from these copies fits even if every entry changed."""
     needed = 0
     for name, published in opened.copies.items():
         if is_adapter(trained / name) and not merge:

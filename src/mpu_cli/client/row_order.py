@@ -10,7 +10,7 @@ from mpu_cli.data.batches import RowSampling
 from mpu_cli.training.settings import TrainingSettings
 
 
-def drawing_of(
+def row_sampling(
     settings: TrainingSettings, opened: OpenHandoff | None = None, name: str = ""
 ) -> RowSampling:
     """The order for copy `name` of a handoff, or for a plain model.

@@ -1,7 +1,4 @@
-"""Rows as token ids for one model.
-
-TokenizedRow before its weights are read, and fingerprinted for the recipe.
-"""
+"""Rows as token ids for one model, before its weights are read, with a digest for the recipe."""
 
 from __future__ import annotations
 
@@ -14,8 +11,10 @@ from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import TokenizedRow
+from mpu_cli.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
+    from mpu_cli.data.batches import RowSampling
     from mpu_cli.data.encoding import TokenizedRows
 
 
@@ -26,34 +25,27 @@ class TrainingRows:
     forget: list[TokenizedRow]
     retain: list[TokenizedRow]
     alternates: list[TokenizedRow] = field(default_factory=list)
-    """Every alternate answer that may be trained on, in no order of training.
-
-    For the digest alone.
-    """
+    """Every alternate answer that may be trained on, for the digest only."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all tokens and labels, in hex, half for each set.
-
-        Copies are trained alike only on the same ones.
-        """
+        """Half a SHA-256 of each set's tokens and labels, in hex."""
         from mpu_cli.data.tokens import tokens_digest
 
-        sets = (
-            (self.forget, self.retain, self.alternates)
-            if self.alternates
-            else (self.forget, self.retain)
-        )
+        sets = (self.forget, self.retain, *([self.alternates] if self.alternates else []))
         return "".join(tokens_digest(rows)[:32] for rows in sets)
 
 
 class RowEncoder:
-    """The tokenizer, the limit and the settings with which a recipe's rows become tokens of the model in a directory."""
+    """Turns a recipe's rows into tokens of the model in a directory."""
 
     def __init__(
         self, source: Path, recipe: Recipe, on_note: Callable[[str], None] = lambda line: None
     ) -> None:
-        """`on_note` is told what becomes of rows that are cut, split, packed or joined, a line each.
+        """Read the tokenizer and the configuration.
+
+        `on_note` is called with a line on each set of which rows are cut, split, packed or joined,
+        once a set.
 
         Raises:
             BadModelError: no tokenizer, or a model that cannot be loaded (see `check_fits`).
@@ -68,6 +60,7 @@ class RowEncoder:
         """Rows of the model's embedding."""
         self.tokenizer = load_tokenizer(source)
         self._recipe, self._on_note = recipe, on_note
+        self._noted: set[str] = set()
         settings = recipe.settings
         # Chunks of joined texts get the beginning-of-sequence token on top of their length.
         beside = len(lead_ids(self.tokenizer)) if settings.join_texts else 0
@@ -76,7 +69,7 @@ class RowEncoder:
         )
 
     def encoded(self, rows: Sequence[Row], name: str) -> list[TokenizedRow]:
-        """Rows of one set; `name` is the set's.
+        """Tokenize the rows of the set called `name`.
 
         Raises:
             BadDataError: a row that the chat template refuses or alters, or without an answer token
@@ -84,25 +77,28 @@ class RowEncoder:
             UsageError: a template variable that the template does not read; an overlap that does
                 not fit.
         """
-        made = self._made(rows)
-        for line in made.notes(name, self._limit):
-            self._on_note(line)
-        return made.rows
+        tokenized = self._tokenize(rows)
+        if name not in self._noted:
+            self._noted.add(name)
+            for line in tokenized.notes(name, self._limit):
+                self._on_note(line)
+        return tokenized.rows
 
     def training_rows(
         self, forget: Sequence[Row], retain: Sequence[Row] | None, alternates: Sequence[Row] = ()
     ) -> TrainingRows:
-        """Both sets, and the alternates that may be dealt, of which nothing is told yet.
+        """Tokenize both sets, and without a note the alternates that may be dealt.
 
-        Raises as `encoded`.
+        Raises:
+            BadDataError, UsageError: see `encoded`.
         """
         return TrainingRows(
             self.encoded(forget, "forget"),
             self.encoded(retain or (), "retain"),
-            self._made(alternates).rows,
+            self._tokenize(alternates).rows,
         )
 
-    def _made(self, rows: Sequence[Row]) -> TokenizedRows:
+    def _tokenize(self, rows: Sequence[Row]) -> TokenizedRows:
         from mpu_cli.data.encoding import encode_rows
 
         settings = self._recipe.settings
@@ -116,3 +112,37 @@ class RowEncoder:
             prompting=self._recipe.prompting,
             vocabulary=self.vocabulary,
         )
+
+
+def alternate_rows(
+    forget: Sequence[Row],
+    refusals: Sequence[str],
+    settings: TrainingSettings,
+    sampling: RowSampling,
+) -> list[Row]:
+    """The forget rows with their alternates, one epoch after the other if refusals are redrawn."""
+    if not (settings.redraw_refusals and refusals):
+        return list(forget)
+    from mpu_cli.data.refusals import with_refusals
+
+    parts = (sampling.stream(settings.seed), sampling.retain)
+    stream = "/".join(part for part in parts if part)
+    return [
+        row
+        for epoch in range(settings.epochs)
+        for row in with_refusals(
+            forget,
+            refusals,
+            f"{stream}/epoch {sampling.first_epoch + epoch}",
+            independent=sampling.independent,
+        )
+    ]
+
+
+def possible_alternates(
+    forget: Sequence[Row], refusals: Sequence[str], settings: TrainingSettings
+) -> list[Row]:
+    """Rows with every answer that some order of training may deal: the same for all copies."""
+    own = [row.with_answer(row.alternate) for row in forget if row.alternate is not None]
+    dealt = refusals if settings.redraw_refusals else ()
+    return own + [forget[0].with_answer(refusal) for refusal in dealt]

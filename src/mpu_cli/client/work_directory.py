@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from mpu_cli.training.checkpoints import MARKER, CheckpointStore, SavePlan, make
 from mpu_cli.training.run_identity import Identity, identity_digest
 
 if TYPE_CHECKING:
-    from mpu_cli.training.trainer import TrainingReport
+    from mpu_cli.training.report import TrainingReport
 
 DEFAULT_SECONDS = 900.0
 """Between two checkpoints, where the user says nothing: what a killed run loses at most, beside the writing itself."""
@@ -75,7 +76,7 @@ class WorkDirectory:
         """Whether any may be written."""
         return self._keeping.plan != SavePlan()
 
-    def begin(self, names: list[str], *, force: bool) -> None:
+    def begin(self, names: Sequence[str], *, force: bool) -> None:
         """Look at what an earlier run left of these copies.
 
         Without `--resume` it is in the way, `force` removes it.
@@ -148,7 +149,7 @@ class WorkDirectory:
         place = self.path / name
         if not self._keeping.resume or not (place / MARKER).is_file():
             return None
-        from mpu_cli.training.trainer import TrainingReport
+        from mpu_cli.training.report import TrainingReport
 
         marker = verified(place, {**identity, "the copy": name}, "report")
         with disk_errors(directory):
@@ -160,7 +161,7 @@ class WorkDirectory:
         }
         return TrainingReport.of(marker["report"]), files
 
-    def described(self, names: list[str]) -> str:
+    def described(self, names: Sequence[str]) -> str:
         """What is there of these copies, in words; empty if nothing is."""
         parts = []
         for name in names:
@@ -173,7 +174,7 @@ class WorkDirectory:
                 parts.append(f"step {int(steps[-1].partition('-')[2])} of {name}")
         return ", ".join(parts)
 
-    def failed(self, names: list[str], seconds: float) -> bool:
+    def failed(self, names: Sequence[str], seconds: float) -> bool:
         """A run fails after so many seconds: whether its work is kept; if not, it is removed."""
         checkpoints = [
             path for name in names for path in (self.path / name).glob(f"step-*/{MARKER}")
@@ -183,7 +184,7 @@ class WorkDirectory:
         self.discard(names)
         return False
 
-    def discard(self, names: list[str]) -> None:
+    def discard(self, names: Sequence[str]) -> None:
         """Remove everything about these copies, and the directory if nothing else is in it."""
         for name in names:
             shutil.rmtree(self.path / name, ignore_errors=True)

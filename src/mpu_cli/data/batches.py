@@ -73,6 +73,10 @@ class RowSampling:
         return f"{seed}/{self.copy}" if self.copy else str(seed)
 
 
+FIRST_ROUND = RowSampling()
+"""The order of a first round, the same for all copies."""
+
+
 def epoch_pairs(
     seed: int, epoch: int, n_forget: int, n_retain: int, drawing: RowSampling | None = None
 ) -> list[tuple[int, int | None]]:

@@ -21,6 +21,7 @@ from mpu_cli.errors import BadModelError
 from mpu_cli.evaluation.rope import CROSSES, regime, switches_beyond
 from mpu_cli.evaluation.sampling import Greedy, RandomChoice, Sampling, text_seed
 from mpu_cli.modeling.head import head_sees_only
+from mpu_cli.modeling.hooks.cache import reads_padding
 from mpu_cli.modeling.load import quiet_transformers
 
 _LOOK_EVERY = 8
@@ -78,7 +79,7 @@ def generate(
     ]
     texts: list[list[str]] = [[""] * (sampling.samples if sampling else 1) for _ in prompts]
     wanted.sort(key=lambda text: len(prompts[text[0]]))
-    alone = _batches_differ(model)
+    alone = reads_padding(model)
     batches: list[list[tuple[int, int]]] = []
     for where, part in itertools.groupby(
         wanted, lambda text: regime(len(prompts[text[0]]), max_new_tokens, switch)
@@ -254,17 +255,6 @@ def _shared(model: Any, prompts: Sequence[Sequence[int]], most: int, switch: int
 
 def _parameters(model: Any) -> Mapping[str, Any]:
     return inspect.signature(model.forward).parameters
-
-
-def _batches_differ(model: Any) -> bool:
-    """Whether padding is more than masked attention.
-
-    Where a layer is recurrent, its state has read the padding.
-    """
-    layers = DynamicCache(config=model.config).layers
-    return bool(getattr(model, "_is_stateful", False)) or not all(
-        hasattr(layer, "batch_select_indices") for layer in layers
-    )
 
 
 def _ends(model: Any, tokenizer: Any) -> set[int]:

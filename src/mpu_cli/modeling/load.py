@@ -25,6 +25,7 @@ from mpu_cli.checkpoint.config_file import CONFIG_FILE
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint, read_json
 from mpu_cli.checkpoint.side_settings import generation_settings
 from mpu_cli.errors import BadModelError
+from mpu_cli.modeling.hooks.loading import auto_class, from_tensors, names_in_memory, sharded
 from mpu_cli.modeling.tokenizer import CORRECT_CONFIG, LOADING_ERRORS, load_config, one_line
 from mpu_cli.modeling.tokenizer import has_tokenizer as has_tokenizer
 from mpu_cli.modeling.tokenizer import load_tokenizer as load_tokenizer
@@ -76,11 +77,13 @@ def load_model(
         _switch_off_dropout(config)
     with ExitStack() as stack:
         stack.enter_context(loading_errors(directory))
-        model, info = _from_tensors(
+        model, info = from_tensors(
             config,
             _on_disk(source, stack),
             torch.bfloat16 if bfloat16 else torch.float32,
-            **_sharding(fsdp),
+            # A wrong shape is then reported instead of raised as a table of many lines.
+            ignore_mismatched_sizes=True,
+            **(sharded() if fsdp else {}),
         )
         model.generation_config = _generation_config(source, source_config)
         if not fsdp:
@@ -132,8 +135,13 @@ def _fitted(source: Checkpoint, **kind: Any) -> tuple[Any, Any]:
     config = load_config(source.path, source.config)
     shapes = {name: torch.empty(info.shape, device="meta") for name, info in source.tensors.items()}
     with loading_errors(source.path):
-        model, info = _from_tensors(
-            copy.deepcopy(config), shapes, torch.float32, device_map={"": "meta"}, **kind
+        model, info = from_tensors(
+            copy.deepcopy(config),
+            shapes,
+            torch.float32,
+            ignore_mismatched_sizes=True,
+            device_map={"": "meta"},
+            **kind,
         )
     _check_complete(source, info)
     return config, model
@@ -149,20 +157,6 @@ def without_weights(config: Mapping[str, Any], directory: Path) -> Any:
         return auto_class(described).from_config(described)
 
 
-def auto_class(config: Any) -> Any:
-    """The Auto class that builds a configuration's language model.
-
-    A causal one, or one that also sees images.
-    """
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
-    return (
-        AutoModelForCausalLM
-        if type(config) in AutoModelForCausalLM._model_mapping
-        else AutoModelForImageTextToText
-    )
-
-
 @contextmanager
 def loading_errors(directory: Path) -> Iterator[None]:
     """Turn what transformers raises on a configuration that makes no model into BadModelError, and let it say nothing."""
@@ -176,28 +170,6 @@ def loading_errors(directory: Path) -> Iterator[None]:
             f"{directory / CONFIG_FILE}: transformers cannot make this model: {one_line(error)}",
             CORRECT_CONFIG,
         ) from error
-
-
-def _from_tensors(
-    config: Any, tensors: Mapping[str, Any], dtype: torch.dtype, **kind: Any
-) -> tuple[Any, dict[str, Any]]:
-    """The model with these tensors by on-disk name, and what transformers says of missing, unexpected and misshapen ones."""
-    found: tuple[Any, dict[str, Any]] = _model_class(config).from_pretrained(
-        None,
-        config=config,
-        state_dict=tensors,
-        dtype=dtype,
-        output_loading_info=True,
-        # Only so that a wrong shape is reported instead of raised as a table of many lines.
-        ignore_mismatched_sizes=True,
-        **kind,
-    )
-    return found
-
-
-def _model_class(config: Any) -> Any:
-    found = auto_class(config)._model_mapping[type(config)]
-    return found[0] if isinstance(found, tuple) else found
 
 
 def _on_disk(source: Checkpoint, stack: ExitStack) -> dict[str, Any]:
@@ -231,14 +203,6 @@ def _generation_config(source: Checkpoint, config: Any) -> Any:
 def _run_once(model: Any, *, use_cache: bool = False) -> None:
     """Two tokens: what only shows when a model computes (a router that asks for too many experts) shows now."""
     model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=use_cache)
-
-
-def _sharding(fsdp: bool) -> dict[str, Any]:
-    if not fsdp:
-        return {}
-    from transformers.distributed.configuration_utils import DistributedConfig
-
-    return {"distributed_config": DistributedConfig(fsdp_size=torch.distributed.get_world_size())}
 
 
 def _switch_off_dropout(config: Any) -> None:
@@ -316,7 +280,7 @@ def _frozen_in_memory(
 ) -> set[str]:
     """Turn on-disk names or patterns into the parameters that hold those tensors in memory."""
     sources: dict[str, set[str]] = {}
-    for disk_name, memory_name in _disk_to_memory(model, disk_names).items():
+    for disk_name, memory_name in names_in_memory(model, disk_names).items():
         if memory_name in parameters:
             sources.setdefault(memory_name, set()).add(disk_name)
     # A tied head is often absent from the disk and still a name that a manifest may use.
@@ -345,19 +309,3 @@ def _frozen_in_memory(
             " model.embed_tokens.weight",
         )
     return chosen
-
-
-def _disk_to_memory(model: Any, disk_names: Sequence[str]) -> dict[str, str]:
-    """On-disk tensor names by the parameter they are loaded into (transformers 5 fuses experts, renames others)."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
-    rules = get_model_conversion_mapping(model)
-    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
-    state = model.state_dict()
-    prefix = model.base_model_prefix
-    return {
-        name: rename_source_key(name, renamings, converters, prefix, state)[0]
-        for name in disk_names
-    }

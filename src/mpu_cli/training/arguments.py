@@ -1,4 +1,4 @@
-"""Settings in the words of transformers' TrainingArguments, and the device they run on."""
+"""Training settings as transformers' TrainingArguments."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ import tempfile
 from transformers import TrainingArguments
 
 from mpu_cli.errors import UsageError
+from mpu_cli.modeling.hooks.trainer import fix_arguments
 from mpu_cli.modeling.processes import this_process
 from mpu_cli.training.settings import TrainingSettings
 
 
 def trainer_arguments(settings: TrainingSettings, device: str, n_forget: int) -> TrainingArguments:
-    """What Trainer is told.
+    """The arguments of Trainer.
 
     Args:
         settings: see `TrainingSettings`.
-        device: from `choose_device`.
+        device: that the run takes place on.
         n_forget: rows of an epoch.
 
     Raises:
-        UsageError: the precision is not to be had here.
+        UsageError: the precision is not available here.
     """
     steps = settings.total_steps(n_forget)
     half = settings.autocasts
     warms_up = bool(settings.warmup_steps or settings.warmup_ratio)
     try:
         arguments = TrainingArguments(
-            # Trainer insists on one and would make it; nothing is ever written there.
+            # Trainer requires one; nothing is ever written there.
             output_dir=tempfile.gettempdir(),
             max_steps=steps,
             # Batches are drawn whole in every process (see `distributed`), so this only labels
@@ -69,13 +70,10 @@ def trainer_arguments(settings: TrainingSettings, device: str, n_forget: int) ->
         raise UsageError(
             f"--precision {settings.precision}: {str(error).splitlines()[0]}"
         ) from error
-    # An ACCELERATE_MIXED_PRECISION in the environment would win over --precision otherwise.
-    arguments.mixed_precision = "bf16" if half else "no"
+    fix_arguments(arguments, bfloat16=half)
     if arguments.world_size != this_process().size:
         raise UsageError(
             f"{this_process().size} processes were launched, and training would run in"
             f" {arguments.world_size}"
         )
-    # Several visible GPUs would become nn.DataParallel, which multiplies the batch.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

@@ -19,32 +19,35 @@ if TYPE_CHECKING:
     from mpu_cli.training.settings import TrainingSettings
 
 
-def check_settings(
-    settings: TrainingSettings, n_forget: int, device: str, inputs: Collection[str]
-) -> None:
-    """Refuse what cannot be divided among the processes.
+def choose_shared_device(settings: TrainingSettings, n_forget: int, inputs: Collection[str]) -> str:
+    """Choose the device of a run, and refuse what cannot be divided among the processes.
 
     Args:
         settings: of the run.
         n_forget: rows of an epoch.
-        device: where it will run.
-        inputs: words of `training.loss_inputs.LOSS_INPUTS` that the loss asks for.
+        inputs: of the loss, words of `training.loss_inputs.LOSS_INPUTS`.
+
+    Returns:
+        cpu, cuda or mps.
 
     Raises:
         UsageError: the message names the flag.
     """
+    from mpu_cli.modeling.device import choose_device
+
+    device = choose_device(settings.device)
     size, batch_size = this_process().size, settings.batch_size
     if settings.fsdp and size == 1:
         raise UsageError(
             "--fsdp shards the model over several processes, there is one", HOW_TO_LAUNCH
         )
     if size == 1:
-        return
+        return device
     refuse_unsharded(settings)
     if settings.fsdp and hidden_layer(inputs) is not None:
-        # It trains right (7e-7 from one process), but the optimizer keeps nothing for shards
-        # without a gradient, and torch does not take such a state back from a checkpoint. DDP wants
-        # no gradient of them either: `hidden.freeze_above`.
+        # Training is right (7e-7 from one process), but the optimizer keeps no state for shards
+        # without a gradient, and torch refuses such a state from a checkpoint. DDP waits for their
+        # gradient, too, which `hidden.freeze_above` prevents.
         raise UsageError(
             "--fsdp: this method trains some of the layers only",
             "leave --fsdp out: DDP trains it in several processes",
@@ -66,10 +69,11 @@ def check_settings(
             f" {size} processes",
             "choose another --batch-size, or fewer processes",
         )
+    return device
 
 
 def refuse_unsharded(settings: TrainingSettings) -> None:
-    """Refuse an optimizer that cannot work on pieces of tensors, if they are to be cut up.
+    """Refuse --fsdp with an optimizer that needs whole tensors.
 
     Raises:
         UsageError: the message names the flag.
@@ -83,12 +87,10 @@ def refuse_unsharded(settings: TrainingSettings) -> None:
 
 
 def after_measuring(model: Any) -> None:
-    """Put a sharded model back into pieces after a forward pass without gradient.
+    """Shard a model again after a forward pass without gradient; call it before training continues.
 
-    Call it before training goes on.
-
-    FSDP2 leaves the last modules whole after such a pass, and in the next training step then drops
-    their gradient without a word (torch 2.13: the final norm did not move, 10 % of the update).
+    FSDP2 leaves the last modules whole after such a pass, and then silently drops their gradient in
+    the next training step (torch 2.13: the final norm did not move, 10 % of the update).
     """
     if this_process().size == 1:
         return
@@ -100,12 +102,10 @@ def after_measuring(model: Any) -> None:
 
 
 def check_wrapper(model: Any, fsdp: bool) -> None:
-    """Make sure that the model is wrapped as asked for.
-
-    Training alone on a part of the rows would go unnoticed.
+    """Make sure that Trainer has wrapped the model, or else each process would train alone.
 
     Raises:
-        RuntimeError: it is not.
+        RuntimeError: it has not.
     """
     if this_process().size == 1:
         return

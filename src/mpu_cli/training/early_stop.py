@@ -1,25 +1,18 @@
-"""Ending a run when enough is forgotten, or when too much is lost.
-
-Looked at after every epoch, on answer probability.
-"""
+"""End a run when enough is forgotten or too much is lost, by answer probability after each epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mpu_cli.data.templates import TokenizedRow
 from mpu_cli.modeling.logprobs import answer_nll, mean_probability
 from mpu_cli.training.settings import TrainingSettings
+from mpu_cli.training.training_sets import TrainingSets
 
 
 @dataclass(frozen=True, slots=True)
 class StopCheck:
-    """Mean answer probability exp(−NLL / tokens) over the rows after one epoch.
-
-    None where no threshold asks for it.
-    """
+    """Mean answer probability exp(−NLL / tokens) after one epoch; None if no threshold needs it."""
 
     epoch: int
     forget: float | None
@@ -29,43 +22,32 @@ class StopCheck:
 class Thresholds:
     """The thresholds of a run, and the rows they are about."""
 
-    def __init__(
-        self,
-        settings: TrainingSettings,
-        forget: Sequence[TokenizedRow],
-        retain: Sequence[TokenizedRow] | None,
-        pad_id: int,
-    ) -> None:
-        """`retain` is needed for its threshold even if the loss does without."""
-        if settings.stop_retain_below is not None and not retain:
+    def __init__(self, settings: TrainingSettings, sets: TrainingSets) -> None:
+        """Retain rows are needed for their threshold even if the loss does not read them."""
+        if settings.stop_retain_below is not None and not sets.retain:
             raise ValueError("a threshold on the retain rows needs retain rows")
-        self._settings, self._forget, self._retain, self._pad_id = settings, forget, retain, pad_id
+        self._settings, self._sets = settings, sets
 
     def evaluate(self, model: Any, epoch: int) -> StopCheck:
         """Measure after an epoch (from 1). Every process calls it, and measures all rows."""
-        settings = self._settings
-        forget = (
-            self._probability(model, self._forget)
-            if settings.stop_forget_below is not None
-            else None
-        )
-        retain = (
-            self._probability(model, self._retain or ())
-            if settings.stop_retain_below is not None
-            else None
+        settings, sets = self._settings, self._sets
+        forget, retain = (
+            None
+            if limit is None
+            else mean_probability(answer_nll(model, rows, settings.batch_size, sets.pad_id))
+            for limit, rows in (
+                (settings.stop_forget_below, sets.forget),
+                (settings.stop_retain_below, sets.retain or ()),
+            )
         )
         return StopCheck(epoch, forget, retain)
 
-    def reached(self, evaluation: StopCheck) -> bool:
-        """Whether one of the thresholds says to end here."""
-        settings = self._settings
+    def reached(self, check: StopCheck) -> bool:
+        """Whether one of the thresholds ends the run."""
         pairs = (
-            (evaluation.forget, settings.stop_forget_below),
-            (evaluation.retain, settings.stop_retain_below),
+            (check.forget, self._settings.stop_forget_below),
+            (check.retain, self._settings.stop_retain_below),
         )
         return any(
             value is not None and limit is not None and value <= limit for value, limit in pairs
         )
-
-    def _probability(self, model: Any, rows: Sequence[TokenizedRow]) -> float:
-        return mean_probability(answer_nll(model, rows, self._settings.batch_size, self._pad_id))

@@ -1,32 +1,33 @@
-"""What training did to the answers.
+"""How training changed the answers: mean answer probability before the first step and after the last.
 
-Mean answer probability before the first step and after the last, on some of the rows.
-
-It answers "did anything happen?" for the price of a few forward passes; `mpu eval` measures all
+It is measured on some of the rows, for the price of a few forward passes; `mpu eval` measures all
 rows, and more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from mpu_cli.data.templates import TokenizedRow
+from mpu_cli.modeling.logprobs import answer_nll, mean_probability
+from mpu_cli.training.settings import TrainingSettings
+from mpu_cli.training.training_sets import TrainingSets
 
 MOST_ROWS, FEWEST_ROWS = 64, 16
 _SHARE = 0.1
-"""Of the training's own work, where more than the fewest rows are measured."""
+"""Share of the training's own work that may be spent on measuring more than the fewest rows."""
 LITTLE = 0.1
-"""A relative change of a probability that is worth speaking of."""
+"""The smallest relative change of a probability that is worth reporting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Mean answer probability exp(−NLL / tokens), between 0 and 1, before and after.
-
-    Over `rows` of `all_rows`.
-    """
+    """Mean answer probability exp(−NLL / tokens), in [0, 1], before and after, over `rows` of `all_rows`."""
 
     before: float
     after: float
@@ -35,56 +36,60 @@ class Change:
 
     @property
     def fall(self) -> float:
-        """How much of the probability is gone, relative to what there was.
-
-        Negative where it rose.
-        """
+        """The relative fall of the probability; negative if it rose."""
         return 1 - self.after / self.before if self.before else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """On the forget rows, and on the retain rows where there are any."""
+    """The change on the forget rows, and on the retain rows if there are any."""
 
     forget: Change
     retain: Change | None
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> Effect:
-        """From what `dataclasses.asdict` made of one."""
-        forget, retain = (
-            Change(**each) if each else None for each in (content["forget"], content["retain"])
-        )
-        assert forget is not None
-        return cls(forget, retain)
+        """Rebuild an effect from what `dataclasses.asdict` made of one."""
+        retain = content["retain"]
+        return cls(Change(**content["forget"]), Change(**retain) if retain else None)
 
 
 class EffectSample:
-    """The rows that are measured: the same ones before and after, and in every copy."""
+    """The rows that are measured: the same before and after, and in every copy."""
 
     def __init__(
-        self, forget: Sequence[TokenizedRow], retain: Sequence[TokenizedRow], trained_rows: int
+        self, sets: TrainingSets, settings: TrainingSettings, *, trains_retain: bool
     ) -> None:
-        """`trained_rows` is how many rows go through the model in training, forwards and backwards."""
-        # A backward pass is worth two forward ones; both sets are measured twice.
-        count = min(MOST_ROWS, max(FEWEST_ROWS, int(_SHARE * 3 * trained_rows / 4)))
-        self._sizes = len(forget), len(retain)
-        self.forget, self.retain = evenly(forget, count), evenly(retain, count)
+        """Choose the rows; with `trains_retain`, a retain row goes with each forget row in training."""
+        batch = settings.batch_size * settings.gradient_accumulation
+        n_forget = len(sets.forget)
+        steps = settings.total_steps(n_forget)
+        n_trained = min(settings.epochs * n_forget, steps * batch) * (1 + trains_retain)
+        # A backward pass costs as much as two forward passes; both sets are measured twice.
+        count = min(MOST_ROWS, max(FEWEST_ROWS, int(_SHARE * 3 * n_trained / 4)))
+        self._settings, self._pad_id = settings, sets.pad_id
+        self._all = [sets.forget, sets.retain or ()]
+        self._chosen = [evenly(rows, count) for rows in self._all]
 
-    def measure(
-        self, probability: Callable[[Sequence[TokenizedRow]], float]
-    ) -> tuple[float, float | None]:
-        """`probability` of the forget rows, and of the retain rows where there are any."""
-        return probability(self.forget), probability(self.retain) if self.retain else None
+    def measure(self, model: Any) -> tuple[float | None, ...]:
+        """Mean answer probability of the forget and of the retain rows; None where there are none."""
+        settings, device = self._settings, next(model.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16) if settings.autocasts else nullcontext():
+            return tuple(
+                mean_probability(answer_nll(model, rows, settings.batch_size, self._pad_id))
+                if rows
+                else None
+                for rows in self._chosen
+            )
 
-    def effect(
-        self, before: tuple[float, float | None], after: tuple[float, float | None]
-    ) -> Effect:
-        """Of two measurements."""
-        forget = Change(before[0], after[0], len(self.forget), self._sizes[0])
-        if before[1] is None or after[1] is None:
-            return Effect(forget, None)
-        return Effect(forget, Change(before[1], after[1], len(self.retain), self._sizes[1]))
+    def effect(self, before: tuple[float | None, ...], after: tuple[float | None, ...]) -> Effect:
+        """Compare two measurements."""
+        forget, retain = (
+            None if then is None or now is None else Change(then, now, len(rows), len(whole))
+            for then, now, rows, whole in zip(before, after, self._chosen, self._all, strict=True)
+        )
+        assert forget is not None
+        return Effect(forget, retain)
 
 
 def evenly(rows: Sequence[TokenizedRow], count: int) -> list[TokenizedRow]:
@@ -103,9 +108,6 @@ def mean_effect(effects: Sequence[Effect]) -> Effect:
 
 
 def _mean(changes: Sequence[Change]) -> Change:
-    first = changes[0]
-    before, after = (
-        sum(values) / len(changes)
-        for values in zip(*((one.before, one.after) for one in changes), strict=True)
-    )
-    return Change(before, after, first.rows, first.all_rows)
+    before = sum(change.before for change in changes) / len(changes)
+    after = sum(change.after for change in changes) / len(changes)
+    return Change(before, after, changes[0].rows, changes[0].all_rows)

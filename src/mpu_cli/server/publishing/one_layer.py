@@ -6,9 +6,7 @@ Memory: one float32 layer; a second of experts' tensors while transformers stack
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +14,28 @@ import torch
 
 from mpu_cli.architectures.layout import LayerLayout, ModelLayout
 from mpu_cli.errors import FunctionChangedError
+from mpu_cli.modeling.hooks.loading import (
+    LazyTensor,
+    Reader,
+    from_tensors,
+    model_class,
+    one_tensor_at_a_time,
+)
 from mpu_cli.modeling.load import loading_errors
-
-Reader = Callable[[], torch.Tensor]
-
-_SYNCHRONOUS = "HF_DEACTIVATE_ASYNC_LOAD"
 
 
 class OneLayer:
     """Builds the same network again and again; only the layer's weights differ."""
 
     def __init__(self, directory: Path, layout: ModelLayout, layer: LayerLayout) -> None:
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig
 
         self._directory = directory
         with loading_errors(directory):
             # All per-layer lists, those too that transformers makes up where config.json has none.
             whole = AutoConfig.for_model(**layout.config).to_dict()
             self._config = AutoConfig.for_model(**_single(whole, layout, layer))
-        self._class: Any = AutoModelForCausalLM._model_mapping[type(self._config)]
+        self._class = model_class(self._config)
         self._layout, self._layer = layout, layer
 
     def load(self, weights: Mapping[str, Reader]) -> Any:
@@ -46,17 +47,15 @@ class OneLayer:
             FunctionChangedError: transformers has no place for a tensor, or one is missing.
             BadModelError: transformers does not understand the configuration.
         """
-        state = {self._name(name): _Lazy(read) for name, read in weights.items()}
-        with loading_errors(self._directory), torch.random.fork_rng(), _synchronous():
+        state = {self._name(name): LazyTensor(read) for name, read in weights.items()}
+        with loading_errors(self._directory), torch.random.fork_rng(), one_tensor_at_a_time():
             torch.manual_seed(0)
-            network, info = self._class.from_pretrained(
-                None,
-                config=copy.deepcopy(self._config),
-                state_dict=state,
-                dtype=torch.float32,
+            network, info = from_tensors(
+                copy.deepcopy(self._config),
+                state,
+                torch.float32,
                 attn_implementation="eager",
                 experts_implementation="eager",
-                output_loading_info=True,
             )
         foreign = [*info["unexpected_keys"], *(str(item) for item in info["mismatched_keys"])]
         first = self._name(self._layer.noised[0])
@@ -108,30 +107,3 @@ def _single(whole: Mapping[str, Any], layout: ModelLayout, layer: LayerLayout) -
         "bos_token_id": None,
         "eos_token_id": None,
     }
-
-
-class _Lazy:
-    """What transformers expects of a tensor that is still on disk.
-
-    It indexes with [...] when it wants the numbers.
-    """
-
-    def __init__(self, read: Reader) -> None:
-        self._read = read
-
-    def __getitem__(self, _: Any) -> torch.Tensor:
-        return self._read()
-
-
-@contextmanager
-def _synchronous() -> Iterator[None]:
-    # transformers' loading threads would hold several tensors at once.
-    before = os.environ.get(_SYNCHRONOUS)
-    os.environ[_SYNCHRONOUS] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_SYNCHRONOUS]
-        else:
-            os.environ[_SYNCHRONOUS] = before

@@ -1,0 +1,82 @@
+"""What one `mpu unlearn` writes, keeps through an interruption, and hears of signals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpu_cli.checkpoint.staging import Staging
+from mpu_cli.client.job import UnlearnJob
+from mpu_cli.client.work_directory import WorkDirectory
+from mpu_cli.errors import StoppedError
+from mpu_cli.modeling.processes import this_process
+from mpu_cli.training.stop_signal import StopSignal
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The places and the signal of one command."""
+
+    staging: Staging | None
+    """The directory to fill; None in all processes but the first."""
+    kept: WorkDirectory
+    stop: StopSignal
+
+
+@contextmanager
+def open_session(
+    target: Path,
+    names: Sequence[str],
+    job: UnlearnJob,
+    *,
+    force: bool,
+    work_beside: Path | None = None,
+    marked: bool = False,
+) -> Iterator[Session]:
+    """Open the target and the work directory, and catch signals until both are closed.
+
+    Args:
+        target: the directory to write.
+        names: of the copies that are trained.
+        job: what is trained.
+        force: replace an existing target, and what an interrupted run left.
+        work_beside: the path that the work directory belongs to; None = `target`.
+        marked: see `Staging`.
+
+    Raises:
+        OutputError: the target exists, or an interrupted run left its work.
+        StoppedError: instead of KeyboardInterrupt; it says what was kept.
+    """
+    kept = WorkDirectory(work_beside or target, job.keeping)
+    started = time.monotonic()
+    first = this_process().is_first
+    stop = StopSignal(job.note)
+    with Staging(target, force=force, marked=marked) if first else nullcontext() as staging, stop:
+        if staging is not None:
+            kept.begin(names, force=force)
+        try:
+            yield Session(staging, kept, stop)
+        except KeyboardInterrupt as interrupt:
+            raise _stopped(kept, names if first else [], job.resume_with) from interrupt
+        except BaseException:
+            if staging is not None and kept.failed(names, time.monotonic() - started):
+                job.note(f"the work so far is kept in {kept.path}; resume with: {job.resume_with}")
+            raise
+        if staging is not None:
+            kept.discard(names)
+
+
+def _stopped(kept: WorkDirectory, names: Sequence[str], resume_with: str) -> StoppedError:
+    done = kept.described(names)
+    if done:
+        return StoppedError(f"interrupted; {kept.path} keeps {done}", f"resume with: {resume_with}")
+    kept.discard(names)
+    why = (
+        "no checkpoint was complete yet"
+        if kept.wants_checkpoints
+        else "--save-seconds 0 asks for no checkpoints"
+    )
+    return StoppedError(f"interrupted; nothing was kept: {why}", "run the same command again")

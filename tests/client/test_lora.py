@@ -130,7 +130,7 @@ def test_fused_projections_are_exact_too(tmp_path, entropy):
 
     GPT-2's adapters are undone as exactly.
     """
-from tiny_models import make_tokenizer
+    from tiny_models import make_tokenizer
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -298,9 +298,7 @@ def test_an_adapter_that_did_not_move_is_an_error(tiny_pair, tmp_path, monkeypat
 
     monkeypatch.setattr(lora_module, "attach", cut_off)
     with pytest.raises(CheckFailedError, match="did not move"):
-        train_copy(
-            pair_.model, tmp_path / "after", FORGET, RETAIN, work(max_steps=2).recipe
-        )
+        train_copy(pair_.model, tmp_path / "after", FORGET, RETAIN, work(max_steps=2).recipe)
     assert not (tmp_path / "after").exists()
 
 

@@ -193,7 +193,7 @@ def test_an_interrupted_training_leaves_nothing(seed, finished_round, tmp_path, 
     assert (process.returncode == 0) <= (tmp_path / "to-server").exists(), err
     if not (tmp_path / "to-server").exists():
         kept = (tmp_path / ".to-server.mpu-work").exists()
-        assert ("go on with: mpu unlearn " in err) == kept, err
+        assert ("resume with: mpu unlearn " in err) == kept, err
         assert (
             mpu(
                 *command[:2], *data, "--max-steps", "1", "--out", tmp_path / "to-server", "--force"

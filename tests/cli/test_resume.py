@@ -207,7 +207,7 @@ def left(interrupted, tmp_path) -> Path:
         (("--method", "SimNPO"), "--method was NPO and is SimNPO"),
         (("--delta-dtype", "bfloat16"), "--delta-dtype was float32 and is bfloat16"),
         (("--system-prompt", "w1"), "--system-prompt was not given and is w1"),
-        (("--forget", "{other}"), "the forget file is another"),
+        (("--forget", "{other}"), "the forget file changed"),
     ],
 )
 def test_another_recipe_is_not_gone_on_with(other, told, left, finished_round, tmp_path, mpu):

@@ -77,7 +77,7 @@ def test_the_first_signal_leaves_what_is_done(
     mpu,
     signalled,
 ):
-    """Exit 130, what was kept and the whole command to go on with, which gives the bits of an undisturbed run."""
+    """Exit 130, what was kept and the whole command to resume with, which gives the bits of an undisturbed run."""
     out = tmp_path / "to-server"
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     signalled(step, number)
@@ -86,15 +86,14 @@ def test_the_first_signal_leaves_what_is_done(
     assert stopped.code == 130
     heard, error, hint = stopped.err.splitlines()[-3:]
     assert (
-        heard
-        == "mpu: interrupted: a checkpoint is written after this step; once more ends at once,"
-        " without it"
+        heard == "mpu: interrupted: a checkpoint is written after this step; interrupt again to"
+        " end at once without it"
     )
     assert error == f"mpu: error: interrupted; {tmp_path}/.to-server.mpu-work keeps {kept}"
-    assert hint == f"mpu: hint: go on with: mpu {shlex.join(arguments)} --resume"
+    assert hint == f"mpu: hint: resume with: mpu {shlex.join(arguments)} --resume"
     assert [path.name for path in tmp_path.iterdir()] == [".to-server.mpu-work"]
     assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
-    resumed = mpu(*shlex.split(hint.partition("go on with: mpu ")[2]))
+    resumed = mpu(*shlex.split(hint.partition("resume with: mpu ")[2]))
     assert resumed.code == 0, resumed.err
     assert bits(out) == uninterrupted
     assert [path.name for path in tmp_path.iterdir()] == ["to-server"]
@@ -131,7 +130,7 @@ def test_without_checkpoints_the_first_signal_ends_at_once(
     stopped = mpu(*command(finished_round, tmp_path / "to-server", "--save-seconds", "0"))
     assert stopped.code == 130
     assert "nothing was kept: --save-seconds 0 asks for no checkpoints\n" in stopped.err
-    assert "go on with" not in stopped.err
+    assert "resume with" not in stopped.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -147,7 +146,7 @@ def test_a_model_is_stopped_alike_and_json_says_it_too(finished_round, tmp_path,
     assert error["kind"] == "Interrupted"
     assert error["message"] == f"interrupted; {out.parent}/.after.mpu-work keeps step 3 of model"
     assert error["hint"].endswith(f"--out {shlex.quote(str(out))} --batch-size 1 --resume")
-    resumed = mpu(*shlex.split(error["hint"].partition("go on with: mpu ")[2]))
+    resumed = mpu(*shlex.split(error["hint"].partition("resume with: mpu ")[2]))
     assert resumed.code == 0, resumed.err
     assert resumed.json["copies"]["model"]["resumed_from"] == 3
 
@@ -193,4 +192,4 @@ def test_several_processes_stop_together(finished_round, tmp_path, environment):
     assert done.returncode != 0
     assert done.stderr.count("mpu: error: ") == 1, done.stderr
     assert "keeps step 3 of copy-1\n" in done.stderr
-    assert "go on with: torchrun --nproc-per-node 2 -m mpu_cli unlearn " in done.stderr
+    assert "resume with: torchrun --nproc-per-node 2 -m mpu_cli unlearn " in done.stderr

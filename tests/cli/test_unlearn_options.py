@@ -76,7 +76,7 @@ def test_methods_for_a_reader(mpu):
         (("{handoff}", "--out", "{out}", "{rows}", "--preset", "papers"), "--preset papers"),
         (
             ("{handoff}", "--out", "{out}", "{rows}", "--preset", "paper", "--method", "RMU"),
-            "the paper has no RMU",
+            "the paper does not use RMU",
         ),
         (
             (

@@ -37,6 +37,6 @@ def test_the_users_own_parameters_win() -> None:
 
 def test_a_method_that_the_paper_has_not() -> None:
     """Named, with those that it has."""
-    with pytest.raises(UsageError, match="the paper has no RMU") as caught:
+    with pytest.raises(UsageError, match="the paper does not use RMU") as caught:
         paper(methods.find("RMU"), [])
     assert "SatImp" in str(caught.value.hint)

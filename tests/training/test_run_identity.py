@@ -20,8 +20,8 @@ NOW = {
     ("then", "told"),
     [
         ({**NOW, "--seed": 0}, "--seed was 0 and is 1"),
-        ({**NOW, "the forget file": B, TOKENS: B}, "the forget file is another"),
-        ({**NOW, TOKENS: B}, f"{TOKENS} is another"),
+        ({**NOW, "the forget file": B, TOKENS: B}, "the forget file changed"),
+        ({**NOW, TOKENS: B}, f"{TOKENS} changed"),
         ({**NOW, "--system-prompt": "Be kind."}, "--system-prompt was Be kind. and is not given"),
         ({**NOW, "the retain file": A}, "the retain file is not given"),
         ({**NOW, "--map": []}, '--map was [] and is [["answer", "a"]]'),
@@ -30,7 +30,7 @@ NOW = {
             "--seed was 2 and is 1, --lora-rank was 8 and is not given",
         ),
         ({**NOW, **{f"--{letter}": 1 for letter in "abcdef"}}, ", and 2 more"),
-        (None, "its recipe, data, handoff, copy, versions or number of processes are others"),
+        (None, "its recipe, data, handoff, copy, versions or number of processes differ"),
     ],
 )
 def test_what_differs_is_named(then, told):

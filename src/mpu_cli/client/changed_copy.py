@@ -1,9 +1,7 @@
 """A published copy with its own update applied, as a model directory.
 
-What the client's training made of it.
-
-It is what the client may measure before the update leaves. The server's model will be what all
-copies together make of it.
+The client may measure it before it sends the update. The server's model will come from all copies
+together.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ _SHARD_BYTES = 50_000_000_000
 
 
 def write_changed_copy(handoff: Path, update: Path, number: int, directory: Path) -> None:
-    """Write copy `number` of `handoff`, changed as `update` says, into `directory`, which is there and empty.
+    """Write copy `number` of `handoff`, changed by `update`, into `directory`, which is empty.
 
     Raises:
         UsageError: there is no such copy.
@@ -36,8 +34,7 @@ def write_changed_copy(handoff: Path, update: Path, number: int, directory: Path
         GateError: the update answers another handoff, or does not fit this one.
         OutputError: the disk is full.
     """
-    # What the handoff itself freezes must not have moved; embeddings may have, if the client asked
-    # for it.
+    # Embeddings may have moved, if the client asked for it; what the handoff freezes may not.
     opened = open_handoff(handoff, train_embeddings=True)
     manifest = read_update(update)
     name, count = f"copy-{number}", len(opened.copies)

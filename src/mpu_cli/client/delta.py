@@ -1,7 +1,4 @@
-"""The change of one copy.
-
-The difference of two saved directories, by on-disk names, a block at a time.
-"""
+"""The delta of one copy: the difference of two saved directories, by on-disk name, in blocks."""
 
 from __future__ import annotations
 
@@ -31,13 +28,11 @@ def write_delta(
     dtype: str,
     shard_bytes: int,
 ) -> Files:
-    """Write `after − published` of every tensor that changed.
+    """Write `after − published` of every tensor that changed, and return the files.
 
-    Return the files with digests and sizes.
-
-    Where the trainer kept its weights in a narrower dtype than the published copy, it started from
-    the copy rounded to that dtype; the difference is taken against that, else every entry would
-    carry the rounding.
+    If the trainer kept its weights in a narrower dtype than the published copy, it started from the
+    copy rounded to that dtype. The difference is taken against the rounded copy, or else every entry
+    would carry the rounding.
 
     Raises:
         BadModelError: the two directories are not the same model (a tensor is missing, added, or of
@@ -46,14 +41,14 @@ def write_delta(
     """
     pair = _Pair()
     _check_same_model(published, trained, opened.droppable, pair)
-    kept = [info for info in published.tensors.values() if info.name in trained.tensors]
-    changed = [info for info in kept if pair.differs(info, trained.tensors[info.name])]
+    saved = [info for info in published.tensors.values() if info.name in trained.tensors]
+    changed = [info for info in saved if pair.differs(info, trained.tensors[info.name])]
     for info in changed:
         if is_frozen(info.name, opened.frozen):
             raise CheckFailedError(
                 f"{trained.path}: tensor {info.name} changed, but it is frozen",
-                "train with this tensor frozen: its moved rows would spell out the forget set's"
-                " tokens",
+                "train with this tensor frozen: rows of it that move tell the server which tokens"
+                " the forget set holds",
             )
     infos = [replace(info, dtype=STORED_NAMES[dtype]) for info in changed]
     writer = CheckpointWriter(directory, infos, max_shard_bytes=shard_bytes, stem=DELTA_STEM)
@@ -76,12 +71,12 @@ def write_delta(
 
 
 def is_unchanged(published: TensorInfo, trained: TensorInfo) -> bool:
-    """Whether a tensor is the published one, in the dtype in which the trainer kept it."""
+    """Whether a tensor equals the published one in the trainer's dtype."""
     return published.shape == trained.shape and not _Pair().differs(published, trained)
 
 
 class _Pair:
-    """The same tensor of two models, a block at a time, in memory that is used again."""
+    """Compares the same tensor of two models in blocks, in memory that is reused."""
 
     def __init__(self) -> None:
         self._before, self._after, self._narrow, self._wide, self._change = (
@@ -91,7 +86,7 @@ class _Pair:
     def _blocks(
         self, published: TensorInfo, trained: TensorInfo
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Before, in the dtype of after; and after."""
+        """Blocks before (in the dtype of after) and after."""
         for start, stop in spans(published.elements):
             after = read_span(trained, start, stop, self._after)
             yield (
@@ -108,7 +103,7 @@ class _Pair:
         )
 
     def changes(self, published: TensorInfo, trained: TensorInfo) -> Iterator[torch.Tensor]:
-        """What changed, float32, in consecutive blocks."""
+        """The difference in float32, in consecutive blocks."""
         for before, after in self._blocks(published, trained):
             change = self._change.tensor(torch.float32, len(after)).copy_(after)
             yield change.sub_(converted(before, torch.float32, self._wide))
@@ -134,12 +129,12 @@ def _check_same_model(
         if not _is_redundant_head(name, published, trained, pair):
             raise BadModelError(
                 f"{trained.path}: tensor {name} is not in the published copy",
-                "hand in full models only",
+                "save the model without it",
             )
 
 
 def _is_redundant_head(name: str, published: Checkpoint, trained: Checkpoint, pair: _Pair) -> bool:
-    """A tied head that some programs write although it equals the embedding (checked when the model was opened)."""
+    """Whether it is a tied head, equal to the embedding, which some programs write as well."""
     return (
         is_head(name)
         and bool(published.config.get("tie_word_embeddings"))

@@ -26,9 +26,9 @@ def diff(
 ) -> UpdateManifest:
     """Write the update from full models or PEFT adapters under `trained/copy-1` … `trained/copy-m`.
 
-    Of a model, a changed config.json, another dtype, other shards and a redundant tied head are
-    tolerated. An adapter stays one, or with `merge` becomes the delta that it makes; `warn` is told
-    of dropout and of adapters on o and down.
+    A model may have another config.json, dtype or sharding, and a redundant tied head. An adapter
+    stays one, or with `merge` becomes its delta. `warn` is called with a line on dropout and on
+    adapters on o and down.
 
     Raises:
         MpuError: a copy is missing, is not the same model, moved a frozen tensor, or holds NaN.

@@ -1,7 +1,4 @@
-"""How long a training will take, roughly.
-
-From the products that it computes, and how fast this machine multiplies now.
-"""
+"""Estimate how long training takes, from its operations and this machine's present speed."""
 
 from __future__ import annotations
 
@@ -14,29 +11,29 @@ from mpu_cli.training.settings import TrainingSettings
 
 _PROBE_SECONDS = 0.3
 _STEP_SECONDS = 0.02
-"""What a step takes however small the model: Python, kernels started one by one, the optimizer's own loop."""
+"""A step's overhead in any model: Python, kernel launches, the optimizer's own loop."""
 _START_SECONDS = 8.0
-"""Imports, reading rows, loading the first copy of a small model."""
+"""Time for imports, reading rows and loading the first copy of a small model."""
 EFFICIENCY = 0.5
-"""Share of the speed of one large product that a whole step reaches: attention, norms and loss are slower.
+"""Share of one large product's speed that a whole step reaches; attention, norms, loss are slower.
 
-An assumption; docs/log.md has what it leads to."""
+This is an assumption; docs/log.md has what it leads to."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowSizes:
-    """How much there is to train on."""
+    """The sizes of the rows that a job trains on."""
 
     rows: int
-    """To forget; an epoch is one pass over them."""
+    """Forget rows; an epoch is one pass over them."""
     longest: int
     """Tokens of the longest row of all sets."""
     mean: float
-    """Tokens of a row, over all sets."""
+    """Mean number of tokens in a row, over all sets."""
 
     @classmethod
     def of(cls, forget: Sequence[TokenizedRow], retain: Sequence[TokenizedRow]) -> RowSizes:
-        """Of encoded rows."""
+        """Measure tokenized rows."""
         lengths = [len(row.input_ids) for row in (*forget, *retain)]
         return cls(len(forget), max(lengths), sum(lengths) / len(lengths))
 
@@ -46,11 +43,11 @@ def products_of_a_step(
 ) -> float:
     """Floating-point operations of one optimizer step.
 
-    2 a weight and token forward, 4 backward, 2 more with checkpointing.
+    A weight and token takes 2 forward, 4 backward, and 2 more with gradient checkpointing.
     """
-    each = 8 if settings.gradient_checkpointing else 6
+    per_weight_and_token = 8 if settings.gradient_checkpointing else 6
     return (
-        each
+        per_weight_and_token
         * parameters
         * tokens_of_a_row
         * settings.batch_size
@@ -60,12 +57,12 @@ def products_of_a_step(
 
 
 def seconds_in_all(steps: int, copies: int, operations: float, speed: float) -> float:
-    """Of `copies` trainings of `steps` steps with so many operations each, at `speed` operations a second."""
+    """Time of `copies` trainings of `steps` steps of `operations` each, at `speed` per second."""
     return _START_SECONDS + copies * steps * (_STEP_SECONDS + operations / (EFFICIENCY * speed))
 
 
 def measured_speed(settings: TrainingSettings) -> float:
-    """Floating-point operations a second in products of 512 × 1024 × 1024, on the device and in the precision of the run."""
+    """Operations per second in products of 512 × 1024 × 1024, as the run's device computes them."""
     import torch
 
     from mpu_cli.modeling.device import choose_device

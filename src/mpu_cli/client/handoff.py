@@ -1,7 +1,4 @@
-"""A handoff as the client works with it.
-
-verified, opened, and with the client's own idea of what must not move.
-"""
+"""A handoff as the client uses it: verified, opened, and with what the client itself freezes."""
 
 from __future__ import annotations
 
@@ -20,26 +17,24 @@ from mpu_cli.errors import BadBundleError
 
 @dataclass(frozen=True, slots=True)
 class OpenHandoff:
-    """`frozen` is what the manifest freezes and the embeddings.
-
-    `droppable` are tensors that trainers may leave out.
-
-    `matrices` are the attention and feed-forward projections, on which an adapter may sit.
-    """
+    """A verified handoff and its copies."""
 
     manifest: HandoffManifest
     copies: Mapping[str, Checkpoint]
     frozen: tuple[str, ...]
+    """What the manifest freezes, and the embeddings."""
     droppable: frozenset[str]
+    """Tensors that trainers may leave out."""
     matrices: Projections
+    """The attention and feed-forward projections, on which an adapter may sit."""
 
 
 def open_handoff(path: Path, *, train_embeddings: bool = False) -> OpenHandoff:
     """Verify a handoff completely and open its copies.
 
-    Input and output embeddings are frozen whatever the manifest says, unless the client itself asks
-    to train them: the manifest comes from the server, and rows of theirs that moved would tell the
-    server the forget set's tokens.
+    Input and output embeddings are frozen whatever the manifest says, unless the client asks to
+    train them: the manifest comes from the server, and embedding rows that move tell the server
+    which tokens the forget set holds.
 
     Raises:
         BadBundleError: see `read_handoff` and `open_copies`; or nothing is left to train.

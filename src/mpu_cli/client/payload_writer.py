@@ -1,4 +1,4 @@
-"""What a training program left behind for one copy, a full model or a PEFT adapter, made into that copy's payload."""
+"""Turn one copy's trained model or PEFT adapter, from any training program, into a payload."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mpu_cli.errors import BadModelError
 
 Warn = Callable[[str], None]
 _OF_OTHER_HEADS = ("classifier", "summary", "cls_")
-"""Dropout of heads that a causal language model does not have."""
+"""Dropout of heads that a causal language model lacks."""
 
 
 def write_payload(
@@ -30,11 +30,7 @@ def write_payload(
     merge: bool = False,
     warn: Warn = lambda text: None,
 ) -> Files:
-    """Write what `trained` changed of `published` into `directory`.
-
-    An adapter as an adapter, a full model as a delta.
-
-    Returns the files with digests and sizes, so that nobody has to read them again for these.
+    """Write what `trained` changed of `published`: an adapter as an adapter, a model as a delta.
 
     Args:
         opened: the handoff that the published copy is from.
@@ -44,7 +40,10 @@ def write_payload(
         dtype: float32 or bfloat16, in which the change is stored.
         shard_bytes: of a delta's files.
         merge: write an adapter as the delta that it makes.
-        warn: told of dropout, and of adapters that do not denoise.
+        warn: called with a line on dropout, and on adapters that do not denoise.
+
+    Returns:
+        The files with digests and sizes.
 
     Raises:
         MpuError: see `write_delta` and `open_trained`; or it is both a model and an adapter.
@@ -54,22 +53,22 @@ def write_payload(
         on = sorted(_dropout(model.config))
         if on:
             warn(
-                f"{trained}/config.json sets {', '.join(on)}: if dropout was on in training, the"
-                " copies differ by it, and that does not cancel; switch it off and train again, if"
-                " it was"
+                f"{trained}/config.json sets {', '.join(on)}: dropout in training makes copies"
+                " differ, and that difference does not cancel; if it was on, switch it off and"
+                " train again"
             )
         return write_delta(opened, published, model, directory, dtype, shard_bytes)
     models = sorted(item.name for item in trained.glob("model*.safetensors"))
     if models:
         raise BadModelError(
             f"{trained}: holds a model ({models[0]}) and an adapter",
-            "leave the one that was trained",
+            "keep only the one that was trained",
         )
     adapter = open_trained(trained, opened, published)
     if adapter.dropout:
         warn(
-            f"{trained}: was trained with lora_dropout {adapter.dropout:g}: the copies differ by"
-            " it, and that does not cancel"
+            f"{trained}: was trained with lora_dropout {adapter.dropout:g}: dropout makes copies"
+            " differ, and that difference does not cancel"
         )
     if (text := inexact(adapter.targets)) is not None:
         warn(text)
@@ -79,7 +78,7 @@ def write_payload(
 
 
 def _dropout(config: Mapping[str, Any]) -> Iterator[str]:
-    """`name value` of every dropout that a config.json, or a part of it, sets above 0."""
+    """`name value` of every dropout above 0 in a config.json or a part of it."""
     for name, value in config.items():
         if isinstance(value, dict):
             yield from _dropout(value)

@@ -1,6 +1,6 @@
-"""`--preset paper`: how the authors of MPU (arXiv 2602.23798) trained, as their code has it.
+"""`--preset paper`: the settings in the code of MPU's authors (arXiv 2602.23798).
 
-docs/paper-protocol.md.
+docs/paper-protocol.md compares them with ours.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ SETTINGS: dict[str, Any] = {
     "redraw_refusals": True,
     "join_texts": True,
 }
-"""The same for every method, by the names of TrainingSettings."""
+"""Settings of every method, by the names of TrainingSettings."""
 TEXT_LENGTH = 2048
-"""Tokens that joined plain texts are cut at; the authors cut no question and answer."""
+"""Tokens in a chunk of joined plain texts; the authors cut no question-and-answer row."""
 PROMPTING = {"system_prompt": "You are a helpful assistant.", "template_date": "2025-04-10"}
-"""What stands around every pair, by option, where the tokenizer has a chat template."""
+"""Prompt options for a tokenizer with a chat template."""
 ROUNDS_AND_EPOCHS = {
     "GradAscent": (1, 10),
     "GradDiff": (1, 10),
@@ -43,16 +43,16 @@ ROUNDS_AND_EPOCHS = {
     "DPO": (10, 1),
     "SatImp": (10, 1),
 }
-"""Rounds with the server, and epochs in each of them."""
+"""Rounds with the server, and epochs in each round."""
 _WEIGHTS = {"gamma": 1.0, "alpha": 1.0}
-"""Of the forget and the retain loss: one for every method, so SimNPO, SatImp and UnDIAL leave their published defaults."""
+"""Weights of forget and retain loss in every method; SimNPO, SatImp, UnDIAL were published with others."""
 
 
 def paper(method: MethodInfo, assignments: Iterable[str]) -> tuple[dict[str, Any], list[str], int]:
     """Training settings, the method's parameters as `--set` assignments, and the number of rounds.
 
     Args:
-        method: what is trained by.
+        method: the unlearning method.
         assignments: the user's own `--set`, which win.
 
     Raises:
@@ -60,7 +60,9 @@ def paper(method: MethodInfo, assignments: Iterable[str]) -> tuple[dict[str, Any
     """
     if method.name not in ROUNDS_AND_EPOCHS:
         known = ", ".join(sorted(ROUNDS_AND_EPOCHS, key=str.lower))
-        raise UsageError(f"--preset paper: the paper has no {method.name}", f"it has {known}")
+        raise UsageError(
+            f"--preset paper: the paper does not use {method.name}", f"it uses {known}"
+        )
     rounds, epochs = ROUNDS_AND_EPOCHS[method.name]
     given = list(assignments)
     named = {assignment.partition("=")[0].strip() for assignment in given}

@@ -1,8 +1,8 @@
-"""`--reference`: whose log-probabilities NPO, DPO, UnDIAL and the KL retain loss compare with, if not the copy's own.
+"""`--reference`: the model that NPO, DPO, UnDIAL and the KL retain loss compare with.
 
-Over several rounds that is the model before the first of them: the first round's handoff, a copy
-for each copy, or one model directory for all. Only what a model *says* matters here, so it may be
-reparameterized otherwise than the copy.
+Without it, that is the published copy itself. Over several rounds it is the model before round 1:
+the first round's handoff, a copy for each copy, or one model directory for all. Only its
+log-probabilities matter, so its reparameterization may differ from the copy's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mpu_cli.errors import BadModelError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class ReferenceSource:
-    """An opened reference; `digest` names its weights and its configuration (a handoff's: all files)."""
+    """An opened reference; `digest` covers weights and configuration, or all files of a handoff."""
 
     path: Path
     digest: str
@@ -28,42 +28,43 @@ class ReferenceSource:
     copies: Mapping[str, Checkpoint] | None = None
 
     def of(self, name: str | None, trained: Checkpoint) -> Path:
-        """The directory of the model that copy `name` (None = a plain model) is compared with.
+        """The model directory that copy `name` (None = a plain model) is compared with.
 
         Raises:
-            UsageError: the reference has no such copy, or is a handoff where a model is trained.
-            BadModelError: its tensors are others than those of the model that is trained.
+            UsageError: the reference has no such copy, or is a handoff while a model is trained.
+            BadModelError: its tensors differ from those of the model that is trained.
         """
-        found = self.model
+        reference = self.model
         if self.copies is not None:
             if name is None:
                 raise UsageError(
-                    f"--reference {self.path}: is a handoff, and what is trained is a model",
-                    "give the model before the first round, or one of the handoff's copies",
+                    f"--reference {self.path}: is a handoff, but a model is trained",
+                    "give the model before round 1, or one of the handoff's copies",
                 )
             if name not in self.copies:
                 raise UsageError(
                     f"--reference {self.path}: has no {name}",
-                    "give a handoff of as many copies, or one model directory for all",
+                    "give a handoff with as many copies, or one model directory for all",
                 )
-            found = self.copies[name]
-        assert found is not None
-        ours, theirs = shapes(trained.tensors), shapes(found.tensors)
+            reference = self.copies[name]
+        assert reference is not None
+        ours, theirs = shapes(trained.tensors), shapes(reference.tensors)
         for tensor in sorted(ours.keys() | theirs.keys()):
             if ours.get(tensor) != theirs.get(tensor):
                 there, here = (
-                    list(each[tensor]) if tensor in each else "missing" for each in (theirs, ours)
+                    list(shape[tensor]) if tensor in shape else "missing"
+                    for shape in (theirs, ours)
                 )
                 raise BadModelError(
-                    f"{found.path}: tensor {tensor} is {there} here and {here} in the model that is"
-                    " trained",
+                    f"{reference.path}: tensor {tensor} is {there} here and {here} in the model"
+                    " that is trained",
                     "give --reference the first round's handoff of the same model",
                 )
-        return found.path
+        return reference.path
 
 
 def open_reference(path: Path) -> ReferenceSource:
-    """Open a handoff or a model directory as a reference, completely verified.
+    """Open a handoff or a model directory as a reference, and verify it completely.
 
     Raises:
         BadBundleError, BadModelError: it is neither, or damaged.

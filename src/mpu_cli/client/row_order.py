@@ -1,7 +1,4 @@
-"""Which rows a run sees, and in which order.
-
-The same in all copies of a handoff, others in the next round.
-"""
+"""Which rows a run sees, in which order: the same in all copies, different in each round."""
 
 from __future__ import annotations
 
@@ -15,11 +12,11 @@ def row_sampling(
 ) -> RowSampling:
     """The order for copy `name` of a handoff, or for a plain model.
 
-    Without `--round` a handoff of several copies draws its retain rows by its own id, so that the
-    next round sees other ones although the client does not know the round. A handoff of one copy
-    may be a part of a split, whose holders must see the same rows and share no id: it has the order
-    of round 1, as a model has. `order_per_copy` tells the copies of one handoff apart, never the
-    holders of a split: each of their copies is copy-1 of a handoff without an id in its order.
+    Without `--round`, a handoff of several copies draws its retain rows by its own id, so the next
+    round sees others although the client does not know the round. A handoff of one copy may be part
+    of a split, whose holders must see the same rows and share no id, so it has the order of round 1,
+    as a model has. `order_per_copy` distinguishes the copies of one handoff, never the holders of a
+    split: each of them trains copy-1 of a handoff whose id its order does not use.
     """
     earlier = (
         (settings.round_number - 1) * settings.epochs if settings.round_number is not None else 0
@@ -30,31 +27,31 @@ def row_sampling(
 
 
 def words(settings: TrainingSettings, opened: OpenHandoff) -> str:
-    """What the user is told of the retain rows."""
+    """Tell the user which retain rows the run sees."""
     own = settings.order_per_copy and len(opened.copies) > 1
     if own and settings.round_number is not None:
         return (
-            f"retain rows: those of round {settings.round_number} in each copy's own order, which"
+            f"retain rows: those of round {settings.round_number}, in each copy's own order, which"
             " no noise-free baseline shares"
         )
     if own:
         return (
-            "retain rows: drawn for each copy anew by this handoff's id: no other copy, handoff or"
-            " noise-free baseline sees the same"
+            "retain rows: drawn for each copy by its name and this handoff's id; no other copy,"
+            " handoff or noise-free baseline sees the same"
         )
     if settings.round_number is not None:
         return (
-            f"retain rows: those of round {settings.round_number}, going on where the rounds before"
-            " ended"
+            f"retain rows: those of round {settings.round_number}, starting where the previous"
+            " round ended"
         )
     if _by_id(settings, opened):
         return (
-            "retain rows: drawn by this handoff's id, so another handoff sees other rows; to"
-            " compare with a noise-free baseline on the same rows, give this command and the"
-            " baseline's the same --round N"
+            "retain rows: drawn by this handoff's id, so another handoff sees different rows; to"
+            " compare with a noise-free baseline on the same rows, give both commands the same"
+            " --round N"
         )
     return (
-        "retain rows: those of round 1, since a handoff of one copy may be part of a split, whose"
+        "retain rows: those of round 1, because a handoff of one copy may be part of a split, whose"
         " holders must see the same rows; in later rounds give --round N to see new ones"
     )
 

@@ -1,4 +1,4 @@
-"""Assembling an update: one payload (a delta, or an adapter) per published copy, and the manifest that lists them."""
+"""Assemble an update: one payload (a delta or an adapter) per copy, and the manifest."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from mpu_cli.client.handoff import OpenHandoff
 from mpu_cli.errors import BadBundleError, CheckFailedError
 
 NOTE = ".recipe.json"
-"""Beside the delta of a copy made alone: which recipe made it. Removed by `finish`; it is nobody else's business."""
+"""Beside the payload of a copy made alone: the recipe's fingerprint. `finish` removes it."""
 _PARTIAL = f".{MANIFEST}.partial"
 
 
 def make_copy_directory(path: Path, out: Path) -> Path:
-    """Make the directory of one copy, readable by all under any umask; errors name `out`."""
+    """Make the directory of one copy, readable by all whatever the umask; errors name `out`."""
     with disk_errors(out):
         path.mkdir()
         path.chmod(0o755)
@@ -42,16 +42,16 @@ def make_copy_directory(path: Path, out: Path) -> Path:
 def write_manifest(
     directory: Path, handoff: HandoffManifest, written: Mapping[str, Files] | None = None
 ) -> UpdateManifest:
-    """List every copy below `directory` (all of the handoff's must be there) and write `mpu.yaml`, whole or not at all.
+    """List every copy of the handoff below `directory` and write `mpu.yaml` atomically.
 
     Args:
         directory: the update's.
         handoff: what it answers.
-        written: what each copy's files were when they were written; other copies' files are read
-            for it.
+        written: digests and sizes of each copy's files as they were written; files of copies that
+            it lacks are hashed.
 
     Raises:
-        RuntimeError: other files are there than were written.
+        RuntimeError: the directory holds other files than were written.
     """
     copies = []
     for copy in handoff.copies:
@@ -86,7 +86,7 @@ def write_note(
     *,
     train_embeddings: bool = False,
 ) -> None:
-    """Remember, beside one copy's delta, its files, what must be the same for all copies, and whether embeddings may have moved."""
+    """Note beside one copy's payload its recipe, handoff and files, for `finish` to compare."""
     note = {
         "recipe": fingerprint,
         "handoff": handoff.digest,
@@ -97,9 +97,7 @@ def write_note(
 
 
 def finish(directory: Path, opened: OpenHandoff) -> UpdateManifest:
-    """Complete an update whose copies were made one by one with `--copy`.
-
-    A finished one is checked and left as it is.
+    """Complete an update whose copies were made one by one with `--copy`, or check a finished one.
 
     Raises:
         BadBundleError: a copy is missing or was not made by `mpu unlearn --copy`, or a file does
@@ -122,13 +120,13 @@ def finish(directory: Path, opened: OpenHandoff) -> UpdateManifest:
     for name, note in notes.items():
         if note.get("handoff") != handoff.digest:
             raise CheckFailedError(
-                f"{directory / name}: was made from another handoff", "make it again from this one"
+                f"{directory / name}: was made from another handoff", "train it again from this one"
             )
         if note.get("recipe") != first.get("recipe"):
             raise CheckFailedError(
                 f"{directory / name}: was made by another recipe (method, settings, seed or data)"
                 f" than {first_name}",
-                "every copy must be trained alike; make it again with the same options",
+                "train it again with the same options as the others",
             )
         changes = open_changes(directory / name, payload_of(directory / name))
         check_changes(
@@ -143,7 +141,7 @@ def finish(directory: Path, opened: OpenHandoff) -> UpdateManifest:
 def _finished(
     directory: Path, handoff: HandoffManifest, manifest: UpdateManifest | None = None
 ) -> UpdateManifest:
-    """Remove the notes (an interrupted run may have left some) and check the whole update."""
+    """Remove the notes, which an interrupted run may have left, and check the whole update."""
     with disk_errors(directory):
         directory.chmod(0o755)
         for copy in handoff.copies:
@@ -173,7 +171,7 @@ def _check_nothing_else(directory: Path, handoff: HandoffManifest) -> None:
         ]
     if foreign:
         raise BadBundleError(
-            f"{min(foreign)}: is not part of an update and would be sent along", "move it away"
+            f"{min(foreign)}: is not part of an update but would be sent with it", "move it away"
         )
 
 
@@ -183,6 +181,6 @@ def _note(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BadBundleError(
             f"{directory}: was not made by mpu unlearn --copy (or the update is already finished)",
-            "make it again",
+            "train it again",
         ) from error
     return note if isinstance(note, dict) else {}

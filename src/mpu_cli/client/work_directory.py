@@ -1,10 +1,8 @@
-"""Where an interrupted `mpu unlearn` leaves what it has done.
+"""The work directory of `mpu unlearn`: checkpoints, and the finished copies of a handoff.
 
-checkpoints, and the finished copies of a handoff.
-
-A hidden sibling of OUT (or a directory below `--work DIR`), private (0700), removed when the result
-is complete. It holds nothing of the update's that the server gets, and everything that a killed run
-needs to go on with the same bits.
+It is a hidden sibling of OUT (or a directory below `--work DIR`), private (0700), and is removed
+when the result is complete. A killed run resumes from it with the same bits. Nothing in it is sent
+to the server.
 """
 
 from __future__ import annotations
@@ -30,29 +28,29 @@ if TYPE_CHECKING:
     from mpu_cli.training.report import TrainingReport
 
 DEFAULT_SECONDS = 900.0
-"""Between two checkpoints, where the user says nothing: what a killed run loses at most, beside the writing itself."""
+"""Default time between two checkpoints: the most that a killed run loses."""
 SHORT = 60.0
-"""Seconds of training that are not worth keeping when a run fails: it will hardly be gone on with as it was."""
+"""Seconds of training that are not worth keeping when a run fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """What the user said about checkpoints."""
+    """The user's options on checkpoints."""
 
     resume: bool = False
     steps: int | None = None
     seconds: float = DEFAULT_SECONDS
-    """0 = none by time."""
+    """0 = no checkpoints by time."""
     directory: Path | None = None
 
     @property
     def asked(self) -> bool:
-        """Whether the user wants whatever there is kept, however short the run was."""
+        """Whether the user wants the work kept, however short the run was."""
         return self.resume or self.steps is not None or self.directory is not None
 
     @property
     def plan(self) -> SavePlan:
-        """When checkpoints are due."""
+        """When to write checkpoints."""
         return SavePlan(self.steps, self.seconds or None)
 
 
@@ -60,7 +58,7 @@ class WorkDirectory:
     """The work directory of one OUT."""
 
     def __init__(self, out: Path, keeping: Keeping) -> None:
-        """Nothing is made before there is something to keep."""
+        """The directory is made as soon as there is something to keep."""
         out = Path(os.path.abspath(out))  # noqa: PTH100 - links in the path are the user's, keep them
         self._keeping = keeping
         if keeping.directory is None:
@@ -73,17 +71,15 @@ class WorkDirectory:
 
     @property
     def wants_checkpoints(self) -> bool:
-        """Whether any may be written."""
+        """Whether any checkpoint may be written."""
         return self._keeping.plan != SavePlan()
 
     def begin(self, names: Sequence[str], *, force: bool) -> None:
-        """Look at what an earlier run left of these copies.
-
-        Without `--resume` it is in the way, `force` removes it.
+        """Look for what an earlier run left of these copies; `force` removes it.
 
         Raises:
-            OutputError: there is something, and neither was given; or something that is not this
-                user's own is there.
+            OutputError: there is something, and neither `--resume` nor `force` was given; or the
+                directory belongs to another user.
         """
         for place in (self.path, *(self.path / name for name in names)):
             if os.path.lexists(place):
@@ -94,12 +90,12 @@ class WorkDirectory:
         if not force:
             raise OutputError(
                 f"{self.path}: an interrupted run left its work there",
-                "give --resume and the same options to go on with it, or --force to begin anew",
+                "give --resume and the same options to continue it, or --force to start over",
             )
         self.discard(names)
 
     def store(self, name: str, identity: Identity) -> CheckpointStore | None:
-        """The checkpoints of one copy; None if none are wanted."""
+        """The checkpoints of one copy; None if the user wants none."""
         if not self.wants_checkpoints:
             return None
         return CheckpointStore(self.path / name, {**identity, "the copy": name}, self._keeping.plan)
@@ -107,11 +103,14 @@ class WorkDirectory:
     def keep(
         self, name: str, directory: Path, identity: Identity, report: TrainingReport, files: Files
     ) -> None:
-        """Keep a finished copy's files until all copies are finished.
+        """Keep a finished copy's files instead of its checkpoints until all copies are finished.
 
-        Its checkpoints are no longer needed.
-
-        `files` is what they were when they were written.
+        Args:
+            name: the copy's.
+            directory: where its files are.
+            identity: of the run.
+            report: of the copy's training.
+            files: digests and sizes of the files as they were written.
         """
         with disk_errors(self.path):
             make_private(self.path)
@@ -139,12 +138,10 @@ class WorkDirectory:
     def take(
         self, name: str, directory: Path, identity: Identity
     ) -> tuple[TrainingReport, Files] | None:
-        """Put a copy that an earlier run finished into `directory`, its bytes checked.
-
-        None if there is none.
+        """Put a copy that an earlier run finished into `directory`; None if there is none.
 
         Raises:
-            CheckFailedError: it was made by another recipe or from another handoff, or was altered.
+            CheckFailedError: the copy belongs to another run, or was altered.
         """
         place = self.path / name
         if not self._keeping.resume or not (place / MARKER).is_file():
@@ -162,7 +159,7 @@ class WorkDirectory:
         return TrainingReport.of(marker["report"]), files
 
     def described(self, names: Sequence[str]) -> str:
-        """What is there of these copies, in words; empty if nothing is."""
+        """Describe in words what is kept of these copies; empty if nothing is."""
         parts = []
         for name in names:
             steps = sorted(
@@ -175,7 +172,7 @@ class WorkDirectory:
         return ", ".join(parts)
 
     def failed(self, names: Sequence[str], seconds: float) -> bool:
-        """A run fails after so many seconds: whether its work is kept; if not, it is removed."""
+        """Keep or remove the work of a run that failed after `seconds`, and say whether it is kept."""
         checkpoints = [
             path for name in names for path in (self.path / name).glob(f"step-*/{MARKER}")
         ]
@@ -185,7 +182,7 @@ class WorkDirectory:
         return False
 
     def discard(self, names: Sequence[str]) -> None:
-        """Remove everything about these copies, and the directory if nothing else is in it."""
+        """Remove what is kept of these copies, and the directory if it is empty then."""
         for name in names:
             shutil.rmtree(self.path / name, ignore_errors=True)
         with suppress(OSError):

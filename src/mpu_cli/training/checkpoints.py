@@ -1,12 +1,12 @@
-"""Checkpoints of a run that may be killed at any moment, also while one is being written.
+"""Checkpoints of a run that may be killed at any moment, even while it writes one.
 
-A checkpoint is a directory `step-N` of a private directory (0700: the weights are the client's
-forgetting, and the state is a torch file). It counts only with its marker `complete.json`, which
-lists the other files' digests and is renamed into place after everything else has reached the disk.
-The one before is removed after that, never before.
+A checkpoint is a directory `step-N` in a private directory (0700, because the weights show what was
+forgotten). It counts only with its marker `complete.json`, which lists the other files' digests and
+is renamed into place after everything else has reached the disk. Only then is the previous
+checkpoint removed.
 
-The marker also holds the run's identity: a checkpoint of another recipe, handoff, copy or number of
-processes is refused, because going on from it would give an update that no uninterrupted run gives.
+The marker also holds the run's identity. A checkpoint of another recipe, handoff, copy or number of
+processes is refused: continuing from it would give an update that no uninterrupted run gives.
 """
 
 from __future__ import annotations
@@ -33,16 +33,13 @@ MARKER = "complete.json"
 WEIGHTS = "weights.safetensors"
 STATE = "state.pt"
 TRAINER_STATE = "trainer_state.json"
-"""Trainer's own name: it reads step and epoch from there."""
-_ANEW = "give --resume the options of the interrupted run, or --force instead to begin anew"
+"""Trainer reads step and epoch from a file of this name."""
+_ANEW = "give --resume the options of the interrupted run, or --force instead to start over"
 
 
 @dataclass(frozen=True, slots=True)
 class SavePlan:
-    """When to write a checkpoint.
-
-    At every so many steps, and once so many seconds have passed since the last one.
-    """
+    """When to write a checkpoint: every `steps` steps, and `seconds` after the last one."""
 
     steps: int | None = None
     seconds: float | None = None
@@ -50,7 +47,7 @@ class SavePlan:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A complete checkpoint whose digests hold."""
+    """A complete checkpoint whose files match their digests."""
 
     path: Path
     step: int
@@ -62,7 +59,7 @@ class Saved:
         return load_file(self.path / WEIGHTS)
 
     def state(self) -> dict[str, Any]:
-        """Everything else that was given to `save`, on the CPU; nothing in the file can run."""
+        """The rest of what `save` was given, on the CPU; nothing in the file can run."""
         import torch
 
         content: dict[str, Any] = torch.load(
@@ -75,11 +72,11 @@ class CheckpointStore:
     """The checkpoints of one run."""
 
     def __init__(self, directory: Path, identity: Identity, plan: SavePlan) -> None:
-        """Nothing is made before the first `save`.
+        """The first `save` makes the directory.
 
         Args:
             directory: only this run's; made with mode 0700.
-            identity: plain values that must be the same for a checkpoint to be taken up again.
+            identity: plain values that must be the same for a checkpoint to be continued.
             plan: see `SavePlan`.
         """
         self.directory, self._plan = directory, plan
@@ -87,7 +84,7 @@ class CheckpointStore:
         self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
-        """Whether to write one now, after step `step`."""
+        """Whether to write a checkpoint now, after step `step`."""
         plan = self._plan
         by_time = plan.seconds is not None and time.monotonic() - self._last >= plan.seconds
         return by_time or (plan.steps is not None and step % plan.steps == 0)
@@ -104,8 +101,8 @@ class CheckpointStore:
             trainer_state: Trainer's state as JSON.
 
         Raises:
-            OutputError: the disk is full, or the directory cannot be written; the checkpoint before
-                is still there.
+            OutputError: the disk is full, or the directory cannot be written; the previous
+                checkpoint is still there.
         """
         path = self.directory / f"step-{step:08d}"
         with disk_errors(self.directory):
@@ -115,16 +112,15 @@ class CheckpointStore:
                 with system_errors():
                     self._write(path, step, weights, state, trainer_state)
             except OSError as error:
-                # Half a checkpoint is worth nothing, and holds the space that the next attempt
-                # needs.
+                # Half a checkpoint is useless, and takes the space that the next attempt needs.
                 shutil.rmtree(path, ignore_errors=True)
                 if error.errno != errno.ENOSPC:
                     raise
                 raise OutputError(
                     f"{self.directory}: the disk is full, the checkpoint of step {step} was not"
                     " kept",
-                    "free some space, or give --work a larger disk; --resume goes on from the"
-                    " checkpoint before, if there is one",
+                    "free some space, or give --work a larger disk; --resume continues from the"
+                    " previous checkpoint, if there is one",
                 ) from error
             for other in self._steps():
                 if other != path:
@@ -132,10 +128,10 @@ class CheckpointStore:
         self._last = time.monotonic()
 
     def latest(self) -> Saved | None:
-        """The newest complete checkpoint, its bytes checked; None if there is none.
+        """The newest complete checkpoint, verified; None if there is none.
 
         Raises:
-            CheckFailedError: it belongs to another run, or a file of it was altered.
+            CheckFailedError: it belongs to another run, or one of its files was altered.
         """
         complete = [path for path in self._steps() if (path / MARKER).is_file()]
         if not complete:
@@ -199,33 +195,33 @@ class CheckpointStore:
 def verified(
     path: Path, identity: Identity, field: str, names: AbstractSet[str] = frozenset()
 ) -> dict[str, Any]:
-    """The marker in `path`, once its identity and every listed file (`names` at least) have been checked, and `field` is there.
+    """Read the marker in `path`; verify its identity and every listed file, `names` at least.
 
     Raises:
         CheckFailedError: the marker cannot be read, belongs to another run, or a file was altered.
     """
     try:
         marker: dict[str, Any] = json.loads((path / MARKER).read_text(encoding="utf-8"))
-        _, found, files = marker[field], marker["identity"], dict(marker["files"])
+        _, digest, files = marker[field], marker["identity"], dict(marker["files"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckFailedError(
-            f"{path / MARKER}: cannot be read", "give --force instead of --resume to begin anew"
+            f"{path / MARKER}: cannot be read", "give --force instead of --resume to start over"
         ) from error
-    if found != identity_digest(identity):
+    if digest != identity_digest(identity):
         raise CheckFailedError(
             f"{path}: belongs to another run: {difference(marker.get('run'), identity)}", _ANEW
         )
     for name in sorted({*files, *names}):
         if not (path / name).is_file() or file_digest(path / name) != files.get(name):
             raise CheckFailedError(
-                f"{path / name}: is not what was written there",
-                "the disk lost or changed it; give --force to begin anew",
+                f"{path / name}: differs from what was written there",
+                "the disk lost or changed it; give --force to start over",
             )
     return marker
 
 
 def make_private(path: Path) -> None:
-    """Make a directory, and those above it that are missing, for its owner only."""
+    """Make a directory and its missing parents, for the owner only."""
     for directory in reversed((path, *path.parents)):
         if not directory.exists():
             directory.mkdir(mode=0o700, exist_ok=True)

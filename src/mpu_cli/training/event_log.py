@@ -1,8 +1,6 @@
-"""TensorBoard event files (`--log-dir`).
+"""TensorBoard event files (`--log-dir`): loss and rate by step, answer probabilities by epoch.
 
-Loss and learning rate by step, answer probabilities by epoch.
-
-They say how the client's rows were forgotten, so they stay with the client.
+They show how the client's rows were forgotten, so they stay with the client.
 """
 
 from __future__ import annotations
@@ -15,11 +13,7 @@ from mpu_cli.errors import UsageError
 
 
 def check_available() -> None:
-    """Refuse before any work starts.
-
-    Raises:
-        UsageError: TensorBoard is not installed.
-    """
+    """Raise UsageError if TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         raise UsageError(
             "--log-dir needs TensorBoard, which is not installed",
@@ -28,10 +22,10 @@ def check_available() -> None:
 
 
 class EventLog:
-    """One run's event files in a directory of its own."""
+    """The event files of one run."""
 
     def __init__(self, directory: Path) -> None:
-        """Event files are added to a directory that has some, as TensorBoard expects of a resumed run."""
+        """Add a file to `directory`: TensorBoard reads several as one resumed run."""
         check_available()
         from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -39,11 +33,11 @@ class EventLog:
         self._writer = writer(str(directory))
 
     def scalars(self, step: int, **values: float | None) -> None:
-        """Add values of one step; None is left out."""
+        """Add the values of one step that are not None."""
         for name, value in values.items():
             if value is not None:
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Write what is still buffered."""
         self._writer.close()

@@ -1,7 +1,7 @@
-"""What a loss may ask for beside the forget rows: the words, without importing torch.
+"""What a loss may read beside the forget rows, by name; this module does not import torch.
 
-A reference is something the model said before its first step (for a client: the published copy
-itself). It is computed once, so no second model is ever in memory; see `training/reference.py`.
+A reference is what the model said before its first step: a client's model is the published copy. It
+is computed once, so no second model stays in memory; see `training/reference.py`.
 """
 
 from __future__ import annotations
@@ -17,29 +17,26 @@ LOSS_INPUTS = {
     "forget_logits": (
         "reference: logits over the whole vocabulary at every labelled token of the forget rows"
     ),
-    "retain_logits": "reference: the same of the retain rows",
+    "retain_logits": "reference: the same for the retain rows",
     "retain_hidden": (
         "reference: hidden states at that layer at every labelled token of the retain rows"
     ),
 }
-"""Every word with its meaning. In the batch a reference is `batch["reference"][word]`.
+"""Each input with its meaning; a batch has a reference as `batch["reference"][name]`.
 
-"hidden" may carry the layer's number, "hidden:7"; see `modeling/hidden.py` for how layers are counted.
+"hidden" may carry a layer, "hidden:7"; `modeling/hidden.py` explains how layers are counted.
 """
 
 _HIDDEN = "hidden"
 
 
 def with_layer(inputs: Iterable[str], layer: int) -> frozenset[str]:
-    """The inputs, with the layer written behind "hidden"."""
+    """The inputs, with the layer appended to "hidden"."""
     return frozenset(f"{_HIDDEN}:{layer}" if name == _HIDDEN else name for name in inputs)
 
 
 def hidden_layer(inputs: Iterable[str]) -> int | None:
-    """The layer whose hidden states the loss reads, -1 where none is named.
-
-    None if it reads none.
-    """
+    """The layer whose hidden states the loss reads, -1 without a number; None if it reads none."""
     for name in inputs:
         word, _, layer = name.partition(":")
         if word == _HIDDEN:

@@ -1,6 +1,6 @@
-"""Which run a checkpoint belongs to, and in what another run differs from it.
+"""Which run a checkpoint belongs to, and how another run differs from it.
 
-An identity is a flat mapping from what a user calls a thing (`--seed`, `the forget file`) to a
+An identity is a flat mapping from a name that the user knows (`--seed`, `the forget file`) to a
 plain value.
 """
 
@@ -14,24 +14,23 @@ from typing import Any
 
 Identity = Mapping[str, Any]
 TOKENS = "the rows as the model's tokens"
-"""Follows from files, options and model: named only where nothing else differs."""
+"""It follows from files, options and model, so it is named only if nothing else differs."""
 _MOST = 4
 _DIGEST = re.compile(r"[0-9a-f]{64,}")
 
 
 def identity_digest(identity: Identity) -> str:
-    """SHA-256 of its canonical JSON, in hex."""
+    """SHA-256 of the canonical JSON, in hex."""
     return hashlib.sha256(_canonical(identity).encode()).hexdigest()
 
 
 def difference(then: object, now: Identity) -> str:
-    """What differs, for a reader; `then` is what a marker holds, None in one of an earlier version.
+    """Describe what differs, for example `--seed was 0 and is 1`; digests are not shown.
 
-    `--seed was 0 and is 1`; of files and models, whose values are digests, only that they are
-    others.
+    `then` is the identity in a checkpoint's marker, None in one of an earlier version.
     """
     if not isinstance(then, dict):
-        return "its recipe, data, handoff, copy, versions or number of processes are others"
+        return "its recipe, data, handoff, copy, versions or number of processes differ"
     absent = object()
     names = [
         name
@@ -40,16 +39,16 @@ def difference(then: object, now: Identity) -> str:
         or (name in then) != (name in now)
     ]
     names = [name for name in names if name != TOKENS] or names
-    told = [
-        _told(name, then.get(name, absent), now.get(name, absent), absent) for name in names[:_MOST]
+    parts = [
+        _part(name, then.get(name, absent), now.get(name, absent), absent) for name in names[:_MOST]
     ]
-    return ", ".join(told) + (f", and {len(names) - _MOST} more" if len(names) > _MOST else "")
+    return ", ".join(parts) + (f", and {len(names) - _MOST} more" if len(names) > _MOST else "")
 
 
-def _told(name: str, then: Any, now: Any, absent: object) -> str:
+def _part(name: str, then: Any, now: Any, absent: object) -> str:
     if any(isinstance(value, str) and _DIGEST.fullmatch(value) for value in (then, now)):
         missing = [when for when, value in (("was", then), ("is", now)) if value in (None, absent)]
-        return f"{name} {missing[0]} not given" if missing else f"{name} is another"
+        return f"{name} {missing[0]} not given" if missing else f"{name} changed"
     was, is_ = (
         "not given" if value is None or value is absent else _short(value) for value in (then, now)
     )

@@ -1,9 +1,6 @@
-"""What a checkpoint holds of a run.
+"""What a checkpoint holds: weights, optimizer, schedule, generators, losses, the loss's own state.
 
-weights, optimizer, schedule, generators, losses so far, and the loss's own memory.
-
-A model that is sharded over processes is gathered, so a checkpoint looks the same however it was
-trained.
+A model that is sharded over processes is gathered, so checkpoints do not depend on the sharding.
 """
 
 from __future__ import annotations
@@ -26,15 +23,15 @@ from mpu_cli.training.stateful import StatefulLoss
 def capture(
     trainer: Any, loss: Any, progress: Any, seconds: float
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The trained weights by name, and everything else.
+    """The trained weights by name, and the rest of the state.
 
-    Every process calls it; the first one's answer is whole.
+    Every process calls it; only the first one's result is complete.
 
     Args:
         trainer: an `UnlearningTrainer` between two steps.
-        loss: its loss, whose memory is kept if it has one.
+        loss: its loss, whose state is kept if it has one.
         progress: its `Progress`.
-        seconds: spent so far.
+        seconds: that the run has taken so far.
     """
     model, optimizer = trainer.model, trainer.optimizer
     if is_sharded(model):
@@ -58,14 +55,14 @@ def capture(
         "scheduler": trainer.lr_scheduler.state_dict(),
         "generators": processes.gather(_generators()),
         "losses": list(progress.losses),
-        "evaluations": [dataclasses.astuple(each) for each in progress.evaluations],
+        "evaluations": [dataclasses.astuple(check) for check in progress.evaluations],
         "seconds": seconds,
         "loss": loss.state_dict() if isinstance(loss, StatefulLoss) else None,
     }
 
 
 def restore_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
-    """Put the trained weights back; the frozen ones are the source's."""
+    """Put the trained weights back; the frozen ones are still the source's."""
     parameters = dict(_trained(model))
     if set(parameters) != set(weights):
         raise RuntimeError("the checkpoint's weights are not those that are trained")
@@ -82,7 +79,7 @@ def restore_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
 
 
 def restore(trainer: Any, loss: Any, progress: Any, state: Mapping[str, Any]) -> None:
-    """Put all but weights and generators back."""
+    """Put everything but weights and generators back."""
     if is_sharded(trainer.model):
         from torch.distributed.checkpoint.state_dict import (
             StateDictOptions,
@@ -97,34 +94,31 @@ def restore(trainer: Any, loss: Any, progress: Any, state: Mapping[str, Any]) ->
         trainer.optimizer.load_state_dict(state["optimizer"])
     trainer.lr_scheduler.load_state_dict(state["scheduler"])
     progress.losses = list(state["losses"])
-    progress.evaluations = [StopCheck(*each) for each in state["evaluations"]]
+    progress.evaluations = [StopCheck(*check) for check in state["evaluations"]]
     progress.seconds = state["seconds"]
     if isinstance(loss, StatefulLoss):
         loss.load_state_dict(state["loss"])
 
 
 def restore_generators(by_rank: list[dict[str, Any]]) -> None:
-    """Put this process's global generators back: dropout draws from them, if it is on."""
-    held = by_rank[processes.this_process().rank]
-    version, numbers, gauss = held["python"]
+    """Put this process's global generators back, from which dropout draws."""
+    saved = by_rank[processes.this_process().rank]
+    version, numbers, gauss = saved["python"]
     random.setstate((version, tuple(numbers), gauss))
-    name, keys, *rest = held["numpy"]
+    name, keys, *rest = saved["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(held["torch"])
-    if held["cuda"] is not None:
-        torch.cuda.set_rng_state(held["cuda"])
+    torch.set_rng_state(saved["torch"])
+    if saved["cuda"] is not None:
+        torch.cuda.set_rng_state(saved["cuda"])
 
 
 def trainer_state_json(state: Any) -> str:
-    """Trainer's own state, as it reads it back: step, epoch and callbacks."""
+    """Trainer's own state (step, epoch and callbacks) as it reads it back."""
     return json.dumps(dataclasses.asdict(state), indent=2, sort_keys=True)
 
 
 def gathered(model: Any) -> dict[str, Tensor] | None:
-    """The whole state of a sharded model, in the first process's memory.
-
-    None of one that is whole everywhere anyway.
-    """
+    """The whole state of a sharded model, in the first process; None if nothing is sharded."""
     if not is_sharded(model):
         return None
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -140,7 +134,7 @@ def is_sharded(model: Any) -> bool:
 
 
 def local(parameter: Any) -> Tensor:
-    """The part of a parameter that this process holds; all of it where nothing is sharded."""
+    """The part of a parameter that this process holds; all of it if nothing is sharded."""
     return parameter.to_local() if hasattr(parameter, "device_mesh") else parameter  # type: ignore[no-any-return]
 
 

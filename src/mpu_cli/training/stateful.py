@@ -1,4 +1,4 @@
-"""A loss that remembers something from step to step, and how the trainer keeps that with its checkpoints."""
+"""The interface of a loss with a state, which checkpoints keep."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from torch import Tensor
 class StatefulLoss(Protocol):
     """A loss (model, batch) → scalar with a state that belongs into every checkpoint.
 
-    The trainer calls `end_epoch` after each pass over the forget set (also the last, and a last one
-    cut short), in every process alike; a run resumed from `state_dict` goes on as if it had not
-    been interrupted.
+    The trainer calls `end_epoch` in every process after each pass over the forget set, the last and
+    an incomplete one included. A run resumed from `state_dict` has the bits of an uninterrupted one.
     """
 
     def __call__(self, model: Any, batch: Any) -> Tensor:
-        """The loss of one batch; a call in training counts into the epoch."""
+        """The loss of one batch; a call in training counts for the epoch."""
         ...
 
     def end_epoch(self) -> None:
-        """Take note that a pass over the forget set is over."""
+        """Record that a pass over the forget set is over."""
         ...
 
     def state_dict(self) -> dict[str, float]:
-        """Everything that a later call depends on, as plain numbers that JSON keeps exactly."""
+        """The state as plain numbers, which JSON keeps exactly."""
         ...
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go back to such a state."""
+        """Restore such a state."""
         ...

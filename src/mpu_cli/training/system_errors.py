@@ -1,7 +1,4 @@
-"""The operating system's errors, whatever a library made of them.
-
-Safetensors and torch raise others than OSError.
-"""
+"""Recover the operating system's errors from those that safetensors and torch raise instead."""
 
 from __future__ import annotations
 
@@ -13,11 +10,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def system_errors() -> Iterator[None]:
-    """Raise OSError where a library that failed to write a file raised something else because of one.
+    """Raise the OSError that made a library fail to write a file.
 
-    safetensors puts "(os error 28)" into its message; torch.save, whose file could not be written,
-    goes on until its own bookkeeping does not add up, and raises RuntimeError with the OSError in
-    its context.
+    safetensors puts "(os error 28)" into its message. torch.save ignores a failed write until its
+    own bookkeeping fails, and raises RuntimeError with the OSError in its context.
     """
     from safetensors import SafetensorError
 

@@ -1,11 +1,9 @@
-"""Vectors of labelled tokens, too many for memory.
+"""Vectors of labelled tokens in a file on disk, written once and read back by row.
 
-One file on disk, written once, read back by row.
-
-Logits over a vocabulary of 128,000 take half a megabyte a token. The file tells of the client's
-data, so it has no name: nobody can open it, and the system takes its space back when the process
-ends, however it ends. It lies in the temporary directory (TMPDIR), and is mapped into memory for
-reading, so that only what a batch asks for is held.
+Logits over a vocabulary of 128,000 take half a megabyte a token. The file shows the client's data,
+so it has no name: nobody can open it, and the system frees its space whenever the process ends. It
+lies in the temporary directory (TMPDIR) and is mapped into memory, so only what a batch reads is
+loaded.
 """
 
 from __future__ import annotations
@@ -26,13 +24,13 @@ from mpu_cli.errors import OutputError
 
 
 class TokenFile:
-    """Float32 vectors of one width (V for logits, D for hidden states), a block of them for each row that was added."""
+    """Float32 vectors of one width (V for logits, D for hidden states), a block for each row."""
 
     def __init__(self) -> None:
         """Make the file.
 
         Raises:
-            OutputError: none can be made there.
+            OutputError: the temporary directory cannot be written.
         """
         self._width = 0
         self._places: dict[int, tuple[int, int]] = {}
@@ -42,13 +40,13 @@ class TokenFile:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
 
     def add(self, rows: Sequence[int], counts: Iterable[int], values: Tensor) -> None:
-        """Append the vectors (N, width) of these rows, `counts` of them each, row after row.
+        """Append the vectors (N, width) of these rows, `counts` for each, row after row.
 
         Raises:
             OutputError: the disk is full.
         """
         self._width = values.shape[1]
-        # Plain writing: a write into a mapped file would kill the process where the disk is full.
+        # On a full disk, a write into a mapped file would kill the process.
         with disk_errors(_where()):
             self._file.write(values.detach().to("cpu", torch.float32).numpy().tobytes())
             self._file.flush()
@@ -66,14 +64,14 @@ class TokenFile:
         return torch.from_numpy(np.concatenate(blocks))
 
     def close(self) -> None:
-        """Give the space back; twice does no harm."""
+        """Free the space; a second call does nothing."""
         self._mapped = None
-        with suppress(OSError):  # what a full disk did not take is tried once more
+        with suppress(OSError):  # closing writes again what a full disk refused
             self._file.close()
 
 
 def refuse_without_room(needed: int) -> None:
-    """Raise OutputError before any work if the temporary directory's disk has less than `needed` bytes free."""
+    """Raise OutputError if the temporary directory's disk has less than `needed` bytes free."""
     free = shutil.disk_usage(_where()).free
     if needed > free:
         raise OutputError(

@@ -1,8 +1,8 @@
-"""The learning rate where nobody gives one: smaller in wider and deeper models.
+"""The default learning rate: smaller in wider and deeper models.
 
-An optimizer that normalises its steps moves every weight by about the learning rate; what that does
-to the output grows with the width (Yang et al. 2203.03466 scale rates by 1 / width) and with the
-depth. The constant is measured, on two models: docs/decisions/0004.
+An optimizer that normalises its steps moves every weight by about the learning rate. The effect on
+the output grows with the width (Yang et al. 2203.03466 scale rates by 1 / width) and the depth. The
+constant was measured on two models: docs/decisions/0004.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from mpu_cli.errors import BadModelError
 
 SCALE = 0.0256
 LARGEST = 1e-3
-"""Tiny models of tests would get more."""
+"""An upper limit, which only the tiny models of tests reach."""
 UNKNOWN = 1e-5
-"""For an architecture that no family file describes."""
+"""The rate for an architecture that no family file describes."""
 
 
 def usual_rate(hidden: int, layers: int) -> float:
-    """The rate for a model of so many layers and hidden units, two digits of it."""
+    """The rate for a model of this width and depth, rounded to two digits."""
     return min(LARGEST, float(f"{SCALE / (hidden * sqrt(layers)):.1e}"))
 
 
 def rate_for(config: Mapping[str, Any], where: object) -> float:
-    """The rate for a config.json."""
+    """The rate for the model of a config.json; `where` names it in messages."""
     try:
         family = family_of(config, where)
         return usual_rate(*width_and_depth(family.language(config), family, where))

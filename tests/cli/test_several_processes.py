@@ -367,7 +367,7 @@ def test_processes_that_do_not_know_where_to_meet(model, data, tmp_path, mpu, mo
         monkeypatch.delenv(name, raising=False)
     done = mpu("unlearn", model, *data, *COMMON, "--out", tmp_path / "out")
     assert done.code == 2
-    assert "WORLD_SIZE is 2, and MASTER_ADDR does not say" in done.err
+    assert "WORLD_SIZE is 2, but MASTER_ADDR is not set" in done.err
     assert not (tmp_path / "out").exists()
 
 

@@ -61,5 +61,5 @@ def test_a_layer_that_cannot_be_run_is_bad_input(tiny_pair, tmp_path):
     _, name, changes = CASES[0]
     model = _changed(tiny_pair("qwen2"), tmp_path, name, changes)
     layout = layout_of(model)
-    with pytest.raises(BadModelError, match=r"config\.json: transformers cannot make this model"):
+    with pytest.raises(BadModelError, match=r"config\.json: transformers cannot build this model"):
         check_layer(open_checkpoint(model), layout, layout.layers[0], [])

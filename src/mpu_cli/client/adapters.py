@@ -1,8 +1,8 @@
-"""PEFT adapter directories: read as any program wrote them, written as they may stand in an update.
+"""Read PEFT adapter directories from any program, and write them as an update may hold them.
 
-peft's adapter_config.json has some forty switches. Those that leave Δ W = scale · B A are read;
-every other one must be off, known to us or not. What is written is `bundle/adapter.py`'s form: no
-path, no version, full module names.
+peft's adapter_config.json has some forty switches. Those that keep Δ W = scale · B A are read;
+every other one must be off, known or not. The written form is that of `bundle/adapter.py`: no path,
+no version, full module names.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ _MEANINGLESS_AFTERWARDS = frozenset(
         "runtime_config",
     }
 )
-"""Keys that choose modules, which the tensors tell too, or that say nothing about Δ W."""
+"""Keys that choose modules, which the tensors show as well, or that do not affect Δ W."""
 _KEEPS_THE_BASE = (None, True, False, "gaussian", "orthogonal", "eva")
-"""Initialisations that leave the base weights as they were; PiSSA, OLoRA and others change them."""
+"""Initialisations that leave the base weights unchanged; PiSSA, OLoRA and others change them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,11 @@ def is_adapter(directory: Path) -> bool:
 
 
 def open_trained(directory: Path, opened: OpenHandoff, published: Checkpoint) -> TrainedAdapter:
-    """Read an adapter directory of peft's that was trained on this copy of a handoff.
+    """Read a PEFT adapter directory that was trained on this copy of a handoff.
 
     Raises:
-        BadModelError: no LoRA, a kind of it that is more than B A, or no adapter of this model.
-        CheckFailedError: a frozen tensor was trained, or NaN.
+        BadModelError: it is not LoRA, or more than B A, or not an adapter of this model.
+        CheckFailedError: a frozen tensor was trained.
     """
     file = directory / ADAPTER_CONFIG
     rank, alpha, dropout = _read_config(file, read_json(file))
@@ -106,7 +106,8 @@ def open_trained(directory: Path, opened: OpenHandoff, published: Checkpoint) ->
         )
         if is_frozen(f"{module}.weight", opened.frozen):
             raise CheckFailedError(
-                f"{weights}: {module} was trained ({tensor}), but it is frozen", "train without it"
+                f"{weights}: {module} was trained ({tensor}), but it is frozen",
+                "train without this module",
             )
     pairs = pair_up(tensors, weights, BadModelError)
     targets = []
@@ -115,14 +116,14 @@ def open_trained(directory: Path, opened: OpenHandoff, published: Checkpoint) ->
         target = opened.matrices.get(name)
         if target is None:
             raise BadModelError(
-                f"{weights}: {module} is no attention or feed-forward projection of the published"
-                " copy",
+                f"{weights}: {module} is not an attention or feed-forward projection of the"
+                " published copy",
                 MERGE_INSTEAD,
             )
         if (b.shape[0], a.shape[1]) != (target.outputs, target.inputs):
             raise BadModelError(
                 f"{weights}: the adapter of {module} does not fit {name}, {list(target.shape)}",
-                "was it trained on this copy?",
+                "give the adapter that was trained on this copy",
             )
         if a.shape[0] != rank:
             raise BadModelError(
@@ -146,33 +147,33 @@ def open_trained(directory: Path, opened: OpenHandoff, published: Checkpoint) ->
 def _without_saved_embeddings(
     tensors: Mapping[str, TensorInfo], published: Checkpoint, frozen: Collection[str], where: Path
 ) -> dict[str, TensorInfo]:
-    """Leave out the embedding and the head that peft writes along (`save_embedding_layers`), if they are the published copy's.
+    """Drop the embedding and the head that peft also writes (`save_embedding_layers`).
 
     Raises:
-        CheckFailedError: they are not: they were trained, or tokens were added.
+        CheckFailedError: they differ from the published copy's: they were trained, or tokens added.
     """
     fixed = {name: info for name, info in published.tensors.items() if is_frozen(name, frozen)}
-    kept = {}
+    adapters = {}
     for name, info in tensors.items():
         own = name.removeprefix(PEFT_PREFIX)
-        # A tied head is not on disk: it is one of the others.
+        # A tied head is not on disk: it equals one of the others.
         same = [fixed[own]] if own in fixed else list(fixed.values()) if is_head(own) else []
         if not same:
-            kept[name] = info
+            adapters[name] = info
         elif not any(is_unchanged(before, info) for before in same):
             raise CheckFailedError(
-                f"{where}: tensor {name} is not the published copy's, which is frozen",
-                "train without it, and without adding tokens: its moved rows would spell out the"
-                " forget set's tokens",
+                f"{where}: tensor {name} differs from the published copy's, which is frozen",
+                "train without it, and without adding tokens: rows of it that move tell the server"
+                " which tokens the forget set holds",
             )
-    return kept
+    return adapters
 
 
 def _read_config(file: Path, content: Mapping[str, Any]) -> tuple[int, float, float]:
     """Rank, α and dropout."""
     if content.get("peft_type") != "LORA":
         raise BadModelError(
-            f"{file}: peft_type is {content.get('peft_type')!r}, only LORA can stand in an update",
+            f"{file}: peft_type is {content.get('peft_type')!r}, and an update holds LORA only",
             MERGE_INSTEAD,
         )
     for key, value in sorted(content.items()):
@@ -183,14 +184,14 @@ def _read_config(file: Path, content: Mapping[str, Any]) -> tuple[int, float, fl
             )
     if content.get("bias", "none") != "none":
         raise BadModelError(
-            f"{file}: bias is {content['bias']!r}: trained biases are no part of an adapter's"
-            " update",
+            f"{file}: bias is {content['bias']!r}, but an update holds no trained biases of an"
+            " adapter",
             MERGE_INSTEAD,
         )
     if content.get("init_lora_weights") not in _KEEPS_THE_BASE:
         kind = content["init_lora_weights"]
         raise BadModelError(
-            f"{file}: init_lora_weights is {kind!r}, which changes the base weights too",
+            f"{file}: init_lora_weights is {kind!r}, which also changes the base weights",
             MERGE_INSTEAD,
         )
     rank, alpha, dropout = (
@@ -200,7 +201,7 @@ def _read_config(file: Path, content: Mapping[str, Any]) -> tuple[int, float, fl
     )
     if type(rank) is not int or not 1 <= rank <= MAX_RANK:
         raise BadModelError(
-            f"{file}: r is {rank!r}, a rank lies between 1 and {MAX_RANK}", MERGE_INSTEAD
+            f"{file}: r is {rank!r}; a rank must lie between 1 and {MAX_RANK}", MERGE_INSTEAD
         )
     if (
         not isinstance(alpha, int | float)
@@ -208,7 +209,7 @@ def _read_config(file: Path, content: Mapping[str, Any]) -> tuple[int, float, fl
         or not isinstance(dropout, int | float)
     ):
         raise BadModelError(
-            f"{file}: lora_alpha is {alpha!r}, lora_dropout {dropout!r}", MERGE_INSTEAD
+            f"{file}: lora_alpha is {alpha!r}, lora_dropout is {dropout!r}", MERGE_INSTEAD
         )
     return (
         rank,
@@ -258,10 +259,7 @@ def write_adapter(
 
 
 def copy_adapter(trained: TrainedAdapter, directory: Path, dtype: str) -> Files:
-    """Write a trained adapter into the directory of one copy of an update.
-
-    Return the files with digests and sizes.
-    """
+    """Write a trained adapter as one copy's payload; return the files with digests and sizes."""
     pairs = {
         change.name.removesuffix(".weight"): (read_tensor(change.a), read_tensor(change.b))
         for change in trained.changes.values()
@@ -270,9 +268,7 @@ def copy_adapter(trained: TrainedAdapter, directory: Path, dtype: str) -> Files:
 
 
 def write_merged(trained: TrainedAdapter, directory: Path, dtype: str, shard_bytes: int) -> Files:
-    """Write what an adapter does to the weights as a dense delta, a block at a time.
-
-    Return the files with digests and sizes.
+    """Write an adapter's change of the weights as a dense delta, in blocks; return the files.
 
     Raises:
         CheckFailedError: a change is not a finite number.
@@ -288,7 +284,7 @@ def write_merged(trained: TrainedAdapter, directory: Path, dtype: str, shard_byt
                 if not bool(torch.isfinite(rows).all()):
                     raise CheckFailedError(
                         f"the adapter of {info.name} holds NaN or infinity",
-                        "lower the learning rate, train again",
+                        "train again with a lower learning rate",
                     )
                 writer.write(to_bytes(rows.to(TORCH_DTYPES[info.dtype])))
         return writer.close().files
@@ -297,7 +293,7 @@ def write_merged(trained: TrainedAdapter, directory: Path, dtype: str, shard_byt
 
 
 def row_spans(change: LowRankChange) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """Consecutive pieces (start, stop, flattened change) of a tensor, float32, at most about SPAN entries each."""
+    """Consecutive pieces (start, stop, flat float32 change) of about SPAN entries each."""
     rows, columns = change.shape
     step = max(1, SPAN // columns)
     for start in range(0, rows, step):

@@ -31,8 +31,8 @@ def write_delta(
     """Write `after − published` of every tensor that changed, and return the files.
 
     If the trainer kept its weights in a narrower dtype than the published copy, it started from the
-    copy rounded to that dtype. The difference is taken against the rounded copy, or else every entry
-    would carry the rounding.
+    copy rounded to that dtype. The difference is taken against the rounded copy, or else every
+    entry would carry the rounding.
 
     Raises:
         BadModelError: the two directories are not the same model (a tensor is missing, added, or of

@@ -1,10 +1,8 @@
-"""What `mpu unlearn --dry-run` says.
-
-Memory of one process, disk and transfer, from headers or from config.json alone.
+"""Estimate memory, disk and transfer of an unlearning, from headers or from config.json alone.
 
 Weights, gradients and optimizer state are counted exactly: the optimizer makes one step on tensors
-without storage, and what it keeps is measured. Activations are an estimate for a batch of rows as
-long as the longest that was given, or of `--max-length` tokens where none were.
+without storage, and its state is measured. Activations are estimated for a batch of rows as long as
+the longest row that was given, or of `--max-length` tokens without rows.
 """
 
 from __future__ import annotations
@@ -33,15 +31,15 @@ from mpu_cli.training.settings import TrainingSettings
 Shapes = Mapping[str, tuple[int, ...]]
 
 PROGRAM_BYTES = 400_000_000
-"""Python, torch and transformers themselves: 310 MB once imported, the rest at the first step (measured)."""
+"""Python, torch and transformers: 310 MB when imported, the rest at the first step (measured)."""
 _WHOLE_LAYERS = 5
-"""Layers' worth of memory that checkpointing takes: one is needed, glibc gives the others back late (measured, see the tests)."""
+"""Layers of activations with checkpointing: one is used, glibc frees the others late (measured)."""
 _F32 = 4
 
 
 @dataclass(frozen=True, slots=True)
 class ModelToTrain:
-    """What will be trained: `copies` models of the same tensors."""
+    """What is trained: `copies` models with the same tensors."""
 
     place: Path
     config: Mapping[str, Any]
@@ -49,11 +47,11 @@ class ModelToTrain:
     frozen: tuple[str, ...]
     copies: int = 1
     received: int = 0
-    """Bytes of the weights as they came."""
+    """Bytes of the files that were received."""
 
 
-def find_subject(source: Path, *, train_embeddings: bool = False) -> ModelToTrain:
-    """A handoff, a model directory, a directory with a config.json alone, or that file.
+def model_to_train(source: Path, *, train_embeddings: bool = False) -> ModelToTrain:
+    """Read a handoff, a model directory, a directory with only a config.json, or that file.
 
     Raises:
         MpuError: it is none of them, or its configuration is not understood.
@@ -61,14 +59,14 @@ def find_subject(source: Path, *, train_embeddings: bool = False) -> ModelToTrai
     if is_bundle(source):
         return of_handoff(source, open_handoff(source, train_embeddings=train_embeddings))
     if source.is_file() or not any((source / name).exists() for name in (SINGLE_FILE, INDEX_FILE)):
-        found = _from_config(source if source.is_file() else source / "config.json")
+        model = _from_config(source if source.is_file() else source / "config.json")
     else:
-        found = of_model(open_checkpoint(source))
-    return replace(found, frozen=()) if train_embeddings else found
+        model = of_model(open_checkpoint(source))
+    return replace(model, frozen=()) if train_embeddings else model
 
 
 def of_handoff(place: Path, opened: OpenHandoff) -> ModelToTrain:
-    """All copies of a handoff."""
+    """The copies of a handoff."""
     model = next(iter(opened.copies.values()))
     received = sum(file.bytes for copy in opened.manifest.copies for file in copy.files.values())
     return ModelToTrain(
@@ -87,9 +85,9 @@ def of_model(model: Checkpoint) -> ModelToTrain:
 def estimate_unlearn(
     source: Path, settings: TrainingSettings, delta_dtype: str, **more: Any
 ) -> dict[str, int]:
-    """`estimate` of what lies in `source`: see `find_subject`."""
+    """`estimate` for the handoff, model or config.json in `source`."""
     return estimate(
-        find_subject(source, train_embeddings=settings.train_embeddings),
+        model_to_train(source, train_embeddings=settings.train_embeddings),
         settings,
         delta_dtype,
         **more,
@@ -97,7 +95,7 @@ def estimate_unlearn(
 
 
 def estimate(
-    subject: ModelToTrain,
+    model: ModelToTrain,
     settings: TrainingSettings,
     delta_dtype: str,
     *,
@@ -107,37 +105,40 @@ def estimate(
     checkpoints: bool = True,
     longest: int | None = None,
 ) -> dict[str, int]:
-    """Bytes and counts, by what they are for.
+    """Bytes and counts by purpose.
 
     Args:
-        subject: what is trained.
+        model: what is trained.
         settings: batch size, longest row, optimizer, checkpointing, sharding.
-        delta_dtype: how the change is stored.
-        lora: adapters instead of whole weights.
-        passes: forward passes whose graphs live at once: forget, retain, alternate rows.
+        delta_dtype: of the stored change.
+        lora: train adapters instead of whole weights.
+        passes: forward passes whose graphs coexist: forget, retain, alternate rows.
         processes: that share the work.
         checkpoints: whether any may be written.
-        longest: tokens of the longest row; None = as many as are kept of a row.
+        longest: tokens of the longest row; None = the longest that is not cut.
     """
-    parameters = _count(subject.shapes)
+    parameters = _count(model.shapes)
     trained = {
-        name: shape for name, shape in subject.shapes.items() if not is_frozen(name, subject.frozen)
+        name: shape for name, shape in model.shapes.items() if not is_frozen(name, model.frozen)
     }
     if lora is not None:
-        layout = read_layout(subject.config, subject.shapes, subject.place)
-        targets = choose(lora, projections(layout, subject.shapes), subject.frozen)
+        layout = read_layout(model.config, model.shapes, model.place)
+        targets = choose(lora, projections(layout, model.shapes), model.frozen)
         from mpu_cli.modeling.load import without_weights
 
-        targets = within_reach(lora, targets, without_weights(subject.config, subject.place))
+        targets = within_reach(lora, targets, without_weights(model.config, model.place))
         trained = {
-            f"{one.module}.lora_{half}.default.weight": shape
-            for one in targets
-            for half, shape in (("A", (lora.rank, one.inputs)), ("B", (one.outputs, lora.rank)))
+            f"{target.module}.lora_{half}.default.weight": shape
+            for target in targets
+            for half, shape in (
+                ("A", (lora.rank, target.inputs)),
+                ("B", (target.outputs, lora.rank)),
+            )
         }
     changing = _count(trained)
     own = 2 if settings.is_pure_bfloat16 else _F32
     state = optimizer_state_bytes(
-        settings.optimizer, trained, subject.config, bfloat16=settings.is_pure_bfloat16
+        settings.optimizer, trained, model.config, bfloat16=settings.is_pure_bfloat16
     )
     width = BYTES_PER_ELEMENT[STORED_NAMES[delta_dtype]]
     held = {
@@ -151,25 +152,23 @@ def estimate(
         held["gradient_buckets_bytes"] = own * changing
     rows = -(-settings.batch_size // processes)
     length = min(
-        row_limit(settings.max_length, context_length(subject.config)).tokens,
+        row_limit(settings.max_length, context_length(model.config)).tokens,
         longest or sys.maxsize,
     )
-    held["activations_bytes"] = activation_bytes(subject.config, rows * length, passes, settings)
+    held["activations_bytes"] = activation_bytes(model.config, rows * length, passes, settings)
     if lora is not None and settings.autocasts and not settings.gradient_checkpointing:
-        # Autocast's copies of frozen weights live as long as the graph that needs them (measured: 2
-        # bytes a weight).
+        # Autocast's copies of frozen weights live as long as the graph (measured: 2 bytes each).
         held["cast_weights_bytes"] = 2 * parameters
-    # A step works on one tensor at a time, with a few others of its size beside it.
+    # A step works on one tensor at a time, and needs a few others of its size.
     held["optimizer_work_bytes"] = 4 * _F32 * max(map(math.prod, trained.values()))
     held["program_bytes"] = PROGRAM_BYTES
     memory = sum(held.values())
     if settings.fsdp:
-        # At the end activations are gone, and the first process holds the trained weights whole to
-        # write the update.
+        # At the end activations are freed, and the first process gathers the trained weights.
         memory = max(memory, memory - held["activations_bytes"] + own * changing)
-    update = subject.copies * changing * width
+    update = model.copies * changing * width
     return {
-        "copies": subject.copies,
+        "copies": model.copies,
         "parameters": parameters,
         "trained_parameters": changing,
         "processes": processes,
@@ -177,9 +176,9 @@ def estimate(
         "memory_bytes": memory,
         "disk_bytes": update,
         "temporary_disk_bytes": own * (changing if lora else parameters),
-        # The one before is removed when the next is complete.
+        # The previous checkpoint is removed when the next is complete.
         "checkpoint_disk_bytes": 2 * (own * changing + state) if checkpoints else 0,
-        "received_bytes": subject.received,
+        "received_bytes": model.received,
         "sent_bytes": update,
     }
 
@@ -187,7 +186,7 @@ def estimate(
 def optimizer_state_bytes(
     name: str, shapes: Shapes, config: Mapping[str, Any], *, bfloat16: bool = False
 ) -> int:
-    """What the optimizer keeps for tensors of these shapes, exactly.
+    """The exact size of the optimizer's state for tensors of these shapes.
 
     Raises:
         UsageError: there is no such optimizer.
@@ -198,8 +197,8 @@ def optimizer_state_bytes(
 
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     parameters = [
-        (each, torch.nn.Parameter(torch.empty(shape, dtype=dtype, device="meta")))
-        for each, shape in shapes.items()
+        (tensor, torch.nn.Parameter(torch.empty(shape, dtype=dtype, device="meta")))
+        for tensor, shape in shapes.items()
     ]
     for _, parameter in parameters:
         parameter.grad = torch.empty_like(parameter)
@@ -207,8 +206,8 @@ def optimizer_state_bytes(
     built.step()
     tensors = [
         value
-        for kept in built.state.values()
-        for value in kept.values()
+        for state in built.state.values()
+        for value in state.values()
         if isinstance(value, torch.Tensor)
     ]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -217,14 +216,14 @@ def optimizer_state_bytes(
 def activation_bytes(
     config: Mapping[str, Any], tokens: int, passes: int, settings: TrainingSettings
 ) -> int:
-    """What the backward pass needs of `passes` forward passes over `tokens` tokens each, roughly, as float32.
+    """Estimate the float32 activations that `passes` forward passes over `tokens` tokens each keep.
 
-    A layer keeps, for each token, about 8 vectors of the hidden size (norms, residual stream,
-    inputs of projections), 4 of the queries' and of the keys' and values' size, and 4 of the
-    feed-forward size; with checkpointing one hidden vector, and a few layers are whole at a time.
-    The output distribution of a labelled token, here of every token, is kept once a pass, and twice
-    more while its gradient is taken. Against the peak of real trainings (28M parameters, CPU) the
-    sum of all is right to 15 % (tests/client/test_estimate.py).
+    For each token a layer keeps about 8 vectors of the hidden size (norms, residual stream, inputs
+    of projections), 4 of the size of queries and of keys and values, and 4 of the feed-forward
+    size. With checkpointing it keeps one hidden vector, and a few layers are whole at a time. The
+    output distribution of a labelled token, here of every token, is kept once a pass, and twice
+    more while its gradient is computed. The whole estimate is within 15 % of the peak of real
+    trainings (28M parameters, CPU; tests/client/test_estimate.py).
     """
     text = _text_config(config)
     hidden, layers = (
@@ -242,13 +241,13 @@ def activation_bytes(
         or 4 * hidden
     )
     layer = 8 * hidden + 4 * (heads + kv_heads) * head + 4 * experts * feed_forward
-    kept = passes * layers * (hidden if settings.gradient_checkpointing else layer)
-    kept += min(_WHOLE_LAYERS, layers) * layer if settings.gradient_checkpointing else 0
-    return _F32 * tokens * (kept + (passes + 2) * int(text["vocab_size"]))
+    entries = passes * layers * (hidden if settings.gradient_checkpointing else layer)
+    entries += min(_WHOLE_LAYERS, layers) * layer if settings.gradient_checkpointing else 0
+    return _F32 * tokens * (entries + (passes + 2) * int(text["vocab_size"]))
 
 
 def _from_config(path: Path) -> ModelToTrain:
-    """Shapes of the model that this configuration describes, without any weights."""
+    """The shapes of the model that a configuration describes."""
     try:
         content = read_json(path)
     except BadModelError as error:
@@ -267,10 +266,7 @@ def _from_config(path: Path) -> ModelToTrain:
 
 
 def _embeddings(config: Mapping[str, Any], shapes: Shapes, where: Path) -> tuple[str, ...]:
-    """What is frozen where no handoff says so.
-
-    On a family that has no data file, what is usually called so.
-    """
+    """A model's embeddings, frozen by default; in unknown families by their usual names."""
     try:
         return tuple(read_layout(config, shapes, where).frozen)
     except BadModelError:

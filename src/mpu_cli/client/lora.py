@@ -1,9 +1,9 @@
-"""LoRA: small matrices A and B beside chosen weights are trained instead of the weights (Hu et al. 2021, arXiv 2106.09685).
+"""LoRA (Hu et al., arXiv 2106.09685): train small matrices A and B beside chosen weights.
 
-W + (α / r) B A, A (r, inputs) random, B (outputs, r) zero at first. peft does the forward pass.
-What is ours: which modules (those that read the residual stream, `architectures/projections.py`),
-and A drawn from the seed and the module's name, so that it is the same for every copy whatever else
-a process has drawn.
+W + (α / r) B A, with A (r, inputs) random and B (outputs, r) zero at first. peft computes the
+forward pass. mpu chooses the modules, by default those that read the residual stream
+(`architectures/projections.py`), and draws A from the seed and the module's name, so it is the same
+for every copy.
 """
 
 from __future__ import annotations
@@ -72,23 +72,24 @@ def choose(lora: Lora, matrices: Projections, frozen: Sequence[str] = ()) -> lis
     """The weights that get an adapter, sorted by name.
 
     Raises:
-        UsageError: a target that the model does not have (its own are named), or none is left.
+        UsageError: the model has no such target, or none is left.
     """
-    wanted = lora.targets or DEFAULT_ROLES
     chosen: dict[str, Projection] = {}
-    for target in wanted:
-        found = [
-            one
-            for one in matrices.values()
-            if target in one.roles or f".{one.module}".endswith(f".{target}")
+    for target in lora.targets or DEFAULT_ROLES:
+        matching = [
+            matrix
+            for matrix in matrices.values()
+            if target in matrix.roles or f".{matrix.module}".endswith(f".{target}")
         ]
-        if not found and lora.targets:
-            ends = sorted({one.module.rpartition(".")[2] for one in matrices.values()})
+        if not matching and lora.targets:
+            ends = sorted({_last(matrix.module) for matrix in matrices.values()})
             raise UsageError(
                 f"--lora-targets {target}: the model has no such projection",
                 f"choose from {', '.join((*ROLES, *ends))}",
             )
-        chosen.update((one.tensor, one) for one in found if not is_frozen(one.tensor, frozen))
+        chosen |= {
+            matrix.tensor: matrix for matrix in matching if not is_frozen(matrix.tensor, frozen)
+        }
     if not chosen:
         raise UsageError(
             "--lora-rank: the model has no projection that may be trained", "train it without LoRA"
@@ -97,58 +98,50 @@ def choose(lora: Lora, matrices: Projections, frozen: Sequence[str] = ()) -> lis
 
 
 def inexact(targets: Sequence[Projection]) -> str | None:
-    """What to warn of: targets whose input the server's reparameterization moves."""
-    moved = sorted({one.module.rpartition(".")[2] for one in targets if one.moves_input})
-    if not moved:
+    """A warning if the server's reparameterization changes the input of a target."""
+    affected = sorted({_last(target.module) for target in targets if target.moves_input})
+    if not affected:
         return None
     return (
-        f"LoRA on {', '.join(moved)}: the copies' reparameterization moves what they read, so the"
-        " same random A is another one for each copy, and the aggregated update is off by half"
+        f"LoRA on {', '.join(affected)}: the reparameterization changes their input in each copy,"
+        " so the same random A acts differently in each, and the aggregated update is off by half"
         " even without noise; leave them out (the default is q, k, v, gate, up)"
     )
 
 
 def out_of_reach(model: Any, lora: Lora) -> str | None:
-    """What to warn of, before training.
+    """A warning if experts among the targets get no adapter: transformers stacks them."""
+    wanted = lora.targets or DEFAULT_ROLES
 
-    Experts among the targets that transformers holds as one stacked parameter.
-
-    Args:
-        model: as it was loaded.
-        lora: the options.
-    """
-
-    def asked(last: str) -> bool:
-        return any(
-            target == last or target in last.split("_") for target in lora.targets or DEFAULT_ROLES
-        )
+    def is_target(last: str) -> bool:
+        return any(target == last or target in last.split("_") for target in wanted)
 
     parameters = dict(model.named_parameters())
     stacked = {
-        name: p
-        for name, p in parameters.items()
-        if p.dim() == 3 and p.requires_grad and asked(_last(name))
+        name: parameter
+        for name, parameter in parameters.items()
+        if parameter.dim() == 3 and parameter.requires_grad and is_target(_last(name))
     }
     if not stacked:
         return None
     experts = next(reversed(stacked.values())).shape[0]
-    counts = Counter(map(_last, stacked))
+    named = ", ".join(
+        f"{last} of {experts} experts in {count} layers"
+        for last, count in sorted(Counter(map(_last, stacked)).items())
+    )
+    of_experts = names_of_experts(model)
     modules = (
         _last(name.removesuffix(".weight")) for name in parameters if name.endswith(".weight")
     )
-    taken = names_of_experts(model)
-    dense = Counter(last for last in modules if last in taken and asked(last))
-    named = ", ".join(
-        f"{last} of {experts} experts in {count} layers" for last, count in sorted(counts.items())
-    )
+    dense = Counter(last for last in modules if last in of_experts and is_target(last))
     beside = "".join(
-        f", nor does {last} of {count} dense or shared parts, which peft takes for theirs"
+        f", nor does {last} of {count} dense or shared parts, which peft takes for experts"
         for last, count in sorted(dense.items())
     )
     return (
         f"LoRA: {named} get no adapter, because transformers holds all experts of a layer in one"
-        f" parameter{beside}; what they know of the forget set can be unlearned only around them."
-        " Train without --lora-rank to reach them"
+        f" parameter{beside}; what they know of the forget set stays in them: train without"
+        " --lora-rank to change them"
     )
 
 
@@ -157,74 +150,70 @@ def _last(name: str) -> str:
 
 
 def within_reach(lora: Lora, targets: Sequence[Projection], model: Any) -> list[Projection]:
-    """The targets that transformers holds in memory as they lie on disk.
-
-    experts, for one, it fuses into one parameter.
+    """The targets that transformers holds in memory as they are on disk; experts it fuses.
 
     Raises:
-        UsageError: none is left, or one is not that was asked for by name.
+        UsageError: none is left, or one is missing that was named.
     """
     in_memory = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    taken = names_of_experts(model)
-    held = [
-        one
-        for one in targets
-        if in_memory.get(one.tensor) == one.shape and _last(one.module) not in taken
+    of_experts = names_of_experts(model)
+    reached = [
+        target
+        for target in targets
+        if in_memory.get(target.tensor) == target.shape and _last(target.module) not in of_experts
     ]
-    fused = [one for one in targets if one not in held]
-    if not held or (fused and lora.targets):
+    fused = [target for target in targets if target not in reached]
+    if not reached or (fused and lora.targets):
         raise UsageError(
-            f"--lora-rank: transformers holds {fused[0].tensor} under another name or fused with"
-            " others, where no adapter fits",
-            "name other --lora-targets, or train without LoRA",
+            f"--lora-rank: transformers renames or fuses {fused[0].tensor}, so no adapter fits it",
+            "give other --lora-targets, or train without LoRA",
         )
-    return held
+    return reached
 
 
 def attach(
     model: Any, lora: Lora, matrices: Projections, frozen: Sequence[str], seed: int
 ) -> list[Projection]:
-    """Put an adapter into `model`, in place; nothing else is trained afterwards.
+    """Put an adapter into `model`, in place, and freeze everything else.
 
-    Weights that transformers fuses in memory (experts) get none, unless they were asked for: see
-    `out_of_reach`.
+    Weights that transformers fuses (experts) get none unless they were named: see `out_of_reach`.
 
     Raises:
         UsageError: see `choose` and `within_reach`.
+        BadModelError: peft trains other weights than were chosen.
     """
     import torch
     from peft import LoraConfig, inject_adapter_in_model
 
-    held = within_reach(lora, choose(lora, matrices, frozen), model)
+    targets = within_reach(lora, choose(lora, matrices, frozen), model)
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.scaling,  # type: ignore[arg-type]  # a float serves as well
-        target_modules=[one.module for one in held],
+        lora_alpha=lora.scaling,  # type: ignore[arg-type]  # a float works as well
+        target_modules=[target.module for target in targets],
         lora_dropout=0.0,
         bias="none",
-        fan_in_fan_out=held[0].output_axis == 1,
+        fan_in_fan_out=targets[0].output_axis == 1,
     )
     inject_adapter_in_model(config, model)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    expected = {f"{one.module}.lora_{half}.{ADAPTER}.weight" for one in held for half in "AB"}
+    expected = {
+        f"{target.module}.lora_{half}.{ADAPTER}.weight" for target in targets for half in "AB"
+    }
     if trained != expected:
-        said = (
+        difference = (
             f"does not train {min(expected - trained)}"
             if expected - trained
-            else f"trains {min(trained - expected)}"
+            else f"also trains {min(trained - expected)}"
         )
-        raise BadModelError(
-            f"peft {said}, which is not what was asked for", "train without --lora-rank"
-        )
+        raise BadModelError(f"peft {difference}", "train without --lora-rank")
     with torch.no_grad():
-        for one in held:
-            a, _ = pair(model, one)
-            bound = 1 / math.sqrt(one.inputs)  # peft's own, Kaiming's for a = √5
-            a.uniform_(-bound, bound, generator=_generator(seed, one.module))
-    # Where checkpointed layers get inputs without a gradient, reentrant checkpointing silently
-    # trains nothing.
+        for target in targets:
+            a, _ = pair(model, target)
+            bound = 1 / math.sqrt(target.inputs)  # peft's own: Kaiming's for a = √5
+            a.uniform_(-bound, bound, generator=_generator(seed, target.module))
+    # With inputs that have no gradient, reentrant checkpointing silently trains nothing.
     model.enable_input_require_grads()
-    return held
+    return targets
 
 
 def _generator(seed: int, module: str) -> Any:
@@ -241,42 +230,40 @@ def pair(model: Any, target: Projection) -> tuple[Tensor, Tensor]:
 
 
 def moved(model: Any, targets: Sequence[Projection]) -> list[Projection]:
-    """The targets whose adapter was trained: its B, zero at first, is so no longer.
+    """The targets whose adapter was trained: their B, zero at first, has changed.
 
-    A loss on the hidden state of one layer (RMU) leaves the layers after it as they are; a layer
-    before it, or a part of one, that did not move has got no gradient by mistake.
+    A loss on the hidden states of one layer (RMU) leaves the layers after it unchanged. A target in
+    an earlier layer that did not change got no gradient by mistake.
 
     Raises:
         CheckFailedError: the gradient did not reach adapters that it should have reached.
     """
-    trained = [one for one in targets if bool(pair(model, one)[1].any())]
-    deepest = max((one.layer for one in trained), default=None)
-    still = [
-        one.module
-        for one in targets
-        if one not in trained and (deepest is None or one.layer <= deepest)
+    trained = [target for target in targets if bool(pair(model, target)[1].any())]
+    deepest = max((target.layer for target in trained), default=None)
+    missed = [
+        target.module
+        for target in targets
+        if target not in trained and (deepest is None or target.layer <= deepest)
     ]
-    if still:
+    if missed:
         raise CheckFailedError(
-            f"{len(still)} of {len(targets)} adapters did not move in training, {still[0]} among"
-            " them: no gradient reached them",
+            f"{len(missed)} of {len(targets)} adapters did not move in training, for example"
+            f" {missed[0]}: no gradient reached them",
             "train without --gradient-checkpointing, or leave them out of --lora-targets",
         )
     return trained
 
 
 def save(model: Any, targets: Sequence[Projection], lora: Lora, directory: Path) -> None:
-    """Write the adapter in float32 as peft would, and nothing else.
-
-    The directory is made if need be.
-    """
+    """Write the adapter in float32 as peft would, and make the directory if need be."""
     from mpu_cli.client.adapters import write_adapter
 
     config = AdapterConfig(
         lora.rank,
         lora.scaling,
-        tuple(sorted(one.module for one in targets)),
+        tuple(sorted(target.module for target in targets)),
         fan_in_fan_out=targets[0].output_axis == 1,
     )
     directory.mkdir(parents=True, exist_ok=True)
-    write_adapter(directory, config, {one.module: pair(model, one) for one in targets}, "float32")
+    halves = {target.module: pair(model, target) for target in targets}
+    write_adapter(directory, config, halves, "float32")

@@ -45,7 +45,7 @@ ROUNDS_AND_EPOCHS = {
 }
 """Rounds with the server, and epochs in each round."""
 _WEIGHTS = {"gamma": 1.0, "alpha": 1.0}
-"""Weights of forget and retain loss in every method; SimNPO, SatImp, UnDIAL were published with others."""
+"""Forget and retain weights of every method; SimNPO, SatImp and UnDIAL publish others."""
 
 
 def paper(method: MethodInfo, assignments: Iterable[str]) -> tuple[dict[str, Any], list[str], int]:

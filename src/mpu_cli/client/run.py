@@ -1,4 +1,4 @@
-"""A job that is ready to train: method, rows, device and resumption are decided here and nowhere else."""
+"""A job that is ready to train: the one place that decides method, rows, device, resumption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mpu unlearn`: the same recipe on every copy of a handoff (→ an update), or on a model (→ a model).
+"""`mpu unlearn`: one recipe on every copy of a handoff (→ an update), or on a model (→ a model).
 
 Where torchrun started several processes, each calls the same function: all train, the first one
 writes. A `WorkDirectory` keeps what an interrupted run has done until the result is complete.
@@ -209,7 +209,7 @@ class _HandoffTraining:
     def reuse_or_train(
         self, name: str, directory: Path | None, stop_after: int | None
     ) -> tuple[TrainingReport, Files]:
-        """Fill a copy's directory with what an earlier run finished, or train the copy and keep it."""
+        """Fill a copy's directory from an earlier run, or train the copy and keep it."""
         kept, identity = self.session.kept, self._identity(name, stop_after)
         finished = kept.take(name, directory, identity) if directory else None
         processes.join(self.run.device)

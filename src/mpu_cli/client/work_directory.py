@@ -172,7 +172,7 @@ class WorkDirectory:
         return ", ".join(parts)
 
     def failed(self, names: Sequence[str], seconds: float) -> bool:
-        """Keep or remove the work of a run that failed after `seconds`, and say whether it is kept."""
+        """Whether to keep the work of a run that failed after `seconds`; if not, remove it."""
         checkpoints = [
             path for name in names for path in (self.path / name).glob(f"step-*/{MARKER}")
         ]

@@ -1,1 +1,1 @@
-"""A model as torch runs it: loading, its head, log-probabilities, hidden states."""
+"""Models in torch: loading, device, processes, log-probabilities, hidden states, tokenizer."""

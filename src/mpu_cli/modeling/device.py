@@ -8,20 +8,20 @@ from mpu_cli.errors import UsageError
 
 
 def choose_device(wanted: str) -> str:
-    """The device asked for, or the best that is there.
+    """The wanted device, or for "auto" the best one on this machine.
 
     Raises:
-        UsageError: there is none of that kind.
+        UsageError: this machine has none of that kind.
     """
-    present = {
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if wanted == "auto":
-        return next(name for name, is_there in present.items() if is_there)
-    if not present[wanted]:
+        return next(name for name, is_there in available.items() if is_there)
+    if not available[wanted]:
         raise UsageError(
-            f"--device {wanted}: there is none on this machine", "leave --device out, or use cpu"
+            f"--device {wanted}: this machine has none", "leave --device out, or use cpu"
         )
     return wanted

@@ -1,9 +1,7 @@
-"""Logits of chosen positions only.
+"""Logits of chosen positions only, because the head is a model's widest matrix.
 
-The head is a model's widest matrix, and no loss asks what it says of a prompt.
-
-The positions are chosen on the way into the head, so that whatever a family does with logits
-afterwards (a scale, a soft cap) is done as always, and no family has to be known here.
+The positions are chosen before the head, so a family's own operations on logits (a scale, a soft
+cap) still apply, and this module need not know them.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from torch import Tensor
 
 
 def logits_at(model: Any, rows: Mapping[str, Tensor], wanted: Tensor) -> Tensor:
-    """One forward pass: the logits (N, V) of the N wanted positions, row after row, with gradient.
+    """Logits (N, V) of the N wanted positions, row after row, with gradient, in one forward pass.
 
     Args:
         model: a causal language model of transformers, wrapped or not.
@@ -33,9 +31,9 @@ def logits_at(model: Any, rows: Mapping[str, Tensor], wanted: Tensor) -> Tensor:
 
 @contextmanager
 def head_sees_only(model: Any, wanted: Tensor) -> Iterator[list[bool]]:
-    """Within, logits are (1, N, V), of the wanted positions (B, T).
+    """Within the context, logits are (1, N, V): those of the wanted positions (B, T).
 
-    The list stays empty where the model has no such head.
+    The yielded list stays empty if the model has no such head.
     """
     head = getattr(model, "module", model).get_output_embeddings()
     chosen: list[bool] = []

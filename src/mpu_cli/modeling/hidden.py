@@ -1,9 +1,9 @@
-"""Hidden states of the residual stream at one layer, at the tokens that count.
+"""Hidden states of the residual stream after one layer, at labelled tokens.
 
-Layers are counted from 0, as in a model's own module names; a layer's hidden state is what it hands
-to the next one. The last layer's is not to be had: transformers puts the final norm on it. Copies
-of one model differ in how heads and feed-forward units are ordered, never in the residual stream,
-so a place in it means the same in every copy.
+Layers are counted from 0, as in a model's own module names. The last layer's state is not
+available, because transformers applies the final norm to it. Copies of one model differ in the
+order of heads and feed-forward units, never in the residual stream, so an index in it means the
+same in every copy.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ def resolve_layer(layer: int, num_layers: int) -> int:
     chosen = num_layers * _SHARE[0] // _SHARE[1] if layer == -1 else layer
     if num_layers < 2 or not 0 <= chosen < num_layers - 1:
         raise UsageError(
-            f"--set layer={layer}: the model has {num_layers} layers, and the last does not count",
+            f"--set layer={layer}: the model has {num_layers} layers, and the last cannot be used",
             f"give a number from 0 to {max(num_layers - 2, 0)}, or -1 for 7/16 of the depth",
         )
     return chosen
 
 
 def layers_of(model: Any) -> int:
-    """How many decoder layers a model of transformers has."""
+    """The number of decoder layers of a transformers model."""
     return int(model.config.get_text_config().num_hidden_layers)
 
 
 def labelled_hidden(model: Any, rows: Mapping[str, Tensor], layer: int) -> Tensor:
-    """Hidden states (N, D) at the N labelled tokens of the rows, row after row, with gradient.
+    """Hidden states (N, D) at the N labelled tokens, row by row, with gradient, at least float32.
 
-    Half precision is raised to float32. A token's own state is taken, not that of the token which
-    predicts it, so a labelled first token counts too.
+    They are the labelled tokens' own states, not those of the tokens that predict them, so a
+    labelled first token counts too.
 
     Args:
         model: a causal language model of transformers, wrapped or not.
@@ -66,24 +66,22 @@ def labelled_hidden(model: Any, rows: Mapping[str, Tensor], layer: int) -> Tenso
 
 
 def freeze_above(model: Any, layer: int) -> None:
-    """Switch off the gradient of every parameter that has no part in the hidden states of this layer.
+    """Freeze every parameter that does not affect the hidden states of this layer.
 
-    They would have none anyway; but DDP waits for a gradient of all that ask for one.
+    They get no gradient anyway, but DDP waits for the gradient of every parameter that requires
+    one.
     """
-    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    ids = torch.ones((1, 2), dtype=torch.long, device=asked[0].device)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    ids = torch.ones((1, 2), dtype=torch.long, device=trainable[0].device)
     hidden = labelled_hidden(model, {"input_ids": ids, "attention_mask": ids, "labels": ids}, layer)
     for parameter, slope in zip(
-        asked, torch.autograd.grad(hidden.sum(), asked, allow_unused=True), strict=True
+        trainable, torch.autograd.grad(hidden.sum(), trainable, allow_unused=True), strict=True
     ):
         parameter.requires_grad_(slope is not None)
 
 
 def row_means(values: Tensor, labels: Tensor) -> Tensor:
-    """The mean of each row's values (N,) over its labelled tokens, (B,).
-
-    The values come row after row.
-    """
+    """The mean of each row's values over its labelled tokens, (B,); values (N,) come row by row."""
     mask = labels != IGNORED
     counts = mask.sum(dim=1)
     return values.new_zeros(len(labels)).index_add(0, mask.nonzero()[:, 0], values) / counts

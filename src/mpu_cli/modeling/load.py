@@ -1,11 +1,8 @@
-"""A model directory, opened.
+"""Load a model directory, for all commands: to train, to measure, to check it before publishing.
 
-For training, for measuring, and to see before publishing that others can open it.
-
-There is one way in for all commands. transformers is given a configuration and tensors that we have
-read; it opens no file of the directory itself, so it follows none of the places where a file can
-name another one, an adapter, or code. What `from_pretrained` silently initialises, leaves out or
-rounds is refused here.
+transformers gets a configuration and tensors that mpu has read. It opens no file of the directory,
+so no file can lead it to another file, an adapter, or code. Tensors that `from_pretrained` would
+silently initialise, drop or round are refused.
 """
 
 from __future__ import annotations
@@ -34,16 +31,16 @@ from mpu_cli.modeling.tokenizer import quiet_transformers as quiet_transformers
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model ready to train."""
+    """A model that is ready to train."""
 
     model: Any
-    """float32 (bfloat16 where asked for), on the CPU, in evaluation mode."""
+    """On the CPU, in evaluation mode, float32 unless bfloat16 was asked for."""
     frozen: tuple[str, ...]
-    """In-memory names of the parameters that will not move, all their tied names included."""
+    """In-memory names of the frozen parameters, all tied names included."""
     source_config: Any
-    """The configuration as the directory has it, for saving: dropout as it was."""
+    """The directory's own configuration, with its dropout, for saving."""
     remarks: tuple[str, ...]
-    """What the user must be told of the directory, a sentence each."""
+    """Sentences about the directory for the user."""
 
 
 def load_model(
@@ -59,15 +56,15 @@ def load_model(
     Args:
         directory: a Hugging Face model directory.
         frozen: tensor names or glob patterns as in the directory's safetensors files; a tied tensor
-            is frozen under either of its names. None freezes the input and output embeddings, an
-            empty list freezes nothing.
+            is frozen under either name. None freezes the input and output embeddings, an empty list
+            freezes nothing.
         keep_dropout: leave the model's own dropout (and router jitter) on.
-        fsdp: shard it over the processes, which have met; it then lies on their devices.
+        fsdp: shard the model over the processes, which have met, on their devices.
         bfloat16: round the weights to bfloat16 instead of raising them to float32.
 
     Raises:
-        BadModelError: what `open_checkpoint` and `check_fits` refuse; the model cannot be run; or a
-            name in `frozen` that no tensor has or that transformers fuses with tensors that are not
+        BadModelError: see `open_checkpoint` and `check_fits`; or the model cannot be run; or no
+            tensor has a name in `frozen`, or transformers fuses it with tensors that are not
             frozen.
     """
     source = open_checkpoint(directory)
@@ -95,43 +92,41 @@ def load_model(
 
 
 def check_fits(source: Checkpoint) -> Any:
-    """Hold every tensor against what config.json implies, by transformers' own class.
+    """Compare every tensor with config.json, by transformers' own class, without storage.
 
-    Returns the configuration.
-
-    Takes no memory: the tensors have shapes and no storage.
+    Returns:
+        The configuration.
 
     Raises:
-        BadModelError: transformers refuses the configuration, tensors are missing, are of another
-            shape than it implies, or have no place in it.
+        BadModelError: transformers refuses the configuration, or tensors are missing, unexpected,
+            or of another shape than it implies.
     """
     return _fitted(source)[0]
 
 
 def check_runs(source: Checkpoint) -> None:
-    """See that `load_model` would take a model, without the memory or the time that it takes.
+    """Check that `load_model` would accept a model, without its memory and time.
 
-    The model computes shapes only; what depends on the numbers (which expert a router chooses) is
-    not seen.
+    The model computes shapes only, so nothing that depends on numbers is checked (the expert that a
+    router chooses, for example).
 
     Raises:
-        BadModelError: what `check_fits` refuses, a generation_config.json that transformers
-            refuses, or a model that cannot be run.
+        BadModelError: see `check_fits`; or transformers refuses generation_config.json, or the
+            model cannot be run.
     """
     config, model = _fitted(source, experts_implementation="eager")
     _generation_config(source, config)
     with loading_errors(source.path):
         try:
-            _run_once(
-                model, use_cache=True
-            )  # without a cache, transformers looks for packed rows in the numbers
+            # Without a cache, transformers searches the numbers for packed rows.
+            _run_once(model, use_cache=True)
         except (NotImplementedError, RuntimeError) as error:
             if not isinstance(error, NotImplementedError) and "meta" not in str(error):
                 raise
 
 
 def _fitted(source: Checkpoint, **kind: Any) -> tuple[Any, Any]:
-    """The configuration, and the model without storage that every tensor fits into."""
+    """The configuration, and the model without storage, into which every tensor fits."""
     config = load_config(source.path, source.config)
     shapes = {name: torch.empty(info.shape, device="meta") for name, info in source.tensors.items()}
     with loading_errors(source.path):
@@ -148,10 +143,7 @@ def _fitted(source: Checkpoint, **kind: Any) -> tuple[Any, Any]:
 
 
 def without_weights(config: Mapping[str, Any], directory: Path) -> Any:
-    """The model that a configuration describes, its tensors without storage.
-
-    Raises as `load_config`.
-    """
+    """The model that a configuration describes, without storage; raises as `load_config`."""
     described = load_config(directory, config)
     with loading_errors(directory), torch.device("meta"):
         return auto_class(described).from_config(described)
@@ -159,7 +151,7 @@ def without_weights(config: Mapping[str, Any], directory: Path) -> Any:
 
 @contextmanager
 def loading_errors(directory: Path) -> Iterator[None]:
-    """Turn what transformers raises on a configuration that makes no model into BadModelError, and let it say nothing."""
+    """Silence transformers, and turn its errors into BadModelError."""
     try:
         with quiet_transformers():
             yield
@@ -167,16 +159,13 @@ def loading_errors(directory: Path) -> Iterator[None]:
         raise BadModelError(f"{directory}: cannot be read: {one_line(error)}") from error
     except LOADING_ERRORS as error:
         raise BadModelError(
-            f"{directory / CONFIG_FILE}: transformers cannot make this model: {one_line(error)}",
+            f"{directory / CONFIG_FILE}: transformers cannot build this model: {one_line(error)}",
             CORRECT_CONFIG,
         ) from error
 
 
 def _on_disk(source: Checkpoint, stack: ExitStack) -> dict[str, Any]:
-    """The checkpoint's tensors, read when transformers asks for them.
-
-    The files are open as long as `stack` is.
-    """
+    """The checkpoint's tensors, read on demand from files that are open as long as `stack` is."""
     files = {info.file for info in source.tensors.values()}
     handles = {
         file: stack.enter_context(safe_open(file, framework="pt", device="cpu")) for file in files
@@ -201,7 +190,7 @@ def _generation_config(source: Checkpoint, config: Any) -> Any:
 
 @torch.inference_mode()
 def _run_once(model: Any, *, use_cache: bool = False) -> None:
-    """Two tokens: what only shows when a model computes (a router that asks for too many experts) shows now."""
+    """Run two tokens, to find errors that only show then (a router that wants too many experts)."""
     model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=use_cache)
 
 
@@ -229,15 +218,14 @@ def _check_complete(source: Checkpoint, info: dict[str, Any]) -> None:
         (
             "too many",
             info["unexpected_keys"],
-            "the model would be used without them: set in config.json what they belong to (attention_bias, num_hidden_layers, …)",
+            "the model would run without them: set the option in config.json that they belong to"
+            " (attention_bias, num_hidden_layers, …)",
         ),
     )
     for problem, names, hint in problems:
         if names:
             # A mismatched entry is (name, shape found, shape expected).
-            first = sorted(name if isinstance(name, str) else _misshapen(*name) for name in names)[
-                0
-            ]
+            first = min(name if isinstance(name, str) else _misshapen(*name) for name in names)
             kind = source.config["model_type"]
             raise BadModelError(
                 f"{source.path}: {len(names)} tensor(s) {problem} for the {kind} model of this"
@@ -248,8 +236,8 @@ def _check_complete(source: Checkpoint, info: dict[str, Any]) -> None:
         raise BadModelError(f"{source.path}: {str(info['error_msgs'][0]).splitlines()[0]}")
 
 
-def _misshapen(name: str, found: Sequence[int], expected: Sequence[int]) -> str:
-    return f"{name} {tuple(found)} instead of {tuple(expected)}"
+def _misshapen(name: str, actual: Sequence[int], expected: Sequence[int]) -> str:
+    return f"{name} {tuple(actual)} instead of {tuple(expected)}"
 
 
 def _freeze(
@@ -278,26 +266,26 @@ def _freeze(
 def _frozen_in_memory(
     model: Any, disk_names: Sequence[str], patterns: Sequence[str], parameters: set[str]
 ) -> set[str]:
-    """Turn on-disk names or patterns into the parameters that hold those tensors in memory."""
+    """The parameters that hold the on-disk tensors with these names or patterns."""
     sources: dict[str, set[str]] = {}
     for disk_name, memory_name in names_in_memory(model, disk_names).items():
         if memory_name in parameters:
             sources.setdefault(memory_name, set()).add(disk_name)
-    # A tied head is often absent from the disk and still a name that a manifest may use.
+    # A manifest may name a tied head that is absent from the disk.
     for name in parameters:
         sources.setdefault(name, {name})
     chosen, used = set(), set()
-    for memory_name, held in sources.items():
+    for memory_name, fused in sources.items():
         hits = {
-            (name, pattern) for name in held for pattern in patterns if fnmatchcase(name, pattern)
+            (name, pattern) for name in fused for pattern in patterns if fnmatchcase(name, pattern)
         }
         used |= {pattern for _, pattern in hits}
         matched = {name for name, _ in hits}
-        if matched and matched != held:
+        if matched and matched != fused:
             raise BadModelError(
-                f"{sorted(matched)[0]} cannot be frozen alone: transformers trains it as a part of"
+                f"{min(matched)} cannot be frozen alone: transformers trains it as a part of"
                 f" {memory_name}",
-                f"freeze all of {memory_name}, for example {sorted(held - matched)[0]} too",
+                f"freeze all of {memory_name}, for example {min(fused - matched)} too",
             )
         if matched:
             chosen.add(memory_name)

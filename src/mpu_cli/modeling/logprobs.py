@@ -1,6 +1,4 @@
-"""Negative log-likelihoods (NLL, in nats) of labelled tokens.
-
-What every unlearning loss is made of.
+"""Negative log-likelihoods (NLL, in nats) of labelled tokens, from which the losses are built.
 
 For a row, ℓ_t = −log p(y_t | y_<t) and NLL = Σ_t ℓ_t over its labelled tokens. Logits at position t
 predict token t + 1, so labels are shifted by one here, and only here.
@@ -22,15 +20,12 @@ from mpu_cli.modeling.head import logits_at
 
 
 def token_counts(labels: Tensor) -> Tensor:
-    """How many tokens of each row count, (B,) int64, from labels (B, T).
-
-    The first token is never predicted.
-    """
+    """The number of labelled tokens of each row, (B,) int64; the first token is never predicted."""
     return _counted(labels).sum(dim=1)
 
 
 def batch_nll(model: Any, rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """One forward pass: the rows' NLL sums (B,) in nats, with gradient, and their token counts (B,).
+    """The rows' NLL sums (B,) in nats, with gradient, and token counts (B,), in one forward pass.
 
     Args:
         model: a causal language model of transformers.
@@ -38,26 +33,25 @@ def batch_nll(model: Any, rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
             them.
     """
     losses, counted = labelled_nll(model, rows), _counted(rows["labels"])
-    # Back in their places and summed along rows: on a GPU too the same order of summation every
-    # time.
+    # Summed along rows, so that the order of summation is fixed on a GPU too.
     return losses.new_zeros(counted.shape).masked_scatter(counted, losses).sum(dim=1), counted.sum(
         dim=1
     )
 
 
 def token_mean_nll(model: Any, rows: Mapping[str, Tensor]) -> Tensor:
-    """The mean NLL over all labelled tokens of the batch, a scalar in nats per token, with gradient.
+    """The mean NLL over the batch's labelled tokens, a scalar in nats per token, with gradient.
 
-    This is what the field calls the NLL retain loss; its negative is gradient ascent.
+    This is the NLL retain loss; its negative is gradient ascent.
     """
     nll, tokens = batch_nll(model, rows)
     return batch_mean(nll.sum(), tokens.sum())
 
 
 def labelled_predictions(model: Any, rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """One forward pass: the logits (N, V) that predict the N labelled tokens, with gradient, and those tokens (N,).
+    """The logits (N, V) that predict the N labelled tokens, with gradient, and those tokens (N,).
 
-    Row after row, in order of position; half precision is raised to float32.
+    One forward pass; row after row, in order of position, at least float32.
     """
     labels = rows["labels"]
     counted = _counted(labels)
@@ -71,13 +65,13 @@ def _counted(labels: Tensor) -> Tensor:
 
 
 def labelled_nll(model: Any, rows: Mapping[str, Tensor]) -> Tensor:
-    """One forward pass: ℓ_t of every labelled token, (N,) in nats, row after row, with gradient."""
+    """ℓ_t of every labelled token, (N,) in nats, row by row, with gradient, in one forward pass."""
     logits, targets = labelled_predictions(model, rows)
     return functional.cross_entropy(logits, targets, reduction="none")
 
 
 def token_mean_kl(model: Any, rows: Mapping[str, Tensor], reference_logits: Tensor) -> Tensor:
-    """The mean of KL(reference ‖ model) over all labelled tokens, a scalar in nats per token, with gradient.
+    """The mean of KL(reference ‖ model) over labelled tokens, a scalar in nats, with gradient.
 
     Args:
         model: a causal language model of transformers.
@@ -92,12 +86,11 @@ def token_mean_kl(model: Any, rows: Mapping[str, Tensor], reference_logits: Tens
 
 
 def batch_mean(total: Tensor, count: Tensor | int) -> Tensor:
-    """A total over a count, of the whole batch: the one place where losses are averaged.
+    """A total over a count, for the whole batch: all losses are averaged here.
 
-    Where several processes hold parts of the batch, the count is summed over them and the part is
-    scaled so that the
-    *mean* over the processes (which is what DDP and FSDP take of gradients) is the mean over the
-    whole batch. Every process must then call it equally often. A count of 0 gives 0.
+    If several processes hold parts of the batch, the count is summed over them, and the part is
+    scaled so that the mean over the processes, which DDP and FSDP take of gradients, is the mean
+    over the whole batch. Every process must then call it equally often. A count of 0 gives 0.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         everywhere = torch.as_tensor(count, device=total.device, dtype=torch.float64).clone()
@@ -107,14 +100,14 @@ def batch_mean(total: Tensor, count: Tensor | int) -> Tensor:
 
 
 def mean_probability(measured: Sequence[tuple[float, int]]) -> float:
-    """Mean of exp(−NLL / tokens) over rows as `answer_nll` measures them, between 0 and 1."""
+    """Mean of exp(−NLL / tokens), in [0, 1], over rows that `answer_nll` measured."""
     return sum(math.exp(-nll / max(tokens, 1)) for nll, tokens in measured) / len(measured)
 
 
 def answer_nll(
     model: Any, encoded_rows: Sequence[TokenizedRow], batch_size: int, pad_id: int
 ) -> list[tuple[float, int]]:
-    """NLL sum in nats and token count of every row, in the given order; see `in_evaluation`.
+    """NLL sum in nats and token count of every row, in order; see `in_evaluation`.
 
     `exp(−nll_sum / n_tokens)` is the answer probability of TOFU (Maini et al. 2401.06121).
     """
@@ -138,15 +131,15 @@ def in_evaluation(
     pad_id: int,
     take: Callable[[Sequence[int], dict[str, Tensor]], None],
 ) -> None:
-    """Hand rows to `take(places, rows)` in batches, the model in evaluation mode and without gradient.
+    """Call `take(places, rows)` on batches of rows, in evaluation mode and without gradient.
 
     Args:
-        model: its mode is put back afterwards, whatever happens.
+        model: its mode is restored afterwards.
         encoded_rows: all rows.
-        places: which of them; they come sorted by length, so that little is padded.
-        batch_size: rows at a time.
-        pad_id: what short rows are filled with.
-        take: gets the batch's places and its rows, each (B, T), on the model's device.
+        places: the indices of the rows to take; they are sorted by length to reduce padding.
+        batch_size: rows in a batch.
+        pad_id: the token that fills short rows.
+        take: called with the batch's indices and rows, each (B, T), on the model's device.
     """
     device = next(model.parameters()).device
     was_training = model.training

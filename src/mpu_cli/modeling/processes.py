@@ -1,4 +1,4 @@
-"""The processes that train or measure one model together: their number, their meeting, what they exchange.
+"""The processes that train or measure one model together: rank, size, and communication.
 
 `torchrun --nproc-per-node N -m mpu_cli …` starts N processes that run the same command. Only the
 first one writes and prints.
@@ -35,7 +35,7 @@ class Process:
 
 
 def this_process() -> Process:
-    """As torchrun says in the environment; one process without it. Nothing is imported."""
+    """Read rank and size from torchrun's environment; without it, this is the only process."""
     try:
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     except ValueError:
@@ -50,10 +50,7 @@ def this_process() -> Process:
 
 
 def launcher(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """How this command was started, as far as torchrun tells.
-
-    `mpu`, or torchrun on one machine with that many processes.
-    """
+    """The words that start this command again: `mpu`, or torchrun on one machine."""
     if this_process().size == 1:
         return ["mpu"]
     return [
@@ -66,23 +63,24 @@ def launcher(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def check_launch(environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse a launcher that does not do what it was asked for.
+    """Refuse launchers that promise several processes and start one, or that shard by themselves.
+
+    `accelerate launch --cpu --num_processes 2` starts one process, and accelerate's FSDP on a CPU
+    is silently DDP (both measured with accelerate 1.15).
 
     Raises:
-        UsageError: accelerate's FSDP or DeepSpeed is asked for, or `accelerate launch` started one
-            process.
+        UsageError: the environment is accelerate's.
     """
     for plugin in ("FSDP", "DEEPSPEED"):
         if environment.get(f"ACCELERATE_USE_{plugin}", "false").lower() in ("1", "true", "yes"):
             raise UsageError(
-                f"accelerate's {plugin} plugin is not used here",
+                f"accelerate's {plugin} plugin is not supported",
                 "start with torchrun and give --fsdp to shard the model",
             )
-    # accelerate launch sets this always; ACCELERATE_MIXED_PRECISION alone may come from a user's
-    # profile.
+    # accelerate launch always sets this; ACCELERATE_MIXED_PRECISION may come from a user's profile.
     if "ACCELERATE_USE_CPU" in environment and "WORLD_SIZE" not in environment:
         raise UsageError(
-            "accelerate launch started one process here, however many it was asked for",
+            "accelerate launch started one process only",
             HOW_TO_LAUNCH,
         )
 
@@ -98,12 +96,12 @@ _READ_BY_ACCELERATE = (*_ALLOCATIONS[:-1], "LOCAL_RANK")
 
 
 def leave_allocation(environment: MutableMapping[str, str] = os.environ) -> str | None:
-    """Train alone inside an allocation of MPI or Slurm that torchrun did not start.
+    """Hide MPI's and Slurm's variables from accelerate, if torchrun did not start this process.
 
-    Returns what to tell the user, if anything.
+    accelerate would take them for its own launch and wait for other processes.
 
-    accelerate takes MPI's variables for a launch of its own and then waits for, or fails to find,
-    the other processes: it does not get to see them.
+    Returns:
+        A warning for the user, if the allocation has several tasks.
     """
     if "WORLD_SIZE" in environment:
         return None
@@ -111,21 +109,21 @@ def leave_allocation(environment: MutableMapping[str, str] = os.environ) -> str 
         (name for name in _ALLOCATIONS if environment.get(name, "1").strip() not in ("", "0", "1")),
         None,
     )
-    told = (
+    warning = (
         None
         if size is None
-        else f"{size} is {environment[size]}, and this process works alone; {HOW_TO_LAUNCH}"
+        else f"{size} is {environment[size]}, but this process works alone; {HOW_TO_LAUNCH}"
     )
     for name in _READ_BY_ACCELERATE:
         environment.pop(name, None)
-    return told
+    return warning
 
 
 def join(device: str) -> None:
-    """Form the process group; does nothing in a single process, or the second time.
+    """Form the process group, unless it exists or there is one process.
 
     Raises:
-        UsageError: the environment says that there are several, but not where they meet.
+        UsageError: the environment does not say where the processes meet.
     """
     import torch
     from torch import distributed
@@ -135,15 +133,16 @@ def join(device: str) -> None:
     absent = next((name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ), None)
     if absent is not None:
         raise UsageError(
-            f"WORLD_SIZE is {this_process().size}, and {absent} does not say where the processes meet",
+            f"WORLD_SIZE is {this_process().size}, but {absent} is not set, so the processes cannot"
+            " meet",
             HOW_TO_LAUNCH,
         )
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
-    found = distributed.get_world_size()
-    if found != this_process().size:
-        raise RuntimeError(f"{found} processes met, {this_process().size} were launched")
+    met = distributed.get_world_size()
+    if met != this_process().size:
+        raise RuntimeError(f"{met} processes met, {this_process().size} were launched")
 
 
 def leave() -> None:
@@ -159,19 +158,13 @@ def leave() -> None:
 
 
 def share_of(items: Sequence[Item]) -> Sequence[Item]:
-    """The part of a batch that this process computes.
-
-    consecutive, as equal as can be, all of it in a single process.
-    """
-    here = this_process()
-    return items[len(items) * here.rank // here.size : len(items) * (here.rank + 1) // here.size]
+    """This process's part of a batch: consecutive, and as large as the others' if possible."""
+    rank, size = this_process().rank, this_process().size
+    return items[len(items) * rank // size : len(items) * (rank + 1) // size]
 
 
 def mean(value: Any) -> Any:
-    """The mean of a tensor over the processes, without gradient.
-
-    The value itself in a single one.
-    """
+    """The mean of a tensor over the processes, without gradient."""
     if this_process().size == 1:
         return value.detach()
     from torch import distributed
@@ -182,7 +175,7 @@ def mean(value: Any) -> Any:
 
 
 def from_first(value: Any) -> Any:
-    """What the first process holds, in every process."""
+    """The first process's value, in every process."""
     if this_process().size == 1:
         return value
     from torch import distributed
@@ -193,11 +186,11 @@ def from_first(value: Any) -> Any:
 
 
 def gather(value: Any) -> list[Any]:
-    """What every process holds, by rank."""
+    """Every process's value, by rank."""
     if this_process().size == 1:
         return [value]
     from torch import distributed
 
-    held: list[Any] = [None] * this_process().size
-    distributed.all_gather_object(held, value)
-    return held
+    values: list[Any] = [None] * this_process().size
+    distributed.all_gather_object(values, value)
+    return values

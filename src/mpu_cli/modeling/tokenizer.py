@@ -1,7 +1,4 @@
-"""The configuration and the tokenizer of a model directory.
-
-Never imports torch, so that `mpu data check` can do without it.
-"""
+"""The configuration and the tokenizer of a model directory, without torch, for `mpu data check`."""
 
 from __future__ import annotations
 
@@ -31,19 +28,19 @@ LOADING_ERRORS = (
     StrictDataclassError,
 )
 """What transformers raises on a configuration that it cannot use."""
-CORRECT_CONFIG = "correct config.json, or take the one that the model was published with"
+CORRECT_CONFIG = "correct config.json, or use the one that the model was published with"
 
 
 def load_config(directory: Path, kept: Mapping[str, Any] | None = None) -> Any:
-    """The configuration of a model directory, its class's defaults filled in.
+    """The configuration of a model directory, with its class's defaults.
 
     Args:
         directory: the model's.
-        kept: what is kept of its config.json, if that has been read.
+        kept: the keys that mpu reads of its config.json, if they have been read.
 
     Raises:
-        BadModelError: see `open_config`; an unknown model type; or transformers refuses a value.
-            config.json is named.
+        BadModelError: see `open_config`; the model type is unknown, or transformers refuses a
+        value.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -68,30 +65,27 @@ def load_config(directory: Path, kept: Mapping[str, Any] | None = None) -> Any:
 
 
 def load_tokenizer(directory: Path) -> Any:
-    """Load the tokenizer of a model directory, or of a directory with a tokenizer's files alone.
+    """Load a tokenizer from the files of a directory that a published copy would hold.
 
-    It is read from what a published copy of the directory would hold.
+    The directory is a model's, or has a tokenizer's files alone.
 
     Raises:
-        BadModelError: there is none, or it cannot be read; or config.json is not that of a model.
+        BadModelError: there is no tokenizer, it cannot be read, or config.json is not a model's.
     """
     from transformers import AutoTokenizer
 
     with tempfile.TemporaryDirectory(prefix="mpu-tokenizer-") as folder:
         config = open_config(directory).content if (directory / CONFIG_FILE).exists() else {}
         if config.get("model_type") in known_keys():
-            load_config(
-                directory, config
-            )  # what is wrong with config.json is not told of the tokenizer
+            load_config(directory, config)  # so that no tokenizer error hides one of config.json
         write_side_files(directory, Path(folder), config)
         with quiet_transformers():
             try:
                 tokenizer = AutoTokenizer.from_pretrained(
                     folder, local_files_only=True, trust_remote_code=False
                 )
-            except (
-                Exception
-            ) as error:  # The tokenizers library raises bare Exception for a broken tokenizer.json.
+            # The tokenizers library raises bare Exception for a broken tokenizer.json.
+            except Exception as error:
                 hint = "expected tokenizer.json and tokenizer_config.json beside the weights"
                 reason = one_line(error).replace(folder, str(directory))
                 raise BadModelError(f"{directory}: no usable tokenizer: {reason}", hint) from error
@@ -100,7 +94,7 @@ def load_tokenizer(directory: Path) -> Any:
 
 
 def has_tokenizer(directory: Path) -> bool:
-    """Whether a directory holds a file that a tokenizer is made from."""
+    """Whether a directory holds a tokenizer's file."""
     return any((directory / name).exists() for name in _TOKENIZER_FILES)
 
 
@@ -117,7 +111,7 @@ _TOKENIZER_FILES = (
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' own log lines and progress bars off the terminal, and put its settings back afterwards."""
+    """Silence transformers' log lines and progress bars within the context."""
     from transformers.utils import logging as transformers_logging
 
     logging: Any = transformers_logging
@@ -134,5 +128,5 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    """The message of somebody else's error, short enough for ours."""
+    """Another library's error message on one line, cut to 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""End a run when enough is forgotten or too much is lost, by answer probability after each epoch."""
+"""End a run when its answer probabilities after an epoch have fallen to a threshold."""
 
 from __future__ import annotations
 

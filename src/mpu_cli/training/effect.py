@@ -1,4 +1,4 @@
-"""How training changed the answers: mean answer probability before the first step and after the last.
+"""How training changed the mean answer probability, from before the first step to after the last.
 
 It is measured on some of the rows, for the price of a few forward passes; `mpu eval` measures all
 rows, and more.
@@ -27,7 +27,7 @@ LITTLE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Mean answer probability exp(−NLL / tokens), in [0, 1], before and after, over `rows` of `all_rows`."""
+    """Mean answer probability exp(−NLL / tokens) before and after, over `rows` of `all_rows`."""
 
     before: float
     after: float
@@ -60,7 +60,7 @@ class EffectSample:
     def __init__(
         self, sets: TrainingSets, settings: TrainingSettings, *, trains_retain: bool
     ) -> None:
-        """Choose the rows; with `trains_retain`, a retain row goes with each forget row in training."""
+        """Choose the rows; `trains_retain`: each forget row is trained with a retain row."""
         batch = settings.batch_size * settings.gradient_accumulation
         n_forget = len(sets.forget)
         steps = settings.total_steps(n_forget)
@@ -72,7 +72,7 @@ class EffectSample:
         self._chosen = [evenly(rows, count) for rows in self._all]
 
     def measure(self, model: Any) -> tuple[float | None, ...]:
-        """Mean answer probability of the forget and of the retain rows; None where there are none."""
+        """Mean answer probability of the forget rows and the retain rows; None without rows."""
         settings, device = self._settings, next(model.parameters()).device.type
         with torch.autocast(device, torch.bfloat16) if settings.autocasts else nullcontext():
             return tuple(

@@ -13,7 +13,7 @@ from mpu_cli.training.checkpoints import CheckpointStore, Saved
 from mpu_cli.training.stop_signal import StopSignal
 
 OnStep = Callable[[int, int, float], None]
-"""(step from 1, total steps, the step's loss): called after each step, in the first process only."""
+"""(step from 1, total steps, loss): called after each step, in the first process only."""
 
 
 @dataclass(frozen=True, slots=True)

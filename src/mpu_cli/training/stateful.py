@@ -12,7 +12,8 @@ class StatefulLoss(Protocol):
     """A loss (model, batch) → scalar with a state that belongs into every checkpoint.
 
     The trainer calls `end_epoch` in every process after each pass over the forget set, the last and
-    an incomplete one included. A run resumed from `state_dict` has the bits of an uninterrupted one.
+    an incomplete one included. A run resumed from `state_dict` has the bits of an uninterrupted
+    one.
     """
 
     def __call__(self, model: Any, batch: Any) -> Tensor:

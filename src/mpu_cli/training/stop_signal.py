@@ -19,8 +19,8 @@ _SAME_SIGNAL = 1.0
 class StopSignal:
     """A context that catches both signals; they raise KeyboardInterrupt unless `defer` was called.
 
-    With several processes, a signal to any of them stops all: the trainer calls `asked_of_any` after
-    each step.
+    With several processes, a signal to any of them stops all: the trainer calls `asked_of_any`
+    after each step.
     """
 
     def __init__(self, tell: Callable[[str], None] = lambda text: None) -> None:

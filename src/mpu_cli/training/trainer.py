@@ -139,7 +139,7 @@ def _order(pairs: PairedRows, sets: TrainingSets, settings: TrainingSettings) ->
 
 
 class UnlearningTrainer(HookedTrainer):
-    """Trainer with our batches, our order, our optimizers, our checkpoints and no output of its own."""
+    """Trainer with mpu's batches, order, optimizers and checkpoints, and without output."""
 
     def __init__(
         self,
@@ -202,7 +202,7 @@ class UnlearningTrainer(HookedTrainer):
         return loss * share if self._settings.partial_step == "share" and share < 1 else loss
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Build the optimizer by its name; weight decay spares norms and biases unless asked for."""
+        """Build the optimizer; weight decay spares norms and biases unless `decay_all`."""
         trained: Any = self.model if model is None else model
         parameters = dict(trained.named_parameters())
         decayed = (

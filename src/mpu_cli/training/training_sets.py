@@ -21,7 +21,7 @@ class TrainingSets:
     pad_id: int = 0
     """The token that fills short rows."""
     alternates: Sequence[TokenizedRow] | None = None
-    """Another answer to each forget row, in their order; or as many for each epoch, epoch by epoch."""
+    """Another answer to each forget row, in order; or as many for each epoch, in turn."""
     sampling: RowSampling = FIRST_ROUND
     """What the order depends on beside the seed."""
 

@@ -1,7 +1,4 @@
-"""The preference loss that DPO and AltPO share.
-
-One answer preferred to another, measured against the reference.
-"""
+"""The preference loss of DPO and AltPO: one answer is preferred to another, given a reference."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from mpu_cli.modeling.logprobs import batch_mean, batch_nll
 
 
 def preference_loss(model: Any, batch: Any, beta: float) -> Tensor:
-    """Batch mean of −(2/β) log σ(β [log π/π_ref(alternate) − log π/π_ref(forgotten answer)]), a scalar in nats.
+    """Batch mean of −(2/β) log σ(β [log π/π_ref(alternate) − log π/π_ref(forget)]), in nats.
 
     log π/π_ref = NLL_ref − NLL, sums over a row's labelled tokens, (B,).
     """

@@ -1,4 +1,4 @@
-"""AltPO: prefer a plausible alternate answer to the one to be forgotten."""
+"""AltPO: prefer a plausible alternate answer to the answer that must be forgotten."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def loss(
     alpha: float = 1.0,
     retain_loss: Literal["NLL", "KL"] = "NLL",
 ) -> Tensor:
-    """γ · batch mean of −(2/β) log σ(β [log π/π_ref(alternate) − log π/π_ref(forget)]) + α · retain loss, a scalar.
+    """γ · `preference_loss` + α · retain loss, a scalar.
 
-    Mekala et al. 2409.13474. What differs from DPO is the data: the alternates are wrong but
+    Mekala et al. 2409.13474. Only the data differ from DPO's: the alternates are wrong but
     plausible answers of the same kind, which the user generates and puts into the rows. For several
-    alternates to one question (the paper's better setting), repeat the row in the forget file, each
-    time with another `alternate`.
+    alternates to one question (the paper's better setting), repeat the row in the forget file with
+    another `alternate` each time.
     """
     return with_retain(
         gamma * preference_loss(model, batch, beta), model, batch, alpha, retain_loss

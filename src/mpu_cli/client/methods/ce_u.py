@@ -1,4 +1,4 @@
-"""CE-U: learn what the model would say if the forgotten token did not exist."""
+"""CE-U: learn what the model would predict if the forgotten token did not exist."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ from mpu_cli.modeling.logprobs import batch_mean, labelled_predictions
     ),
 )
 def loss(model: Any, batch: Any, *, gamma: float = 1.0, ignore_first: int = 1) -> Tensor:
-    """γ · token mean of H(q, p_θ), q = softmax of the model's own logits with the true token's at −∞, no gradient in q.
+    """γ · token mean of H(q, p_θ), a scalar in nats per token, without retain set or reference.
 
-    Yang 2503.01224, in nats per token, without a retain set or a reference. The first
-    `ignore_first` predicted tokens of each answer do not count (a footnote to the paper's training
-    settings): questions of many kinds begin alike. A batch of which nothing is left has loss 0.
+    Yang 2503.01224: q is the softmax of the model's own logits, without gradient, with the true
+    token's logit at −∞. The first `ignore_first` predicted tokens of each answer do not count (a
+    footnote to the paper's training settings), because many answers begin alike. A batch without
+    any other token has loss 0.
     """
     rows = batch["forget"]
     targets = rows["labels"][:, 1:]
     counted = targets != IGNORED
-    # The place of each labelled token among those of its row, in the order of labelled_predictions.
-    place = counted.cumsum(dim=1)[counted]
+    # The rank of each labelled token in its row, in the order of labelled_predictions.
+    rank = counted.cumsum(dim=1)[counted]
     logits, tokens = labelled_predictions(model, rows)
-    kept = place > ignore_first
-    logits, tokens = logits[kept], tokens[kept]
+    logits, tokens = logits[rank > ignore_first], tokens[rank > ignore_first]
     target = logits.detach().scatter(1, tokens[:, None], -torch.inf).softmax(-1)
     return gamma * batch_mean(
         functional.cross_entropy(logits, target, reduction="sum"), len(tokens)

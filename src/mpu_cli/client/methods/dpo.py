@@ -1,4 +1,4 @@
-"""DPO: prefer another answer, usually a refusal, to the one to be forgotten."""
+"""DPO: prefer another answer, usually a refusal, to the answer that must be forgotten."""
 
 from __future__ import annotations
 
@@ -58,12 +58,11 @@ def loss(
     alpha: float = 1.0,
     retain_loss: Literal["NLL", "KL"] = "NLL",
 ) -> Tensor:
-    """γ · batch mean of −(2/β) log σ(β [log π/π_ref(alternate) − log π/π_ref(forget)]) + α · retain loss, a scalar.
+    """γ · `preference_loss` + α · retain loss, a scalar.
 
     Rafailov et al. 2305.18290, as unlearning uses it ("IdkDPO" after Maini et al. 2401.06121).
-    Their equation 7 has no factor 2/β. It is NPO's (Zhang et al. 2404.05868), with which the force
-    at the start does not depend on β; all unlearning code has it, and the published γ and α belong
-    to it.
+    Their equation 7 lacks the factor 2/β. It is NPO's (Zhang et al. 2404.05868), makes the initial
+    gradient independent of β, and all unlearning code has it, so the published γ and α assume it.
     """
     return with_retain(
         gamma * preference_loss(model, batch, beta), model, batch, alpha, retain_loss

@@ -1,4 +1,4 @@
-"""GradAscent: raise the loss on the forget set, and nothing else."""
+"""GradAscent: raise the loss on the forget set, without a retain set."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ from mpu_cli.modeling.logprobs import token_mean_nll
 def loss(model: Any, batch: Any, *, gamma: float = 1.0) -> Tensor:
     """−γ · token mean of ℓ_t, a scalar in nats per token (Jang et al. 2210.01504).
 
-    Unbounded below: it does not stop by itself, and the model collapses if it runs on.
+    It is unbounded below: training never converges, and a long run makes the model collapse.
     """
     return -gamma * token_mean_nll(model, batch["forget"])

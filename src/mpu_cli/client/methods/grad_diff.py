@@ -43,8 +43,8 @@ def loss(
 ) -> Tensor:
     """−γ · token mean of ℓ_t over forget + α · retain loss, a scalar in nats per token.
 
-    Liu et al. 2203.12817; in this form Maini et al. 2401.06121 ("gradient difference", with KL "KL
-    minimization").
+    Liu et al. 2203.12817; this form is that of Maini et al. 2401.06121 ("gradient difference", with
+    KL "KL minimization").
     """
     return with_retain(
         -gamma * token_mean_nll(model, batch["forget"]), model, batch, alpha, retain_loss

@@ -1,4 +1,4 @@
-"""NPO: push forget rows below their reference probability, with a force that fades as they get there."""
+"""NPO: push forget rows below their reference probability, by a gradient that fades."""
 
 from __future__ import annotations
 
@@ -52,8 +52,7 @@ def loss(
     """γ · batch mean of −(2/β) log σ(β (NLL − NLL_ref)) + α · retain loss, a scalar.
 
     Zhang et al. 2404.05868: log(π_θ/π_ref) = NLL_ref − NLL, both sums over a row's labelled tokens,
-    (B,) in nats. The reference is the model before unlearning; for a client, the published copy
-    itself.
+    (B,) in nats. The reference is the model before unlearning: a client's is the published copy.
     """
     nll, _ = batch_nll(model, batch["forget"])
     margin = nll - batch["reference"]["forget_nll"].to(nll)

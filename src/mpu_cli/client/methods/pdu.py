@@ -1,4 +1,4 @@
-"""PDU: flatten the logits of forget tokens under a bound on the retain loss, whose weight adapts (primal–dual)."""
+"""PDU: flatten forget tokens' logits under a bound on the retain loss, whose weight adapts."""
 
 from __future__ import annotations
 
@@ -57,16 +57,15 @@ from mpu_cli.modeling.logprobs import batch_mean, batch_nll, labelled_prediction
     recommended_by="the authors' community/methods/PDU/run.sh in open-unlearning, TOFU, eight GPUs",
 )
 class Pdu:
-    """γ · token mean of (max_v z_v − mean_v z_v)² + λ (L_retain − ε), a scalar.
+    """γ · token mean of (max_v z_v − mean_v z_v)² + λ (L_retain − ε), a scalar; λ is the dual.
 
-    Entesari et al. 2506.05314; λ is the dual variable. The forget term counts labelled tokens. `epsilon`, in nats per
-    token, is the retain NLL that may not be exceeded. λ moves after every forward pass in training,
-    as in the authors' scripts (with gradient accumulation several times a step), or with
-    `dual_update=epoch` once an epoch, by L_retain as the epoch's own batches saw it: no second pass
-    over the retain set is made, as the authors' code makes one. The forget term is a square of
-    logits, of the order of a hundred, which is why λ starts so high. λ is computed in each copy by
-    itself, from losses that differ by the copies' noise; several processes share one λ, where the
-    authors' each have their own.
+    Entesari et al. 2506.05314. The forget term counts labelled tokens; it is a square of logits, of
+    the order of a hundred, so λ starts high. `epsilon` is the largest acceptable retain NLL, in
+    nats per token. λ moves after every forward pass in training, as in the authors' scripts
+    (several times a step with gradient accumulation), or with `dual_update=epoch` once an epoch, by
+    the mean L_retain of the epoch's own batches; the authors' code makes a second pass over the
+    retain set. Each copy computes its own λ, from losses that differ by the copies' noise. Several
+    processes share one λ; in the authors' code each has its own.
 
     Satisfies `training.stateful.StatefulLoss`.
     """
@@ -81,7 +80,7 @@ class Pdu:
         warmup_epochs: int = 5,
         dual_update: Literal["step", "epoch"] = "step",
     ) -> None:
-        """λ starts at `lambda_start` and first moves when `warmup_epochs` epochs are over (by the epoch: at their end)."""
+        """λ starts at `lambda_start` and stays there for `warmup_epochs` epochs."""
         self._epsilon, self._gamma, self._dual_step, self._warmup_epochs = (
             epsilon,
             gamma,
@@ -92,10 +91,7 @@ class Pdu:
         self._dual, self._epochs, self._nll, self._tokens = lambda_start, 0, 0.0, 0
 
     def __call__(self, model: Any, batch: Any) -> Tensor:
-        """The loss of one batch, under λ as it was before.
-
-        In training mode λ or the epoch's sums then follow its retain NLL.
-        """
+        """The loss of one batch; in training, its retain NLL then updates λ or the epoch's sums."""
         logits, targets = labelled_predictions(model, batch["forget"])
         margin = logits.amax(dim=-1) - logits.mean(dim=-1)
         nll, tokens = batch_nll(model, batch["retain"])
@@ -111,21 +107,21 @@ class Pdu:
         return loss
 
     def end_epoch(self) -> None:
-        """Count the epoch; where λ moves by the epoch, move it."""
+        """Count the epoch, and update λ if that happens once an epoch."""
         self._epochs += 1
         if not self._by_step:
             self._ascend()
 
     def _ascend(self) -> None:
-        """Dual ascent by the retain NLL seen since the last one, over all processes."""
-        seen = processes.gather((self._nll, self._tokens))
-        nll, tokens = sum(nll for nll, _ in seen), sum(tokens for _, tokens in seen)
+        """Dual ascent by the retain NLL of all processes since the last ascent."""
+        sums = processes.gather((self._nll, self._tokens))
+        nll, tokens = sum(nll for nll, _ in sums), sum(tokens for _, tokens in sums)
         self._nll, self._tokens = 0.0, 0
         if self._epochs >= self._warmup_epochs and tokens:
             self._dual = max(0.0, self._dual + self._dual_step * (nll / tokens - self._epsilon))
 
     def state_dict(self) -> dict[str, float]:
-        """λ, the epochs that are over, and what this process has seen of the current one."""
+        """λ, the number of finished epochs, and this process's sums over the current one."""
         return {
             "lambda": self._dual,
             "epochs": self._epochs,
@@ -134,6 +130,6 @@ class Pdu:
         }
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go back to such a state."""
+        """Restore such a state."""
         self._dual, self._epochs = state["lambda"], int(state["epochs"])
         self._nll, self._tokens = state["nll"], int(state["tokens"])

@@ -1,4 +1,4 @@
-"""RMU: steer the hidden states of forget rows towards one fixed random direction, and leave those of retain rows."""
+"""RMU: steer forget rows' hidden states to a random direction, and keep those of retain rows."""
 
 from __future__ import annotations
 
@@ -62,19 +62,18 @@ def loss(
     alpha: float = 1.0,
     seed: int = 0,
 ) -> Tensor:
-    """γ · mean of ‖h_l(f) − c·u‖² + α · mean of ‖h_l(r) − h_l^ref(r)‖², a scalar in squared units of the residual stream.
+    """γ · mean of ‖h_l(f) − c·u‖² + α · mean of ‖h_l(r) − h_l^ref(r)‖², in squared activations.
 
-    Li et al. 2403.03218: the mean over a row's tokens, then over rows; here over the labelled
-    tokens. `layer` is counted from 0, −1 is 7/16 of the depth (layer 7 of Llama-3.2-1B's 16). The
-    published code divides the squares by D (torch's mse_loss), the paper does not, nor do we; a c
-    or alpha taken from such code keeps its meaning, the learning rate of a plain SGD does not. The
-    paper trains three layers up to l only; here all up to l are trained, those above get no
-    gradient. The paper tunes c and alpha to the model (6.5 and 1200 for Zephyr-7B); two public
-    forks of the authors' script begin with 20 and 100 at layer 7 of 32.
+    Li et al. 2403.03218: the mean over a row's tokens, here the labelled ones, then over rows.
+    `layer` is counted from 0, and −1 is 7/16 of the depth (layer 7 of Llama-3.2-1B's 16). Like the
+    paper, and unlike the published code (torch's mse_loss), mpu does not divide the squares by D: a
+    c or alpha from such code keeps its meaning, the learning rate of a plain SGD does not. The
+    paper trains three layers up to l only; here all layers up to l are trained, and those above get
+    no gradient. The paper tunes c and alpha to the model (6.5 and 1200 for Zephyr-7B); two public
+    forks of the authors' script start with 20 and 100 at layer 7 of 32.
 
-    u is drawn from `seed` alone and is the same for every copy. That is right although the copies
-    differ: their heads and feed-forward units are permuted, the residual stream, in which u is a
-    direction, never is.
+    u depends on `seed` only, so it is the same for every copy. Copies differ in the order of heads
+    and feed-forward units, but not in the residual stream, in which u is a direction.
     """
     hidden = labelled_hidden(model, batch["forget"], layer)
     target = c * torch.tensor(
@@ -82,17 +81,16 @@ def loss(
     )
     total = gamma * _mean_square(hidden - target, batch["forget"]["labels"])
     if alpha != 0:
-        kept = labelled_hidden(model, batch["retain"], layer)
-        difference = kept - batch["reference"]["retain_hidden"].to(kept)
+        retain = labelled_hidden(model, batch["retain"], layer)
+        difference = retain - batch["reference"]["retain_hidden"].to(retain)
         total = total + alpha * _mean_square(difference, batch["retain"]["labels"])
     return total
 
 
 @lru_cache(maxsize=4)
 def steering_vector(width: int, seed: int) -> tuple[float, ...]:
-    """The paper's u: entries uniform in [0, 1), scaled to length 1; the same on every machine and Python."""
-    # Python promises that random() of a seeded generator never changes; torch promises no such
-    # thing.
+    """The paper's u: entries uniform in [0, 1), scaled to length 1, the same on every machine."""
+    # Python guarantees that random() of a seeded generator never changes; torch does not.
     generator = random.Random(f"rmu/{seed}")  # noqa: S311 - no secret
     entries = [generator.random() for _ in range(width)]
     length = math.sqrt(math.fsum(entry * entry for entry in entries))

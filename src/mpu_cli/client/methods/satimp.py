@@ -1,4 +1,4 @@
-"""SatImp: gradient ascent on the tokens that are neither forgotten yet nor certain."""
+"""SatImp: gradient ascent on tokens that are neither forgotten nor certain."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def loss(
     alpha: float = 0.1,
     retain_loss: Literal["NLL", "KL"] = "NLL",
 ) -> Tensor:
-    """−γ · token mean of w_t ℓ_t + α · retain loss, w_t = p_t^β1 (1 − p_t)^β2 without gradient, nats per token.
+    """−γ · token mean of w_t ℓ_t + α · retain loss, a scalar in nats per token.
 
-    Yang et al. 2505.11953: saturation (β1) and importance (β2). The weights w_t are small, so the
-    forget loss needs ten times the retain loss's weight; open-unlearning's YAML has the two the
-    other way round, and then hardly anything is forgotten.
+    Yang et al. 2505.11953: w_t = p_t^β1 (1 − p_t)^β2 without gradient, saturation (β1) and
+    importance (β2). The w_t are small, so the forget loss needs ten times the retain loss's weight;
+    open-unlearning's YAML swaps the two, and then hardly anything is forgotten.
     """
     nll = labelled_nll(model, batch["forget"])
     p = (-nll).exp().detach()

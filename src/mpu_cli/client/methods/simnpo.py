@@ -1,4 +1,4 @@
-"""SimNPO: NPO without a reference, each row measured by its mean loss instead of its sum."""
+"""SimNPO: NPO without a reference, on the mean loss of each row instead of the sum."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def loss(
 ) -> Tensor:
     """γ · batch mean of −(2/β) log σ(β NLL/|y| − δ) + α · retain loss, a scalar.
 
-    Fan et al. 2410.07163; |y| is the number of a row's labelled tokens, δ the paper's reward margin
-    γ. The paper's margin stands beside β NLL/|y|; the authors' code and open-unlearning's multiply
-    it by β as well (no difference at the default 0).
+    Fan et al. 2410.07163: |y| is the number of a row's labelled tokens, δ is the paper's reward
+    margin γ. In the paper the margin is not multiplied by β; in the authors' code and in
+    open-unlearning it is (no difference at the default 0).
     """
     nll, tokens = batch_nll(model, batch["forget"])
     forget = batch_mean(

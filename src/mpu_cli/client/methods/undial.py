@@ -1,4 +1,4 @@
-"""UnDIAL: learn from the model's own earlier predictions, with the forgotten token's logit lowered."""
+"""UnDIAL: learn the model's own earlier predictions with the forgotten token's logit lowered."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mpu_cli.modeling.logprobs import batch_mean, labelled_predictions
         ),
         "gamma": "dong-river/LLM_unlearning, utils/ft_utils.py (DITrainer): no weight",
         "alpha": "dong-river/LLM_unlearning, utils/ft_utils.py (DITrainer): no retain set",
-        "retain_loss": "no say at alpha 0; the first author's trainer config in open-unlearning",
+        "retain_loss": "no effect at alpha 0; the first author's trainer config in open-unlearning",
     },
     recommended={
         "optimizer": "adamw",
@@ -54,13 +54,12 @@ def loss(
     alpha: float = 0.0,
     retain_loss: Literal["NLL", "KL"] = "NLL",
 ) -> Tensor:
-    """γ · token mean of H(softmax(z_ref − β·onehot(y_t)), p_θ) + α · retain loss, a scalar in nats per token.
+    """γ · token mean of H(softmax(z_ref − β·onehot(y_t)), p_θ) + α · retain loss, nats per token.
 
-    Dong et al. 2402.10052; β is the paper's strength γ, z_ref (N, V) the logits before unlearning.
-    The paper takes the tokens of the text to be forgotten, so do we: the labelled ones.
-    open-unlearning's code averages over every position, prompt and padding too, which divides the
-    loss by something that has nothing to do with it. The paper uses no retain set, hence α = 0, and
-    LoRA of rank 8 at the learning rate that is shown.
+    Dong et al. 2402.10052: β is the paper's strength γ, z_ref (N, V) the logits before unlearning.
+    As in the paper, the mean is over the tokens of the text to be forgotten, the labelled ones;
+    open-unlearning's code averages over every position, including prompt and padding. The paper
+    uses no retain set, so α = 0, and LoRA of rank 8 at the recommended learning rate.
     """
     logits, targets = labelled_predictions(model, batch["forget"])
     teacher = batch["reference"]["forget_logits"].to(logits, copy=True)

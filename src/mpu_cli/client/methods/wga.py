@@ -1,4 +1,4 @@
-"""WGA: gradient ascent that lets go of tokens the model no longer expects."""
+"""WGA: gradient ascent, weaker on tokens that the model no longer expects."""
 
 from __future__ import annotations
 
@@ -50,10 +50,11 @@ def loss(
     alpha: float = 1.0,
     retain_loss: Literal["NLL", "KL"] = "NLL",
 ) -> Tensor:
-    """−γ · token mean of w_t ℓ_t + α · retain loss, w_t = p_t^β without gradient, a scalar in nats per token.
+    """−γ · token mean of w_t ℓ_t + α · retain loss, a scalar in nats per token.
 
-    Wang et al. 2502.19301; β is the paper's α. The paper sums over a row's tokens where its code
-    (and ours) takes the mean over the batch's, as the published learning rates suppose.
+    Wang et al. 2502.19301: w_t = p_t^β without gradient; β is the paper's α. The paper sums over a
+    row's tokens; its code and mpu take the mean over the batch's tokens, which the published
+    learning rates assume.
     """
     nll = labelled_nll(model, batch["forget"])
     weight = (-beta * nll).exp().detach()

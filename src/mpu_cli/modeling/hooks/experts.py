@@ -12,7 +12,8 @@ def names_of_experts(model: Any) -> frozenset[str]:
     """Module names that peft takes for experts of this kind of model, wherever the modules stand.
 
     peft renames them for transformers 5, so the dense layers' and shared experts' gate_proj and
-    up_proj of DeepSeek get no adapter either. `lora.attach` makes sure that it renames nothing else.
+    up_proj of DeepSeek get no adapter either. `lora.attach` makes sure that it renames nothing
+    else.
     """
     from peft.utils import transformers_weight_conversion as conversion
 

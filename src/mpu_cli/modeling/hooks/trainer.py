@@ -54,7 +54,7 @@ class HookedTrainer(Trainer):
         return int(self.current_gradient_accumulation_steps)
 
     def get_train_dataloader(self) -> Any:
-        """Whole batches in every process; accelerate would fill up the last one with rows seen before."""
+        """Whole batches in every process; accelerate would pad the last one with earlier rows."""
         loader: DataLoader[Any] = DataLoader(
             cast("Dataset[Any]", self.train_dataset),
             batch_size=self.batch_size(),

@@ -1,9 +1,7 @@
-"""Which entries of a parameter belong together.
+"""Blocks of a parameter's entries, by the family's data file: a head's rows, an output's row.
 
-The rows of a head, the row of an output, by the family's data file.
-
-Names are those in memory, where modules may lie deeper than on disk (adapters, multimodal models),
-so a family's path is looked for anywhere in a name.
+Names are those in memory, where modules may be nested deeper than on disk (adapters, multimodal
+models), so a family's path matches anywhere in a name.
 """
 
 from __future__ import annotations
@@ -20,20 +18,18 @@ from mpu_cli.architectures.family import Family, families, family_of
 from mpu_cli.architectures.sizes import LatentSizes, Sizes
 
 Runs = list[tuple[int, int]]
-"""(how many heads, rows of each), one after the other along the outputs of a projection."""
+"""(number of heads, rows of each), in the order of a projection's outputs."""
 
 
 class Blocks:
-    """The blocks of a model that share one second moment.
-
-    Heads of q, k and v, single outputs elsewhere.
+    """The blocks that share one second moment: heads of q, k and v, single outputs elsewhere.
 
     Raises:
-        BadModelError: no data file describes this model, so its heads are not known.
+        BadModelError: no data file describes this model, so its heads are unknown.
     """
 
     def __init__(self, config: Mapping[str, Any], where: str) -> None:
-        """`where` says who asks, for messages."""
+        """`where` is the flag or file that messages name."""
         self._family = family_of(config, where)
         self._language = self._family.language(config)
         sizes = Sizes.from_config(self._language, self._family, Path(where))
@@ -49,10 +45,11 @@ class Blocks:
         ]
 
     def mean(self, name: str, square: Tensor) -> Tensor:
-        """The mean of `square` over each block, spread over its outputs; broadcasts to it.
+        """The mean of `square` over each block, repeated for its outputs; broadcasts to `square`.
 
-        A vector is one block: the result is a scalar. Of a matrix (F, D) it is (F, 1); stored [in,
-        out], (1, F); of stacked experts, one in front.
+        Returns:
+            A scalar for a vector, which is one block; (F, 1) for a matrix (F, D); (1, F) if it is
+            stored [in, out]; with a leading axis for stacked experts.
         """
         if square.dim() < 2:
             return square.mean()
@@ -69,7 +66,7 @@ class Blocks:
         return torch.cat(shared, outputs)
 
     def _output_axis(self, name: str, dims: int) -> int:
-        """The axis of outputs; rows of an embedding are its tokens, and adapters are stored [out, in] always."""
+        """The axis of outputs; embeddings and adapters are always stored [out, in]."""
         plain = is_embedding(name) or ".lora_" in name
         stored = (
             any(has(name, path) for path in self._transposed) or self._family.storage == "in_out"
@@ -77,10 +74,7 @@ class Blocks:
         return dims - 1 if stored and not plain else dims - 2
 
     def _runs(self, name: str, outputs: int) -> Runs:
-        """The heads of a projection.
-
-        None for other tensors, and for a namesake of another size (a vision tower's).
-        """
+        """The heads of a projection; [] for other tensors, and for a vision tower's projections."""
         for path, runs in self._heads.items():
             if (
                 has(name, path)
@@ -92,7 +86,7 @@ class Blocks:
 
 
 def has(name: str, path: str) -> bool:
-    """Whether a parameter belongs to the module at `path`, however deep that lies."""
+    """Whether a parameter belongs to a module at `path`, at any depth."""
     return f".{path}." in f".{name}."
 
 
@@ -108,7 +102,7 @@ def _embeddings() -> frozenset[str]:
 
 
 def is_embedding(name: str) -> bool:
-    """Whether a parameter is an embedding or an output head, by the names that any family has for them."""
+    """Whether a parameter is an embedding or an output head, by the names in all families."""
     return not _embeddings().isdisjoint(name.split("."))
 
 
@@ -121,7 +115,7 @@ def _heads(family: Family, sizes: Sizes) -> dict[str, Runs]:
         "v": sizes.kv_heads,
         "qkv": sizes.heads + 2 * sizes.kv_heads,
     }
-    # However q, k and v are fused, a head's rows lie together.
+    # A head's rows are consecutive, however q, k and v are fused.
     return {
         attention[role]: [(count, sizes.head_dim)]
         for role, count in counts.items()
@@ -130,18 +124,15 @@ def _heads(family: Family, sizes: Sizes) -> dict[str, Runs]:
 
 
 def _latent(family: Family, config: Mapping[str, Any], sizes: Sizes, where: str) -> dict[str, Runs]:
-    """Multi-head latent attention.
-
-    kv_a ends with the one rotary key, kv_b has a key and a value for each head.
-    """
+    """Multi-head latent attention: kv_a ends with a rotary key, kv_b has key and value by head."""
     section = family.latent_attention
     if section is None:
         return {}
-    own = LatentSizes.from_config(config, where)
-    query: Runs = [(sizes.heads, own.nope + own.rope)]
+    latent = LatentSizes.from_config(config, where)
+    query: Runs = [(sizes.heads, latent.nope + latent.rope)]
     return {
         section["q"]: query,
         section["q_b"]: query,
-        section["kv_a"]: [(own.latent, 1), (1, own.rope)],
-        section["kv_b"]: [(1, own.nope), (1, own.value)] * sizes.heads,
+        section["kv_a"]: [(latent.latent, 1), (1, latent.rope)],
+        section["kv_b"]: [(1, latent.nope), (1, latent.value)] * sizes.heads,
     }

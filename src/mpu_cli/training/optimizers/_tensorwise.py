@@ -1,7 +1,4 @@
-"""What adam-mini, adafactor and muon share.
-
-One rule for each tensor, decoupled weight decay, a state that can be saved.
-"""
+"""What adam-mini, adafactor and muon share: one rule a tensor, and decoupled weight decay."""
 
 from __future__ import annotations
 
@@ -17,18 +14,16 @@ BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 """Added to a root mean square of the gradient.
 
-Not as small as could be: some biases have no effect (that of the keys, without RoPE), so their gradient is rounding noise,
-which must not be blown up to a full step that differs between copies.
+It is not smaller because some biases have no effect (that of the keys, without RoPE). Their
+gradient is rounding noise, which must not become a full step that differs between copies.
 """
 
 
 class Tensorwise(torch.optim.Optimizer):
     """θ ← θ − lr · (weight_decay · θ + direction), tensor by tensor.
 
-    A parameter without a gradient is left as it is.
-
-    Its state holds tensors and plain numbers only; loaded into a new optimizer it goes on with the
-    same bits.
+    A parameter without a gradient does not move. The state holds only tensors and plain numbers; a
+    new optimizer that loads it gives the same bits.
     """
 
     def __init__(self, groups: Groups, learning_rate: float) -> None:
@@ -37,14 +32,14 @@ class Tensorwise(torch.optim.Optimizer):
 
     @abstractmethod
     def direction(self, name: str, gradient: Tensor, state: dict[str, Any]) -> Tensor:
-        """What is subtracted, times the learning rate; `state["step"]` counts from 1.
+        """What is subtracted times the learning rate, shaped as the gradient.
 
-        Shaped as the gradient.
+        `state["step"]` counts from 1.
         """
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step; returns what `closure` returns, if there is one."""
+        """Make one step; return what `closure` returns, if given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -63,12 +58,12 @@ class Tensorwise(torch.optim.Optimizer):
 
 
 def adam(gradient: Tensor, square: Tensor, state: dict[str, Any]) -> Tensor:
-    """Adam's direction (Kingma and Ba 1412.6980, algorithm 1), m̂ / (√v̂ + ε), for any sharing of the second moment.
+    """Adam's direction m̂ / (√v̂ + ε) (Kingma and Ba 1412.6980, algorithm 1), shared v allowed.
 
     Args:
         gradient: of any shape.
-        square: its square, averaged over what shares one second moment; broadcasts to the gradient.
-        state: keeps `first` (as the gradient), `second` (as the square); `step` is there.
+        square: its square, averaged over entries that share v; broadcasts to the gradient.
+        state: keeps `first` (as the gradient) and `second` (as the square), and has `step`.
     """
     if "first" not in state:
         state["first"], state["second"] = torch.zeros_like(gradient), torch.zeros_like(square)
@@ -79,8 +74,5 @@ def adam(gradient: Tensor, square: Tensor, state: dict[str, Any]) -> Tensor:
 
 
 def at_least_float32(gradient: Tensor) -> Tensor:
-    """Half precision raised to float32.
-
-    float64 stays, so that a run in it shows what rounding does to one in float32.
-    """
+    """Raise half precision to float32; float64 stays, to measure the rounding of float32."""
     return gradient.float() if gradient.dtype.itemsize < 4 else gradient

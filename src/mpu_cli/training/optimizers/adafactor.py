@@ -1,6 +1,6 @@
 """Adafactor with an absolute learning rate.
 
-Row and column second moments, so its update is smooth in the gradient.
+Its second moments are those of rows and columns, so its update is smooth in the gradient.
 """
 
 from __future__ import annotations
@@ -19,16 +19,10 @@ _FLOOR = 1e-30
 
 
 class Adafactor(Tensorwise):
-    """Matrices (each of a stack of experts too) as transformers' Adafactor.
-
-    A vector has one second moment.
-    """
+    """transformers' Adafactor for matrices and stacked experts; one moment for a vector."""
 
     def direction(self, name: str, gradient: Tensor, state: dict[str, Any]) -> Tensor:
-        """The gradient over √v, cut to a root mean square of 1; v is R Cᵀ / mean(R) of a matrix.
-
-        No first moment.
-        """
+        """The gradient over √v, cut to a root mean square of 1; v = R Cᵀ / mean(R) for a matrix."""
         new = state["step"] ** _DECAY  # β₂ = 1 − t^(−0.8)
         if gradient.dim() < 2:
             mean = _moving(state, "second", gradient.square().mean(), new)
@@ -43,7 +37,7 @@ class Adafactor(Tensorwise):
 
 
 def _moving(state: dict[str, Any], key: str, value: Tensor, share: float) -> Tensor:
-    """The moving average under `key`, moved towards `value` by `share` (all the way on the first step)."""
+    """Move the average under `key` towards `value` by `share`; on the first step, to it."""
     if key not in state:
         state[key] = torch.zeros_like(value)
     average: Tensor = state[key]
@@ -54,10 +48,10 @@ def _moving(state: dict[str, Any], key: str, value: Tensor, share: float) -> Ten
     source="Shazeer and Stern 1804.04235, algorithms 4 and 5; our own, in float32", smooth=True
 )
 def build(groups: Groups, learning_rate: float, config: Mapping[str, Any]) -> Tensorwise:
-    """The Adafactor of transformers with scale_parameter and relative_step off, but for vectors.
+    """Transformers' Adafactor with scale_parameter and relative_step off, except for vectors.
 
-    That one normalises norms and biases entry by entry, which is not smooth: trained norms alone
-    then leave an error of first order in the noise. torch.optim.Adafactor is another optimizer: it
-    multiplies the learning rate by RMS(θ).
+    transformers normalises norms and biases entry by entry, which is not smooth: training them
+    leaves an error of first order in the noise. torch.optim.Adafactor differs more: it multiplies
+    the learning rate by RMS(θ).
     """
     return Adafactor(groups, learning_rate)

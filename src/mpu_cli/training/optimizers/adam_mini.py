@@ -1,4 +1,4 @@
-"""Adam-mini: Adam whose second moment is shared by a head of q, k and v, and by an output row elsewhere."""
+"""Adam-mini: Adam with one second moment a head of q, k and v, and an output row elsewhere."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mpu_cli.training.optimizers._tensorwise import Tensorwise, adam
 
 
 class AdamMini(Tensorwise):
-    """Adam, with the square of the gradient averaged over each block before it enters the second moment."""
+    """Adam whose second moment averages the squared gradient over each block."""
 
     def __init__(self, groups: Groups, learning_rate: float, blocks: Blocks) -> None:
-        """`blocks` knows the model's heads."""
+        """`blocks` has the model's heads."""
         self._blocks = blocks
         super().__init__(groups, learning_rate)
 
@@ -27,14 +27,12 @@ class AdamMini(Tensorwise):
 
 @optimizer(source="Zhang et al. 2406.16793, algorithms 1 and 3; our own, in float32", smooth=True)
 def build(groups: Groups, learning_rate: float, config: Mapping[str, Any]) -> Tensorwise:
-    """β = (0.9, 0.999), ε = 1e-8.
+    """β = (0.9, 0.999), ε = 1e-8; one second moment a token of embeddings, and a vector.
 
-    One second moment per token of embeddings, and per vector (a norm, a bias).
-
-    The paper shares v's per output row; here per head, so that a rotation inside a head does not
-    change the update.
+    The paper has one second moment an output row of v; here it is one a head, so that a rotation
+    inside a head does not change the update.
 
     Raises:
-        BadModelError: no data file describes this model, so its heads are not known.
+        BadModelError: no data file describes this model, so its heads are unknown.
     """
     return AdamMini(groups, learning_rate, Blocks(config, "--optimizer adam-mini"))

@@ -1,4 +1,4 @@
-"""AdamW: the paper's optimizer, and the default until the study."""
+"""AdamW: the optimizer of MPU's paper."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mpu_cli.training.optimizers import Groups, optimizer
     sharded=True,
 )
 def build(groups: Groups, learning_rate: float, config: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """β = (0.9, 0.999), ε = 1e-8. Not smooth: each entry is divided by its own root mean square."""
+    """β = (0.9, 0.999), ε = 1e-8; not smooth, because each entry has its own second moment."""
     # The fused kernel reads each tensor once; the default loop on a CPU reads it about ten times.
     fused = all(
         parameter.device.type in ("cpu", "cuda")

@@ -1,7 +1,4 @@
-"""Muon: momentum orthogonalised by Newton–Schulz on matrices, in float32.
-
-Adam with one second moment on the rest.
-"""
+"""Muon: on matrices, momentum orthogonalised by Newton–Schulz in float32; elsewhere, Adam."""
 
 from __future__ import annotations
 
@@ -22,16 +19,10 @@ _RMS = 0.2
 
 
 class Muon(Tensorwise):
-    """Matrices, and every expert of a stack, by Muon.
-
-    vectors, norms, embeddings and heads by Adam, one v per tensor.
-    """
+    """Muon for matrices and each expert of a stack; Adam with one v a tensor for the others."""
 
     def direction(self, name: str, gradient: Tensor, state: dict[str, Any]) -> Tensor:
-        """0.2 √max(rows, columns) · orthogonalised Nesterov momentum.
-
-        Its root mean square is about 0.2, as AdamW's.
-        """
+        """0.2 √max(rows, columns) · orthogonalised Nesterov momentum, of RMS about 0.2."""
         if gradient.dim() not in (2, 3) or is_embedding(name) or "norm" in name:
             return adam(gradient, gradient.square().mean(), state)
         if "momentum" not in state:
@@ -42,11 +33,10 @@ class Muon(Tensorwise):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """U V of the singular value decomposition U S V of (…, R, C), with singular values from 0.7 to 1.2 instead of 1.
+    """About U V of the decomposition U S V of (…, R, C): singular values between 0.7 and 1.2.
 
     Five steps X ← aX + (bA + cA²) X, A = X Xᵀ, in the matrix's own precision: torch.optim.Muon
-    computes in bfloat16, and then differs by 3e-3 between copies that are the same function. Zero
-    stays zero.
+    computes in bfloat16 and differs by 3e-3 between copies of the same function. Zero stays zero.
     """
     a, b, c = COEFFICIENTS
     x: Tensor = matrix.mT if matrix.shape[-2] > matrix.shape[-1] else matrix
@@ -65,8 +55,5 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     smooth=True,
 )
 def build(groups: Groups, learning_rate: float, config: Mapping[str, Any]) -> Tensorwise:
-    """Momentum 0.95, Nesterov, 5 steps; learning rates are AdamW's.
-
-    No weight decay of its own (torch's Muon has 0.1).
-    """
+    """Momentum 0.95, Nesterov, 5 steps, AdamW's learning rates, no weight decay by default."""
     return Muon(groups, learning_rate)

@@ -1,4 +1,4 @@
-"""Plain stochastic gradient descent: the update is the gradient, the smoothest there is."""
+"""Plain stochastic gradient descent: the update is the gradient."""
 
 from __future__ import annotations
 
@@ -12,8 +12,5 @@ from mpu_cli.training.optimizers import Groups, optimizer
 
 @optimizer(source="Robbins and Monro 1951; torch.optim.SGD", smooth=True, sharded=True)
 def build(groups: Groups, learning_rate: float, config: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """No momentum, so torch's weight decay is the decoupled one.
-
-    Rates are far above AdamW's: 0.1, not 1e-5.
-    """
+    """No momentum, so torch's weight decay is decoupled; rates are near 0.1, not AdamW's 1e-5."""
     return torch.optim.SGD(groups, lr=learning_rate)

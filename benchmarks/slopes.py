@@ -29,6 +29,7 @@ import torch
 from mpu_cli.checkpoint.dtypes import read_tensor
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.client.delta import DeltaFormat
 from mpu_cli.client.diff import diff
 from mpu_cli.server.aggregation.aggregate import aggregate
 from mpu_cli.server.aggregation.settings import AggregateSettings
@@ -116,7 +117,7 @@ class Client:
         """Train every copy, hand back the update."""
         for copy in sorted(handoff.glob("copy-*")):
             self.train(copy, folder / "trained" / copy.name)
-        diff(handoff, folder / "trained", folder / "to-server", "float32", 10**9)
+        diff(handoff, folder / "trained", folder / "to-server", DeltaFormat("float32", 10**9))
         return folder / "to-server"
 
 

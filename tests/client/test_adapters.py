@@ -20,6 +20,7 @@ from mpu_cli.bundle.manifest import decode
 from mpu_cli.bundle.payload import check_update_tensors
 from mpu_cli.bundle.read import read_update
 from mpu_cli.checkpoint.locate import Located
+from mpu_cli.client.delta import DeltaFormat
 from mpu_cli.client.diff import diff
 from mpu_cli.errors import BadBundleError, BadModelError, CheckFailedError, GateError
 from mpu_cli.server.aggregation.aggregate import aggregate
@@ -44,7 +45,7 @@ def handed(tiny_pair, tmp_path_factory, entropy):
         entropy=entropy(7),
     )
     train_all_with_peft(where / "h", where / "t")
-    diff(where / "h", where / "t", where / "u", "float32", SHARD)
+    diff(where / "h", where / "t", where / "u", DeltaFormat("float32", SHARD))
     return where
 
 
@@ -132,7 +133,11 @@ def test_expanded_by_the_server_it_is_the_dense_way(tiny_pair, tmp_path, entropy
     results = []
     for number, (trained, options) in enumerate((("t", {}), ("t", {"merge": True}), ("full", {}))):
         update = diff(
-            tmp_path / "h", tmp_path / trained, tmp_path / f"u{number}", "float32", SHARD, **options
+            tmp_path / "h",
+            tmp_path / trained,
+            tmp_path / f"u{number}",
+            DeltaFormat("float32", SHARD),
+            **options,
         )
         assert {copy.payload for copy in update.copies} == {"delta" if number else "lora"}
         shutil.rmtree(tmp_path / "s")
@@ -198,7 +203,13 @@ def test_gpt2_is_adapted_the_other_way_round(tmp_path, entropy):
     )
     warned = []
     train_all_with_peft(tmp_path / "h", tmp_path / "t", targets=("c_attn", "c_fc"), rate=3e-3)
-    diff(tmp_path / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD, warn=warned.append)
+    diff(
+        tmp_path / "h",
+        tmp_path / "t",
+        tmp_path / "u",
+        DeltaFormat("float32", SHARD),
+        warn=warned.append,
+    )
     assert (
         json.loads((tmp_path / "u/copy-1/adapter_config.json").read_text())["fan_in_fan_out"]
         is True
@@ -207,7 +218,13 @@ def test_gpt2_is_adapted_the_other_way_round(tmp_path, entropy):
     for name in ("copy-1", "copy-2"):
         adapted = PeftModel.from_pretrained(load(tmp_path / "h" / name), tmp_path / "u" / name)
         adapted.merge_and_unload().save_pretrained(tmp_path / "f" / name)
-    diff(tmp_path / "h", tmp_path / "f", tmp_path / "v", "float32", SHARD, warn=warned.append)
+    diff(
+        tmp_path / "h",
+        tmp_path / "f",
+        tmp_path / "v",
+        DeltaFormat("float32", SHARD),
+        warn=warned.append,
+    )
     assert len(warned) == 2 and "resid_pdrop 0.1" in warned[0]
     results = []
     for name in ("u", "v"):
@@ -268,7 +285,7 @@ def _gpt2(directory):
 
 def test_bfloat16_adapters_are_half_as_large_and_nearly_as_good(handed, tmp_path):
     """--delta-dtype holds for A and B, from either dtype in."""
-    diff(handed / "h", handed / "t", tmp_path / "u", "bfloat16", SHARD)
+    diff(handed / "h", handed / "t", tmp_path / "u", DeltaFormat("bfloat16", SHARD))
     file = "copy-1/adapter_model.safetensors"
     exact, short = load_file(handed / "u" / file), load_file(tmp_path / "u" / file)
     assert {tensor.dtype for tensor in short.values()} == {torch.bfloat16}
@@ -293,7 +310,7 @@ def test_more_than_lora_is_refused_with_a_remedy(handed, tmp_path, config, words
     options = {"targets": config.pop("target_modules")} if "target_modules" in config else {}
     train_all_with_peft(handed / "h", tmp_path / "t", steps=1, **config, **options)
     with pytest.raises((BadModelError, CheckFailedError), match=words) as refused:
-        diff(handed / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD)
+        diff(handed / "h", tmp_path / "t", tmp_path / "u", DeltaFormat("float32", SHARD))
     assert refused.value.hint and not (tmp_path / "u").exists()
 
 
@@ -333,7 +350,7 @@ def test_embeddings_that_peft_saves_along_are_compared_and_left_out(
         if ".lora_" not in name
     ]
     assert len(saved) == 2  # embedding and head
-    diff(tmp_path / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD)
+    diff(tmp_path / "h", tmp_path / "t", tmp_path / "u", DeltaFormat("float32", SHARD))
     assert all(
         ".lora_" in name for name in load_file(tmp_path / "u/copy-1/adapter_model.safetensors")
     )
@@ -351,7 +368,7 @@ def test_embeddings_that_peft_saves_along_are_compared_and_left_out(
             with pytest.raises(
                 CheckFailedError, match=f"tensor {name} is not the published copy's"
             ) as refused:
-                diff(tmp_path / "h", other, tmp_path / "x", "float32", SHARD)
+                diff(tmp_path / "h", other, tmp_path / "x", DeltaFormat("float32", SHARD))
             assert refused.value.hint and not (tmp_path / "x").exists()
 
 
@@ -373,7 +390,7 @@ def test_a_configuration_that_cannot_be_read_is_refused(handed, tmp_path, values
     shutil.copytree(handed / "t", tmp_path / "t")
     change_config(tmp_path / "t/copy-2", **values)
     with pytest.raises(BadModelError, match=words):
-        diff(handed / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD)
+        diff(handed / "h", tmp_path / "t", tmp_path / "u", DeltaFormat("float32", SHARD))
 
 
 def test_an_adapter_saved_as_a_pickle_or_beside_a_model_is_refused(handed, tmp_path):
@@ -381,13 +398,13 @@ def test_an_adapter_saved_as_a_pickle_or_beside_a_model_is_refused(handed, tmp_p
     shutil.copytree(handed / "t", tmp_path / "t")
     shutil.copy(handed / "h/copy-1/model.safetensors", tmp_path / "t/copy-1")
     with pytest.raises(BadModelError, match=r"a model .* and an adapter"):
-        diff(handed / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD)
+        diff(handed / "h", tmp_path / "t", tmp_path / "u", DeltaFormat("float32", SHARD))
     (tmp_path / "t/copy-1/model.safetensors").unlink()
     (tmp_path / "t/copy-1/adapter_model.safetensors").rename(
         tmp_path / "t/copy-1/adapter_model.bin"
     )
     with pytest.raises(BadModelError, match="no adapter_model"):
-        diff(handed / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD)
+        diff(handed / "h", tmp_path / "t", tmp_path / "u", DeltaFormat("float32", SHARD))
 
 
 def test_dropout_and_inexact_targets_are_warned_of_once(handed, tmp_path):
@@ -400,7 +417,13 @@ def test_dropout_and_inexact_targets_are_warned_of_once(handed, tmp_path):
         targets=("q_proj", "o_proj", "down_proj"),
         lora_dropout=0.1,
     )
-    diff(handed / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD, warn=warned.append)
+    diff(
+        handed / "h",
+        tmp_path / "t",
+        tmp_path / "u",
+        DeltaFormat("float32", SHARD),
+        warn=warned.append,
+    )
     assert sum("lora_dropout 0.1" in text for text in warned) == 2
     assert sum("down_proj, o_proj" in text for text in warned) == 1
 
@@ -416,7 +439,13 @@ def test_dropout_in_a_trained_config_is_warned_of(handed, tmp_path):
         json.dumps({**config, "attention_dropout": 0.1, "classifier_dropout": 0.2})
     )
     warned = []
-    diff(handed / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD, warn=warned.append)
+    diff(
+        handed / "h",
+        tmp_path / "t",
+        tmp_path / "u",
+        DeltaFormat("float32", SHARD),
+        warn=warned.append,
+    )
     assert (
         len(warned) == 1 and "attention_dropout 0.1" in warned[0] and "classifier" not in warned[0]
     )
@@ -643,14 +672,14 @@ def test_an_adapter_is_small(tiny_pair, tmp_path, entropy):
         entropy=entropy(7),
     )
     train_with_peft(tmp_path / "h/copy-1", tmp_path / "t/copy-1", steps=1, r=8)
-    diff(tmp_path / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD)
+    diff(tmp_path / "h", tmp_path / "t", tmp_path / "u", DeltaFormat("float32", SHARD))
     model = load(tmp_path / "h/copy-1")
     with torch.no_grad():
         for layer in model.model.layers:
             for parameter in layer.parameters():
                 parameter.mul_(1.01)
     model.save_pretrained(tmp_path / "f/copy-1")
-    diff(tmp_path / "h", tmp_path / "f", tmp_path / "v", "float32", SHARD)
+    diff(tmp_path / "h", tmp_path / "f", tmp_path / "v", DeltaFormat("float32", SHARD))
     size = {
         name: sum(file.stat().st_size for file in (tmp_path / name / "copy-1").iterdir())
         for name in "uv"

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from mpu_cli.bundle.read import read_handoff
 from mpu_cli.checkpoint.locate import Located
+from mpu_cli.client.delta import DeltaFormat
 from mpu_cli.client.diff import diff
 from mpu_cli.server.aggregation.aggregate import aggregate
 from mpu_cli.server.aggregation.settings import AggregateSettings
@@ -103,7 +104,7 @@ def test_trainers_update_without_noise_is_that_of_plain_training(
         )
     if not rank:
         assert len(list((tmp_path / "t/copy-1").glob("model-*.safetensors"))) > 1
-    diff(tmp_path / "h", tmp_path / "t", tmp_path / "u", "float32", SHARD)
+    diff(tmp_path / "h", tmp_path / "t", tmp_path / "u", DeltaFormat("float32", SHARD))
     aggregate(
         [tmp_path / "u"],
         tmp_path / "s",
@@ -148,7 +149,7 @@ def test_a_model_saved_in_bfloat16_is_compared_with_the_rounded_copy(tiny_pair, 
     by_trainer(tmp_path / "h/copy-1", tmp_path / "t/copy-1", tmp_path / "x", bfloat16=True)
     by_trainer(tmp_path / "h/copy-1", tmp_path / "f/copy-1", tmp_path / "x")
     for name in "ntf":
-        diff(tmp_path / "h", tmp_path / name, tmp_path / f"u-{name}", "float32", SHARD)
+        diff(tmp_path / "h", tmp_path / name, tmp_path / f"u-{name}", DeltaFormat("float32", SHARD))
     none, found, exact = (weights(tmp_path / f"u-{name}/copy-1") for name in "ntf")
     published = weights(tmp_path / "h/copy-1")
     assert none == {} and set(found) == set(exact)

@@ -11,6 +11,7 @@ import pytest
 from adapter_cases import RESIDUAL, train_all_with_peft
 
 from mpu_cli.checkpoint.locate import Located
+from mpu_cli.client.delta import DeltaFormat
 from mpu_cli.client.diff import diff
 from mpu_cli.server.aggregation.aggregate import aggregate
 from mpu_cli.server.aggregation.settings import AggregateSettings
@@ -47,7 +48,7 @@ def test_agreement_alone_does_not_always_see_a_swap(tiny_pair, tmp_path, entropy
                 for old, new in (("copy-1", "x"), ("copy-2", "copy-1"), ("x", "copy-2")):
                     (at / "t" / old).rename(at / "t" / new)
             update, secret = at / f"u{mixed_up}", shutil.copytree(at / "s", at / f"s{mixed_up}")
-            diff(at / "h", at / "t", update, "float32", 10**9)
+            diff(at / "h", at / "t", update, DeltaFormat("float32", 10**9))
             done = aggregate(
                 [update],
                 secret,

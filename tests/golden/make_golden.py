@@ -29,6 +29,7 @@ from mpu_cli.checkpoint.dtypes import read_tensor, to_bytes
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.writer import DEFAULT_SHARD_BYTES, CheckpointWriter
+from mpu_cli.client.delta import DeltaFormat
 from mpu_cli.client.diff import diff
 from mpu_cli.server.lineage.models import Lineage
 from mpu_cli.server.publishing.perturb import Target, perturb
@@ -143,7 +144,7 @@ def make(directory: Path) -> None:
             delta = change(name)
             after[name] = read_tensor(info) + (0 if delta is None else steps.apply(name, delta))
         save_model(trained / copy.name, after)
-    diff(handoff, trained, directory / "update-v1", "float32", DEFAULT_SHARD_BYTES)
+    diff(handoff, trained, directory / "update-v1", DeltaFormat("float32", DEFAULT_SHARD_BYTES))
     shutil.rmtree(trained)
 
 

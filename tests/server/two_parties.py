@@ -22,6 +22,7 @@ from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.client.delta import DeltaFormat
 from mpu_cli.client.diff import diff
 from mpu_cli.client.update import write_manifest
 from mpu_cli.server.aggregation.aggregate import aggregate
@@ -114,12 +115,12 @@ def undone(secret, record, model, handoff):
 
 def untrained(handoff, out):
     """The update of a client who changed nothing."""
-    return diff(handoff, handoff, out, "float32", SHARD_BYTES)
+    return diff(handoff, handoff, out, DeltaFormat("float32", SHARD_BYTES))
 
 
 def hand_back(handoff, trained, out, dtype="float32"):
     """The update from models trained under `trained/copy-k`."""
-    return diff(handoff, trained, out, dtype, SHARD_BYTES)
+    return diff(handoff, trained, out, DeltaFormat(dtype, SHARD_BYTES))
 
 
 def write_update(handoff, out, deltas) -> UpdateManifest:

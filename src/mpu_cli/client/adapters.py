@@ -30,12 +30,12 @@ from mpu_cli.bundle.adapter import (
     encode_config,
     pair_up,
 )
-from mpu_cli.bundle.tensors import DELTA_STEM, is_frozen
+from mpu_cli.bundle.tensors import is_frozen
 from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, read_tensor, to_bytes
 from mpu_cli.checkpoint.header import FLOAT_DTYPES, STORED_NAMES, TensorInfo, read_header
 from mpu_cli.checkpoint.model import SPAN, Checkpoint, is_head, read_json
 from mpu_cli.checkpoint.writer import CheckpointWriter, Files, write_new
-from mpu_cli.client.delta import is_unchanged
+from mpu_cli.client.delta import DeltaFormat, is_unchanged
 from mpu_cli.client.handoff import OpenHandoff
 from mpu_cli.errors import BadModelError, CheckFailedError
 
@@ -267,17 +267,17 @@ def copy_adapter(trained: TrainedAdapter, directory: Path, dtype: str) -> Files:
     return write_adapter(directory, trained.config, pairs, dtype)
 
 
-def write_merged(trained: TrainedAdapter, directory: Path, dtype: str, shard_bytes: int) -> Files:
+def write_merged(trained: TrainedAdapter, directory: Path, delta_format: DeltaFormat) -> Files:
     """Write an adapter's change of the weights as a dense delta, in blocks; return the files.
 
     Raises:
         CheckFailedError: a change is not a finite number.
     """
     infos = [
-        TensorInfo(name, STORED_NAMES[dtype], change.shape, directory, 0)
+        TensorInfo(name, "F32", change.shape, directory, 0)
         for name, change in trained.changes.items()
     ]
-    writer = CheckpointWriter(directory, infos, max_shard_bytes=shard_bytes, stem=DELTA_STEM)
+    writer = delta_format.writer(directory, infos)
     try:
         for info in writer.order:
             for _, _, rows in row_spans(trained.changes[info.name]):

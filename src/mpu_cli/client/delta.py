@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -20,13 +20,29 @@ from mpu_cli.client.handoff import OpenHandoff
 from mpu_cli.errors import BadModelError, CheckFailedError
 
 
+@dataclass(frozen=True, slots=True)
+class DeltaFormat:
+    """How changes are stored."""
+
+    dtype: str
+    """float32 or bfloat16"""
+    shard_bytes: int
+    """The largest size of a file."""
+
+    def writer(self, directory: Path, infos: Sequence[TensorInfo]) -> CheckpointWriter:
+        """A writer of the delta's files, in which the tensors get the stored dtype."""
+        stored = [replace(info, dtype=STORED_NAMES[self.dtype]) for info in infos]
+        return CheckpointWriter(
+            directory, stored, max_shard_bytes=self.shard_bytes, stem=DELTA_STEM
+        )
+
+
 def write_delta(
     opened: OpenHandoff,
     published: Checkpoint,
     trained: Checkpoint,
     directory: Path,
-    dtype: str,
-    shard_bytes: int,
+    delta_format: DeltaFormat,
 ) -> Files:
     """Write `after − published` of every tensor that changed, and return the files.
 
@@ -50,8 +66,7 @@ def write_delta(
                 "train with this tensor frozen: rows of it that move tell the server which tokens"
                 " the forget set holds",
             )
-    infos = [replace(info, dtype=STORED_NAMES[dtype]) for info in changed]
-    writer = CheckpointWriter(directory, infos, max_shard_bytes=shard_bytes, stem=DELTA_STEM)
+    writer = delta_format.writer(directory, changed)
     pool = Pool(3)
     try:
         for target in writer.order:

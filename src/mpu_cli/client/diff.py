@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mpu_cli.bundle.manifest import UpdateManifest
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
+from mpu_cli.client.delta import DeltaFormat
 from mpu_cli.client.handoff import open_handoff
 from mpu_cli.client.payload_writer import Warn, write_payload
 from mpu_cli.client.room import require_room_for_difference
@@ -17,8 +18,7 @@ def diff(
     handoff: Path,
     trained: Path,
     out: Path,
-    dtype: str,
-    shard_bytes: int,
+    delta_format: DeltaFormat,
     *,
     merge: bool = False,
     force: bool = False,
@@ -49,7 +49,7 @@ def diff(
                 f"{trained}: {name} is missing",
                 f"save the trained {name}, or its adapter, as {trained / name}",
             )
-    require_room_for_difference(opened, trained, dtype, out, merge=merge)
+    require_room_for_difference(opened, trained, delta_format.dtype, out, merge=merge)
     written = {}
     with Staging(out, force=force) as staging:
         for name, published in opened.copies.items():
@@ -60,8 +60,7 @@ def diff(
                     published,
                     trained / name,
                     directory,
-                    dtype,
-                    shard_bytes,
+                    delta_format,
                     merge=merge,
                     warn=warn_once,
                 )

@@ -9,7 +9,7 @@ from typing import Any
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
 from mpu_cli.checkpoint.writer import Files
 from mpu_cli.client.adapters import copy_adapter, is_adapter, open_trained, write_merged
-from mpu_cli.client.delta import write_delta
+from mpu_cli.client.delta import DeltaFormat, write_delta
 from mpu_cli.client.handoff import OpenHandoff
 from mpu_cli.client.lora import inexact
 from mpu_cli.errors import BadModelError
@@ -24,8 +24,7 @@ def write_payload(
     published: Checkpoint,
     trained: Path,
     directory: Path,
-    dtype: str,
-    shard_bytes: int,
+    delta_format: DeltaFormat,
     *,
     merge: bool = False,
     warn: Warn = lambda text: None,
@@ -37,8 +36,7 @@ def write_payload(
         published: the copy.
         trained: a model directory, or an adapter directory that peft or mpu wrote.
         directory: of this copy in the update; empty.
-        dtype: float32 or bfloat16, in which the change is stored.
-        shard_bytes: of a delta's files.
+        delta_format: how the change is stored; an adapter takes its dtype only.
         merge: write an adapter as the delta that it makes.
         warn: called with a line on dropout, and on adapters that do not denoise.
 
@@ -57,7 +55,7 @@ def write_payload(
                 " differ, and that difference does not cancel; if it was on, switch it off and"
                 " train again"
             )
-        return write_delta(opened, published, model, directory, dtype, shard_bytes)
+        return write_delta(opened, published, model, directory, delta_format)
     models = sorted(item.name for item in trained.glob("model*.safetensors"))
     if models:
         raise BadModelError(
@@ -73,8 +71,8 @@ def write_payload(
     if (text := inexact(adapter.targets)) is not None:
         warn(text)
     if merge:
-        return write_merged(adapter, directory, dtype, shard_bytes)
-    return copy_adapter(adapter, directory, dtype)
+        return write_merged(adapter, directory, delta_format)
+    return copy_adapter(adapter, directory, delta_format.dtype)
 
 
 def _dropout(config: Mapping[str, Any]) -> Iterator[str]:

@@ -14,8 +14,8 @@ def row_sampling(
 
     Without `--round`, a handoff of several copies draws its retain rows by its own id, so the next
     round sees others although the client does not know the round. A handoff of one copy may be part
-    of a split, whose holders must see the same rows and share no id, so it has round 1's order, as a
-    model has. `order_per_copy` distinguishes the copies of one handoff, never the holders of a
+    of a split, whose holders must see the same rows and share no id, so it has round 1's order, as
+    a model has. `order_per_copy` distinguishes the copies of one handoff, never the holders of a
     split: each of them trains copy-1 of a handoff whose id its order does not use.
     """
     earlier = (

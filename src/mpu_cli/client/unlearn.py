@@ -20,6 +20,7 @@ from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.checkpoint.space import stored_bytes
 from mpu_cli.checkpoint.staging import disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import Files
+from mpu_cli.client.delta import DeltaFormat
 from mpu_cli.client.estimate import of_handoff, of_model
 from mpu_cli.client.handoff import OpenHandoff, open_handoff
 from mpu_cli.client.handoff_to_train import check_tokenizers, open_to_train
@@ -251,9 +252,8 @@ class _HandoffTraining:
             return report, {}
         job.doing(f"writing {name}")
         with disk_errors(self.out):
-            files = write_payload(
-                self.opened, published, copy.after, directory, job.delta_dtype, job.shard_bytes
-            )
+            delta_format = DeltaFormat(job.delta_dtype, job.shard_bytes)
+            files = write_payload(self.opened, published, copy.after, directory, delta_format)
             shutil.rmtree(copy.after)
         return report, files
 

@@ -53,6 +53,7 @@ def diff(
     output = Output(context, as_json=json)
     choice("--delta-dtype", delta_dtype, ("float32", "bfloat16"))
     from mpu_cli.checkpoint.writer import parse_size
+    from mpu_cli.client.delta import DeltaFormat
     from mpu_cli.client.diff import diff as run
 
     use_one_thread()
@@ -62,8 +63,7 @@ def diff(
             place,
             trained,
             out,
-            delta_dtype,
-            parse_size(max_shard_size),
+            DeltaFormat(delta_dtype, parse_size(max_shard_size)),
             merge=merge,
             force=force,
             warn=output.warn,

@@ -366,7 +366,7 @@ def test_embeddings_that_peft_saves_along_are_compared_and_left_out(
                 lambda tensors, name=name, change=change: {**tensors, name: change(tensors[name])},
             )
             with pytest.raises(
-                CheckFailedError, match=f"tensor {name} is not the published copy's"
+                CheckFailedError, match=f"tensor {name} differs from the published copy's"
             ) as refused:
                 diff(tmp_path / "h", other, tmp_path / "x", DeltaFormat("float32", SHARD))
             assert refused.value.hint and not (tmp_path / "x").exists()
@@ -375,7 +375,7 @@ def test_embeddings_that_peft_saves_along_are_compared_and_left_out(
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"peft_type": "IA3"}, "only LORA"),
+        ({"peft_type": "IA3"}, "LORA only"),
         ({"init_lora_weights": "pissa"}, "changes the base weights"),
         ({"invented_switch": 1}, "invented_switch"),
         ({"r": 5}, "rank"),

@@ -414,11 +414,11 @@ def test_experts_that_are_fused_in_memory_get_no_adapter(tmp_path):
     assert [one.roles for one in held] == [("k",), ("q",), ("v",)]
     needs = estimate_unlearn(tmp_path / "m", TrainingSettings(), "float32", lora=Lora(2))
     assert needs["trained_parameters"] == sum(2 * (one.inputs + one.outputs) for one in held)
-    with pytest.raises(UsageError, match="fused"):
+    with pytest.raises(UsageError, match="fuses"):
         estimate_unlearn(
             tmp_path / "m", TrainingSettings(), "float32", lora=Lora(2, targets=("gate",))
         )
-    with pytest.raises(UsageError, match="fused"):
+    with pytest.raises(UsageError, match="fuses"):
         attach(load(tmp_path / "m"), Lora(2, targets=("q", "gate")), matrices, (), 0)
 
 

@@ -235,7 +235,9 @@ def test_the_page_on_commands_adds_one(desk, mpu, monkeypatch):
 
 @pytest.mark.slow
 def test_the_commands_of_the_page_on_evaluation_run(desk, mpu):
-    """In their order, MUSE's files among them."""
+    """In their order, MUSE's files among them, with a handoff and an update as the README makes them."""
+    for words in documented(HOME / "README.md")[:3]:
+        play(mpu, words)
     shutil.copytree("base", "retrained")
     shutil.copytree("model", "model-next")
     texts = [{"text": f"w{i} w{i + 1} w{i + 2} w{i + 3} ."} for i in range(4)]

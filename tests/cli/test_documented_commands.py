@@ -18,7 +18,6 @@ import pytest
 import typer
 from rounds import FORGET, RETAIN, Done
 
-from mpu_cli.cli import commands
 from mpu_cli.cli.app import app
 
 HOME = Path(__file__).parents[2]
@@ -217,20 +216,6 @@ def test_the_quickstart_prints_what_the_readme_shows(mpu, tmp_path, monkeypatch)
         assert number.sub(".N", printed) == number.sub(".N", shown), words
         for found, expected in zip(number.findall(printed), number.findall(shown), strict=True):
             assert abs(float(found) - float(expected)) < 0.1, words
-
-
-def test_the_page_on_commands_adds_one(desk, mpu, monkeypatch):
-    """docs/how-to/add-a-command.md: its file is all that a new command takes."""
-    page = (HOME / "docs" / "how-to" / "add-a-command.md").read_text(encoding="utf-8")
-    (source,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    folder = desk / "commands"
-    folder.mkdir()
-    (folder / "count.py").write_text(source, encoding="utf-8")
-    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(folder)])
-    assert "  count    Count the parameters of a model." in mpu("--help").out
-    assert "Run by the server and the client." in mpu("count", "--help").out
-    assert mpu("count", "model", "--json").json["tensors"] > 10
-    assert mpu("count", "nowhere").code == 3
 
 
 @pytest.mark.slow

@@ -14,7 +14,6 @@ import pytest
 from rounds import FORGET, RETAIN
 
 import mpu_cli
-from mpu_cli.cli import commands
 
 PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 PACKAGE = Path(mpu_cli.__file__).parent
@@ -30,7 +29,9 @@ def code(page: str) -> str:
 
 @pytest.fixture
 def desk(tiny_pair, tmp_path, monkeypatch) -> Path:
-    """A working directory with a model and rows."""
+    """A working directory with a model, rows, and a copy of the package."""
+    copy = tmp_path / "package" / "mpu_cli"
+    shutil.copytree(PACKAGE, copy, copy_function=os.symlink, ignore=lambda *_: ["__pycache__"])
     shutil.copytree(tiny_pair("llama").model, tmp_path / "model")
     for name, rows in (("forget", FORGET), ("retain", RETAIN)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -38,36 +39,35 @@ def desk(tiny_pair, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_the_page_on_commands_adds_one(desk, mpu, monkeypatch):
+def run(desk: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`mpu` in a copy of the package, to which the test adds files."""
+    return subprocess.run(
+        [sys.executable, "-m", "mpu_cli", *arguments],
+        env={**os.environ, "PYTHONPATH": str(desk / "package")},
+        capture_output=True,
+        encoding="utf-8",
+    )
+
+
+@pytest.mark.slow
+def test_the_page_on_commands_adds_one(desk):
     """It is listed, has a help, and runs."""
-    folder = desk / "commands"
-    folder.mkdir()
-    (folder / "count.py").write_text(code("add-a-command.md"), encoding="utf-8")
-    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(folder)])
-    assert "  count    Count the parameters of a model." in mpu("--help").out
-    assert "Run by the server and the client." in mpu("count", "--help").out
-    assert mpu("count", "model", "--json").json["tensors"] > 10
-    assert mpu("count", "nowhere").code == 3
+    (desk / "package/mpu_cli/cli/commands/count.py").write_text(code("add-a-command.md"))
+    assert "  count    Count the parameters of a model." in run(desk, "--help").stdout
+    assert "Run by the server and the client." in run(desk, "count", "--help").stdout
+    assert json.loads(run(desk, "count", "model", "--json").stdout)["tensors"] > 10
+    assert run(desk, "count", "nowhere").returncode == 3
 
 
 @pytest.mark.slow
 def test_the_pages_on_methods_and_optimizers_add_one_each(desk):
-    """Both are listed, and train a model together, in a copy of the package with the two files."""
-    copy = desk / "package" / "mpu_cli"
-    shutil.copytree(PACKAGE, copy, copy_function=os.symlink, ignore=lambda *_: ["__pycache__"])
-    (copy / "client/methods/margin_ascent.py").write_text(code("add-a-method.md"))
-    (copy / "training/optimizers/heavy_ball.py").write_text(code("add-an-optimizer.md"))
-    recipe = ["--method", "MarginAscent", "--set", "margin=4", "--optimizer", "heavy-ball"]
-    rows = ["--forget", "forget.jsonl", "--retain", "retain.jsonl"]
-    for arguments, said in (
-        (["--list-methods"], "MarginAscent"),
-        (["model", *rows, *recipe, "--max-steps", "2", "--out", "after"], "after"),
-    ):
-        done = subprocess.run(
-            [sys.executable, "-m", "mpu_cli", "unlearn", *arguments],
-            env={**os.environ, "PYTHONPATH": str(copy.parent)},
-            capture_output=True,
-            encoding="utf-8",
-        )
-        assert (done.returncode, said in done.stdout) == (0, True), done.stderr
+    """Both are listed, and train a model together."""
+    package = desk / "package" / "mpu_cli"
+    (package / "client/methods/margin_ascent.py").write_text(code("add-a-method.md"))
+    (package / "training/optimizers/heavy_ball.py").write_text(code("add-an-optimizer.md"))
+    assert "MarginAscent" in run(desk, "unlearn", "--list-methods").stdout
+    recipe = ("--method", "MarginAscent", "--set", "margin=4", "--optimizer", "heavy-ball")
+    rows = ("--forget", "forget.jsonl", "--retain", "retain.jsonl", "--max-steps", "2")
+    done = run(desk, "unlearn", "model", *rows, *recipe, "--out", "after")
+    assert done.returncode == 0, done.stderr
     assert (desk / "after" / "model.safetensors").is_file()

@@ -20,12 +20,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from mpu_cli.architectures.family import TRANSFORMS, Family, families
+from mpu_cli.architectures.family import Family, families
 from mpu_cli.architectures.layout import ModelLayout
 from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.modeling.load import auto_class, quiet_transformers
+from mpu_cli.server import transforms
+from mpu_cli.server.transforms.choice import statuses
 from mpu_cli.server.transforms.draw import draw_layer
 
 VALID_ERROR = 1e-5
@@ -139,13 +141,12 @@ def transform_errors(directory: Path) -> dict[str, float | None]:
 
     None where it moves nothing.
     """
-    checkpoint = open_checkpoint(directory)
-    layout = read_layout(checkpoint.config, shapes(checkpoint.tensors), directory)
+    layout = _layout(directory)
     weights = load_file(directory / "model.safetensors")
     expected = logits(directory)
     scale = float(expected.square().mean().sqrt())
     errors: dict[str, float | None] = {}
-    for name in TRANSFORMS:
+    for name in transforms.names():
         moved = transformed(weights, layout, (name,))
         if all(torch.equal(weights[key], moved[key]) for key in weights):
             errors[name] = None
@@ -155,6 +156,11 @@ def transform_errors(directory: Path) -> dict[str, float | None]:
             save_file(moved, Path(folder) / "model.safetensors", {"format": "pt"})
             errors[name] = float((logits(Path(folder)) - expected).abs().max()) / scale
     return errors
+
+
+def _layout(directory: Path) -> ModelLayout:
+    checkpoint = open_checkpoint(directory)
+    return read_layout(checkpoint.config, shapes(checkpoint.tensors), directory)
 
 
 def transformed(
@@ -179,16 +185,16 @@ def rows(names: tuple[str, ...] = ()) -> Iterator[str]:
     """
     yield (
         "| family | model_type | "
-        + " | ".join(name.replace("_", " ") for name in TRANSFORMS)
+        + " | ".join(name.replace("_", " ") for name in transforms.names())
         + " |"
     )
-    yield "|---" * (len(TRANSFORMS) + 2) + "|"
+    yield "|---" * (len(transforms.names()) + 2) + "|"
     for tiny in tiny_models(names):
         with tempfile.TemporaryDirectory() as folder:
             directory = tiny.build(Path(folder))
-            declared = tiny.family.transforms(open_checkpoint(directory).config)
+            status = statuses(_layout(directory))
             errors = transform_errors(directory)
-        cells = [_cell(declared[name], errors[name]) for name in TRANSFORMS]
+        cells = [_cell(status[name].kind, errors[name]) for name in transforms.names()]
         yield f"| {tiny.name} | {', '.join(tiny.family.model_types)} | " + " | ".join(cells) + " |"
 
 
@@ -217,26 +223,17 @@ How to add one: [how-to/add-an-architecture.md](how-to/add-an-architecture.md). 
     )
 
 
-def agrees(declared: str, error: float | None) -> bool:
-    """Whether a measured error is what the declaration promises.
-
-    In one configuration a valid one may have nothing to move.
-    """
+def agrees(kind: str, error: float | None) -> bool:
+    """Whether a measured error (None: nothing moved) is what a transform's status promises."""
     if error is None:
-        return declared != "invalid"
-    return (
-        error <= VALID_ERROR
-        if declared == "valid"
-        else error > INVALID_ERROR
-        if declared == "invalid"
-        else False
-    )
+        return kind == "none"
+    return {"valid": error <= VALID_ERROR, "invalid": error > INVALID_ERROR, "none": False}[kind]
 
 
-def _cell(declared: str, error: float | None) -> str:
-    sign = {"valid": "✓", "invalid": "✗", "none": "–"}[declared]
+def _cell(kind: str, error: float | None) -> str:
+    sign = {"valid": "✓", "invalid": "✗", "none": "–"}[kind]
     text = sign if error is None else f"{sign} {error:.0e}" if error else f"{sign} 0"
-    return text if agrees(declared, error) else f"**WRONG** {text}"
+    return text if agrees(kind, error) else f"**WRONG** {text}"
 
 
 if __name__ == "__main__":

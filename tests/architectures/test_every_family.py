@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
 
 from two_parties import hand_back, layout_of, publish, take_back, untrained
 
-from mpu_cli.architectures.family import TRANSFORMS, families
+from mpu_cli.architectures.family import families
 from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.model import open_checkpoint
@@ -24,9 +24,9 @@ from mpu_cli.errors import BadModelError, FunctionChangedError
 from mpu_cli.modeling.head import logits_at
 from mpu_cli.modeling.hooks.loading import auto_class
 from mpu_cli.modeling.load import load_model, quiet_transformers
+from mpu_cli.server import transforms
 from mpu_cli.server.publishing.function_check import check_layer, require_passed
-from mpu_cli.server.publishing.reparameterizations import chosen
-from mpu_cli.server.transforms import load
+from mpu_cli.server.transforms.choice import chosen, statuses
 from mpu_cli.server.transforms.draw import draw_layer
 from tiny_families import VALID_ERROR, agrees, logits, tiny_models, transform_errors
 
@@ -49,36 +49,30 @@ def measured(built_tiny):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_every_transform_does_what_the_file_declares(built_tiny, measured, name):
-    """Valid: at most 1e-5 of the logits' RMS in float64. Invalid: more than 1e-2.
+def test_every_transform_does_what_the_facts_say(built_tiny, measured, name):
+    """A valid one changes the logits by at most 1e-5 of their RMS (float64), an invalid one by more than 1e-2.
 
-    None: nothing moves.
+    One with nothing to act on moves no tensor. An invalid one that changes nothing means that the
+    family's file does not state a fact.
     """
-    declared = TINY[name].family.transforms(open_checkpoint(built_tiny(name)).config)
-    assert set(declared) == set(TRANSFORMS)
+    status = statuses(layout_of(built_tiny(name)))
+    assert set(status) == set(transforms.names())
     wrong = {
-        key: (declared[key], error)
+        key: (status[key], error)
         for key, error in measured(name).items()
-        if not agrees(declared[key], error)
+        if not agrees(status[key].kind, error)
     }
     assert not wrong
 
 
 @pytest.mark.parametrize("family", sorted({tiny.family.name for tiny in TINY.values()}))
-def test_a_valid_transform_moves_something_in_some_configuration(measured, family):
-    """Else its declaration would never have been tested.
-
-    The same for one that a config key turns invalid.
-    """
-    mine = [tiny for tiny in TINY.values() if tiny.family.name == family]
-    for transform, (kind, key) in mine[0].family.declared.items():
-        moved = [tiny for tiny in mine if measured(tiny.name)[transform] is not None]
-        assert bool(moved) == (kind != "none"), transform
-        if key is not None:
-            assert {bool(tiny.family.tiny[tiny.variant].get(key)) for tiny in mine} == {
-                False,
-                True,
-            }, transform
+def test_a_fact_that_depends_on_the_configuration_is_tested_both_ways(family):
+    """There is a tiny configuration with the config key of a norm or of clipping, and one without it."""
+    variants = [tiny for tiny in TINY.values() if tiny.family.name == family]
+    section = variants[0].family.attention or variants[0].family.latent_attention
+    for key in {section.clip, section.qk_norm_if} - {None, "none"}:
+        values = {bool(tiny.family.tiny[tiny.variant].get(key)) for tiny in variants}
+        assert values == {False, True}, key
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -114,8 +108,8 @@ def test_inverses_are_exact_as_declared(built_tiny, name):
     """T⁻¹T returns the same bits for every tensor where the transform says EXACT, and nearly so for the rotation."""
     directory = built_tiny(name)
     layout, weights = layout_of(directory), load_file(directory / "model.safetensors")
-    for transform in TRANSFORMS:
-        exact = load(transform).EXACT
+    for transform in transforms.names():
+        exact = transforms.load(transform).EXACT
         for layer in layout.layers:
             steps = draw_layer((transform,), layer, MASTER, "inverse", 0)
             assert steps.exact == (exact or not steps.maps)
@@ -229,7 +223,7 @@ def test_tensors_that_do_not_belong_or_are_missing_are_refused(built_tiny, name)
     foreign = last.noised[0].rpartition(".")[0] + ".adapter.weight"
     with pytest.raises(BadModelError, match="is not part of"):
         read_layout(model.config, {**shapes(model.tensors), foreign: (3,)}, directory)
-    names = chosen("signed-permutation", layout.transforms, layout.family)
+    names = chosen("signed-permutation", layout)
     for missing in last.noised:
         tensors = {key: info for key, info in model.tensors.items() if key != missing}
         try:

@@ -30,8 +30,8 @@ from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.errors import BadModelError, FunctionChangedError, GateError
 from mpu_cli.server.publishing.function_check import check_layer, layers_to_check, require_passed
 from mpu_cli.server.publishing.perturb import Target, perturb
-from mpu_cli.server.publishing.reparameterizations import chosen
 from mpu_cli.server.publishing.settings import PerturbSettings
+from mpu_cli.server.transforms.choice import chosen, statuses
 from mpu_cli.server.transforms.draw import draw_layer
 from tiny_families import tiny_models
 
@@ -174,7 +174,7 @@ def test_a_rotated_plane_with_norms_is_caught(tiny_pair):
 @pytest.mark.parametrize("name", ["plane_rotation", "qk_quarter_turns", "qk_half_turns"])
 def test_a_wrong_rope_layout_is_caught(tiny_pair, name):
     """Negative control: planes taken as interleaved in a half-split family are refused by the check."""
-    wrong = parse_family("wrong", text_of("llama").replace("rope: half", "rope: interleaved"))
+    wrong = parse_family("wrong", text_of("llama") + "attention: {rope: interleaved}")
     with pytest.raises(FunctionChangedError):
         require_passed(checked(tiny_pair("llama").model, (name,), wrong))
     require_passed(checked(tiny_pair("llama").model, (name,)))
@@ -223,7 +223,7 @@ def test_a_failed_check_leaves_nothing_behind(tiny_pair, entropy, tmp_path, monk
         for path in tmp_path.rglob("*")
         if path.is_file()
     }
-    wrong = parse_family("wrong", text_of("llama").replace("rope: half", "rope: interleaved"))
+    wrong = parse_family("wrong", text_of("llama") + "attention: {rope: interleaved}")
     monkeypatch.setattr(
         "mpu_cli.server.publishing.perturb.read_layout", lambda c, s, w: read_layout(c, s, w, wrong)
     )
@@ -263,14 +263,14 @@ def test_layers_to_check(tiny_pair):
 # ---------------------------------------------------------------------------------------------------------------
 
 
-def test_every_tensor_is_claimed_once(family_pair):
+def test_every_tensor_is_described_once(family_pair):
     """Noised tensors of all layers and the tensors outside them are exactly what lies on disk, none twice."""
     layout = layout_of(family_pair.model)
-    claimed = [name for layer in layout.layers for name in layer.noised]
-    claimed += [name for names in layout.outside.values() for name in names]
-    assert sorted(claimed) == sorted(weights(family_pair.model))
+    described = [name for layer in layout.layers for name in layer.noised]
+    described += [name for names in layout.outside.values() for name in names]
+    assert sorted(described) == sorted(weights(family_pair.model))
     everything = [name for names in layout.groups("all").values() for name in names]
-    assert sorted(everything) == sorted(claimed)
+    assert sorted(everything) == sorted(described)
     assert "model.norm.weight" not in [
         name for names in layout.groups("layers").values() for name in names
     ]
@@ -313,7 +313,7 @@ def test_tied_models_freeze_the_embedding(tiny_pair):
 
 
 def test_misfits_are_named(tiny_pair):
-    """A missing, an unclaimed or a misshapen tensor, and impossible sizes, are refused with the tensor's or key's name."""
+    """A missing, an unknown or a misshapen tensor, and impossible sizes, are refused with the tensor's or key's name."""
     model = open_checkpoint(tiny_pair("llama").model)
     good = shapes(model.tensors)
     q = "model.layers.0.self_attn.q_proj.weight"
@@ -358,23 +358,45 @@ def test_a_familys_file_is_read_strictly():
     """An unknown key is refused with the nearest known one, a missing or contradictory one by name."""
     good = text_of("llama")
     for text, message in [
-        (good.replace("norms:", "norm:"), "unknown key 'norm', did you mean 'norms'"),
-        (good.replace("qk_half_turns, ", ""), "qk_half_turns is not declared"),
-        (
-            good.replace("qk_half_turns, ", "qk_half_turn, "),
-            "unknown transform 'qk_half_turn', did you mean 'qk_half_turns'",
-        ),
-        (good.replace("none: [", "none: [qk_half_turns, "), "qk_half_turns is declared twice"),
-        (good.replace("  none:", "  perhaps:"), "unknown key 'perhaps'"),
-        (good.replace("rope: half", "rope: quarter"), "half, interleaved or none"),
-        (good.replace("  q: self_attn.q_proj\n", ""), "either q, k and v, or qkv"),
-        (good.replace("attention:", "latent_attention:"), "unknown key 'k'"),
-        (good.replace("down: mlp", "dawn: mlp"), "unknown key 'dawn', did you mean 'down'"),
-        (good.replace("  rope:", "  q_norm: q_norm\n  rope:"), "q_norm needs qk_norm"),
-        (good.replace("outside:", "inside:"), "unknown key 'inside'"),
+        (good + "norm: []", "unknown key 'norm', did you mean norms"),
+        (good.replace("[llama]", "[lama]", 1), "unknown key 'lama', did you mean llama"),
+        (good + "attention: {rope: quarter}", "rope must be half, interleaved or none"),
+        (good + "attention: {alibi: slope}", "alibi must be none or slopes"),
+        (good + "attention: {q: null}", "either q, k and v, or qkv"),
+        (good + "attention: {qk_nrom: full}", "unknown key 'qk_nrom', did you mean qk_norm"),
+        (good + "attention: null", "one of attention and latent_attention is needed"),
+        (good + "latent_attention: {q: q}", "one of attention and latent_attention is needed"),
+        (good + "ffn: {dense: {dawn: d}}", "ffn, dense: unknown key 'dawn', did you mean down"),
+        (good + "ffn: {dense: {down: null}}", "ffn, dense: key 'down' is missing"),
+        (good + "attention: {q_norm: q_norm}", "q_norm and qk_norm, its kind, need each other"),
+        (good + "outside: {inside: x}", "unknown key 'inside'"),
+        (good + "storage: out", "storage must be out_in or in_out"),
+        ("- llama", "expected a map"),
+        ("extends: [llama]", "key 'model_types' is missing"),
     ]:
         with pytest.raises(ValueError, match=message):
             parse_family("x", text)
+
+
+def test_undeclared_means_not_used(tiny_pair):
+    """Without the facts, and for a transform that a family excludes by name, nothing is used or assumed."""
+    model = open_checkpoint(tiny_pair("llama").model)
+
+    def read(text):
+        family = parse_family("x", text_of("llama") + text)
+        return statuses(read_layout(model.config, shapes(model.tensors), model.path, family))
+
+    silent = read(
+        "attention: {alibi: null, clip: null, qk_norm: null, v_norm: null}\n"
+        "ffn: {dense: {activation: null, up_branch: null}}"
+    )
+    assert {name for name, status in silent.items() if status.kind != "invalid"} == {
+        "expert_permutation",
+        "qk_signed_permutation",
+    }
+    assert silent["head_permutation"].reason == "alibi is not stated"
+    excluded = read("except: {head_permutation: heads are counted}")["head_permutation"]
+    assert (excluded.kind, excluded.reason) == ("invalid", "heads are counted")
 
 
 def test_a_config_that_no_file_describes_is_refused(tmp_path):
@@ -493,7 +515,7 @@ def test_defaults_are_those_of_transformers():
                     )
                 checked_keys.add(key)
             for key in ("n_group", "no_rope_layer_interval", "sliding_window_pattern"):
-                if key in silent or key in [block.get("groups") for block in family.ffn]:
+                if key in silent or key in [block.groups for block in family.ffn]:
                     assert silent.get(key, 1) == (theirs[key] or 1), (family.name, key)
                     checked_keys.add(key)
             assert family.tied({}) == bool(
@@ -539,7 +561,7 @@ def test_silent_configurations_are_understood(tmp_path, name):
     (directory / "config.json").write_text(json.dumps(config))
     layout = layout_of(directory)
     assert ["q" in layer.slots for layer in layout.layers] == [True, False]
-    names = chosen("signed-permutation", layout.transforms, layout.family)
+    names = chosen("signed-permutation", layout)
     require_passed(checked(directory, names))
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mpu_cli.architectures.family import TRANSFORMS
 from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.model import open_checkpoint
-from mpu_cli.server.publishing.reparameterizations import acts_on, chosen
+from mpu_cli.server.transforms import transforms
+from mpu_cli.server.transforms.choice import chosen, statuses
 from mpu_cli.server.transforms.draw import draw_layer
 from tiny_families import tiny_models
 
@@ -79,20 +79,20 @@ def test_transforms_are_said_to_act_where_they_do(name, mpu, built_tiny):
     model = open_checkpoint(directory)
     layout = read_layout(model.config, shapes(model.tensors), directory)
     told = mpu("inspect", directory, "--json").json
-    assert told["transforms"] == layout.transforms
+    status = {transform: found.kind for transform, found in statuses(layout).items()}
+    assert told["transforms"] == status
     assert told["reparameterizations"]["signed-permutation"] == [
-        *chosen("signed-permutation", layout.transforms, "")
+        *chosen("signed-permutation", layout)
     ]
     assert (told["reparameterizations"]["rotation"] is None) == (
-        layout.transforms["plane_rotation"] != "valid"
+        status["plane_rotation"] != "valid"
     )
     for layer, said in zip(layout.layers, told["layers"], strict=True):
-        for transform in TRANSFORMS:
-            drawn = draw_layer((transform,), layer, bytes(32), "inspect", 0)
-            assert bool(drawn.maps or drawn.targets) == acts_on(transform, layer), transform
-        assert said["transforms"] == [
-            t for t in TRANSFORMS if layout.transforms[t] == "valid" and acts_on(t, layer)
-        ]
+        for name, transform in transforms().items():
+            drawn = draw_layer((name,), layer, bytes(32), "inspect", 0)
+            acts = bool(drawn.maps or drawn.targets)
+            assert acts == transform.acts_on(layer), name
+            assert (name in said["transforms"]) == (acts and status[name] == "valid"), name
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -3,9 +3,6 @@
 Training commutes with it, or visibly does not.
 """
 
-from importlib import import_module
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -26,18 +23,17 @@ from two_parties import (
     weights,
 )
 
-import mpu_cli.server.transforms.kinds as folder
-from mpu_cli.architectures.family import TRANSFORMS
 from mpu_cli.architectures.layout import Experts, LayerLayout, Slot, rope_planes
 from mpu_cli.errors import UsageError
-from mpu_cli.server.publishing.reparameterizations import REPARAMETERIZATIONS, chosen
-from mpu_cli.server.transforms import load
+from mpu_cli.server import transforms
+from mpu_cli.server.transforms import REPARAMETERIZATIONS, load
+from mpu_cli.server.transforms.choice import chosen
 from mpu_cli.server.transforms.draw import draw_layer
 from mpu_cli.training import optimizers
 from mpu_cli.training.optimizers._blocks import Blocks
 
 MASTER = bytes(range(32))
-NAMES = sorted(TRANSFORMS)
+NAMES = transforms.names()
 EXACT_NAMES = [name for name in NAMES if name != "plane_rotation"]
 DTYPES = {"float32": torch.int32, "bfloat16": torch.int16, "float16": torch.int16}
 shapes_of_layers = st.fixed_dictionaries(
@@ -240,17 +236,20 @@ def test_a_layers_transform_is_hardly_ever_the_identity():
 def test_a_reparameterization_is_refused_where_it_changes_the_function(tiny_pair):
     """Qwen3 has no rotation (its q/k-norms forbid it), and gets half turns where others get quarter turns."""
     qwen3, llama = layout_of(tiny_pair("qwen3").model), layout_of(tiny_pair("llama").model)
-    assert "qk_half_turns" in chosen("signed-permutation", qwen3.transforms, "qwen3")
-    assert "qk_quarter_turns" in chosen("signed-permutation", llama.transforms, "llama")
-    assert chosen("none", qwen3.transforms, "qwen3") == ()
-    with pytest.raises(UsageError, match="plane_rotation changes the function of the qwen3 family"):
-        chosen("rotation", qwen3.transforms, "qwen3")
+    assert "qk_half_turns" in chosen("signed-permutation", qwen3)
+    assert "qk_quarter_turns" in chosen("signed-permutation", llama)
+    assert chosen("none", qwen3) == ()
+    with pytest.raises(
+        UsageError,
+        match="plane_rotation changes the function of the qwen3 family: qk_norm is per_dim",
+    ):
+        chosen("rotation", qwen3)
     with pytest.raises(
         UsageError,
         match="--reparam paper-rotation: plane_rotation changes the function of the qwen3 family",
     ):
-        chosen("paper-rotation", qwen3.transforms, "qwen3")
-    assert chosen("paper-rotation", llama.transforms, "llama") == (
+        chosen("paper-rotation", qwen3)
+    assert chosen("paper-rotation", llama) == (
         "plane_rotation",
         "ffn_unit_permutation",
     )
@@ -304,16 +303,9 @@ def test_every_transform_declares_itself():
     """
     every = set(optimizers.names())
     assert every == set(RATES), "two_parties.py needs a rate for every optimizer"
-    assert set(NAMES) == {
-        name
-        for group in REPARAMETERIZATIONS.values()
-        for alternatives in group
-        for name in alternatives
-    }
-    files = {path.stem for path in Path(folder.__file__).parent.glob("*.py")}
-    assert set(NAMES) == {
-        name for name in files if hasattr(import_module(f"{folder.__name__}.{name}"), "EXACT")
-    }
+    assert list(NAMES) == list(transforms.transforms()), "a broken file would be skipped"
+    used = {user for name in NAMES for user in load(name).USES}
+    assert {*used, "none"} == set(REPARAMETERIZATIONS)
     for name in NAMES:
         transform = load(name)
         assert isinstance(transform.EXACT, bool) and (name in EXACT_NAMES) == transform.EXACT

@@ -1,121 +1,78 @@
-"""Architecture families as data files: one YAML per family, read into a closed schema.
+"""Architecture families as data: one YAML file each, found by looking into `families/`.
 
-Adding a family is adding a file to `families/`; no code knows a family's name
-(docs/how-to/add-an-architecture.md).
+A file states where the tensors of a decoder layer are and what they are. No code knows a family's
+name, and no file knows a transform (docs/how-to/add-an-architecture.md).
 """
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mpu_cli.architectures.sections import (
+    Attention,
+    FeedForward,
+    LatentAttention,
+    check_keys,
+    parse_section,
+)
 from mpu_cli.documentation import page
 from mpu_cli.errors import BadModelError
+from mpu_cli.registry import Registry, warn
 
-TRANSFORMS = (
-    "head_permutation",
-    "qk_half_turns",
-    "qk_quarter_turns",
-    "qk_head_signs",
-    "qk_signed_permutation",
-    "vo_signed_permutation",
-    "plane_rotation",
-    "ffn_signed_permutation",
-    "ffn_unit_permutation",
-    "expert_permutation",
+FAMILIES = Path(__file__).parent / "families"
+PRESETS = FAMILIES / "_presets.yaml"
+_REQUIRED = ("model_types", "layers", "ffn", "norms", "outside", "tiny")
+_OPTIONAL = (
+    *("extends", "when", "config", "sizes", "storage", "attention", "latent_attention"),
+    *("sometimes", "left_alone", "defaults", "except", "check"),
 )
-# Required keys, then optional ones, by section. A section that is missing here holds names of the
-# user's choice.
-_KEYS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
-    "": (
-        frozenset({"model_types", "layers", "ffn", "norms", "outside", "transforms", "tiny"}),
-        frozenset(
-            {
-                "when",
-                "config",
-                "sizes",
-                "storage",
-                "attention",
-                "latent_attention",
-                "left_alone",
-                "check",
-                "defaults",
-                "sometimes",
-            }
-        ),
-    ),
-    "sizes": (frozenset(), frozenset({"layers", "hidden", "heads", "kv_heads", "head_dim"})),
-    "attention": (
-        frozenset({"o", "rope"}),
-        frozenset({"q", "k", "v", "qkv", "layout", "rotary", "no_rope", "no_rope_every", "sinks"})
-        | frozenset({"q_norm", "k_norm", "qk_norm", "qk_norm_if"}),
-    ),
-    "latent_attention": (
-        frozenset({"q", "q_a", "q_a_norm", "q_b", "kv_a", "kv_a_norm", "kv_b", "o", "rope"}),
-        frozenset(),
-    ),
-    "ffn": (
-        frozenset({"down"}),
-        frozenset({"gate", "up", "gate_up", "layout", "storage", "router", "groups"}),
-    ),
-    "outside": (
-        frozenset({"embedding"}),
-        frozenset({"final_norm", "head", "positions", "project_in", "project_out"}),
-    ),
-    "transforms": (frozenset(), frozenset({"valid", "invalid", "none"})),
-    "check": (frozenset(), frozenset({"dense", "sparse"})),
+_OUTSIDE = ("embedding", "final_norm", "head", "positions", "project_in", "project_out")
+_MAPS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "sizes": (("layers", "hidden", "heads", "kv_heads", "head_dim"), ()),
+    "outside": (_OUTSIDE, ("embedding",)),
+    "check": (("dense", "sparse"), ()),
 }
-_CHOICES = {
-    ("attention", "rope"): ("half", "interleaved", "none"),
-    ("latent_attention", "rope"): ("half", "interleaved"),
-    ("attention", "layout"): ("concat", "per_head", "per_group"),
-    ("attention", "qk_norm"): ("per_dim", "full", "per_head"),
-    ("ffn", "layout"): ("concat", "interleaved"),
-    ("ffn", "storage"): ("out_in", "in_out"),
-    ("", "storage"): ("out_in", "in_out"),
-}
-_DECLARATION = re.compile(r"(\w+)(?: unless (\w+))?")
+"""Known and required keys of sections that are plain maps."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """One data file. Paths are relative to `layers`, without the `.weight` or `.bias` that is found on disk."""
+    """One data file. Paths are relative to `layers`, without `.weight` or `.bias`."""
 
     name: str
     model_types: tuple[str, ...]
-    when: Mapping[str, Any]
-    config: str | None
-    """Key of config.json under which the language model's own configuration is."""
     layers: str
-    sizes: Mapping[str, str | int]
-    storage: str
-    attention: Mapping[str, Any] | None
-    latent_attention: Mapping[str, str] | None
-    ffn: tuple[Mapping[str, Any], ...]
+    ffn: tuple[FeedForward, ...]
     norms: tuple[str, ...]
-    sometimes: tuple[str, ...]
-    """Like `norms`, but only some configurations or layers have them."""
-    left_alone: Mapping[str, str]
-    """Reasons by glob pattern: tensors that a perturbation must not move."""
     outside: Mapping[str, str]
-    defaults: Mapping[str, Any]
-    """What transformers takes where the configuration is silent."""
-    declared: Mapping[str, tuple[str, str | None]]
-    """By transform: valid, invalid or none (nothing for it to act on), and the config key that turns this around."""
-    check: Mapping[str, Mapping[str, Any]]
-    """What config.json must say for a model of one dense, or of one sparse, layer."""
     tiny: Mapping[str, Mapping[str, Any]]
     """Tiny configurations to test with, by a name."""
+    sometimes: tuple[str, ...]
+    """Like `norms`, but only some configurations or layers have them."""
+    excluded: Mapping[str, str]
+    """Reasons by transform, where no fact says that the transform must not be used."""
+    attention: Attention | None = None
+    latent_attention: LatentAttention | None = None
+    config: str | None = None
+    """Key of config.json under which the language model's own configuration is."""
+    storage: str = "out_in"
+    when: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, str | int] = field(default_factory=dict)
+    left_alone: Mapping[str, str] = field(default_factory=dict)
+    """Reasons by glob pattern: tensors that a perturbation must not move."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """The values that transformers assumes for keys that config.json does not have."""
+    check: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What config.json must say for a model of one dense, or of one sparse, layer."""
 
     def language(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The language model's part of a config.json, with what transformers takes where that is silent."""
+        """The language model's part of a config.json, with the defaults of transformers."""
         part = config if self.config is None else config.get(self.config)
         return {**self.defaults, **(part if isinstance(part, Mapping) else {})}
 
@@ -133,138 +90,92 @@ class Family:
             for key, value in self.when.items()
         )
 
-    def transforms(self, config: Mapping[str, Any]) -> dict[str, str]:
-        """`valid`, `invalid` or `none` by transform, for this config.json.
-
-        `X unless KEY` turns around when the config sets KEY: valid becomes invalid, the others
-        valid.
-        """
-        language = self.language(config)
-        return {
-            name: (
-                ("invalid" if kind == "valid" else "valid")
-                if key is not None and language.get(key)
-                else kind
-            )
-            for name, (kind, key) in self.declared.items()
-        }
-
 
 def parse_family(name: str, text: str) -> Family:
-    """Read one data file.
+    """Read one data file, laid over the presets that it extends.
 
     Raises:
-        ValueError: a key that the schema does not know (the nearest is named), one that is missing,
-            or a bad value.
+        ValueError: a key is unknown (the nearest is named) or missing, or a value is bad.
     """
-    data = yaml.safe_load(text)
-    _check(name, "", data)
-    for section in ("sizes", "attention", "latent_attention", "outside", "transforms", "check"):
+    where = f"{name}.yaml"
+    own = yaml.safe_load(text)
+    check_keys(own, where, (*_REQUIRED, *_OPTIONAL))
+    data: dict[str, Any] = {}
+    for preset in own.pop("extends", ()):
+        check_keys({preset: None}, f"{where}, extends", presets())
+        data = _laid_over(data, presets()[preset])
+    data = _laid_over(data, own)
+    check_keys(data, where, (*_REQUIRED, *_OPTIONAL), _REQUIRED)
+    for section, (known, required) in _MAPS.items():
         if section in data:
-            _check(name, section, data[section])
-    for block in data["ffn"]:
-        _check(name, "ffn", block)
+            check_keys(data[section], f"{where}, section {section}", known, required)
+    if data.get("storage", "out_in") not in ("out_in", "in_out"):
+        raise ValueError(f"{where}: storage must be out_in or in_out")
     if ("attention" in data) == ("latent_attention" in data):
-        raise ValueError(f"{name}.yaml: one of attention and latent_attention is needed")
-    attention = data.get("attention")
-    if attention is not None and ("qkv" in attention) == ({"q", "k", "v"} <= set(attention)):
-        raise ValueError(f"{name}.yaml, section attention: either q, k and v, or qkv")
-    if attention is not None and ("q_norm" in attention) != ("qk_norm" in attention):
-        raise ValueError(f"{name}.yaml, section attention: q_norm needs qk_norm, its kind")
-    return Family(
-        name=name,
-        model_types=tuple(data["model_types"]),
-        when=data.get("when", {}),
-        config=data.get("config"),
-        layers=data["layers"],
-        sizes=data.get("sizes", {}),
-        storage=data.get("storage", "out_in"),
-        attention=attention,
-        latent_attention=data.get("latent_attention"),
-        ffn=tuple(data["ffn"]),
-        norms=tuple(data["norms"]),
-        sometimes=tuple(data.get("sometimes", ())),
-        left_alone=data.get("left_alone", {}),
-        outside=data["outside"],
-        defaults=data.get("defaults", {}),
-        declared=_declared(name, data["transforms"]),
-        check=data.get("check", {}),
-        tiny=data["tiny"],
-    )
+        raise ValueError(f"{where}: one of attention and latent_attention is needed")
+    for section, cls in (("attention", Attention), ("latent_attention", LatentAttention)):
+        if section in data:
+            data[section] = parse_section(cls, data[section], f"{where}, section {section}")
+    data["ffn"] = [
+        parse_section(FeedForward, block, f"{where}, section ffn, {block_name}")
+        for block_name, block in data["ffn"].items()
+    ]
+    data["excluded"] = data.pop("except", {})
+    for key in ("model_types", "ffn", "norms", "sometimes"):
+        data[key] = tuple(data.get(key, ()))
+    return Family(name=name, **data)
 
 
-def _declared(name: str, section: Mapping[str, list[str]]) -> dict[str, tuple[str, str | None]]:
-    found: dict[str, tuple[str, str | None]] = {}
-    for kind, entries in section.items():
-        for entry in entries:
-            match = _DECLARATION.fullmatch(entry)
-            if match is None or match[1] not in TRANSFORMS:
-                nearest = difflib.get_close_matches(str(entry), TRANSFORMS, n=1)
-                hint = f", did you mean {nearest[0]!r}?" if nearest else ""
-                raise ValueError(
-                    f"{name}.yaml, section transforms: unknown transform {entry!r}{hint}"
-                )
-            if match[1] in found:
-                raise ValueError(f"{name}.yaml, section transforms: {match[1]} is declared twice")
-            found[match[1]] = (kind, match[2])
-    missing = [transform for transform in TRANSFORMS if transform not in found]
-    if missing:
-        raise ValueError(
-            f"{name}.yaml, section transforms: {missing[0]} is not declared valid, invalid or none"
-        )
-    return found
+@cache
+def presets() -> Mapping[str, Mapping[str, Any]]:
+    """Blocks that several families share, by name."""
+    loaded: Mapping[str, Mapping[str, Any]] = yaml.safe_load(PRESETS.read_text(encoding="utf-8"))
+    return loaded
 
 
-def _check(name: str, section: str, data: Any) -> None:
-    where = f"{name}.yaml" + (f", section {section}" if section else "")
-    if not isinstance(data, dict):
-        raise ValueError(f"{where}: expected a map")
-    required, optional = _KEYS[section]
-    known = required | optional
-    for key, value in data.items():
-        if key not in known:
-            nearest = difflib.get_close_matches(str(key), sorted(known), n=1)
-            raise ValueError(
-                f"{where}: unknown key {key!r}"
-                + (f", did you mean {nearest[0]!r}?" if nearest else "")
-            )
-        choices = _CHOICES.get((section, key))
-        if choices is not None and value not in choices:
-            raise ValueError(f"{where}: {key} must be {', '.join(choices[:-1])} or {choices[-1]}")
-    missing = sorted(required - set(data))
-    if missing:
-        raise ValueError(f"{where}: key {missing[0]!r} is missing")
+def _laid_over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `own`, map by map; null removes what `base` has."""
+    result = dict(base)
+    for key, value in own.items():
+        if value is None and key in base:
+            del result[key]
+        elif isinstance(value, dict) and isinstance(base.get(key), dict):
+            result[key] = _laid_over(base[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def _read(path: Path) -> list[Family]:
+    return [parse_family(path.stem, path.read_text(encoding="utf-8"))]
 
 
 @cache
 def families() -> Mapping[str, tuple[Family, ...]]:
-    """All families by model_type.
+    """All families by model_type; those that share one differ in their `when` conditions.
 
-    Several share one where their `when` conditions tell them apart.
+    A file that cannot be read is skipped with a warning.
     """
-    found: dict[str, tuple[Family, ...]] = {}
-    for item in sorted(
-        resources.files(__package__).joinpath("families").iterdir(), key=lambda entry: entry.name
-    ):
-        if not item.name.endswith(".yaml"):
-            continue
-        family = parse_family(item.name.removesuffix(".yaml"), item.read_text(encoding="utf-8"))
+    by_type: dict[str, tuple[Family, ...]] = {}
+    for family in Registry("family", FAMILIES, _read, suffix=".yaml").entries().values():
         for model_type in family.model_types:
-            others = found.get(model_type, ())
-            if any(not other.when or not family.when for other in others):
-                raise ValueError(
-                    f"{model_type} is claimed by {others[0].name}.yaml and {family.name}.yaml"
+            others = by_type.get(model_type, ())
+            if others and not all(other.when for other in (family, *others)):
+                warn(
+                    f"{family.name}.yaml and {others[0].name}.yaml both describe {model_type},"
+                    f" and one of them has no conditions (`when`); {others[0].name}.yaml is used"
                 )
-            found[model_type] = (*others, family)
-    return found
+            else:
+                by_type[model_type] = (*others, family)
+    return by_type
 
 
 def family_of(config: Mapping[str, Any], where: object) -> Family:
     """The family of a config.json.
 
     Raises:
-        BadModelError: `model_type` is absent or unknown (the message lists the known ones), or the
-            config asks for a variant that no file describes.
+        BadModelError: `model_type` is absent or unknown (the hint lists the known ones), or no file
+            describes this variant of it.
     """
     model_type = config.get("model_type")
     known = families()

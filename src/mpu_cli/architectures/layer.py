@@ -1,31 +1,34 @@
-"""One decoder layer's slots, from the family's sections `attention` or `latent_attention`, `ffn` and `norms`."""
+"""One decoder layer: its slots and facts, from the family's sections and the tensors on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from mpu_cli.architectures.layout import Experts, Index, LayerLayout, Slot, rope_planes
+from mpu_cli.architectures.sections import Attention, FeedForward
 from mpu_cli.architectures.sizes import LatentSizes, Sizes, positive
 from mpu_cli.architectures.storage import fused_attention, fused_branches, grid
-from mpu_cli.architectures.tensor_lookup import Claims
+from mpu_cli.architectures.tensor_lookup import TensorLookup
 from mpu_cli.errors import BadModelError
 
 Slots = dict[str, tuple[Slot, ...]]
+Facts = dict[str, str | None]
 
 
 @dataclass(slots=True)
-class _Attention:
+class _AttentionLayout:
     slots: Slots
     planes: Index
+    facts: Facts
     head_tensors: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_layer(
-    claims: Claims,
+    lookup: TensorLookup,
     sizes: Sizes,
     config: Mapping[str, Any],
     index: int,
@@ -36,17 +39,16 @@ def read_layer(
     Raises:
         BadModelError: a tensor is missing or has another shape than the family and the config say.
     """
-    family = claims.family
-    attention = (
-        _latent(claims, sizes, config)
-        if family.latent_attention is not None
-        else _attention(claims, sizes, config, index)
-    )
-    ffns, experts = _feed_forwards(claims, config)
-    for path in (*family.norms, *(path for path in family.sometimes if claims.find(path))):
-        claims.claim(path)
-    untouched = tuple(name for name in left_alone if name.startswith(claims.prefix))
-    twice = sorted(set(untouched) & set(claims.noised))
+    family = lookup.family
+    if family.attention is not None:
+        attention = _attention(lookup, family.attention, sizes, config, index)
+    else:
+        attention = _latent(lookup, sizes, config)
+    ffns, experts, ffn_facts = _feed_forwards(lookup, config)
+    for path in (*family.norms, *(path for path in family.sometimes if lookup.find(path))):
+        lookup.require(path)
+    untouched = tuple(name for name in left_alone if name.startswith(lookup.prefix))
+    twice = sorted(set(untouched) & set(lookup.noised))
     if twice:
         raise ValueError(f"{family.name}.yaml: {twice[0]} is both used and left alone")
     return LayerLayout(
@@ -54,120 +56,102 @@ def read_layer(
         attention.slots,
         attention.planes,
         ffns,
-        tuple(claims.noised),
+        tuple(lookup.noised),
         untouched,
         experts,
         attention.head_tensors,
+        {**attention.facts, **ffn_facts},
     )
 
 
-def _attention(claims: Claims, sizes: Sizes, config: Mapping[str, Any], layer: int) -> _Attention:
-    section = claims.family.attention
-    assert section is not None
+def _attention(
+    lookup: TensorLookup, section: Attention, sizes: Sizes, config: Mapping[str, Any], layer: int
+) -> _AttentionLayout:
     kv_heads, group, size = sizes.kv_heads, sizes.heads // sizes.kv_heads, sizes.head_dim
     query, key = grid(kv_heads, group, size), grid(kv_heads, size)
-    if "qkv" in section:
-        rows = fused_attention(section["layout"], kv_heads, group, size)
+    if section.qkv is not None:
+        rows = fused_attention(section.layout, kv_heads, group, size)
         total = (sizes.heads + 2 * kv_heads) * size
-        q, k, v = (claims.rows(section["qkv"], part, total) for part in rows)
+        q, k, v = (lookup.rows(section.qkv, part, total) for part in rows)
     else:
-        q, k, v = (
-            claims.rows(section["q"], query),
-            claims.rows(section["k"], key),
-            claims.rows(section["v"], key),
-        )
-    o = claims.columns(section["o"], query)
-    rotary = 0 if _is_nope(section, config, layer, claims) else sizes.rotary
-    free = slice(rotary, None)
+        separate = ((section.q, query), (section.k, key), (section.v, key))
+        q, k, v = (lookup.rows(str(path), positions) for path, positions in separate)
+    o = lookup.columns(section.o, query)
+    rotary = 0 if _has_no_rope(lookup, section, config, layer) else sizes.rotary
     slots: Slots = {"v": v, "o": o}
     if rotary:
         slots |= {"q": q, "k": k}
     if rotary < size:
+        free = slice(rotary, None)
         slots |= {"q_free": _part(q, free), "k_free": _part(k, free)}
-    found = _Attention(slots, rope_planes("half" if not rotary else section["rope"], rotary))
-    slots["query_heads"] = (*q, *o)
-    slots["key_value_heads"] = (*k, *v)
-    if "sinks" in section:
-        slots["query_heads"] += claims.slot(section["sinks"], 0, grid(kv_heads, group, 1))
-    if section.get("q_norm") is not None:
-        _norms(claims, section, sizes, config, found)
-    return found
+    slots |= {"query_heads": (*q, *o), "key_value_heads": (*k, *v)}
+    if section.sinks is not None:
+        slots["query_heads"] += lookup.slot(section.sinks, 0, grid(kv_heads, group, 1))
+    planes = rope_planes("half" if not rotary else section.rope, rotary)
+    layout = _AttentionLayout(slots, planes, section.facts(config))
+    if layout.facts["qk_norm"] not in (None, "none"):
+        _add_norms(lookup, section, sizes, layout)
+    return layout
 
 
-def _norms(
-    claims: Claims,
-    section: Mapping[str, Any],
-    sizes: Sizes,
-    config: Mapping[str, Any],
-    found: _Attention,
+def _add_norms(
+    lookup: TensorLookup, section: Attention, sizes: Sizes, layout: _AttentionLayout
 ) -> None:
-    """Norms on q and k, unless the family says that a config key switches them on and it does not."""
-    if "qk_norm_if" in section and not config.get(section["qk_norm_if"]):
-        return
     kv_heads, group, size = sizes.kv_heads, sizes.heads // sizes.kv_heads, sizes.head_dim
-    for role, path, count in (
-        ("q", section["q_norm"], sizes.heads),
-        ("k", section["k_norm"], kv_heads),
+    for role, path, moved, heads in (
+        ("q_norm", str(section.q_norm), "query_heads", (kv_heads, group)),
+        ("k_norm", str(section.k_norm), "key_value_heads", (kv_heads,)),
     ):
-        moved = "query_heads" if role == "q" else "key_value_heads"
-        heads = (kv_heads, group) if role == "q" else (kv_heads,)
-        paths = [path.format(h=head) for head in range(count)] if "{h}" in path else [path]
+        count = int(np.prod(heads))
         if "{h}" in path:
-            found.head_tensors[moved] = tuple(claims.claim(one, (size,))[0] for one in paths)
-        elif section["qk_norm"] == "per_dim":
-            claims.claim(path, (size,))
-        elif section["qk_norm"] == "per_head":
-            claims.claim(path, (count, size))
-            found.slots[moved] += claims.slot(path, 0, grid(*heads, 1))
+            layout.head_tensors[moved] = tuple(
+                lookup.require(path.format(h=head), (size,))[0] for head in range(count)
+            )
+        elif section.qk_norm == "per_dim":
+            lookup.require(path, (size,))
+        elif section.qk_norm == "per_head":
+            lookup.require(path, (count, size))
+            layout.slots[moved] += lookup.slot(path, 0, grid(*heads, 1))
         else:
-            norm = claims.slot(path, 0, grid(*heads, size))
-            found.slots[moved] += norm
-            found.slots[f"{role}_norm"] = norm
+            norm = lookup.slot(path, 0, grid(*heads, size))
+            layout.slots[moved] += norm
+            layout.slots[role] = norm
+        if len(lookup.find(path.format(h=0))) > 1:
+            layout.facts["qk_norm_bias"] = "present"
 
 
-def _is_nope(
-    section: Mapping[str, Any], config: Mapping[str, Any], layer: int, claims: Claims
+def _has_no_rope(
+    lookup: TensorLookup, section: Attention, config: Mapping[str, Any], layer: int
 ) -> bool:
-    """Whether a layer has no RoPE.
-
-    By a per-layer list, or where that is absent, every n-th layer.
-    """
-    for key, value in section.get("no_rope", {}).items():
+    """Whether a layer has no RoPE: by a list in config.json, or without the list every n-th one."""
+    where = lookup.where / "config.json"
+    for key, value in section.no_rope.items():
         listed = config.get(key)
         if listed is None:
-            return (layer + 1) % positive(
-                config, section["no_rope_every"], claims.where / "config.json"
-            ) == 0
+            return (layer + 1) % positive(config, str(section.no_rope_every), where) == 0
         if not isinstance(listed, list) or len(listed) <= layer:
-            raise BadModelError(
-                f"{claims.where}/config.json: {key} is {listed!r}, expected one entry for each"
-                " layer"
-            )
+            raise BadModelError(f"{where}: {key} is {listed!r}, expected one entry for each layer")
         if listed[layer] == value:
             return True
     return False
 
 
-def _latent(claims: Claims, sizes: Sizes, config: Mapping[str, Any]) -> _Attention:
-    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434).
-
-    One rotary key shared by all heads, beside a latent.
-    """
-    section = claims.family.latent_attention
+def _latent(lookup: TensorLookup, sizes: Sizes, config: Mapping[str, Any]) -> _AttentionLayout:
+    """Multi-head latent attention: one rotary key for all heads, beside a latent vector."""
+    section = lookup.family.latent_attention
     assert section is not None
-    own = LatentSizes.from_config(config, claims.where / "config.json")
-    nope, rope, value, latent, heads = own.nope, own.rope, own.value, own.latent, sizes.heads
-    if config.get("q_lora_rank") is None:
-        path = section["q"]
-    else:
-        path = section["q_b"]
-        claims.claim(section["q_a"])
-        claims.claim(section["q_a_norm"])
-    q = claims.rows(path, grid(heads, 1, nope + rope))
-    kv_a = claims.rows(section["kv_a"], grid(latent + rope))
-    claims.claim(section["kv_a_norm"])
-    kv_b = claims.rows(section["kv_b"], grid(heads, nope + value))
-    o = claims.columns(section["o"], grid(heads, 1, value))
+    parts = LatentSizes.from_config(config, lookup.where / "config.json")
+    nope, rope, value, latent = parts.nope, parts.rope, parts.value, parts.latent
+    heads, path = sizes.heads, section.q
+    if config.get("q_lora_rank") is not None:
+        path = section.q_b
+        lookup.require(section.q_a)
+        lookup.require(section.q_a_norm)
+    q = lookup.rows(path, grid(heads, 1, nope + rope))
+    kv_a = lookup.rows(section.kv_a, grid(latent + rope))
+    lookup.require(section.kv_a_norm)
+    kv_b = lookup.rows(section.kv_b, grid(heads, nope + value))
+    o = lookup.columns(section.o, grid(heads, 1, value))
     slots: Slots = {
         "query_heads": (*q, *o),
         "key_value_heads": kv_b,
@@ -179,95 +163,91 @@ def _latent(claims: Claims, sizes: Sizes, config: Mapping[str, Any]) -> _Attenti
         "v": _part(kv_b, slice(nope, None)),
         "o": o,
     }
-    return _Attention(slots, rope_planes(section["rope"], rope))
+    return _AttentionLayout(slots, rope_planes(section.rope, rope), section.facts(config))
 
 
 def _feed_forwards(
-    claims: Claims, config: Mapping[str, Any]
-) -> tuple[tuple[Slots, ...], Experts | None]:
+    lookup: TensorLookup, config: Mapping[str, Any]
+) -> tuple[tuple[Slots, ...], Experts | None, Facts]:
     ffns: list[Slots] = []
     experts = None
-    for block in claims.family.ffn:
-        if "{e}" in block["down"]:
+    used: list[FeedForward] = []
+    for block in lookup.family.ffn:
+        tensors: tuple[tuple[str, ...], ...] = ()
+        if "{e}" in block.down:
             count = 0
-            while claims.find(block["down"].format(e=count)):
+            while lookup.find(block.down.format(e=count)):
                 count += 1
-            if count:
-                mine = [_of_expert(block, expert) for expert in range(count)]
-                ffns += [_feed_forward(claims, one) for one in mine]
-                experts = _experts(
-                    claims, config, block, count, tuple(_tensors(claims, one) for one in mine)
-                )
-        elif claims.find(block["down"]):
-            ffns.append(_feed_forward(claims, block))
-            if "router" in block:
-                shape = claims.shapes[claims.find(block["down"])[0]]
-                experts = _experts(claims, config, block, shape[0], ())
+            members = [block.of_expert(expert) for expert in range(count)]
+            tensors = tuple(_tensors(lookup, member) for member in members)
+        else:
+            members = [block] if lookup.find(block.down) else []
+            count = lookup.shapes[lookup.find(block.down)[0]][0] if members else 0
+        if not members:
+            continue
+        ffns += [_feed_forward(lookup, member) for member in members]
+        if block.router:
+            experts = _experts(lookup, config, block, count, tensors)
+        used.append(block)
     if not ffns:
-        raise claims.missing(claims.family.ffn[0]["down"].format(e=0))
-    return tuple(ffns), experts
-
-
-def _of_expert(block: Mapping[str, Any], expert: int) -> dict[str, Any]:
-    return {
-        key: value.format(e=expert) if isinstance(value, str) else value
-        for key, value in block.items()
+        raise lookup.missing(lookup.family.ffn[0].down.format(e=0))
+    facts = {
+        "activation": _common(block.activation for block in used),
+        "up_branch": _common(block.branch for block in used),
+        "routing": _common(block.routing for block in used if block.router),
     }
+    return tuple(ffns), experts, facts
 
 
-def _paths(block: Mapping[str, Any]) -> list[str]:
-    return [block[key] for key in ("gate", "up", "gate_up", "down") if key in block]
+def _common(values: Iterable[str | None]) -> str | None:
+    """The value that all feed-forwards of a layer share; None if it is unknown of one."""
+    distinct = set(values)
+    if None in distinct:
+        return None
+    return distinct.pop() if len(distinct) == 1 else "mixed" if distinct else "none"
 
 
-def _tensors(claims: Claims, block: Mapping[str, Any]) -> tuple[str, ...]:
-    """All tensors of one expert, the bias of `down` too."""
-    return tuple(name for path in _paths(block) for name in claims.find(path))
+def _tensors(lookup: TensorLookup, block: FeedForward) -> tuple[str, ...]:
+    """All tensors of one expert, with the bias of `down`."""
+    return tuple(name for path in block.paths.values() for name in lookup.find(path))
 
 
-def _feed_forward(claims: Claims, block: Mapping[str, Any]) -> Slots:
-    storage = block.get("storage")
-    units = claims.input_size(block["down"], storage)
-    if "gate_up" in block:
-        gate, up = fused_branches(block["layout"], units)
-        slots = {
-            "gate": claims.rows(block["gate_up"], gate, 2 * units, storage),
-            "up": claims.rows(block["gate_up"], up, 2 * units, storage),
-        }
-    else:
-        slots = {
-            role: claims.rows(block[role], grid(units), None, storage)
-            for role in ("gate", "up")
-            if role in block
-        }
-    return {**slots, "down": claims.columns(block["down"], grid(units), storage)}
+def _feed_forward(lookup: TensorLookup, block: FeedForward) -> Slots:
+    units = lookup.input_size(block.down, block.storage)
+    positions, size = dict.fromkeys(("gate", "up"), grid(units)), units
+    if block.gate_up is not None:
+        positions = dict(zip(positions, fused_branches(block.layout, units), strict=True))
+        size = 2 * units
+    slots = {}
+    for role, index in positions.items():
+        path = block.paths.get("gate_up", block.paths.get(role))
+        if path is not None:
+            slots[role] = lookup.rows(path, index, size, block.storage)
+    return {**slots, "down": lookup.columns(block.down, grid(units), block.storage)}
 
 
 def _experts(
-    claims: Claims,
+    lookup: TensorLookup,
     config: Mapping[str, Any],
-    block: Mapping[str, Any],
+    block: FeedForward,
     count: int,
     tensors: tuple[tuple[str, ...], ...],
 ) -> Experts:
-    groups = (
-        positive(config, block["groups"], claims.where / "config.json", default=1)
-        if "groups" in block
-        else 1
-    )
+    groups, where = 1, lookup.where / "config.json"
+    if block.groups is not None:
+        groups = positive(config, block.groups, where, default=1)
     if count % groups:
         raise BadModelError(
-            f"{claims.where}/config.json: {count} experts do not divide into {block['groups']} ="
-            f" {groups} groups"
+            f"{where}: {count} experts do not divide into {block.groups} = {groups} groups"
         )
     index = grid(groups, count // groups)
-    slots = [slot for path in block["router"] for slot in claims.slot(path, 0, index)]
-    if not tensors:
-        slots += [slot for path in _paths(block) for slot in claims.slot(path, 0, index)]
+    stacked = () if tensors else block.paths.values()
+    slots = [slot for path in (*block.router, *stacked) for slot in lookup.slot(path, 0, index)]
     return Experts(tuple(slots), tensors, groups, count)
 
 
 def _part(slots: tuple[Slot, ...], part: slice) -> tuple[Slot, ...]:
-    """The same slots, only some coordinates of each head."""
+    """The same slots with only some coordinates of each head."""
     return tuple(_with(slot, slot.index[..., part]) for slot in slots)
 
 

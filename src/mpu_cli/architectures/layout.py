@@ -79,7 +79,9 @@ class LayerLayout:
     """Tensors that it must not move."""
     experts: Experts | None = None
     head_tensors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Norms stored as one tensor per head, by role (`query_heads`, `key_value_heads`), in the order of the heads."""
+    """Norms stored as one tensor per head, by role (`query_heads`, `key_value_heads`)."""
+    facts: Mapping[str, str | None] = field(default_factory=dict)
+    """What the layer is (`sections.FACTS`); None and absent facts are unknown."""
 
     @property
     def group(self) -> str:
@@ -94,8 +96,8 @@ class ModelLayout:
     family: str
     layers: tuple[LayerLayout, ...]
     outside: Mapping[str, tuple[str, ...]]
-    transforms: Mapping[str, str]
-    """`valid`, `invalid` (it would change the function) or `none` (nothing to act on), by transform."""
+    excluded: Mapping[str, str]
+    """Reasons by transform, of those that the family's file excludes by name."""
     left_alone: Mapping[str, str]
     """Reasons by tensor, of all tensors that never get noise."""
     config: Mapping[str, Any]

@@ -1,7 +1,7 @@
 """From a checkpoint's config and tensor shapes to its layout, by the family's data file.
 
-Every tensor must be claimed and every claim must fit: a tensor silently left behind would leave the
-server's hands unperturbed, and a wrong head size would rotate the wrong rows.
+The file must describe every tensor, and every description must fit: a tensor that it did not know
+would be published without noise, and a wrong head size would rotate the wrong rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mpu_cli.architectures.family import Family, family_of
 from mpu_cli.architectures.layer import read_layer
 from mpu_cli.architectures.layout import ModelLayout
 from mpu_cli.architectures.sizes import Sizes
-from mpu_cli.architectures.tensor_lookup import Claims, Shapes
+from mpu_cli.architectures.tensor_lookup import Shapes, TensorLookup
 from mpu_cli.errors import BadModelError
 
 _OPTIONAL_OUTSIDE = {"head", "project_in", "project_out"}
@@ -24,18 +24,22 @@ _OPTIONAL_OUTSIDE = {"head", "project_in", "project_out"}
 def read_layout(
     config: Mapping[str, Any], shapes: Shapes, where: Path, family: Family | None = None
 ) -> ModelLayout:
-    """Lay out a model. `where` is its directory, for messages.
+    """Lay out a model.
 
-    `family` replaces the one found by model_type.
+    Args:
+        config: its config.json.
+        shapes: of its tensors, by on-disk name.
+        where: its directory, for messages.
+        family: replaces the one found by model_type.
 
     Raises:
-        BadModelError: unknown model_type, a tensor that is missing, unclaimed, or of an unexpected
-            shape.
+        BadModelError: the model_type is unknown, or a tensor is missing, not described, or of an
+            unexpected shape.
     """
     family = family or family_of(config, where / "config.json")
     language = family.language(config)
     sizes = Sizes.from_config(language, family, where / "config.json")
-    outside = _outside(config, family, Claims(family, shapes, where, ""))
+    outside = _outside(config, family, TensorLookup(family, shapes, where, ""))
     reasons = {
         name: reason
         for pattern, reason in family.left_alone.items()
@@ -44,51 +48,51 @@ def read_layout(
     }
     layers = []
     for index in range(sizes.layers):
-        claims = Claims(family, shapes, where, family.layers.format(i=index) + ".")
-        layers.append(read_layer(claims, sizes, language, index, reasons))
+        lookup = TensorLookup(family, shapes, where, family.layers.format(i=index) + ".")
+        layers.append(read_layer(lookup, sizes, language, index, reasons))
     layout = ModelLayout(
         family.name,
         tuple(layers),
         outside,
-        family.transforms(config),
+        family.excluded,
         reasons,
         language,
         family.check,
     )
-    _require_claimed(layout, config, shapes, where)
+    _require_described(layout, config, shapes, where)
     return layout
 
 
 def _outside(
-    config: Mapping[str, Any], family: Family, claims: Claims
+    config: Mapping[str, Any], family: Family, lookup: TensorLookup
 ) -> dict[str, tuple[str, ...]]:
-    found = {}
+    outside = {}
     for role, path in family.outside.items():
-        names = claims.find(path)
+        names = lookup.find(path)
         if names:
-            found[role] = names
+            outside[role] = names
         elif role not in _OPTIONAL_OUTSIDE:
-            raise claims.missing(path)
-    if "head" in family.outside and "head" not in found and not family.tied(config):
+            raise lookup.missing(path)
+    if "head" in family.outside and "head" not in outside and not family.tied(config):
         raise BadModelError(
-            f"{claims.where}: tensor {family.outside['head']}.weight is missing and config.json"
+            f"{lookup.where}: tensor {family.outside['head']}.weight is missing and config.json"
             " does not tie it to the embedding",
             "transformers would fill it with random numbers; add the tensor, or set"
             " tie_word_embeddings to true",
         )
-    return found
+    return outside
 
 
-def _require_claimed(
+def _require_described(
     layout: ModelLayout, config: Mapping[str, Any], shapes: Shapes, where: Path
 ) -> None:
-    unclaimed = set(shapes) - set(layout.left_alone)
+    unknown = set(shapes) - set(layout.left_alone)
     for names in (*layout.outside.values(), *(layer.noised for layer in layout.layers)):
-        unclaimed -= set(names)
-    if unclaimed:
+        unknown -= set(names)
+    if unknown:
         raise BadModelError(
-            f"{where}: tensor {min(unclaimed)} is not part of a {config.get('model_type')} model of"
+            f"{where}: tensor {min(unknown)} is not part of a {config.get('model_type')} model of"
             f" {len(layout.layers)} layers",
-            f"see src/mpu_cli/architectures/families/{layout.family}.yaml: a tensor that nothing"
-            " claims is never published",
+            f"the family file {layout.family}.yaml does not describe it, and mpu publishes no tensor"
+            " that it does not know",
         )

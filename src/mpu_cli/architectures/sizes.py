@@ -1,4 +1,4 @@
-"""The numbers that a layout needs from config.json, under whatever keys a family keeps them."""
+"""The sizes that a layout needs from config.json, by the keys that a family has for them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class _SizeReader:
         self.config, self.family, self.where = config, family, where
 
     def size(self, name: str, default: int | None = None) -> int:
-        """A size by its key in this family; a number in the data file is itself the size."""
+        """A size by its key in this family; a number in the data file is the size itself."""
         key = self.family.sizes.get(name, _KEYS[name])
         if isinstance(key, int):
             return key
@@ -78,9 +78,9 @@ class _SizeReader:
 
     def rotary(self, head_dim: int) -> int:
         attention = self.family.attention
-        if attention is None or attention["rope"] == "none":
+        if attention is None or attention.rope == "none":
             return 0
-        share = attention.get("rotary", 1.0)
+        share: Any = attention.rotary
         parameters = self.config.get("rope_parameters")
         for source in (self.config, parameters if isinstance(parameters, Mapping) else {}):
             for key in _SHARE_KEYS:
@@ -94,9 +94,10 @@ class _SizeReader:
 
 @dataclass(frozen=True, slots=True)
 class LatentSizes:
-    """Multi-head latent attention.
+    """Coordinates in multi-head latent attention.
 
-    Per head `nope` coordinates without RoPE, `rope` with it, `value`; `latent` of the key side.
+    Each head has `nope` without RoPE, `rope` with it, and `value`; the latent vector of keys and
+    values has `latent`.
     """
 
     nope: int

@@ -1,7 +1,4 @@
-"""Claims of tensors by a family's paths.
-
-What is on disk, of what shape, and that nothing is claimed by two roles.
-"""
+"""Tensors on disk by a family's paths: which exist, of what shape, and which belong to a layer."""
 
 from __future__ import annotations
 
@@ -15,12 +12,13 @@ from mpu_cli.errors import BadModelError
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-class Claims:
+class TensorLookup:
     """Tensors below one prefix: a decoder layer, or with an empty prefix the whole model."""
 
     def __init__(self, family: Family, shapes: Shapes, where: Path, prefix: str) -> None:
         self.family, self.shapes, self.where, self.prefix = family, shapes, where, prefix
         self.noised: dict[str, None] = {}
+        """The tensors that `require` has returned: those of the layer that get noise."""
 
     def find(self, path: str) -> tuple[str, ...]:
         """The tensors on disk for a path: its weight (or the path itself), then its bias.
@@ -34,8 +32,8 @@ class Claims:
             if full in self.shapes
         )
 
-    def claim(self, path: str, shape: tuple[int, ...] | None = None) -> tuple[str, ...]:
-        """Claim a path's tensors for this layer.
+    def require(self, path: str, shape: tuple[int, ...] | None = None) -> tuple[str, ...]:
+        """The tensors of a path, which then belong to this layer.
 
         Raises:
             BadModelError: they are absent, or the first has another shape.
@@ -67,54 +65,48 @@ class Claims:
     def rows(
         self, path: str, index: Index, size: int | None = None, storage: str | None = None
     ) -> tuple[Slot, ...]:
-        """The output side of a linear map.
+        """The output side of a linear map: rows of the weight, and of the bias if there is one.
 
-        `index` of `size` rows of the weight, and of the bias if there is one.
+        Args:
+            path: of the map.
+            index: positions along the outputs.
+            size: how many outputs the map has; by default as many as `index` has positions.
+            storage: `out_in` or `in_out`, if it differs from the family's.
         """
-        names = self.claim(path)
-        axis = self.output_axis(names[0], storage)
+        names = self.require(path)
+        axis = self._axis(names[0], storage, outputs=True)
         slots = [self._slot(names[0], axis, index, size or index.size)]
-        return (
-            *slots,
-            *(
-                self._slot(name, len(self.shapes[name]) - 1, index, size or index.size)
-                for name in names[1:]
-            ),
-        )
+        for name in names[1:]:
+            slots.append(self._slot(name, len(self.shapes[name]) - 1, index, size or index.size))
+        return tuple(slots)
 
     def columns(self, path: str, index: Index, storage: str | None = None) -> tuple[Slot, ...]:
         """The input side of a linear map: columns of the weight.
 
-        A bias lies on the other side, and is only claimed.
+        The bias belongs to the outputs, so it has no slot here.
         """
-        name = self.claim(path)[0]
-        return (self._slot(name, self.input_axis(name, storage), index, index.size),)
+        name = self.require(path)[0]
+        return (self._slot(name, self._axis(name, storage, outputs=False), index, index.size),)
 
     def input_size(self, path: str, storage: str | None = None) -> int:
         """How many inputs a linear map has."""
-        name = self.claim(path)[0]
-        return self.shapes[name][self.input_axis(name, storage)]
-
-    def output_axis(self, name: str, storage: str | None) -> int:
-        """The axis of a weight (stacked experts come before) along which its outputs lie."""
-        return self._dims(name) - (1 if (storage or self.family.storage) == "in_out" else 2)
-
-    def input_axis(self, name: str, storage: str | None) -> int:
-        """The axis of a weight along which its inputs lie."""
-        return self._dims(name) - (2 if (storage or self.family.storage) == "in_out" else 1)
+        name = self.require(path)[0]
+        return self.shapes[name][self._axis(name, storage, outputs=False)]
 
     def slot(self, path: str, axis: int, index: Index) -> tuple[Slot, ...]:
         """The same axis and positions of every tensor of a path."""
-        return tuple(self._slot(name, axis, index, index.size) for name in self.claim(path))
+        return tuple(self._slot(name, axis, index, index.size) for name in self.require(path))
 
-    def _dims(self, name: str) -> int:
+    def _axis(self, name: str, storage: str | None, *, outputs: bool) -> int:
+        """The axis of a weight along which its outputs or inputs lie, behind that of experts."""
         dims = len(self.shapes[name])
         if not 2 <= dims <= 3:
             raise BadModelError(
                 f"{self.where}: tensor {name} has shape {list(self.shapes[name])}, expected a"
                 " matrix"
             )
-        return dims
+        transposed = (storage or self.family.storage) == "in_out"
+        return dims - 1 if outputs == transposed else dims - 2
 
     def _slot(self, name: str, axis: int, index: Index, size: int) -> Slot:
         shape = self.shapes[name]

@@ -15,14 +15,15 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from mpu_cli.architectures.family import TRANSFORMS, Family
+from mpu_cli.architectures.family import Family
 from mpu_cli.architectures.layout import LayerLayout, ModelLayout, Slot
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.cli.layout_kinds import ROLES, LayoutReader, slots_by_role
 from mpu_cli.cli.layout_words import braced, expert_parts, parts, ranges
 from mpu_cli.cli.output import facts, table
 from mpu_cli.errors import UsageError
-from mpu_cli.server.publishing.reparameterizations import REPARAMETERIZATIONS, acts_on, chosen
+from mpu_cli.server.transforms import REPARAMETERIZATIONS, load
+from mpu_cli.server.transforms.choice import chosen, statuses
 
 OUTSIDE = "outside the decoder layers: exact unless --scope all"
 _SAYS = {
@@ -52,6 +53,7 @@ class Understood:
         }
         self.reader = LayoutReader(model.tensors, self.prefixes)
         self.noised = [name for layer in layout.layers for name in layer.noised]
+        self.statuses = statuses(layout)
 
     def entries(self, names: Iterable[str]) -> int:
         """How many numbers these tensors hold."""
@@ -60,7 +62,7 @@ class Understood:
     def uses(self, reparameterization: str) -> tuple[str, ...] | None:
         """The transforms of a --reparam; None if it is refused for this model."""
         try:
-            return chosen(reparameterization, self.layout.transforms, self.layout.family)
+            return chosen(reparameterization, self.layout)
         except UsageError:
             return None
 
@@ -77,9 +79,11 @@ class Understood:
         return found
 
     def acting(self, name: str) -> list[int]:
-        """The layers in which a transform that holds has something to move."""
-        holds = self.layout.transforms[name] == "valid"
-        return [layer.index for layer in self.layout.layers if holds and acts_on(name, layer)]
+        """The layers in which a transform that keeps the function has something to move."""
+        if self.statuses[name].kind != "valid":
+            return []
+        acts_on = load(name).acts_on
+        return [layer.index for layer in self.layout.layers if acts_on(layer)]
 
 
 def view(understood: Understood) -> list[RenderableType]:
@@ -117,14 +121,12 @@ def view(understood: Understood) -> list[RenderableType]:
 def _transforms(understood: Understood) -> RenderableType:
     rows = []
     users = {name: understood.uses(name) for name in REPARAMETERIZATIONS}
-    for name in TRANSFORMS:
-        says = understood.layout.transforms[name]
-        kind, key = understood.family.declared[name]
-        text = _SAYS[says] + (f": {key} is set" if key is not None and kind != says else "")
+    for name, status in understood.statuses.items():
+        text = _SAYS[status.kind] + (f": {status.reason}" if status.reason else "")
         layers = understood.acting(name)
         where = (
             "–"
-            if says != "valid"
+            if status.kind != "valid"
             else "every layer"
             if len(layers) == len(understood.layout.layers)
             else _layers(layers)
@@ -206,7 +208,7 @@ def detail(understood: Understood) -> dict[str, Any]:
         "parameters": understood.model.elements,
         "tensors": len(understood.model.tensors),
         "dtype": understood.model.dtype,
-        "transforms": dict(layout.transforms),
+        "transforms": {name: status.kind for name, status in understood.statuses.items()},
         "reparameterizations": {
             name: _listed(understood.uses(name)) for name in REPARAMETERIZATIONS
         },
@@ -264,7 +266,9 @@ def _layer(understood: Understood, layer: LayerLayout) -> dict[str, Any]:
             for ffn in layer.ffns
         ],
         "experts": experts,
-        "transforms": [name for name in TRANSFORMS if layer.index in understood.acting(name)],
+        "transforms": [
+            name for name in understood.statuses if layer.index in understood.acting(name)
+        ],
         "noised": list(layer.noised),
         "left_alone": {name: understood.layout.left_alone[name] for name in layer.untouched},
     }

@@ -246,8 +246,8 @@ def _settings(
 ) -> PerturbSettings:
     """`options` are those that a preset sets, None where they were not given."""
     from mpu_cli.checkpoint.writer import parse_size
-    from mpu_cli.server.publishing.reparameterizations import REPARAMETERIZATIONS
     from mpu_cli.server.publishing.settings import PAPER, PerturbSettings
+    from mpu_cli.server.transforms import REPARAMETERIZATIONS
 
     given = {key: value for key, value in options.items() if value is not None}
     values: dict[str, Any] = dict(given)

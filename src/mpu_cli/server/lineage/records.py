@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mpu_cli.architectures.family import TRANSFORMS
 from mpu_cli.architectures.layout import ModelLayout
 from mpu_cli.bundle.schema import COPY_NAME, HEX_128, HEX_256, FieldReader
 from mpu_cli.errors import GateError
 from mpu_cli.server.secrets.secret import FORMAT
+from mpu_cli.server.transforms import names as transform_names
 
 DENOISINGS = ("harmonic", "extrapolation")
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
@@ -212,7 +212,7 @@ def _plain(record: HandoffRecord | ModelRecord | CopyRecord) -> dict[str, Any]:
 def _transforms(reader: FieldReader) -> tuple[str, ...]:
     names = reader.texts("transforms")
     for name in names:
-        if name not in TRANSFORMS:
+        if name not in transform_names():
             raise reader.wrong(
                 "transforms", f"names {name}, which this version of mpu does not know"
             )

@@ -40,12 +40,12 @@ from mpu_cli.server.publishing.perturb_warnings import (
     settings_advice,
 )
 from mpu_cli.server.publishing.plan import make_plan
-from mpu_cli.server.publishing.reparameterizations import chosen
 from mpu_cli.server.publishing.result import PerturbResult, published
 from mpu_cli.server.publishing.settings import PerturbSettings
 from mpu_cli.server.publishing.weight_statistics import weight_statistics
 from mpu_cli.server.secrets.leak_scan import require_no_secret
 from mpu_cli.server.secrets.secret import SECRET_FILE, Secret, SystemEntropy
+from mpu_cli.server.transforms.choice import chosen
 
 Probe = Callable[[Path, Sequence[Path]], Mapping[str, float]]
 """Takes the model and the copies; returns the loss of each on a text, in nats per token."""
@@ -100,7 +100,7 @@ def perturb(
     family_of(source.config, source.path / CONFIG_FILE)  # name an unknown architecture first
     check_loads(source)
     layout = read_layout(source.config, shapes(source.tensors), source.path)
-    transforms = chosen(settings.reparam, layout.transforms, layout.family)
+    transforms = chosen(settings.reparam, layout)
     base_checkpoint = open_checkpoint(base.path) if base is not None else None
     entropy = entropy or SystemEntropy()
     with _open_lineage(target) as lineage, ExitStack() as stack:

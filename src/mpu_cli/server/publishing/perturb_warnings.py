@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mpu_cli.server.publishing.advice import advice, equal_alphas
 from mpu_cli.server.publishing.plan import ROUNDING_SHARE, Plan, rounding_share
-from mpu_cli.server.publishing.reparameterizations import is_rotation
+from mpu_cli.server.transforms.choice import is_rotation
 
 _KAPPA_WITHOUT_BASE = 0.02
 _LARGE_NORMS = 100.0

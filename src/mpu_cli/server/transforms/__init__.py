@@ -1,25 +1,59 @@
 """Reparameterizations: transforms that move a layer's weights and keep its function.
 
-`kinds` has one file for each transform. This package may import `architectures` and
-`server.secrets`, and nothing else of `server`.
+`kinds` has one file for each transform, found by looking (docs/how-to/add-a-transform.md). A file
+states which facts about a layer the transform needs, and no family names a transform. This package
+may import `architectures` and `server.secrets`, and nothing else of `server`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
+
+from mpu_cli.architectures.sections import FACTS
+from mpu_cli.registry import Registry, did_you_mean
 
 if TYPE_CHECKING:
     from mpu_cli.architectures.layout import LayerLayout
     from mpu_cli.server.secrets.randomness import IntegerStream
     from mpu_cli.server.transforms.draw import DrawnTransform
 
+REPARAMETERIZATIONS = ("signed-permutation", "rotation", "paper-rotation", "none")
+"""The choices of `--reparam`; `paper-rotation` has no signs in the feed-forward, like the authors."""
+EVERY_OPTIMIZER = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
+"""Optimizers that commute with every signed permutation (measured: tests/server/test_transforms.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How a reparameterization uses a transform."""
+
+    step: int
+    """Transforms are applied in the order of their steps."""
+    choice: int = 0
+    """Of the transforms of one step that keep a model's function, the one with the lowest choice."""
+    required: bool = False
+    """Whether a model whose function it would change is refused."""
+
 
 class Transform(Protocol):
-    """What a file in this folder provides."""
+    """What a file in `kinds` provides."""
 
+    USES: Mapping[str, Use]
+    """By reparameterization."""
+    NEEDS: Mapping[str, Collection[str]]
+    """By fact (`architectures.sections.FACTS`), the values with which it keeps the function."""
     EXACT: bool
+    """Whether undoing it returns the same bits in any dtype."""
     EQUIVARIANT: frozenset[str]
+    """Optimizers under which training commutes with it, so that κ = 0 returns the plain update."""
+
+    def acts_on(self, layer: LayerLayout) -> bool:
+        """Whether a layer has anything for it to move."""
+        ...
 
     def draw(self, layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
         """Draw one random transform of a layer."""
@@ -27,5 +61,37 @@ class Transform(Protocol):
 
 
 def load(name: str) -> Transform:
-    """Import one transform by its file name."""
-    return cast(Transform, import_module(f"{__name__}.kinds.{name}"))
+    """Import one transform by its file name.
+
+    Raises:
+        ValueError: the file lacks something, or names a fact or a reparameterization that does not
+            exist.
+    """
+    module = import_module(f"{__name__}.kinds.{name}")
+    for attribute in ("USES", "NEEDS", "EXACT", "EQUIVARIANT", "acts_on", "draw"):
+        if not hasattr(module, attribute):
+            raise ValueError(f"declares no {attribute}")
+    transform = cast(Transform, module)
+    for words, known in ((transform.NEEDS, FACTS), (transform.USES, REPARAMETERIZATIONS)):
+        for word in set(words) - set(known):
+            hint = did_you_mean(word, known, f"expected one of {', '.join(known)}")
+            raise ValueError(f"unknown name {word!r}, {hint}")
+    return transform
+
+
+REGISTRY = Registry(
+    "transform",
+    Path(__file__).parent / "kinds",
+    lambda path: [(path.stem, load(path.stem))],
+    name=lambda entry: entry[0],
+)
+
+
+def names() -> tuple[str, ...]:
+    """All transforms by their file names; none is imported."""
+    return tuple(REGISTRY.files())
+
+
+def transforms() -> dict[str, Transform]:
+    """All transforms by name; a broken file is skipped with a warning."""
+    return dict(REGISTRY.entries().values())

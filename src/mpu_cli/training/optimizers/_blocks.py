@@ -37,11 +37,10 @@ class Blocks:
             self._family, sizes
         )
         self._transposed = [
-            block[key]
+            path
             for block in self._family.ffn
-            if block.get("storage") == "in_out"
-            for key in block
-            if isinstance(block[key], str)
+            if block.storage == "in_out"
+            for path in block.paths.values()
         ]
 
     def mean(self, name: str, square: Tensor) -> Tensor:
@@ -116,10 +115,9 @@ def _heads(family: Family, sizes: Sizes) -> dict[str, Runs]:
         "qkv": sizes.heads + 2 * sizes.kv_heads,
     }
     # A head's rows are consecutive, however q, k and v are fused.
+    paths = {role: getattr(attention, role) for role in counts}
     return {
-        attention[role]: [(count, sizes.head_dim)]
-        for role, count in counts.items()
-        if role in attention
+        path: [(counts[role], sizes.head_dim)] for role, path in paths.items() if path is not None
     }
 
 
@@ -131,8 +129,8 @@ def _latent(family: Family, config: Mapping[str, Any], sizes: Sizes, where: str)
     latent = LatentSizes.from_config(config, where)
     query: Runs = [(sizes.heads, latent.nope + latent.rope)]
     return {
-        section["q"]: query,
-        section["q_b"]: query,
-        section["kv_a"]: [(latent.latent, 1), (1, latent.rope)],
-        section["kv_b"]: [(1, latent.nope), (1, latent.value)] * sizes.heads,
+        section.q: query,
+        section.q_b: query,
+        section.kv_a: [(latent.latent, 1), (1, latent.rope)],
+        section.kv_b: [(1, latent.nope), (1, latent.value)] * sizes.heads,
     }

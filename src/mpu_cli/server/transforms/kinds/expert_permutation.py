@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
+from mpu_cli.server.transforms import EVERY_OPTIMIZER, Use
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
 from mpu_cli.server.transforms.draw import DrawnTransform
 from mpu_cli.server.transforms.kinds._groups import draw_grouped, source
 
+USES = dict.fromkeys(("signed-permutation", "rotation", "paper-rotation"), Use(60))
+NEEDS = {"routing": {"scores"}}
 EXACT = True
-EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
+EQUIVARIANT = EVERY_OPTIMIZER
+
+
+def acts_on(layer: LayerLayout) -> bool:
+    """Layers with experts."""
+    return layer.experts is not None
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:

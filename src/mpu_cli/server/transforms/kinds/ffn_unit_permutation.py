@@ -7,11 +7,23 @@ from __future__ import annotations
 
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
+from mpu_cli.server.transforms import EVERY_OPTIMIZER, Use
 from mpu_cli.server.transforms.draw import DrawnTransform
 from mpu_cli.server.transforms.kinds._hidden_units import permute_units
 
+USES = {
+    "signed-permutation": Use(50, choice=1),
+    "rotation": Use(50, choice=1),
+    "paper-rotation": Use(50),
+}
+NEEDS = {"activation": {"elementwise"}}
 EXACT = True
-EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
+EQUIVARIANT = EVERY_OPTIMIZER
+
+
+def acts_on(layer: LayerLayout) -> bool:
+    """Every layer has a feed-forward."""
+    return True
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
+from mpu_cli.server.transforms import EVERY_OPTIMIZER, Use
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
 from mpu_cli.server.transforms.draw import DrawnTransform
+from mpu_cli.server.transforms.kinds._facts import ANY_QK_NORM
 from mpu_cli.server.transforms.kinds._groups import draw_grouped, source
 
+USES = {"signed-permutation": Use(10)}
+NEEDS = {"alibi": {"none"}, "qk_norm": ANY_QK_NORM, "qk_norm_bias": {"none"}}
 EXACT = True
-EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
+EQUIVARIANT = EVERY_OPTIMIZER
+
+
+def acts_on(layer: LayerLayout) -> bool:
+    """Every layer has heads."""
+    return True
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:

@@ -16,14 +16,22 @@ import numpy as np
 
 from mpu_cli.architectures.layout import Index, LayerLayout, rope_planes
 from mpu_cli.server.secrets.randomness import IntegerStream
+from mpu_cli.server.transforms import Use
 from mpu_cli.server.transforms.axis_maps import AxisMap, PlaneRotation
 from mpu_cli.server.transforms.draw import DrawnTransform
 from mpu_cli.server.transforms.kinds._plane_turns import turned_heads
 
+USES = dict.fromkeys(("rotation", "paper-rotation"), Use(20, required=True))
+NEEDS = {"qk_norm": {"none"}, "clip": {"none"}, "v_norm": {"none"}}
 EXACT = False
 EQUIVARIANT = frozenset({"sgd", "adam-mini", "muon"})
 
 _STEPS = 1 << 32
+
+
+def acts_on(layer: LayerLayout) -> bool:
+    """Every layer has values."""
+    return True
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:

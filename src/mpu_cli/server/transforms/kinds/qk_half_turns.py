@@ -7,11 +7,20 @@ from __future__ import annotations
 
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
+from mpu_cli.server.transforms import EVERY_OPTIMIZER, Use
 from mpu_cli.server.transforms.draw import DrawnTransform
+from mpu_cli.server.transforms.kinds._facts import ANY_CLIP
 from mpu_cli.server.transforms.kinds._plane_turns import turn, turned_heads
 
+USES = {"signed-permutation": Use(20, choice=1)}
+NEEDS = {"qk_norm_kind": {"none", "rms"}, "qk_norm_bias": {"none"}, "clip": ANY_CLIP}
 EXACT = True
-EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
+EQUIVARIANT = EVERY_OPTIMIZER
+
+
+def acts_on(layer: LayerLayout) -> bool:
+    """Layers with RoPE."""
+    return "k" in layer.slots
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:

@@ -11,11 +11,20 @@ import numpy as np
 
 from mpu_cli.architectures.layout import Index, LayerLayout, Slot
 from mpu_cli.server.secrets.randomness import IntegerStream
+from mpu_cli.server.transforms import EVERY_OPTIMIZER, Use
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
 from mpu_cli.server.transforms.draw import DrawnTransform
+from mpu_cli.server.transforms.kinds._facts import ANY_CLIP, ANY_QK_NORM
 
+USES = {"signed-permutation": Use(20, choice=2)}
+NEEDS = {"qk_norm": ANY_QK_NORM, "qk_norm_bias": {"none"}, "clip": ANY_CLIP}
 EXACT = True
-EQUIVARIANT = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
+EQUIVARIANT = EVERY_OPTIMIZER
+
+
+def acts_on(layer: LayerLayout) -> bool:
+    """Every layer has queries and keys."""
+    return True
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:

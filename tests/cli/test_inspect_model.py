@@ -165,9 +165,9 @@ def test_kinds_of_layers_are_told_apart(shown):
 
 
 def test_what_a_configuration_forbids_and_what_is_left_alone(shown):
-    """StableLM's key that turns transforms invalid; Gemma 3's image encoder with its reason."""
+    """StableLM with norms on q and k; Gemma 3's image encoder with its reason."""
     lines = shown("stablelm/qk-norm")
-    assert "plane_rotation would change the function: qk_layernorm is set – –" in lines
+    assert "plane_rotation would change the function: qk_norm is per_head – –" in lines
     assert "--reparam rotation refused: it would change the function – –" in lines
     assert "self_attn.q_layernorm.norms.{0..3}.weight whole one a head" in lines
     lines = shown("gemma3-multimodal")

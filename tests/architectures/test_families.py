@@ -625,7 +625,7 @@ def test_another_layout_than_the_copies_were_made_from_is_refused(tmp_path, entr
     (directory / "config.json").write_text(
         json.dumps({**config, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4})
     )
-    with pytest.raises(GateError, match="laid out otherwise than when handoff"):
+    with pytest.raises(GateError, match="the layout has changed since handoff"):
         take_back(tmp_path / "u", tmp_path / "s", directory, tmp_path / "next")
     (directory / "config.json").write_text(json.dumps(config))
     take_back(tmp_path / "u", tmp_path / "s", directory, tmp_path / "next")

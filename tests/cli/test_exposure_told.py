@@ -51,7 +51,7 @@ def test_a_second_round_and_a_split_state_what_is_held(perturb, mpu, tmp_path):
     alphas = ("-m", 3, "--kappa", 1, "--alphas", "1,1,1", "--split")
     first = perturb("h1", *alphas)
     assert (
-        "to those 2 of 3 holders who know most, pooled" in first.out and "earlier" not in first.out
+        "to the best-informed 2 of 3 holders together" in first.out and "earlier" not in first.out
     )
     told = perturb("h2", *alphas, "--json").json["ledger"]
     two = 2 / 3 * (2 + 2**2)  # precision of two of three copies of one draw
@@ -64,7 +64,7 @@ def test_a_second_round_and_a_split_state_what_is_held(perturb, mpu, tmp_path):
         == told["coalitions"]
     )
     out = perturb("h3", *alphas).out
-    assert "to the one of 3 holders who knows most, with 6 earlier handoffs" in out
+    assert "to the best-informed of 3 holders, with 6 earlier handoffs" in out
     assert (
         "to anna, with 1 earlier handoff"
         in [perturb(f"a{n}", "-m", 1, "--client", "anna") for n in "12"][-1].out
@@ -100,13 +100,13 @@ def test_interrupted_handoffs_are_in_the_ledger(perturb, mpu, tmp_path, monkeypa
     told = mpu("inspect", tmp_path / "s", "--json").json["exposure"]
     assert told["by_holder"] == pytest.approx({"client": 1 / sqrt(3)}) and told["prepared"] == 1
     assert (
-        "counted as well: 1 handoff whose writing was interrupted"
+        "the numbers count 1 interrupted handoff that the client may or may not have"
         in mpu("inspect", tmp_path / "s").out
     )
     third = perturb("h3", "-m", 1, "--kappa", 1)
     assert (
         "to client, with 2 earlier handoffs" in third.out
-        and "counted as well: 1 handoff " in third.out
+        and "the numbers count 1 interrupted handoff " in third.out
     )
 
 

@@ -229,8 +229,8 @@ def test_the_wrong_secret_names_the_right_one_where_it_lies_beside(own_round, ot
     own_round.secret.rename(tmp_path / "away" / "server")
     _, hint = aggregated(mpu, own_round, secret=other / "server")
     assert (
-        hint == "mpu: hint: the update answers no handoff of this lineage either: give --secret the"
-        " directory that mpu perturb wrote for it"
+        hint == "mpu: hint: the update answers no handoff of this lineage either: give as --secret"
+        " the directory that mpu perturb wrote for it"
     )
 
 

@@ -49,8 +49,8 @@ def known_elsewhere(digest, model, there, here):
             " holds no lineage"
         ),
         (
-            f"go on with --secret {there}; to begin another, whose noise averages away with the"
-            f" first's, give --new-lineage {here} instead of --secret"
+            f"give --secret {there} to continue that lineage; to begin another, whose noise averages"
+            f" away with the first's, give --new-lineage {here} instead of --secret"
         ),
     )
 
@@ -124,8 +124,8 @@ def test_an_aggregated_model_goes_on_only_in_its_lineage(mpu, perturb, own_round
             f" {r.secret} holds none"
         ),
         (
-            "give --secret the directory of that lineage (was it moved, or the name mistyped?); if"
-            f" it is not yours, give --new-lineage {r.secret} instead of --secret"
+            "give the directory of that lineage as --secret, and check its name; if the lineage is"
+            f" not yours, give --new-lineage {r.secret} instead of --secret"
         ),
     )
     refused(perturb(merged, "--secret", r.secret), merged, *said)

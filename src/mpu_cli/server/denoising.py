@@ -1,11 +1,10 @@
 """The scalars of a draw and the weights that cancel its noise.
 
-* harmonic (arXiv 2602.23798): copies θ + α_k ε_k with Σ ε_k = 0, weights w_k ∝ 1/α_k. Error of
-  second order.
+* harmonic (arXiv 2602.23798): copies θ + α_k ε_k with Σ ε_k = 0, weights w_k ∝ 1/α_k. The error
+  is of second order.
 * extrapolation (zero-noise extrapolation; Temme, Bravyi, Gambetta 2017; Li and Benjamin 2017):
-  copies θ + x_k ε on one
-  direction, weights of Lagrange's polynomial at zero, w_k = Π_{j≠k} x_j / (x_j − x_k). Error of
-  order m.
+  copies θ + x_k ε in one direction, weights of Lagrange's polynomial at zero,
+  w_k = Π_{j≠k} x_j / (x_j − x_k). The error is of order m.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ def default_coefficients(denoising: str, size: int) -> tuple[float, ...]:
     """The default α (1 … 2 in equal steps) or nodes of m copies.
 
     Raises:
-        UsageError: extrapolation with one copy, or with more than four and no nodes of its own.
+        UsageError: extrapolation with one copy, or with more than four copies.
     """
     if denoising == "harmonic":
         return tuple(1.0 + index / (size - 1) for index in range(size)) if size > 1 else (1.0,)
@@ -53,7 +52,7 @@ def check_coefficients(denoising: str, values: Sequence[float]) -> None:
 
 
 def weights(denoising: str, coefficients: Sequence[float]) -> tuple[float, ...]:
-    """The weights of the copies that are there; they sum to one."""
+    """The weights of copies with these α or nodes; they sum to one."""
     if denoising == "harmonic":
         total = sum(1 / alpha for alpha in coefficients)
         return tuple(1 / alpha / total for alpha in coefficients)
@@ -64,20 +63,19 @@ def weights(denoising: str, coefficients: Sequence[float]) -> tuple[float, ...]:
 
 
 def residual_noise(denoising: str, coefficients: Sequence[float], present: Sequence[int]) -> float:
-    """First-order noise left by the copies at `present`, as a multiple of σ.
+    """First-order noise that the copies at `present` leave, as a multiple of σ.
 
-    0 when all are there (and m > 1).
+    It is 0 if all copies are present (and m > 1).
     """
     size = len(coefficients)
-    chosen = [coefficients[index] for index in present]
-    share = weights(denoising, chosen)
+    values = [coefficients[index] for index in present]
     if denoising == "extrapolation":
-        return abs(sum(w * x for w, x in zip(share, chosen, strict=True)))
+        return abs(sum(w * x for w, x in zip(weights(denoising, values), values, strict=True)))
     if size == 1:
-        return share[0] * chosen[0]
+        return values[0]
     # Σ_{k in P} ε_k has variance m/(m−1) · |P| (1 − |P|/m) σ².
-    total = sum(1 / alpha for alpha in chosen)
-    count = len(chosen)
+    total = sum(1 / alpha for alpha in values)
+    count = len(values)
     return sqrt(max(0.0, size / (size - 1) * count * (1 - count / size))) / total
 
 

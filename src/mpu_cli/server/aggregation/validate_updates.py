@@ -1,4 +1,4 @@
-"""Match updates with their handoffs; refuse what is malformed, incomplete or already in the model."""
+"""Match updates with their handoffs; refuse malformed, incomplete and repeated ones."""
 
 from __future__ import annotations
 

@@ -1,80 +1,79 @@
-"""At most how much a holder of given copies is left not knowing, as a share of what the noise is measured by.
+"""Exposure: how much stays unknown to a holder of copies, at most, in the unit of the noise.
 
-Before any copy comes, a holder of the base lacks the whole task vector: 1, the *prior*. Noise of
-size s then leaves the best linear estimate s/√(1 + s²), never more than the prior: independent
-pieces of knowledge add as precisions (1/variance), and the prior is one of them. The copies of a
-draw, draws, rounds and holders are combined first; the frozen offset is the same in all of them and
-is added to their noise; the prior comes last.
+A holder of the base and no copy does not know the task vector: 1, the *prior*. Through noise of
+size s, the best linear estimate leaves s/√(1 + s²), never more than the prior. Independent pieces
+of knowledge add as precisions (1/variance), and the prior is one of them. So the copies of a draw,
+draws, rounds and holders are combined first. The frozen offset is the same in all of them and is
+added to their noise. The prior comes last.
 
-Conditions: the holder undoes T against the public base, finds every scalar of the draw (both were
-measured to be possible), and the model stands still over the rounds (a client knows what its own
-updates changed). "At most", because a task vector with structure leaves less: few large singular
-values, sizes that differ between tensors, a coarse number grid. `benchmarks/exposure.py` measures
-it. Where the unit is the weights and there is a base, the prior of every group is another one and
-each is combined by itself: what one prior of all of them together would leave is more.
+Conditions: the holder undoes T with the public base and finds every scalar of the draw (both were
+measured to be possible), and the model does not change over the rounds (a client knows what its own
+updates changed). The numbers are upper bounds, because a task vector with structure (few large
+singular values, sizes that differ between tensors, a coarse number grid) leaves less unknown:
+`benchmarks/exposure.py` measures it. If the unit is the weights and there is a base, every group
+has a prior of its own and is combined by itself; one common prior would leave more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from math import comb, hypot, inf, sqrt
 
 from mpu_cli.server.denoising import error_order
 from mpu_cli.server.lineage.records import HandoffRecord
 
 _MOST_COALITIONS = 1000
-"""Groups of k holders that are tried; numbers k with more groups than this are left out."""
+"""Largest number of groups of k holders to try; a k with more groups is left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What a holder lacks before it gets a copy, in the unit of the noise.
-
-    By group, with the group's share of that unit's square.
-    """
+    """What a holder does not know before the first copy, in the unit of the noise."""
 
     shares: Mapping[str, float]
+    """Each group's share of the unit's square."""
     sizes: Mapping[str, float]
+    """What the holder does not know of each group."""
 
     @classmethod
     def of_all(cls, size: float) -> Prior:
-        """The same for everything."""
+        """One prior for all groups."""
         return cls({"": 1.0}, {"": size})
 
     @property
     def size(self) -> float:
-        """Of all groups together."""
+        """The prior of all groups together."""
         return self.left(inf)
 
     def left(self, noise: float) -> float:
-        """What the best linear estimate leaves of all groups, each seen through noise of this size."""
+        """What the best linear estimate through noise of this size leaves of all groups."""
         return hypot(
             *(sqrt(share) * left(noise, self.sizes[group]) for group, share in self.shares.items())
         )
 
 
 WHOLE = Prior.of_all(1.0)
-"""All of the unit: the task vector, or the weights where no base is known."""
+"""The holder knows nothing of the task vector, or of the weights of a model without a base."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """One draw: what is left with no copy (the prior), one copy (the best-known), all.
-
-    `order`: of the update's error.
-    """
+    """What one draw leaves unknown, at most."""
 
     no_copy: float
+    """The prior."""
     one_copy: float
+    """To a holder of the best-known copy."""
     all_copies: float
     order: int
+    """The power of the noise with which the update's error grows."""
 
     def content(self) -> dict[str, float]:
-        """As stored in a handoff record.
+        """The exposure as a handoff record stores it.
 
-        Records made before 2026-11-29 have no `no_copy`, and larger numbers.
+        Records made before 2026-11-29 have no `no_copy`, and their numbers are larger.
         """
         return {
             "no_copy": self.no_copy,
@@ -86,26 +85,20 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What holders are left not knowing, each with everything that it holds of one lineage."""
+    """What stays unknown to holders, with everything that they hold of one lineage."""
 
     by_holder: Mapping[str, float]
     coalitions: tuple[tuple[int, float], ...]
-    """(k, what is left to those k holders who know most when they pool).
-
-    Empty for a single holder.
-    """
+    """(k, what stays unknown to the best-informed k holders together); empty for one holder."""
     all_together: float
-    """Left to all holders of the lineage together."""
+    """What stays unknown to all holders of the lineage together."""
     handoffs: int
     """Handoffs that these holders have, or may have."""
     prepared: int
-    """Those of the lineage whose writing was interrupted.
-
-    They may or may not have left, and are counted.
-    """
+    """Interrupted handoffs of the lineage, which are counted: a holder may or may not have them."""
 
     def content(self) -> dict[str, object]:
-        """As printed with --json."""
+        """The ledger as --json prints it."""
         return {
             "by_holder": dict(self.by_holder),
             "coalitions": {str(size): left for size, left in self.coalitions},
@@ -116,7 +109,7 @@ class Ledger:
 
 
 def left(noise: float, prior: float = 1.0) -> float:
-    """What the best linear estimate leaves of a `prior` that was seen through noise of size `noise` (inf: not seen)."""
+    """What the best linear estimate leaves of `prior` through `noise` (inf without a copy)."""
     return prior / hypot(1.0, prior / noise) if noise and prior else 0.0
 
 
@@ -125,66 +118,69 @@ def exposure(
 ) -> Exposure:
     """The exposure of one draw whose copies have these α or nodes."""
     size = len(coefficients)
-    best = min(coefficients, key=abs)
-    one, everything = (
-        hypot(draw_noise(denoising, kappa, held, size), offset) for held in ([best], coefficients)
+    best_known = [min(coefficients, key=abs)]
+    one_copy, all_copies = (
+        prior.left(hypot(draw_noise(denoising, kappa, copies, size), offset))
+        for copies in (best_known, coefficients)
     )
-    return Exposure(
-        prior.size,
-        prior.left(one),
-        prior.left(everything),
-        error_order(denoising, size, offset=offset > 0),
-    )
+    order = error_order(denoising, size, offset=offset > 0)
+    return Exposure(prior.size, one_copy, all_copies, order)
 
 
 def exposure_of(records: Sequence[HandoffRecord]) -> Exposure:
-    """The exposure of the draw that these records describe together, from its settings (never the stored number)."""
+    """The exposure of the draw of these records, from its settings, not from the stored numbers."""
     first = records[0]
-    return exposure(first.denoising, first.kappa, _held(records), first.offset, prior(records))
+    coefficients = _coefficients(records)
+    return exposure(first.denoising, first.kappa, coefficients, first.offset, prior(records))
 
 
-def draw_noise(denoising: str, kappa: float, held: Sequence[float], size: int) -> float:
-    """Noise of the best unbiased combination of some copies of a draw of `size`, given their α or nodes; no offset."""
-    least = min(abs(value) for value in held)
-    if not kappa or (len(held) > 1 and (denoising == "extrapolation" or len(held) == size)):
+def draw_noise(denoising: str, kappa: float, coefficients: Sequence[float], size: int) -> float:
+    """Noise, without the offset, of the best unbiased combination of some copies of one draw.
+
+    Args:
+        denoising: harmonic or extrapolation.
+        kappa: κ.
+        coefficients: α or nodes of the copies that are combined.
+        size: m, the number of copies in the draw.
+    """
+    count, smallest = len(coefficients), min(abs(value) for value in coefficients)
+    if not kappa or (count > 1 and (denoising == "extrapolation" or count == size)):
         return 0.0  # the noise sums to zero, or two points determine the line
-    if len(held) == 1:
-        return kappa * least
-    # ε_k have correlation −1/(m−1); the inverse of that matrix's corner is (m−1)/m (1 + 11ᵀ/(m −
-    # held)).
-    shares = [least / value for value in held]
-    precision = (
-        (size - 1)
-        / size
-        * (sum(share**2 for share in shares) + sum(shares) ** 2 / (size - len(held)))
-    )
-    return kappa * least / sqrt(precision)
+    if count == 1:
+        return kappa * smallest
+    # ε_k have correlation −1/(m−1). The inverse of a corner of that matrix with n rows is
+    # (m−1)/m (1 + 11ᵀ/(m − n)).
+    shares = [smallest / value for value in coefficients]
+    squares = sum(share**2 for share in shares) + sum(shares) ** 2 / (size - count)
+    return kappa * smallest / sqrt((size - 1) / size * squares)
 
 
 def noise_of(records: Iterable[HandoffRecord]) -> float:
-    """Size of the noise that is left when all copies of these handoffs of one lineage are pooled.
-
-    Inf without any.
-    """
+    """Noise left when all copies of these handoffs of one lineage are pooled; inf without any."""
     records = list(records)
     if len({record.scope for record in records}) > 1:
-        return (
-            0.0  # an earlier mpu allowed it: what one round gave noise to, another gave out exactly
-        )
-    by_draw: dict[str, list[HandoffRecord]] = {}
-    for record in records:
-        by_draw.setdefault(record.draw, []).append(record)
-    draws = [
-        draw_noise(mine[0].denoising, mine[0].kappa, _held(mine), mine[0].size)
-        for mine in by_draw.values()
+        # An earlier mpu allowed it. One round published exactly what another gave noise to.
+        return 0.0
+    draws = list(_by(records, lambda record: record.draw).values())
+    noises = [
+        draw_noise(draw[0].denoising, draw[0].kappa, _coefficients(draw), draw[0].size)
+        for draw in draws
     ]
-    # A round that has a layer without an offset counts as one without: that layer is then known
-    # from it.
-    offset = min((mine[0].offset for mine in by_draw.values()), default=0.0)
-    return hypot(pooled(draws), offset)
+    # A round with one layer without an offset counts as a round without: it reveals that layer.
+    offset = min((draw[0].offset for draw in draws), default=0.0)
+    return hypot(pooled(noises), offset)
 
 
-def _held(records: Iterable[HandoffRecord]) -> list[float]:
+def _by(
+    records: Iterable[HandoffRecord], key: Callable[[HandoffRecord], str]
+) -> dict[str, list[HandoffRecord]]:
+    groups: dict[str, list[HandoffRecord]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return groups
+
+
+def _coefficients(records: Iterable[HandoffRecord]) -> list[float]:
     return [copy.coefficient for record in records for copy in record.copies]
 
 
@@ -195,56 +191,50 @@ def pooled(noises: Iterable[float]) -> float:
 
 
 def prior(records: Iterable[HandoffRecord]) -> Prior:
-    """What a holder lacks before it gets a copy.
+    """What a holder does not know before the first copy.
 
-    Below 1 only for noise measured by the weights of a model with a known base.
+    It is below 1 only if the noise is measured by the weights of a model with a known base.
     """
     return least(map(_prior, records))
 
 
 def least(priors: Iterable[Prior]) -> Prior:
-    """The smallest of them; of equal ones the one that knows more groups, which never leaves more."""
-    return min(priors, key=lambda one: (float(f"{one.size:.6g}"), -len(one.shares)), default=WHOLE)
+    """The smallest prior; of equal ones the one with the most groups, which never leaves more."""
+    return min(
+        priors, key=lambda prior: (float(f"{prior.size:.6g}"), -len(prior.shares)), default=WHOLE
+    )
 
 
 def _prior(record: HandoffRecord) -> Prior:
     if record.prior_shares:
         return Prior(record.prior_shares, record.prior_sizes)
-    return Prior.of_all(
-        record.exposure.get("no_copy", 1.0)
-    )  # a record of an earlier mpu does not have the groups
+    # Records of an earlier mpu do not have the groups.
+    return Prior.of_all(record.exposure.get("no_copy", 1.0))
 
 
 def ledger(records: Collection[HandoffRecord], holders: Collection[str] | None = None) -> Ledger:
-    """What holders (default: all) are left not knowing, from all records of a lineage, those that are `prepared` too."""
-    start = prior(records)
-    held: dict[str, list[HandoffRecord]] = {}
-    for record in records:
-        held.setdefault(record.holder, []).append(record)
-    chosen = {name: held[name] for name in held if holders is None or name in holders}
+    """What stays unknown to holders (default: all), from all records of a lineage."""
+    before = prior(records)
+    holdings = {
+        holder: handoffs
+        for holder, handoffs in _by(records, lambda record: record.holder).items()
+        if holders is None or holder in holders
+    }
     return Ledger(
-        by_holder={name: start.left(noise_of(mine)) for name, mine in chosen.items()},
-        coalitions=_coalitions(list(chosen.values()), start),
-        all_together=start.left(noise_of(records)),
-        handoffs=sum(map(len, chosen.values())),
+        by_holder={name: before.left(noise_of(held)) for name, held in holdings.items()},
+        coalitions=_coalitions(list(holdings.values()), before),
+        all_together=before.left(noise_of(records)),
+        handoffs=sum(map(len, holdings.values())),
         prepared=sum(record.state == "prepared" for record in records),
     )
 
 
 def _coalitions(
-    holdings: Sequence[Sequence[HandoffRecord]], start: Prior
+    holdings: Sequence[Sequence[HandoffRecord]], before: Prior
 ) -> tuple[tuple[int, float], ...]:
     count = len(holdings)
     return tuple(
-        (
-            size,
-            start.left(
-                min(
-                    noise_of([one for mine in group for one in mine])
-                    for group in combinations(holdings, size)
-                )
-            ),
-        )
+        (size, before.left(min(noise_of(chain(*group)) for group in combinations(holdings, size))))
         for size in range(1, count + 1)
         if count > 1 and comb(count, size) <= _MOST_COALITIONS
     )

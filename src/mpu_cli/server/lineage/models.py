@@ -1,9 +1,8 @@
-"""One model over its rounds.
+"""The lineage of one model over its rounds: its models, its head, the updates in it.
 
-Which models exist, which is the head, which updates are in it (docs/lineage.md).
-
-Models form a tree from the first one perturbed. An aggregated model is a *candidate* until it is
-used; using it accepts it. All of this is derived from the records; nothing is stored twice.
+Models form a tree from the first one perturbed (docs/lineage.md). An aggregated model is a
+*candidate* until a command uses it; using it accepts it. All of this follows from the records, and
+nothing is stored twice.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Lineage:
         """Read and verify every file of the directory.
 
         Raises:
-            BadSecretError: a file is absent, altered, misnamed, or foreign, or the records
+            BadSecretError: a file is absent, altered, misnamed or foreign, or the records
                 contradict each other.
         """
         secret = read_secret(path)
@@ -93,8 +92,8 @@ class Lineage:
     @property
     def next_sequence(self) -> int:
         """The number of the next record."""
-        used = [record.sequence for record in self.handoffs.values()]
-        used += [record.sequence for record in self.models.values()]
+        used = {record.sequence for record in self.handoffs.values()}
+        used |= {record.sequence for record in self.models.values()}
         return max(used, default=-1) + 1
 
     def children(self, digest: str) -> list[ModelRecord]:
@@ -102,7 +101,7 @@ class Lineage:
         return [record for record in self.models.values() if record.parent == digest]
 
     def accepted(self, digest: str) -> bool:
-        """Whether a model has been used: it is the first, was handed out, or has a child."""
+        """Whether a model has been used: it is the first one, was handed out, or has a child."""
         record = self.models[digest]
         return (
             record.parent is None
@@ -116,9 +115,8 @@ class Lineage:
     @property
     def head(self) -> str:
         """The newest accepted model."""
-        return max((r.sequence, r.digest) for r in self.models.values() if self.accepted(r.digest))[
-            1
-        ]
+        accepted = [model for model in self.models.values() if self.accepted(model.digest)]
+        return max((model.sequence, model.digest) for model in accepted)[1]
 
     def chain(self, digest: str) -> list[ModelRecord]:
         """A model and its ancestors, newest first."""
@@ -128,23 +126,22 @@ class Lineage:
         return chain
 
     def require_usable(self, digest: str, where: object, *, fork: bool) -> None:
-        """A model may be worked on.
-
-        The lineage knows it, and no accepted child has replaced it (unless `fork`).
+        """Require that a command may use a model.
 
         Raises:
-            GateError: otherwise.
+            GateError: the lineage does not have it, or an accepted model has replaced it and `fork`
+                is false.
         """
         if digest not in self.models:
             raise GateError(
                 f"{where}: this model (digest {digest[:12]}…) is not in the lineage of {self.path}",
                 f"give a model of this lineage (mpu inspect {quote(str(self.path))} lists their"
                 " digests, mpu verify MODEL prints a model's), or the --secret of this model's"
-                " own; perturb begins one with --new-lineage DIR",
+                " lineage; mpu perturb begins one with --new-lineage DIR",
             )
         rivals = self.children(digest)
         if not self.accepted(digest):  # a candidate whose sibling was preferred
-            rivals = rivals + self.children(self.models[digest].parent or "")
+            rivals += self.children(self.models[digest].parent or "")
         newer = [
             rival.digest
             for rival in rivals
@@ -158,9 +155,10 @@ class Lineage:
             )
 
     def use(self, digest: str, where: object, *, fork: bool) -> None:
-        """Check that a model may be worked on (see `require_usable`).
+        """Require that a command may use a model, and commit its record.
 
-        A prepared one that lies before us was renamed.
+        Raises:
+            GateError: see `require_usable`.
         """
         self.require_usable(digest, where, fork=fork)
         if self.models[digest].state == "prepared":
@@ -181,15 +179,14 @@ class Lineage:
         self.models[record.digest] = record
 
     def recover(self, output: Path | None = None) -> frozenset[str]:
-        """Finish what an interrupted command left between its two renames.
+        """Finish the records of an interrupted command.
 
-        Return what is now known to be in place.
+        A prepared handoff whose directory is in place was issued. Without the directory, somebody
+        may have moved it, so the record stays until an update answers it. A prepared model is
+        committed if `output` holds it.
 
-        These are ids of handoffs and digests of models.
-
-        A prepared handoff whose directory is in place was issued. One that is not there may still
-        have left (someone may have moved it), so its record stays; an update that answers it proves
-        that it did. A prepared model is committed if `output` holds it.
+        Returns:
+            Ids of the handoffs and digests of the models that are in place.
         """
         finished = set()
         for handoff in [record for record in self.handoffs.values() if record.state == "prepared"]:
@@ -226,19 +223,20 @@ def _records(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise BadSecretError(f"{folder}: the folder is missing", _RESTORE)
     form = HEX_128 if folder.name == HANDOFFS else HEX_256
-    found = []
-    for item in sorted(folder.iterdir()):
-        if item.name.startswith(".") and item.name.endswith(".partial"):
-            # left by a crash inside write_signed; the next write of that record replaces it
-            continue
-        if item.suffix != ".yaml" or not form.fullmatch(item.stem) or item.is_symlink():
-            raise BadSecretError(f"{item}: does not belong here", "move it away")
-        found.append(item)
-    return found
+    # A crash inside write_signed leaves .*.partial; the next write of that record replaces it.
+    files = [
+        path
+        for path in sorted(folder.iterdir())
+        if not (path.name.startswith(".") and path.name.endswith(".partial"))
+    ]
+    for path in files:
+        if path.suffix != ".yaml" or not form.fullmatch(path.stem) or path.is_symlink():
+            raise BadSecretError(f"{path}: does not belong here", "move it away")
+    return files
 
 
 def require_nothing_else(path: Path) -> None:
-    """Raise BadSecretError if a secret directory holds something that is not part of the lineage (its folders are read strictly)."""
+    """Raise BadSecretError if a secret directory holds anything that is not part of a lineage."""
     partial = f".{SECRET_FILE}.partial"
     for item in sorted(path.iterdir()):
         if item.name not in {SECRET_FILE, HANDOFFS, MODELS, partial} or item.is_symlink():
@@ -252,7 +250,7 @@ def is_secret(path: Path) -> bool:
 
 @contextmanager
 def open_locked(path: Path) -> Iterator[Lineage]:
-    """Read a lineage as its only writer.
+    """Read a lineage and lock it for writing.
 
     Raises:
         BusyError: another process holds the lock.
@@ -279,7 +277,7 @@ def open_locked(path: Path) -> Iterator[Lineage]:
 
 
 def create(path: Path, secret: Secret, root: ModelRecord) -> Lineage:
-    """Fill an empty directory with a new lineage (the caller renames it into place)."""
+    """Fill an empty directory with a new lineage; the caller renames it into place."""
     for folder in (HANDOFFS, MODELS):
         (path / folder).mkdir(mode=0o700)
         (path / folder).chmod(0o700)

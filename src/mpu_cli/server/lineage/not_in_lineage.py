@@ -1,4 +1,4 @@
-"""Which of model, update and secret is the wrong one, where the lineage does not know what it was given."""
+"""Errors for a model or an update that the lineage does not know, naming the wrong argument."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def unknown_model(digest: str, where: Path, lineage: Lineage, updates: Sequence[
     if known:
         hint = (
             f"the update's handoff was made from the model of digest {known[0].model[:12]}…: give"
-            " --model that one, or what aggregate made of it since (mpu verify MODEL prints a"
+            " that model, or one that aggregate made from it, as --model (mpu verify MODEL prints a"
             " model's digest)"
         )
     elif others:
         hint = f"give the secret of this model's lineage: --secret {quote(str(others[0]))}"
     else:
         hint = (
-            "the update answers no handoff of this lineage either: give --secret the directory that"
-            " mpu perturb wrote for it"
+            "the update answers no handoff of this lineage either: give as --secret the directory"
+            " that mpu perturb wrote for it"
         )
     return GateError(
         f"{where}: this model (digest {digest[:12]}…) is not in the lineage of {lineage.path}", hint

@@ -18,17 +18,19 @@ from mpu_cli.server.transforms import names as transform_names
 DENOISINGS = ("harmonic", "extrapolation")
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _LATER = ("train_embeddings", "date", "prior_shares", "prior_sizes")
-"""What records of an earlier mpu do not have."""
+"""Fields that records of an earlier mpu do not have."""
 
 
 @dataclass(frozen=True, slots=True)
 class CopyRecord:
-    """One published copy: `position` is its place in the draw (from 0), `coefficient` its α or node."""
+    """One published copy."""
 
     name: str
     digest: str
     position: int
+    """Its place in the draw, from 0."""
     coefficient: float
+    """Its α or node."""
 
     @classmethod
     def read(cls, reader: FieldReader) -> CopyRecord:
@@ -45,22 +47,22 @@ class CopyRecord:
 
 @dataclass(frozen=True, slots=True)
 class HandoffRecord:
-    """What the server must remember of one handoff."""
+    """What the server must know of a handoff to aggregate its update."""
 
     id: str
     digest: str
     sequence: int
     """Order of all records of the lineage."""
     state: str
-    """`prepared` until the handoff has been renamed into place, then `issued`."""
+    """`prepared` until the handoff is renamed into place, then `issued`."""
     target: str
-    """Where it was written; only used to clean up after a crash."""
+    """Where it was written: only needed to recover from a crash."""
     holder: str
     model: str
     draw: str
-    """Names the noise: the handoffs of one split share it."""
+    """Id of the noise, which the handoffs of one split share."""
     size: int
-    """Copies in the whole draw."""
+    """Number of copies in the whole draw."""
     copies: tuple[CopyRecord, ...]
     denoising: str
     kappa: float
@@ -70,40 +72,34 @@ class HandoffRecord:
     """σ by group, weight units."""
     transforms: tuple[str, ...]
     layout: str
-    """Fingerprint of the layout that T_k was drawn from."""
+    """Fingerprint of the layout from which T_k was drawn."""
     scope: str
     dtype: str
     source_dtype: str
     shard_bytes: int
     realised: Mapping[str, float]
+    """Noise statistics of the written files."""
     exposure: Mapping[str, float]
     train_embeddings: bool = False
-    """The handoff freezes nothing."""
+    """Whether the handoff freezes no tensor."""
     date: str = ""
     """When it was made, UTC; "" in records of an earlier mpu."""
     prior_shares: Mapping[str, float] = field(default_factory=dict)
-    """Share of the unit's square by group.
-
-    Empty where one number, `exposure`'s `no_copy`, is the prior of all of them.
-    """
+    """See `exposure.Prior`; empty if `no_copy` of the exposure is the prior of all groups."""
     prior_sizes: Mapping[str, float] = field(default_factory=dict)
-    """What a holder of the base lacks without any copy, by group, in the group's unit."""
 
     def content(self) -> dict[str, Any]:
-        """The record as plain data, without its HMAC.
-
-        What older versions do not know is there only if it says something.
-        """
+        """The record as plain data, without its HMAC and without later fields that are empty."""
         return {"kind": "handoff-record", "format": FORMAT, **_without_empty(_plain(self), *_LATER)}
 
     def require_layout(self, layout: str, where: Path) -> None:
-        """Raise GateError if T_k would now be drawn from another layout than when the copies were made."""
+        """Raise GateError if the layout is not the one from which T_k was drawn."""
         if layout != self.layout:
             raise GateError(
-                f"{where}: is laid out otherwise than when handoff {self.id} was made, so its"
+                f"{where}: the layout has changed since handoff {self.id} was made, so its"
                 " reparameterization cannot be undone",
-                "put config.json back as it was; if mpu was upgraded in between, aggregate with the"
-                " version that made the handoff",
+                "restore config.json; if mpu was upgraded since, aggregate with the version that"
+                " made the handoff",
             )
 
     @classmethod
@@ -149,17 +145,17 @@ class ModelRecord:
     digest: str
     sequence: int
     state: str
-    """`prepared` until the model has been renamed into place, then `committed`."""
+    """`prepared` until the model is renamed into place, then `committed`."""
     parent: str | None
     updates: tuple[str, ...]
-    """Digests of the updates in it."""
+    """Digests of the updates that made it from its parent."""
     handoffs: tuple[str, ...]
     """Ids of the handoffs that those updates answer."""
     server_lr: float
     source: str | None
-    """Hub id and commit, if it came from the Hub."""
+    """Hub id and commit of a model from the Hub."""
     date: str = ""
-    """When it was first seen or made, UTC; "" in records of an earlier mpu."""
+    """When it was made or first used, UTC; "" in records of an earlier mpu."""
 
     def content(self) -> dict[str, Any]:
         """The record as plain data, without its HMAC."""
@@ -184,12 +180,12 @@ class ModelRecord:
 
 
 def now() -> str:
-    """The time in UTC to the second, as records have it: 2026-11-29T13:54:17Z."""
+    """The time in UTC, in the records' format: 2026-11-29T13:54:17Z."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def frozen_of(layout: ModelLayout, train_embeddings: bool) -> tuple[str, ...]:
-    """What a handoff's manifest freezes."""
+    """Tensors that a handoff's manifest freezes."""
     return () if train_embeddings else tuple(layout.frozen)
 
 
@@ -199,13 +195,13 @@ def _without_empty(plain: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def _plain(record: HandoffRecord | ModelRecord | CopyRecord) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    for each in fields(record):
-        value = getattr(record, each.name)
+    for item in fields(record):
+        value = getattr(record, item.name)
         if isinstance(value, tuple):
-            value = [_plain(item) if isinstance(item, CopyRecord) else item for item in value]
+            value = [_plain(part) if isinstance(part, CopyRecord) else part for part in value]
         elif isinstance(value, Mapping):
             value = dict(value)
-        result[each.name] = value
+        result[item.name] = value
     return result
 
 

@@ -1,7 +1,6 @@
-"""A second lineage of one model: its offset is another one, and the two average away.
+"""Guards against a second lineage of one model: offsets of two lineages average away.
 
-A mistyped or moved --secret would begin one without a word, so it is begun only where it is asked
-for.
+A mistyped or moved --secret would begin one silently, so only --new-lineage begins one.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ def lineages_beside(model: str, places: Iterable[Path], new: Path) -> list[Path]
 def lineages_with(record: str, places: Iterable[Path], but: Path) -> list[Path]:
     """Secret directories in `places` (other than `but`) that hold a record of this name.
 
-    A directory that is somebody else's is not looked into; nothing is read but names.
+    Only names are read, and only in directories of this user.
     """
-    found = {
+    lineages = {
         folder.resolve() for place in places for folder in _entries(place) if _holds(folder, record)
     }
-    return sorted(found - {but.resolve()})
+    return sorted(lineages - {but.resolve()})
 
 
 def places(*named: Path) -> frozenset[Path]:
@@ -49,21 +48,22 @@ def places(*named: Path) -> frozenset[Path]:
 
 
 def refuse_unasked(model: Path, digest: str, secret: Path, others: Sequence[Path]) -> None:
-    """Raise GateError if a model of this digest has the lineages `others` already, and `secret` would begin another."""
+    """Raise GateError if the model has the lineages `others`, and `secret` would begin another."""
     if others:
         raise GateError(
             f"{model}: this model (digest {digest[:12]}…) is in the lineage of {others[0]}, and"
             f" {secret} holds no lineage",
-            f"go on with --secret {quote(str(others[0]))}; to begin another, whose noise averages"
-            f" away with the first's, give --new-lineage {quote(str(secret))} instead of --secret",
+            f"give --secret {quote(str(others[0]))} to continue that lineage; to begin another,"
+            " whose noise averages away with the first's, give --new-lineage"
+            f" {quote(str(secret))} instead of --secret",
         )
 
 
 def refuse_own_model(model: Path, card: Card | None, secret: Path, near: Iterable[Path]) -> None:
-    """The same before the model's digest is known, by the model card that aggregate writes.
+    """Refuse a model that aggregate made, before its digest is known, by its model card.
 
     Raises:
-        GateError: the model has one.
+        GateError: the model has such a card.
     """
     if card is None:
         return
@@ -72,46 +72,47 @@ def refuse_own_model(model: Path, card: Card | None, secret: Path, near: Iterabl
     raise GateError(
         f"{model}: its README.md says that mpu aggregate made it, so it has a lineage, and {secret}"
         " holds none",
-        "give --secret the directory of that lineage (was it moved, or the name mistyped?); if it"
-        f" is not yours, give --new-lineage {quote(str(secret))} instead of --secret",
+        "give the directory of that lineage as --secret, and check its name; if the lineage is not"
+        f" yours, give --new-lineage {quote(str(secret))} instead of --secret",
     )
 
 
 def warnings(others: Sequence[Path], records: Sequence[HandoffRecord]) -> list[str]:
-    """One line if a model that begins a lineage with these records has other lineages already."""
+    """One line if the model of these first records has other lineages."""
     if not others:
         return []
     try:
-        known = [tuple(Lineage.read(path).handoffs.values()) for path in others]
+        earlier = [tuple(Lineage.read(path).handoffs.values()) for path in others]
     except (MpuError, OSError) as error:
-        numbers = f"how much that leaves cannot be said: {error}"
+        numbers = f"the exposure of both together is unknown: {error}"
     else:
-        numbers = _pooled([records, *(theirs for theirs in known if theirs)])
+        numbers = _pooled([records, *filter(None, earlier)])
     names = ", ".join(map(str, others[:3])) + (
         f" and {len(others) - 3} more" if len(others) > 3 else ""
     )
     return [
         f"this model has another lineage already: {names}. Offsets and noise of two lineages are"
-        f" independent and average away for a holder of copies of both ({numbers}); --secret"
-        f" {quote(str(others[0]))} goes on with the first"
+        f" independent, so they average away for a holder of copies of both ({numbers}); give"
+        f" --secret {quote(str(others[0]))} to continue the first"
     ]
 
 
 def _pooled(lineages: Sequence[Sequence[HandoffRecord]]) -> str:
     """What all copies of these lineages leave unknown; `lineages[0]` is the new one."""
-    alone = [prior(mine).left(noise_of(mine)) for mine in lineages]
-    if len({(mine[0].relative_to, mine[0].scope) for mine in lineages}) > 1:
-        each = ", ".join(
-            f"{left:.3g} of the {mine[0].relative_to.replace('-', ' ')} in {_PLACES[mine[0].scope]}"
-            for left, mine in zip(alone, lineages, strict=True)
+    alone = [prior(records).left(noise_of(records)) for records in lineages]
+    firsts = [records[0] for records in lineages]
+    if len({(first.relative_to, first.scope) for first in firsts}) > 1:
+        limits = ", ".join(
+            f"{left:.3g} of the {first.relative_to.replace('-', ' ')} in {_PLACES[first.scope]}"
+            for left, first in zip(alone, firsts, strict=True)
         )
         return (
-            "they are not measured in one unit, so no one number can be given: less than any of"
-            f" them leaves alone, at most {each}"
+            "their units differ, so there is no common number: together they leave less unknown"
+            f" than any of them alone, which leaves at most {limits}"
         )
     both = least(map(prior, lineages)).left(pooled(map(noise_of, lineages)))
     return (
-        f"all copies of all of them leave at most {both:.3g} unknown, of this handoff alone"
+        f"all their copies together leave at most {both:.3g} unknown, those of this handoff alone"
         f" {alone[0]:.3g}"
     )
 

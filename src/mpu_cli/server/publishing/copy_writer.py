@@ -1,4 +1,4 @@
-"""Write the copies θ_k = T_k(θ + ξ + α_k ε_k), a block of rows at a time into all copies at once."""
+"""Write the copies θ_k = T_k(θ + ξ + α_k ε_k), one block of rows into all copies at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The perturbations of a draw, addressed by tensor and entry, in any order and any blocking."""
+"""The noise of a draw, addressed by tensor and entry: any order and any blocks give the same."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from mpu_cli.server.secrets.randomness import NORMAL_BLOCK, IntegerStream, Norma
 
 
 def zero_sum_basis(size: int) -> np.ndarray:
-    """(m, m−1) orthonormal columns that are orthogonal to the ones vector (Helmert's matrix).
+    """Orthonormal columns orthogonal to the ones vector (Helmert's matrix), shape (m, m−1).
 
-    m−1 independent draws through it have the distribution of m draws minus their mean, and cost one
-    draw less.
+    m−1 independent draws through it have the distribution of m draws minus their mean.
     """
     basis = np.zeros((size, size - 1))
     for column in range(1, size):
@@ -28,14 +27,17 @@ def zero_sum_basis(size: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class NoiseDraw:
-    """One draw of noise: `coefficients` are α or nodes by position, σ and the offset's scale are by group."""
+    """The noise of one draw."""
 
     master: bytes
     id: str
     denoising: str
     coefficients: Sequence[float]
+    """α or node of each copy, by position."""
     sigma: Mapping[str, float]
+    """σ by group, weight units."""
     offset_scale: Mapping[str, float]
+    """Standard deviation of the offset ξ by group, weight units."""
 
     @property
     def size(self) -> int:
@@ -43,15 +45,12 @@ class NoiseDraw:
         return len(self.coefficients)
 
     def of(self, group: str, tensor: str) -> TensorNoise | None:
-        """The noise of one tensor; None where it gets neither perturbation nor offset."""
+        """The noise of one tensor; None if it gets neither noise nor offset."""
         sigma, scale = self.sigma.get(group, 0.0), self.offset_scale.get(group, 0.0)
         return TensorNoise(self, tensor, sigma, scale) if sigma or scale else None
 
     def mixture(self, sigma: float) -> list[tuple[list[tuple[int, float]], float]]:
-        """By copy: ([(normal draw, its share of ε_k)], σ α_k or σ x_k).
-
-        The draws are independent and standard.
-        """
+        """By copy: ([(stream of standard normals, its share of ε_k)], σ α_k or σ x_k)."""
         if self.denoising == "extrapolation" or self.size == 1:
             return [([(0, 1.0)], sigma * value) for value in self.coefficients]
         basis = zero_sum_basis(self.size) * sqrt(self.size / (self.size - 1))
@@ -62,7 +61,7 @@ class NoiseDraw:
 
 
 class TensorNoise:
-    """Perturbations and offset of one tensor's entries, drawn in blocks that are read in any pieces, best in order."""
+    """Noise and offset of one tensor's entries; reading them in order is fastest."""
 
     def __init__(self, draw: NoiseDraw, tensor: str, sigma: float, scale: float) -> None:
         self.sigma, self._scale = sigma, scale
@@ -78,7 +77,16 @@ class TensorNoise:
     def add_to(
         self, original: torch.Tensor, start: int, copies: Sequence[torch.Tensor]
     ) -> torch.Tensor:
-        """Write θ + ξ + α_k ε_k of every copy for θ's entries (float32) from `start` on into `copies`; return θ + ξ."""
+        """Write θ + ξ + α_k ε_k of every copy into `copies`.
+
+        Args:
+            original: θ's entries from entry `start` on, flattened float32.
+            start: number of the first entry in the tensor.
+            copies: one tensor like `original` for each copy.
+
+        Returns:
+            θ + ξ.
+        """
         stop = start + len(original)
         centre = original
         if self._offset is not None:
@@ -90,8 +98,8 @@ class TensorNoise:
                 copy.copy_(centre)
             return centre
         epsilon = torch.empty(NORMAL_BLOCK)
-        # A piece at a time, so that it stays in the processor's cache; ε_k first, so that θ's
-        # rounding comes in once.
+        # One piece at a time stays in the processor's cache. ε_k is summed first, so that adding θ
+        # rounds once.
         for a, b, draws in _pieces(start, stop, self._draws):
             mixed = epsilon[: b - a]
             for copy, (((first, share), *others), size) in zip(copies, self._mixture, strict=True):
@@ -103,7 +111,7 @@ class TensorNoise:
 
 
 class _Normals:
-    """One stream of normals that remembers its latest block: neighbouring pieces share one."""
+    """One stream of normals that keeps its latest block, which neighbouring pieces share."""
 
     def __init__(self, key: bytes) -> None:
         self._stream, self._number, self._block = NormalBlocks(key), -1, torch.empty(NORMAL_BLOCK)
@@ -119,7 +127,8 @@ def _pieces(
 ) -> Iterator[tuple[int, int, list[torch.Tensor]]]:
     """Cut start..stop at the streams' blocks.
 
-    (from, to) relative to `start`, and each stream's values there.
+    Yields:
+        First and last entry relative to `start`, and the values of every stream there.
     """
     for number in range(start // NORMAL_BLOCK, -(-stop // NORMAL_BLOCK)):
         first = number * NORMAL_BLOCK

@@ -1,6 +1,6 @@
-"""A model of one decoder layer, built from the family's real transformers class, with weights that are read lazily.
+"""A model of one decoder layer, built from the family's transformers class, with lazy weights.
 
-Memory: one float32 layer; a second of experts' tensors while transformers stacks them.
+Memory: one float32 layer, and a second copy of the experts while transformers stacks them.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from mpu_cli.modeling.load import loading_errors
 
 
 class OneLayer:
-    """Builds the same network again and again; only the layer's weights differ."""
+    """Builds one network repeatedly with other weights of the layer."""
 
     def __init__(self, directory: Path, layout: ModelLayout, layer: LayerLayout) -> None:
         from transformers import AutoConfig
 
         self._directory = directory
         with loading_errors(directory):
-            # All per-layer lists, those too that transformers makes up where config.json has none.
+            # With all per-layer lists, also those that transformers adds to config.json.
             whole = AutoConfig.for_model(**layout.config).to_dict()
             self._config = AutoConfig.for_model(**_single(whole, layout, layer))
         self._class = model_class(self._config)
         self._layout, self._layer = layout, layer
 
     def load(self, weights: Mapping[str, Reader]) -> Any:
-        """The network in float32 with these weights of the layer, by on-disk name.
+        """Build the network in float32 with these weights of the layer, by on-disk name.
 
-        The rest is the same in every call.
+        All other weights are the same in every call.
 
         Raises:
-            FunctionChangedError: transformers has no place for a tensor, or one is missing.
+            FunctionChangedError: transformers has no place for a tensor, or a tensor is missing.
             BadModelError: transformers does not understand the configuration.
         """
         state = {self._name(name): LazyTensor(read) for name, read in weights.items()}
@@ -70,14 +70,14 @@ class OneLayer:
         return network.eval()
 
     def _name(self, name: str) -> str:
-        """On-disk name in a checkpoint of the language model alone, whose only layer is number 0."""
+        """On-disk name in a checkpoint of the language model with this layer as its number 0."""
         parts = name.split(".")
         parts = parts[parts.index(self._class.base_model_prefix) :]
         parts[parts.index(str(self._layer.index))] = "0"
         return ".".join(parts)
 
     def run(self, network: Any, hidden: torch.Tensor) -> torch.Tensor:
-        """The output of a network of this layer for hidden states (B, T, D) in the place of embeddings, float64.
+        """Run a network on hidden states (B, T, D) as its embeddings; return its float64 output.
 
         Raises:
             BadModelError: transformers cannot compute what the configuration says.

@@ -1,4 +1,4 @@
-"""Decide one draw from the settings and the weight statistics: σ, offset, coefficients and dtype."""
+"""Decide one draw from settings and weight statistics: σ, offset, coefficients and dtype."""
 
 from __future__ import annotations
 

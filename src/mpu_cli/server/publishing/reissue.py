@@ -51,7 +51,7 @@ def reissue(
         if model_digest(source) != record.model:
             raise CheckFailedError(
                 f"{model.path}: is not the model that handoff {id_} was made from",
-                f"give the model of digest {record.model[:12]}… (mpu verify MODEL prints a model's)",
+                f"give the model of digest {record.model[:12]}… (mpu verify MODEL prints digests)",
             )
         record.require_layout(fingerprint(layout), model.path)
         # The copies of one draw are computed together, also those of other holders.

@@ -1,10 +1,9 @@
-"""The last look at what the server is about to give out: its master secret must not be in it.
+"""The last check before the server publishes files: the master secret must not be in them.
 
-Every way in which the secret is known to get there is closed before (links, foreign files); this is
-the net below. It reads all small files, and of a tensor file the header only: the tensors are
-computed by us from a model whose reader accepts nothing but well-formed tensors, and reading them
-again would double the time of a large handoff. So a master that somebody planted among the numbers
-of a tensor, who must have known it, is not found.
+All known ways of the secret into these files are closed elsewhere (links, foreign files). This scan
+reads all small files, and only the header of a tensor file: mpu computes the tensors itself from
+well-formed ones, and reading them again would double the time of a large handoff. So the scan does
+not see a master that somebody, who must have known it, hid among the numbers of a tensor.
 """
 
 from __future__ import annotations
@@ -19,17 +18,16 @@ from mpu_cli.errors import BadModelError
 
 _BLOCK = 1 << 20
 _BETWEEN = b"\0 \t\r\n\v\f,:\"'\\"
-"""What texts put between the parts of a long number, as in wrapped base64, and UTF-16 between letters."""
+"""What texts put between the parts of a long number, and UTF-16 between letters."""
 _NOT_HEX = bytes(set(range(256)) - set(b"0123456789abcdef"))
 
 
 def require_no_secret(directory: Path, master: bytes) -> None:
-    """Look for `master` in every file below a directory that is still to be renamed into place.
+    """Look for `master` in every file below a directory that is not yet renamed into place.
 
     Raises:
-        BadModelError: a file holds it as bytes, hexadecimal (whatever stands between), base64 or
-            base32 (either alphabet, any alignment, with white space or quotes between), each also
-            as UTF-16 or UTF-32.
+        BadModelError: a file holds it as bytes, hexadecimal (with any separators), base64 or base32
+            (either alphabet, any alignment, with white space or quotes), also in UTF-16 or UTF-32.
     """
     views = _views(master)
     for path in sorted(directory.rglob("*")):
@@ -37,14 +35,14 @@ def require_no_secret(directory: Path, master: bytes) -> None:
             raise BadModelError(
                 f"{path.relative_to(directory)}: holds the master secret of this lineage; nothing"
                 " was published",
-                "remove that file from the model directory, and ask how the secret came into it",
+                "remove that file from the model directory, and find out how the secret got there",
             )
 
 
 def _views(master: bytes) -> tuple[tuple[Callable[[bytes], bytes], tuple[bytes, ...]], ...]:
-    """Each way to look at a file's bytes, with the letters to look for there.
+    """Each way to read a file's bytes, with the letters of the secret to look for.
 
-    Those of a text form that only the secret decides.
+    Letters of a text form that depend on bytes beside the secret are left out.
     """
     base64s = [_core(base64.b64encode, master, shift, 6) for shift in range(3)]
     base32s = [
@@ -61,14 +59,14 @@ def _views(master: bytes) -> tuple[tuple[Callable[[bytes], bytes], tuple[bytes, 
 
 
 def _core(encode: Callable[[bytes], bytes], master: bytes, shift: int, bits: int) -> bytes:
-    """The letters of `bits` bits each that lie within the secret when `shift` bytes stand before it."""
+    """The letters of `bits` bits each that lie within the secret after `shift` other bytes."""
     return encode(bytes(shift) + master)[
         -(-8 * shift // bits) : (8 * shift + 8 * len(master)) // bits
     ]
 
 
 def _hexadecimal(digits: str) -> tuple[bytes, ...]:
-    """The digits as they are, and with the zeros of 0x12, 0x1234, …, or \\u0012 before every part."""
+    """The digits alone, and with the zeros of 0x12, 0x1234, …, or \\u0012 before every part."""
     forms = [
         (zeros, 2 * size) for zeros, sizes in (("0", (1, 2, 4, 8)), ("00", (1,))) for size in sizes
     ]
@@ -86,9 +84,8 @@ def _packed(block: bytes) -> bytes:
 def _blocks(file: BinaryIO, length: int | None) -> Iterator[bytes]:
     while block := file.read(_BLOCK if length is None else min(_BLOCK, length)):
         length = None if length is None else length - len(block)
-        yield (
-            block + file.read(1) if block.endswith(b"\\") else block
-        )  # the border is never within an escaped line end
+        # A block never ends within an escaped line end.
+        yield block + file.read(1) if block.endswith(b"\\") else block
 
 
 def _holds(path: Path, change: Callable[[bytes], bytes], needles: tuple[bytes, ...]) -> bool:

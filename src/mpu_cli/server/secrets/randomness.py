@@ -1,11 +1,9 @@
-"""All of the server's secrets from one 256-bit master.
+"""Random numbers from one 256-bit master: HKDF-SHA256 → AES-256-CTR → integers and normals.
 
-HKDF-SHA256 → AES-256-CTR → integers and normals.
-
-torch's CPU generator is never used here: it keeps 32 bits of its seed, which can be searched in
-minutes. Integers (permutations, signs, angles) are bit-identical on every machine. Normals go
-through floating-point log, sin and cos, whose last bit differs between processors; nothing but
-their distribution is ever needed again. Torch is imported by normals only: transforms draw integers.
+torch's CPU generator is not used: it keeps 32 bits of its seed, which can be searched in minutes.
+Integers (permutations, signs, angles) are bit-identical on every machine. Normals depend on the
+processor's log, sin and cos, whose last bits differ between processors; later rounds need only
+their distribution. Only normals import torch: transforms draw integers.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 NORMAL_BLOCK = 65_536
-"""Normals are addressed in blocks of this many: part of the format, a change would change every secret."""
+"""Normals per block. It is part of the format: a change would change every secret."""
 
 _BYTES_PER_NORMAL = 4
 _AES_BLOCK = 16
@@ -32,14 +30,13 @@ _ZEROS = bytes(NORMAL_BLOCK * _BYTES_PER_NORMAL)
 
 
 def derive_key(master: bytes, purpose: str, *context: str | int) -> bytes:
-    """A 256-bit key for one purpose and context (RFC 5869; the context is encoded without ambiguity as JSON)."""
+    """A 256-bit key for one purpose and context (RFC 5869); JSON encodes the context uniquely."""
     info = json.dumps(["mpu", 1, purpose, *context], separators=(",", ":")).encode()
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(master)
 
 
 def _keystream(key: bytes, start: int, length: int) -> bytes:
-    # The counter block is the position in units of AES blocks: any part of the stream can be read
-    # on its own.
+    # The counter block is the position in AES blocks, so any part of the stream can be read alone.
     counter = (start // _AES_BLOCK).to_bytes(_AES_BLOCK, "big")
     encryptor = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
     skip = start % _AES_BLOCK
@@ -51,12 +48,11 @@ class NormalBlocks:
 
     def __init__(self, key: bytes) -> None:
         self._key = key
-        self._words = np.empty(
-            NORMAL_BLOCK + 4, dtype="<u4"
-        )  # the cipher asks for room for one more AES block
+        # The cipher needs room for one more AES block.
+        self._words = np.empty(NORMAL_BLOCK + 4, dtype="<u4")
 
     def block(self, number: int, result: torch.Tensor) -> torch.Tensor:
-        """Standard normals number `number` · NORMAL_BLOCK and following, written into `result`, float32.
+        """Write block `number` of the standard normals into `result`, float32.
 
         Box and Muller (1958) on 24-bit uniforms: |z| ≤ 5.77.
         """
@@ -69,7 +65,7 @@ class NormalBlocks:
         words = self._words[:NORMAL_BLOCK]
         words >>= 8
         words += 1  # (0, 1]: the logarithm never sees zero
-        # Up to 2²⁴, so exact in either type; the conversion from signed integers is the fast one.
+        # Values up to 2²⁴ are exact in both types; converting signed integers is faster.
         uniform = torch.from_numpy(words.view("<i4")).to(torch.float32).mul_(2.0**-24)
         radius, angle = uniform[:half], uniform[half:]
         radius.log_().mul_(-2.0).sqrt_()
@@ -82,7 +78,7 @@ class NormalBlocks:
 def normals(key: bytes, start: int, stop: int) -> torch.Tensor:
     """Standard normals number start..stop of a key's stream, float32, shape (stop − start,).
 
-    Reading the same numbers in other pieces gives the same values.
+    Other pieces of the same stream give the same values.
     """
     import torch
 
@@ -96,7 +92,7 @@ def normals(key: bytes, start: int, stop: int) -> torch.Tensor:
 
 
 class IntegerStream:
-    """Unbiased integers from one key, read front to back."""
+    """Unbiased integers from one key, read in order."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -109,7 +105,10 @@ class IntegerStream:
         return np.frombuffer(raw, dtype="<u8")
 
     def below(self, bound: int, count: int) -> npt.NDArray[np.int64]:
-        """`count` integers uniform in 0 … bound − 1 (words in the incomplete last interval are drawn again)."""
+        """`count` integers uniform in 0 … bound − 1.
+
+        Words in the incomplete last interval are drawn again.
+        """
         limit = (1 << 64) - (1 << 64) % bound
         words = self.words(count)
         while limit < 1 << 64 and bool((rejected := words >= np.uint64(limit)).any()):
@@ -117,7 +116,10 @@ class IntegerStream:
         return (words % np.uint64(bound)).astype(np.int64)
 
     def permutation(self, size: int) -> npt.NDArray[np.int64]:
-        """A uniform permutation of 0 … size − 1 (Fisher and Yates; numpy promises no stable stream of its own)."""
+        """A uniform permutation of 0 … size − 1 (Fisher and Yates).
+
+        numpy's own shuffle may change between versions.
+        """
         order = list(range(size))
         words = [int(word) for word in self.words(max(size - 1, 0))]
         for last, drawn in zip(range(size - 1, 0, -1), words, strict=True):

@@ -1,7 +1,7 @@
 """The secret of one lineage, and the signed files of the server's directory.
 
-Every file below `server/` is canonical YAML with an HMAC under the master secret, mode 0600,
-written to a temporary sibling and renamed. Nothing here is ever sent to anyone.
+Every file there is canonical YAML with an HMAC under the master secret. It has mode 0600, is
+written to a temporary sibling and then renamed. No file of it is ever sent to anyone.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """The frozen offset: `ratio` is c as asked, `scale` the standard deviation of ξ by group (weight units).
-
-    `relative_to` is the unit of c, and of κ in every round of the lineage: task-vector or weights.
-    `scope` is what it covers: layers or all.
-    """
+    """The frozen offset ξ."""
 
     ratio: float
+    """c."""
     relative_to: str
+    """Unit of c, and of κ in every round of the lineage: task-vector or weights."""
     scope: str
+    """Tensors that get it: layers or all."""
     scale: Mapping[str, float]
+    """Standard deviation of ξ by group, weight units."""
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """`secret.yaml`: the master secret and what the lineage's first perturb froze."""
+    """`secret.yaml`: the master secret, and what the first perturb of the lineage froze."""
 
     lineage: str
     origin: str
-    """`system` (drawn from the operating system) or `test` (given by a test; every command says so)."""
+    """`system` (from the operating system) or `test` (from a test, of which commands warn)."""
     master: bytes
     base: str | None
-    """Digest of the base model, if there was one."""
+    """Digest of the base model, if there is one."""
     base_source: str | None
-    """Where the base was: Hub id and commit, or an absolute path (earlier versions kept none).
+    """Hub id and commit, or absolute path, of the base; None in secrets of an earlier mpu.
 
-    Never in a model card.
+    It never goes into a model card.
     """
     offset: Offset
 
@@ -75,7 +75,7 @@ class Secret:
 
 
 class SystemEntropy:
-    """Where a new master secret and new ids come from: the operating system."""
+    """Draws a new master secret and new ids from the operating system."""
 
     origin = "system"
 
@@ -84,7 +84,7 @@ class SystemEntropy:
         return secrets.token_bytes(32)
 
     def new_id(self) -> str:
-        """128 fresh bits that name a handoff, a draw or a lineage.
+        """128 fresh bits as the id of a handoff, a draw or a lineage.
 
         Ids are public and independent of the master.
         """
@@ -92,9 +92,9 @@ class SystemEntropy:
 
 
 class PreparedEntropy(SystemEntropy):
-    """A given master and ids derived from it, for tests and benchmarks.
+    """Gives a prepared master and ids derived from it, for tests and benchmarks.
 
-    Every command says that it is a test secret.
+    Every command warns of a test secret.
     """
 
     origin = "test"
@@ -118,7 +118,7 @@ def read_secret(path: Path) -> Secret:
     """Read `secret.yaml` of a server's directory.
 
     Raises:
-        BadSecretError: absent, unreadable, malformed, or altered.
+        BadSecretError: the file is absent, unreadable, malformed or altered.
     """
     where = path / SECRET_FILE
     if not where.exists():
@@ -150,7 +150,7 @@ def read_secret(path: Path) -> Secret:
 
 
 def read_signed(where: Path, kind: str, master: bytes) -> FieldReader:
-    """Open a record and check its HMAC; the caller takes the fields and calls `done`."""
+    """Open a record and check its HMAC; the caller reads the fields and calls `done`."""
     content = canonical.parse(_read(where), where, BadSecretError)
     _verify(content, where, master)
     reader = FieldReader(content, where, BadSecretError)
@@ -161,10 +161,7 @@ def read_signed(where: Path, kind: str, master: bytes) -> FieldReader:
 
 
 def write_signed(where: Path, content: dict[str, Any], master: bytes) -> None:
-    """Write or replace a signed file.
-
-    Flushed before it is renamed into place, 0600 under any umask.
-    """
+    """Write or replace a signed file: mode 0600, flushed, then renamed into place."""
     data = canonical.dump({**content, "hmac": _hmac(content, master)})
     partial = where.with_name(f".{where.name}.partial")
     partial.unlink(missing_ok=True)
@@ -188,8 +185,10 @@ def _check_format(reader: FieldReader, where: Path) -> None:
 
 
 def _verify(content: dict[str, Any], where: Path, master: bytes) -> None:
-    found = content.get("hmac")
-    if not isinstance(found, str) or not hmac_module.compare_digest(found, _hmac(content, master)):
+    stored = content.get("hmac")
+    if not isinstance(stored, str) or not hmac_module.compare_digest(
+        stored, _hmac(content, master)
+    ):
         raise BadSecretError(
             f"{where}: altered, or from another secret", "restore the directory from a backup"
         )

@@ -118,11 +118,11 @@ def test_without_a_base_the_unit_is_explained(perturb):
     out = " ".join(perturb("h", "-m", 1, "--kappa", 0.01, base=False).out.split())
     assert (
         "left unknown of the weights, at most" in out
-        and "whoever has a base that you did not name" in out
+        and "if a base exists, name it with --base" in out
     )
     out = " ".join(
         perturb(
             "h2", "-m", 1, "--kappa", 0.01, "--noise-relative-to", "weights", secret="s2"
         ).out.split()
     )
-    assert "the base alone leaves" in out and "did not name" not in out
+    assert "the base alone leaves" in out and "if a base exists" not in out

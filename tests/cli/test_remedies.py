@@ -48,12 +48,11 @@ REACHED_FROM = {
     "evaluation/probe.py": ("perturb",),
     "evaluation/record.py": ("eval", "compare"),
     "server": ("perturb",),
-    "server/aggregation/aggregate.py": ("aggregate",),
-    "server/aggregation/validate_updates.py": ("aggregate",),
+    "server/aggregation": ("aggregate",),
     "server/lineage/models.py": ("perturb", "aggregate"),
     "server/lineage/records.py": ("perturb", "aggregate"),
     "server/secrets/secret.py": ("perturb", "aggregate"),
-    "server/lineage/whose_lineage.py": ("aggregate",),
+    "server/lineage/not_in_lineage.py": ("aggregate",),
     "training": ("unlearn",),
     "modeling": ("unlearn", "eval"),
     "modeling/hidden.py": ("unlearn",),
@@ -212,8 +211,8 @@ def test_the_wrong_model_names_the_one_that_was_handed_out(own_round, other, mpu
         ),
         (
             f"mpu: hint: the update's handoff was made from the model of digest {right[:12]}…: give"
-            " --model that one, or what aggregate made of it since (mpu verify MODEL prints a"
-            " model's digest)"
+            " that model, or one that aggregate made from it, as --model (mpu verify MODEL prints"
+            " a model's digest)"
         ),
     ]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import RenderableType
 
 from mpu_cli.cli.archives import Pack, check_pack, write_packs
 from mpu_cli.cli.guide import Guide
@@ -32,6 +31,8 @@ from mpu_cli.documentation import page
 from mpu_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from mpu_cli.server.publishing.result import PerturbResult
     from mpu_cli.server.publishing.settings import PerturbSettings
 

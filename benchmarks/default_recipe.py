@@ -37,7 +37,7 @@ from mpu_cli.client.training_rows import RowEncoder
 from mpu_cli.data.batches import pad_id
 from mpu_cli.data.rows import read_rows
 from mpu_cli.demo.demonstration import RECIPE
-from mpu_cli.evaluation.evaluate import answer_probabilities
+from mpu_cli.evaluation.answer_scores import answer_probabilities
 from mpu_cli.modeling.device import choose_device
 from mpu_cli.modeling.load import load_model
 from mpu_cli.modeling.logprobs import answer_nll, mean_probability

@@ -57,24 +57,24 @@ def seconds(work: Any) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - processor
 
 
-def scoring(subject: ModelUnderTest, repeats: int) -> dict[str, Any]:
+def scoring(tested: ModelUnderTest, repeats: int) -> dict[str, Any]:
     """Every metric without writing against the forward pass over the same texts in the same batches."""
     metrics = [metric for metric in row_metrics().values() if not metric.generates]
     variants = {variant for metric in metrics for variant in metric.variants}
-    texts = [text.encoded for text in subject.encoder.texts(subject.sets, variants)]
+    texts = [text.encoded for text in tested.encoder.texts(tested.sets, variants)]
     texts.sort(key=lambda text: len(text.input_ids))
-    size = subject.settings.batch_size
-    filler = pad_id(subject.tokenizer, embedding_rows(subject.model))
+    size = tested.settings.batch_size
+    filler = pad_id(tested.tokenizer, embedding_rows(tested.model))
     batches = [collate(texts[at : at + size], filler) for at in range(0, len(texts), size)]
     tokens = sum(len(text.input_ids) for text in texts)
-    bare(subject.model, batches[:2])
+    bare(tested.model, batches[:2])
     times: dict[str, list[tuple[float, float]]] = {"bare": [], "mpu": []}
     for number in range(repeats):
         for name in ("bare", "mpu") if number % 2 == 0 else ("mpu", "bare"):
             work = (
-                (lambda: bare(subject.model, batches))
+                (lambda: bare(tested.model, batches))
                 if name == "bare"
-                else (lambda: subject.measure(metrics))
+                else (lambda: tested.measure(metrics))
             )
             times[name].append(seconds(work))
             say(
@@ -99,13 +99,13 @@ def scoring(subject: ModelUnderTest, repeats: int) -> dict[str, Any]:
 
 
 def generation(
-    subject: ModelUnderTest, questions: int, one_by_one: int, repeats: int
+    tested: ModelUnderTest, questions: int, one_by_one: int, repeats: int
 ) -> dict[str, Any]:
     """Questions a second, in batches and one at a time."""
-    (each,) = subject.sets
-    prompts = [subject.encoder.prompt(question) for question in each.questions[:questions]]
+    (each,) = tested.sets
+    prompts = [tested.encoder.prompt(question) for question in each.questions[:questions]]
     settings, found = (
-        subject.settings,
+        tested.settings,
         {
             "batched": [],
             "one at a time": [],
@@ -117,7 +117,7 @@ def generation(
             len(some)
             / seconds(
                 lambda: generate(
-                    subject.model, subject.tokenizer, some, settings.max_new_tokens, size
+                    tested.model, tested.tokenizer, some, settings.max_new_tokens, size
                 )
             )[0]
         )
@@ -178,9 +178,9 @@ def main() -> None:
         settings = EvalSettings(
             batch_size=options.batch_size, max_new_tokens=options.max_new_tokens
         )
-        subject = ModelUnderTest(model, tokenizer, [rows], settings)
+        tested = ModelUnderTest(model, tokenizer, [rows], settings)
         found["generation"] = generation(
-            subject, options.questions, options.one_by_one, options.repeats
+            tested, options.questions, options.one_by_one, options.repeats
         )
     if options.json:
         print(json.dumps(found))

@@ -28,7 +28,7 @@ from task import hold_out
 from mpu_cli.cli.app import run
 from mpu_cli.evaluation.evaluate import evaluate
 from mpu_cli.evaluation.questions import FORGET, HOLDOUT, RETAIN, read_questions
-from mpu_cli.evaluation.record import Record
+from mpu_cli.evaluation.records.record import Record
 from mpu_cli.evaluation.settings import RELEARN_RATES, EvalSettings
 
 NAMES = ("retrained", "with", "unlearned")

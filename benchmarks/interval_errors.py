@@ -2,7 +2,7 @@
 
 `python benchmarks/interval_errors.py [means areas …] [--trials 500]`.
 
-Draws rows whose truth is known, runs the product's own `compare` and `summarise` on them, and
+Resampled rows whose truth is known, runs the product's own `compare` and `summarise` on them, and
 prints how often "equivalent" is said where the true difference equals the margin, how often
 "different" where there is none, and how often the interval holds the truth. The bars: errors at
 most .06, coverage at least .93, from 20 to 400 rows. Beside it stand Student's t and the percentile
@@ -24,7 +24,7 @@ from scipy.stats import t as student
 
 from mpu_cli.evaluation.compare import compare
 from mpu_cli.evaluation.metrics import row_metrics
-from mpu_cli.evaluation.record import Record, SetInfo
+from mpu_cli.evaluation.records.record import Record, SetInfo
 from mpu_cli.evaluation.statistics import DIFFERENT, EQUIVALENT, RESAMPLES, auc, harmonic_mean
 from mpu_cli.evaluation.summarise import summarise
 

@@ -143,8 +143,8 @@ def _write_record(target: Path, shift: float) -> Path:
     """Write a record of forget and holdout rows, which has an area between the two sets."""
     import numpy as np
 
-    from mpu_cli.evaluation.record import Record, SetInfo
-    from mpu_cli.evaluation.write_record import write_record
+    from mpu_cli.evaluation.records.record import Record, SetInfo
+    from mpu_cli.evaluation.records.write import write_record
 
     spread = np.linspace(0.1, 0.7, ROWS) + shift
     columns = {

@@ -18,7 +18,7 @@ from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.cli.app import run
 from mpu_cli.data.rows import read_rows
-from mpu_cli.evaluation.evaluate import answer_probabilities
+from mpu_cli.evaluation.answer_scores import answer_probabilities
 
 
 @dataclass(frozen=True)

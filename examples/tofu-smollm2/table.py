@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 
 from mpu_cli.data.rows import read_rows
-from mpu_cli.evaluation.evaluate import answer_probabilities
+from mpu_cli.evaluation.answer_scores import answer_probabilities
 
 SECRET = {"harmonic-0.1-round-2": "secret-harmonic-0.1"}
 

@@ -145,7 +145,7 @@ def test_what_is_no_copy_any_more_is_not_called_one(own_round, evaluated, change
         (own_round.handoff / "mpu.yaml").write_text("kind: handoff\n")
     found = evaluated(copy, own_round.forget)
     assert found["model"]["handoff"] is None
-    assert "names no handoff, since this is no copy as it was published" in found["stderr"]
+    assert "names no handoff, since the model is no published copy" in found["stderr"]
 
 
 def test_records_that_stood_beside_are_named(finished_round, evaluated, mpu, tmp_path):

@@ -15,11 +15,11 @@ import pytest
 
 from mpu_cli.cli.eval_view import Beside, View, headline, shown
 from mpu_cli.cli.figures import CSV, MARKDOWN, TEXT, markdown
+from mpu_cli.evaluation.key_numbers import MOST, direction, key_numbers
 from mpu_cli.evaluation.metrics import all_metrics
-from mpu_cli.evaluation.reading import MOST, direction, first
-from mpu_cli.evaluation.record import Record, SetInfo
+from mpu_cli.evaluation.records.record import Record, SetInfo
+from mpu_cli.evaluation.records.write import write_record
 from mpu_cli.evaluation.summarise import means, summarise
-from mpu_cli.evaluation.write_record import write_record
 
 ROWS = 24
 
@@ -180,9 +180,9 @@ def test_every_metric_has_a_direction_or_none():
 def test_the_first_numbers_keep_their_order():
     """Few are all shown; of many the most telling, as they stood."""
     few = [("forget", "forget", f"m{i}") for i in range(MOST)]
-    assert first(few) == few
+    assert key_numbers(few) == few
     telling = [("retain", "retain", "answer_probability"), ("forget", "forget", "truth_ratio")]
-    assert first([*few, *telling]) == telling
+    assert key_numbers([*few, *telling]) == telling
 
 
 def test_markdown_cells_hold_no_bars():

@@ -9,7 +9,7 @@ from rounds import QUICK
 
 from mpu_cli.cli.verdict import verdict
 from mpu_cli.data.rows import read_rows
-from mpu_cli.evaluation.evaluate import answer_probabilities
+from mpu_cli.evaluation.answer_scores import answer_probabilities
 from mpu_cli.training.effect import Change, Effect
 from mpu_cli.training.report import TrainingReport
 from mpu_cli.training.usual_rate import usual_rate

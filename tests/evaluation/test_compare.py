@@ -9,7 +9,7 @@ import pytest
 
 from mpu_cli.errors import BadDataError, UsageError
 from mpu_cli.evaluation.compare import compare, labels
-from mpu_cli.evaluation.record import Record, SetInfo
+from mpu_cli.evaluation.records.record import Record, SetInfo
 
 N = 60
 
@@ -85,7 +85,7 @@ def test_a_margin_too_narrow_for_the_rows_is_told():
     (note,) = compare({"a": one, "b": one, "c": one}, before=BEFORE).notes
     expected = (
         "forget: 60 rows cannot show a margin of ±0.0025 (answer_probability) or less, even if no"
-        " row differs; it takes 1197"
+        " row differs: 1197 rows could"
     )
     assert note == expected
     assert not compare({"a": one, "b": one}, margin=0.05).notes
@@ -205,7 +205,9 @@ def test_what_only_one_record_has_is_skipped():
         assert [(line.owner, line.metric) for line in found.pairs[0].lines] == [
             ("forget", "answer_probability")
         ]
-    assert "b has no retain set: left out" in compare({"a": one, "b": other}, margin=0.1).notes
+    assert (
+        "b has no retain set: it is left out" in compare({"a": one, "b": other}, margin=0.1).notes
+    )
 
 
 def test_model_metrics_are_compared_with_their_own_rows():
@@ -397,7 +399,8 @@ def test_a_retain_record_goes_with_records_that_have_no_digest():
         {"a": bare, "b": bare}, margin=0.1, retain_record=record({"forget": probabilities()})
     ).pairs
     with pytest.raises(
-        BadDataError, match=f"--retain-record: its forget set has {N - 1} rows, here are {N}"
+        BadDataError,
+        match=f"--retain-record: its forget set has {N - 1} rows, the set given here has {N}",
     ):
         compare(
             {"a": bare, "b": bare},

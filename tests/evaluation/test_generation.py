@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mpu_cli.data.templates import IGNORED, TokenizedRow
 from mpu_cli.errors import BadDataError, BadModelError
-from mpu_cli.evaluation.generation import _shared, generate
+from mpu_cli.evaluation.decoding import _shared_prefix
+from mpu_cli.evaluation.generation import generate
 from mpu_cli.evaluation.metrics import row_metrics
 from mpu_cli.evaluation.model_under_test import ModelUnderTest
 from mpu_cli.evaluation.sampling import RandomChoice, Sampling
@@ -82,15 +83,15 @@ def test_a_window_is_not_filled_with_padding(tiny_model):
     Within it, two of the three tokens that are alike.
     """
     model = load_model(tiny_model("llama")).model
-    assert _shared(model, SHARED, 8, None) == 2
-    assert _shared(model, SHARED[:1], 8, None) == 0
+    assert _shared_prefix(model, SHARED, 8, None) == 2
+    assert _shared_prefix(model, SHARED[:1], 8, None) == 0
     for key, width, shared in (
         ("sliding_window", 16, 0),
         ("sliding_window", 17, 2),
         ("attention_chunk_size", 16, 0),
     ):
         setattr(model.config, key, width)
-        assert _shared(model, SHARED, 8, None) == shared
+        assert _shared_prefix(model, SHARED, 8, None) == shared
         setattr(model.config, key, None)
 
 
@@ -211,11 +212,11 @@ def test_a_text_without_a_rest_is_refused(tiny_model, tmp_path):
     """Nothing is left to be written, which is no zero."""
     directory = tiny_model("llama")
     each = questions(tmp_path, "verbatim", "verbatim", [{"text": "w5"}])
-    subject = ModelUnderTest(
+    tested = ModelUnderTest(
         load_model(directory).model, load_tokenizer(directory), [each], settings()
     )
     with pytest.raises(BadDataError, match=r"verbatim\.jsonl:1"):
-        subject.measure([row_metrics()["verbatim_memorization"]])
+        tested.measure([row_metrics()["verbatim_memorization"]])
 
 
 def test_a_model_without_keys_and_values_is_refused(tiny_model):
@@ -223,9 +224,9 @@ def test_a_model_without_keys_and_values_is_refused(tiny_model):
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model("mamba", **{**TINY, "state_size": 8})
     )
-    with pytest.raises(BadModelError, match=r"a mamba keeps no keys and values"):
+    with pytest.raises(BadModelError, match=r"a mamba model has no key-value cache"):
         generate(model, load_tokenizer(tiny_model("llama")), SHARED, 12, 4)
-    with pytest.raises(BadModelError, match=r"a mamba keeps no keys and values"):
+    with pytest.raises(BadModelError, match=r"a mamba model has no key-value cache"):
         ModelUnderTest(
             model, load_tokenizer(tiny_model("llama")), [], settings(robustness=("leak",))
         )
@@ -236,7 +237,9 @@ def test_a_broken_model_does_not_look_forgetful(tiny_model):
     model = load_model(tiny_model("llama")).model
     with torch.no_grad():
         model.lm_head.weight[3] = torch.nan
-    with pytest.raises(BadModelError, match="while writing: the model's logits are not finite"):
+    with pytest.raises(
+        BadModelError, match="the model's logits are not finite while it generates text"
+    ):
         generate(model, load_tokenizer(tiny_model("llama")), SHARED, 4, 4)
 
 
@@ -249,11 +252,11 @@ def test_a_question_that_does_not_fit_is_refused_where_only_writing_is_asked_for
     each = questions(
         tmp_path, "knowledge", "knowledge", [{"question": " ".join(["w7"] * 140), "answer": "w1"}]
     )
-    subject = ModelUnderTest(model, tokenizer, [each], settings())
+    tested = ModelUnderTest(model, tokenizer, [each], settings())
     with pytest.raises(
         BadDataError, match=r"knowledge\.jsonl:1: the prompt needs 14\d tokens, the limit is 128"
     ):
-        subject.measure([row_metrics()["knowledge_memorization"]])
+        tested.measure([row_metrics()["knowledge_memorization"]])
 
 
 def test_rows_that_have_ended_leave_the_batch(tiny_model, prompts):
@@ -402,8 +405,8 @@ def test_nothing_is_written_beyond_the_context(family, tiny_model, tmp_path):
         [{"question": " ".join(["w7"] * 99), "answer": "w1"}, *rows(3, 0)],
     )
     model, tokenizer = load_model(directory).model, load_tokenizer(directory)
-    subject = ModelUnderTest(model, tokenizer, [each], settings(max_new_tokens=200))
-    written = subject.write([each])
+    tested = ModelUnderTest(model, tokenizer, [each], settings(max_new_tokens=200))
+    written = tested.write([each])
     assert len(written) == 4
     assert max(len(text.split()) for text in written.values()) == 29
     alone = ModelUnderTest(
@@ -424,14 +427,14 @@ def test_a_templates_end_of_turn_ends_an_answer(tmp_path):
     model = make_model("llama", vocabulary=len(tokenizer))
     mark = tokenizer.convert_tokens_to_ids("<|im_end|>")
     each = questions(tmp_path, "forget", "forget", [{"question": "Where?", "answer": "In Oskel."}])
-    subject = ModelUnderTest(model, tokenizer, [each], settings())
-    assert subject.encoder.ends(each.questions) == (mark,)
-    free = generate(model, tokenizer, [subject.encoder.prompt(each.questions[0])], 8, 1)[0][0]
+    tested = ModelUnderTest(model, tokenizer, [each], settings())
+    assert tested.encoder.ends(each.questions) == (mark,)
+    free = generate(model, tokenizer, [tested.encoder.prompt(each.questions[0])], 8, 1)[0][0]
     with torch.no_grad():
         # The mark is now always what comes first to the model's mind.
         model.lm_head.weight.zero_()
         model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer)))
         model.lm_head.bias[mark] = 1.0
     assert free != ""
-    assert subject.write([each]) == {("forget", 0): ""}
+    assert tested.write([each]) == {("forget", 0): ""}
     assert generate(model, tokenizer, [[5]], 8, 1) == [[""]]  # marks alone, skipped one by one

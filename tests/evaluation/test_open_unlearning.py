@@ -14,9 +14,10 @@ from tiny_rows import questions, rows, settings
 
 from mpu_cli.errors import BadDataError
 from mpu_cli.evaluation.evaluate import evaluate
-from mpu_cli.evaluation.record import Record, read_record
+from mpu_cli.evaluation.records.read import read_record
+from mpu_cli.evaluation.records.record import Record
+from mpu_cli.evaluation.records.write import write_record
 from mpu_cli.evaluation.summarise import means
-from mpu_cli.evaluation.write_record import write_record
 
 ROLES = {
     "forget": "forget",
@@ -223,7 +224,7 @@ def test_their_own_file_is_read(tmp_path):
 
 
 def test_a_row_without_a_number_leaves_forget_quality_out(theirs, sets, tiny_pair):
-    """Null, NaN or a number without end in their file.
+    """Null, NaN or a number too large in their file.
 
     The reason is said, the result is not NaN.
     """
@@ -251,11 +252,11 @@ def row(content, name="forget_truth_ratio"):
 
 BROKEN = {
     "not JSON": (lambda content: None, "cannot be read as JSON"),
-    "a list": (lambda content: [content], "not open-unlearning's record"),
-    "empty": (lambda content: {}, "not open-unlearning's record"),
+    "a list": (lambda content: [content], "not a record of open-unlearning's"),
+    "empty": (lambda content: {}, "not a record of open-unlearning's"),
     "its summary": (
         lambda content: {name: one["agg_value"] for name, one in content.items()},
-        "none of open-unlearning's metrics",
+        "has none of open-unlearning's metrics",
     ),
     "a text": (
         lambda content: row(content).update({"3": {"score": "a lot"}}) or content,
@@ -271,7 +272,7 @@ BROKEN = {
     ),
     "beyond all floats": (
         lambda content: row(content).update({"3": {"score": 10**400}}) or content,
-        "without end",
+        "a number too large",
     ),
     "a row less": (lambda content: row(content).pop("3") and content, "7 forget rows"),
 }
@@ -291,7 +292,7 @@ def test_broken_files_are_refused(name, theirs):
 def test_another_number_of_rows_is_refused(theirs, tiny_pair, tmp_path):
     """Their files have no digest: the number of rows must do."""
     each = questions(tmp_path, "forget", "forget", rows(7, 0))
-    with pytest.raises(BadDataError, match="its forget set has 8 rows, here are 7"):
+    with pytest.raises(BadDataError, match="its forget set has 8 rows, the set given here has 7"):
         evaluate(
             tiny_pair("llama").model,
             [each],

@@ -13,7 +13,7 @@ import pytest
 
 from mpu_cli.evaluation.evaluate import evaluate
 from mpu_cli.evaluation.questions import read_questions
-from mpu_cli.evaluation.record import Record
+from mpu_cli.evaluation.records.record import Record
 from mpu_cli.evaluation.relearned import with_steps
 from mpu_cli.evaluation.settings import EvalSettings
 

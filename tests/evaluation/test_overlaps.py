@@ -9,7 +9,7 @@ import pytest
 from mpu_cli.data.rows import Row
 from mpu_cli.errors import BadDataError
 from mpu_cli.evaluation.overlaps import overlaps
-from mpu_cli.evaluation.questions import ROLES, Question, question_set
+from mpu_cli.evaluation.questions import ROLES, Question, QuestionSet
 
 SIDES = [{"forget", "knowledge", "verbatim"}, {"retain", "utility"}, {"holdout"}]
 
@@ -20,7 +20,7 @@ def each(role: str, *answers: str, **wordings: object):
         Question(Row(f"{role}:{number}", prompt=f"Who is {answer}?", answer=answer), **wordings)
         for number, answer in enumerate(answers, 1)
     ]
-    return question_set("more" if role == "utility" else role, role, questions)
+    return QuestionSet.of("more" if role == "utility" else role, role, questions)
 
 
 @pytest.mark.parametrize(("one", "two"), list(permutations(ROLES, 2)))
@@ -48,7 +48,7 @@ def test_a_utility_set_is_named():
 
 def test_questions_about_the_retain_set_are_kept():
     """MUSE's second knowledge set may share rows with the retain set, and none with what is forgotten."""
-    asked = question_set("retain_knowledge", "knowledge", list(each("retain", "a").questions))
+    asked = QuestionSet.of("retain_knowledge", "knowledge", list(each("retain", "a").questions))
     assert overlaps([each("retain", "a"), asked], allow=False) == []
     with pytest.raises(BadDataError, match="--knowledge retain_knowledge"):
         overlaps([each("forget", "a", "b"), asked], allow=False)
@@ -60,7 +60,7 @@ def test_a_paraphrase_is_its_row():
         "forget", "a", paraphrased_question="Tell me who a is", paraphrased_answer="It is a"
     )
     for prompt, answer in (("Tell me who a is", "a"), ("Who is a?", "it is A")):
-        holdout = question_set(
+        holdout = QuestionSet.of(
             "holdout", "holdout", [Question(Row("holdout:1", prompt=prompt, answer=answer))]
         )
         with pytest.raises(

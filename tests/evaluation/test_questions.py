@@ -75,7 +75,7 @@ def test_a_chat_is_asked_otherwise(tmp_path):
     assert [turn.content for turn in asked.messages] == ["Be short.", "In which town?", "In Oskel."]
     with pytest.raises(
         BadDataError,
-        match=r"forget\.jsonl:1: 'paraphrased_question', but no user asks just before the answer",
+        match=r"forget\.jsonl:1: 'paraphrased_question', but the turn before the answer is not",
     ):
         read(tmp_path, {"messages": [turns[0], turns[2]], "paraphrased_question": "In which town?"})
 
@@ -88,7 +88,7 @@ def test_what_is_no_text_is_refused(key, value, tmp_path):
     """One line with file and line, and the key."""
     with pytest.raises(
         BadDataError,
-        match=rf"^forget\.jsonl:2: '{key}' must be a text or a list of texts, none empty$",
+        match=rf"^forget\.jsonl:2: '{key}' must be a text or a list of texts, none of them empty$",
     ):
         read(tmp_path, ROW, {**ROW, key: value})
 
@@ -105,7 +105,7 @@ def test_null_and_empty_are_absent(value, tmp_path):
 def test_a_plain_text_has_no_other_wordings(tmp_path):
     """There is no answer to replace."""
     with pytest.raises(
-        BadDataError, match=r"forget\.jsonl:1: 'perturbed_answer' beside a plain text"
+        BadDataError, match=r"forget\.jsonl:1: 'perturbed_answer' stands beside a plain text"
     ):
         read(tmp_path, {"text": "In Oskel.", "perturbed_answer": ["x"]})
 

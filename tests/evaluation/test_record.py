@@ -15,8 +15,9 @@ from tiny_rows import questions, rows, settings
 from mpu_cli.checkpoint.inventory import MARKER
 from mpu_cli.errors import BadDataError, OutputError
 from mpu_cli.evaluation.evaluate import evaluate
-from mpu_cli.evaluation.record import Record, read_record
-from mpu_cli.evaluation.write_record import write_record
+from mpu_cli.evaluation.records.read import read_record
+from mpu_cli.evaluation.records.record import Record
+from mpu_cli.evaluation.records.write import write_record
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +150,10 @@ def put(key, value):
 
 ITEMS = {
     "missing line": (lambda text: None, "1 rows are missing"),
-    "line twice": (lambda text: [text, text], "not a row of this record's sets, or one twice"),
+    "line twice": (
+        lambda text: [text, text],
+        "not a row of this record's sets, or a row that occurs twice",
+    ),
     "unknown set": (put("set", "other"), "not a row of this record's sets"),
     "set is no text": (put("set", ["forget"]), "not a row of this record's sets"),
     "row out of range": (put("row", 6), "not a row of this record's sets"),
@@ -189,12 +193,12 @@ def changed(**more):
 SUMMARIES = {
     "another kind": (changed(kind="handoff"), "not a record of an evaluation"),
     "a list": (lambda summary: [summary], "not a record of an evaluation"),
-    "a later format": (changed(format=2), "format 2, this mpu reads 1"),
+    "a later format": (changed(format=2), "format 2, this mpu reads format 1"),
     "no sets": (
         lambda summary: {k: v for k, v in summary.items() if k != "sets"},
-        "not a whole record",
+        "the record is incomplete",
     ),
-    "sets are a list": (changed(sets=[1]), "not a whole record"),
+    "sets are a list": (changed(sets=[1]), "the record is incomplete"),
     "rows are text": (
         changed(
             sets={
@@ -206,7 +210,7 @@ SUMMARIES = {
                 }
             }
         ),
-        "not a whole",
+        "the record is incomplete",
     ),
     "no rows": (
         changed(
@@ -214,7 +218,7 @@ SUMMARIES = {
                 "forget": {"role": "forget", "rows": -6, "digest": None, "multiple_choice": False}
             }
         ),
-        "not a whole record",
+        "the record is incomplete",
     ),
     "very many rows": (
         changed(
@@ -229,8 +233,8 @@ SUMMARIES = {
         ),
         "missing",
     ),
-    "reasons are a list": (changed(left_out=[]), "not a whole record"),
-    "values are a number": (changed(values=3), "not a whole record"),
+    "reasons are a list": (changed(left_out=[]), "the record is incomplete"),
+    "values are a number": (changed(values=3), "the record is incomplete"),
 }
 
 
@@ -276,7 +280,7 @@ def test_a_digest_that_is_no_text_is_compared_not_crashed_on(found, kept, tiny_p
     summary["sets"]["forget"]["digest"] = 7
     (kept / "summary.json").write_text(json.dumps(summary))
     each = questions(tmp_path, "forget", "forget", rows(6, 0))
-    with pytest.raises(BadDataError, match="its forget set is another one"):
+    with pytest.raises(BadDataError, match="its forget set has other rows"):
         evaluate(
             tiny_pair("llama").model, [each], settings(generate=False), before=read_record(kept)
         )
@@ -287,7 +291,7 @@ def test_records_of_other_rows_are_refused(kept, tiny_pair, tmp_path):
     other = [questions(tmp_path, "forget", "forget", rows(6, 9))]
     for name in ("retain_record", "before"):
         with pytest.raises(
-            BadDataError, match=f"--{name.replace('_', '-')}: its forget set is another one"
+            BadDataError, match=f"--{name.replace('_', '-')}: its forget set has other rows"
         ):
             evaluate(
                 tiny_pair("llama").model,

@@ -36,7 +36,7 @@ def state(model) -> dict[str, bytes]:
     }
 
 
-def subject(directory, sets, **changes) -> ModelUnderTest:
+def under_test(directory, sets, **changes) -> ModelUnderTest:
     """A model in memory with its rows."""
     return ModelUnderTest(
         load_model(directory).model, load_tokenizer(directory), sets, settings(**changes)
@@ -61,7 +61,7 @@ def test_every_check_leaves_the_model_as_it_was(name, training, tiny_pair, forge
 
     A new check is tested without being named.
     """
-    of = subject(
+    of = under_test(
         tiny_pair("llama-tied").model,
         [forget],
         relearn_rates=(0.1,),
@@ -87,7 +87,7 @@ def test_every_check_leaves_the_model_as_it_was(name, training, tiny_pair, forge
 @pytest.mark.parametrize("name", ["quantization", "relearning"])
 def test_weights_come_back_also_when_measuring_fails(name, tiny_pair, forget):
     """A head that is not finite is refused in the middle; the other weights are what they were."""
-    of = subject(tiny_pair("llama").model, [forget], relearn_rates=(0.1,), relearn_steps=2)
+    of = under_test(tiny_pair("llama").model, [forget], relearn_rates=(0.1,), relearn_steps=2)
     with torch.no_grad():
         of.model.lm_head.weight[3] = torch.nan
     before = state(of.model)
@@ -179,7 +179,7 @@ def test_eight_bits_change_little_two_change_much(tiny_pair, forget):
 
     Coarser is further away.
     """
-    of = subject(tiny_pair("llama").model, [forget])
+    of = under_test(tiny_pair("llama").model, [forget])
     plain = of.measure(QUICK).columns["forget", "answer_probability"]
     away = {}
     for bits in (8, 4, 2):
@@ -266,7 +266,7 @@ def test_relearning_measures_the_other_rows_only(demo, tmp_path):
     values = (demo / "forget.jsonl").read_text().splitlines()[:20]
     (tmp_path / "forget.jsonl").write_text("\n".join(values))
     each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
-    of = subject(demo / "base", [each], relearn_rows=6, relearn_steps=5, relearn_rates=(3e-3,))
+    of = under_test(demo / "base", [each], relearn_rows=6, relearn_steps=5, relearn_rates=(3e-3,))
     found = run("relearning", of).columns
     conditions = [
         "relearned-0",
@@ -295,7 +295,7 @@ def test_relearning_teaches_what_it_says(demo, tmp_path):
     each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
     found = run(
         "relearning",
-        subject(
+        under_test(
             demo / "base",
             [each],
             relearn_rows=6,
@@ -320,7 +320,7 @@ def test_relearning_is_one_batch_whatever_the_batch_size(demo, tmp_path):
     found = [
         run(
             "relearning",
-            subject(
+            under_test(
                 demo / "model",
                 [each],
                 relearn_rows=5,
@@ -344,13 +344,15 @@ def test_every_rate_begins_with_the_same_weights(demo, tmp_path):
         "\n".join((demo / "forget.jsonl").read_text().splitlines()[:10])
     )
     each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
-    of = subject(demo / "base", [each], relearn_rows=5, relearn_steps=4, relearn_rates=(1e-5, 5e-3))
+    of = under_test(
+        demo / "base", [each], relearn_rows=5, relearn_steps=4, relearn_rates=(1e-5, 5e-3)
+    )
     weights = {name: value.clone() for name, value in of.model.state_dict().items()}
     both = run("relearning", of).columns
     assert all(torch.equal(value, weights[name]) for name, value in of.model.state_dict().items())
     alone = run(
         "relearning",
-        subject(demo / "base", [each], relearn_rows=5, relearn_steps=4, relearn_rates=(5e-3,)),
+        under_test(demo / "base", [each], relearn_rows=5, relearn_steps=4, relearn_rates=(5e-3,)),
     ).columns
     for key in alone:
         np.testing.assert_array_equal(both[key], alone[key])
@@ -370,7 +372,9 @@ def test_a_rate_that_breaks_the_model_leaves_the_others(demo, tmp_path):
         "\n".join((demo / "forget.jsonl").read_text().splitlines()[:6])
     )
     each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
-    of = subject(demo / "base", [each], relearn_rows=3, relearn_steps=2, relearn_rates=(1e-3, 0.99))
+    of = under_test(
+        demo / "base", [each], relearn_rows=3, relearn_steps=2, relearn_rates=(1e-3, 0.99)
+    )
     plain, calls = of.measure, []
 
     def breaking(*arguments, **more):
@@ -500,7 +504,7 @@ def test_steps_to_recover_are_the_first_that_are_enough(demo, tmp_path):
 
 def test_one_row_cannot_be_relearned(tiny_pair, tmp_path):
     """There would be no other row: a reason, no number."""
-    of = subject(tiny_pair("llama").model, [questions(tmp_path, "forget", "forget", rows(1, 0))])
+    of = under_test(tiny_pair("llama").model, [questions(tmp_path, "forget", "forget", rows(1, 0))])
     found = run("relearning", of)
     assert not found.columns
     assert list(found.reasons.values()) == ["fewer than two rows"]
@@ -536,7 +540,7 @@ def test_rows_without_another_question_have_a_reason(tiny_pair, tmp_path):
     del values[1]["paraphrased_question"]
     found = run(
         "paraphrase",
-        subject(tiny_pair("llama").model, [questions(tmp_path, "forget", "forget", values)]),
+        under_test(tiny_pair("llama").model, [questions(tmp_path, "forget", "forget", values)]),
     )
     assert not found.columns
     assert list(found.reasons.values()) == ["rows without paraphrased_question"]
@@ -548,7 +552,7 @@ def test_rows_without_another_question_have_a_reason(tiny_pair, tmp_path):
 def test_more_tries_leak_no_less(tiny_pair, forget):
     """leak@1 ≤ leak@2 ≤ leak@4 for every row, and more somewhere; the seed decides."""
     found = [
-        run("leak", subject(tiny_pair("llama").model, [forget], samples=5, seed=seed)).columns
+        run("leak", under_test(tiny_pair("llama").model, [forget], samples=5, seed=seed)).columns
         for seed in (0, 0, 1)
     ]
     assert [metric for _, metric in found[0]] == [f"rouge_recall@leak-{k}" for k in (1, 2, 4)]
@@ -562,7 +566,9 @@ def test_more_tries_leak_no_less(tiny_pair, forget):
 def test_drawn_answers_do_not_depend_on_the_batch(tiny_pair, forget):
     """The same numbers whatever --batch-size."""
     one, other = (
-        run("leak", subject(tiny_pair("llama").model, [forget], samples=4, batch_size=size)).columns
+        run(
+            "leak", under_test(tiny_pair("llama").model, [forget], samples=4, batch_size=size)
+        ).columns
         for size in (3, 16)
     )
     assert all(np.array_equal(one[key], other[key]) for key in one)
@@ -572,13 +578,13 @@ def test_plain_texts_do_not_leak_answers(tiny_pair, tmp_path):
     """A reason, no number."""
     found = run(
         "leak",
-        subject(
+        under_test(
             tiny_pair("llama").model,
             [questions(tmp_path, "forget", "forget", [{"text": "w1 w2 w3"}])],
         ),
     )
     assert not found.columns
-    assert list(found.reasons.values()) == ["plain texts have no answers to leak"]
+    assert list(found.reasons.values()) == ["plain texts have no answers that could leak"]
 
 
 def test_every_check_says_what_it_is_and_whose():

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from mpu_cli.evaluation.metric import mean
+from mpu_cli.evaluation.columns import mean
 from mpu_cli.evaluation.robustness.leak import expected_best
 from mpu_cli.evaluation.statistics import (
     DIFFERENT,
@@ -22,7 +22,7 @@ from mpu_cli.evaluation.statistics import (
     NO_MARGIN,
     UNDECIDED,
     Bounds,
-    Draws,
+    Resampled,
     auc,
     harmonic_mean,
     placements,
@@ -73,10 +73,10 @@ def test_bounds_are_the_outer_quantiles_of_both_ends():
     """Whichever end is the lower one: a metric may fall where its rows rise."""
     low, high = (np.arange(1000) + 0.5) / 1000, (np.arange(1000) + 0.5) / 1000 + 1
     for ends in ((low, high), (high, low)):
-        found = Draws(ends).bounds()
+        found = Resampled(ends).bounds()
         assert found.wide == pytest.approx((0.025, 1.975))
         assert found.narrow == pytest.approx((0.05, 1.95))
-    assert Draws((low, np.where(low == low.min(), np.nan, high))).bounds() is None
+    assert Resampled((low, np.where(low == low.min(), np.nan, high))).bounds() is None
 
 
 @pytest.mark.parametrize(

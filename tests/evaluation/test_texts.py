@@ -10,8 +10,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from mpu_cli.errors import BadDataError, UsageError
-from mpu_cli.evaluation.asking import CONTINUATION, Asking
 from mpu_cli.evaluation.evaluate import evaluate
+from mpu_cli.evaluation.prompt_format import CONTINUATION, PromptFormat
 from mpu_cli.evaluation.texts import Encoder
 from mpu_cli.modeling.load import load_model, load_tokenizer
 
@@ -70,7 +70,9 @@ def test_a_long_plain_text_is_measured_at_its_beginning_and_said(tiny_pair, tmp_
         tmp_path, "forget", "forget", [{"text": LONG}, {"text": "w1 w2 w3"}, {"text": LONG}]
     )
     found = evaluate(tiny_pair("llama").model, [each], settings(robustness=("quantization",)))
-    assert found.notes == ("2 plain texts are longer than 128 tokens: their beginning is measured",)
+    assert found.notes == (
+        "2 plain texts are longer than 128 tokens: only their first tokens are measured",
+    )
 
 
 def test_a_tokenizer_of_another_model_is_refused(tiny_pair, tmp_path):
@@ -145,7 +147,7 @@ def test_an_empty_prompt_to_go_on_from(begins, encoder, tmp_path):
     each = questions(
         tmp_path, "verbatim", "verbatim", [{"prompt": "w1", "gt": "w2"}, {"prompt": "", "gt": "w2"}]
     )
-    asked = Asking(CONTINUATION, 4)
+    asked = PromptFormat(CONTINUATION, 4)
     assert encoder.prompt(each.questions[0], "answer", asked)
     if begins:
         assert encoder.prompt(each.questions[1], "answer", asked) == (
@@ -154,6 +156,6 @@ def test_an_empty_prompt_to_go_on_from(begins, encoder, tmp_path):
     else:
         with pytest.raises(
             BadDataError,
-            match=r"^verbatim\.jsonl:2: the prompt is empty, and the tokenizer begins texts",
+            match=r"^verbatim\.jsonl:2: the prompt is empty, and this tokenizer puts no token",
         ):
             encoder.prompt(each.questions[1], "answer", asked)

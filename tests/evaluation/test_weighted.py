@@ -13,10 +13,10 @@ from scipy.stats import beta, binom
 
 from mpu_cli.evaluation import weighted
 from mpu_cli.evaluation.metrics import model_metrics, row_metrics
-from mpu_cli.evaluation.record import Record, SetInfo
+from mpu_cli.evaluation.records.record import Record, SetInfo
 from mpu_cli.evaluation.statistics import RESAMPLES
-from mpu_cli.evaluation.summarise import draw, summarise
-from mpu_cli.evaluation.weighted import drawn
+from mpu_cli.evaluation.summarise import resample, summarise
+from mpu_cli.evaluation.weighted import draw_weights
 
 
 def record(columns: dict[tuple[str, str], np.ndarray]) -> Record:
@@ -32,7 +32,7 @@ def record(columns: dict[tuple[str, str], np.ndarray]) -> Record:
 def draws(columns: dict[tuple[str, str], np.ndarray], seed: int = 0, resamples: int = RESAMPLES):
     """Of one record, by (set, metric)."""
     found = record(columns)
-    return draw(
+    return resample(
         [found.view()],
         {name: info.rows for name, info in found.sets.items()},
         model_metrics(),
@@ -81,7 +81,7 @@ def test_the_one_sided_tests_are_wrong_as_seldom_as_they_say(n):
 
     At most .055 at any share, of 5 %.
     """
-    blocks = [block["forget"] for block in drawn({"forget": n}, 0, RESAMPLES)]
+    blocks = [block["forget"] for block in draw_weights({"forget": n}, 0, RESAMPLES)]
     shares = np.concatenate([np.cumsum(block.rows, axis=1) for block in blocks])
     unseen = np.concatenate([block.unseen(n) for block in blocks])[:, None]
     ones = np.arange(n)
@@ -198,11 +198,12 @@ def test_weights_are_the_seeds_and_the_names():
     Of another seed or name others; each weighting sums to 1.
     """
     one, other = (
-        next(drawn(sizes, 0, 1000)) for sizes in ({"a": 30, "b": 30}, {"b": 30, "a": 30, "c": 5})
+        next(draw_weights(sizes, 0, 1000))
+        for sizes in ({"a": 30, "b": 30}, {"b": 30, "a": 30, "c": 5})
     )
     assert all(np.array_equal(one[name].rows, other[name].rows) for name in "ab")
     assert not np.array_equal(one["a"].rows, one["b"].rows)
-    assert not np.array_equal(one["a"].rows, next(drawn({"a": 30}, 1, 1000))["a"].rows)
+    assert not np.array_equal(one["a"].rows, next(draw_weights({"a": 30}, 1, 1000))["a"].rows)
     assert one["a"].rows.sum(axis=1) == pytest.approx(np.ones(1000))
 
 
@@ -211,7 +212,7 @@ def test_memory_is_bounded_by_blocks(monkeypatch):
     rows = {("forget", "answer_probability"): np.linspace(0, 1, 50)}
     whole = draws(rows)["forget", "answer_probability"]
     monkeypatch.setattr(weighted, "_BLOCK", 50 * 64)
-    sizes = [block["forget"].rows.shape for block in drawn({"forget": 50}, 0, RESAMPLES)]
+    sizes = [block["forget"].rows.shape for block in draw_weights({"forget": 50}, 0, RESAMPLES)]
     assert max(sizes) == (64, 50)
     parts = draws(rows)["forget", "answer_probability"]
     assert parts.ends[0].shape == whole.ends[0].shape == (RESAMPLES,)
@@ -240,7 +241,7 @@ def test_every_metric_with_an_interval_is_made_of_means_and_areas():
         for metric in row_metrics()
     }
     found = record(columns)
-    (each,) = draw(
+    (each,) = resample(
         [found.view(found)],
         dict.fromkeys(("forget", "retain", "holdout"), 30),
         model_metrics(),

@@ -20,10 +20,10 @@ from tiny_rows import settings as quick
 from mpu_cli.evaluation.evaluate import evaluate
 from mpu_cli.evaluation.metric import column
 from mpu_cli.evaluation.metrics import row_metrics
-from mpu_cli.evaluation.record import read_record
+from mpu_cli.evaluation.records.read import read_record
+from mpu_cli.evaluation.records.write import write_record
 from mpu_cli.evaluation.summarise import means
 from mpu_cli.evaluation.words import _folded, pieces, words
-from mpu_cli.evaluation.write_record import write_record
 
 ROUGE = (
     "rouge_recall",

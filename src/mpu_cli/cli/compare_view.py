@@ -25,7 +25,7 @@ def compared(
         form: text, markdown or csv; CSV has every number, in full, and nothing else.
         every: all numbers, not only the most telling ones.
     """
-    from mpu_cli.evaluation.reading import first
+    from mpu_cli.evaluation.key_numbers import key_numbers
 
     notes = [f"note: {note}" for note in found.notes]
     if form == CSV:
@@ -34,7 +34,7 @@ def compared(
     hidden = 0
     for pair in found.pairs:
         keys = [(line.owner, line.role, line.metric) for line in pair.lines]
-        chosen = set(keys if every else first(keys))
+        chosen = set(keys if every else key_numbers(keys))
         hidden += len(keys) - len(chosen)
         rows = [
             (

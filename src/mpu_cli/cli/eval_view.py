@@ -81,7 +81,7 @@ def shown(summary: Mapping[str, Any], view: View) -> tuple[list[RenderableType],
         summary: the content of summary.json.
         view: how. CSV has every number, in full, and nothing else.
     """
-    from mpu_cli.evaluation.reading import direction, first
+    from mpu_cli.evaluation.key_numbers import direction, key_numbers
 
     sets = summary["sets"]
     roles = {owner: sets[owner]["role"] if owner in sets else owner for owner in summary["values"]}
@@ -90,7 +90,7 @@ def shown(summary: Mapping[str, Any], view: View) -> tuple[list[RenderableType],
         for owner, metrics in summary["values"].items()
         for metric in metrics
     ]
-    chosen = keys if view.every or view.form == CSV else first(keys)
+    chosen = keys if view.every or view.form == CSV else key_numbers(keys)
     beside = view.beside.columns()
     if view.form == CSV:
         return [_csv(summary, chosen, beside)], _reasons(summary)
@@ -228,7 +228,7 @@ def _relearning(summary: Mapping[str, Any], view: View) -> list[RenderableType]:
 def _csv(
     summary: Mapping[str, Any], keys: list[tuple[str, str, str]], beside: Mapping[str, Means]
 ) -> str:
-    from mpu_cli.evaluation.reading import direction
+    from mpu_cli.evaluation.key_numbers import direction
 
     rows = []
     for owner, role, metric in keys:

@@ -13,7 +13,7 @@ from typing import Any
 from mpu_cli.data.rows import read_rows
 from mpu_cli.demo.parties import Party
 from mpu_cli.errors import CheckFailedError
-from mpu_cli.evaluation.evaluate import answer_probabilities
+from mpu_cli.evaluation.answer_scores import answer_probabilities
 
 Tell = Callable[[str], None]
 

@@ -1,104 +1,89 @@
-"""What a metric is: a number for each row and their mean, or one number for the whole model made of such numbers.
+"""What a metric is: a number for each row and their mean, or one number for the whole model.
 
-A file of `metrics/` holds its metrics in `METRICS`; nothing else has to know of it. A row's number
-is a pure function of what the model said of this row (`Evidence`); a model's number is a pure
-function of means and areas of rows' numbers, which it asks `Columns` for:
-`weighted.WeightedColumns` answers with many weightings of the rows at once, and so gives it an
-interval.
+A file of `metrics/` lists its metrics in `METRICS`; nothing else has to name them. A row's number
+is a pure function of the model's scores of this row (`Evidence`). A model's number is a pure
+function of means and areas of rows' numbers, which it gets from `Columns`.
+`weighted.WeightedColumns` returns them under many weightings of the rows at once, which gives the
+number an interval.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mpu_cli.evaluation.columns import Columns, MissingInputError
 from mpu_cli.evaluation.questions import FORGET, HOLDOUT, RETAIN, UTILITY, Question
-from mpu_cli.evaluation.statistics import auc
+from mpu_cli.evaluation.statistics import Array
 from mpu_cli.evaluation.token_scores import TokenScores
-
-Array = NDArray[np.float64]
 
 QUESTIONS = (FORGET, RETAIN, UTILITY)
 MEMBERSHIP = (FORGET, HOLDOUT)
 
 
-class MissingInputError(Exception):
-    """Something that a metric needs was not given.
-
-    The metric is left out, and this is the reason.
-    """
-
-
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known of one row when a metric looks at it."""
+    """All that a metric knows about one row."""
 
     question: Question
     role: str
     scores: Mapping[str, tuple[TokenScores, ...]]
-    """By variant (`questions.VARIANTS`); "answer" always has exactly one."""
+    """By variant (`questions.VARIANTS`); "answer" has exactly one."""
     ended: bool = False
-    """Whether the answer's last token ends the turn.
-
-    The model's own mark, not a word of the answer.
-    """
+    """Whether the answer's last token ends the turn: the model's own mark, not a word."""
     generation: str | None = None
-    """What the model writes after the question, or None if it was not asked to."""
+    """What the model writes after the question; None if it was not asked to write."""
     rest: str | None = None
-    """Of a text that the model went on with.
-
-    How the text itself goes on, as far as the model was let write.
-    """
+    """The text's own continuation, as long as the model's may be; None for a question."""
     reference: TokenScores | None = None
-    """What another model says of the answer."""
+    """Another model's scores of the answer."""
 
     @property
     def answer(self) -> TokenScores:
-        """Scores of the row's own answer, its end mark included."""
+        """Scores of the row's own answer, with its end mark."""
         return self.scores["answer"][0]
 
     @property
     def words(self) -> TokenScores:
-        """Scores of the answer without its end mark (open-unlearning measures memorization and membership on these)."""
-        return (
-            self.answer.head(len(self.answer) - 1)
-            if self.ended and len(self.answer) > 1
-            else self.answer
-        )
+        """Scores of the answer without its end mark.
+
+        open-unlearning measures memorization and membership on these.
+        """
+        answer = self.answer
+        return answer.head(len(answer) - 1) if self.ended and len(answer) > 1 else answer
 
     @property
     def correct(self) -> TokenScores:
-        """The paraphrased answer where there is one, else the answer.
+        """Scores of the paraphrased answer if there is one, else of the answer.
 
-        What TOFU compares wrong answers with.
+        TOFU compares wrong answers with these.
         """
         return (self.scores.get("paraphrased answer") or self.scores["answer"])[0]
 
     @property
     def wrong(self) -> tuple[TokenScores, ...]:
-        """The wrong answers.
+        """Scores of the wrong answers.
 
         Raises:
             MissingInputError: the row has none.
         """
-        found = self.scores.get("perturbed answers") or ()
-        if not found:
+        scores = self.scores.get("perturbed answers") or ()
+        if not scores:
             raise MissingInputError("rows without perturbed_answer")
-        return found
+        return scores
 
     @property
     def text(self) -> str:
-        """The right answer as text, or the whole plain text: what `answer` is the score of."""
+        """The text that `answer` scores: the right answer, or the whole plain text."""
         return self.question.answer_text
 
     @property
     def target(self) -> str:
-        """What should have been written: the right answer, or how a plain text goes on."""
+        """What the model should write: the right answer, or the continuation of a plain text."""
         return self.text if self.rest is None else self.rest
 
     @property
@@ -106,18 +91,11 @@ class Evidence:
         """What the model wrote.
 
         Raises:
-            MissingInputError: it was not asked to.
+            MissingInputError: it was not asked to write.
         """
         if self.generation is None:
             raise MissingInputError("nothing was generated")
         return self.generation
-
-
-def mean(values: Array) -> Array:
-    """The mean over the last axis, of the rows that have a number (under some conditions not all do)."""
-    numbers = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):  # a resample may hold no such row: then there is no mean
-        return np.asarray(np.where(numbers, values, 0.0).sum(axis=-1) / numbers.sum(axis=-1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,154 +104,31 @@ class RowMetric:
 
     name: str
     about: str
-    """One line: the formula."""
+    """The formula, in one line."""
     source: str
     better: str
-    """What a forgetful, useful model has on the forget set.
+    """The direction on the forget set of a model that forgot it and stayed useful.
 
-    "lower", "higher", or "–" where that depends.
+    "lower" or "higher"; "–" where it depends.
     """
     better_kept: str = ""
     """The same on rows that should stay known; "" = the opposite."""
     roles: tuple[str, ...] = QUESTIONS
     item: Callable[[Evidence], float]
-    """NaN leaves the row out, see `gap`."""
+    """The row's number; NaN leaves the row out, for the reason in `gap`."""
     variants: tuple[str, ...] = ("answer",)
     generates: bool = False
     form: str | None = None
-    """Only sets of this form have it.
-
-    "question" (there is something to ask), "text" (plain texts), or None for both.
-    """
+    """"question" = sets with questions only, "text" = sets of plain texts only, None = both."""
     shown: bool = True
-    """Whether the mean is a result by itself, or only what model metrics are made of."""
+    """Whether the mean is a result by itself, or only an input of model metrics."""
     gap: str = ""
     """Why a row may be left out."""
     limits: tuple[float, float] = (0.0, 1.0)
-    """Between which every row's number lies.
+    """The range of a row's number.
 
-    What rows that were not seen could have, and so how wide an interval must be.
+    Rows that were not seen may have any number in it, which decides how wide an interval must be.
     """
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Rows' numbers by (set, row metric), each (n,), and another record's where one was given."""
-
-    values: Mapping[tuple[str, str], Array]
-    roles: Mapping[str, str]
-    """By set."""
-    choices: frozenset[str] = frozenset()
-    """The sets of multiple-choice questions."""
-    retain_record: Columns | None = None
-    reasons: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """Why a column is missing, or some of its rows have no number."""
-    condition: str = ""
-    """The condition of a robustness check whose columns are meant, or "" for the model as it is."""
-    whose: str = ""
-    """For messages, where the rows are not those of the model itself: "the retain record"."""
-
-    def under(self, condition: str) -> Columns:
-        """The same under a condition.
-
-        The record of the other model, too, so that like is compared with like.
-        """
-        return replace(
-            self,
-            condition=condition,
-            retain_record=self.retain_record and self.retain_record.under(condition),
-        )
-
-    def sets(self, *roles: str) -> list[str]:
-        """Names of the sets given for any of these."""
-        return [name for name, role in self.roles.items() if role in roles]
-
-    def of(self, set_name: str, metric: str) -> Array:
-        """One column, a number for every row, (n,).
-
-        Raises:
-            MissingInputError: the set was not given, or it has no such numbers, or not for every
-                row.
-        """
-        return self.values[self._key(set_name, metric)]
-
-    def mean(self, set_name: str, metric: str) -> Array:
-        """The mean of a column; rows that were left out for a reason that is told (an answer without a word) do not count.
-
-        Raises:
-            MissingInputError: as `of`, where no such reason is told.
-        """
-        return self.average(self._key(set_name, metric, gaps=True))
-
-    def area(self, members: str, others: str, metric: str) -> Array:
-        """The chance that a row of one set has a lower number than a row of another, ties half.
-
-        Raises:
-            MissingInputError: as `of`.
-        """
-        return self.area_between(self._key(members, metric), self._key(others, metric))
-
-    def average(self, key: tuple[str, str]) -> Array:
-        """The mean of a column, of the rows that have a number; NaN where none has."""
-        return mean(self.values[key])
-
-    def area_between(self, members: tuple[str, str], others: tuple[str, str]) -> Array:
-        """The area of one column against another, both without gaps."""
-        return auc(self.values[members], self.values[others])
-
-    def _key(self, set_name: str, metric: str, *, gaps: bool = False) -> tuple[str, str]:
-        where = f"{self.whose}: {set_name}" if self.whose else set_name
-        if set_name not in self.roles:
-            raise MissingInputError(
-                f"{self.whose} has no {set_name} set"
-                if self.whose
-                else f"no {set_name} set was given"
-            )
-        name = f"{metric}@{self.condition}" if self.condition else metric
-        column = self.values.get((set_name, name))
-        if column is None:
-            reason = (
-                self.reasons.get((set_name, name)) or self.reasons.get(("", metric)) or f"no {name}"
-            )
-            if self.whose and self.condition:
-                reason += " (evaluate it with the same --robustness, in mpu's own format)"
-            raise MissingInputError(f"{where}: {reason}")
-        if np.isnan(column).any() and not (gaps and (set_name, name) in self.reasons):
-            raise MissingInputError(f"{where}: rows without {name}")
-        return set_name, name
-
-    def retained(self) -> Columns:
-        """The record of a model that never saw the forget set.
-
-        Raises:
-            MissingInputError: it was not given.
-        """
-        if self.retain_record is None:
-            raise MissingInputError("no --retain-record was given")
-        return self.retain_record
-
-
-@dataclass(frozen=True, slots=True)
-class _Traced(Columns):
-    """Columns that remember which of them were asked for."""
-
-    asked: set[tuple[str, str]] = field(default_factory=set)
-
-    def _key(self, set_name: str, metric: str, *, gaps: bool = False) -> tuple[str, str]:
-        key = Columns._key(self, set_name, metric, gaps=gaps)
-        self.asked.add(key)
-        return key
-
-
-def keys_used(columns: Columns, metric: ModelMetric) -> frozenset[tuple[str, str]]:
-    """The columns, by (set, row metric), that a model metric is made of here.
-
-    Raises:
-        MissingInputError: one that it needs is missing.
-    """
-    traced = _Traced(**{each.name: getattr(columns, each.name) for each in fields(Columns)})
-    metric.value(traced)
-    return frozenset(traced.asked)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -285,20 +140,37 @@ class ModelMetric:
     source: str
     better: str
     uses: tuple[str, ...]
-    """The row metrics that it is made of."""
+    """The row metrics that it is computed from."""
     value: Callable[[Columns], Any]
-    """From means and areas, which may be arrays of many weightings of the rows.
-
-    The result has their shape.
-    """
+    """From means and areas; these may be arrays of many weightings, and so is the result then."""
     interval: bool = True
-    """Whether it is made of means and areas alone, so that it has an interval.
-
-    None has been found for the others.
-    """
+    """Whether it is a function of means and areas alone, so that an interval can be computed."""
 
 
 Metric = RowMetric | ModelMetric
+
+
+@dataclass(frozen=True, slots=True)
+class _TracedColumns(Columns):
+    """Columns that record which of them are read."""
+
+    asked: set[tuple[str, str]] = field(default_factory=set)
+
+    def _key(self, set_name: str, metric: str, *, gaps: bool = False) -> tuple[str, str]:
+        key = Columns._key(self, set_name, metric, gaps=gaps)
+        self.asked.add(key)
+        return key
+
+
+def keys_used(columns: Columns, metric: ModelMetric) -> frozenset[tuple[str, str]]:
+    """The columns, by (set, row metric), that a model metric is computed from.
+
+    Raises:
+        MissingInputError: a column that it needs is missing.
+    """
+    traced = _TracedColumns(*(getattr(columns, part.name) for part in fields(Columns)))
+    metric.value(traced)
+    return frozenset(traced.asked)
 
 
 def probability(scores: TokenScores) -> float:
@@ -310,7 +182,7 @@ def column(evidence: Sequence[Evidence], metric: RowMetric) -> Array:
     """A metric's number for every row, (n,); NaN where it leaves a row out.
 
     Raises:
-        MissingInputError: it needs something that a row does not have, or leaves out every row.
+        MissingInputError: a row lacks an input that the metric needs, or every row is left out.
     """
     numbers = np.array([metric.item(row) for row in evidence], dtype=np.float64)
     if np.isnan(numbers).all():
@@ -319,6 +191,6 @@ def column(evidence: Sequence[Evidence], metric: RowMetric) -> Array:
 
 
 def gaps(numbers: Array, why: str) -> str | None:
-    """How many rows have no number, and why; None where all have one."""
+    """How many rows have no number, and why; None if all have one."""
     missing = int(np.isnan(numbers).sum())
     return f"{missing} of {len(numbers)} rows: {why}" if missing else None

@@ -1,4 +1,4 @@
-"""Rows that are in two sets of an evaluation which say opposite things of them."""
+"""Rows that are in two sets of an evaluation that have opposite purposes."""
 
 from __future__ import annotations
 
@@ -26,52 +26,56 @@ _SIDES = {
     UTILITY: "kept",
     HOLDOUT: "never seen",
 }
-"""Sets of one side may share rows: a question about a forgotten text may be in the forget set, too."""
+"""Sets of one side may share rows: the forget set may have a question about a forgotten text."""
 _WORDINGS = ("answer", "paraphrased answer", "paraphrased question")
 
 
 def overlaps(sets: Sequence[QuestionSet], *, allow: bool) -> list[str]:
-    """Warnings, in order of the sets; a paraphrase counts as its row.
+    """Warnings in the order of the sets; a paraphrase counts as its row.
 
     Raises:
-        BadDataError: all of one set is in a set that must have nothing in common with it, and
-            `allow` is not given.
+        BadDataError: all rows of one set are in a set of another side, and `allow` is False.
     """
-    rows = {
-        each.name: RowSet(
-            _option(each),
-            [
-                row
-                for question in each.questions
-                for name in _WORDINGS
-                for row in question.variants(name)
-            ],
-        )
-        for each in sets
-    }
-    pairs = [(one, two) for one, two in combinations(sets, 2) if _side(one) != _side(two)]
-    found = [check_disjoint(rows[one.name], rows[two.name], allow=allow) for one, two in pairs]
-    return [text for text in [*found, *map(_right_as_wrong, sets)] if text is not None]
+    rows = {question_set.name: _rows(question_set) for question_set in sets}
+    warnings = [
+        check_disjoint(rows[first.name], rows[other.name], allow=allow)
+        for first, other in combinations(sets, 2)
+        if _side(first) != _side(other)
+    ]
+    return [text for text in [*warnings, *map(_right_as_wrong, sets)] if text is not None]
 
 
-def _side(each: QuestionSet) -> str:
-    return "kept" if each.name == RETAIN_KNOWLEDGE else _SIDES[each.role]
+def _rows(question_set: QuestionSet) -> RowSet:
+    return RowSet(
+        _option(question_set),
+        [
+            row
+            for question in question_set.questions
+            for name in _WORDINGS
+            for row in question.variants(name)
+        ],
+    )
 
 
-def _option(each: QuestionSet) -> str:
-    return f"--{each.role}" if each.name == each.role else f"--{each.role} {each.name}"
+def _side(question_set: QuestionSet) -> str:
+    return "kept" if question_set.name == RETAIN_KNOWLEDGE else _SIDES[question_set.role]
 
 
-def _right_as_wrong(each: QuestionSet) -> str | None:
-    """Whether the right answer is among the wrong ones, which makes a truth ratio or a choice meaningless."""
+def _option(question_set: QuestionSet) -> str:
+    name, role = question_set.name, question_set.role
+    return f"--{role}" if name == role else f"--{role} {name}"
+
+
+def _right_as_wrong(question_set: QuestionSet) -> str | None:
+    """A warning if a right answer is among the wrong ones: truth ratio and choice mean nothing."""
     places = [
         question.row.where
-        for question in each.questions
+        for question in question_set.questions
         if normalised(question.answer_text) in map(normalised, question.perturbed_answers)
     ]
+    if not places:
+        return None
     return (
-        f"{_option(each)}: the right answer is among the wrong ones in {len(places)} rows, first in"
-        f" {places[0]}"
-        if places
-        else None
+        f"{_option(question_set)}: the right answer is among the wrong ones in {len(places)} rows,"
+        f" first in {places[0]}"
     )

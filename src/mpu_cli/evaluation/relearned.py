@@ -1,9 +1,7 @@
-"""What relearning brought back.
-
-The curves of a record, the worst of them, and the first step that is enough.
+"""What relearning restored: the curves of a record, the worst one, and the first step that suffices.
 
 A curve is the mean answer probability of the forget rows that were not taught, by step, at one
-rate. Its columns are called `answer_probability@relearned-STEP@RATE`; step 0 is common to all rates
+rate. Its columns are called `answer_probability@relearned-STEP@RATE`. Step 0 is common to all rates
 (`relearned-0`), and records of an earlier mpu have one rate without a name.
 `answer_probability@relearned-worst` repeats the column with the highest mean.
 """
@@ -11,21 +9,21 @@ rate. Its columns are called `answer_probability@relearned-STEP@RATE`; step 0 is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any
 
 import numpy as np
 
-from mpu_cli.evaluation.metric import Array
 from mpu_cli.evaluation.questions import FORGET
-from mpu_cli.evaluation.record import Record
+from mpu_cli.evaluation.records.record import Record
+from mpu_cli.evaluation.statistics import Array
 
 PROBABILITY = "answer_probability"
 WORST = "relearned-worst"
 RECOVERED = 0.9
-"""Of the answer probability before unlearning."""
+"""The share of the answer probability before unlearning that counts as restored."""
+_STEPS = "relearning_steps"
 _CONDITION = re.compile(r"relearned-(\d+)(?:@(.+))?")
 
 
@@ -34,7 +32,7 @@ class Point:
     """One measured mean."""
 
     rate: str
-    """As columns name it; "" in a record of an earlier mpu."""
+    """As in the column's name; "" in a record of an earlier mpu."""
     step: int
     value: float
 
@@ -45,15 +43,12 @@ def rate_name(rate: float) -> str:
 
 
 def condition(step: int, rate: float) -> str:
-    """What a column at this step and rate is called after the metric's name.
-
-    Before the first step no rate matters.
-    """
+    """The condition in a column's name; step 0 has no rate."""
     return f"relearned-{step}@{rate_name(rate)}" if step else "relearned-0"
 
 
 def curves(means: Mapping[str, float]) -> dict[str, dict[int, float]]:
-    """Mean by step for each rate, each beginning with step 0 where that was measured.
+    """Mean by step for each rate; each curve begins with step 0 if that was measured.
 
     Args:
         means: of one set, by metric or metric@condition.
@@ -61,9 +56,9 @@ def curves(means: Mapping[str, float]) -> dict[str, dict[int, float]]:
     points: dict[str, dict[int, float]] = {}
     for key, value in means.items():
         metric, _, under = key.partition("@")
-        found = _CONDITION.fullmatch(under)
-        if metric == PROBABILITY and found:
-            points.setdefault(found[2] or "", {})[int(found[1])] = value
+        match = _CONDITION.fullmatch(under)
+        if metric == PROBABILITY and match:
+            points.setdefault(match[2] or "", {})[int(match[1])] = value
     common = {0: points[""][0]} if 0 in points.get("", {}) else {}
     if len(points) > 1 and set(points.get("", {})) == {0}:
         del points[""]
@@ -71,9 +66,9 @@ def curves(means: Mapping[str, float]) -> dict[str, dict[int, float]]:
 
 
 def worst(means: Mapping[str, float]) -> Point | None:
-    """The highest point of all curves after at least one step, the earliest of equal ones.
+    """The highest point of all curves after step 0, the earliest of equal ones.
 
-    None where nothing was relearned.
+    None if nothing was relearned.
     """
     points = [
         Point(rate, step, value)
@@ -85,50 +80,44 @@ def worst(means: Mapping[str, float]) -> Point | None:
 
 
 def remarks(record: Record) -> list[str]:
-    """What a reader must know of the worst curve.
-
-    That a higher rate than the highest was not tried.
-    """
+    """A remark for each forget set where a higher rate than those tried might restore more."""
     rates = [rate_name(rate) for rate in record.settings.get("relearn_rates", ())]
-    found = []
-    for name in (name for name, info in record.sets.items() if info.role == FORGET):
+    lines = []
+    for name in _forget_sets(record):
         highest = worst(means_of(record.columns, name))
         if highest is not None and rates and highest.rate == max(rates, key=float):
-            found.append(
-                f"{name}: the highest rate, {highest.rate}, brought most back; a higher one may"
-                " bring more (--relearn-rate)"
+            lines.append(
+                f"{name}: the highest rate, {highest.rate}, restored the most; a higher one may"
+                " restore more (--relearn-rate)"
             )
-    return found
+    return lines
 
 
 def means_of(columns: Mapping[tuple[str, str], Array], owner: str) -> dict[str, float]:
     """The means of one set's columns over the rows that have a number."""
-    mine = {
+    numbers = {
         metric: values[~np.isnan(values)]
         for (name, metric), values in columns.items()
         if name == owner
     }
-    return {metric: float(values.mean()) for metric, values in mine.items() if len(values)}
+    return {metric: float(values.mean()) for metric, values in numbers.items() if len(values)}
 
 
 def with_steps(record: Record, before: Record) -> Record:
-    """The record with `relearning_steps`.
+    """The record with `relearning_steps`: the first step, at any rate, that restores the others.
 
-    The first step measured at which the rows that were not taught are back, at any rate.
-
-    Back is 90 % of the mean answer probability that the same rows had before unlearning.
+    The rows that were not taught count as restored at 90 % of the mean answer probability that they
+    had before unlearning.
     """
-    values: dict[str, dict[str, Any]] = {
-        owner: dict(metrics) for owner, metrics in record.values.items()
-    }
+    values = {owner: dict(metrics) for owner, metrics in record.values.items()}
     left_out = dict(record.left_out)
-    for name in (name for name, info in record.sets.items() if info.role == FORGET):
-        found = curves(means_of(record.columns, name))
+    for name in _forget_sets(record):
+        points = list(curves(means_of(record.columns, name)).values())
         old = before.columns.get((name, PROBABILITY))
-        if not found or old is None:
-            left_out[name, "relearning_steps"] = (
-                "--before has no answer_probability of these rows"
-                if found
+        if not points or old is None:
+            left_out[name, _STEPS] = (
+                f"--before has no {PROBABILITY} of these rows"
+                if points
                 else "nothing was relearned"
             )
             continue
@@ -138,18 +127,14 @@ def with_steps(record: Record, before: Record) -> Record:
             if owner == name and metric.startswith(f"{PROBABILITY}@relearned-")
         )
         enough = RECOVERED * float(old[~taught].mean())
-        reached = _reached(found.values(), enough)
-        if reached is not None:
-            values[name]["relearning_steps"] = {"value": float(reached)}
+        reached = [step for curve in points for step, value in curve.items() if value >= enough]
+        if reached:
+            values[name][_STEPS] = {"value": float(min(reached))}
         else:
-            last = max(step for curve in found.values() for step in curve)
-            left_out[name, "relearning_steps"] = (
-                f"{RECOVERED:.0%} of --before is not reached in {last} steps"
-            )
+            last = max(step for curve in points for step in curve)
+            left_out[name, _STEPS] = f"{RECOVERED:.0%} of --before is not reached in {last} steps"
     return replace(record, values=values, left_out=left_out)
 
 
-def _reached(found: Iterable[Mapping[int, float]], enough: float) -> int | None:
-    return min(
-        (step for curve in found for step, value in curve.items() if value >= enough), default=None
-    )
+def _forget_sets(record: Record) -> list[str]:
+    return [name for name, info in record.sets.items() if info.role == FORGET]

@@ -1,7 +1,4 @@
-"""What a model says of texts, token by token.
-
-One forward pass per batch, rows sorted by length, only labelled positions kept.
-"""
+"""Score texts with a model, token by token: one forward pass for each batch of similar lengths."""
 
 from __future__ import annotations
 
@@ -16,18 +13,17 @@ from torch import Tensor
 from mpu_cli.data.batches import collate
 from mpu_cli.data.templates import TokenizedRow
 from mpu_cli.errors import BadModelError
-from mpu_cli.evaluation.rope import regime, switches_beyond
+from mpu_cli.evaluation.rope_regime import regime, switch_length
 from mpu_cli.evaluation.token_scores import TokenScores
 from mpu_cli.modeling.logprobs import labelled_predictions
 
-Progress = Callable[[int, int], None]
-"""(tokens done, tokens in all), padding not counted."""
-
 _LOGITS = 2**28
-"""At most as many logits in a batch of several texts: 1 GB. (16 texts of 2,048 tokens would have 6 GB with 49,152 words.)"""
+"""The most logits in a batch of several texts: 1 GB.
 
+16 texts of 2,048 tokens would have 6 GB with a vocabulary of 49,152.
+"""
 _POSITIONS = 256
-"""Vocabulary-wide log-probabilities are held for this many positions at once: 50 MB with a vocabulary of 49,152."""
+"""Positions whose log-probabilities are in memory at once: 50 MB with that vocabulary."""
 
 
 @torch.inference_mode()
@@ -37,17 +33,17 @@ def score(
     places: Sequence[str],
     batch_size: int,
     pad_id: int,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[TokenScores]:
-    """Scores of every text, in the given order; the model's training mode is put back afterwards.
+    """Score every text, in the given order; the model's training mode is restored afterwards.
 
     Args:
         model: a causal language model of transformers.
         encoded: the texts.
-        places: where each comes from, for messages.
-        batch_size: texts in a batch; long ones go in smaller batches.
-        pad_id: what short texts are filled with.
-        progress: told after every batch.
+        places: the place of each text, for messages.
+        batch_size: texts in a batch; batches of long texts are smaller.
+        pad_id: the token to pad with.
+        progress: called after every batch with (tokens done, tokens in total), without padding.
 
     Raises:
         BadModelError: logits that are not finite.
@@ -55,58 +51,48 @@ def score(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    found: list[TokenScores | None] = [None] * len(encoded)
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].input_ids))
-    total, done = sum(len(text.input_ids) for text in encoded), 0
+    results: dict[int, TokenScores] = {}
+    lengths = [len(text.input_ids) for text in encoded]
+    vocabulary = getattr(model.config.get_text_config(), "vocab_size", None) or 1
+    done = 0
     try:
-        for places_here in _batches(
-            order, encoded, batch_size, _LOGITS // _vocabulary(model), switches_beyond(model.config)
+        for batch in _batches(
+            lengths, batch_size, _LOGITS // max(1, vocabulary), switch_length(model.config)
         ):
-            texts = [encoded[i] for i in places_here]
+            texts = [encoded[i] for i in batch]
             rows = {name: value.to(device) for name, value in collate(texts, pad_id).items()}
             logits, targets = labelled_predictions(model, rows)
-            counts = [sum(label >= 0 for label in text.labels[1:]) for text in texts]
-            parts = zip(
-                *(np.split(column, np.cumsum(counts)[:-1]) for column in _columns(logits, targets)),
-                strict=True,
-            )
-            for i, part in zip(places_here, parts, strict=True):
-                found[i] = TokenScores(*part)
+            ends = np.cumsum([sum(label >= 0 for label in text.labels[1:]) for text in texts])
+            columns = (np.split(column, ends[:-1]) for column in _columns(logits, targets))
+            for i, part in zip(batch, zip(*columns, strict=True), strict=True):
+                results[i] = TokenScores(*part)
                 if not (np.isfinite(part[0]).all() and np.isfinite(part[2]).all()):
                     raise BadModelError(
                         f"{places[i]}: the model's logits are not finite",
                         "the weights are broken, or overflow in this precision",
                     )
-            done += sum(len(text.input_ids) for text in texts)
+            done += sum(lengths[i] for i in batch)
             if progress is not None:
-                progress(done, total)
+                progress(done, sum(lengths))
     finally:
         model.train(was_training)
-    return [scores for scores in found if scores is not None]
-
-
-def _vocabulary(model: Any) -> int:
-    return max(1, getattr(model.config.get_text_config(), "vocab_size", None) or 1)
+    return [results[i] for i in range(len(encoded))]
 
 
 def _batches(
-    order: Sequence[int],
-    encoded: Sequence[TokenizedRow],
-    most: int,
-    positions: int,
-    switch: int | None,
+    lengths: Sequence[int], batch_size: int, positions: int, switch: int | None
 ) -> Iterator[list[int]]:
-    """Texts in this order (short ones first), at most `most` in a batch, padded to at most so many positions, but one at least.
+    """Indices of texts in batches, short texts first; a batch has texts of one RoPE regime only.
 
-    None has texts of both sides of `switch`.
+    A batch of several texts is padded to at most `positions` positions.
     """
     batch: list[int] = []
-    for i in order:
-        length = len(encoded[i].input_ids)
-        apart = bool(batch) and regime(len(encoded[batch[-1]].input_ids), 0, switch) != regime(
-            length, 0, switch
-        )
-        if batch and (apart or len(batch) == most or (len(batch) + 1) * length > positions):
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batch and (
+            len(batch) == batch_size
+            or (len(batch) + 1) * lengths[i] > positions
+            or regime(lengths[batch[-1]], 0, switch) != regime(lengths[i], 0, switch)
+        ):
             yield batch
             batch = []
         batch.append(i)
@@ -115,17 +101,17 @@ def _batches(
 
 
 def _columns(logits: Tensor, targets: Tensor) -> list[NDArray[Any]]:
-    """`TokenScores`' arrays for N positions at once, from logits (N, V) and tokens (N,)."""
+    """The arrays of `TokenScores` for N positions, from logits (N, V) and tokens (N,)."""
     columns: list[tuple[Tensor, ...]] = []
     for part, target in zip(
         torch.split(logits, _POSITIONS), torch.split(targets, _POSITIONS), strict=True
     ):
         log_p = part.log_softmax(-1)
         p = log_p.exp()
-        # Where p is 0 its logarithm may be −∞, and 0 · −∞ is no number.
-        surprise = torch.where(p > 0, log_p, 0.0)
-        expected = (p * surprise).sum(-1)
-        deviation = (p * (surprise - expected[:, None]).square()).sum(-1).sqrt()
+        # Where p is 0 its logarithm may be −∞, and 0 · −∞ is NaN.
+        finite_log_p = torch.where(p > 0, log_p, 0.0)
+        expected = (p * finite_log_p).sum(-1)
+        deviation = (p * (finite_log_p - expected[:, None]).square()).sum(-1).sqrt()
         own = log_p.gather(-1, target[:, None]).squeeze(-1)
         columns.append(
             (own.double(), part.argmax(-1) == target, expected.double(), deviation.double())

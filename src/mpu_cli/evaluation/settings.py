@@ -25,7 +25,7 @@ class EvalSettings:
     max_length: int | None = None
     """Tokens of a text at most; None = the model's context."""
     max_new_tokens: int | None = None
-    """Tokens that the model may write; None = by what a set was given for, see `asking.py`."""
+    """Tokens that the model may write; None = by what a set was given for, see `prompt_format.py`."""
     tokens_by_set: tuple[tuple[str, int], ...] = ()
     """The same for single sets, (name, tokens)."""
     stop: tuple[str, ...] = ()
@@ -52,23 +52,6 @@ class EvalSettings:
         Raises:
             UsageError: the message names the flag.
         """
-        from mpu_cli.evaluation.metrics import all_metrics
-        from mpu_cli.evaluation.robustness import all_checks
-
-        for flag, given, known in (
-            (
-                "--metric",
-                self.metrics,
-                [name for name, metric in all_metrics().items() if getattr(metric, "shown", True)],
-            ),
-            ("--robustness", self.robustness, list(all_checks())),
-        ):
-            for name in given:
-                if name not in known:
-                    raise UsageError(
-                        f"{flag} {name}: expected one of {', '.join(known)}",
-                        "see: mpu eval --list-metrics",
-                    )
         for flag, value, least in (
             ("--batch-size", self.batch_size, 1),
             ("--samples", self.samples, 1),

@@ -1,4 +1,4 @@
-"""Areas under ROC curves and their placements, harmonic means, confidence bounds from weighted rows, and the verdict."""
+"""Areas under ROC curves, harmonic means, confidence bounds from weighted rows, and verdicts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 LEVEL = 0.95
 RESAMPLES = 10_000
 FEWEST = 20
-"""Rows that a verdict needs: the error rates were measured from here on (benchmarks/interval_errors.py)."""
+"""Rows that a verdict needs: error rates were measured from here on (benchmarks/interval_errors.py)."""
 EQUIVALENT, DIFFERENT, UNDECIDED, NO_MARGIN = (
     "equivalent",
     "different",
@@ -35,10 +35,10 @@ def auc(members: Array, others: Array) -> Array:
 
 
 def placements(members: Array, others: Array) -> tuple[Array, Array]:
-    """Each member's share of others that score higher, (n,), and each other's share of members that score lower, (h,).
+    """The share of others above each member, (n,), and of members below each other row, (h,).
 
-    The mean of either is the area, and they are its influence function: DeLong, DeLong and
-    Clarke-Pearson 1988.
+    The mean of either is the area; they are its influence function (DeLong, DeLong and
+    Clarke-Pearson 1988).
     """
     n, h = len(members), len(others)
     ranks = _ranks(np.concatenate([members, others]))
@@ -46,7 +46,7 @@ def placements(members: Array, others: Array) -> tuple[Array, Array]:
 
 
 def harmonic_mean(parts: list[Array]) -> Array:
-    """Of positive numbers, entry by entry; 0 where one of them is 0."""
+    """The harmonic mean of positive numbers, entry by entry; 0 where one of them is 0."""
     stacked = np.stack(np.broadcast_arrays(*parts))
     with np.errstate(divide="ignore"):
         return np.asarray(len(parts) / (1 / stacked).sum(axis=0))
@@ -54,48 +54,38 @@ def harmonic_mean(parts: list[Array]) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What is known of a number.
-
-    A 95 % interval, and the 90 % one that two one-sided tests at 5 % look at.
-    """
+    """Two confidence intervals of one number."""
 
     wide: tuple[float, float]
+    """95 %."""
     narrow: tuple[float, float]
+    """90 %, which two one-sided tests at 5 % use."""
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
-    """A number under many random weightings of the rows, with an unseen row at either end of what is possible: (draws,) each."""
+class Resampled:
+    """A number under random weightings of the rows, with the unseen row at either limit."""
 
     ends: tuple[Array, Array]
-    """With the unseen row at one end, and at the other.
-
-    Which of them is lower depends on the number.
-    """
+    """(draws,) with the unseen row at one limit, and at the other; the number decides which is
+    lower."""
 
     def bounds(self) -> Bounds | None:
-        """Gaffke's (see `weighted`), each of the end that lies further out.
-
-        None where a draw has no value.
-        """
+        """Gaffke's bounds (see `weighted`), each from the outer end; None if a draw has no value."""
         low, high, tail = np.minimum(*self.ends), np.maximum(*self.ends), (1 - LEVEL) / 2
         if np.isnan(low).any():
             return None
-        # The draws of the unseen row's weight lie in the middle of equal steps, which is how this
-        # rule reads them.
+        # "hazen" because the unseen row's weights lie in the middle of equal steps.
         lows, highs = (
-            np.quantile(end, each, method="hazen")
-            for end, each in ((low, [tail, 2 * tail]), (high, [1 - tail, 1 - 2 * tail]))
+            np.quantile(end, tails, method="hazen")
+            for end, tails in ((low, [tail, 2 * tail]), (high, [1 - tail, 1 - 2 * tail]))
         )
         return Bounds((float(lows[0]), float(highs[0])), (float(lows[1]), float(highs[1])))
 
 
 def rate_interval(rows: Array) -> tuple[float, float]:
-    """Of the share of ones among zeros and ones, (n,).
-
-    Clopper and Pearson's exact 95 % interval (1934).
-    """
-    from scipy.special import betaincinv  # 0.2 s, and only sampled answers have such rows
+    """Clopper and Pearson's exact 95 % interval (1934) of the share of ones among 0s and 1s, (n,)."""
+    from scipy.special import betaincinv  # takes 0.2 s, and only sampled answers have such rows
 
     ones, zeros, tail = int(rows.sum()), len(rows) - int(rows.sum()), (1 - LEVEL) / 2
     low = float(betaincinv(ones, zeros + 1, tail)) if ones else 0.0
@@ -104,9 +94,9 @@ def rate_interval(rows: Array) -> tuple[float, float]:
 
 
 def _ranks(values: Array) -> Array:
-    """From 1 along the last axis, ties the mean of theirs.
+    """Ranks from 1 along the last axis; ties have the mean of their ranks.
 
-    scipy.stats.rankdata, whose import takes three quarters of a second.
+    As scipy.stats.rankdata, whose import takes 0.75 s.
     """
     ordered = np.sort(values, axis=-1).reshape(-1, values.shape[-1])
     rows = values.reshape(ordered.shape)
@@ -120,10 +110,10 @@ def _ranks(values: Array) -> Array:
 
 
 def verdict(difference: Bounds | None, margin: float | None) -> str:
-    """What the rows say of a difference; a dash where nothing is known of it.
+    """What the rows say about a difference; a dash if nothing is known about it.
 
-    Equivalent: two one-sided tests at 5 % put it within ± margin (Schuirmann 1987), that is, the 90
-    % interval lies within. Different: not so, and the 95 % interval leaves out zero.
+    Equivalent: two one-sided tests at 5 % put it within ± margin (Schuirmann 1987), that is, the
+    90 % interval lies within. Different: it is not equivalent, and the 95 % interval excludes zero.
     """
     if difference is None:
         return "–"
@@ -135,7 +125,7 @@ def verdict(difference: Bounds | None, margin: float | None) -> str:
 
 
 def rows_needed(margin: float, span: float = 1.0) -> int:
-    """The fewest rows with which a difference of 0 in every row is shown to lie within the margin.
+    """The fewest rows that show a difference within the margin if every row's difference is 0.
 
     Of n rows without a difference, up to 1 − .05^(1/n) of all rows could differ, by `span` at most
     (Clopper and Pearson's bound at 0 of n).

@@ -1,7 +1,4 @@
-"""From questions to token ids.
-
-Every text that has to be scored, and every prompt that has to be continued.
-"""
+"""Questions as token ids: the texts to score, and the prompts to continue."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import TokenizedRow, cut, encode_whole
 from mpu_cli.data.vocabulary import require_known
 from mpu_cli.errors import BadDataError
-from mpu_cli.evaluation.asking import Asking
+from mpu_cli.evaluation.prompt_format import PromptFormat
 from mpu_cli.evaluation.questions import Question, QuestionSet
 
 
@@ -35,7 +32,7 @@ class Text:
 
 
 class Encoder:
-    """Encodes rows for one model, and refuses answers that do not fit in its context."""
+    """Encode rows for one model, and refuse answers that do not fit in its context."""
 
     def __init__(
         self, tokenizer: Any, config: Any, max_length: int | None, prompting: Prompting = PLAIN
@@ -43,8 +40,8 @@ class Encoder:
         """`max_length` None is the model's context.
 
         Raises:
-            UsageError: more tokens are asked for than the model can see, or the chat template does
-                not read a variable.
+            UsageError: `max_length` exceeds the model's context, or the chat template does not read
+                a variable that is set.
         """
         self.tokenizer, self.prompting = tokenizer, prompting
         check_variables(tokenizer, prompting)
@@ -55,7 +52,7 @@ class Encoder:
             if max_length is not None
             else self._context or 2048
         )
-        # A word that the tokenizer does not know is still a word.
+        # The unknown-word token stands for a word, so it ends no answer.
         self._marks = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()} - {
             tokenizer.unk_token_id
         }
@@ -64,29 +61,28 @@ class Encoder:
         """Places of plain texts of which only the beginning is measured."""
 
     def texts(self, sets: Sequence[QuestionSet], variants: Collection[str]) -> list[Text]:
-        """Every text of these variants.
+        """Encode every text of these variants.
 
         Raises:
-            BadDataError: an answer does not fit, is empty in tokens, or has a token that the model
-                does not know.
+            BadDataError: an answer does not fit, has no tokens, or has a token that the model does
+                not know.
         """
-        found = []
-        for each in sets:
-            for number, question in enumerate(each.questions):
-                for variant in variants:
-                    for row in question.variants(variant):
-                        found.append(self._text(each.name, number, variant, row))
-        return found
+        return [
+            self._text(question_set.name, number, variant, row)
+            for question_set in sets
+            for number, question in enumerate(question_set.questions)
+            for variant in variants
+            for row in question.variants(variant)
+        ]
 
     def prompt(
-        self, question: Question, variant: str = "answer", asked: Asking | None = None
+        self, question: Question, variant: str = "answer", asked: PromptFormat | None = None
     ) -> tuple[int, ...]:
-        """The tokens after which a model shall write.
-
-        The question, or the first half of a plain text.
+        """The tokens that a model is to continue: the question, or the first half of a plain text.
 
         Raises:
-            BadDataError: there are none; they do not fit in the context, or leave no room to write.
+            BadDataError: there are none, they do not fit in the context, or they leave no room to
+                write.
         """
         (row,) = question.variants(variant) or (question.row,)
         text = asked.text(row) if asked is not None else None
@@ -96,79 +92,68 @@ class Encoder:
         return encoded.input_ids[: _prompt_length(row, encoded)]
 
     def room(self, prompts: Sequence[Sequence[int]]) -> int:
-        """How many tokens the longest of these prompts leaves of the model's context, at least one."""
+        """The tokens that the longest prompt leaves in the model's context, at least one."""
         if self._context is None or not prompts:
             return sys.maxsize
         return max(1, self._context - max(map(len, prompts)))
 
     def ends(self, questions: Sequence[Question]) -> tuple[int, ...]:
-        """The marks at which answers to these questions end.
+        """The marks that end the answers to these questions.
 
-        A chat template's end of turn may be no end to the model's config.
+        The end of a turn in a chat template need not be an end-of-sequence token of the config.
         """
         rows = [question.row for question in questions if question.row.text is None]
         last = {encode_whole(row, self.tokenizer, self.prompting).input_ids[-1] for row in rows}
         return tuple(sorted(last & self._marks))
 
     def rest_of_text(self, question: Question, tokens: int | None = None) -> str:
-        """What follows the prompt of a plain text, or the first so many tokens of it."""
+        """The text after the prompt of a plain text, or its first `tokens` tokens."""
         encoded = self._encoded(question.row, "answer")
-        start = _prompt_length(question.row, encoded)
-        return str(
-            self.tokenizer.decode(encoded.input_ids[start:][:tokens], skip_special_tokens=True)
-        )
+        rest = encoded.input_ids[_prompt_length(question.row, encoded) :][:tokens]
+        return str(self.tokenizer.decode(rest, skip_special_tokens=True))
 
     def beginning(self, text: str, where: str, tokens: int) -> str:
-        """The text's first tokens as a text.
-
-        A beginning-of-sequence token counts, as it does in MUSE.
-        """
+        """The first tokens of a text, as text; a beginning-of-sequence token counts, as in MUSE."""
         ids = encode_whole(Row(where, text=text), self.tokenizer).input_ids[:tokens]
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _text(self, set_name: str, number: int, variant: str, row: Row) -> Text:
         encoded = self._encoded(row, variant)
-        return Text(
-            set_name,
-            number,
-            variant,
-            encoded,
-            row.where,
-            row.text is None and encoded.input_ids[-1] in self._marks,
-        )
+        ended = row.text is None and encoded.input_ids[-1] in self._marks
+        return Text(set_name, number, variant, encoded, row.where, ended)
 
     def _encoded(self, row: Row, variant: str) -> TokenizedRow:
-        """A row whole, or the beginning of a plain text."""
+        """The whole row, or the beginning of a plain text."""
         whole = encode_whole(row, self.tokenizer, self.prompting)
         length = len(whole.input_ids)
-        if length > self.max_length and row.text is None:
-            raise BadDataError(
-                f"{row.where}: {variant} needs {length} tokens, the limit is {self.max_length}",
-                "an answer that is cut is another answer: shorten the row, or raise --max-length if"
-                " the model sees more",
-            )
         if length > self.max_length:
+            if row.text is None:
+                raise BadDataError(
+                    f"{row.where}: {variant} needs {length} tokens, the limit is {self.max_length}",
+                    "shorten the row, or raise --max-length if the model's context is longer: an"
+                    " answer that is cut would be another answer",
+                )
             self.cut.append(row.where)
         encoded = cut(whole, row.where, self.max_length)
         require_known(encoded.input_ids, row.where, self.tokenizer, self.vocabulary)
         return encoded
 
     def _bare(self, text: str, where: str) -> tuple[int, ...]:
-        """A prompt as it is, after the tokenizer's own beginning, without an end."""
+        """A prompt without a template: the tokenizer's beginning mark, the text, no end mark."""
         ids = encode_whole(Row(where, text=text), self.tokenizer).input_ids
         ids = ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
         if not ids:
             raise BadDataError(
-                f"{where}: the prompt is empty, and the tokenizer begins texts with no token of its"
-                " own: nothing is there to go on from",
+                f"{where}: the prompt is empty, and this tokenizer puts no token before a text, so"
+                " there is nothing to continue",
                 "give the row a prompt, or remove it",
             )
         if len(ids) >= self.max_length:
             raise BadDataError(
                 f"{where}: the prompt needs {len(ids)} tokens, the limit is {self.max_length}: no"
-                " room is left to write",
+                " room is left for an answer",
                 "give shorter or fewer examples (--few-shot), shorten the row, or raise"
-                " --max-length if the model sees more",
+                " --max-length if the model's context is longer",
             )
         require_known(ids, where, self.tokenizer, self.vocabulary)
         return ids

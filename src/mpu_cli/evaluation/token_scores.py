@@ -1,6 +1,6 @@
-"""What a model says of one text, token by token, as plain arrays.
+"""A model's scores of one text, token by token, as plain arrays.
 
-Never imports torch: records are compared without it.
+This module never imports torch, so records are compared without it.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """What a model says of the N labelled tokens of one text, each array (N,)."""
+    """Scores of the N labelled tokens y_t of one text, each array (N,)."""
 
     log_p: NDArray[np.float64]
-    """log p(y_t | y_<t), nats."""
+    """log p(y_t | y_<t), in nats."""
     is_top: NDArray[np.bool_]
     """Whether y_t is the most probable token."""
     expected: NDArray[np.float64]
-    """Mean of log p(· | y_<t) under the model's own distribution: its negative entropy, nats."""
+    """Mean of log p(· | y_<t) under the model's own distribution: its negative entropy, in nats."""
     deviation: NDArray[np.float64]
-    """Standard deviation of log p(· | y_<t) under the same."""
+    """Standard deviation of log p(· | y_<t) under the model's own distribution."""
 
     def __len__(self) -> int:
         """N."""
         return len(self.log_p)
 
     def head(self, count: int) -> TokenScores:
-        """The first `count` tokens."""
+        """The scores of the first `count` tokens."""
         return TokenScores(
             self.log_p[:count], self.is_top[:count], self.expected[:count], self.deviation[:count]
         )
 
     @property
     def mean_loss(self) -> float:
-        """Mean negative log-likelihood, nats per token."""
+        """Mean negative log-likelihood, in nats per token."""
         return float(-self.log_p.mean())

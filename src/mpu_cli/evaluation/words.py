@@ -1,10 +1,10 @@
-"""Words of a text in any script, for ROUGE and for what counts repeated words.
+"""The words of a text in any script, for ROUGE and for metrics of repeated words.
 
-rouge-score knows the letters a–z and the digits 0–9 and drops all else: of a Russian or a Chinese
-text nothing is left, of "café" only "caf". A text of ASCII characters goes through rouge-score's
-own tokenizer here, so its numbers for English stay what they are; in any other text a word is a run
-of letters, digits and their marks, and a single character where the script writes no spaces between
-words. Words of a–z are stemmed where that is asked for, also in mixed texts; others never are.
+rouge-score knows the letters a–z and the digits 0–9 and drops everything else: nothing is left of a
+Russian or Chinese text, and only "caf" of "café". Here a text of ASCII characters goes through
+rouge-score's own tokenizer, so numbers for English stay the same. In any other text a word is a run
+of letters, digits and their marks; where the script writes no spaces between words it is a single
+character. Only words of a–z are stemmed, in mixed texts too.
 """
 
 from __future__ import annotations
@@ -16,25 +16,23 @@ from typing import Any
 import regex
 
 _SPACELESS = r"\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{scx=Bopomofo}\p{Line_Break=SA}"
-"""Han, Kana, Bopomofo, and what Unicode breaks by dictionaries only: Thai, Lao, Khmer, Myanmar, Tai scripts."""
+"""Han, Kana, Bopomofo, and what Unicode breaks by dictionary only: Thai, Lao, Khmer, Myanmar, Tai."""
 _LETTER = r"[\p{L}\p{Nd}\p{Nl}]"
 _ALONE = rf"(?=[{_SPACELESS}])[\p{{L}}\p{{Nl}}]\p{{M}}*"
-"""One character of such a script, with the marks on it."""
+"""One character of such a script, with its marks."""
 _RUN = rf"(?:(?![{_SPACELESS}]){_LETTER}\p{{M}}*)+"
 _WORD = regex.compile(rf"{_ALONE}|{_RUN}")
 _PIECE = regex.compile(rf"{_ALONE}|(?:(?!{_ALONE}).)+", regex.DOTALL)
-_UNSEEN = regex.compile(r"(?!\u200b)\p{Cf}")
-"""Joiners, soft hyphens and direction marks stand inside words; the zero-width space stands between them."""
+_INVISIBLE = regex.compile(r"(?!\u200b)\p{Cf}")
+"""Joiners, soft hyphens and direction marks, which stand inside words; not the zero-width space."""
 _WIDTHS = ("<wide>", "<narrow>")
 
 
 def words(text: str, *, stem: bool) -> list[str]:
     """The words of a text in lower case, without punctuation and symbols.
 
-    See the module for what a word is.
-
-    Accents and combining marks are kept, in composed form; full-width and half-width forms count as
-    the usual ones.
+    Accents and combining marks stay, in composed form; full-width and half-width forms become the
+    usual ones.
 
     Args:
         text: in any script.
@@ -43,21 +41,18 @@ def words(text: str, *, stem: bool) -> list[str]:
     """
     if text.isascii():
         return list(_rouge_tokenizer(stem).tokenize(text))
-    found: list[str] = _WORD.findall(_folded(text))
+    tokens: list[str] = _WORD.findall(_folded(text))
     if not stem:
-        return found
+        return tokens
     return [
-        token
-        for word in found
-        for token in (_rouge_tokenizer(True).tokenize(word) if word.isascii() else [word])
+        part
+        for token in tokens
+        for part in (_rouge_tokenizer(True).tokenize(token) if token.isascii() else [token])
     ]
 
 
 def pieces(text: str) -> list[str]:
-    """The text cut at white space, and around every character of a script that writes no spaces.
-
-    Nothing else is dropped.
-    """
+    """The text split at white space and around each character of a script without spaces."""
     return [piece for part in text.split() for piece in _PIECE.findall(part)]
 
 
@@ -66,7 +61,7 @@ def _folded(text: str) -> str:
         unicodedata.normalize("NFKC", c) if unicodedata.decomposition(c).startswith(_WIDTHS) else c
         for c in text
     )
-    return unicodedata.normalize("NFC", _UNSEEN.sub("", usual)).casefold()
+    return unicodedata.normalize("NFC", _INVISIBLE.sub("", usual)).casefold()
 
 
 @cache

@@ -69,7 +69,7 @@ def compare(
     from mpu_cli.cli.figures import check_output_format, print_figures
     from mpu_cli.evaluation.compare import compare as run
     from mpu_cli.evaluation.compare import labels
-    from mpu_cli.evaluation.record import read_record
+    from mpu_cli.evaluation.records.read import read_record
 
     check_output_format(output_format, json)
     if len({str(path) for path in records}) != len(records):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from mpu_cli.evaluation.evaluate import Evaluation
     from mpu_cli.evaluation.questions import QuestionSet
-    from mpu_cli.evaluation.record import Record
+    from mpu_cli.evaluation.records.record import Record
     from mpu_cli.evaluation.settings import EvalSettings
 
 GUIDE = Guide(
@@ -271,10 +271,12 @@ def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
     with output.progress("reading rows"):  # the imports take seconds
         sets = _sets(options, output.note)
         settings = _settings(options)
-        from mpu_cli.evaluation.evaluate import check_sets, evaluate
+        from mpu_cli.evaluation.evaluate import evaluate
         from mpu_cli.evaluation.overlaps import overlaps
-        from mpu_cli.evaluation.record import read_record
+        from mpu_cli.evaluation.preflight import check_names, check_sets
+        from mpu_cli.evaluation.records.read import read_record
 
+        check_names(settings)
     retain_record, before = (
         read_record(options[name]) if options[name] else None
         for name in ("retain_record", "before")
@@ -320,7 +322,7 @@ def _run(context: typer.Context, output: Output, stack: ExitStack) -> None:
         )
     _tell(output, found, _notes_on_format(options["format_"], sets))
     if options["record"] is not None and processes.this_process().is_first:
-        from mpu_cli.evaluation.write_record import write_record
+        from mpu_cli.evaluation.records.write import write_record
 
         write_record(
             options["record"],
@@ -362,7 +364,7 @@ def _show(
 
 def _notes_on_format(layout: str, sets: list[QuestionSet]) -> list[str]:
     """What the layout's own tool does otherwise on these rows."""
-    from mpu_cli.evaluation.open_unlearning import LAST_TOKEN
+    from mpu_cli.evaluation.records.open_unlearning import LAST_TOKEN
 
     texts = any(question.row.text is not None for each in sets for question in each.questions)
     return [LAST_TOKEN] if layout == "open-unlearning" and texts else []
@@ -372,7 +374,7 @@ def _sets(options: dict[str, Any], tell: Callable[[str], None]) -> list[Question
     from mpu_cli.data.formats.csv_table import parse_delimiter
     from mpu_cli.data.mapping import for_retain, parse_mapping
     from mpu_cli.data.rows import read_rows
-    from mpu_cli.evaluation.asking import with_examples
+    from mpu_cli.evaluation.prompt_format import with_examples
     from mpu_cli.evaluation.questions import KNOWLEDGE, UTILITY, read_questions
 
     mapping, delimiter = (

@@ -281,7 +281,7 @@ def _named_secrets() -> list[Path]:
 def _probe(path: Path | None) -> Any:
     if path is None:
         return None
-    from mpu_cli.evaluation.probe import copy_losses
+    from mpu_cli.evaluation.answer_scores import copy_losses
 
     return lambda model, copies: copy_losses(path, model, copies)
 

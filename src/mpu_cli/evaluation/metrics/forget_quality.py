@@ -6,7 +6,8 @@ statistic (the largest distance between the two distribution functions, 0 is for
 and is given beside it.
 """
 
-from mpu_cli.evaluation.metric import Columns, ModelMetric
+from mpu_cli.evaluation.columns import Columns
+from mpu_cli.evaluation.metric import ModelMetric
 from mpu_cli.evaluation.questions import FORGET
 
 

@@ -5,8 +5,9 @@ The mean over the least probable 40 % of tokens (Shi et al., arXiv 2310.16789; 4
 
 import numpy as np
 
-from mpu_cli.evaluation.membership import attack
-from mpu_cli.evaluation.metric import Array, Evidence
+from mpu_cli.evaluation.metric import Evidence
+from mpu_cli.evaluation.metrics._membership import attack
+from mpu_cli.evaluation.statistics import Array
 
 SHARE = 0.4
 

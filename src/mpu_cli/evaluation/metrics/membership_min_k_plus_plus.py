@@ -8,8 +8,8 @@ the model's distribution.
 
 import numpy as np
 
-from mpu_cli.evaluation.membership import attack
 from mpu_cli.evaluation.metric import Evidence
+from mpu_cli.evaluation.metrics._membership import attack
 from mpu_cli.evaluation.metrics.membership_min_k import lowest_mean
 
 _SMALLEST_VARIANCE = 1e-6

@@ -3,8 +3,9 @@
 The loss less that of another model, which never saw the rows (Carlini et al., arXiv 2112.03570).
 """
 
-from mpu_cli.evaluation.membership import attack
-from mpu_cli.evaluation.metric import Evidence, MissingInputError
+from mpu_cli.evaluation.columns import MissingInputError
+from mpu_cli.evaluation.metric import Evidence
+from mpu_cli.evaluation.metrics._membership import attack
 
 
 def relative_loss(row: Evidence) -> float:

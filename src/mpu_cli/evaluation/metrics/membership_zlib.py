@@ -2,8 +2,8 @@
 
 import zlib
 
-from mpu_cli.evaluation.membership import attack
 from mpu_cli.evaluation.metric import Evidence
+from mpu_cli.evaluation.metrics._membership import attack
 
 
 def loss_per_byte(row: Evidence) -> float:

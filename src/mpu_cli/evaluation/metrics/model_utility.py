@@ -6,9 +6,10 @@ authors and world facts. Over other sets it is another number: compare only reco
 (`mpu compare` sees to it).
 """
 
-from mpu_cli.evaluation.metric import Array, Columns, MissingInputError, ModelMetric
+from mpu_cli.evaluation.columns import Columns, MissingInputError
+from mpu_cli.evaluation.metric import ModelMetric
 from mpu_cli.evaluation.questions import RETAIN, UTILITY
-from mpu_cli.evaluation.statistics import harmonic_mean
+from mpu_cli.evaluation.statistics import Array, harmonic_mean
 
 
 def parts(columns: Columns) -> dict[tuple[str, str], Array]:

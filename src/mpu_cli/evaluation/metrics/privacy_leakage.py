@@ -7,7 +7,8 @@ one; below 0 forget rows are still recognised, above 0 they were forgotten so mu
 
 from typing import Any
 
-from mpu_cli.evaluation.metric import Columns, ModelMetric
+from mpu_cli.evaluation.columns import Columns
+from mpu_cli.evaluation.metric import ModelMetric
 from mpu_cli.evaluation.questions import FORGET, HOLDOUT
 
 _TINY = 1e-10

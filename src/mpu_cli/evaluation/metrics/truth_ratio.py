@@ -13,8 +13,9 @@ import math
 
 import numpy as np
 
-from mpu_cli.evaluation.metric import Array, Evidence, RowMetric
+from mpu_cli.evaluation.metric import Evidence, RowMetric
 from mpu_cli.evaluation.questions import FORGET
+from mpu_cli.evaluation.statistics import Array
 
 _LARGEST = 700.0
 """exp of more is no number, and of as much less is 0, whose inverse is none."""

@@ -1,47 +1,36 @@
-"""The same questions in other words.
+"""The forget set's questions in other words (TOFU's paraphrased_question).
 
-Forgetting that hangs on a question's wording is none (TOFU's paraphrased_question).
+A model that answers the paraphrase has not forgotten the answer, only the wording of its question.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 
+from mpu_cli.evaluation.measured_rows import MeasuredRows, together
 from mpu_cli.evaluation.metric import RowMetric
-from mpu_cli.evaluation.model_under_test import MeasuredRows, ModelUnderTest
+from mpu_cli.evaluation.model_under_test import ModelUnderTest
 from mpu_cli.evaluation.questions import FORGET, PARAPHRASED_QUESTION
-from mpu_cli.evaluation.robustness._check import Check, together, under
+from mpu_cli.evaluation.robustness._check import Check
 
 CONDITION = "paraphrased"
 
 
-def run(subject: ModelUnderTest, metrics: Collection[RowMetric]) -> MeasuredRows:
-    """Every metric of the answer or of what is written, on the forget set, asked otherwise."""
-    plain = [
+def run(tested: ModelUnderTest, metrics: Collection[RowMetric]) -> MeasuredRows:
+    """Every metric of the answer or of the written text, on the paraphrased forget questions."""
+    chosen = [
         metric
         for metric in metrics
         if metric.shown and {*metric.variants} <= {"answer"} and FORGET in metric.roles
     ]
     parts = []
-    for each in (each for each in subject.sets if each.role == FORGET):
-        if all(question.paraphrased_question for question in each.questions):
-            parts.append(
-                under(
-                    CONDITION, subject.measure(plain, [replace(each)], asked="paraphrased question")
-                )
-            )
+    for rows in (rows for rows in tested.sets if rows.role == FORGET):
+        if all(question.paraphrased_question for question in rows.questions):
+            measured = tested.measure(chosen, [rows], asked="paraphrased question")
+            parts.append(measured.under(CONDITION))
         else:
-            parts.append(
-                MeasuredRows(
-                    reasons={
-                        (
-                            each.name,
-                            f"answer_probability@{CONDITION}",
-                        ): f"rows without {PARAPHRASED_QUESTION}"
-                    }
-                )
-            )
+            key = rows.name, f"answer_probability@{CONDITION}"
+            parts.append(MeasuredRows(reasons={key: f"rows without {PARAPHRASED_QUESTION}"}))
     return together(parts)
 
 

@@ -1,7 +1,4 @@
-"""How to read a number: which way is better, and which numbers come first.
-
-For people who decide by a record, not for the maths.
-"""
+"""The key numbers of a record, and which direction is better, for people who decide by a record."""
 
 from __future__ import annotations
 
@@ -15,11 +12,11 @@ from mpu_cli.evaluation.relearned import WORST
 from mpu_cli.evaluation.summarise import MODEL
 
 MOST = 12
-"""Numbers that are shown unless all are asked for."""
+"""Numbers to show unless the user asks for all of them."""
 Key = tuple[str, str, str]
 """Set (or "model"), its role (or "model"), and metric or metric@condition."""
 
-_FIRST = (
+_RANKING = (
     (FORGET, "answer_probability"),
     (RETAIN, "answer_probability"),
     (FORGET, f"answer_probability@{WORST}"),
@@ -42,41 +39,43 @@ _FIRST = (
     (FORGET, "relearning_steps"),
     (UTILITY, "rouge_recall"),
 )
-"""By role and metric, the most telling first: forgotten, kept, coming back, written, then by harder attacks."""
+"""(role, metric), the most important first: forgotten, kept, relearned, written, other attacks."""
 _OPPOSITE = {"lower": "higher", "higher": "lower"}
 _TRIES = re.compile(r"leak-(\d+)$")
 
 
 def direction(owner: str, role: str, metric: str) -> str:
-    """What a model has that forgot the forget set and kept the rest.
+    """The direction of a model that forgot the forget set and kept the rest.
 
-    "lower", "higher", a value such as "0.5", or "" if it depends.
+    A set of knowledge questions is about the forget set unless its name begins with "retain".
 
-    A set of knowledge questions is about the forget set, unless its name begins with "retain".
+    Returns:
+        "lower", "higher", a value such as "0.5", or "" if it depends.
     """
     name = metric.partition("@")[0]
     if name == "relearning_steps":
         return "higher"
     known = all_metrics().get(name)
     better = known.better.replace("–", "") if known is not None else ""
-    if not isinstance(known, RowMetric) or not (
-        role in (RETAIN, UTILITY) or (role == KNOWLEDGE and owner.startswith("retain"))
-    ):
-        return better
-    return known.better_kept or _OPPOSITE.get(better, better)
+    keeps = role in (RETAIN, UTILITY) or (role == KNOWLEDGE and owner.startswith("retain"))
+    if isinstance(known, RowMetric) and keeps:
+        return known.better_kept or _OPPOSITE.get(better, better)
+    return better
 
 
-def first(keys: Sequence[Key], most: int = MOST) -> list[Key]:
-    """The most telling of these numbers, in their own order; all, if they are no more than that."""
+def key_numbers(keys: Sequence[Key], most: int = MOST) -> list[Key]:
+    """The most important of these numbers, in the given order; all if there are no more than that.
+
+    Of leak@k, the largest k counts.
+    """
     if len(keys) <= most:
         return list(keys)
-    tries = max(
-        (int(found[1]) for _, _, metric in keys if (found := _TRIES.search(metric))), default=0
-    )
+    matches = (_TRIES.search(metric) for _, _, metric in keys)
+    suffix = f"-{max((int(match[1]) for match in matches if match), default=0)}"
     ranked: list[tuple[int, int]] = []
     for place, (_, role, metric) in enumerate(keys):
-        plain = metric.removesuffix(f"-{tries}") if metric.endswith(f"@leak-{tries}") else metric
-        if (role, plain) in _FIRST:
-            ranked.append((_FIRST.index((role, plain)), place))
+        name = metric.removesuffix(suffix) if metric.endswith(f"@leak{suffix}") else metric
+        if (role, name) in _RANKING:
+            ranked.append((_RANKING.index((role, name)), place))
     chosen = {place for _, place in sorted(ranked)[:most]}
     return [key for place, key in enumerate(keys) if place in chosen]

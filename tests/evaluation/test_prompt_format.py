@@ -17,10 +17,10 @@ from mpu_cli.data.batches import collate
 from mpu_cli.data.rows import read_rows
 from mpu_cli.data.templates import TokenizedRow
 from mpu_cli.errors import BadDataError, UsageError
-from mpu_cli.evaluation.asking import MUSE_STOPS, asking, with_examples
 from mpu_cli.evaluation.evaluate import _tokens, evaluate
 from mpu_cli.evaluation.generation import _before, generate
 from mpu_cli.evaluation.model_under_test import ModelUnderTest
+from mpu_cli.evaluation.prompt_format import MUSE_STOPS, prompt_format, with_examples
 from mpu_cli.evaluation.settings import EvalSettings
 from mpu_cli.modeling.load import load_model, load_tokenizer
 
@@ -90,7 +90,7 @@ def known(request):
     return tiny(CHATML, bos=False) if request.param == "a chat template" else tiny(None, bos=True)
 
 
-def subject_of(known, each, **changes) -> ModelUnderTest:
+def under_test(known, each, **changes) -> ModelUnderTest:
     """The model on one set, with the defaults of `mpu eval`."""
     return ModelUnderTest(*known, [each], EvalSettings(device="cpu", **changes))
 
@@ -106,16 +106,16 @@ def test_knowledge_is_asked_as_muse_asks(count, known, tmp_path):
         read_rows(rows_file(tmp_path, EXAMPLES[:count] or EXAMPLES)),
     )
     each = each if count else questions(tmp_path, "again", "knowledge", ASKED)
-    subject = subject_of(known, each)
+    tested = under_test(known, each)
     general = "".join(
         f"Question: {one['question']}\nAnswer: {one['answer']}\n\n" for one in EXAMPLES[:count]
     )
-    found = subject.measure(metrics("knowledge_memorization"))
+    found = tested.measure(metrics("knowledge_memorization"))
     for number, (row, question) in enumerate(zip(ASKED, each.questions, strict=True)):
         prompt = f"{general}Question: {row['question']}\nAnswer: "
-        assert list(subject.encoder.prompt(question, "answer", subject.asking[each.name])) == list(
-            known[1](prompt).input_ids
-        )
+        assert list(
+            tested.encoder.prompt(question, "answer", tested.prompt_formats[each.name])
+        ) == list(known[1](prompt).input_ids)
         written, score = muse(
             *known, prompt, row["answer"], 32, ["\n\n", "\nQuestion", "Question:"]
         )
@@ -147,13 +147,16 @@ def test_texts_are_gone_on_with_as_muse_does(most, known, tmp_path):
     """
     each = questions(tmp_path, "verbatim", "verbatim", TEXTS)
     model, tokenizer = known
-    subject = subject_of(
+    tested = under_test(
         known, each, **({} if most == 128 else {"tokens_by_set": (("verbatim", most),)})
     )
-    found = subject.measure(metrics("verbatim_memorization", "verbatim_memorization_stemmed"))
+    found = tested.measure(metrics("verbatim_memorization", "verbatim_memorization_stemmed"))
     for number, (row, question) in enumerate(zip(TEXTS, each.questions, strict=True)):
         ids = list(tokenizer(row["prompt"]).input_ids)
-        assert list(subject.encoder.prompt(question, "answer", subject.asking["verbatim"])) == ids
+        assert (
+            list(tested.encoder.prompt(question, "answer", tested.prompt_formats["verbatim"]))
+            == ids
+        )
         reference = tokenizer.decode(
             tokenizer(row["gt"]).input_ids[:most], skip_special_tokens=True
         )
@@ -216,7 +219,7 @@ def test_limits_and_stops_by_set(tmp_path):
     }
 
     def of(**changes):
-        asked = {name: asking(each, EvalSettings(**changes)) for name, each in sets.items()}
+        asked = {name: prompt_format(each, EvalSettings(**changes)) for name, each in sets.items()}
         return [one.tokens for one in asked.values()], [one.stops for one in asked.values()]
 
     assert of() == ([200, 128, 32, 128], [(), (), MUSE_STOPS, ()])

@@ -1,4 +1,4 @@
-"""A record on disk, whole or not at all."""
+"""Write a record to disk, in whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from mpu_cli.checkpoint.staging import Staging, disk_errors
-from mpu_cli.evaluation.open_unlearning import open_unlearning_files
-from mpu_cli.evaluation.record import ITEMS, SUMMARY, Record
+from mpu_cli.evaluation.records.open_unlearning import open_unlearning_files
+from mpu_cli.evaluation.records.record import ITEMS, SUMMARY, Record
 
 
 def write_record(
@@ -16,10 +16,10 @@ def write_record(
     """Write a record's files.
 
     Args:
-        target: a directory that is not there yet.
-        record: what was found.
+        target: a directory that does not exist yet.
+        record: the results.
         layout: "mpu" or "open-unlearning".
-        texts: keep what the model wrote.
+        texts: whether to include what the model wrote.
         force: replace an older record.
 
     Raises:
@@ -32,9 +32,8 @@ def write_record(
         }
     else:
         lines = record.items()
-        for line in lines:
-            if not texts:
-                line.pop("written", None)
+        for line in lines if not texts else ():
+            line.pop("written", None)
         files = {
             SUMMARY: json.dumps(record.summary(), indent=2, ensure_ascii=False) + "\n",
             ITEMS: "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),

@@ -18,7 +18,6 @@ from tiny_rows import evidence, questions, rows, scores, settings, words
 import mpu_cli.evaluation.metrics as metrics_package
 from mpu_cli.evaluation.columns import Columns, MissingInputError
 from mpu_cli.evaluation.evaluate import Evaluation, evaluate
-from mpu_cli.evaluation.metric import ModelMetric
 from mpu_cli.evaluation.metrics import all_metrics, model_metrics, row_metrics
 from mpu_cli.evaluation.records.record import Record
 
@@ -605,22 +604,6 @@ def test_every_file_of_metrics_is_found_without_being_named():
     for path in directory.glob("*.py"):
         assert path.stem == "__init__" or len(ast.get_docstring(ast.parse(path.read_text()))) > 40
     assert "answer_probability" not in (directory / "__init__.py").read_text()
-
-
-def test_a_new_file_is_a_metric_at_once(tmp_path, monkeypatch):
-    """A file put where the registry looks is found by name."""
-    (tmp_path / "length_of_answer.py").write_text(
-        '"""."""\nfrom mpu_cli.evaluation.metric import RowMetric\nMETRICS ='
-        ' (RowMetric(name="length_of_answer", about="tokens", source="-", better="-", item=lambda'
-        " row: len(row.answer)),)\n"
-    )
-    monkeypatch.setattr(metrics_package, "__path__", [*metrics_package.__path__, str(tmp_path)])
-    all_metrics.cache_clear()
-    try:
-        assert row_metrics()["length_of_answer"].item(evidence(scores([-1.0, -1.0]))) == 2
-    finally:
-        all_metrics.cache_clear()
-    assert not isinstance(all_metrics()["answer_probability"], ModelMetric)
 
 
 def test_model_metrics_name_what_they_are_made_of(retained):

@@ -95,7 +95,7 @@ def change(name: str) -> torch.Tensor | None:
 
 
 def save_model(directory: Path, tensors: dict[str, torch.Tensor]) -> Path:
-    """Write a model directory without transformers, whose own files change from version to version."""
+    """Write a model directory without transformers, whose files differ between its versions."""
     from mpu_cli.checkpoint.header import TensorInfo
 
     directory.mkdir(parents=True)

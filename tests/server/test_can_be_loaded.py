@@ -1,4 +1,4 @@
-"""What `unlearn` and `eval` refuse of a copy is refused of the model, before anything is published."""
+"""A model that `unlearn` and `eval` would refuse is refused before anything is published."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def test_a_model_of_two_dtypes_comes_back_in_both(tiny_pair, tmp_path, entropy):
 
 
 def test_zero_deltas_return_the_model_bit_for_bit(tiny_pair, tmp_path, entropy):
-    """Explicit zeros and negative zeros in an update leave the numbers as they are, like absent tensors."""
+    """Zeros and negative zeros in an update change nothing, and neither do absent tensors."""
     pair = tiny_pair("llama")
     record = publish(pair.model, pair.base, tmp_path / "h", tmp_path / "s", entropy(1)).handoffs[0]
     zeros = {name: -torch.zeros_like(tensor) for name, tensor in small_change(pair.model).items()}
@@ -135,21 +135,21 @@ def test_a_known_change_comes_back(tiny_pair, tmp_path, entropy, denoising, copi
     change = small_change(pair.model)
     change_all(tmp_path / "s", record, pair.model, tmp_path / "h", tmp_path / "u", change)
     result = take_back(tmp_path / "u", tmp_path / "s", pair.model, tmp_path / "out")
-    theta, found = weights(pair.model), weights(tmp_path / "out")
+    theta, stored = weights(pair.model), weights(tmp_path / "out")
     for name, tensor in theta.items():
         expected = tensor.double() + change.get(name, torch.zeros(())).double()
         if name not in change:
-            assert torch.equal(found[name], tensor), name
+            assert torch.equal(stored[name], tensor), name
         elif reparam == "signed-permutation":
             # Σ w_k = 1 to 1e-16, which tips a rare tie of the last rounding.
-            assert torch.equal(found[name], expected.float()) or copies > 1, name
+            assert torch.equal(stored[name], expected.float()) or copies > 1, name
             near = (
                 torch.nextafter(expected.float(), expected.float() + 1),
                 torch.nextafter(expected.float(), expected.float() - 1),
             )
-            assert ((found[name] <= near[0]) & (found[name] >= near[1])).all(), name
-            assert float((found[name] == expected.float()).float().mean()) > 0.9
-        assert float((found[name].double() - expected).norm()) <= 1e-7 * float(expected.norm())
+            assert ((stored[name] <= near[0]) & (stored[name] >= near[1])).all(), name
+            assert float((stored[name] == expected.float()).float().mean()) > 0.9
+        assert float((stored[name].double() - expected).norm()) <= 1e-7 * float(expected.norm())
     assert result.agreement == ((None,) if copies == 1 else (pytest.approx(1, abs=1e-6),))
     assert result.changed.relative_norm == pytest.approx(norm(change) / norm(theta), rel=1e-6)
 
@@ -162,12 +162,12 @@ def test_the_server_learning_rate_scales_the_change(tiny_pair, tmp_path, entropy
     change_all(tmp_path / "s", record, pair.model, tmp_path / "h", tmp_path / "u", change)
     take_back(tmp_path / "u", tmp_path / "s", pair.model, tmp_path / "out", server_lr=0.5)
     half = {name: value / 2 for name, value in change.items()}
-    found = difference(tmp_path / "out", pair.model)
-    assert relative({name: found[name] for name in half}, half) <= 1e-5
+    update = difference(tmp_path / "out", pair.model)
+    assert relative({name: update[name] for name in half}, half) <= 1e-5
 
 
 def test_one_tensor_changed_in_one_copy(tiny_pair, tmp_path, entropy):
-    """A tensor that only some copies changed counts as unchanged in the others, and untouched tensors keep their bytes."""
+    """Copies that did not change a tensor add zero; a tensor that no copy changed keeps its bytes."""
     pair = tiny_pair("llama")
     record = publish(
         pair.model,
@@ -209,7 +209,7 @@ def test_dtype_auto_of_the_result(tiny_pair, tmp_path, entropy):
             3e-3 if dtype == "bfloat16" else 1e-7
         )
         assert result.changed.cosine >= 0.99
-    kept = take_back(
+    result = take_back(
         tmp_path / "float32" / "u",
         tmp_path / "s",
         pair.model,
@@ -217,11 +217,11 @@ def test_dtype_auto_of_the_result(tiny_pair, tmp_path, entropy):
         dtype="bfloat16",
         fork=True,
     )
-    assert kept.changed.dtype == "bfloat16" and kept.changed.cosine < 0.99
+    assert result.changed.dtype == "bfloat16" and result.changed.cosine < 0.99
 
 
 def test_bfloat16_deltas_cost_little(tiny_pair, tmp_path, entropy):
-    """An update in bfloat16 differs from the float32 one by its own rounding, 2⁻⁹, not by that of θ."""
+    """An update in bfloat16 differs from the float32 one by its own rounding, 2⁻⁹."""
     pair = tiny_pair("llama")
     publish(pair.model, pair.base, tmp_path / "h", tmp_path / "s", entropy(2))
     train_all(tmp_path / "h", tmp_path / "t", "sgd", steps=5)
@@ -235,7 +235,7 @@ def test_bfloat16_deltas_cost_little(tiny_pair, tmp_path, entropy):
 
 
 def test_shards_change_nothing(tiny_pair, tmp_path, entropy):
-    """A sharded handoff holds the same tensors as one in a single file, and its update aggregates to the same model."""
+    """A sharded handoff holds the same tensors as a single file, and its update gives the same model."""
     pair = tiny_pair("llama")
     digests, results = [], []
     for size in (10**9, 20_000):
@@ -269,7 +269,7 @@ def _changed(folder, record, single):
 
 
 # How the error grows with the noise
-# ------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -317,23 +317,23 @@ def slope(points):
 def test_the_error_falls_with_the_promised_power_of_the_noise(
     error, denoising, copies, least, most
 ):
-    """From κ = .2 to .05 the error falls by about its square (harmonic), its cube (extrapolation), or itself (one copy)."""
-    found = slope(
+    """The error grows with κ² (harmonic), κ³ (extrapolation) or κ (one copy) from .05 to .2."""
+    measured = slope(
         [(kappa, error(denoising=denoising, copies=copies, kappa=kappa)) for kappa in (0.05, 0.2)]
     )
-    assert least <= found <= most
+    assert least <= measured <= most
 
 
 def test_with_an_offset_every_slope_is_one(error):
-    """Negative control: with an offset as large as the noise, denoising leaves an error of first order in it."""
+    """Negative control: an offset as large as the noise leaves an error of first order."""
     for denoising in ("harmonic", "extrapolation"):
-        found = slope(
+        measured = slope(
             [
                 (kappa, error(denoising=denoising, copies=3, kappa=kappa, offset=kappa))
                 for kappa in (0.03, 0.1)
             ]
         )
-        assert 0.85 <= found <= 1.15
+        assert 0.85 <= measured <= 1.15
     alone = error(copies=1, kappa=0.0, offset=0.1)
     assert error(copies=3, kappa=0.1, offset=0.1) == pytest.approx(alone, rel=0.25)
     assert error(copies=3, kappa=0.1) < 0.3 * alone
@@ -341,7 +341,7 @@ def test_with_an_offset_every_slope_is_one(error):
 
 @pytest.mark.slow
 def test_slopes_of_the_tiny_model(error):
-    """Medians of three draws over κ = .01 … .3 meet the bars of the design with SGD."""
+    """Medians of three draws over κ = .01 … .3 meet the bars with SGD."""
     for denoising, copies, bar, kappas in (
         ("harmonic", 1, 1.0, (0.01, 0.03, 0.1, 0.3)),
         ("harmonic", 2, 1.8, (0.01, 0.03, 0.1, 0.3)),
@@ -363,14 +363,14 @@ def test_slopes_of_the_tiny_model(error):
 
 @pytest.mark.slow
 def test_slopes_of_the_demo_model():
-    """`benchmarks/slopes.py` meets the bars on the demo's trained model with Adafactor on its matrices."""
+    """`benchmarks/slopes.py` meets the bars on the demo's trained model with Adafactor."""
     script = Path(__file__).parents[2] / "benchmarks" / "slopes.py"
     done = subprocess.run(
         [sys.executable, script, "--json"], capture_output=True, text=True, check=True
     )
-    found = json.loads(done.stdout)
-    assert found["update"] >= 0.005
-    settings = found["settings"]
+    report = json.loads(done.stdout)
+    assert report["update"] >= 0.005
+    settings = report["settings"]
     assert settings["harmonic m=1"]["slope .01 to .3"] == pytest.approx(1, abs=0.1)
     assert (
         settings["harmonic m=2"]["slope .01 to .3"] >= 1.8

@@ -1,4 +1,4 @@
-"""What holders are left not knowing, at most, held against the best linear estimate of simulated task vectors."""
+"""Exposure compared with the best linear estimate of simulated task vectors."""
 
 import shutil
 from collections import Counter
@@ -71,7 +71,7 @@ def record(
 
 
 # The attack: nothing below knows the formulas
-# ------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def sources(records):
@@ -189,41 +189,47 @@ def test_the_stated_exposure_is_what_the_best_linear_estimate_leaves(records):
 
     Never above the best linear estimate's error, nor below it, nor above 1.
     """
-    told = ledger(records)
-    held = {name: [one for one in records if one.holder == name] for name in told.by_holder}
-    expected = {name: best_linear(mine) for name, mine in held.items()}
-    assert told.by_holder == pytest.approx(expected, rel=1e-6, abs=1e-8)
-    assert told.all_together == pytest.approx(best_linear(records), rel=1e-6, abs=1e-8)
-    for size, stated in told.coalitions:
+    computed = ledger(records)
+    held = {name: [item for item in records if item.holder == name] for name in computed.by_holder}
+    expected = {name: best_linear(holding) for name, holding in held.items()}
+    assert computed.by_holder == pytest.approx(expected, rel=1e-6, abs=1e-8)
+    assert computed.all_together == pytest.approx(best_linear(records), rel=1e-6, abs=1e-8)
+    for size, stated in computed.coalitions:
         groups = [
-            [one for mine in group for one in mine] for group in combinations(held.values(), size)
+            [item for holding in group for item in holding]
+            for group in combinations(held.values(), size)
         ]
         assert stated == pytest.approx(min(map(best_linear, groups)), rel=1e-6, abs=1e-8)
-    assert len(told.coalitions) == (len(held) if len(held) > 1 else 0)
-    assert all(0 <= stated <= 1 for stated in (*told.by_holder.values(), told.all_together))
-    for draw in {one.draw for one in records}:
-        mine = [one for one in records if one.draw == draw]
-        shown = exposure_of(mine)
-        alone = [best_linear([replace(one, copies=(copy,))]) for one in mine for copy in one.copies]
+    assert len(computed.coalitions) == (len(held) if len(held) > 1 else 0)
+    assert all(0 <= stated <= 1 for stated in (*computed.by_holder.values(), computed.all_together))
+    for draw in {item.draw for item in records}:
+        holding = [item for item in records if item.draw == draw]
+        shown = exposure_of(holding)
+        alone = [
+            best_linear([replace(item, copies=(copy,))]) for item in holding for copy in item.copies
+        ]
         assert (shown.no_copy, shown.one_copy) == (
             1.0,
             pytest.approx(min(alone), rel=1e-6, abs=1e-8),
         )
-        if len(alone) == mine[0].size:
-            assert shown.all_copies == pytest.approx(best_linear(mine), rel=1e-6, abs=1e-8)
+        if len(alone) == holding[0].size:
+            assert shown.all_copies == pytest.approx(best_linear(holding), rel=1e-6, abs=1e-8)
 
 
 def check_simulated(records, seed, count):
-    """Stated ≤ measured on drawn vectors, within five standard errors (fitting d scalars to N entries gains d/N)."""
-    found = simulated(records, np.random.default_rng(seed), count)
+    """The stated number fits drawn vectors within five standard errors.
+
+    Fitting d scalars to N entries gains d/N.
+    """
+    measured = simulated(records, np.random.default_rng(seed), count)
     slack = 1 + 5 / sqrt(count) + len(sources(records)) / count
-    assert found / slack - 1e-8 <= ledger(records).all_together <= found * slack + 1e-8
+    assert measured / slack - 1e-8 <= ledger(records).all_together <= measured * slack + 1e-8
 
 
 @given(lineages(), st.integers(0, 2**32))
 @settings(deadline=None, max_examples=25)
 def test_the_stated_exposure_on_drawn_vectors(records, seed):
-    """The same on Gaussian task vectors, offsets and noises that are really drawn, of 4,000 entries."""
+    """The stated number fits Gaussian task vectors, offsets and noise of 4,000 entries."""
     check_simulated(records, seed, 4000)
 
 
@@ -291,7 +297,7 @@ def test_the_stated_exposure_on_published_copies(tiny_pair, tmp_path, entropy, n
 
 
 # The numbers
-# ---------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def test_the_prior_bounds_every_number():
@@ -312,25 +318,25 @@ def test_the_exposure_of_a_draw():
 
     A draw of one copy is all copies.
     """
-    found = exposure("harmonic", 0.1, (1.5, 1.0, 2.0), 0.0)
-    assert (found.no_copy, found.one_copy, found.all_copies, found.order) == (
+    computed = exposure("harmonic", 0.1, (1.5, 1.0, 2.0), 0.0)
+    assert (computed.no_copy, computed.one_copy, computed.all_copies, computed.order) == (
         1.0,
         pytest.approx(left(0.1)),
         0.0,
         2,
     )
-    found = exposure("extrapolation", 0.1, (-1.0, 2.0, 1.0), 0.2)
-    assert (found.one_copy, found.all_copies, found.order) == (
+    computed = exposure("extrapolation", 0.1, (-1.0, 2.0, 1.0), 0.2)
+    assert (computed.one_copy, computed.all_copies, computed.order) == (
         pytest.approx(left(hypot(0.1, 0.2))),
         pytest.approx(left(0.2)),
         1,
     )
-    found = exposure("harmonic", 0.1, (2.0,), 0.1)
-    assert found.one_copy == found.all_copies == pytest.approx(left(hypot(0.2, 0.1)))
-    assert found.content() == {
+    computed = exposure("harmonic", 0.1, (2.0,), 0.1)
+    assert computed.one_copy == computed.all_copies == pytest.approx(left(hypot(0.2, 0.1)))
+    assert computed.content() == {
         "no_copy": 1.0,
-        "one_copy": found.one_copy,
-        "all_copies": found.all_copies,
+        "one_copy": computed.one_copy,
+        "all_copies": computed.all_copies,
         "order": 1.0,
     }
 
@@ -352,17 +358,17 @@ def test_holders_and_coalitions_are_told_apart():
     A second round adds up.
     """
     split = [record(A, ((k, 1 + k / 2),), holder=f"client-{k + 1}") for k in range(3)]
-    found = ledger(split)
-    assert found.by_holder == pytest.approx(
+    computed = ledger(split)
+    assert computed.by_holder == pytest.approx(
         {f"client-{k + 1}": left(0.1 + k * 0.05) for k in range(3)}
     )
-    assert [size for size, _ in found.coalitions] == [1, 2, 3]
+    assert [size for size, _ in computed.coalitions] == [1, 2, 3]
     assert (
         0
-        == found.coalitions[2][1]
-        < found.coalitions[1][1]
-        < found.coalitions[0][1]
-        == found.by_holder["client-1"]
+        == computed.coalitions[2][1]
+        < computed.coalitions[1][1]
+        < computed.coalitions[0][1]
+        == computed.by_holder["client-1"]
     )
     twice = [*split, replace(split[0], draw=B, id=B)]
     assert ledger(twice).by_holder["client-1"] == pytest.approx(left(0.1 / sqrt(2)))
@@ -379,9 +385,11 @@ def test_many_holders_take_bounded_time():
     They fall with the number of holders.
     """
     split = [record(A, ((k, 1 + k / 39),), size=40, holder=f"client-{k}") for k in range(40)]
-    found = ledger(split).coalitions
-    assert [size for size, _ in found] == [1, 2, 38, 39, 40]
-    assert [left_ for _, left_ in found] == sorted((left_ for _, left_ in found), reverse=True)
+    computed = ledger(split).coalitions
+    assert [size for size, _ in computed] == [1, 2, 38, 39, 40]
+    assert [left_ for _, left_ in computed] == sorted(
+        (left_ for _, left_ in computed), reverse=True
+    )
 
 
 def test_interrupted_handoffs_count():
@@ -422,7 +430,7 @@ def test_the_weights_as_unit_start_from_the_base():
 
 
 # The commands' side
-# --------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def test_perturb_counts_what_a_holder_has_already(tiny_pair, tmp_path, entropy):
@@ -496,14 +504,19 @@ def test_a_second_lineage_of_a_model_is_warned_of(tiny_pair, tmp_path, entropy):
     A place elsewhere, or another model, says nothing.
     """
     pair, other = tiny_pair("llama"), tiny_pair("llama", num_hidden_layers=1)
-    kept = {"copies": 1, "kappa": 0.0, "offset": 1.0, "check": "none"}
+    options = {"copies": 1, "kappa": 0.0, "offset": 1.0, "check": "none"}
 
     def warned(number, pair, secret):
         (tmp_path / "out").mkdir(exist_ok=True)
-        found = publish(
-            pair.model, pair.base, tmp_path / "out" / f"h{number}", secret, entropy(number), **kept
+        result = publish(
+            pair.model,
+            pair.base,
+            tmp_path / "out" / f"h{number}",
+            secret,
+            entropy(number),
+            **options,
         )
-        return [line for line in found.warnings if "another lineage" in line]
+        return [line for line in result.warnings if "another lineage" in line]
 
     (tmp_path / "link").symlink_to(tmp_path / "first", target_is_directory=True)
     (tmp_path / "other").mkdir()
@@ -560,8 +573,8 @@ def test_the_weights_as_unit_are_stated_layer_by_layer(tiny_pair, tmp_path, entr
     lost = unit = 0.0
     for names in groups.values():
         task, seen = (
-            torch.cat([(each[name] - base[name]).double().ravel() for name in names])
-            for each in (before, copy)
+            torch.cat([(tensors[name] - base[name]).double().ravel() for name in names])
+            for tensors in (before, copy)
         )
         matrices = torch.cat(
             [before[name].double().ravel() for name in names if before[name].dim() > 1]
@@ -569,8 +582,8 @@ def test_the_weights_as_unit_are_stated_layer_by_layer(tiny_pair, tmp_path, entr
         lost += float((seen * (seen @ task / (seen @ seen)) - task).square().sum())
         unit += len(task) * float(matrices.square().mean())
     assert result.exposure.all_copies == pytest.approx(sqrt(lost / unit), rel=0.02)
-    told = ledger(Lineage.read(tmp_path / "s").handoffs.values())
-    assert told.all_together == told.by_holder["client"] == result.exposure.all_copies
+    computed = ledger(Lineage.read(tmp_path / "s").handoffs.values())
+    assert computed.all_together == computed.by_holder["client"] == result.exposure.all_copies
 
 
 def test_one_prior_for_all_groups_would_state_too_much():
@@ -660,18 +673,24 @@ def test_a_lineage_is_found_behind_a_hidden_name_or_a_link(tiny_pair, tmp_path, 
     }.get(kind, "server")
     secret = tmp_path / "place" / name
     secret.parent.mkdir()
-    kept = {"copies": 1, "kappa": 0.0, "offset": 1.0}
+    options = {"copies": 1, "kappa": 0.0, "offset": 1.0}
     if kind.startswith("link"):
-        kept_at = tmp_path / "deep" / "deeper" / "kept"
-        publish(pair.model, pair.base, tmp_path / "h1", kept_at, entropy(1), **kept)
-        secret.symlink_to(kept_at if kind == "link" else "../deep/deeper/kept")
+        kept_at = tmp_path / "deep" / "deeper" / "options"
+        publish(pair.model, pair.base, tmp_path / "h1", kept_at, entropy(1), **options)
+        secret.symlink_to(kept_at if kind == "link" else "../deep/deeper/options")
     else:
-        publish(pair.model, pair.base, tmp_path / "h1", secret, entropy(1), **kept)
+        publish(pair.model, pair.base, tmp_path / "h1", secret, entropy(1), **options)
     mistyped = tmp_path / "place" / ".sever"
 
     def again():
         return publish(
-            pair.model, pair.base, tmp_path / "h2", mistyped, entropy(2), new_lineage=False, **kept
+            pair.model,
+            pair.base,
+            tmp_path / "h2",
+            mistyped,
+            entropy(2),
+            new_lineage=False,
+            **options,
         )
 
     if kind in {"staging", "set aside"}:

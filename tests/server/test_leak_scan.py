@@ -1,4 +1,4 @@
-"""The master secret is looked for in everything that the server writes for others, before it is renamed into place."""
+"""The server scans all files for others for the master secret before it renames them into place."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ SPELLINGS = {
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("before", [0, 7, *((1 << 20) - back for back in (20, 90))])
 def test_every_spelling_is_found_wherever_it_lies(tmp_path, spelling, before):
-    """Also across the border of two blocks that are read one after the other, and deep in folders."""
+    """The scan finds the secret across the border of two blocks and deep in folders."""
     (tmp_path / "copy-1").mkdir()
     (tmp_path / "copy-1" / "vocab.txt").write_bytes(
         b"." * before + SPELLINGS[spelling] + b"." * 100

@@ -1,4 +1,4 @@
-"""A model that holds something that is no number is never published and never made, wherever it lies."""
+"""A model with NaN or infinity in any tensor is never published and never made."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def wide(tiny_pair):
 
 
 def noise_of(pair, tmp_path, entropy, **given):
-    """Publish and return (record, noise by copy as one float64 vector per copy: published with T undone − θ)."""
+    """Publish; return the record and each copy's noise (published, T undone, − θ) as one vector."""
     result = publish(pair.model, pair.base, tmp_path / "h", tmp_path / "s", entropy(3), **given)
     record = result.handoffs[0]
     names = [name for layer in layout_of(pair.model).layers for name in layer.noised]
@@ -74,7 +74,7 @@ def task_rms(pair):
 
 @given(size=st.integers(2, 12))
 def test_the_zero_sum_basis_is_orthonormal_and_sums_to_zero(size):
-    """Helmert's columns are orthonormal and orthogonal to the ones vector, so m−1 draws make m zero-sum ones."""
+    """Helmert's columns are orthonormal and orthogonal to the ones vector."""
     basis = zero_sum_basis(size)
     assert basis.shape == (size, size - 1)
     assert np.allclose(basis.T @ basis, np.eye(size - 1), atol=1e-14)
@@ -104,8 +104,8 @@ def test_harmonic_copies_have_the_asked_noise(wide, tmp_path, entropy, copies):
         assert abs(float(values.mean())) < 5 * asked / sqrt(count)
     expected = -1 / (copies - 1)
     for first, second in combinations(noise.values(), 2):
-        found = float((first * second).sum() / (first.norm() * second.norm()))
-        assert abs(found - expected) < 5 * (1 - expected**2) / sqrt(count) + 1e-5
+        correlation = float((first * second).sum() / (first.norm() * second.norm()))
+        assert abs(correlation - expected) < 5 * (1 - expected**2) / sqrt(count) + 1e-5
     rest = sum(values / alphas[name] for name, values in noise.items())
     theta = norm(
         {name: weights(wide.model)[name] for name in layout_of(wide.model).layers[0].noised}
@@ -117,7 +117,7 @@ def test_harmonic_copies_have_the_asked_noise(wide, tmp_path, entropy, copies):
 
 
 def test_zero_sum_holds_on_the_plain_files(wide, tmp_path, entropy):
-    """With `--reparam none` the weighted mean of the published files themselves is θ to 1e-7 of its norm."""
+    """With `--reparam none` the weighted mean of the published files is θ to 1e-7 of its norm."""
     result = publish(
         wide.model, wide.base, tmp_path / "h", tmp_path / "s", entropy(4), reparam="none", kappa=0.1
     )
@@ -196,7 +196,7 @@ def test_given_coefficients_keep_their_order_and_defaults_are_dealt(wide, tmp_pa
 
 
 def test_noise_relative_to_the_weights(wide, tmp_path, entropy):
-    """Without a base σ is κ·RMS of the layer's matrices, for norms alike, and it says that this ruins a model."""
+    """Without a base σ is κ·RMS of the layer's matrices, also for norms, with a warning."""
     result = publish(wide.model, None, tmp_path / "h", tmp_path / "s", entropy(1), kappa=0.1)
     noised = [weights(wide.model)[name].double() for name in layout_of(wide.model).layers[0].noised]
     theta = torch.cat([tensor.ravel() for tensor in noised if tensor.dim() > 1])
@@ -257,11 +257,11 @@ def test_scope_all_noises_everything_that_differs_from_the_base(tiny_pair, tmp_p
 
 
 # The frozen offset
-# -----------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def test_the_offset_is_the_same_in_every_copy_round_and_holder(wide, tmp_path, entropy):
-    """ξ has standard deviation c·RMS(task vector), and comes out the same from two rounds, one of them split."""
+    """ξ has standard deviation c·RMS(task vector) and is the same in two rounds, one of them split."""
     source = entropy(7)
     first = publish(
         wide.model,
@@ -306,7 +306,7 @@ def test_the_offset_is_the_same_in_every_copy_round_and_holder(wide, tmp_path, e
 
 
 def test_a_changed_offset_is_refused(tiny_pair, tmp_path, entropy):
-    """A second scale of one direction would give θ away, so another --offset in the same lineage is refused."""
+    """Another --offset in one lineage is refused: two scales of one direction reveal θ."""
     pair = tiny_pair("llama")
     source = entropy(1)
     publish(pair.model, pair.base, tmp_path / "h1", tmp_path / "s", source, offset=0.1)
@@ -315,15 +315,15 @@ def test_a_changed_offset_is_refused(tiny_pair, tmp_path, entropy):
         with pytest.raises(GateError, match=r"froze its offset at 0\.1"):
             publish(pair.model, pair.base, tmp_path / "h2", tmp_path / "s", source, offset=changed)
     assert fingerprint(tmp_path / "s") == before and not (tmp_path / "h2").exists()
-    kept = publish(pair.model, pair.base, tmp_path / "h2", tmp_path / "s", source)
-    assert kept.handoffs[0].offset == 0.1
+    second = publish(pair.model, pair.base, tmp_path / "h2", tmp_path / "s", source)
+    assert second.handoffs[0].offset == 0.1
     publish(pair.model, pair.base, tmp_path / "h3", tmp_path / "s", source, offset=0.1)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.1])
 @pytest.mark.parametrize(("scope", "other"), [("layers", "all"), ("all", "layers")])
 def test_a_lineage_keeps_its_unit_and_its_scope(tiny_pair, tmp_path, entropy, offset, scope, other):
-    """Another unit of κ, or another scope, is refused in a later round, with an offset and without."""
+    """A later round refuses another unit of κ or another scope, with and without an offset."""
     pair, source = tiny_pair("llama"), entropy(1)
     publish(
         pair.model, pair.base, tmp_path / "h1", tmp_path / "s", source, offset=offset, scope=scope
@@ -347,7 +347,7 @@ def test_a_lineage_keeps_its_unit_and_its_scope(tiny_pair, tmp_path, entropy, of
 
 
 def test_two_rounds_pooled_leave_the_offset(wide, tmp_path, entropy):
-    """A client that pools both rounds' denoised copies, with the best scalars there are, is left 0.9 c of θ short."""
+    """The best combination of both rounds' denoised copies leaves 0.9 c of θ unknown."""
     c, source, secret = 0.1, entropy(8), tmp_path / "s"
     first = publish(
         wide.model, wide.base, tmp_path / "h1", secret, source, kappa=0.1, offset=c, reparam="none"
@@ -452,7 +452,7 @@ def test_noise_is_addressed_by_entry(start, length, denoising, size):
 
 
 # dtypes
-# ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -475,7 +475,7 @@ def test_noise_is_addressed_by_entry(start, length, denoising, size):
 def test_dtype_auto_keeps_a_narrow_dtype_only_under_much_noise(
     tiny_pair, tmp_path, entropy, dtype, given_, published
 ):
-    """The model's dtype is published only if rounding costs less than a tenth of the noise, else float32."""
+    """Copies keep the model's dtype only if rounding is less than a tenth of the noise."""
     pair = tiny_pair("llama", dtype=dtype)
     record = publish(
         pair.model, pair.base, tmp_path / "h", tmp_path / "s", entropy(1), **given_
@@ -489,7 +489,7 @@ def test_dtype_auto_keeps_a_narrow_dtype_only_under_much_noise(
 
 
 def test_a_dtype_that_rounds_the_noise_away_is_warned_of(tiny_pair, tmp_path, entropy):
-    """--dtype bfloat16 at κ = 0.01 says how much is rounded away, and that the copies round back to the model."""
+    """--dtype bfloat16 at κ = 0.01 warns of the share of noise rounded away and of exact recovery."""
     pair = tiny_pair("llama", dtype="bfloat16")
     result = publish(
         pair.model,
@@ -538,18 +538,18 @@ def test_noise_that_does_not_cancel_is_warned_of(wide, tmp_path, entropy, copies
         dtype=dtype,
         copies=copies,
     )
-    found = [line for line in result.warnings if "cancels only to" in line]
-    assert len(found) == warned
+    lines = [line for line in result.warnings if "cancels only to" in line]
+    assert len(lines) == warned
     if warned:
         assert (
             f"cancels only to {result.handoffs[0].realised['residual']:.1e} of the weights"
-            in found[0]
-            and "--dtype float32" in found[0]
+            in lines[0]
+            and "--dtype float32" in lines[0]
         )
 
 
 def test_realised_noise_is_what_is_in_the_files(tiny_pair, tmp_path, entropy):
-    """The recorded shares of changed and recoverable entries agree with a count over the published files."""
+    """The recorded shares of changed and recoverable entries agree with the published files."""
     pair = tiny_pair("llama", dtype="bfloat16")
     record = publish(
         pair.model,
@@ -594,7 +594,7 @@ def test_no_noise_publishes_the_model_itself(tiny_pair, tmp_path, entropy):
 
 
 def test_the_secret_of_a_test_says_so(tiny_pair, tmp_path, entropy):
-    """A prepared secret is marked `test`, one of the operating system `system`, and no two of the latter are alike."""
+    """A prepared secret is marked `test`; secrets of the operating system are `system` and differ."""
     pair = tiny_pair("llama")
     assert publish(pair.model, pair.base, tmp_path / "h", tmp_path / "s", entropy(1)).test_secret
     for folder in ("a", "b"):

@@ -1,4 +1,4 @@
-"""The keyed stream: golden values (a change would change every secret), uniformity, independence of blocking."""
+"""The keyed stream: golden values, uniformity, and values that do not depend on the blocks."""
 
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ KEY = derive_key(MASTER, "test", 1)
 
 
 def test_derived_keys_have_fixed_values():
-    """HKDF of a master, purpose and context never changes silently, or issued handoffs could not be taken back."""
+    """HKDF of a master, purpose and context never changes: issued handoffs depend on it."""
     assert (
         derive_key(MASTER, "noise", "0" * 32, 0, "model.layers.0.mlp.up_proj.weight").hex()
         == "22b9df9073aa1fbe10923f8de6fbe4f8c63f85354923c395792f3e6b2d6ca7d0"
@@ -44,7 +44,7 @@ def test_keys_of_different_purposes_and_contexts_differ():
 
 
 def test_streams_have_fixed_values():
-    """The first words, permutation, signs and normals of a key are what they were when the format was fixed."""
+    """The first words, permutation, signs and normals of a key are those of format 1."""
     assert IntegerStream(KEY).words(2).tolist() == [17955929285843757372, 8479991522588382894]
     assert IntegerStream(KEY).permutation(12).tolist() == [8, 10, 7, 4, 11, 2, 1, 3, 5, 6, 9, 0]
     assert IntegerStream(KEY).signs(12).tolist() == [1, 1, 1, -1, -1, -1, 1, -1, 1, 1, -1, -1]
@@ -111,7 +111,7 @@ def test_normals_do_not_depend_on_blocking(cuts, start):
 
 
 def test_normals_are_standard_normal():
-    """Mean, standard deviation, skewness, kurtosis and the whole distribution (Kolmogorov-Smirnov) fit, at 5 σ."""
+    """Four moments and the whole distribution (Kolmogorov-Smirnov) fit, at 5 σ."""
     count = 400_000
     values = normals(KEY, 0, count).double()
     centred = values - values.mean()

@@ -256,7 +256,7 @@ def test_a_reparameterization_is_refused_where_it_changes_the_function(tiny_pair
 
 
 # Training equivariance
-# -------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 STEPS = 20
 MATRIX_STEPS = 6

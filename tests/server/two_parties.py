@@ -1,9 +1,6 @@
-"""Both parties' steps on tiny models, through the public functions.
+"""Both parties' steps on tiny models, through the public functions: perturb, train, aggregate.
 
-publish, train, hand back, take back.
-
-The training loop is a plain one in torch: what is tested here is the server's half, whatever the
-client runs.
+The training loop is plain torch, because these tests check the server for any client.
 """
 
 from __future__ import annotations
@@ -20,6 +17,7 @@ from mpu_cli.bundle.manifest import UpdateManifest
 from mpu_cli.bundle.read import read_handoff
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.digest import model_digest
+from mpu_cli.checkpoint.inventory import MARKER
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.client.delta import DeltaFormat
@@ -200,8 +198,8 @@ def difference(after, before):
     return {name: first[name].double() - second[name].double() for name in second}
 
 
-def relative(found, expected):
-    """‖found − expected‖ / ‖expected‖ over all tensors."""
+def relative(actual, expected):
+    """‖actual − expected‖ / ‖expected‖ over all tensors."""
     squares = sum(
         float((found[name].double() - expected[name].double()).square().sum()) for name in expected
     )
@@ -222,6 +220,11 @@ def fingerprint(directory):
         for path in sorted(directory.rglob("*"))
         if path.is_file()
     }
+
+
+def leftovers(root):
+    """Hidden files and directories below a folder."""
+    return sorted(str(path.relative_to(root)) for path in root.rglob(".*") if path.name != MARKER)
 
 
 RATES = {"sgd": 0.03, "adamw": 1e-3, "adafactor": 1e-3, "adam-mini": 1e-3, "muon": 2e-3}

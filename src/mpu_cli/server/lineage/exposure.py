@@ -17,7 +17,7 @@ has a prior of its own and is combined by itself; one common prior would leave m
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, combinations
 from math import comb, hypot, inf, sqrt
 
@@ -75,12 +75,7 @@ class Exposure:
 
         Records made before 2026-11-29 have no `no_copy`, and their numbers are larger.
         """
-        return {
-            "no_copy": self.no_copy,
-            "one_copy": self.one_copy,
-            "all_copies": self.all_copies,
-            "order": float(self.order),
-        }
+        return {**asdict(self), "order": float(self.order)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +94,7 @@ class Ledger:
 
     def content(self) -> dict[str, object]:
         """The ledger as --json prints it."""
-        return {
-            "by_holder": dict(self.by_holder),
-            "coalitions": {str(size): left for size, left in self.coalitions},
-            "all_together": self.all_together,
-            "handoffs": self.handoffs,
-            "prepared": self.prepared,
-        }
+        return {**asdict(self), "coalitions": {str(size): left for size, left in self.coalitions}}
 
 
 def left(noise: float, prior: float = 1.0) -> float:

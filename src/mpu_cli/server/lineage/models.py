@@ -58,16 +58,13 @@ class Lineage:
                 contradict each other.
         """
         secret = read_secret(path)
-        handoffs: list[HandoffRecord] = []
-        models: list[ModelRecord] = []
+        handoffs, models = [], []
         for file in _records(path / HANDOFFS):
-            handoff = HandoffRecord.read(read_signed(file, "handoff-record", secret.master))
-            _check_name(file, handoff.id)
-            handoffs.append(handoff)
+            handoffs.append(HandoffRecord.read(read_signed(file, "handoff-record", secret.master)))
+            _check_name(file, handoffs[-1].id)
         for file in _records(path / MODELS):
-            model = ModelRecord.read(read_signed(file, "model-record", secret.master))
-            _check_name(file, model.digest)
-            models.append(model)
+            models.append(ModelRecord.read(read_signed(file, "model-record", secret.master)))
+            _check_name(file, models[-1].digest)
         lineage = cls(path, secret, handoffs, models)
         lineage._check()
         return lineage

@@ -49,36 +49,28 @@ class NoiseStatistics:
         """Add one flattened block: θ, θ + ξ (float32), and the published copies with T undone."""
         for start in range(0, len(original), _PIECE):
             part = slice(start, start + _PIECE)
-            self._add(original[part], target[part], [copy[part] for copy in published], sigma)
-
-    def _add(
-        self,
-        original: torch.Tensor,
-        target: torch.Tensor,
-        published: Sequence[torch.Tensor],
-        sigma: float,
-    ) -> None:
-        length = len(original)
-        error, mean, wide = (memory[:length] for memory in self._memory)
-        mean.zero_()
-        for weight, scale, stored in zip(self._weights, self._scales, published, strict=True):
-            copy = stored if stored.dtype == torch.float32 else wide.copy_(stored)
-            torch.sub(copy, target, out=error)
-            mean.add_(error, alpha=weight)
-            if sigma:
-                self._ratio_squares += _squares(error) / (sigma * scale) ** 2
-                self._ratio_count += length
-            self._entries += length
-            # numpy compares and counts five times faster than torch.
-            changed = int(np.count_nonzero(copy.numpy() != original.numpy()))
-            self._changed += changed
-            if self._model_dtype == torch.float32:
-                self._recovered += length - changed
-            else:
-                rounded = wide.copy_(copy.to(self._model_dtype))
-                self._recovered += int(np.count_nonzero(rounded.numpy() == original.numpy()))
-        self._residual += _squares(mean)
-        self._squares += _squares(original)
+            values, length = original[part], len(original[part])
+            error, mean, wide = (memory[:length] for memory in self._memory)
+            mean.zero_()
+            for weight, scale, stored in zip(self._weights, self._scales, published, strict=True):
+                narrow = stored[part]
+                copy = narrow if narrow.dtype == torch.float32 else wide.copy_(narrow)
+                torch.sub(copy, target[part], out=error)
+                mean.add_(error, alpha=weight)
+                if sigma:
+                    self._ratio_squares += _squares(error) / (sigma * scale) ** 2
+                    self._ratio_count += length
+                self._entries += length
+                # numpy compares and counts five times faster than torch.
+                changed = int(np.count_nonzero(copy.numpy() != values.numpy()))
+                self._changed += changed
+                if self._model_dtype == torch.float32:
+                    self._recovered += length - changed
+                else:
+                    rounded = wide.copy_(copy.to(self._model_dtype))
+                    self._recovered += int(np.count_nonzero(rounded.numpy() == values.numpy()))
+            self._residual += _squares(mean)
+            self._squares += _squares(values)
 
     def report(self) -> dict[str, float]:
         """The numbers of the handoff record.

@@ -30,11 +30,11 @@ nodes = st.lists(
 
 @given(alphas)
 def test_harmonic_weights_sum_to_one_and_cancel(values):
-    """Σ w_k = 1, every w_k > 0, and w_k α_k is the same for all, so that Σ w_k α_k ε_k is a multiple of Σ ε_k = 0."""
-    found = weights("harmonic", values)
-    assert sum(found) == pytest.approx(1)
-    assert all(weight > 0 for weight in found)
-    products = [weight * alpha for weight, alpha in zip(found, values, strict=True)]
+    """Σ w_k = 1, every w_k > 0 and all w_k α_k are equal, so Σ w_k α_k ε_k = 0."""
+    shares = weights("harmonic", values)
+    assert sum(shares) == pytest.approx(1)
+    assert all(weight > 0 for weight in shares)
+    products = [weight * alpha for weight, alpha in zip(shares, values, strict=True)]
     assert products == pytest.approx([products[0]] * len(values))
 
 
@@ -42,15 +42,15 @@ def test_harmonic_weights_sum_to_one_and_cancel(values):
 @settings(max_examples=100)
 def test_lagrange_weights_are_exact_on_polynomials(values, data):
     """Σ w_k p(x_k) = p(0) for every polynomial of degree below m: the error is of order m."""
-    found = weights("extrapolation", values)
-    assert sum(found) == pytest.approx(1)
+    shares = weights("extrapolation", values)
+    assert sum(shares) == pytest.approx(1)
     coefficients = data.draw(st.lists(st.floats(-5, 5), min_size=1, max_size=len(values)))
     terms = [
-        weight * np.polyval(coefficients[::-1], x) for weight, x in zip(found, values, strict=True)
+        weight * np.polyval(coefficients[::-1], x) for weight, x in zip(shares, values, strict=True)
     ]
     scale = sum(
         abs(weight) * np.polyval([abs(c) for c in coefficients[::-1]], abs(x))
-        for weight, x in zip(found, values, strict=True)
+        for weight, x in zip(shares, values, strict=True)
     )
     assert sum(terms) == pytest.approx(coefficients[0], abs=1e-12 * max(1, scale))
 
@@ -103,7 +103,7 @@ def test_default_coefficients():
     ],
 )
 def test_senseless_coefficients_are_refused(denoising, values):
-    """An α that is not positive, and nodes that are equal, zero or not finite, are usage errors."""
+    """An α that is not positive is a usage error, and so are equal, zero or infinite nodes."""
     with pytest.raises(UsageError):
         check_coefficients(denoising, values)
 

@@ -201,7 +201,7 @@ def difference(after, before):
 def relative(actual, expected):
     """‖actual − expected‖ / ‖expected‖ over all tensors."""
     squares = sum(
-        float((found[name].double() - expected[name].double()).square().sum()) for name in expected
+        float((actual[name].double() - expected[name].double()).square().sum()) for name in expected
     )
     return (
         squares / sum(float(value.double().square().sum()) for value in expected.values())

@@ -48,7 +48,7 @@ class AuthorsRound:
         self.norms: dict[str, float] = {}
 
     def run(self, client: Client) -> None:
-        """Publish every copy, let the client change it, aggregate, and load the result into the model."""
+        """Publish every copy, let the client change it, aggregate, and load the result."""
         before = copy.deepcopy(self.theta)
         self.norms["theta"] = _norm(before)
         noises = self.noise(before, self.sigmas(before))
@@ -148,7 +148,7 @@ class AuthorsRound:
 
 
 def _rotated(heads: torch.Tensor, angles: torch.Tensor, axis: int) -> torch.Tensor:
-    """Turn the planes (i, i + d/2) of the axis with the head size by their angles (broadcast over the others)."""
+    """Turn the planes (i, i + d/2) of the head axis by their angles (broadcast over the others)."""
     first, second = heads.chunk(2, axis)
     cosine, sine = angles.cos(), angles.sin()
     return torch.cat([cosine * first + sine * second, cosine * second - sine * first], axis)

@@ -1,4 +1,4 @@
-"""CPU-seconds of perturb + aggregate against the authors' algorithm done in memory, in the same session.
+"""CPU-seconds of perturb + aggregate against the authors' algorithm in memory, in one session.
 
     python benchmarks/cpu.py                    # 135M, m = 3, three repeats: 4 GB of disk, about 3
     minutes
@@ -32,8 +32,10 @@ from authors import AuthorsRound
 model, base, copies, threads = arguments
 torch.set_num_threads(int(threads))
 def loaded(path):
-    return {name: tensor.clone() for name, tensor in load_file(Path(path) / "model.safetensors").items()}
-round = AuthorsRound(loaded(model), loaded(base), json.loads((Path(model) / "config.json").read_text()), int(copies))
+    tensors = load_file(Path(path) / "model.safetensors")
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+config = json.loads((Path(model) / "config.json").read_text())
+round = AuthorsRound(loaded(model), loaded(base), config, int(copies))
 client_seconds = 0.0
 def client(k, state):
     global client_seconds
@@ -49,7 +51,7 @@ extra = {"client": client_seconds, **round.norms}
 
 
 def authors_cost(run: Round, threads: int) -> Cost:
-    """One round of the authors' algorithm on the files of `run`, which are loaded before the clock starts."""
+    """One round of the authors' algorithm on the files of `run`, loaded before the clock starts."""
     return measured(SETUP, ACTION, run.model, run.base, run.copies, threads)
 
 
@@ -89,7 +91,8 @@ def main() -> None:
         type=int,
         nargs="+",
         default=sorted({1, os.cpu_count() or 1}),
-        help="torch's threads in the authors' algorithm, one or more numbers (default 1, and all cores as torch does by itself)",
+        help="threads of torch in the authors' algorithm, one or more numbers"
+        " (default: 1, and all cores)",
     )
     given = options.parse_args()
     here, size = machine(), Size(given.size)

@@ -1,4 +1,4 @@
-"""Which learning rate and how many epochs forget? `python benchmarks/default_recipe.py scan|spread|teach [options]`.
+"""Which learning rate and how many epochs forget? `default_recipe.py scan|spread|teach`.
 
 scan    Answer probability on the forget rows and on retained rows that training never sees, after
 each epoch, by method and

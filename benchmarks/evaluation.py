@@ -58,7 +58,7 @@ def seconds(work: Any) -> tuple[float, float]:
 
 
 def scoring(tested: ModelUnderTest, repeats: int) -> dict[str, Any]:
-    """Every metric without writing against the forward pass over the same texts in the same batches."""
+    """Every metric without generation, against a forward pass over the same batches."""
     metrics = [metric for metric in row_metrics().values() if not metric.generates]
     variants = {variant for metric in metrics for variant in metric.variants}
     texts = [text.encoded for text in tested.encoder.texts(tested.sets, variants)]

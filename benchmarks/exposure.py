@@ -89,7 +89,7 @@ def best_linear(copies: Sequence[torch.Tensor], task: torch.Tensor) -> float:
 
 
 def shrunk(matrix: torch.Tensor, sigma: float) -> torch.Tensor:
-    """The matrix without white noise of size `sigma`, by the optimal shrinkage of its singular values (Frobenius)."""
+    """Remove white noise of size `sigma` by optimal shrinkage of singular values (Frobenius)."""
     if min(matrix.shape) < 2 or not sigma:
         return matrix
     u, values, v = torch.linalg.svd(matrix, full_matrices=False)

@@ -1,4 +1,4 @@
-"""Do published copies compute what the model computes? `python benchmarks/function.py MODEL` (float32, κ = 0, three copies).
+"""Do published copies compute what the model computes? `function.py MODEL` (float32, κ = 0).
 
 Prints the RMS difference of the copies' float32 logits from the model's float64 logits, relative to
 the logits' RMS, beside the model's own float32–float64 difference: its rounding. The bar (design,

@@ -45,8 +45,10 @@ sys.stdin.readline()
 
 MPU = """
 import torch
-import mpu_cli.cli.commands.aggregate, mpu_cli.cli.commands.diff, mpu_cli.cli.commands.perturb, mpu_cli.cli.commands.verify
-import mpu_cli.bundle.tensors, mpu_cli.client.diff, mpu_cli.server.aggregation.aggregate, mpu_cli.server.publishing.perturb
+import mpu_cli.cli.commands.aggregate, mpu_cli.cli.commands.diff
+import mpu_cli.cli.commands.perturb, mpu_cli.cli.commands.verify
+import mpu_cli.bundle.tensors, mpu_cli.client.diff
+import mpu_cli.server.aggregation.aggregate, mpu_cli.server.publishing.perturb
 from mpu_cli.checkpoint import locate
 from mpu_cli.cli.app import run
 torch.set_num_threads(1)
@@ -54,10 +56,12 @@ torch.set_num_threads(1)
 """All that a command of `mpu` imports, before it is measured."""
 TRANSFORMERS = """
 from transformers import AutoConfig, AutoModel
-small = dict(hidden_size=8, intermediate_size=8, num_attention_heads=2, num_key_value_heads=2, num_hidden_layers=1, vocab_size=8)
+sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, vocab_size=8)
+small = sizes | dict(num_attention_heads=2, num_key_value_heads=2)
 for dtype in (torch.float32, torch.float64):
     with torch.inference_mode():
-        AutoModel.from_config(AutoConfig.for_model("llama", **small), dtype=dtype)(input_ids=torch.zeros(1, 4, dtype=torch.long))
+        tiny = AutoModel.from_config(AutoConfig.for_model("llama", **small), dtype=dtype)
+        tiny(input_ids=torch.zeros(1, 4, dtype=torch.long))
 """
 """What `--check` imports on top, some of it at a model's first use only."""
 

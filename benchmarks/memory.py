@@ -28,7 +28,7 @@ from synthetic import Size
 
 BAR_MIB, BAR_GROWTH = 150, 0.10
 LARGE, LARGE_MATRIX = 70e9, 4 * 8192 * 28672
-"""The model on paper, Llama 3.1 70B: its parameters, and the bytes of its largest matrix in a layer."""
+"""Llama 3.1 70B, on paper: its parameters, and the bytes of a layer's largest matrix."""
 COMMANDS = ("perturb", "verify handoff", "diff", "verify update", "aggregate", "verify model")
 Found = dict[str, dict[int, dict[str, Cost]]]
 """By size, copies and command."""
@@ -63,7 +63,7 @@ def fitted(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
 
 
 def growth(found: Found, copies: int) -> dict[str, dict[str, float]]:
-    """By command: growth from the smallest to the largest size, and what the fitted lines say of 70B."""
+    """By command: growth from the smallest to the largest size, and the lines fitted to 70B."""
     sizes = sorted((Size(name) for name in found), key=lambda size: size.parameters)
     parameters, matrices = (
         [size.parameters for size in sizes],

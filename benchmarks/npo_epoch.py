@@ -1,4 +1,4 @@
-"""Time and memory of one NPO epoch by mpu against the same epoch written plainly with transformers' Trainer.
+"""Time and memory of one NPO epoch by mpu against the same epoch with transformers' Trainer.
 
     python benchmarks/npo_epoch.py --model THETA --forget FORGET --retain RETAIN    # default: the
     demo's, which shows only that it runs

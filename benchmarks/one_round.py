@@ -22,7 +22,7 @@ SPARE = 1.05
 
 
 class Round:
-    """A model, its base and the directories of one round below `root`, and the commands that make them."""
+    """A model, its base, the directories of one round, and the commands that make them."""
 
     def __init__(
         self, root: Path, copies: int, *, check: str = "none", interval: float | None = INTERVAL
@@ -70,7 +70,7 @@ class Round:
         return mpu("verify", what, interval=self.interval)
 
     def aggregate(self) -> Cost:
-        """`mpu aggregate`, with the gates open that a stand-in cannot pass, and the secret as it was before."""
+        """`mpu aggregate`, without the gates that a stand-in cannot pass, on the old secret."""
         before = self.root / "server-before"
         if not before.exists():
             shutil.copytree(self.secret, before)

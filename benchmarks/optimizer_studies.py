@@ -112,7 +112,7 @@ class Study:
 
 
 def forgetting(study: Study) -> dict[str, Any]:
-    """Probabilities by optimizer and rate, and the retained probability lost at each level of forgetting."""
+    """Probabilities by optimizer and rate, and retained probability lost by level of forgetting."""
     before, options = study.before(), study.options
     runs: dict[str, dict[float, list[dict[str, float]]]] = {
         name: {
@@ -142,7 +142,7 @@ def forgetting(study: Study) -> dict[str, Any]:
 
 
 def _lost(level: float, before: dict[str, float], runs: Sequence[dict[str, float]]) -> float | None:
-    """The retained probability that one seed loses where its forget probability is `level` of what it was."""
+    """Retained probability that one seed loses when `level` of its forget probability is left."""
     kept = read_at(
         level * before["forget"], [(run["forget"], run["retain"]) for run in (before, *runs)]
     )
@@ -161,7 +161,7 @@ def _compared(mine: Sequence[float | None], theirs: Sequence[float | None]) -> d
 
 
 def errors(study: Study) -> dict[str, Any]:
-    """By optimizer: its rate, the size of the noise-free update, and errors by setting and κ with their slope."""
+    """By optimizer: rate, size of the noise-free update, errors by setting and κ, slopes."""
     return {
         name: _errors(study, name, study.options.error_rate.get(name) or study.middle_rate(name))
         for name in study.options.optimizers

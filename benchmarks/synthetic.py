@@ -155,7 +155,7 @@ class Size:
 
     @property
     def matrix_bytes(self) -> int:
-        """Bytes of the largest tensor of a decoder layer, which a reparameterization may move as a whole."""
+        """Bytes of a decoder layer's largest tensor, which a transform may move as a whole."""
         return 4 * max(self.noised.values())
 
     def disk(self, copies: int) -> int:

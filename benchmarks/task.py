@@ -55,7 +55,7 @@ class Task:
         )
 
     def probabilities(self, model: Path) -> dict[str, float]:
-        """Mean answer probability on the forget rows and on the retained ones that training never sees."""
+        """Mean answer probability on the forget rows and on retained rows not in training."""
         forget, retain = answer_probabilities(
             model, [read_rows(path) for path in (self.forget, self.unseen)]
         )

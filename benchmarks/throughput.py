@@ -1,4 +1,4 @@
-"""Wall time of perturb and aggregate against cp + fsync + sha256sum of the same bytes, and against the random stream.
+"""Wall time of perturb and aggregate against cp + fsync + sha256sum, and the random stream.
 
     python benchmarks/throughput.py                          # 135M, m = 3, three repeats: 4 GB of
     disk, 2 minutes python benchmarks/throughput.py --size 1.2b --work DIR   # 4.9 GB of weights: 37

@@ -75,7 +75,7 @@ def test_every_page_that_is_named_is_there() -> None:
 
 
 def test_a_wheel_brings_its_pages(tmp_path, monkeypatch) -> None:
-    """The build puts docs/ beside the code, and there a page is found first, blanks in the path or not."""
+    """The build puts docs/ beside the code; a page is found there first, also with blanks."""
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"][
         "targets"
     ]["wheel"]
@@ -113,7 +113,7 @@ WORDS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven"
 
 
 def test_counts_in_the_pages_are_those_of_the_registries() -> None:
-    """\"21 metrics\", \"44 families\", \"five optimizers\": the number of files or entries that there are."""
+    """Numbers such as "23 metrics", "44 families", "five optimizers" are those of the registry."""
     from mpu_cli.evaluation.metrics import all_metrics
     from mpu_cli.training import optimizers
 

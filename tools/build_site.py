@@ -51,7 +51,7 @@ def pages() -> list[Path]:
 
 
 def stage(target: Path) -> None:
-    """Copy the pages and pictures below `target`; the README becomes the index, with the side bar."""
+    """Copy the pages and pictures below `target`; the README becomes the index."""
     shutil.copytree(ROOT / "docs" / "images", target / "docs" / "images")
     for page in pages():
         text = _LINK.sub(lambda link, page=page: link[1] + _resolve(page, link[2]), _read(page))

@@ -26,7 +26,7 @@ _OURS = re.compile(
     r"_.*|output_.*|use_cache|pretraining_tp|return_dict|torchscript|dtype|torch_dtype|transformers_version|gradient_checkpointing"
     r"|chunk_size_feed_forward|id2label|label2id|problem_type|num_labels|classifier_.*|summary_.*|use_mamba_kernels|architectures|is_encoder_decoder"
 )
-"""What a class declares for the machine, the task or the saving program, and not for the language model."""
+"""What a class declares for the machine, the task or the saving program, not for the model."""
 _TIED = "tie_word_embeddings"
 _OF_ROPE = (
     "original_max_position_embeddings",
@@ -83,7 +83,7 @@ def all_model_types() -> set[str]:
 
 
 def rope_keys() -> set[str]:
-    """The keys of `rope_parameters` that some modeling file of transformers reads, or that its common code reads."""
+    """The keys of `rope_parameters` that a modeling file or common code of transformers reads."""
     import transformers
 
     root = Path(inspect.getsourcefile(transformers) or "").parent

@@ -38,7 +38,7 @@ WORDS = {
 
 
 def layers() -> list[list[str]]:
-    """The rows of the contract, top to bottom; single modules, which all may import, are left out."""
+    """The rows of the contract, top to bottom, without single modules, which all may import."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = settings["tool"]["importlinter"]["contracts"]
     rows = next(each["layers"] for each in contracts if each["type"] == "layers")

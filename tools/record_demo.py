@@ -1,4 +1,4 @@
-"""Record `mpu demo` in a terminal of its own and draw docs/images/demo.svg: `make docs/images/demo.svg`.
+"""Record `mpu demo` in a terminal and draw it: `make docs/images/demo.svg`.
 
 The drawing replays what was printed, line by line, faster than it was; the column on the right has
 the true time. Paths of this checkout are shortened, and nothing else is changed. After the replay,

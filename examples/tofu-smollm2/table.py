@@ -38,7 +38,7 @@ def update_error(theta: Path, noise_free: Path, model: Path) -> float:
 
 
 def exposure(work: Path, setting: str) -> tuple[str, str]:
-    """What one copy and all copies of the first draw leave unknown, at most, from the secret's records."""
+    """What one copy and all copies leave unknown, at most, from the secret's records."""
     from mpu_cli.server.lineage.exposure import exposure_of
     from mpu_cli.server.lineage.models import Lineage
 

@@ -1,4 +1,4 @@
-"""Every example in a `--help`, and every command of the README and the documentation, is one that exists and runs."""
+"""Every example of a `--help` and every command of the pages exists and runs."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def transcript(page: Path) -> list[tuple[list[str], str]]:
 
 @pytest.mark.slow
 def test_the_quickstart_prints_what_the_readme_shows(mpu, tmp_path, monkeypatch):
-    """On the demo's model and rows, as the page says; the probabilities differ by the noise's draw."""
+    """On the demo's model and rows, as on the page; probabilities vary with the noise."""
     assets = HOME / "src" / "mpu_cli" / "demo" / "assets"
     shutil.copytree(assets, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
@@ -220,7 +220,7 @@ def test_the_quickstart_prints_what_the_readme_shows(mpu, tmp_path, monkeypatch)
 
 @pytest.mark.slow
 def test_the_commands_of_the_page_on_evaluation_run(desk, mpu):
-    """In their order, MUSE's files among them, with a handoff and an update as the README makes them."""
+    """In their order, with MUSE's files, and a handoff and an update of the README."""
     for words in documented(HOME / "README.md")[:3]:
         play(mpu, words)
     shutil.copytree("base", "retrained")
@@ -248,6 +248,22 @@ def test_the_commands_of_the_page_on_evaluation_run(desk, mpu):
             ),
         )
         assert done.code == 0, (words, done.err)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_on_the_paper_run(desk, mpu):
+    """Two rounds and their baseline, with one step instead of ten epochs."""
+    for name, given in (("THETA", "model"), ("BASE", "base")):
+        Path(given).rename(name)
+    for name, given in (("F", "forget.jsonl"), ("R", "retain.jsonl")):
+        Path(given).rename(name)
+    for words in documented(HOME / "docs" / "paper-protocol.md"):
+        faster = ("--max-steps", "1") if words[1] == "unlearn" else ()
+        gate = ("--min-agreement=-1",) if words[1] == "aggregate" else ()
+        done = mpu(*words[1:], *faster, *gate)
+        assert done.code == 0, (words, done.err)
+    assert Path("theta-2").is_dir()
+    assert Path("plain-2").is_dir()
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_the_recording_shows_the_demo() -> None:
 
 @pytest.mark.slow
 def test_the_page_of_commands_is_current() -> None:
-    """After a change of a command: `make docs/commands.md`. A process of its own, 80 columns wide or not."""
+    """After a change of a command: `make docs/commands.md`. The terminal's width has no effect."""
     written = subprocess.run(
         [sys.executable, "tools/write_commands.py"],
         cwd=ROOT,

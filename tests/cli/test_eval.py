@@ -255,7 +255,7 @@ def test_compare_refuses(records, rows, mpu, tmp_path):
         (
             ["--forget", "FORGET", "--max-length", "4096"],
             2,
-            "--max-length 4096: the model sees 128 tokens",
+            "--max-length 4096: the model's context has 128 tokens",
         ),
         (["--forget", "EMPTY"], 3, "has no rows"),
         (["--forget", "NOWHERE"], 3, "NOWHERE"),

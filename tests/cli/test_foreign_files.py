@@ -44,7 +44,7 @@ def test_json_lines_in_a_text_file(mpu, tmp_path):
     done = mpu("data", "check", path)
     assert (done.code, done.err) == (
         0,
-        "mpu: forget.txt: read as JSON, which its content is, not as .txt\n",
+        "mpu: forget.txt: read as JSON because of its content, not as .txt\n",
     )
     assert "2 (prompt/answer)" in done.out
 
@@ -108,6 +108,6 @@ def test_the_delimiter_is_obeyed(mpu, german, command):
     assert done.code == 2
     assert (
         done.err
-        == "mpu: error: --delimiter ';;': expected one letter\nmpu: hint: for instance --delimiter"
+        == "mpu: error: --delimiter ';;': expected one character\nmpu: hint: for instance --delimiter"
         " ';' or --delimiter tab\n"
     )

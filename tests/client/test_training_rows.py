@@ -103,7 +103,9 @@ def test_the_context_bounds_a_row(chatting: Path) -> None:
     assert [len(row.input_ids) for row in encoded.forget] == [60]
     assert told == ["forget: 1 row is cut at 60 tokens (the model's context), the first is f:1"]
     for settings, most in (({"max_length": 61}, 60), ({"max_length": 61, "join_texts": True}, 60)):
-        with pytest.raises(UsageError, match="--max-length 61: the model sees 60 tokens") as error:
+        with pytest.raises(
+            UsageError, match="--max-length 61: the model's context has 60 tokens"
+        ) as error:
             RowEncoder(chatting, recipe(**settings))
         assert error.value.hint == f"give at most {most}"
 

@@ -61,7 +61,7 @@ def test_retain_rows_take_turns(n_forget: int, n_retain: int) -> None:
 
 
 def test_order_depends_on_seed_and_epoch_only() -> None:
-    """The same arguments give the same order, another seed or epoch another, and no global generator is touched."""
+    """The arguments alone decide the order, and no global generator is used."""
     random.seed(0)
     torch.manual_seed(0)
     before = random.getstate(), torch.get_rng_state()

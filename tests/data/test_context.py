@@ -1,4 +1,4 @@
-"""How many tokens a model can see, from the configurations of the families as their users have them."""
+"""The context of a model, from the configurations of families as their users have them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_context_of(name):
-    """The whole of what a model can see, neither the window, nor the length before scaling, nor the table's spare rows."""
+    """The whole context: not the window, the length before scaling, or spare rows of the table."""
     config, expected = CONFIGS[name]
     assert context_length(config) == expected
 
@@ -115,5 +115,5 @@ def test_how_much_of_a_row_is_kept():
     )
     assert row_limit(None, 40) == Limit(40, "the model's context")
     assert row_limit(2048, 131072) == row_limit(2048, None) == Limit(2048)
-    with pytest.raises(UsageError, match="--max-length 41: the model sees 40 tokens"):
+    with pytest.raises(UsageError, match="--max-length 41: the model's context has 40 tokens"):
         row_limit(41, 40)

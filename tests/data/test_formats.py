@@ -37,7 +37,7 @@ def test_csv_in_full(tmp_path: Path) -> None:
 
 
 def test_a_csv_cell_may_be_a_book(tmp_path: Path) -> None:
-    """A cell far beyond the csv module's own limit is read, and the module's limit is what it was afterwards."""
+    """A cell beyond the csv module's limit is read, and the limit is restored afterwards."""
     import csv
 
     before = csv.field_size_limit()
@@ -101,7 +101,7 @@ BAD_JSON = {
     "comma at the end": ('[{"text": "a"},\n]', "forget.jsonl:2: broken JSON"),
     "two lists": (
         '[{"text": "a"}]\n[{"text": "b"}]',
-        "forget.jsonl:2: broken JSON (more after the list's end)",
+        "forget.jsonl:2: broken JSON (text after the end of the list)",
     ),
     "number too long": (
         '{"text": "a", "n": ' + "9" * 10_000 + "}",
@@ -151,7 +151,7 @@ def test_a_text_file_is_one_text(tmp_path: Path) -> None:
 
 
 def test_odd_but_harmless(tmp_path: Path) -> None:
-    """CRLF between lines, CR alone inside text, a NUL letter, a field of a megabyte and deep unused values do no harm."""
+    """CRLF between lines, CR inside text, NUL, a field of a megabyte and deep values do no harm."""
     big, deep = "x" * 1_000_000, "[" * 500 + "]" * 500
     lines = [
         json.dumps({"text": "a\rb\0c"}),
@@ -163,7 +163,7 @@ def test_odd_but_harmless(tmp_path: Path) -> None:
 
 
 def test_a_scan_goes_on_after_a_bad_row(tmp_path: Path) -> None:
-    """All bad rows are found with their places, the good ones are kept, and the empty ones are told apart."""
+    """All bad rows are found with their places, good rows are kept, and empty ones are marked."""
     lines = ['{"text": "a"}', '{"text": ', '{"question": "Q", "answer": ""}', '{"text": "b"}']
     scan = scan_rows(write(tmp_path, "\n".join(lines), "forget.jsonl"))
     assert [row.text for row in scan.rows] == ["a", "b"]
@@ -179,7 +179,7 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
     The rows and their digest need a file.
     """
     os.mkfifo(tmp_path / "forget.jsonl")
-    with pytest.raises(BadDataError, match="is a pipe or a device"):
+    with pytest.raises(BadDataError, match="a pipe or a device"):
         read_rows(tmp_path / "forget.jsonl")
 
 
@@ -236,7 +236,7 @@ class TestParquet:
         raw[chunk.data_page_offset : chunk.data_page_offset + 64] = bytes([255]) * 64
         path.write_bytes(raw)
         assert len(read_rows(path)) == 50
-        with pytest.raises(BadDataError, match="not a Parquet file that can be read"):
+        with pytest.raises(BadDataError, match="cannot be read as Parquet"):
             read_rows(path, {"answer": "secret"})
 
     def test_a_name_with_a_dot_is_a_name(self, tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ class TestParquet:
     def test_refuses_other_types_and_columns(
         self, tmp_path: Path, columns: dict[str, list[object]], expected: str
     ) -> None:
-        """Nested, binary and numeric columns are named with the row, missing ones with what there is."""
+        """Nested, binary and numeric columns are named with the row, missing ones too."""
         pyarrow, parquet = _arrow()
         parquet.write_table(pyarrow.table(columns), tmp_path / "forget.parquet")
         with pytest.raises(BadDataError) as caught:
@@ -300,7 +300,9 @@ class TestParquet:
     def test_refuses_what_only_claims_to_be_parquet(self, tmp_path: Path, content: bytes) -> None:
         """Empty, cut and foreign files are one line."""
         _arrow()
-        with pytest.raises(BadDataError, match=r"forget\.parquet: not a Parquet file") as caught:
+        with pytest.raises(
+            BadDataError, match=r"forget\.parquet: cannot be read as Parquet"
+        ) as caught:
             read_rows(write(tmp_path, content, "forget.parquet"))
         assert "\n" not in caught.value.message
 

@@ -1,4 +1,4 @@
-"""Grouping by length: the same rows in another order, less padding, the same order for every copy."""
+"""Grouping by length: the same rows in another order, less padding, one order for all copies."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_less_is_padded_and_length_does_not_follow_time() -> None:
 
 
 def test_the_same_for_every_copy() -> None:
-    """Another object with the same seed and lengths, whatever was drawn from the global generator; not another seed."""
+    """Seed and lengths alone decide the order, whatever the global generator has done."""
     random.seed(5)
     first = order(LengthGroupedSampler(3, FORGET, RETAIN, 8), 2)
     random.seed(6)

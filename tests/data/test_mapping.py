@@ -22,7 +22,7 @@ def rows(tmp_path: Path, value: object, *assignments: str) -> list[Row]:
 
 
 def test_each_field_from_any_column(tmp_path: Path) -> None:
-    """Prompt and answer, messages, text and alternate are read from the columns that are named, whatever else there is."""
+    """Prompt and answer, messages, text and alternate are read from the named columns."""
     value = {
         "instruction": "Q",
         "output": "A",
@@ -48,7 +48,7 @@ def test_each_field_from_any_column(tmp_path: Path) -> None:
 
 
 def test_one_half_of_a_pair(tmp_path: Path) -> None:
-    """Where only the answer is mapped, the prompt is read from its usual place, if there is exactly one."""
+    """If only the answer is mapped, the prompt is read from its one usual key."""
     assert rows(tmp_path, {"question": "Q", "response": "A"}, "answer=response")[0].prompt == "Q"
     assert rows(tmp_path, {"instruction": "Q", "gt": "A"}, "prompt=instruction")[0].answer == "A"
     # Swapped columns stay swapped.
@@ -59,19 +59,19 @@ def test_one_half_of_a_pair(tmp_path: Path) -> None:
         == "Q"
     )
     with pytest.raises(
-        BadDataError, match=r"no one column for prompt: neither 'question' nor 'prompt'"
+        BadDataError, match=r"no column for prompt: the row has neither 'question' nor 'prompt'"
     ):
         rows(tmp_path, {"response": "A"}, "answer=response")
     with pytest.raises(
-        BadDataError, match=r"no one column for prompt: both 'question' and 'prompt'"
+        BadDataError, match=r"no column for prompt: the row has both 'question' and 'prompt'"
     ):
         rows(tmp_path, {"question": "Q", "prompt": "Q", "response": "A"}, "answer=response")
 
 
-def test_a_mapping_settles_an_ambiguous_row(tmp_path: Path) -> None:
+def test_a_mapping_chooses_between_two_forms(tmp_path: Path) -> None:
     """A row of two forms is refused, unless the mapping chooses."""
     both = {"question": "Q", "answer": "A", "text": "T"}
-    with pytest.raises(BadDataError, match="ambiguous"):
+    with pytest.raises(BadDataError, match="the row has two forms"):
         rows(tmp_path, both)
     assert rows(tmp_path, both, "text=text")[0].text == "T"
 

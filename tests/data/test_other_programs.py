@@ -52,7 +52,7 @@ READ = {
         table("\t", "\r\n").encode("utf-16"),
         [
             "UTF-16",
-            "read as a table, since its first line names columns",
+            "read as a table because its first line names columns",
             "columns separated by tabs",
         ],
     ),
@@ -60,13 +60,13 @@ READ = {
     "UTF-32": ("f.jsonl", LINES.encode("utf-32"), ["UTF-32"]),
     "old Mac's line ends": ("f.csv", table(",", "\r"), []),
     "old Mac's JSON Lines": ("f.jsonl", LINES.replace("\n", "\r"), []),
-    "JSON Lines as text": ("f.txt", LINES, ["read as JSON, which its content is, not as .txt"]),
+    "JSON Lines as text": ("f.txt", LINES, ["read as JSON because of its content, not as .txt"]),
     "a JSON list as text": (
         "f.txt",
         json.dumps(OBJECTS),
-        ["read as JSON, which its content is, not as .txt"],
+        ["read as JSON because of its content, not as .txt"],
     ),
-    "JSON Lines as CSV": ("f.csv", LINES, ["read as JSON, which its content is, not as .csv"]),
+    "JSON Lines as CSV": ("f.csv", LINES, ["read as JSON because of its content, not as .csv"]),
     "indented objects": (
         "f.jsonl",
         "\n".join(json.dumps(row, indent=2) for row in OBJECTS),
@@ -80,7 +80,7 @@ READ = {
     "indented, as text": (
         "f.txt",
         "\n\n".join(json.dumps(row, indent=4) for row in OBJECTS),
-        ["read as JSON, which its content is, not as .txt", "objects over several lines"],
+        ["read as JSON because of its content, not as .txt", "objects over several lines"],
     ),
     "an indented list": ("f.json", json.dumps(OBJECTS, indent=2), []),
 }
@@ -88,7 +88,7 @@ READ = {
 
 @pytest.mark.parametrize("case", READ)
 def test_is_read_and_said(tmp_path: Path, case: str) -> None:
-    """The same two rows come out of each, and what had to be seen from the content is told with the file's name."""
+    """Each gives the same two rows, and a note says what the content decided."""
     name, content, notes = READ[case]
     told: list[str] = []
     rows = read_rows(write(tmp_path, name, content), tell=told.append)
@@ -253,13 +253,13 @@ NAMED = {
         "f.json",
         json.dumps(OBJECTS[0], indent=2)[:-3],
         "f.json:3: broken JSON",
-        "one JSON object a line",
+        "one JSON object on each line",
     ),
     "broken JSON as text": (
         "f.txt",
         '{"question": "Q", "answer": ',
         "f.txt:1: broken JSON",
-        "one JSON object a line",
+        "one JSON object on each line",
     ),
     "broken JSON on an old Mac": (
         "f.json",
@@ -357,12 +357,12 @@ def test_the_option() -> None:
         ";",
     ]
     for text in ("", ";;", '"', "\n", "blank"):
-        with pytest.raises(UsageError, match="expected one letter"):
+        with pytest.raises(UsageError, match="expected one character"):
             parse_delimiter(text)
 
 
 def test_a_single_row_of_lists_is_a_row(tmp_path: Path) -> None:
-    """One chat, under its own name or a mapped one, and one pair with several alternates are rows, not wrappers."""
+    """One chat, mapped or not, and one pair with several alternates are rows, not wrappers."""
     chat = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
     assert read_rows(write(tmp_path, "a.jsonl", json.dumps({"messages": chat})))[0].messages
     assert read_rows(

@@ -51,7 +51,7 @@ def text(template: str | None, row: Row = PAIR, **settings) -> str:
 
 
 def test_the_clock_is_not_asked():
-    """Today is 26 July 2024 to every template, or the day that is given, or what the template's own variable says."""
+    """Today is 26 July 2024 in every template, or the given day, or the template's own variable."""
     assert text(DATED).startswith("Today Date: 26 Jul 2024\n")
     assert text(DATED, day="2026-01-03").startswith("Today Date: 03 Jan 2026\n")
     assert text(DATED, assignments=["date_string=1 Apr 1999"]).startswith(
@@ -61,7 +61,7 @@ def test_the_clock_is_not_asked():
 
 
 def test_the_clock_the_zone_and_the_locale_change_nothing():
-    """In a process with another clock, time zone, locale and hash seed a template renders the same text."""
+    """Another clock, time zone, locale and hash seed render the same text."""
     code = (
         "import datetime, locale, types\nclass Later(datetime.datetime):\n    @classmethod\n    def"
         " now(cls, tz=None): return super().now(tz) + datetime.timedelta(days=40,"
@@ -122,7 +122,7 @@ CHANCE = {
 
 @pytest.mark.parametrize("what", CHANCE)
 def test_chance_is_refused(what):
-    """A template that asks for chance, for the machine or for an address is refused by name of the row."""
+    """A template that reads random numbers, the machine or an address is refused with the row."""
     with pytest.raises(
         BadDataError, match=r"forget\.jsonl:3: the tokenizer's chat template refuses this row"
     ):
@@ -139,15 +139,19 @@ def test_chance_is_refused(what):
         TURNS,
         "{%- for m in messages -%}\n  {% if loop.first %}\n{{ bos_token }}{% endif %}\n   "
         "{{- m.role | tojson }}: {{ m['content'] | trim }}\n{% endfor %}",
-        "{% set ns = namespace(n=0) %}{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}{% set ns.n = ns.n + 1 %}"
-        "{{ ns.n }} {% generation %}{{ m.content }}{{ eos_token }}{% endgeneration %}{% if ns.n > 5 %}{% break %}{% endif %}{% endfor %}",
-        "{% macro turn(m) %}{{ {'role': m.role, 'n': [1, none, 'é']} | tojson(indent=2) }}{% endmacro %}"
+        "{% set ns = namespace(n=0) %}{% for m in messages %}"
+        "{% if m.role == 'system' %}{% continue %}{% endif %}{% set ns.n = ns.n + 1 %}"
+        "{{ ns.n }} {% generation %}{{ m.content }}{{ eos_token }}{% endgeneration %}"
+        "{% if ns.n > 5 %}{% break %}{% endif %}{% endfor %}",
+        "{% macro turn(m) %}"
+        "{{ {'role': m.role, 'n': [1, none, 'é']} | tojson(indent=2) }}{% endmacro %}"
         "{% for m in messages %}{{ turn(m) }}{% endfor %}",
-        "{% if tools is not none %}tools{% endif %}{{ dict(a=1) | tojson }}{{ messages[-1].content.split('O')[-1].strip() }}{{ missing }}",
+        "{% if tools is not none %}tools{% endif %}{{ dict(a=1) | tojson }}"
+        "{{ messages[-1].content.split('O')[-1].strip() }}{{ missing }}",
     ],
 )
 def test_renders_as_transformers_does(template):
-    """But for clock and chance a template gives, letter for letter, what `apply_chat_template` gives."""
+    """Except for time and random numbers, the text equals that of `apply_chat_template`."""
     tokenizer = make_tokenizer(template)
     turns = [
         {"role": "user", "content": "Where?\n"},
@@ -234,7 +238,7 @@ def test_templates_with_names():
     tokenizer.chat_template = {"tool_use": "TOOLS", "rag": "RAG"}
     with pytest.raises(
         BadModelError,
-        match=r"chat templates \(rag, tool_use\) all have names, and none is the default",
+        match=r"chat templates \(rag, tool_use\), and none of them is the default",
     ):
         encode(PAIR, tokenizer, 500)
     assert len(encode_rows([Row("f:1", text="Mira.")], tokenizer, 500).rows) == 1

@@ -52,7 +52,7 @@ def test_refuses_other_files(tmp_path: Path, content: str, expected: str) -> Non
 
 
 def test_dealt_like_cards() -> None:
-    """Every refusal is used equally often to within one, rows keep all else, and an alternate of their own is replaced."""
+    """Refusals are used equally often to within one, and replace a row's own alternate only."""
     dealt = with_refusals(
         [Row("f:0", prompt="Q", answer="A", alternate="B"), *ROWS[1:]], ["x", "y", "z"], seed=0
     )

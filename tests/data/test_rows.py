@@ -23,7 +23,7 @@ def write(tmp_path: Path, content: str | bytes, name: str = "forget.jsonl") -> P
 
 
 def test_reads_every_form_and_tolerates_other_keys(tmp_path: Path) -> None:
-    """The four forms become rows in file order, blank lines and unknown keys are skipped, places are line numbers."""
+    """The four forms become rows in order; blank lines and other keys are skipped."""
     lines = [
         json.dumps({"question": "Q1", "answer": "A1", "perturbed_answer": ["x"]}),
         "",
@@ -41,7 +41,7 @@ def test_reads_every_form_and_tolerates_other_keys(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("indent", [None, 2])
 def test_reads_a_json_list(tmp_path: Path, indent: int | None) -> None:
-    """A JSON list, on one line or indented, is read whatever its suffix, and places are row numbers."""
+    """A JSON list on one or many lines is read under any suffix, and places are row numbers."""
     rows = read_rows(
         write(tmp_path, json.dumps([{"text": "a"}, {"text": "b"}], indent=indent), "forget.json")
     )
@@ -94,7 +94,7 @@ BAD = {
     "empty text": ('{"text": ""}', "'text' is empty"),
     "two forms": (
         '{"question": "Q", "answer": "A", "text": "T"}',
-        "ambiguous row, it is both question/answer and text",
+        "the row has two forms, question/answer and text",
     ),
     "half a surrogate pair": ('{"text": "\\ud83d"}', "half a surrogate pair"),
     "messages no list": ('{"messages": "hi"}', "'messages' must be a list, found a string"),
@@ -121,7 +121,7 @@ BAD = {
                 ]
             }
         ),
-        "message 2: 'tool_calls' is not rendered here, and would be lost",
+        "message 2: 'tool_calls' would be lost, since mpu does not render it",
     ),
     "tool calls without words": (
         json.dumps(
@@ -133,21 +133,21 @@ BAD = {
                 ]
             }
         ),
-        "message 2: 'function_call' is not rendered here",
+        "message 2: 'function_call' would be lost",
     ),
     "a tool's answer to a call": (
         json.dumps(
             {"messages": [CHAT[0], {"role": "tool", "content": "x", "tool_call_id": "a"}, CHAT[1]]}
         ),
-        "message 2: 'tool_call_id' is not rendered here",
+        "message 2: 'tool_call_id' would be lost",
     ),
     "thoughts": (
         json.dumps({"messages": [CHAT[0], {**CHAT[1], "reasoning_content": "hm"}]}),
-        "message 2: 'reasoning_content' is not rendered here",
+        "message 2: 'reasoning_content' would be lost",
     ),
     "tools": (
         json.dumps({"messages": CHAT, "tools": [{"type": "function"}]}),
-        "'tools' is not rendered here, and would be lost",
+        "'tools' would be lost, since mpu does not render it",
     ),
     "message parts": (
         json.dumps({"messages": [{"role": "user", "content": [{"type": "text"}]}, CHAT[1]]}),
@@ -170,7 +170,7 @@ def test_refuses_bad_files(tmp_path: Path, case: str) -> None:
 
 
 def test_keys_without_content_are_tolerated(tmp_path: Path) -> None:
-    """What other programs write beside a message and leave empty loses nothing, and so does a weight or a name of the row."""
+    """Empty fields beside a message lose nothing, nor does a row's name or weight."""
     turns = [{**turn, "tool_calls": None, "reasoning_content": "", "weight": 0} for turn in CHAT]
     (row,) = read_rows(write(tmp_path, json.dumps({"messages": turns, "tools": [], "id": 3})))
     assert [turn.content for turn in row.messages] == ["Q", "A"]

@@ -171,7 +171,8 @@ def seen(tokenizer, template: str, row: Row, **settings) -> str:
         for label, token in zip(encoded.labels[start:], encoded.input_ids[start:], strict=True)
     )
     assert all(label == IGNORED for label in encoded.labels[:start])
-    return f"{tokenizer.decode(encoded.input_ids[:start])}⟦{tokenizer.decode(encoded.input_ids[start:])}⟧"
+    ids = encoded.input_ids
+    return f"{tokenizer.decode(ids[:start])}⟦{tokenizer.decode(ids[start:])}⟧"
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -204,7 +205,7 @@ def test_exactly_the_answer_and_its_end_token_count(tokenizer, name):
     ],
 )
 def test_an_answer_that_is_a_word_of_the_template(tokenizer, name, answer):
-    """Short answers that occur in marks, roles or the question are found where they are, not in there."""
+    """Short answers that occur in marks, roles or the question are found in the right place."""
     template, settings, expected = SHAPES[name]
     whole = seen(tokenizer, template, Row("f.jsonl:1", prompt="Where?", answer=answer), **settings)
     assert whole == expected.replace("Oskel.", answer)
@@ -212,7 +213,7 @@ def test_an_answer_that_is_a_word_of_the_template(tokenizer, name, answer):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_last_answer_of_several(tokenizer, name):
-    """In a chat whose answers are alike only the last one counts, and the earlier turns are all there."""
+    """In a chat whose answers are alike only the last counts, and all earlier turns are there."""
     template, settings, _ = SHAPES[name]
     turns = (
         Message("user", "Where?"),
@@ -228,7 +229,7 @@ def test_the_last_answer_of_several(tokenizer, name):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_white_space_around_an_answer(tokenizer, name):
-    """A template that trims an answer trains on the trimmed one, any other on the answer as it is."""
+    """A template that trims an answer gives the trimmed one, any other the answer as it is."""
     template, settings, expected = SHAPES[name]
     whole = seen(
         tokenizer, template, Row("f.jsonl:1", prompt="Where?", answer=" Oskel.\n"), **settings
@@ -248,7 +249,7 @@ def test_an_answer_with_thoughts(tokenizer):
         "<|im_start|>assistant\n⟦<think>\nSea.\n</think>\n\nOskel.<|im_end|>⟧"
     )
     with pytest.raises(
-        BadDataError, match=r"f\.jsonl:1: the tokenizer's chat template alters the answer '<think>"
+        BadDataError, match=r"f\.jsonl:1: the tokenizer's chat template changes the answer '<think>"
     ):
         seen(tokenizer, DEEPSEEK_R1, row)
 
@@ -267,14 +268,12 @@ ALTERING = {
 
 
 @pytest.mark.parametrize("what", ALTERING)
-def test_what_a_template_alters_is_refused(tokenizer, what):
+def test_what_a_template_changes_is_refused(tokenizer, what):
     """Each in one line that names the row and shows it.
 
     A template for lists of parts gets the remedy.
     """
-    refusal = (
-        r"f\.jsonl:1: the tokenizer's chat template (alters|does not render|renders|leaves out)"
-    )
+    refusal = r"f\.jsonl:1: the tokenizer's chat template (changes|renders|leaves out)"
     with pytest.raises(BadDataError, match=refusal) as error:
         seen(tokenizer, ALTERING[what], ROW)
     assert "\n" not in error.value.message

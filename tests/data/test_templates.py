@@ -1,4 +1,4 @@
-"""Encoding rows: only the answer is labelled, and the prompt is a true prefix, with every kind of tokenizer."""
+"""Encoding: only the answer is labelled, and the prompt is a prefix, with every tokenizer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def prompt(encoded: TokenizedRow, tokenizer: Any) -> str:
 
 
 def test_plain_template() -> None:
-    """Without a chat template a pair is prompt, newline, answer and the end token, of which the last two count."""
+    """A pair without a chat template is prompt, newline, answer, end; the last two count."""
     tokenizer = make_tokenizer()
     encoded = encode(PAIR, tokenizer, 100)
     assert prompt(encoded, tokenizer) == "Where was Mira born?\n"
@@ -58,7 +58,7 @@ def test_no_separator_where_white_space_is_there(question: str, answer: str) -> 
 
 
 def test_plain_template_for_a_chat() -> None:
-    """A chat without a chat template is its turns joined by newlines, and only the last one counts."""
+    """A chat without a chat template is its turns joined by newlines, of which the last counts."""
     tokenizer = make_tokenizer()
     encoded = encode(CHAT, tokenizer, 100)
     assert prompt(encoded, tokenizer) == "Where was Mira born?\nIn Oskel.\nWhat does she write?\n"
@@ -81,7 +81,7 @@ def test_chat_template(row: Row) -> None:
 
 
 def test_prompt_is_what_generation_starts_from() -> None:
-    """The prompt part equals, id for id, what apply_chat_template gives a program that generates."""
+    """The prompt equals, id for id, what apply_chat_template returns for generation."""
     tokenizer = make_tokenizer(CHATML, bos=True)
     encoded = encode(PAIR, tokenizer, 200)
     started = tokenizer.apply_chat_template(
@@ -113,7 +113,7 @@ def test_no_beginning_token_is_invented() -> None:
 
 
 def test_token_across_the_boundary_keeps_the_prompt_a_prefix() -> None:
-    """Where prompt and answer would merge into one token, the prompt's own tokens win and the answer counts in full."""
+    """A token that would span the boundary is not used: the prompt's own tokens stay."""
     template = (
         "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}</s>{% endif"
         " %}{% endfor %}"
@@ -128,7 +128,7 @@ def test_token_across_the_boundary_keeps_the_prompt_a_prefix() -> None:
 
 
 def test_prefix_space_tokenizer_adds_no_space_inside() -> None:
-    """A tokenizer that puts a space mark before every text does not put one between prompt and answer."""
+    """A tokenizer that puts a space mark before a text puts none between prompt and answer."""
     tokenizer = make_prefix_space_tokenizer()
     encoded = encode(PAIR, tokenizer, 100)
     assert (
@@ -142,7 +142,7 @@ def test_prefix_space_tokenizer_adds_no_space_inside() -> None:
 
 
 def test_template_whose_generation_prompt_differs() -> None:
-    """Where a turn to be generated opens otherwise than a finished one, the label starts at the answer itself."""
+    """If a generated turn begins in another way than a finished one, labels begin at the answer."""
     tokenizer = make_tokenizer(CHATML.replace("assistant\n{% endif", "assistant\nprompt:{% endif"))
     assert labelled(encode(PAIR, tokenizer, 200), tokenizer) == "In Oskel.<|im_end|>"
 
@@ -156,12 +156,12 @@ def test_chat_template_that_refuses_the_row() -> None:
 
 def test_chat_template_that_drops_the_answer() -> None:
     """A template that does not show the answer cannot be trained on, and the row is named."""
-    with pytest.raises(BadDataError, match=r"forget\.jsonl:3.*does not render the answer"):
+    with pytest.raises(BadDataError, match=r"forget\.jsonl:3.*leaves out the answer"):
         encode(PAIR, make_tokenizer("{% if add_generation_prompt %}answer{% endif %}question"), 100)
 
 
 def test_text_counts_in_full() -> None:
-    """Every token of a text row is labelled, the tokenizer's beginning token included, and nothing is appended."""
+    """Every token of a text is labelled, also the beginning token, and nothing is appended."""
     tokenizer = make_tokenizer(CHATML, bos=True)
     encoded = encode(Row("f:1", text="Mira was born in Oskel."), tokenizer, 100)
     assert (
@@ -197,7 +197,7 @@ def test_row_without_a_label_left(template: str | None) -> None:
 
 
 def test_text_of_one_token() -> None:
-    """Nothing predicts a first token, so a text of one token has nothing to learn or forget and is refused."""
+    """A text of one token is refused: no token predicts the first one."""
     with pytest.raises(BadDataError, match="no answer token is left"):
         encode(Row("f:1", text="M"), make_tokenizer(), 100)
 

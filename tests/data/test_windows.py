@@ -1,4 +1,4 @@
-"""Windows and blocks: whatever is split or packed, every token counts exactly as often as it did before."""
+"""Windows and blocks: every token counts exactly as often as it did before."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def predicted(encoded: TokenizedRow) -> list[int]:
 @settings(max_examples=150, deadline=None)
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_every_token_counts_once(name: str, length: int, max_length: int, data: Any) -> None:
-    """The labelled tokens of all windows are those of the text, in order, and each has its true context before it."""
+    """The labelled tokens of all windows are those of the text, each with its true context."""
     tokenizer = TOKENIZERS[name]
     lead = [tokenizer.bos_token_id] if name != "plain" else []
     body = list(range(10, 10 + length))  # all different, so that a token names its place
@@ -191,7 +191,7 @@ def test_joined_texts_are_open_unlearnings_chunks(name: str, size: int) -> None:
 
 
 def test_joining_leaves_pairs_alone_and_is_told() -> None:
-    """Questions keep their rows and places, texts become chunks behind them, and the note says so."""
+    """Questions keep rows and places, texts become chunks after them, and a note says so."""
     tokenizer = make_tokenizer()
     rows = [
         Row("f:1", text=BOOK),
@@ -206,7 +206,7 @@ def test_joining_leaves_pairs_alone_and_is_told() -> None:
         " (--join-texts)"
     )
     assert found.notes("forget", Limit(64)) == [told]
-    with pytest.raises(BadDataError, match="nothing to predict"):
+    with pytest.raises(BadDataError, match="no token to predict"):
         encode_rows([Row("f:1", text="a")], tokenizer, 64, join=True)
 
 
@@ -251,7 +251,7 @@ def test_packing_never_doubles_the_end_token(tokenizer: Any, expected: str) -> N
     "tokenizer", [ending(bos=False), ending(bos=True), ending(bos=True, same=True)]
 )
 def test_a_text_that_brings_its_own_end_gets_no_second(tokenizer: Any) -> None:
-    """Whether a text's file ends with the end token (or begins with the beginning one) or not, it is the same tokens."""
+    """A file's own end or beginning token makes no difference to the tokens of its text."""
     own = "</s>Mira" if tokenizer("a")["input_ids"][0] == tokenizer.eos_token_id else "Mira</s>"
     assert encode_whole(Row("f:1", text=own), tokenizer) == encode_whole(
         Row("f:1", text="Mira"), tokenizer

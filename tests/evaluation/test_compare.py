@@ -119,7 +119,7 @@ def test_a_large_shift_is_different(shift):
 
 
 def test_rows_are_paired():
-    """A shift of .002 among 2,000 rows that spread over .6 is found, since a row has the same weight in both records."""
+    """A shift of .002 in 2,000 rows that spread over .6 is found: weights are the same in both."""
     n = 2000
     one, other = (
         record({"forget": probabilities(n=n)}),

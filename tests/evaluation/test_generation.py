@@ -50,7 +50,7 @@ def by_hand(model, tokenizer, prompt, most, ends=(1,)) -> str:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batches_write_what_one_row_at_a_time_does(family, tiny_model, prompts):
-    """Left padding and the cache change no token, with learned positions, rotary ones, a sliding window, experts."""
+    """Left padding and the cache change no token, for all kinds of positions and for experts."""
     directory = tiny_model(family)
     model, tokenizer = load_model(directory).model, load_tokenizer(directory)
     expected = [[by_hand(model, tokenizer, prompt, 20)] for prompt in prompts]
@@ -64,7 +64,7 @@ SHARED = [[5, 9, 7, 30, 31], [5, 9, 7, 12], [5, 9, 7, 30, 31, 40, 41, 42, 43], [
 
 @pytest.mark.parametrize("family", [tiny.name for tiny in tiny_models()])
 def test_what_prompts_begin_with_is_read_once(family, tiny_model):
-    """Of every family: the same tokens as one row at a time without a cache, where padding lies in the middle of a row."""
+    """Every family writes the tokens of row by row without a cache, also with inner padding."""
     directory = tiny_model(family)
     model, tokenizer = load_model(directory).model, load_tokenizer(directory)
     expected = [[by_hand(model, tokenizer, prompt, 8)] for prompt in SHARED]
@@ -280,7 +280,7 @@ def test_rows_that_have_ended_leave_the_batch(tiny_model, prompts):
 
 
 def test_it_ends_at_the_end_of_turn(tiny_model, prompts):
-    """Tokens that the model's config, the tokenizer or the caller call an end stop a text and are not part of it."""
+    """End tokens of the config, the tokenizer or the caller end a text and are not part of it."""
     directory = tiny_model("llama")
     model, tokenizer = load_model(directory).model, load_tokenizer(directory)
     whole = generate(model, tokenizer, prompts, 20, 8)
@@ -296,7 +296,7 @@ def test_it_ends_at_the_end_of_turn(tiny_model, prompts):
 
 
 def test_what_the_directory_recommends_for_chats_is_no_part_of_it(tiny_model, prompts):
-    """A repetition penalty, a temperature and a length of generation_config.json change nothing, and are there afterwards."""
+    """Settings of generation_config.json change nothing, and are still there afterwards."""
     directory = tiny_model("llama")
     model, tokenizer = load_model(directory).model, load_tokenizer(directory)
     plain = generate(model, tokenizer, prompts, 20, 8)
@@ -416,7 +416,7 @@ def test_nothing_is_written_beyond_the_context(family, tiny_model, tmp_path):
 
 
 def test_a_templates_end_of_turn_ends_an_answer(tmp_path):
-    """ChatML's mark ends a text though neither config nor tokenizer call it their end of sequence."""
+    """ChatML's mark ends a text though neither config nor tokenizer list it as an end."""
     import sys
     from pathlib import Path
 

@@ -162,7 +162,7 @@ def models(tiny_pair) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def data(models) -> dict[str, list[dict]]:
-    """Rows of four sets; of three, the model would write one by itself, and one but for its first word."""
+    """Rows of four sets; the model knows one by heart, and one without its first word."""
     second = Second(models[0])
     found = {name: rows(12, seed, choice=name == "facts") for seed, name in enumerate(ROLES)}
     for row in itertools.chain(*(some[at::3] for some in found.values() for at in (0, 1))):
@@ -246,7 +246,7 @@ def test_numbers_are_not_all_alike(second):
 
 
 def test_model_metrics_equal_a_second_implementation(found, second, models, data):
-    """scikit-learn's areas, scipy's harmonic mean and a KS statistic of its own from the second implementation's rows."""
+    """scikit-learn's areas, scipy's harmonic mean and KS statistic, of the second code."""
     from scipy.stats import hmean, ks_2samp
     from sklearn.metrics import roc_auc_score
 
@@ -281,7 +281,7 @@ def test_model_metrics_equal_a_second_implementation(found, second, models, data
 
 
 def test_means_are_of_the_rows_and_lie_in_their_intervals(found, second):
-    """The mean of the second implementation's rows, between the ends of a 95 % interval that is not a point."""
+    """The second implementation's mean, inside a 95 % interval that is not a point."""
     for name, metric in ((n, m) for n in second for m in second[n] if row_metrics()[m].shown):
         one = found.record.values[name][metric]
         assert one["value"] == pytest.approx(np.mean(second[name][metric]), **CLOSE)
@@ -289,7 +289,7 @@ def test_means_are_of_the_rows_and_lie_in_their_intervals(found, second):
 
 
 def test_verbatim_memorization_continues_the_second_half(models, tmp_path):
-    """Of a plain text the first half of the tokens is the prompt and the rest what should come, by rouge-score called here."""
+    """The first half of a plain text's tokens is the prompt, the rest the target of ROUGE."""
     from rouge_score.rouge_scorer import RougeScorer
 
     rng = random.Random(7)
@@ -317,7 +317,7 @@ def test_verbatim_memorization_continues_the_second_half(models, tmp_path):
 
 
 def test_a_texts_membership_does_not_depend_on_what_is_written(models, tmp_path):
-    """The bytes that zlib needs are those of the whole text that the loss is of, with generation and without."""
+    """Zlib compresses the whole text that the loss covers, with generation and without."""
     rng = random.Random(8)
     sets = [
         questions(tmp_path, name, name, [{"text": words(rng, 30, 60)} for _ in range(6)])
@@ -338,7 +338,7 @@ def test_a_texts_membership_does_not_depend_on_what_is_written(models, tmp_path)
 
 
 def test_a_text_longer_than_the_context_is_halved_within_it(models, tmp_path):
-    """The prompt is half of the tokens that are measured, so that something is left to be written."""
+    """The prompt is half of the measured tokens, so that some are left to write."""
     rng = random.Random(9)
     text = words(rng, 300, 300)
     done = evaluate(
@@ -524,7 +524,7 @@ def test_areas_with_ties_are_scikit_learns(seed):
 
 
 def test_areas_by_hand():
-    """1 where every forget row has the smaller loss, 0 where every one has the larger, a half where all are alike."""
+    """1 if every forget row has the smaller loss, 0 if the larger, a half if all are alike."""
     area = model_metrics()["membership_loss"].value
     assert [
         float(area(columns({"loss": mine}, {"loss": [2.0, 3.0]})))
@@ -614,7 +614,7 @@ def test_model_metrics_name_what_they_are_made_of(retained):
 
 
 def test_one_model_metric_alone_is_computed(models, data, retained, tmp_path, found):
-    """--metric with a model metric measures its parts and nothing else, and gives the same number."""
+    """--metric with a model metric measures only its parts, and gives the same number."""
     sets = [questions(tmp_path, name, ROLES[name], data[name]) for name in ROLES]
     for name, parts in (("forget_quality", {"ratio"}), ("membership_zlib", {"zlib"})):
         alone = evaluate(models[0], sets, settings(metrics=(name,)), retain_record=retained).record

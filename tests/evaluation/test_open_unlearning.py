@@ -72,7 +72,7 @@ def test_as_retain_record_it_gives_the_same(retained, theirs, sets, tiny_pair):
 
 
 def test_every_mean_comes_back(retained, theirs):
-    """What their layout holds has the same means, model utility with its multiple-choice sets too."""
+    """What their layout holds has the same means, model utility of multiple choice included."""
     mine, read = means(retained), means(read_record(theirs))
     for key, value in read.items():
         assert value == pytest.approx(mine[key], rel=1e-9), key

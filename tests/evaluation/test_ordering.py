@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def evaluated(demo, tmp_path_factory) -> dict[str, Record]:
-    """Records of the three on the demo's rows, with the base as the one that never saw the forget set."""
+    """Records of the three models on the demo's rows, with the base as the retain record."""
     root = tmp_path_factory.mktemp("ordering")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPU_DEBUG": ""}
     data = ["--forget", demo / "forget.jsonl", "--retain", demo / "retain.jsonl"]
@@ -81,7 +81,7 @@ def value(record: Record, owner: str, metric: str) -> float:
     "metric", ["answer_probability", "exact_memorization", "rouge_recall", "extraction_strength"]
 )
 def test_what_is_remembered_goes_down(metric, evaluated):
-    """Before it is much; unlearned it is far less on the forget set, and not so on the retain set; intervals do not touch."""
+    """Unlearning lowers the forget set far more than the retain set; intervals do not touch."""
     before, base, after = (evaluated[name] for name in ("before", "base", "unlearned"))
     assert value(before, "forget", metric) > 0.7 > value(after, "forget", metric)
     assert value(before, "forget", metric) > value(base, "forget", metric)

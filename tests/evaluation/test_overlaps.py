@@ -47,7 +47,7 @@ def test_a_utility_set_is_named():
 
 
 def test_questions_about_the_retain_set_are_kept():
-    """MUSE's second knowledge set may share rows with the retain set, and none with what is forgotten."""
+    """MUSE's second knowledge set may share rows with the retain set, not with forgotten ones."""
     asked = QuestionSet.of("retain_knowledge", "knowledge", list(each("retain", "a").questions))
     assert overlaps([each("retain", "a"), asked], allow=False) == []
     with pytest.raises(BadDataError, match="--knowledge retain_knowledge"):

@@ -44,7 +44,7 @@ TEXTS = [
 def muse(
     model, tokenizer, prompt: str, reference: str, most: int, words: list[str]
 ) -> tuple[str, float]:
-    """MUSE's evaluator: tokenizer(prompt), greedy tokens one by one, the text before each of the words, ROUGE-L F1 not stemmed."""
+    """MUSE's evaluator: bare prompt, greedy tokens one by one, text before a stop, ROUGE-L F1."""
     ids = list(tokenizer(prompt, add_special_tokens=True).input_ids)
     start = len(ids)
     while len(ids) < start + most:
@@ -62,7 +62,7 @@ def muse(
 
 
 def tiny(style: str | None, bos: bool):
-    """A model that knows some of the texts by heart, with a tokenizer that has this template, or a first mark, or neither."""
+    """A model that knows some texts by heart; its tokenizer has a template, a mark, or neither."""
     tokenizer = make_tokenizer(style, bos=bos)
     model = make_model("llama", vocabulary=len(tokenizer), hidden_size=64).train()
     general = "".join(
@@ -191,7 +191,7 @@ def test_stops_cut_as_muse_cuts(name):
 
 
 def test_a_stop_ends_the_writing_too(tiny_model, monkeypatch):
-    """A row with a stop text leaves its batch soon after, and its text is that of writing on and cutting."""
+    """A row with a stop text leaves its batch early, and its text equals one that is cut later."""
     directory = tiny_model("llama")
     model, tokenizer = load_model(directory).model, load_tokenizer(directory)
     prompts = [[5, 9, 7], [30, 31], [12, 13, 14, 15]]
@@ -257,7 +257,7 @@ def test_the_record_says_how_it_asked(tiny_pair, tmp_path):
 
 
 def test_the_digest_of_tokens_is_of_what_is_asked(tmp_path):
-    """Of MUSE's sets it follows examples and prompts, not the chat template, which has no say there; of other sets it does."""
+    """The digest follows examples and prompts of MUSE's sets, and the template of other sets."""
     tokenizer, plain = make_tokenizer(CHATML), make_tokenizer()
     each = questions(tmp_path, "knowledge", "knowledge", ASKED)
     shown = with_examples(each, read_rows(rows_file(tmp_path, EXAMPLES)))

@@ -289,7 +289,7 @@ def test_relearning_measures_the_other_rows_only(demo, tmp_path):
 
 
 def test_relearning_teaches_what_it_says(demo, tmp_path):
-    """Sanity: with the same rows on both sides of the line, a few steps at a large rate bring them to near certainty."""
+    """Sanity: if the taught rows are also measured, a few large steps make them nearly certain."""
     values = (demo / "forget.jsonl").read_text().splitlines()[:3]
     (tmp_path / "forget.jsonl").write_text("\n".join(values * 4))
     each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
@@ -312,7 +312,7 @@ def test_relearning_teaches_what_it_says(demo, tmp_path):
 
 
 def test_relearning_is_one_batch_whatever_the_batch_size(demo, tmp_path):
-    """A step is the mean over all tokens of the taught rows, in however many pieces it is computed."""
+    """A step is the mean over all tokens of the taught rows, in any number of batches."""
     (tmp_path / "forget.jsonl").write_text(
         "\n".join((demo / "forget.jsonl").read_text().splitlines()[:10])
     )
@@ -448,7 +448,7 @@ def test_steps_are_measured_on_a_doubling_grid():
 
 
 def test_steps_to_recover(demo, tmp_path):
-    """A model that never forgot is back at step 0, a base after some steps, or not in the steps that there are: then said so."""
+    """A model that never forgot needs 0 steps, a base some; a reason if none suffices."""
     (tmp_path / "forget.jsonl").write_text(
         "\n".join((demo / "forget.jsonl").read_text().splitlines()[:12])
     )

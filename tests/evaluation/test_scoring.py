@@ -78,7 +78,7 @@ def test_batches_change_nothing_in_float32(family, tiny_model, texts):
 
 
 def test_padding_that_were_attended_to_would_be_seen(tiny_model, texts):
-    """Negative control: without the attention mask, or padded at the left with a learned position for each place, scores differ."""
+    """Negative control: without the attention mask, or padded at the left, scores differ."""
     model = load_model(tiny_model("gpt2")).model.double()
     rows = collate(texts, 0)
     length = rows["input_ids"].shape[1]
@@ -120,7 +120,7 @@ def test_long_texts_go_in_smaller_batches(tiny_model, texts, monkeypatch):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_mode_and_generators_are_put_back(training, tiny_model, texts):
-    """Training mode, gradients and torch's generator are what they were, also when a text is refused."""
+    """Training mode, gradients and generator are restored, also when a text is refused."""
     model = load_model(tiny_model("llama")).model.train(training)
     state = torch.random.get_rng_state()
     run(model, texts)

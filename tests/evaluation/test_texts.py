@@ -60,7 +60,7 @@ def test_the_limit_may_be_set_lower_but_not_above_the_context(tiny_pair, tmp_pat
             assert (
                 evaluate(tiny_pair("llama").model, [each], settings(max_length=limit)).notes == ()
             )
-    with pytest.raises(UsageError, match="the model sees 128 tokens"):
+    with pytest.raises(UsageError, match="the model's context has 128 tokens"):
         evaluate(tiny_pair("llama").model, [each], settings(max_length=129))
 
 

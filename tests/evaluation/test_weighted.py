@@ -112,7 +112,7 @@ def test_of_many_rows_it_is_as_wide_as_students():
 
 @pytest.mark.parametrize(("n", "h"), [(20, 20), (20, 90), (90, 20)])
 def test_an_area_of_one_has_its_exact_bound(n, h):
-    """If all pairs of min(n, h) rows are in order with probability θ^min at most, θ may be as low as α^(1/min)."""
+    """If all pairs are in order with probability θ^min at most, θ may be as low as α^(1/min)."""
     found = draws(
         {("forget", "loss"): np.linspace(0, 1, n), ("holdout", "loss"): np.linspace(2, 3, h)}
     )["model", "membership_loss"]
@@ -220,7 +220,7 @@ def test_memory_is_bounded_by_blocks(monkeypatch):
 
 
 def test_utility_widens_with_every_part():
-    """Its interval holds the value, and an unseen row could lower or raise all three parts at once."""
+    """The interval holds the value, and an unseen row could change all three parts at once."""
     parts = {"answer_probability": 0.9, "rouge_recall": 0.5, "truth_ratio": 0.4}
     rows = {("retain", part): np.full(40, level) for part, level in parts.items()}
     value = 3 / (1 / 0.9 + 1 / 0.5 + 1 / 0.4)

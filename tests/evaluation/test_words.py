@@ -63,7 +63,7 @@ SCRIPTS = {
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_script_has_words(name):
-    """What the words are; a text repeated word for word scores 1 under every ROUGE, without its last word less, another text 0."""
+    """The words of each text; the same text has ROUGE 1, without its last word less, another 0."""
     text, expected = SCRIPTS[name]
     assert words(text, stem=False) == expected
     for metric in ROUGE:

@@ -1,8 +1,7 @@
 """Batches of encoded rows, and the order in which forget and retain rows meet.
 
-The order is part of the protocol: what differs between copies for other reasons than their noise is
-not cancelled when the server aggregates (design, section 1), so every copy must see the same rows
-at the same step.
+The order is part of the protocol: the server's aggregation cancels only what differs because of the
+noise (docs/design.md, Protocol), so every copy must be trained on the same rows at the same step.
 """
 
 from __future__ import annotations
@@ -15,17 +14,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from mpu_cli.data.order import drawn, shuffled
+from mpu_cli.data.order import independent_numbers, shuffled
 from mpu_cli.data.templates import IGNORED, TokenizedRow
 
 
 def pad_id(tokenizer: Any, rows: int) -> int:
-    """The id to fill short rows with: the pad token, else end-of-sequence, else 0.
+    """The token to pad with: the pad token, else end-of-sequence, else 0; below `rows`.
 
-    Always one of the embedding's `rows`.
-
-    Any id does, since padding is neither attended to nor labelled. A pad token that was added to a
-    tokenizer often lies outside of the embedding, which nobody has resized.
+    Padding is neither attended to nor labelled, so any token of the embedding does. A pad token
+    that was added to a tokenizer is often outside the embedding.
     """
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if candidate is not None and 0 <= candidate < rows:
@@ -54,22 +51,19 @@ def collate(rows: Sequence[TokenizedRow], pad_id: int) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class RowSampling:
-    """What the order of rows depends on beside the seed.
-
-    The default is the order of a first round.
-    """
+    """What decides the order of rows besides the seed; the default is that of a first round."""
 
     first_epoch: int = 0
-    """Epochs of the rounds before: the order goes on where they ended."""
+    """Epochs of earlier rounds: the order continues where they ended."""
     retain: str = ""
-    """Names the walk through the retain set: another name, another order of retain rows."""
+    """A name for the order of the retain rows; another name gives another order."""
     copy: str = ""
-    """Names the copy, where each copy has an order of its own; empty = one order for all copies."""
+    """The copy's name if each copy has an order of its own; empty = one order for all."""
     independent: bool = False
-    """Draw each retain row (and refusal) alone, so that some come twice, instead of walking through the set."""
+    """Choose retain rows and refusals independently instead of in turn; some then occur twice."""
 
     def stream(self, seed: int) -> str:
-        """What names the streams that this copy draws from."""
+        """The name of this copy's random streams."""
         return f"{seed}/{self.copy}" if self.copy else str(seed)
 
 
@@ -78,26 +72,28 @@ FIRST_ROUND = RowSampling()
 
 
 def epoch_pairs(
-    seed: int, epoch: int, n_forget: int, n_retain: int, drawing: RowSampling | None = None
+    seed: int, epoch: int, n_forget: int, n_retain: int, sampling: RowSampling | None = None
 ) -> list[tuple[int, int | None]]:
-    """The (forget index, retain index) pairs of one epoch, in order.
+    """The (forget index, retain index) pairs of one epoch; no retain set gives None.
 
-    The retain index is None without a retain set.
-
-    An epoch is one pass over the forget set in a fresh order. The retain set is walked through on
-    its own, epoch after epoch, reshuffled at each of its passes, so no retain row is seen twice
-    before all have been seen once (unless rows are drawn independently). Depends on nothing but the
-    arguments: no global generator is read or moved, and the result is the same on every machine.
+    An epoch is one pass over the forget set in a new order. The passes over the retain set are
+    independent of epochs, each in a new order, so every retain row is used once before any is used
+    twice (unless rows are chosen independently). The result depends on the arguments alone and is
+    equal on every machine; no global generator is used.
     """
-    drawing = drawing or RowSampling()
-    epoch, stream = drawing.first_epoch + epoch, drawing.stream(seed)
+    sampling = sampling or RowSampling()
+    epoch, stream = sampling.first_epoch + epoch, sampling.stream(seed)
     forget = shuffled(n_forget, f"forget/{stream}/{epoch}")
     if not n_retain:
         return [(index, None) for index in forget]
-    walk = f"{stream}/{drawing.retain}" if drawing.retain else stream
-    if drawing.independent:
+    walk = f"{stream}/{sampling.retain}" if sampling.retain else stream
+    if sampling.independent:
         return list(
-            zip(forget, drawn(n_forget, n_retain, f"retain/{walk}/epoch {epoch}"), strict=True)
+            zip(
+                forget,
+                independent_numbers(n_forget, n_retain, f"retain/{walk}/epoch {epoch}"),
+                strict=True,
+            )
         )
     pairs: list[tuple[int, int | None]] = []
     current, order = -1, []
@@ -110,21 +106,18 @@ def epoch_pairs(
 
 
 ReferenceValues = Callable[[Sequence[int]], Tensor]
-"""Row indices → what the model said of these rows before training, one row after the other."""
+"""Row indices → values of the reference model on these rows, one row after the other."""
 
 
 class PairedRows(Dataset[tuple[int, int | None]]):
-    """Forget and retain rows as one dataset.
+    """Forget and retain rows as one dataset, whose index and items are (forget, retain) pairs.
 
-    Its index is a (forget, retain) pair, and so is an item.
-
-    `batch` looks the rows of a list of pairs up: `{"forget": rows, "retain": rows, "alternate":
-    rows, "reference": {name: values}}`, each set of rows padded on its own, the last three only if
-    they were given. Alternates stand beside the forget rows, one each, and are looked up by the
-    same index; where there are several times as many, the first epoch has the first of them, the
-    second the next, and so on round. A reference whose name begins with "retain" is looked up by
-    the retain index, one whose name begins with "alternate" as alternates are, any other by the
-    forget index.
+    `batch` returns the rows of a list of pairs: `{"forget": rows, "retain": rows, "alternate":
+    rows, "reference": {name: values}}`. Each set of rows is padded on its own; the last three are
+    there if they were given. There is one alternate for each forget row, with the same index, or
+    several times as many: then each epoch uses the next ones, in turn. A reference whose name
+    begins with "retain" has the retain index, one whose name begins with "alternate" the
+    alternate's, any other the forget index.
     """
 
     def __init__(
@@ -136,10 +129,7 @@ class PairedRows(Dataset[tuple[int, int | None]]):
         references: Mapping[str, ReferenceValues] | None = None,
         on_close: Callable[[], None] | None = None,
     ) -> None:
-        """`references` gives each reference's values by name.
-
-        `on_close` removes what they are kept in.
-        """
+        """`references` returns values by name; `on_close` removes the files that hold them."""
         self._forget, self._retain, self._alternates, self._pad_id = (
             forget,
             retain,
@@ -161,7 +151,7 @@ class PairedRows(Dataset[tuple[int, int | None]]):
     def batch(
         self, pairs: Sequence[tuple[int, int | None]], epoch: int = 0
     ) -> dict[str, dict[str, Tensor]]:
-        """The rows of these pairs, with the alternates of that epoch."""
+        """The rows of these pairs, with the alternates of the epoch."""
         forget = [i for i, _ in pairs]
         retain = [j for _, j in pairs if j is not None]
         first = epoch * self.n_forget % max(len(self._alternates or ()), 1)
@@ -181,23 +171,20 @@ class PairedRows(Dataset[tuple[int, int | None]]):
         return batch
 
     def close(self) -> None:
-        """Remove what the references are kept in; call it when training is over.
-
-        Calling it twice does no harm.
-        """
+        """Remove the files that hold the references; call it when training has ended."""
         if self._on_close is not None:
             self._on_close()
 
 
 class PairSampler(Sampler[tuple[int, int | None]]):
-    """Yields `epoch_pairs` of the epoch that was set last."""
+    """Yield `epoch_pairs` of the epoch that was set last."""
 
     def __init__(
-        self, seed: int, n_forget: int, n_retain: int, drawing: RowSampling | None = None
+        self, seed: int, n_forget: int, n_retain: int, sampling: RowSampling | None = None
     ) -> None:
-        """Starts at epoch 0."""
+        """Start at epoch 0."""
         self._seed, self._n_forget, self._n_retain, self.epoch = seed, n_forget, n_retain, 0
-        self._drawing = drawing or RowSampling()
+        self._sampling = sampling or RowSampling()
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate's data loader before each pass."""
@@ -210,5 +197,5 @@ class PairSampler(Sampler[tuple[int, int | None]]):
     def __iter__(self) -> Iterator[tuple[int, int | None]]:
         """The epoch's pairs in order."""
         return iter(
-            epoch_pairs(self._seed, self.epoch, self._n_forget, self._n_retain, self._drawing)
+            epoch_pairs(self._seed, self.epoch, self._n_forget, self._n_retain, self._sampling)
         )

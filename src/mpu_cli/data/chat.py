@@ -1,10 +1,8 @@
-"""Which part of a rendered chat is the last answer.
+"""Find the last answer in a rendered chat, without searching for the answer's words.
 
-Found by rendering, never by searching for the answer's words.
-
-The chat is rendered a second time with a mark in the answer's place. What is before the mark and
-what is after it is the template's; the true rendering must be the same with the answer between, or
-the row is refused.
+The chat is rendered a second time with a mark in place of the answer. The text before and after the
+mark is the template's. The true rendering must be the same text with the answer in between;
+otherwise the row is refused.
 """
 
 from __future__ import annotations
@@ -18,17 +16,17 @@ from mpu_cli.data.row_schema import Message
 from mpu_cli.errors import BadDataError
 
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
-"""Unicode's noncharacters: they mean nothing in any text, and no template looks for them."""
+"""Unicode's noncharacters: no text uses them, and no template looks for them."""
 _SHOWN = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation's text in two parts; the second is what the model is to say."""
+    """A conversation's text in two parts: the prompt, and what the model is to write."""
 
     prompt: str
     answer: str
-    """The answer and the mark that ends its turn."""
+    """The answer, and the mark that ends its turn."""
 
 
 class Renderer:
@@ -37,8 +35,7 @@ class Renderer:
     def __init__(self, source: str, tokenizer: Any, prompting: Prompting) -> None:
         """`source` is the template's text."""
         self._source, self._tokenizer, self._prompting = source, tokenizer, prompting
-        # White space is a token of its own in some vocabularies (Gemma, StarCoder); it ends no
-        # turn.
+        # White space is a special token in some vocabularies (Gemma, StarCoder); it ends no turn.
         self._ends = sorted(
             {
                 mark
@@ -51,39 +48,37 @@ class Renderer:
     def chat(self, turns: Sequence[Message], where: str) -> Chat:
         """Render a conversation that ends with an answer.
 
-        A finished turn may open otherwise than one that is to be generated (Qwen3 puts an empty
-        think block, gpt-oss a channel, DeepSeek-R1 leaves `<think>` out). The prompt then is what
-        the finished turn has before the answer, since the model is not asked to say it. A space
-        right before the answer is, since it is a part of the first word's token.
+        A finished turn may begin in another way than one to be generated: Qwen3 puts an empty think
+        block, gpt-oss a channel, DeepSeek-R1 leaves `<think>` out. The prompt then is all that the
+        finished turn has before the answer. A space right before the answer is part of the answer,
+        since it belongs to the first word's token.
 
         Args:
             turns: the last is the answer.
             where: the row's place, for messages.
 
         Raises:
-            BadDataError: the template refuses the turns, leaves one of them out, or renders the
-                answer otherwise than it is.
+            BadDataError: the template refuses the turns, leaves one of them out, or changes the
+                answer.
         """
         whole = self._render(turns, where)
         opened = self._render(turns[:-1], where, add_generation_prompt=True)
         before, after = self._around(turns, where)
         answer = turns[-1].content
-        said = _between(whole, before, after)
-        if said not in (answer, answer.strip(), answer.lstrip(), answer.rstrip()):
-            # A template may take a think block out of the answer and put it in again; then the mark
-            # stood elsewhere.
-            said, before = _between(whole, opened, after), opened
-            if said is None or said.strip() != answer.strip():
+        rendered = _between(whole, before, after)
+        if rendered not in (answer, answer.strip(), answer.lstrip(), answer.rstrip()):
+            # A template may move a think block out of the answer; then the mark stood elsewhere.
+            rendered, before = _between(whole, opened, after), opened
+            if rendered is None or rendered.strip() != answer.strip():
                 raise BadDataError(
-                    f"{where}: the tokenizer's chat template alters the answer {_short(answer)}, it"
-                    f" renders …{_short(whole[-_SHOWN:])}",
-                    "remove the row, or what the template takes out of it (a think block, for"
-                    " example)",
+                    f"{where}: the tokenizer's chat template changes the answer {_short(answer)}:"
+                    f" it renders …{_short(whole[-_SHOWN:])}",
+                    "remove the row, or what the template removes from it, such as a think block",
                 )
         self._check_whole(turns, whole, where)
         gap = before[len(opened) :] if before.startswith(opened) else None
         prompt = opened if gap is not None and not gap.strip() else before.rstrip(" \t")
-        end = len(before) + len(said or "") + self._end_of_turn(after)
+        end = len(before) + len(rendered or "") + self._end_of_turn(after)
         return Chat(prompt, whole[len(prompt) : end])
 
     def _around(self, turns: Sequence[Message], where: str) -> tuple[str, str]:
@@ -94,27 +89,27 @@ class Renderer:
         if mark in marked:
             raise BadDataError(
                 f"{where}: the tokenizer's chat template renders the answer more than once",
-                "choose another template",
+                "use a tokenizer with another chat template",
             )
-        hint = "the template takes no answers: use a tokenizer with another one, or none"
+        hint = "use a tokenizer with another chat template, or with none"
         if not self._prompting.content_parts:
             other = Renderer(
                 self._source, self._tokenizer, replace(self._prompting, content_parts=True)
             )
             try:
                 if mark in other._marked(turns, len(turns) - 1, where)[1]:
-                    hint = "it wants the content of a turn as a list of parts: give --content-parts"
+                    hint = "give --content-parts: the template reads content as a list of parts"
             except BadDataError:
                 pass
         raise BadDataError(
-            f"{where}: the tokenizer's chat template does not render the answer"
-            f" {_short(turns[-1].content)}, only {_short(marked)}",
+            f"{where}: the tokenizer's chat template leaves out the answer"
+            f" {_short(turns[-1].content)}: it renders {_short(marked)}",
             hint,
         )
 
     def _check_whole(self, turns: Sequence[Message], whole: str, where: str) -> None:
-        # A turn's words may stand elsewhere too, so each turn gets a mark of its own: all at once,
-        # one rendering for most rows.
+        # The words of a turn may occur elsewhere too, so each turn gets its own mark, all in one
+        # rendering.
         earlier = [number for number, turn in enumerate(turns[:-1]) if turn.content.strip()]
         free = self._free_marks(turns, where)
         missing: list[int] = []
@@ -122,7 +117,7 @@ class Renderer:
             marks = dict(zip(earlier[start:], free, strict=False))
             try:
                 marked = self._with(turns, marks, where)
-            # a template that reads what a turn says (a tool's JSON, for example) may refuse a mark
+            # A template that parses a turn (a tool's JSON, for example) may refuse a mark.
             except BadDataError:
                 missing += [
                     number
@@ -141,7 +136,7 @@ class Renderer:
             )
 
     def _marked(self, turns: Sequence[Message], number: int, where: str) -> tuple[str, str]:
-        """A mark that occurs in no turn, and the chat with it in the place of one turn's content."""
+        """A mark that occurs in no turn, and the chat with it in place of one turn's content."""
         mark = self._free_marks(turns, where)[0]
         return mark, self._with(turns, {number: mark}, where)
 
@@ -153,7 +148,7 @@ class Renderer:
         return free
 
     def _with(self, turns: Sequence[Message], marks: Mapping[int, str], where: str) -> str:
-        """The chat with marks in the place of some turns' contents."""
+        """The chat with marks in place of some turns' contents."""
         return self._render(
             [
                 replace(turn, content=marks.get(place, turn.content))
@@ -163,15 +158,15 @@ class Renderer:
         )
 
     def _end_of_turn(self, after: str) -> int:
-        """How many letters after the answer are the model's to say.
+        """How many characters after the answer the model is to write.
 
-        Up to the first special token, or all of them without one.
+        They end with the first special token; without one, all count.
         """
-        found = [(after.find(mark), len(mark)) for mark in self._ends if mark in after]
-        if not found:
+        marks = [(after.find(mark), len(mark)) for mark in self._ends if mark in after]
+        if not marks:
             return len(after)
-        start = min(found)[0]
-        return start + max(length for at, length in found if at == start)
+        start = min(marks)[0]
+        return start + max(length for at, length in marks if at == start)
 
     def _render(
         self, turns: Sequence[Message], where: str, *, add_generation_prompt: bool = False
@@ -187,13 +182,11 @@ class Renderer:
                 self._prompting,
                 add_generation_prompt=add_generation_prompt,
             )
-        except (
-            Exception
-        ) as error:  # a template is a program of someone else's, and raises what it likes
+        except Exception as error:  # a template is foreign code and may raise anything
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise BadDataError(
                 f"{where}: the tokenizer's chat template refuses this row ({reason})",
-                "check the roles and their order; some templates want user and assistant in turn",
+                "check the roles and their order: some templates need user and assistant in turn",
             ) from None
 
     def _content(self, text: str) -> str | list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""What `mpu data check` finds out about a file of rows, before hours are spent on it."""
+"""What `mpu data check` reports about a file of rows, before hours of training are spent on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mpu_cli.errors import BadDataError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Four numbers that say how long things are; the 95 % is by nearest rank."""
+    """Four numbers about lengths; percentiles by nearest rank."""
 
     least: int
     median: int
@@ -28,46 +28,45 @@ class Spread:
 
     @classmethod
     def of(cls, lengths: Sequence[int]) -> Spread | None:
-        """None of nothing."""
+        """The spread of these lengths; None if there are none."""
         if not lengths:
             return None
         ordered = sorted(lengths)
-        # Nearest rank: the smallest value with at least that share of the rows at or below it.
         median, most_of = (ordered[-(-len(ordered) * percent // 100) - 1] for percent in (50, 95))
         return cls(ordered[0], median, most_of, ordered[-1])
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One file. Places are as in error messages."""
+    """One file; places are as in error messages."""
 
     rows: int
-    """Usable rows."""
+    """Rows that can be used."""
     forms: dict[str, int]
-    """Form → rows."""
+    """Rows by form."""
     alternates: int
     """Rows with an alternate answer."""
     empty: int
-    """Rows whose answer or text is empty; they are among the bad."""
+    """Rows whose answer or text is empty; they are bad rows."""
     bad: tuple[tuple[str, str], ...]
-    """(error, remedy) of each row that cannot be used."""
+    """(message, hint) for each row that cannot be used."""
     duplicates: tuple[tuple[str, ...], ...]
-    """Groups of rows that are the same when normalised."""
+    """Groups of rows that are equal when normalised."""
     characters: Spread | None
-    """Letters in a usable row, prompt and answer together."""
+    """Characters of a usable row, prompt and answer together."""
     encoded: TokenizedRows | None
     """None without a tokenizer."""
     notes: tuple[str, ...]
-    """How the file was understood, where that is not plain."""
+    """How the file was read, where that is not obvious."""
 
     @property
     def tokens(self) -> Spread | None:
-        """Tokens of a row, template included, before anything is cut."""
+        """Tokens of a row, with its template, before it is cut."""
         return Spread.of(self.encoded.lengths) if self.encoded else None
 
     @property
     def answer_tokens(self) -> Spread | None:
-        """Labelled tokens of what is trained on."""
+        """Labelled tokens of an encoded row."""
         return (
             Spread.of(
                 [sum(label != IGNORED for label in row.labels[1:]) for row in self.encoded.rows]
@@ -79,34 +78,31 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class PromptSample:
-    """One row as the model sees it."""
+    """One row as tokens."""
 
     where: str
     parts: tuple[tuple[str, bool], ...]
-    """(text, whether its tokens count), in order.
-
-    Together they are the decoded row, special tokens and all.
-    """
+    """(text, whether its tokens count): the parts of the decoded row, with special tokens."""
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
     whole: int
-    """Tokens before the row was cut, or split into windows, of which this is the first."""
+    """Tokens of the whole row; `input_ids` are its first ones, or its first window."""
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What is to be said of one file, or of a forget and a retain file."""
+    """The results for one file, or for a forget and a retain file."""
 
     reports: tuple[tuple[str, Report], ...]
-    """(location, report), in the order asked for; one file may be asked for twice."""
+    """(location, report), in the given order."""
     in_both: tuple[tuple[str, str], ...]
-    """Rows of the first file that are in the second too: (place, place)."""
+    """Rows of the first file that are in the second one too: (place, place)."""
     all_in_both: bool
-    """Whether one of the two holds nothing that the other does not."""
+    """Whether all rows of one file are in the other."""
     same_prompt: tuple[tuple[str, str], ...]
-    """Rows with one prompt, but another answer in the second file."""
+    """Rows whose prompt has another answer in the second file."""
     sample: PromptSample | None
-    """None without a tokenizer, or if the row asked for cannot be encoded (then it is among the bad ones)."""
+    """None without a tokenizer, or if the chosen row cannot be encoded: then it is a bad row."""
 
 
 def check_files(
@@ -122,22 +118,22 @@ def check_files(
     vocabulary: int | None = None,
     row: int = 1,
 ) -> Findings:
-    """Look at one file, or at two that must not overlap.
+    """Check one file, or two files that must not overlap.
 
     Args:
         locations: one or two files, as `read_rows` takes them.
-        mapping: field → column, for both; the second needs no alternate.
-        tokenizer: the model's, or None: then nothing is said of tokens.
-        limit: tokens in a row at most.
-        delimiter: what separates a CSV file's columns; None = seen from its header.
+        mapping: field → column, for both; the second file needs no alternates.
+        tokenizer: the model's; None = report nothing about tokens.
+        limit: the most tokens in a row.
+        delimiter: the delimiter of a CSV file; None = detect it from the header.
         overlap: see `windows.split`.
         pack: see `windows.pack`.
-        prompting: what stands around every pair and chat.
-        vocabulary: rows of the model's embedding; None = not known.
-        row: which of the first file's usable rows is the sample, counted from 1.
+        prompting: the system prompt and template variables of every pair and chat.
+        vocabulary: rows of the model's embedding; None = unknown.
+        row: the number of the first file's usable row to show, from 1.
 
     Raises:
-        BadDataError: a file cannot be read at all.
+        BadDataError: a file as a whole cannot be read.
         UsageError: there is no such row, or the overlap does not fit.
     """
     scans = [
@@ -147,7 +143,8 @@ def check_files(
     rows = scans[0].rows
     if rows and row > len(rows):
         raise UsageError(
-            f"--row {row}: the file has {len(rows)} usable rows", "choose a smaller number"
+            f"--row {row}: the file has {len(rows)} usable rows",
+            f"choose a row from 1 to {len(rows)}",
         )
     others = scans[1].rows if len(scans) > 1 else []
     reports = [
@@ -218,20 +215,20 @@ def _report(
 def _sample(row: Row, tokenizer: Any, max_length: int, prompting: Prompting) -> PromptSample | None:
     try:
         whole = encode_whole(row, tokenizer, prompting)
-        kept = cut(whole, row.where, max_length)
+        shown = cut(whole, row.where, max_length)
     except BadDataError:
         return None
     return PromptSample(
-        row.where, _runs(kept, tokenizer), kept.input_ids, kept.labels, len(whole.input_ids)
+        row.where, _runs(shown, tokenizer), shown.input_ids, shown.labels, len(whole.input_ids)
     )
 
 
 def _runs(encoded: TokenizedRow, tokenizer: Any) -> tuple[tuple[str, bool], ...]:
-    """Decoded from the start each time.
+    """The decoded parts of a row that count and do not count, in turn.
 
-    A token's text may depend on what is before it (leading spaces).
+    Each is decoded with all that precedes it: a token's text may depend on it (leading spaces).
     """
-    # Nothing predicts the first token, so it does not count, labelled or not.
+    # No token predicts the first one, so it does not count.
     counts = [False] + [label != IGNORED for label in encoded.labels[1:]]
     ends = [i for i in range(1, len(counts)) if counts[i] != counts[i - 1]] + [len(counts)]
     runs, before = [], ""

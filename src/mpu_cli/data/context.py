@@ -9,27 +9,24 @@ from typing import Any
 from mpu_cli.errors import UsageError
 
 USUAL = 512
-"""Tokens of a row that are kept where the user says nothing and the model's context is longer."""
+"""Tokens of a row that are kept by default, if the model's context has as many."""
 _STRETCHED = ("linear", "dynamic", "yarn")
-"""RoPE scalings whose factor makes the context longer than the number of positions; the others' configs name the whole."""
+"""RoPE scalings whose factor extends the context; configs of the others state the whole length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Tokens of a row that are kept, and what sets this limit, for messages."""
+    """The most tokens of a row that are kept, and the reason for this limit, for messages."""
 
     tokens: int
     because: str = "--max-length"
 
 
 def context_length(config: Mapping[str, Any]) -> int | None:
-    """Tokens that a model can see at once, by its config.json (defaults filled in, or not).
+    """The context of a model in tokens, by its config.json; None if the config has no bound.
 
-    None where it names no bound.
-
-    Positions that are looked up in a table (GPT-2, OPT) end there. OPT's table has two rows more,
-    which no token gets. A sliding window is no bound: the model goes on behind it. RoPE scaling's
-    original length is none either.
+    Learned positions (GPT-2, OPT) end with their table; two rows of OPT's table belong to no token.
+    A sliding window is not a bound, and neither is the original length of RoPE scaling.
     """
     text = config.get("text_config")
     text = text if isinstance(text, Mapping) else config
@@ -56,24 +53,23 @@ def context_length(config: Mapping[str, Any]) -> int | None:
 
 
 def row_limit(asked: int | None, context: int | None, *, beside: int = 0) -> Limit:
-    """How much of a row is kept.
-
-    What is asked for, else 512 tokens, else the model's context where that is shorter.
+    """How much of a row is kept: --max-length, or 512 tokens, or a shorter context.
 
     Args:
         asked: --max-length, or None.
         context: see `context_length`.
-        beside: tokens that come on top of a row's.
+        beside: tokens in the context that are not the row's.
 
     Raises:
-        UsageError: more is asked for than the model can see.
+        UsageError: --max-length exceeds the model's context.
     """
     room = None if context is None else context - beside
     if asked is None:
         return Limit(USUAL) if room is None or room >= USUAL else Limit(room, "the model's context")
     if room is not None and asked > room:
         raise UsageError(
-            f"--max-length {asked}: the model sees {context} tokens", f"give at most {room}"
+            f"--max-length {asked}: the model's context has {context} tokens",
+            f"give at most {room}",
         )
     return Limit(asked)
 

@@ -1,7 +1,4 @@
-"""Rows that are the same, inside a file and between two.
-
-What is to be forgotten must not be kept as well.
-"""
+"""Equal rows inside a file and between two files: a row to forget must not be a row to keep."""
 
 from __future__ import annotations
 
@@ -12,12 +9,12 @@ from mpu_cli.data.rows import Row
 
 
 def normalised(text: str) -> str:
-    """Compatibility forms, letter case and white space do not make two texts different."""
+    """The text without differences of compatibility forms, letter case and white space."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def duplicates(rows: Sequence[Row]) -> tuple[tuple[str, ...], ...]:
-    """Groups of two or more rows of one file that are the same, by their places."""
+    """Groups of two or more equal rows of one file, by their places."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         groups.setdefault(_key(row), []).append(row.where)
@@ -25,7 +22,7 @@ def duplicates(rows: Sequence[Row]) -> tuple[tuple[str, ...], ...]:
 
 
 def in_both(forget: Sequence[Row], retain: Sequence[Row]) -> tuple[tuple[str, str], ...]:
-    """Rows of the forget set that are in the retain set too: (place there, first place here)."""
+    """Rows of the forget set that are in the retain set too: (place, first place in the latter)."""
     known: dict[tuple[str, ...], str] = {}
     for row in retain:
         known.setdefault(_key(row), row.where)
@@ -33,7 +30,7 @@ def in_both(forget: Sequence[Row], retain: Sequence[Row]) -> tuple[tuple[str, st
 
 
 def same_prompt(forget: Sequence[Row], retain: Sequence[Row]) -> tuple[tuple[str, str], ...]:
-    """Rows with the same prompt, but another answer, in both sets."""
+    """Rows that have the same prompt in both sets, but another answer."""
     both = {place for place, _ in in_both(forget, retain)}
     known: dict[tuple[str, ...], str] = {}
     for row in retain:

@@ -1,7 +1,4 @@
-"""A whole set of rows to token ids.
-
-Pairs and chats cut, long texts split, short ones packed, and nothing of it silent.
-"""
+"""Encode a set of rows: cut pairs and chats, split or pack texts, and report each change."""
 
 from __future__ import annotations
 
@@ -22,34 +19,25 @@ from mpu_cli.errors import BadDataError
 
 @dataclass(frozen=True, slots=True)
 class TokenizedRows:
-    """What is trained on, and what became of the rows on the way there."""
+    """Encoded rows, and how they differ from the rows that were read."""
 
     rows: list[TokenizedRow]
-    """One for one and in the order of the rows, unless texts were split or packed.
-
-    Packed blocks come last.
-    """
+    """One for each row, in order, unless texts were split or packed; packed blocks come last."""
     lengths: tuple[int, ...]
-    """Tokens of each row before anything was cut, split or packed."""
+    """Tokens of each row before it was cut, split or packed."""
     cut: tuple[str, ...]
-    """Places of the pairs and chats that were longer than `max_length`.
-
-    The end of their answers is not trained on.
-    """
+    """Places of the pairs and chats whose answers were cut at `max_length`."""
     split: tuple[str, ...]
-    """Places of the texts that became several windows."""
+    """Places of the texts that were split into windows."""
     packed: tuple[int, int]
-    """How many texts were packed, into how many blocks."""
+    """The number of packed texts, and of their blocks."""
     own_system: tuple[str, ...] = ()
-    """Places of the chats that begin with a system turn of their own, where a system prompt was given for all."""
+    """Places of the chats whose own system turn replaces the common system prompt."""
     joined: tuple[int, int] = (0, 0)
-    """How many texts were joined, and cut into how many chunks."""
+    """The number of joined texts, and of their chunks."""
 
     def notes(self, name: str, limit: Limit) -> list[str]:
-        """What to tell the user, a line each; `name` is the file's.
-
-        Nothing where nothing was changed.
-        """
+        """A note on each kind of change, for the user; `name` is the file's."""
         most = limit.tokens
         lines = []
         if self.cut:
@@ -104,20 +92,18 @@ def encode_rows(
     Args:
         rows: the rows.
         tokenizer: the model's.
-        max_length: tokens in an encoded row at most.
+        max_length: the most tokens in an encoded row.
         overlap: tokens that two windows of a long text share; None = `windows.default_overlap`.
         pack: put texts that fit together into blocks (`windows.pack`).
-        prompting: what stands around every pair and chat.
-        vocabulary: rows of the model's embedding; None = not known.
+        prompting: the system prompt and template variables of every pair and chat.
+        vocabulary: rows of the model's embedding; None = unknown.
         join: join all texts and cut them into chunks (`windows.join`), which come last.
-        refused: a list to which the errors of rows that cannot be encoded are added; None = the
-            first is raised.
+        refused: receives the errors of rows that cannot be encoded; None = raise the first.
 
     Raises:
-        BadDataError: a row has no labelled token within `max_length`, has a token that the model
-            does not know, or its chat template refuses it.
-        UsageError: the overlap does not fit, or the chat template does not read a variable that was
-            given.
+        BadDataError: a row has no labelled token within `max_length`, or a token that the model
+            does not know, or the chat template refuses it.
+        UsageError: the overlap does not fit, or the chat template does not read a variable.
     """
     from mpu_cli.data.rendering import check_variables
 
@@ -139,7 +125,8 @@ def encode_rows(
             require_known(chunk.input_ids, "the joined texts", tokenizer, vocabulary)
         if texts and not chunks:
             raise BadDataError(
-                f"{texts[0].where}: the texts together have nothing to predict", "give longer texts"
+                f"{texts[0].where}: all texts together have no token to predict",
+                "give longer texts",
             )
         return replace(made, rows=[*made.rows, *chunks], joined=(len(texts), len(chunks)))
     encoded: list[TokenizedRow] = []
@@ -151,7 +138,7 @@ def encode_rows(
             whole = encode_whole(row, tokenizer, prompting)
             require_known(whole.input_ids, row.where, tokenizer, vocabulary)
             lengths.append(len(whole.input_ids))
-            kept = cut(whole, row.where, max_length)
+            beginning = cut(whole, row.where, max_length)
         except BadDataError as error:
             if refused is None:
                 raise
@@ -162,10 +149,10 @@ def encode_rows(
             encoded += split(whole, tokenizer, max_length, overlap)
             split_places.append(row.where)
         else:
-            (short if pack and row.text is not None else encoded).append(kept)
+            (short if pack and row.text is not None else encoded).append(beginning)
             cut_places += [row.where] * long
     blocks = pack_texts(short, tokenizer, max_length) if short else []
-    for block in blocks:  # what stands between texts is a token too
+    for block in blocks:  # a separator is a token too
         require_known(block.input_ids, "--packing", tokenizer, vocabulary)
     own = (
         tuple(row.where for row in rows if has_own_system(row))

@@ -1,7 +1,4 @@
-"""Rows of like length in one batch, so that little is padded.
-
-The order is still the same for every copy.
-"""
+"""Batches of rows of similar length, for less padding, in an order that all copies share."""
 
 from __future__ import annotations
 
@@ -12,13 +9,13 @@ from mpu_cli.data.order import shuffled
 from mpu_cli.data.templates import TokenizedRow
 
 WINDOW = 50
-"""Batches that are sorted together: enough to find rows of like length, few enough to keep the order random."""
+"""Batches sorted together: enough to find similar lengths, few enough to keep a random order."""
 
 Pair = tuple[int, int | None]
 
 
 class LengthGroupedSampler(PairSampler):
-    """Yields `group_by_length` of the epoch that was set last."""
+    """Yield `group_by_length` of the epoch that was set last."""
 
     def __init__(
         self,
@@ -26,13 +23,10 @@ class LengthGroupedSampler(PairSampler):
         forget: Sequence[TokenizedRow],
         retain: Sequence[TokenizedRow] | None,
         batch_size: int,
-        drawing: RowSampling | None = None,
+        sampling: RowSampling | None = None,
     ) -> None:
-        """Lengths are those of the encoded rows, in tokens.
-
-        All copies share the tokenizer, so they agree.
-        """
-        super().__init__(seed, len(forget), len(retain or ()), drawing)
+        """Lengths are in tokens; all copies share the tokenizer, so their orders agree."""
+        super().__init__(seed, len(forget), len(retain or ()), sampling)
         self._batch_size = batch_size
         self._forget_lengths = [len(row.input_ids) for row in forget]
         self._retain_lengths = [len(row.input_ids) for row in retain or ()]
@@ -40,7 +34,7 @@ class LengthGroupedSampler(PairSampler):
     def __iter__(self) -> Iterator[Pair]:
         """The epoch's pairs in order."""
         stream = (
-            f"group/{self._drawing.stream(self._seed)}/{self._drawing.first_epoch + self.epoch}"
+            f"group/{self._sampling.stream(self._seed)}/{self._sampling.first_epoch + self.epoch}"
         )
         return iter(
             group_by_length(
@@ -60,15 +54,13 @@ def group_by_length(
     batch_size: int,
     stream: str,
 ) -> list[Pair]:
-    """The same forget and the same retain rows in another order.
+    """The same rows in another order: similar lengths together inside windows of 50 batches.
 
-    Sorted by length inside windows of 50 batches.
-
-    Inside a window the longest forget rows meet the longest retain rows; then the window's batches
-    are shuffled, so that length does not follow time.
+    Inside a window the longest forget rows are paired with the longest retain rows. Then the
+    window's batches are shuffled, so that lengths do not rise over time.
 
     Args:
-        pairs: one epoch's, from `epoch_pairs`.
+        pairs: of one epoch, from `epoch_pairs`.
         forget_lengths: tokens of each forget row.
         retain_lengths: tokens of each retain row; empty without a retain set.
         batch_size: pairs of one forward pass.
@@ -77,14 +69,14 @@ def group_by_length(
     ordered: list[Pair] = []
     for start in range(0, len(pairs), WINDOW * batch_size):
         window = pairs[start : start + WINDOW * batch_size]
-        # Sorting is stable, so rows of one length keep their drawn order.
+        # Sorting is stable, so rows of one length keep their random order.
         forget = sorted((i for i, _ in window), key=lambda i: forget_lengths[i])
         retain = sorted((j for _, j in window if j is not None), key=lambda j: retain_lengths[j])
         together: list[Pair] = (
             list(zip(forget, retain, strict=True)) if retain else [(i, None) for i in forget]
         )
-        # A batch that is not full comes last, as Trainer needs it; drawn, or the longest rows would
-        # always be last.
+        # Trainer needs the incomplete batch at the end. It is chosen at random; otherwise it would
+        # always hold the longest rows.
         rest = len(together) % batch_size
         cut = shuffled(len(together) // batch_size + 1, f"{stream}/{start}/rest")[0] * batch_size
         together, incomplete = together[:cut] + together[cut + rest :], together[cut : cut + rest]

@@ -15,10 +15,10 @@ def parse_mapping(assignments: Iterable[str]) -> dict[str, str]:
     """Parse `prompt=instruction answer=output`, sorted by field.
 
     Raises:
-        UsageError: not field=column, an unknown field (the nearest is named), a field twice, or
-            fields of two forms.
+        UsageError: an assignment is not field=column, a field is unknown or given twice, or the
+            fields belong to two forms.
     """
-    found: dict[str, str] = {}
+    mapping: dict[str, str] = {}
     for assignment in assignments:
         field, equals, column = assignment.partition("=")
         if not equals or not column:
@@ -29,28 +29,25 @@ def parse_mapping(assignments: Iterable[str]) -> dict[str, str]:
         if field not in FIELDS:
             hint = did_you_mean(field, FIELDS, f"fields are {', '.join(FIELDS)}")
             raise UsageError(f"--map {assignment}: unknown field {field!r}", hint)
-        if field in found:
+        if field in mapping:
             raise UsageError(
                 f"--map {assignment}: {field!r} is mapped twice", "map each field once"
             )
-        found[field] = column
-    _refuse_two_forms(found)
-    return dict(sorted(found.items()))
+        mapping[field] = column
+    _refuse_two_forms(mapping)
+    return dict(sorted(mapping.items()))
 
 
 def for_retain(mapping: Mapping[str, str]) -> dict[str, str]:
-    """The mapping of a retain file.
-
-    Alternates are the forget rows' affair, so their column need not be there.
-    """
+    """The mapping of a retain file, which needs no column of alternates."""
     return {field: column for field, column in mapping.items() if field != "alternate"}
 
 
 def nearest_column(column: str, columns: Iterable[str]) -> str:
-    """The hint for a column that is not there."""
+    """The hint for a missing column."""
     known = [str(name) for name in columns]
-    found = f"columns found: {', '.join(map(repr, known)) or 'none'}"
-    return did_you_mean(column, known, found) or found
+    listed = f"columns found: {', '.join(map(repr, known)) or 'none'}"
+    return did_you_mean(column, known, listed) or listed
 
 
 def _refuse_two_forms(mapping: Mapping[str, str]) -> None:

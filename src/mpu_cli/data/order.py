@@ -1,4 +1,4 @@
-"""Orders drawn from a named stream: the same on every machine and in every version of Python."""
+"""Random orders from a named stream, equal on every machine and in every version of Python."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import random
 
 
 def shuffled(count: int, stream: str) -> list[int]:
-    """The numbers 0 … count − 1 in an order that depends on nothing but the arguments.
+    """The numbers 0 … count − 1 in an order that depends on the arguments alone.
 
-    No global generator is read or moved.
+    No global generator is used.
     """
-    # Python promises that random() of a seeded generator never changes, but not shuffle(); so
-    # Fisher–Yates is our own.
+    # Python promises that random() of a seeded generator never changes, but not that shuffle()
+    # does not, so Fisher–Yates is written out here.
     generator = random.Random(stream)
     order = list(range(count))
     for last in range(count - 1, 0, -1):
@@ -20,10 +20,7 @@ def shuffled(count: int, stream: str) -> list[int]:
     return order
 
 
-def drawn(count: int, below: int, stream: str) -> list[int]:
-    """`count` numbers from 0 … below − 1, each drawn alone (so some come twice).
-
-    Depends on nothing but the arguments.
-    """
+def independent_numbers(count: int, below: int, stream: str) -> list[int]:
+    """`count` independent random numbers from 0 … below − 1; the arguments alone decide them."""
     generator = random.Random(stream)
     return [int(generator.random() * below) for _ in range(count)]

@@ -1,7 +1,4 @@
-"""Two sets of rows that must have nothing in common.
-
-What is to be forgotten and what is to be kept, what was never seen.
-"""
+"""Refuse two sets of rows that have common rows, such as a forget and a retain set."""
 
 from __future__ import annotations
 
@@ -17,24 +14,22 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class RowSet:
-    """Rows under the option that gave them. Several with one place are wordings of one row."""
+    """Rows, with the option that named their file; rows of one place are wordings of one row."""
 
     option: str
     rows: Sequence[Row]
 
     @property
     def size(self) -> int:
-        """Rows, each counted once."""
+        """The number of rows, each counted once."""
         return len({row.where for row in self.rows})
 
 
 def check_disjoint(first: RowSet, other: RowSet, *, allow: bool) -> str | None:
-    """A warning with counts and places if the sets share rows, None if they do not.
-
-    Normalised as by `data.duplicates`.
+    """A warning with counts and places if the sets share rows (compared as in `duplicates`).
 
     Raises:
-        BadDataError: all of one set is in the other, and `allow` is not given.
+        BadDataError: all rows of one set are in the other, and `allow` is False.
     """
     shared = dict(reversed(in_both(first.rows, other.rows)))
     if not shared:
@@ -53,7 +48,8 @@ def check_disjoint(first: RowSet, other: RowSet, *, allow: bool) -> str | None:
             message = f"{one.option}: all of its rows ({count}) are in {two.option} too: {where}"
             if not allow:
                 raise BadDataError(
-                    message, "is one of them the wrong file? --allow-overlap goes on all the same"
+                    message,
+                    "check that neither is the wrong file; --allow-overlap continues all the same",
                 )
             return message
     return (

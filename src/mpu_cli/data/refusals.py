@@ -1,6 +1,6 @@
-"""A list of refusals as alternate answers.
+"""A list of refusals as alternate answers, for DPO towards "I don't know".
 
-DPO towards "I don't know" (TOFU's `idontknow` file, Maini et al. 2401.06121).
+TOFU's `idontknow` file is such a list (Maini et al. 2401.06121).
 """
 
 from __future__ import annotations
@@ -11,25 +11,24 @@ from pathlib import Path
 
 from mpu_cli.data.formats import read_text
 from mpu_cli.data.formats.text_file import lines_of
-from mpu_cli.data.order import drawn, shuffled
+from mpu_cli.data.order import independent_numbers, shuffled
 from mpu_cli.data.rows import Row, Tell, ignore, read_rows
 from mpu_cli.data.source import find_data
 from mpu_cli.errors import BadDataError
 
 _TABLES = (".csv", ".tsv", ".parquet")
-_HINT = "write one refusal a line, or rows with text"
+_HINT = "write one refusal on each line, or rows with text"
 
 
 def read_refusals(
     location: str | Path, *, delimiter: str | None = None, tell: Tell = ignore
 ) -> list[str]:
-    """Read refusals: one a line, or rows with `text` in any format that `read_rows` knows.
+    """Read refusals: one on each line, or rows with `text` in any format of `read_rows`.
 
-    Whether a file holds lines or JSON is seen from its first letter: TOFU's own `idontknow.jsonl`
-    holds plain lines.
+    The first letter decides between lines and JSON, since TOFU's `idontknow.jsonl` holds lines.
 
     Raises:
-        BadDataError: the file cannot be read, has no refusal, or a row of it has no `text`.
+        BadDataError: the file cannot be read, has no refusal, or has a row without `text`.
     """
     path = find_data(location)
     if path.suffix.lower() not in _TABLES:
@@ -40,10 +39,10 @@ def read_refusals(
                 raise BadDataError(f"{path.name} has no refusals", _HINT)
             return lines
     rows = read_rows(path, delimiter=delimiter, tell=tell)
-    odd = next((row for row in rows if row.text is None), None)
-    if odd is not None:
+    wrong = next((row for row in rows if row.text is None), None)
+    if wrong is not None:
         raise BadDataError(
-            f"{odd.where}: a refusal must be a row with 'text', found {odd.form}", _HINT
+            f"{wrong.where}: a refusal must be a row with 'text', found {wrong.form}", _HINT
         )
     return [(row.text or "").strip() for row in rows]
 
@@ -51,14 +50,14 @@ def read_refusals(
 def with_refusals(
     rows: Sequence[Row], refusals: Sequence[str], seed: int | str, *, independent: bool = False
 ) -> list[Row]:
-    """Deal one refusal to each row as its `alternate`, in place of an alternate of its own.
+    """Give each row one refusal as its `alternate`, in place of an alternate of its own.
 
-    Dealt like cards: the list is shuffled, handed out to its end, and shuffled anew, so each
-    refusal is used equally often to within one. Or each is drawn alone (`independent`), as
-    open-unlearning does. The same seed (a number, or a name) deals the same on every machine.
+    The list is shuffled, used to its end, and shuffled again, so each refusal is used equally often
+    to within one. With `independent`, each refusal is chosen independently, as in open-unlearning.
+    The same seed (a number or a name) gives the same refusals on every machine.
 
     Raises:
-        BadDataError: a plain text, which has no answer that a refusal could replace; or no
+        BadDataError: a row is a plain text, which has no answer to replace; or there are no
             refusals.
     """
     if not refusals:
@@ -70,12 +69,12 @@ def with_refusals(
                 "give prompt and answer, or messages",
             )
     if independent:
-        cards = drawn(len(rows), len(refusals), f"refusals/{seed}/independent")
+        chosen = independent_numbers(len(rows), len(refusals), f"refusals/{seed}/independent")
     else:
-        deals = -(-len(rows) // len(refusals))
-        cards = [
-            card
-            for deal in range(deals)
-            for card in shuffled(len(refusals), f"refusals/{seed}/{deal}")
+        passes = -(-len(rows) // len(refusals))
+        chosen = [
+            index
+            for number in range(passes)
+            for index in shuffled(len(refusals), f"refusals/{seed}/{number}")
         ]
-    return [replace(row, alternate=refusals[card]) for row, card in zip(rows, cards, strict=False)]
+    return [replace(row, alternate=refusals[i]) for row, i in zip(rows, chosen, strict=False)]

@@ -1,9 +1,9 @@
-"""Chat templates rendered so that the result depends on nothing but the template, the turns and `Prompting`.
+"""Render chat templates so that the result depends on the template, turns and `Prompting` alone.
 
-transformers renders with the clock (`strftime_now`), and jinja has two doors to chance (`random`,
-`lipsum`): the same row would be other tokens tomorrow. The environment here is otherwise the one
-that templates are written for: sandboxed, blocks trimmed, with `raise_exception`, `tojson`, `break`
-and `continue`, and `{% generation %}`.
+transformers renders with the clock (`strftime_now`), and jinja has two random functions (`random`,
+`lipsum`), so the same row could become other tokens tomorrow. Apart from these, the environment is
+the one that templates are written for: sandboxed, blocks trimmed, with `raise_exception`, `tojson`,
+`break` and `continue`, and `{% generation %}`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,8 @@ from mpu_cli.errors import BadModelError, UsageError
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = (
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
 )
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _LOCALE_NUMBER = re.compile(r"\{[^{}]*:[^{}]*n\}")
@@ -45,10 +35,10 @@ _OURS = frozenset({"messages", "add_generation_prompt", "tools", "documents"})
 
 
 def source_of(tokenizer: Any) -> str | None:
-    """The chat template that rows are rendered with, or None without one.
+    """The chat template that rows are rendered with; None if the tokenizer has none.
 
     Raises:
-        BadModelError: there are several, and none of them is the default.
+        BadModelError: the tokenizer has several, and none of them is the default.
     """
     if not tokenizer.chat_template:
         return None
@@ -57,7 +47,7 @@ def source_of(tokenizer: Any) -> str | None:
     except ValueError:
         names = ", ".join(sorted(tokenizer.chat_template))
         raise BadModelError(
-            f"the tokenizer's chat templates ({names}) all have names, and none is the default",
+            f"the tokenizer has several chat templates ({names}), and none of them is the default",
             "save one of them as chat_template.jinja",
         ) from None
 
@@ -70,19 +60,18 @@ def render(
     *,
     add_generation_prompt: bool,
 ) -> str:
-    """The text that a template makes of a conversation.
+    """Render a conversation.
 
     Args:
         source: the template.
         turns: {role, content} each.
-        tokenizer: its special tokens are the template's too, by their names (`eos_token`, …).
-        prompting: variables and date. Its system prompt is a turn, and so the caller's.
-        add_generation_prompt: open the assistant's next turn.
+        tokenizer: the template reads its special tokens by name (`eos_token`, …).
+        prompting: variables and date; the caller adds the system prompt, which is a turn.
+        add_generation_prompt: begin the assistant's next turn.
 
     Raises:
-        TemplateError, ValueError, TypeError, …: whatever the template raises, or that it asks for
-        chance or for the clock
-            in a way that has no fixed answer.
+        Exception: any error that the template raises. TemplateError: it asks for random numbers, or
+            for the time in a way that has no fixed answer.
     """
     given = {**tokenizer.special_tokens_map, **prompting.values}
     return str(
@@ -97,12 +86,10 @@ def render(
 
 
 def check_variables(tokenizer: Any, prompting: Prompting) -> None:
-    """Refuse what nothing reads, variables above all.
-
-    A name with a typo would have no effect, and nobody would be told.
+    """Refuse settings that the template does not read, such as a variable with a typo.
 
     Raises:
-        UsageError: there is no chat template, or it does not read one of the names.
+        UsageError: there is no chat template, or it does not read one of the variables.
         BadModelError: see `source_of`.
     """
     dated = prompting.date != DATE
@@ -129,11 +116,11 @@ def check_variables(tokenizer: Any, prompting: Prompting) -> None:
 
 
 def formatted(day: date, format: str) -> str:
-    """`day`, 00:00:00, as strftime would format it in the C locale, on every platform.
+    """Format `day`, 00:00:00, as strftime does in the C locale, on every platform.
 
     Raises:
-        TemplateError: a directive that depends on the machine (its time zone, its C library), or an
-            unknown one.
+        TemplateError: a directive is unknown, or depends on the machine (its time zone, its C
+            library).
     """
     monday = day.isocalendar()
     pads = {"": None, "0": "0", "_": " ", "-": ""}
@@ -181,8 +168,8 @@ def formatted(day: date, format: str) -> str:
         "c": "%a %b %e %H:%M:%S %Y",
     }
 
-    def one(found: re.Match[str]) -> str:
-        flag, letter = found.groups()
+    def replaced(match: re.Match[str]) -> str:
+        flag, letter = match.groups()
         if letter in numbers:
             value, width, usual = numbers[letter]
             pad = pads[flag] if flag else usual
@@ -191,9 +178,9 @@ def formatted(day: date, format: str) -> str:
             return texts[letter]
         if letter in whole and not flag:
             return formatted(day, whole[letter])
-        raise TemplateError(f"the date format {found.group()} has no fixed meaning")
+        raise TemplateError(f"the date format {match.group()} has no fixed meaning")
 
-    return re.sub(r"%([-_0]?)(.|$)", one, format, flags=re.DOTALL)
+    return re.sub(r"%([-_0]?)(.|$)", replaced, format, flags=re.DOTALL)
 
 
 @lru_cache(maxsize=32)
@@ -226,15 +213,15 @@ def _environment() -> ImmutableSandboxedEnvironment:
         finalize=_finalize,
     )
     environment.filters["tojson"] = _to_json
-    environment.filters["random"] = lambda *_: _chance("random")
-    environment.globals["lipsum"] = lambda *_, **__: _chance("lipsum")
+    environment.filters["random"] = lambda *_: _refuse_random("random")
+    environment.globals["lipsum"] = lambda *_, **__: _refuse_random("lipsum")
     environment.globals["raise_exception"] = _raise
     environment.globals["dict"] = lambda *pairs, **items: dict(*pairs, **items)
     return environment
 
 
 class _Generation(Extension):
-    """`{% generation %}…{% endgeneration %}` marks what a model wrote; here it is only a block."""
+    """`{% generation %}…{% endgeneration %}` marks what a model wrote; here it is a plain block."""
 
     tags = {"generation"}
 
@@ -247,10 +234,10 @@ class _Generation(Extension):
 
 
 def _finalize(value: Any) -> Any:
-    """What is printed; an object whose text is its address in memory differs from run to run."""
+    """Refuse to print an object whose text is its address in memory: it differs in every run."""
     if not isinstance(value, str | int | float | None) and _ADDRESS.search(str(value)):
         raise SecurityError(
-            f"it prints an object ({type(value).__name__}) whose text differs from run to run"
+            f"it prints an object ({type(value).__name__}) whose text differs in every run"
         )
     return value
 
@@ -267,9 +254,9 @@ def _to_json(
     )
 
 
-def _chance(name: str) -> NoReturn:
+def _refuse_random(name: str) -> NoReturn:
     raise TemplateError(
-        f"it asks for chance ({name}), so that the same row would be another prompt each time"
+        f"it uses random numbers ({name}), so the same row would become another prompt each time"
     )
 
 

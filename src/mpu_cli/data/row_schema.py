@@ -1,4 +1,4 @@
-"""A row, and its forms: which keys make one, and what each of them must hold."""
+"""The forms of a row: the keys of each, and what they must hold."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ FORMS = {
     "messages": ("messages",),
     "text": ("text",),
 }
-"""By the keys that they have: TOFU and MUSE's knowledge questions, prompt/completion, MUSE's verbatim set, chats, texts."""
+"""Keys by form; TOFU and MUSE's questions have the first, MUSE's verbatim set the third."""
 ALTERNATE = "alternate"
 TOOLS = ("tools", "functions", "documents")
-"""Beside messages: what a chat template would render too, and is not passed on."""
+"""Keys beside messages that a chat template could render; mpu does not pass them on."""
 _BESIDE_CONTENT = (
     "tool_calls",
     "function_call",
@@ -32,7 +32,7 @@ _BESIDE_CONTENT = (
     "audio",
     "videos",
 )
-"""In a message, likewise."""
+"""Such keys in a message."""
 KEYS = frozenset(key for keys in FORMS.values() for key in keys) | {ALTERNATE}
 HINT = (
     "a row has question and answer, or prompt and completion, or messages, or text; other names:"
@@ -53,8 +53,7 @@ class Message:
 class Row:
     """One example: a prompt/answer pair, a chat, or plain text. Exactly one of the three is set.
 
-    `where` names its place for error messages ("forget.jsonl:3", or "forget.json row 3" for a JSON
-    list).
+    `where` is its place, for messages: "forget.jsonl:3", or "forget.json row 3" in a JSON list.
     """
 
     where: str
@@ -67,14 +66,14 @@ class Row:
 
     @property
     def form(self) -> str:
-        """What kind of row this is: prompt/answer, messages or text."""
+        """The kind of row: prompt/answer, messages or text."""
         return "text" if self.text is not None else "messages" if self.messages else "prompt/answer"
 
     def with_answer(self, answer: str) -> Row:
-        """The same prompt, or the same chat, with another answer.
+        """The same prompt or chat with another answer.
 
         Raises:
-            BadDataError: a plain text has no answer.
+            BadDataError: the row is a plain text, which has no answer.
         """
         if self.text is not None:
             raise BadDataError(
@@ -88,15 +87,15 @@ class Row:
 
 
 def recognise(value: Any, where: str, mapping: Mapping[str, str]) -> Row:
-    """The row in a value of a file.
+    """Make a row of a value of a file.
 
     Args:
-        value: one row as its format gives it.
+        value: one row as its format returns it.
         where: its place.
-        mapping: field → column, by which the row is read instead of by its own keys (`mapping.py`).
+        mapping: field → column, to use in place of the row's own keys (`mapping.py`).
 
     Raises:
-        RowError: the row is broken, of no form or of two, lacks a mapped column, or its answer is
+        RowError: the row is broken, has no form or two, lacks a mapped column, or its answer is
             missing, empty or not text.
     """
     if not isinstance(value, dict):
@@ -134,7 +133,7 @@ def _keys_by_mapping(
 ) -> tuple[str, ...] | None:
     for field in ("messages", "text"):
         if field in mapping:
-            return (mapping[field],)  # which of the two it is, the mapping says
+            return (mapping[field],)
     if not {"prompt", "answer"} & set(mapping):
         return None
     keys = []
@@ -145,13 +144,13 @@ def _keys_by_mapping(
             else [key for key in usual if key in value and key not in mapping.values()]
         )
         if len(present) != 1:
-            found = (
-                f"both {' and '.join(map(repr, present))}"
+            reason = (
+                f"the row has both {' and '.join(map(repr, present))}"
                 if present
-                else f"neither {' nor '.join(map(repr, usual))}"
+                else f"the row has neither {' nor '.join(map(repr, usual))}"
             )
             raise RowError(
-                where, f"no one column for {field}: {found}", f"name it: --map {field}=COLUMN"
+                where, f"no column for {field}: {reason}", f"name it: --map {field}=COLUMN"
             )
         keys += present
     return tuple(keys)
@@ -162,7 +161,7 @@ def _keys_by_form(value: dict[str, Any], where: str) -> tuple[str, ...]:
     if len(complete) > 1:
         raise RowError(
             where,
-            f"ambiguous row, it is both {' and '.join(complete)}",
+            f"the row has two forms, {' and '.join(complete)}",
             "keep the keys of one form only, or choose with --map",
         )
     if complete:
@@ -172,20 +171,19 @@ def _keys_by_form(value: dict[str, Any], where: str) -> tuple[str, ...]:
         if len(missing) < len(keys):
             present = next(key for key in keys if key in value)
             raise RowError(where, f"{present!r} without {missing[0]!r}", HINT)
-    found = ", ".join(map(repr, sorted(value))) or "none"
-    raise RowError(where, f"no recognised form, keys found: {found}", HINT)
+    keys_found = ", ".join(map(repr, sorted(value))) or "none"
+    raise RowError(where, f"no recognised form, keys found: {keys_found}", HINT)
 
 
 def _alternate(value: dict[str, Any], mapping: Mapping[str, str], where: str) -> str | None:
     column = mapping.get(ALTERNATE, ALTERNATE)
-    found = value.get(column)
-    # TOFU's perturbed answers are a list of five; one alternate is what DPO compares with, so the
-    # first stands for them.
-    if isinstance(found, list):
-        found = found[0] if found else None
-    if found is None or (isinstance(found, str) and not found.strip()):
+    text = value.get(column)
+    # TOFU's perturbed answers are a list of five; DPO compares with one alternate, the first.
+    if isinstance(text, list):
+        text = text[0] if text else None
+    if text is None or (isinstance(text, str) and not text.strip()):
         return None
-    return _string({column: found}, column, where, filled=True)
+    return _string({column: text}, column, where, filled=True)
 
 
 def _messages(value: Any, key: str, where: str) -> tuple[Message, ...]:
@@ -223,40 +221,37 @@ def _messages(value: Any, key: str, where: str) -> tuple[Message, ...]:
 def _refuse_more_than_content(
     value: Mapping[str, Any], keys: tuple[str, ...], where: str, within: str
 ) -> None:
-    """A chat template renders tool calls and the like.
-
-    Leaving them out in silence would make it another chat.
-    """
+    """Refuse tool calls and the like: a chat template renders them, so the chat would change."""
     for key in keys:
         if value.get(key) not in (None, "", [], {}):
-            message = f"{within}{key!r} is not rendered here, and would be lost"
+            message = f"{within}{key!r} would be lost, since mpu does not render it"
             raise RowError(
-                where, message, "write it into the content, or remove the key (or the row)"
+                where, message, "write it into the content, or remove the key or the row"
             )
 
 
 def _string(
     value: Mapping[str, Any], key: str, where: str, *, filled: bool, within: str = ""
 ) -> str:
-    found = value[key]
-    if not isinstance(found, str):
-        raise RowError(where, f"{within}{key!r} must be a string, found {kind(found)}", HINT)
-    if filled and not found.strip():
+    text = value[key]
+    if not isinstance(text, str):
+        raise RowError(where, f"{within}{key!r} must be a string, found {kind(text)}", HINT)
+    if filled and not text.strip():
         raise RowError(
             where, f"{within}{key!r} is empty", "remove the row or fill it in", empty=True
         )
     try:
-        found.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError:
         # JSON may spell half a surrogate pair ("\ud83d"), which no tokenizer accepts.
         raise RowError(
             where, f"{within}{key!r} holds half a surrogate pair", "save the file as UTF-8"
         ) from None
-    return found
+    return text
 
 
 def kind(value: Any) -> str:
-    """What a value is, for a message."""
+    """The kind of a value, for messages."""
     names = {
         dict: "an object",
         list: "a list",

@@ -1,19 +1,17 @@
-"""Rows of a forget, retain or holdout file.
-
-read, recognised and checked before any model is loaded.
+"""Rows of a forget, retain or holdout file: read, recognised and checked before a model is loaded.
 
 A file is JSON Lines, JSON, CSV, Parquet or plain text (`formats/`), on this machine or on the Hub
-(`source.py`). These forms of a row are recognised by their keys; other keys are tolerated, so
-TOFU's and MUSE's files work as they are:
+(`source.py`). The keys of a row decide its form; other keys are ignored, so the files of TOFU
+(Maini et al. 2401.06121) and MUSE (Shi et al. 2407.06460) can be used unchanged:
 
-    {"question": …, "answer": …}          TOFU (Maini et al. 2401.06121), MUSE's knowledge questions
-    (Shi et al. 2407.06460) {"prompt": …, "completion": …}        or "gt", in MUSE's verbatim set
+    {"question": …, "answer": …}          TOFU, MUSE's knowledge questions
+    {"prompt": …, "completion": …}        or "gt" in place of completion: MUSE's verbatim set
     {"messages": [{"role": …, "content": …}, …]}    a chat whose last turn is the assistant's
-    {"text": …}                           plain text, every token of it counts; so are MUSE's lists
-    of bare texts
+    {"text": …}                           plain text, of which every token counts; MUSE's lists of
+                                          bare texts are read as such rows
 
-All but the last may have an `alternate`: the answer to give instead (DPO). Other names are mapped:
-docs/data.md.
+All but the last may have an `alternate`: the answer to give instead (DPO). Columns of other names
+are mapped, see docs/data.md.
 """
 
 from __future__ import annotations
@@ -33,26 +31,23 @@ from mpu_cli.errors import BadDataError
 __all__ = ["Message", "Row", "Scan", "Tell", "ignore", "read_rows", "read_scan", "scan_rows"]
 
 Tell = Callable[[str], None]
-"""What takes a note for the user."""
+"""Receives a note for the user."""
 
 
 def ignore(note: str) -> None:
-    """A `Tell` for callers whose user was told before, or is none."""
+    """A `Tell` that drops the note."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """A file read to its end.
-
-    The rows that can be used, and what is wrong with each of the others.
-    """
+    """A whole file: the rows that can be used, and what is wrong with each of the others."""
 
     rows: list[Row]
     bad: list[RowError]
     values: list[Any]
-    """Of each usable row, all that was read of it: keys that are not part of its form, too."""
+    """The value that each usable row was read from, with keys that are not part of its form."""
     notes: tuple[str, ...]
-    """How the file was understood where that is not plain: a sentence each, with its name."""
+    """How the file was read where that is not obvious: one sentence each, with the file's name."""
 
 
 def read_rows(
@@ -67,13 +62,13 @@ def read_rows(
     Args:
         location: a path, or `hf://datasets/org/name[@revision]/path/file.jsonl`.
         mapping: field → column, for a file with other names (`mapping.parse_mapping`).
-        delimiter: what separates a CSV file's columns; None = seen from its header.
-        tell: told how the file was understood, where that is not plain.
+        delimiter: the delimiter of a CSV file; None = detect it from the header.
+        tell: receives notes on how the file was read where that is not obvious.
 
     Raises:
         BadDataError: the file is missing, a directory, unreadable, another program's, broken or
-            empty; a row is broken, of no form or of two forms, or its answer is missing, empty or
-            not text. One line that names the file and the line or row.
+            empty; or a row is broken, has no form or two, or its answer is missing, empty or not
+            text. The message is one line that names the file and the line or row.
     """
     return read_scan(location, mapping, delimiter=delimiter, tell=tell).rows
 
@@ -86,7 +81,7 @@ def read_scan(
     tell: Tell = ignore,
     beside: Collection[str] = (),
 ) -> Scan:
-    """Like `read_rows`, with the values that the rows were read from; raises alike.
+    """Read all rows as `read_rows` does, and keep the values that they were read from.
 
     Args:
         location: see `read_rows`.
@@ -94,6 +89,9 @@ def read_scan(
         delimiter: see `read_rows`.
         tell: see `read_rows`.
         beside: more columns to read, which are part of no form.
+
+    Raises:
+        BadDataError: see `read_rows`.
     """
     scan = scan_rows(location, mapping, delimiter=delimiter, beside=beside)
     if scan.bad:
@@ -110,7 +108,7 @@ def scan_rows(
     delimiter: str | None = None,
     beside: Collection[str] = (),
 ) -> Scan:
-    """Like `read_scan`, but a bad row is collected, not raised, and notes are not told.
+    """Read all rows as `read_scan` does, but collect errors of rows instead of raising the first.
 
     Raises:
         BadDataError: the file as a whole cannot be read, has no rows, or lacks a mapped column.
@@ -134,9 +132,9 @@ def scan_rows(
 
 
 def _require_columns(table: Table, mapping: Mapping[str, str], name: str) -> None:
-    """Where the file declares its columns, one error stands for all rows.
+    """Raise one error for the whole file if it declares its columns and lacks one.
 
-    JSON's rows each have keys of their own.
+    JSON declares none: each of its rows has its own keys.
     """
     if table.columns is None:
         return
@@ -147,5 +145,5 @@ def _require_columns(table: Table, mapping: Mapping[str, str], name: str) -> Non
                 nearest_column(column, table.columns),
             )
     if not mapping and not KEYS & set(table.columns):
-        found = ", ".join(map(repr, table.columns)) or "none"
-        raise BadDataError(f"{name}: no recognised form, columns found: {found}", HINT)
+        columns = ", ".join(map(repr, table.columns)) or "none"
+        raise BadDataError(f"{name}: no recognised form, columns found: {columns}", HINT)

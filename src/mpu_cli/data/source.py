@@ -1,7 +1,4 @@
-"""Data files as users write them.
-
-A path, or `hf://datasets/org/name[@revision]/path/file.jsonl`.
-"""
+"""Find a data file: a path, or `hf://datasets/org/name[@revision]/path/file.jsonl`."""
 
 from __future__ import annotations
 
@@ -19,12 +16,12 @@ _HUB_FILE = re.compile(
 
 
 def find_data(location: str | Path) -> Path:
-    """Find a data file: an existing path wins.
+    """Find a data file: an existing path, else in the Hub's cache, else on the Hub.
 
-    Else the Hub's cache, then the Hub (unless HF_HUB_OFFLINE is set).
+    The Hub is not asked if HF_HUB_OFFLINE is set.
 
     Raises:
-        BadDataError: there is no such file, or the Hub (or its cache) does not have it.
+        BadDataError: the location is malformed, or the file is not on the Hub or in its cache.
     """
     text = str(location)
     path = Path(location)
@@ -41,7 +38,7 @@ def find_data(location: str | Path) -> Path:
 
 
 def _from_hub(location: str, repo: str, revision: str | None, path: str) -> Path:
-    from huggingface_hub import hf_hub_download  # 0.2 s: only where the Hub is really asked
+    from huggingface_hub import hf_hub_download  # takes 0.2 s
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
@@ -52,6 +49,6 @@ def _from_hub(location: str, repo: str, revision: str | None, path: str) -> Path
             f" --revision {revision}" if revision else ""
         )
         raise BadDataError(
-            f"{location}: the Hub does not give it ({reason})",
-            f"check the name; offline, download it first with: {command}",
+            f"{location}: it cannot be fetched from the Hub ({reason})",
+            f"check the name; to work offline, download it first: {command}",
         ) from error

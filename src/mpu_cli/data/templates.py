@@ -1,13 +1,12 @@
-"""Rows to token ids, with the loss on the answer only.
+"""Encode rows as token ids, with labels on the answer only.
 
-With a chat template (the tokenizer's own) a pair is a user and an assistant turn. Without one, the
-plain template is
+If the tokenizer has a chat template, a pair is a user turn and an assistant turn. If not, it is
 
     prompt + separator + answer + end-of-sequence token
 
-where the separator is one newline, or nothing where the prompt ends or the answer begins with white
-space already. A chat without a chat template becomes its earlier turns joined by newlines, then its
-last answer.
+where the separator is one newline, or nothing if the prompt ends or the answer begins with white
+space. A chat without a chat template becomes its earlier turns joined by newlines, then its last
+answer.
 """
 
 from __future__ import annotations
@@ -23,25 +22,19 @@ if TYPE_CHECKING:
     from mpu_cli.data.rows import Row
 
 IGNORED = -100
-"""The label of a token that does not count, as in torch's and transformers' losses."""
+"""The label of a token that does not count in the loss, as in torch and transformers."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedRow:
-    """One row as token ids, both of length T.
-
-    A label is the token's own id, or `IGNORED`; nothing is shifted yet.
-    """
+    """One row as T token ids and T labels; a label is the token's id or `IGNORED`, not shifted."""
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
 
     @property
     def prompt_length(self) -> int:
-        """How many tokens come before the first labelled one.
-
-        `input_ids[:prompt_length]` is what to generate from.
-        """
+        """The number of tokens before the first labelled one: the prompt to generate from."""
         return next(
             (i for i, label in enumerate(self.labels) if label != IGNORED), len(self.labels)
         )
@@ -50,26 +43,23 @@ class TokenizedRow:
 def encode(row: Row, tokenizer: Any, max_length: int, prompting: Prompting = PLAIN) -> TokenizedRow:
     """Encode one row as at most `max_length` tokens, cut at the right.
 
-    Only answer tokens keep their label.
-
-    The prompt's tokens are a true prefix of the result: what a model is later asked to continue is
-    what it was trained to continue. The answer's end-of-turn (or end-of-sequence) token is labelled
-    too. A beginning-of-sequence token is there if the tokenizer (or its chat template) puts one,
-    and never twice. For a chat only the last turn is labelled; for plain text every token is, and
-    nothing is appended.
+    Only the answer is labelled, with its end-of-turn or end-of-sequence token: in a chat the last
+    turn, in a plain text every token, and nothing is appended. The prompt's tokens are a prefix of
+    the result, so a model is later asked to continue what it was trained to continue. A
+    beginning-of-sequence token is there once if the tokenizer or its chat template puts one.
 
     Raises:
-        BadDataError: nothing labelled is left within `max_length`, or the chat template refuses or
-            alters the row.
+        BadDataError: no labelled token is left within `max_length`, or the chat template refuses or
+            changes the row.
     """
     return cut(encode_whole(row, tokenizer, prompting), row.where, max_length)
 
 
 def encode_whole(row: Row, tokenizer: Any, prompting: Prompting = PLAIN) -> TokenizedRow:
-    """Encode one row as `encode` does, however long it gets.
+    """Encode one row as `encode` does, without a limit.
 
     Raises:
-        BadDataError: the chat template refuses or alters the row.
+        BadDataError: the chat template refuses or changes the row.
     """
     if row.text is not None:
         ids = _without_doubles(tokenizer, list(tokenizer(row.text, verbose=False)["input_ids"]))
@@ -87,23 +77,20 @@ def cut(encoded: TokenizedRow, where: str, max_length: int) -> TokenizedRow:
     """Keep the first `max_length` tokens.
 
     Raises:
-        BadDataError: nothing labelled is left; `where` names the row.
+        BadDataError: no labelled token is left; `where` names the row.
     """
-    kept = TokenizedRow(encoded.input_ids[:max_length], encoded.labels[:max_length])
-    # Nothing predicts the very first token, so a label there alone is no label.
-    if all(label == IGNORED for label in kept.labels[1:]):
+    beginning = TokenizedRow(encoded.input_ids[:max_length], encoded.labels[:max_length])
+    # No token predicts the first one, so its label does not count.
+    if all(label == IGNORED for label in beginning.labels[1:]):
         raise BadDataError(
             f"{where}: no answer token is left within {max_length} tokens",
             "raise --max-length, or shorten the prompt",
         )
-    return kept
+    return beginning
 
 
 def has_own_system(row: Row) -> bool:
-    """Whether a chat begins with a system turn of its own.
-
-    A system prompt for all rows then is not put before it.
-    """
+    """Whether a chat begins with its own system turn, which replaces the common system prompt."""
     return bool(row.messages) and row.messages[0].role in ("system", "developer")
 
 
@@ -142,11 +129,11 @@ def _chat_ids(
 
 
 def _split(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
-    """Token ids of the prompt and of prompt + answer, no special tokens added, the first a prefix of the second."""
+    """Token ids of the prompt and of prompt + answer, of which the first are a prefix."""
     prompt_ids = _bare(tokenizer, prompt)
     whole = _bare(tokenizer, prompt + answer)
     if whole[: len(prompt_ids)] != prompt_ids or len(whole) == len(prompt_ids):
-        # A token spans the boundary. Generation starts from the prompt's own tokens, so those win.
+        # A token spans the boundary; generation starts from the prompt's own tokens.
         whole = prompt_ids + _bare(tokenizer, answer)
     return prompt_ids, whole
 
@@ -158,12 +145,12 @@ def _bare(tokenizer: Any, text: str) -> list[int]:
 
 
 def lead_ids(tokenizer: Any) -> list[int]:
-    """The special tokens that this tokenizer puts before a text (often one, or none)."""
+    """The special tokens that the tokenizer puts before a text, often one or none."""
     return _around(tokenizer)[0]
 
 
 def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The special tokens that this tokenizer puts before and after a text."""
+    """The special tokens that the tokenizer puts before and after a text."""
     bare = _bare(tokenizer, "a")
     full = list(tokenizer("a")["input_ids"])
     start = next(
@@ -173,10 +160,7 @@ def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def _without_doubles(tokenizer: Any, ids: list[int]) -> list[int]:
-    """The ids of a text that may bring the tokenizer's own marks at its ends along.
-
-    Each of them once.
-    """
+    """The ids of a text, with the tokenizer's marks at its ends once each."""
     lead, tail = _around(tokenizer)
     if lead and ids[: 2 * len(lead)] == lead + lead:
         ids = ids[len(lead) :]

@@ -1,7 +1,4 @@
-"""A fingerprint of encoded rows.
-
-Whether two runs saw the same tokens, and whether the same of them counted.
-"""
+"""A digest of encoded rows: whether two runs had the same tokens and the same labels."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from mpu_cli.data.templates import TokenizedRow
 
 
 def tokens_digest(rows: Iterable[TokenizedRow]) -> str:
-    """SHA-256, in hex, over ids and labels of all rows in their file's order (training's own order is no part of it)."""
+    """SHA-256, in hex, of the ids and labels of all rows, in their file's order."""
     digest = sha256()
     for row in rows:
         length = len(row.input_ids)

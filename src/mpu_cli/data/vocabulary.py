@@ -1,7 +1,4 @@
-"""Tokens of the tokenizer against rows of the model's embedding.
-
-A token that was added needs a row of its own.
-"""
+"""Refuse tokens that the model's embedding has no row for, such as tokens added later."""
 
 from __future__ import annotations
 
@@ -12,22 +9,22 @@ from mpu_cli.errors import BadDataError
 
 
 def embedding_rows(model: Any) -> int:
-    """How many tokens a loaded model knows."""
+    """The number of tokens that a loaded model knows."""
     rows: int = model.get_input_embeddings().weight.shape[0]
     return rows
 
 
 def require_known(ids: Sequence[int], where: str, tokenizer: Any, rows: int | None) -> None:
-    """Refuse a text with a token that the embedding has no row for.
+    """Refuse a text that has a token without a row in the embedding.
 
     Args:
         ids: the text's tokens.
         where: the row's place, for the message.
-        tokenizer: what made the tokens.
-        rows: of the embedding; None = not known, and nothing is refused.
+        tokenizer: the tokenizer that made the tokens.
+        rows: rows of the embedding; None = unknown, and nothing is refused.
 
     Raises:
-        BadDataError: the first such token is named.
+        BadDataError: there is such a token; the message names the first.
     """
     if rows is None:
         return
@@ -37,7 +34,7 @@ def require_known(ids: Sequence[int], where: str, tokenizer: Any, rows: int | No
         raise BadDataError(
             f"{where}: the token {word!r} (id {strange}) is outside the model's embedding of {rows}"
             " rows",
-            "it was added to the tokenizer, or the tokenizer belongs to another model:"
-            " model.resize_token_embeddings in transformers adds rows, or take the tokenizer that"
+            "the token was added to the tokenizer, or the tokenizer belongs to another model: add"
+            " rows with model.resize_token_embeddings of transformers, or use the tokenizer that"
             " the model was trained with",
         )

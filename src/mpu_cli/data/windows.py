@@ -1,9 +1,7 @@
-"""Long texts to windows with an overlap, short texts to blocks.
+"""Split long texts into windows, pack short ones into blocks, or join all texts and cut them.
 
-Either way every token counts exactly as often as before.
-
-Or, to repeat published runs, all texts joined and cut into chunks. All are for plain texts alone: a
-prompt and its answer stay one row.
+Windows and blocks leave every token's weight as it was. Joining repeats what published runs do. All
+three are for plain texts: a prompt and its answer stay one row.
 """
 
 from __future__ import annotations
@@ -17,62 +15,61 @@ from mpu_cli.errors import BadDataError, UsageError
 SEPARATOR = "\n\n"
 """Between two texts that are joined."""
 OVERLAP_SHARE = 8
-"""By default an eighth of a window repeats what came before it."""
+"""By default an eighth of a window repeats the end of the window before it."""
 
 
 def default_overlap(max_length: int) -> int:
-    """Tokens of context that a window takes over from the one before it."""
+    """Tokens that a window repeats from the window before it."""
     return max(1, max_length // OVERLAP_SHARE)
 
 
 def split(
     whole: TokenizedRow, tokenizer: Any, max_length: int, overlap: int | None = None
 ) -> list[TokenizedRow]:
-    """Cut a text of any length into windows of at most `max_length` tokens.
+    """Split a text into windows of at most `max_length` tokens.
 
-    A window starts `max_length − overlap` tokens after the one before it (fewer by the
-    beginning-of-sequence token, which every window gets if the tokenizer puts one). The repeated
-    tokens are context: their label is `IGNORED`, so every token of the text is predicted once, all
-    but the first with a context of at least `overlap` tokens or the text's beginning. A text that
-    fits is returned as it is.
+    A window starts `max_length − overlap` tokens after the one before it, less one if the tokenizer
+    puts a beginning-of-sequence token, which every window then gets. Repeated tokens are context:
+    their label is `IGNORED`, so every token of the text is predicted once, with a context of at
+    least `overlap` tokens or the whole beginning of the text. A text that fits is not changed.
 
     Args:
-        whole: the text as `encode_whole` gives it, T tokens.
+        whole: the text as `encode_whole` returns it, T tokens.
         tokenizer: its tokenizer.
-        max_length: tokens in a window at most.
-        overlap: tokens that are repeated; None = `default_overlap`.
+        max_length: the most tokens in a window.
+        overlap: repeated tokens; None = `default_overlap`.
 
     Raises:
-        UsageError: the overlap leaves no room for anything new, or is 0 (a window's first token
-            would never count).
+        UsageError: the overlap leaves no room for new tokens, or is 0, so that a window's first
+            token would never count.
     """
     lead = _lead_of(whole, tokenizer)
     size = max_length - lead
-    kept = default_overlap(max_length) if overlap is None else overlap
-    if not 1 <= kept < size:
+    overlap = default_overlap(max_length) if overlap is None else overlap
+    if not 1 <= overlap < size:
         raise UsageError(
-            f"--overlap {kept}: expected 1 to {size - 1} with --max-length {max_length}",
+            f"--overlap {overlap}: expected 1 to {size - 1} with --max-length {max_length}",
             "choose a smaller overlap",
         )
     start, ids, labels = whole.input_ids[:lead], whole.input_ids[lead:], whole.labels[lead:]
     windows = [TokenizedRow(start + ids[:size], whole.labels[:lead] + labels[:size])]
-    at = size - kept
-    while at + kept < len(ids):
-        known = (IGNORED,) * (lead + kept)
+    at = size - overlap
+    while at + overlap < len(ids):
+        known = (IGNORED,) * (lead + overlap)
         windows.append(
-            TokenizedRow(start + ids[at : at + size], known + labels[at + kept : at + size])
+            TokenizedRow(start + ids[at : at + size], known + labels[at + overlap : at + size])
         )
-        at += size - kept
+        at += size - overlap
     return windows
 
 
 def pack(texts: Sequence[TokenizedRow], tokenizer: Any, max_length: int) -> list[TokenizedRow]:
-    """Put whole texts, in their order, into blocks of at most `max_length` tokens, an end-of-sequence token between two.
+    """Pack whole texts, in their order, into blocks of at most `max_length` tokens.
 
-    No text is torn. Attention does reach across texts of one block, and positions go on: there is
-    no mask between them. A text that the tokenizer ends (or begins) with that token itself gets no
-    second one. What counts stays what it was: separators do not, nor does a later text's first
-    token, which nothing of its own predicts.
+    An end-of-sequence token separates two texts, unless the tokenizer already ends the first or
+    begins the second with it. There is no mask between texts: attention reaches across them, and
+    positions continue. Separators have no label, nor has the first token of a later text, since no
+    token of its own text predicts it.
 
     Raises:
         BadDataError: the tokenizer has no end-of-sequence token.
@@ -80,7 +77,7 @@ def pack(texts: Sequence[TokenizedRow], tokenizer: Any, max_length: int) -> list
     end = tokenizer.eos_token_id
     if end is None:
         raise BadDataError(
-            "--packing needs an end-of-sequence token, and the tokenizer has none",
+            "--packing needs an end-of-sequence token, but the tokenizer has none",
             "leave --packing out",
         )
     blocks: list[TokenizedRow] = []
@@ -101,17 +98,16 @@ def pack(texts: Sequence[TokenizedRow], tokenizer: Any, max_length: int) -> list
 
 
 def join(texts: Sequence[str], tokenizer: Any, max_length: int) -> list[TokenizedRow]:
-    """Join texts by blank lines and cut the whole into chunks of `max_length` tokens, as open-unlearning does for MUSE.
+    """Join texts by blank lines and cut them into chunks, as open-unlearning does for MUSE.
 
     Nothing is repeated: a chunk's first token has no context, and the very first is not predicted.
-    A chunk is turned into text and encoded again, so it gets the special tokens that the tokenizer
-    puts before a text (on top of its `max_length` tokens), and may begin with other tokens than it
-    was cut at.
+    Each chunk is decoded and encoded again. So it gets the special tokens that the tokenizer puts
+    before a text, beyond its `max_length` tokens, and may begin with other tokens.
 
     Args:
         texts: in their order; a chunk may hold the end of one and the beginning of the next.
         tokenizer: the model's.
-        max_length: tokens that a chunk is cut at.
+        max_length: tokens of a chunk.
     """
     ids = tokenizer(SEPARATOR.join(texts), add_special_tokens=False, verbose=False)["input_ids"]
     lead = lead_ids(tokenizer)
@@ -120,7 +116,7 @@ def join(texts: Sequence[str], tokenizer: Any, max_length: int) -> list[Tokenize
         text = tokenizer.decode(ids[start : start + max_length])
         chunk = tuple(tokenizer(text, verbose=False)["input_ids"][: len(lead) + max_length])
         unpredicted = max(len(lead), 1)
-        if len(chunk) > unpredicted:  # a rest of one token has nothing to predict
+        if len(chunk) > unpredicted:  # one token alone has nothing to predict
             chunks.append(TokenizedRow(chunk, (IGNORED,) * unpredicted + chunk[unpredicted:]))
     return chunks
 

@@ -107,8 +107,8 @@ def evaluate(
     made: dict[str, Any] = {}
     doubt = None
     if this_process().is_first:  # only the first process keeps a record
-        found, doubt = published_as(model) if handoff is None else (handoff, None)
-        who = {**identity(model, name, progress), "handoff": found}
+        origin, doubt = published_as(model) if handoff is None else (handoff, None)
+        who = {**identity(model, name, progress), "handoff": origin}
         others = {
             "retain_record": retain_record.model if retain_record else None,
             "before": before.model if before else None,

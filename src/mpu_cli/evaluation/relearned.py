@@ -1,4 +1,4 @@
-"""What relearning restored: the curves of a record, the worst one, and the first step that suffices.
+"""What relearning restored: a record's curves, the worst one, and the first step that suffices.
 
 A curve is the mean answer probability of the forget rows that were not taught, by step, at one
 rate. Its columns are called `answer_probability@relearned-STEP@RATE`. Step 0 is common to all rates

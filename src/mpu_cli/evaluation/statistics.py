@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 LEVEL = 0.95
 RESAMPLES = 10_000
 FEWEST = 20
-"""Rows that a verdict needs: error rates were measured from here on (benchmarks/interval_errors.py)."""
+"""Rows that a verdict needs; benchmarks/interval_errors.py measured error rates from here on."""
 EQUIVALENT, DIFFERENT, UNDECIDED, NO_MARGIN = (
     "equivalent",
     "different",
@@ -71,7 +71,7 @@ class Resampled:
     lower."""
 
     def bounds(self) -> Bounds | None:
-        """Gaffke's bounds (see `weighted`), each from the outer end; None if a draw has no value."""
+        """Gaffke's bounds (see `weighted`), each from the outer end; None if a value is missing."""
         low, high, tail = np.minimum(*self.ends), np.maximum(*self.ends), (1 - LEVEL) / 2
         if np.isnan(low).any():
             return None
@@ -84,7 +84,7 @@ class Resampled:
 
 
 def rate_interval(rows: Array) -> tuple[float, float]:
-    """Clopper and Pearson's exact 95 % interval (1934) of the share of ones among 0s and 1s, (n,)."""
+    """Clopper and Pearson's exact 95 % interval (1934) of the share of ones in (n,) 0s and 1s."""
     from scipy.special import betaincinv  # takes 0.2 s, and only sampled answers have such rows
 
     ones, zeros, tail = int(rows.sum()), len(rows) - int(rows.sum()), (1 - LEVEL) / 2

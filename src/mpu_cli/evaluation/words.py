@@ -16,7 +16,7 @@ from typing import Any
 import regex
 
 _SPACELESS = r"\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{scx=Bopomofo}\p{Line_Break=SA}"
-"""Han, Kana, Bopomofo, and what Unicode breaks by dictionary only: Thai, Lao, Khmer, Myanmar, Tai."""
+"""Han, Kana, Bopomofo, and scripts that Unicode breaks by dictionary only (Thai, Lao, Khmer …)."""
 _LETTER = r"[\p{L}\p{Nd}\p{Nl}]"
 _ALONE = rf"(?=[{_SPACELESS}])[\p{{L}}\p{{Nl}}]\p{{M}}*"
 """One character of such a script, with its marks."""

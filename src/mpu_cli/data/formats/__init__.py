@@ -1,7 +1,4 @@
-"""File formats, one file each.
-
-Content decides where it can, a file's suffix where it cannot (CSV, plain text).
-"""
+"""File formats, one module each: detected by content, or by suffix for CSV and plain text."""
 
 from __future__ import annotations
 
@@ -24,11 +21,11 @@ def read_table(path: Path, wanted: Collection[str], delimiter: str | None = None
 
     Args:
         path: the file.
-        wanted: the columns that may be asked for; Parquet reads no others.
-        delimiter: what separates the columns of a CSV file; None = seen from its header.
+        wanted: the columns that may be used; Parquet reads no others.
+        delimiter: the delimiter of a CSV file; None = detect it from the header.
 
     Raises:
-        BadDataError: the file is missing, a directory, unreadable, another program's, of no known
+        BadDataError: the file is missing, a directory, unreadable, another program's, in an unknown
             encoding, or broken as a whole.
     """
     head, suffix = _head(path), path.suffix.lower()
@@ -43,12 +40,10 @@ def read_table(path: Path, wanted: Collection[str], delimiter: str | None = None
 
 
 def read_text(path: Path) -> tuple[str, str]:
-    """The whole file as text, a byte-order mark dropped, line ends as they are.
-
-    And the name of its encoding.
+    """The whole file as text, without its byte-order mark, and the name of its encoding.
 
     Raises:
-        BadDataError: it cannot be read, is another program's, or of no known encoding.
+        BadDataError: it cannot be read, is another program's, or is in an unknown encoding.
     """
     refuse_foreign(path, _head(path))
     return decode(path.read_bytes(), path)
@@ -68,17 +63,17 @@ def _read(
             else read_json(source, name, wanted)
         )
     if looks_like_json(source):
-        # As one text, or as a table with one column, braces and all would be trained on.
+        # Read as a text or as a table, it would be trained on with its braces.
         table = read_json(source, name, wanted)
         return replace(
-            table, notes=(f"read as JSON, which its content is, not as {suffix}", *table.notes)
+            table, notes=(f"read as JSON because of its content, not as {suffix}", *table.notes)
         )
     if suffix in _TABLES:
         return read_csv(source, name, wanted, delimiter)
-    if looks_like_csv(source, wanted):  # Excel's "Unicode Text" is a table
+    if looks_like_csv(source, wanted):  # as Excel's "Unicode Text" is
         table = read_csv(source, name, wanted, delimiter)
         return replace(
-            table, notes=("read as a table, since its first line names columns", *table.notes)
+            table, notes=("read as a table because its first line names columns", *table.notes)
         )
     return Table([(name, {"text": source})] if source.strip() else [])
 
@@ -86,10 +81,10 @@ def _read(
 def _head(path: Path) -> bytes:
     try:
         # A pipe cannot be read twice, for its rows and for the recipe's digest; opening one may
-        # wait for ever.
+        # block.
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise BadDataError(
-                f"{path}: is a pipe or a device, expected a file", "write the rows to a file first"
+                f"{path}: a pipe or a device, expected a file", "write the rows to a file first"
             )
         with path.open("rb") as file:
             return file.read(HEAD)

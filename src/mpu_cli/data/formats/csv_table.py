@@ -1,7 +1,4 @@
-"""CSV as RFC 4180 and Python's csv module have it: a header, quotes doubled inside quotes.
-
-commas, or what Excel writes elsewhere.
-"""
+"""CSV with a header, as in RFC 4180; the delimiter may be another one, as in Excel's files."""
 
 from __future__ import annotations
 
@@ -16,25 +13,25 @@ from mpu_cli.data.formats.table import RowError, Table
 from mpu_cli.errors import BadDataError, UsageError
 
 DELIMITERS = (",", ";", "\t", "|")
-"""That are looked for in a header; the first of them that fits best wins."""
+"""Delimiters to try on a header; the first of the best wins."""
 _NAMES = {"\t": "tabs", " ": "spaces"}
-_HINT = "the first line of a CSV file names the columns; --delimiter says what is between them"
+_HINT = "the first line of a CSV file must name the columns; --delimiter sets the delimiter"
 _EXCEL = re.compile(r"sep=(.)(?:\r\n|\r|\n)")
-"""A first line by which Excel knows the delimiter."""
+"""A first line that tells Excel the delimiter."""
 
 
 def parse_delimiter(text: str | None) -> str | None:
-    """What `--delimiter` says: one letter, or `tab`.
+    """Parse `--delimiter`: one character, or `tab`.
 
     Raises:
-        UsageError: anything else, or a letter that means something else in a CSV file.
+        UsageError: anything else, or a quote or line end.
     """
     if text is None:
         return None
     letter = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}.get(text.lower(), text)
     if len(letter) != 1 or letter in '"\r\n':
         raise UsageError(
-            f"--delimiter {text!r}: expected one letter",
+            f"--delimiter {text!r}: expected one character",
             "for instance --delimiter ';' or --delimiter tab",
         )
     return letter
@@ -43,24 +40,22 @@ def parse_delimiter(text: str | None) -> str | None:
 def read_csv(
     source: str, name: str, wanted: Collection[str] = (), delimiter: str | None = None
 ) -> Table:
-    """Every cell is text; a row's place is the line it starts on.
+    """Read a table of texts; a row's place is the line that it starts on.
 
     Args:
         source: the file's text.
         name: its name in messages.
-        wanted: columns that may be asked for, by which the delimiter is recognised.
-        delimiter: what separates the columns; None = Excel's `sep=` line, else seen from the
-            header.
+        wanted: the columns that may be used, from which the delimiter is detected.
+        delimiter: the delimiter; None = from Excel's `sep=` line, else detected from the header.
 
     Raises:
-        BadDataError: no usable header, or a quote that is never closed. Too few or too many cells
-            are that row's `RowError`.
+        BadDataError: no usable header, or an open quote. A row with too few or too many cells is a
+            `RowError` in the table.
     """
     excel = _EXCEL.match(source)
     chosen = delimiter or (excel[1] if excel else _sniffed(source, wanted))
     limit = csv.field_size_limit()
-    # The module's limit of 131,072 letters is less than a book chapter; a cell cannot be longer
-    # than its file.
+    # The default limit of 131,072 characters is less than a book chapter.
     csv.field_size_limit(max(limit, len(source) + 1))
     try:
         rows, columns = _read(
@@ -76,12 +71,12 @@ def read_csv(
 
 
 def looks_like_csv(source: str, wanted: Collection[str]) -> bool:
-    """Whether the first line is a header that names two or more of the columns that may be asked for."""
+    """Whether the first line is a header that names two or more of the wanted columns."""
     return any(len(set(wanted) & set(_cells(source, delimiter))) > 1 for delimiter in DELIMITERS)
 
 
 def _sniffed(source: str, wanted: Collection[str]) -> str:
-    """The delimiter by which the header names most of the wanted columns, else by which it has most columns, else a comma."""
+    """The delimiter with the most wanted columns, then with the most columns, then the comma."""
 
     def fit(delimiter: str) -> tuple[int, int]:
         cells = _cells(source, delimiter)
@@ -91,7 +86,7 @@ def _sniffed(source: str, wanted: Collection[str]) -> str:
 
 
 def _cells(source: str, delimiter: str) -> list[str]:
-    """Of the header; none where it is broken."""
+    """The cells of the header; none if it is broken."""
     start = source.lstrip("\r\n")[:100_000]
     try:
         cells = next(csv.reader(io.StringIO(start, newline=""), delimiter=delimiter), [])
@@ -103,7 +98,7 @@ def _cells(source: str, delimiter: str) -> list[str]:
 def _read(
     source: str, name: str, delimiter: str, before: int
 ) -> tuple[list[tuple[str, Any]], tuple[str, ...]]:
-    """The rows and the columns; `before` lines of the file are not in `source`."""
+    """The rows and the columns; `before` lines of the file precede `source`."""
     reader = csv.reader(io.StringIO(source, newline=""), delimiter=delimiter, strict=True)
     columns: tuple[str, ...] = ()
     rows: list[tuple[str, Any]] = []
@@ -118,8 +113,8 @@ def _read(
             elif len(cells) != len(columns):
                 message = f"{len(cells)} cells, but the header names {len(columns)} columns"
                 hint = (
-                    f"quote cells that hold {_shown(delimiter)} or line breaks; --delimiter says"
-                    " what is between the columns"
+                    f"quote cells that contain {_shown(delimiter)} or line breaks, or set another"
+                    " --delimiter"
                 )
                 rows.append((where, RowError(where, message, hint)))
             else:
@@ -137,8 +132,7 @@ def _shown(delimiter: str) -> str:
 
 def _header(cells: list[str], where: str) -> tuple[str, ...]:
     columns = tuple(cell.strip() for cell in cells)
-    # A column without a name is how pandas writes its index; it cannot be asked for, so it does no
-    # harm.
+    # pandas writes its index as a column without a name; no field can be mapped to it.
     named = [column for column in columns if column]
     twice = next((column for column, count in Counter(named).items() if count > 1), None)
     if twice is not None:

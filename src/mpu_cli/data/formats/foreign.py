@@ -1,7 +1,4 @@
-"""Files that other programs make and no command reads.
-
-Named by their first bytes, with the way to rows.
-"""
+"""Files of other programs: recognised by their first bytes, and refused with a way to get rows."""
 
 from __future__ import annotations
 
@@ -13,11 +10,11 @@ from mpu_cli.checkpoint.plain_file import is_lfs_pointer
 from mpu_cli.errors import BadDataError
 
 HEAD = 512
-"""Bytes that are looked at."""
+"""The number of first bytes to look at."""
 _TABLE = "save it as CSV UTF-8 (comma delimited), or write the rows as JSON Lines"
 _TEXT = "save it as plain text (.txt, UTF-8), or write its rows as JSON Lines"
 _MAGIC = (
-    (b"%PDF-", "a PDF file", "take the text out first, for instance: pdftotext {name} text.txt"),
+    (b"%PDF-", "a PDF file", "extract the text first, for instance: pdftotext {name} text.txt"),
     (b"{\\rtf", "a rich text (RTF) file", _TEXT),
     (
         b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
@@ -33,9 +30,9 @@ _MAGIC = (
     (
         b"SQLite format 3\0",
         "an SQLite database",
-        "write the table's rows first: sqlite3 -csv -header {name} 'select …' > rows.csv",
+        "export the table's rows first: sqlite3 -csv -header {name} 'select …' > rows.csv",
     ),
-    (b"ARROW1", "an Arrow (Feather) file", "write it again as Parquet, CSV or JSON Lines"),
+    (b"ARROW1", "an Arrow (Feather) file", "save it as Parquet, CSV or JSON Lines"),
 )
 _ZIPPED = (
     ("word/", "a Word document (.docx)", _TEXT),
@@ -50,19 +47,18 @@ _ZIPPED = (
 
 
 def refuse_foreign(path: Path, head: bytes) -> None:
-    """Refuse a file that is none of our formats.
+    """Refuse a file of another program.
 
     Args:
         path: the file.
-        head: its first `HEAD` bytes, or all.
+        head: its first `HEAD` bytes.
 
     Raises:
-        BadDataError: it is another program's, or stands in for the file itself; the hint says how
-            to make rows of it.
+        BadDataError: it is another program's file, or a pointer to a file; the hint says how to get
+            rows from it.
     """
-    found = _kind(path, head)
-    if found is not None:
-        about, remedy = found
+    if (kind := _kind(path, head)) is not None:
+        about, remedy = kind
         raise BadDataError(f"{path.name}: is {about}", remedy.replace("{name}", quote(str(path))))
 
 
@@ -73,7 +69,10 @@ def _kind(path: Path, head: bytes) -> tuple[str, str] | None:
         if head.startswith(magic):
             return about, remedy
     if head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}:
-        return "a pickle, which can run code and is never read", "write the rows as JSON Lines"
+        return (
+            "a pickle, which mpu never reads because it can run code",
+            "write the rows as JSON Lines",
+        )
     if head[257:262] == b"ustar":
         return "a tar archive", "unpack it first: tar -xf {name}"
     if is_lfs_pointer(head):

@@ -1,7 +1,7 @@
-"""JSON Lines (one object a line, blank lines skipped), objects over several lines, or one JSON list of objects or of texts.
+"""JSON Lines, objects over several lines, or one JSON list of objects or of texts.
 
-Stricter than Python's own reader: NaN and Infinity are not JSON, and a key that occurs twice in one
-object does not silently win by coming last.
+Stricter than Python's own reader: NaN and Infinity are refused, and so is a key that occurs twice
+in one object.
 """
 
 from __future__ import annotations
@@ -19,37 +19,33 @@ from mpu_cli.errors import BadDataError
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _JSON = re.compile(r'\s*(?:\{\s*"|\[\s*[{"])')
-_LINES_HINT = "write one JSON object a line, or one JSON list of objects"
-_COMMA_HINT = "put [ and ] around all objects, or take the commas between them away"
+_LINES_HINT = "write one JSON object on each line, or one JSON list of objects"
+_COMMA_HINT = "put [ and ] around all objects, or remove the commas between them"
 _LIST_HINT = "the file starts with '[', so it must be one JSON list of objects"
 
 
 class _OddJsonError(ValueError):
-    """What Python reads without a word, but another program would not, or would read otherwise."""
+    """Python reads it, but another program would refuse it or read something else."""
 
 
 def looks_like_json(source: str) -> bool:
-    """Whether a text begins as JSON rows do.
-
-    With an object's first key, or with a list of objects or texts.
-    """
+    """Whether a text begins with an object's key, or with a list of objects or texts."""
     return _JSON.match(source) is not None
 
 
 def read_json(source: str, name: str, wanted: Collection[str] = ()) -> Table:
-    """Read any of the forms.
+    """Read rows in any of these layouts.
 
     Args:
         source: the file's text.
         name: its name in messages.
-        wanted: keys that may be asked for, by which a row is told from what is wrapped around rows.
+        wanted: the keys that may be used, which distinguish a row from an object that holds rows.
 
     Raises:
-        BadDataError: a JSON list is broken, or the file holds rows in a wrapper or by columns. A
-            broken line is that row's `RowError`.
+        BadDataError: a JSON list is broken, or the file holds rows inside an object or by columns.
+            A broken line is a `RowError` in the table.
     """
-    # Indented JSON also starts with "[", so the first character decides, not the suffix: .json
-    # often holds lines.
+    # The first character decides, not the suffix: .json files often hold lines.
     if source.lstrip().startswith("["):
         return Table(_parse_list(source, name))
     spread = _parse_spread(source, name)
@@ -74,7 +70,7 @@ def _parse_lines(source: str, name: str) -> list[tuple[str, Any]]:
 
 
 def _parse_spread(source: str, name: str) -> list[tuple[str, Any]]:
-    """Objects one after the other, the first of which goes on after its line (json.dump with indent, jq); none of anything else."""
+    """Objects in sequence, if the first one spans several lines (json.dump with indent, jq)."""
     at, rows = _skip(source, 0), []
     opening, _, rest = source[at:].replace("\r", "\n").partition("\n")
     if (
@@ -89,7 +85,7 @@ def _parse_spread(source: str, name: str) -> list[tuple[str, Any]]:
         if source[at] == ",":
             raise BadDataError(
                 f"{where}: a comma between objects",
-                "put [ and ] around them all, or take the commas away",
+                "put [ and ] around all objects, or remove the commas",
             )
         try:
             value, at = _DECODER.raw_decode(source, at)
@@ -114,8 +110,7 @@ def _is_object(line: str) -> bool:
 
 
 def _parse_list(source: str, name: str) -> list[tuple[str, Any]]:
-    # Item by item, so that what is wrong inside one names its row. MUSE's own files are lists of
-    # bare texts.
+    # Item by item, so that an error names its row. MUSE's own files are lists of bare texts.
     rows: list[tuple[str, Any]] = []
     at = _skip(source, source.index("[") + 1)
     closed = source[at : at + 1] == "]"
@@ -124,10 +119,9 @@ def _parse_list(source: str, name: str) -> list[tuple[str, Any]]:
         try:
             value, at = _DECODER.raw_decode(source, at)
         except (ValueError, RecursionError) as error:
-            line = f"{name}:{line_at(source, error.pos) if isinstance(error, json.JSONDecodeError) else 1}"
-            raise RowError(
-                where if isinstance(error, _OddJsonError) else line, *_reason(error, _LIST_HINT)
-            ).as_error() from None
+            line = line_at(source, error.pos) if isinstance(error, json.JSONDecodeError) else 1
+            place = where if isinstance(error, _OddJsonError) else f"{name}:{line}"
+            raise RowError(place, *_reason(error, _LIST_HINT)).as_error() from None
         rows.append((where, {"text": value} if isinstance(value, str) else value))
         at = _skip(source, at)
         closed = source[at : at + 1] == "]"
@@ -136,15 +130,12 @@ def _parse_list(source: str, name: str) -> list[tuple[str, Any]]:
         at = at if closed else _skip(source, at + 1)
     end = _skip(source, at + 1)
     if end != len(source):
-        raise _broken(name, source, end, "more after the list's end")
+        raise _broken(name, source, end, "text after the end of the list")
     return rows
 
 
 def _refuse_wrapped(value: Any, name: str, wanted: Collection[str]) -> None:
-    """A whole data set in one object.
-
-    By columns, as rows under names of their own, or as a list under some key.
-    """
+    """Refuse a data set in one object: by columns, by names of rows, or as a list under a key."""
     if not isinstance(value, dict) or not value:
         return
     cells = [value[key] for key in value if key in wanted]
@@ -157,14 +148,12 @@ def _refuse_wrapped(value: Any, name: str, wanted: Collection[str]) -> None:
     if cells:
         return
     if all(isinstance(row, dict) and not set(wanted).isdisjoint(row) for row in value.values()):
-        hint = f"keep the rows alone, for instance: jq -c '.[]' {quote(name)} > rows.jsonl"
-        raise BadDataError(
-            f"{name}: one object that holds {len(value)} row(s) under names of their own", hint
-        )
+        hint = f"extract the rows, for instance: jq -c '.[]' {quote(name)} > rows.jsonl"
+        raise BadDataError(f"{name}: one object that holds {len(value)} row(s) by name", hint)
     key = next((key for key, rows in value.items() if isinstance(rows, list) and rows), None)
     if key is not None:
         where = f".{key}" if key.isascii() and key.isidentifier() else f".[{json.dumps(key)}]"
-        hint = f"keep the list alone, for instance: jq {quote(where)} {quote(name)} > rows.json"
+        hint = f"extract the list, for instance: jq {quote(where)} {quote(name)} > rows.json"
         raise BadDataError(
             f"{name}: one object that holds a list of {len(value[key])} under {key[:40]!r}, not"
             " rows",
@@ -173,7 +162,7 @@ def _refuse_wrapped(value: Any, name: str, wanted: Collection[str]) -> None:
 
 
 def _is_column(value: Any) -> bool:
-    """Cells by their row's number, as pandas writes them by default, or a list of cells (turns of a chat are objects)."""
+    """Cells by row number, as pandas writes them by default, or a list of cells (not of turns)."""
     if isinstance(value, dict):
         return bool(value) and all(map(str.isdigit, value))
     return (
@@ -204,13 +193,13 @@ def _reason(error: Exception, hint: str) -> tuple[str, str]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise _OddJsonError(
             f"the key {twice[:40]!r} occurs twice in one object", "keep one of them"
         )
-    return found
+    return unique
 
 
 def _constant(name: str) -> NoReturn:

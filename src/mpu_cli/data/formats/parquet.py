@@ -1,4 +1,4 @@
-"""Parquet, through pyarrow, an optional extra; only the columns that are asked for are read."""
+"""Parquet, with pyarrow, an optional extra; only the wanted columns are read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mpu_cli.errors import BadDataError
 
 
 def read_parquet(path: Path, wanted: Collection[str]) -> Table:
-    """The wanted columns as Python values: text, lists, objects; a place is a row number.
+    """Read the wanted columns as Python values; a row's place is its number.
 
     Raises:
-        BadDataError: pyarrow is not installed; or not a Parquet file, a broken one, or two columns
-            of one name.
+        BadDataError: pyarrow is not installed, the file is not Parquet or is broken, or two columns
+            have one name.
     """
     try:
         import pyarrow
@@ -31,17 +31,15 @@ def read_parquet(path: Path, wanted: Collection[str]) -> Table:
             columns = tuple(file.schema_arrow.names)
             _refuse_twins(columns, path)
             chosen = [column for column in columns if column in wanted]
-            # pyarrow takes a dotted name for a path into a struct, so the schema's top level is
-            # compared above.
+            # pyarrow reads a dotted name as a path into a struct, so only names of the schema's top
+            # level are passed.
             table = file.read(columns=chosen) if chosen else None
             count = file.metadata.num_rows
             values: list[dict[str, Any]] = table.to_pylist() if table is not None else [{}] * count
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         hint = "write it again, or save the rows as JSON Lines"
-        raise BadDataError(
-            f"{path.name}: not a Parquet file that can be read ({reason})", hint
-        ) from None
+        raise BadDataError(f"{path.name}: cannot be read as Parquet ({reason})", hint) from None
     return Table(
         [(f"{path.name} row {number}", value) for number, value in enumerate(values, start=1)],
         columns,

@@ -1,7 +1,4 @@
-"""A file as text: UTF-8, or UTF-16 and UTF-32 by their byte-order mark.
-
-And where in it a line is.
-"""
+"""Decode a file as UTF-8, or as UTF-16 or UTF-32 with a byte-order mark; split it into lines."""
 
 from __future__ import annotations
 
@@ -23,10 +20,10 @@ _SHOWN = 4096
 
 
 def decode(data: bytes, path: Path) -> tuple[str, str]:
-    """(text without its byte-order mark, name of its encoding); line ends stay as they are.
+    """The text without its byte-order mark and with its line ends; the name of its encoding.
 
     Raises:
-        BadDataError: it is none of these encodings, or broken.
+        BadDataError: it has another encoding, or is broken.
     """
     coding, name = next(
         ((coding, name) for mark, coding, name in _MARKS if data.startswith(mark)),
@@ -38,7 +35,7 @@ def decode(data: bytes, path: Path) -> tuple[str, str]:
         if name != "UTF-8":
             raise BadDataError(
                 f"{path.name}: broken {name} ({error.reason})",
-                "write or copy it again, best as UTF-8",
+                "save or copy it again, preferably as UTF-8",
             ) from None
         line = data.count(b"\n", 0, error.start) + 1
         convert = (
@@ -56,9 +53,7 @@ def decode(data: bytes, path: Path) -> tuple[str, str]:
 
 
 def lines_of(text: str) -> list[str]:
-    """Lines, however the file ends them.
-
-    With LF or CRLF, or, where it has no LF at all, with CR as old Macs do.
+    """The lines of a text that ends them with LF or CRLF, or with CR if it has no LF.
 
     `str.splitlines` would also split at U+2028 and the like, which are legal inside a JSON string.
     """
@@ -66,5 +61,5 @@ def lines_of(text: str) -> list[str]:
 
 
 def line_at(text: str, place: int, start: int = 0) -> int:
-    """The number of the line that a place of the text is in, counted from 1 at `start`."""
+    """The number of the line at a place of the text, counted from 1 at `start`."""
     return text.count("\n" if "\n" in text else "\r", start, place) + 1

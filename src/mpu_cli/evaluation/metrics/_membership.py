@@ -1,7 +1,7 @@
-"""Membership inference: can the forget rows be told from rows that the model never saw, by a score of each?
+"""Membership inference: whether a score tells the forget rows from rows that the model never saw.
 
 A score is a loss: lower means more likely a member. The result is the area under the ROC curve of
-forget rows against the holdout set: 1 where every member is recognised, 0.5 where none is; below
+forget rows against the holdout set: 1 where every member is recognised, 0.5 where none is. Below
 0.5 the forget rows stand out as *worse* than unseen ones, which gives them away as well.
 """
 
@@ -16,7 +16,7 @@ from mpu_cli.evaluation.questions import FORGET, HOLDOUT
 def attack(
     name: str, about: str, source: str, item: Callable[[Evidence], float]
 ) -> tuple[RowMetric, ModelMetric]:
-    """The score of a row under a name, and the area `membership_NAME` that it gives."""
+    """The metric of a row's score, and the metric `membership_NAME` of its area."""
     score = RowMetric(
         name=name,
         about=about,

@@ -1,6 +1,7 @@
-"""Exact memorization: the share of an answer's tokens that are the model's first choice (Tirumala et al., arXiv 2205.10770).
+"""Exact memorization: the share of answer tokens that the model predicts first (arXiv 2205.10770).
 
-Each token is asked for after the right ones before it; the answer's end mark does not count.
+Each token is predicted from the right tokens before it; the answer's end mark does not count
+(Tirumala et al.).
 """
 
 from mpu_cli.evaluation.metric import RowMetric

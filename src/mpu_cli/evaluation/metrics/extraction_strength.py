@@ -1,8 +1,9 @@
-"""Extraction strength: how little of an answer must be given for the model to write the rest (arXiv 2502.19301, section 3).
+"""Extraction strength: how short a prefix of the answer makes the model write the rest.
 
-1 − k/N, where k is the length of the shortest prefix of the answer after which every next token is
-the model's first choice: 1 where nothing need be given, 0 where even the last token is not found.
-(open-unlearning's code ends at 1/N there.) Tokens of the answer without its end mark.
+1 − k/N, where k is the length of the shortest prefix after which every next token is the model's
+first choice (arXiv 2502.19301, section 3): 1 where no prefix is needed, 0 where even the last token
+is not predicted. In open-unlearning's code the smallest value is 1/N. The answer's end mark does
+not count.
 """
 
 import numpy as np
@@ -11,7 +12,7 @@ from mpu_cli.evaluation.metric import Evidence, RowMetric
 
 
 def strength(row: Evidence) -> float:
-    """Between 0 and 1."""
+    """1 − k/N, between 0 and 1."""
     misses = np.flatnonzero(~row.words.is_top)
     return 1 - (int(misses[-1]) + 1 if misses.size else 0) / len(row.words)
 

@@ -1,10 +1,8 @@
-"""Fluency of what is written instead.
+"""Fluency of what the model writes: repetition, n-gram entropy, and empty answers.
 
-repetition, n-gram entropy and empty answers, without another model.
-
-An unlearned model may answer well, refuse, or write the same word for ever; the forget
-probabilities do not tell these apart. Words are what stands between white space, punctuation
-included; in scripts without spaces they are single characters.
+An unlearned model may answer well, refuse, or repeat one word for ever, and its probabilities of
+the forget rows do not show which. Words are separated by white space and keep their punctuation; in
+scripts without spaces they are single characters.
 """
 
 import math
@@ -15,23 +13,17 @@ from mpu_cli.evaluation.words import pieces
 
 _N = 4
 _MOST_BITS = 16.0
-"""What 65,536 words that are all different have, more than a model is asked to write."""
+"""The entropy of 65,536 different words, more than a model is asked to write."""
 
 
 def repetition(row: Evidence) -> float:
-    """1 − distinct 4-grams / 4-grams of words (seq-rep-4).
-
-    0 where there are fewer than five words.
-    """
+    """1 − distinct 4-grams / 4-grams of words (seq-rep-4); 0 for fewer than five words."""
     grams = _grams(pieces(row.written), _N)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def entropy(row: Evidence) -> float:
-    """(2/3 · entropy of 2-grams + 4/3 · entropy of 3-grams) / 2, bits.
-
-    Low where the same words come again.
-    """
+    """(2/3 · entropy of 2-grams + 4/3 · entropy of 3-grams) / 2, in bits; low if words repeat."""
     words = pieces(row.written)
     return (2 / 3 * _entropy(_grams(words, 2)) + 4 / 3 * _entropy(_grams(words, 3))) / 2
 
@@ -71,7 +63,7 @@ METRICS = (
     ),
     RowMetric(
         name="empty",
-        about="share of questions that get no word at all",
+        about="share of questions that the model answers with no word",
         source="–",
         better="lower",
         better_kept="lower",

@@ -1,9 +1,9 @@
-"""Forget quality: can the model's truth ratios be told from those of a model that never saw the forget set?
+"""Forget quality: whether truth ratios differ from those of a model without the forget set.
 
 TOFU, arXiv 2401.06121, section 2.2.3: the p-value of a two-sample Kolmogorov–Smirnov test. A
-p-value depends on how many rows there are: with 40 it is rarely small, with 400 nearly always. The
-statistic (the largest distance between the two distribution functions, 0 is forgotten) does not,
-and is given beside it.
+p-value depends on the number of rows: with 40 rows it is rarely small, with 400 nearly always. The
+statistic, the largest distance between the two distribution functions, does not depend on it and is
+reported too; 0 is forgotten.
 """
 
 from mpu_cli.evaluation.columns import Columns
@@ -12,14 +12,12 @@ from mpu_cli.evaluation.questions import FORGET
 
 
 def _test(columns: Columns) -> tuple[float, float]:
-    """Statistic and p-value."""
-    mine, theirs = columns.of(FORGET, "ratio"), columns.retained().of(FORGET, "ratio")
-    from scipy.stats import (
-        ks_2samp,
-    )  # takes longer to import than to compare two records: only where it is used
+    """The test's statistic and p-value."""
+    ours, theirs = columns.of(FORGET, "ratio"), columns.retained().of(FORGET, "ratio")
+    from scipy.stats import ks_2samp  # takes longer to import than a comparison of records takes
 
-    found = ks_2samp(mine, theirs)
-    return float(found.statistic), float(found.pvalue)
+    result = ks_2samp(ours, theirs)
+    return float(result.statistic), float(result.pvalue)
 
 
 _SOURCE = "TOFU, arXiv 2401.06121, section 2.2.3"

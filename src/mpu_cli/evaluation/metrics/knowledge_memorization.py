@@ -1,6 +1,6 @@
-"""Knowledge memorization.
+"""Knowledge memorization: ROUGE-L F1 of the model's answers to questions (MUSE's KnowMem).
 
-ROUGE-L F1 of what the model answers to questions (MUSE, arXiv 2407.06460, section 3.1, KnowMem).
+MUSE, arXiv 2407.06460, section 3.1.
 """
 
 from mpu_cli.evaluation.metric import QUESTIONS, RowMetric

@@ -1,6 +1,6 @@
-"""Membership by Min-K% Prob.
+"""Membership by Min-K% Prob: the mean over the least probable 40 % of tokens (arXiv 2310.16789).
 
-The mean over the least probable 40 % of tokens (Shi et al., arXiv 2310.16789; 40 % as in MUSE).
+Shi et al.; 40 % as in MUSE.
 """
 
 import numpy as np
@@ -13,13 +13,13 @@ SHARE = 0.4
 
 
 def lowest_mean(values: Array, share: float = SHARE) -> float:
-    """The mean of the lowest `share` of numbers, at least one."""
+    """The mean of the lowest `share` of the numbers, of one at least."""
     count = max(1, int(len(values) * share))
     return float(np.sort(values)[:count].mean())
 
 
 def min_k(row: Evidence) -> float:
-    """Nats per token; the end mark does not count."""
+    """The score in nats per token; the end mark does not count."""
     return -lowest_mean(row.words.log_p)
 
 

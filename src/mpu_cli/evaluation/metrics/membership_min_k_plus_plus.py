@@ -1,9 +1,7 @@
-"""Membership by Min-K%++.
+"""Membership by Min-K%++: Min-K% of log-probabilities that are normalised at each token.
 
-As Min-K%, each token's log-probability normalised by what the model expected there.
-
-Zhang et al., arXiv 2404.02936: (log p(y) − μ) / σ, with mean and standard deviation of log p under
-the model's distribution.
+(log p(y) − μ) / σ, with the mean and the standard deviation of log p under the model's own
+distribution (Zhang et al., arXiv 2404.02936).
 """
 
 import numpy as np
@@ -13,11 +11,11 @@ from mpu_cli.evaluation.metrics._membership import attack
 from mpu_cli.evaluation.metrics.membership_min_k import lowest_mean
 
 _SMALLEST_VARIANCE = 1e-6
-"""Where a model is certain, nothing deviates; open-unlearning's bound."""
+"""open-unlearning's bound, for tokens of which the model is certain."""
 
 
 def min_k_plus_plus(row: Evidence) -> float:
-    """In standard deviations; the end mark does not count."""
+    """The score in standard deviations; the end mark does not count."""
     words = row.words
     deviation = np.sqrt(np.maximum(words.deviation**2, _SMALLEST_VARIANCE))
     return -lowest_mean((words.log_p - words.expected) / deviation)

@@ -1,7 +1,4 @@
-"""Membership by reference.
-
-The loss less that of another model, which never saw the rows (Carlini et al., arXiv 2112.03570).
-"""
+"""Membership by reference: the loss minus that of another model (arXiv 2112.03570)."""
 
 from mpu_cli.evaluation.columns import MissingInputError
 from mpu_cli.evaluation.metric import Evidence
@@ -9,7 +6,7 @@ from mpu_cli.evaluation.metrics._membership import attack
 
 
 def relative_loss(row: Evidence) -> float:
-    """Nats per token, below 0 where this model knows the row better.
+    """The score in nats per token, below 0 if this model knows the row better.
 
     Raises:
         MissingInputError: no other model was given.
@@ -21,7 +18,7 @@ def relative_loss(row: Evidence) -> float:
 
 METRICS = attack(
     "reference",
-    "mean loss less the reference model's",
+    "mean loss minus the reference model's",
     "Carlini et al., arXiv 2112.03570",
     relative_loss,
 )

@@ -1,4 +1,4 @@
-"""Membership by zlib: the answer's loss in relation to the bytes that zlib needs for it (Carlini et al., arXiv 2012.07805)."""
+"""Membership by zlib: the answer's loss relative to its compressed size (arXiv 2012.07805)."""
 
 import zlib
 

@@ -1,9 +1,9 @@
-"""Model utility: the harmonic mean of what is left on rows that should not suffer (TOFU, arXiv 2401.06121, section 2.2.1).
+"""Model utility: the harmonic mean of numbers on rows that unlearning should not change.
 
-Three numbers for each set that is given, retain set and utility sets: probability (normalised where
-the rows are multiple choice), ROUGE-L recall and truth ratio; nine with TOFU's retain set, real
-authors and world facts. Over other sets it is another number: compare only records of the same sets
-(`mpu compare` sees to it).
+TOFU, arXiv 2401.06121, section 2.2.1. Three numbers for the retain set and each utility set:
+probability (normalised if the rows are multiple choice), ROUGE-L recall and truth ratio; nine with
+TOFU's retain set, real authors and world facts. Utility over other sets is another number, so only
+records of the same sets can be compared; `mpu compare` ensures it.
 """
 
 from mpu_cli.evaluation.columns import Columns, MissingInputError
@@ -16,7 +16,7 @@ def parts(columns: Columns) -> dict[tuple[str, str], Array]:
     """The means by set and metric.
 
     Raises:
-        MissingInputError: there is no such set, or one of its three numbers is missing.
+        MissingInputError: no retain or utility set was given, or a number is missing.
     """
     names = columns.sets(RETAIN, UTILITY)
     if not names:

@@ -1,6 +1,6 @@
-"""Normalised probability.
+"""Normalised probability: the right answer's share among the given answers.
 
-The right answer's share among the answers to choose from (TOFU, arXiv 2401.06121, section 2.2.1).
+TOFU, arXiv 2401.06121, section 2.2.1.
 """
 
 from mpu_cli.evaluation.metric import Evidence, RowMetric, probability

@@ -1,8 +1,9 @@
-"""Privacy leakage: how far membership is from what it is in a model that never saw the forget set (MUSE, arXiv 2407.06460, section 3.1).
+"""Privacy leakage: how far membership is from that of a model that never saw the forget set.
 
-PrivLeak = (A − A_retrain) / A_retrain · 100, by Min-K%. MUSE's A is 1 − ours: the area of a test
-that calls *high* losses members, small where rows are remembered. 0 is a model like the retrained
-one; below 0 forget rows are still recognised, above 0 they were forgotten so much that it shows.
+MUSE, arXiv 2407.06460, section 3.1: PrivLeak = (A − A_retrain) / A_retrain · 100, by Min-K%. MUSE's
+A is 1 − the area used here: that of a test which calls *high* losses members, small where rows are
+remembered. 0 is a model like the retrained one; below 0 forget rows are still recognised; above 0
+they are forgotten so thoroughly that it shows.
 """
 
 from typing import Any
@@ -12,13 +13,15 @@ from mpu_cli.evaluation.metric import ModelMetric
 from mpu_cli.evaluation.questions import FORGET, HOLDOUT
 
 _TINY = 1e-10
-"""open-unlearning's guard against a retrained model that remembers everything."""
+"""open-unlearning's guard against a division by zero."""
 
 
 def leakage(columns: Columns) -> Any:
-    """Per cent."""
-    mine, theirs = (1 - one.area(FORGET, HOLDOUT, "min_k") for one in (columns, columns.retained()))
-    return (mine - theirs) / (theirs + _TINY) * 100
+    """PrivLeak, in per cent."""
+    ours, retrained = (
+        1 - model.area(FORGET, HOLDOUT, "min_k") for model in (columns, columns.retained())
+    )
+    return (ours - retrained) / (retrained + _TINY) * 100
 
 
 METRICS = (

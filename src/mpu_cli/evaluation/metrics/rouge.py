@@ -1,8 +1,8 @@
-"""ROUGE-L of what the model writes against the answer, by rouge-score (Lin 2004), in two settings that metrics' names tell apart.
+"""ROUGE-L of what the model writes against the answer, by rouge-score (Lin 2004), in two settings.
 
-*Stemmed*: words lose their English endings before they are compared; TOFU's evaluator and
-open-unlearning's. *Not stemmed*: MUSE's evaluator. Both know the words of every script
-(`words.py`). An answer without any word leaves its row out.
+*Stemmed*, as in TOFU's evaluator and open-unlearning: words lose their English endings before they
+are compared. *Not stemmed*, as in MUSE's evaluator. The names of metrics say which one they use.
+Both know the words of every script (`words.py`). An answer without any word leaves its row out.
 """
 
 import math
@@ -16,7 +16,7 @@ NO_WORD = "the answer has no word, only punctuation or symbols"
 
 
 class _Words:
-    """Our words under the name by which rouge-score asks for them."""
+    """`words` as a tokenizer of rouge-score."""
 
     def __init__(self, *, stem: bool) -> None:
         self._stem = stem
@@ -33,10 +33,7 @@ def _scorer(stem: bool) -> Any:
 
 
 def rouge_l_recall(reference: str, written: str) -> float:
-    """The share of the reference's stemmed words that were written, in their order.
-
-    NaN where it has no word (`NO_WORD`).
-    """
+    """The share of the reference's stemmed words that were written in order; NaN if it has none."""
     return (
         float(_scorer(True).score(reference, written)["rougeL"].recall)
         if words(reference, stem=False)
@@ -45,10 +42,7 @@ def rouge_l_recall(reference: str, written: str) -> float:
 
 
 def rouge_l_f1(reference: str, written: str, *, stem: bool) -> float:
-    """The harmonic mean of recall and precision.
-
-    NaN where the reference has no word (`NO_WORD`).
-    """
+    """The harmonic mean of recall and precision; NaN if the reference has no word."""
     return (
         float(_scorer(stem).score(reference, written)["rougeL"].fmeasure)
         if words(reference, stem=False)
@@ -57,12 +51,12 @@ def rouge_l_f1(reference: str, written: str, *, stem: bool) -> float:
 
 
 def f1(row: Evidence) -> float:
-    """Of what should have been written and what was, words as they are (MUSE)."""
+    """F1 of the words as they are (MUSE)."""
     return rouge_l_f1(row.target, row.written, stem=False)
 
 
 def stemmed_f1(row: Evidence) -> float:
-    """The same of stemmed words (open-unlearning)."""
+    """F1 of stemmed words (open-unlearning)."""
     return rouge_l_f1(row.target, row.written, stem=True)
 
 

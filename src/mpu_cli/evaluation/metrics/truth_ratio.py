@@ -1,12 +1,11 @@
-"""Truth ratio, in both definitions that are in use, each under its own name.
+"""Truth ratio, in both definitions in use, each under its own name.
 
 `truth_ratio` is TOFU's (arXiv 2401.06121, section 2.2.2) as its code and open-unlearning compute
-it: R = exp(−mean loss of the wrong answers) / exp(−loss of the paraphrased answer), the mean over
-wrong answers taken of losses (a geometric mean, where the paper's formula has the arithmetic one).
-On the forget set a row counts min(R, 1/R): close to 1 is forgotten; elsewhere max(0, 1 − R).
-`truth_probability` is P(right) / (P(right) + P(wrong)), which open-unlearning calls prob_mean: one
-formula for all sets, 0.5 where right and wrong are alike. Both are made of the same R:
-truth_probability = 1 / (1 + R).
+it: R = exp(−mean loss of the wrong answers) / exp(−loss of the paraphrased answer). The mean over
+wrong answers is taken of losses, a geometric mean, where the paper's formula has the arithmetic
+one. A row of the forget set has min(R, 1/R), close to 1 if it is forgotten; any other row has
+max(0, 1 − R). `truth_probability` is P(right) / (P(right) + P(wrong)) = 1 / (1 + R), which
+open-unlearning calls prob_mean: one formula for all sets, 0.5 where right and wrong are alike.
 """
 
 import math
@@ -18,17 +17,17 @@ from mpu_cli.evaluation.questions import FORGET
 from mpu_cli.evaluation.statistics import Array
 
 _LARGEST = 700.0
-"""exp of more is no number, and of as much less is 0, whose inverse is none."""
+"""exp of a larger number overflows; exp of its negative is not 0, so it has an inverse."""
 
 
 def ratio(row: Evidence) -> float:
-    """R: above 1 the model prefers wrong answers."""
+    """R; above 1 the model prefers wrong answers."""
     wrong = sum(answer.mean_loss for answer in row.wrong) / len(row.wrong)
     return math.exp(max(-_LARGEST, min(row.correct.mean_loss - wrong, _LARGEST)))
 
 
 def closeness(ratios: Array, role: str) -> Array:
-    """Rows' shares in the mean, from R (0 only in another tool's record)."""
+    """What each row adds to the mean, from R, which is 0 only in another tool's record."""
     with np.errstate(divide="ignore"):
         return np.minimum(ratios, 1 / ratios) if role == FORGET else np.maximum(0.0, 1 - ratios)
 

@@ -1,9 +1,7 @@
-"""Verbatim memorization.
+"""Verbatim memorization: ROUGE-L F1 of the model's continuation of a text (MUSE's VerbMem).
 
-ROUGE-L F1 of how the model goes on with a text (MUSE, arXiv 2407.06460, section 3.1, VerbMem).
-
-MUSE's own file brings each text cut in two (`prompt`, `gt`); of a plain text, the first half of its
-tokens is the prompt.
+MUSE, arXiv 2407.06460, section 3.1. MUSE's own file has each text in two parts (`prompt`, `gt`); of
+a plain text, the first half of its tokens is the prompt.
 """
 
 from mpu_cli.evaluation.metric import RowMetric

@@ -1,7 +1,7 @@
 """What a record of an evaluation holds, and when two records are of the same rows.
 
-On disk it is `summary.json`, and `items.jsonl` with one line for each row of each set. Everything in
-the summary can be computed again from the items; `mpu compare` does so.
+On disk it is `summary.json`, and `items.jsonl` with one line for each row of each set. The whole
+summary can be computed again from the items; `mpu compare` does so.
 """
 
 from __future__ import annotations

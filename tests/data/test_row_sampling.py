@@ -1,4 +1,4 @@
-"""Orders of rows: what a round, a handoff and a copy change of them, and what they must not change."""
+"""Orders of rows: what a round, a handoff and a copy change about them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mpu_cli.data.batches import RowSampling, epoch_pairs
 from mpu_cli.data.refusals import with_refusals
 from mpu_cli.data.rows import Row
 
-DRAWINGS = {
+SAMPLINGS = {
     "first": RowSampling(),
     "round": RowSampling(6),
     "handoff": RowSampling(retain="a" * 32),
@@ -20,20 +20,22 @@ DRAWINGS = {
 }
 
 
-@pytest.mark.parametrize("name", DRAWINGS)
+@pytest.mark.parametrize("name", SAMPLINGS)
 @pytest.mark.parametrize(("n_forget", "n_retain"), [(7, 5), (5, 23), (4, 4), (6, 0), (1, 1)])
 def test_an_epoch_is_one_pass_over_the_forget_rows(name: str, n_forget: int, n_retain: int) -> None:
-    """In every drawing: each forget row once, a retain row with each that exists, the same again when asked again."""
+    """Every order has each forget row once, with a retain row if any, and is repeatable."""
     for epoch in range(4):
-        pairs = epoch_pairs(3, epoch, n_forget, n_retain, DRAWINGS[name])
+        pairs = epoch_pairs(3, epoch, n_forget, n_retain, SAMPLINGS[name])
         assert sorted(i for i, _ in pairs) == list(range(n_forget))
         assert all(j in range(n_retain) if n_retain else j is None for _, j in pairs)
-        assert pairs == epoch_pairs(3, epoch, n_forget, n_retain, DRAWINGS[name])
+        assert pairs == epoch_pairs(3, epoch, n_forget, n_retain, SAMPLINGS[name])
 
 
-def test_drawings_differ() -> None:
+def test_samplings_differ() -> None:
     """No two of them see the rows in the same order; the first is what it always was."""
-    orders = {name: tuple(epoch_pairs(3, 0, 9, 40, drawing)) for name, drawing in DRAWINGS.items()}
+    orders = {
+        name: tuple(epoch_pairs(3, 0, 9, 40, sampling)) for name, sampling in SAMPLINGS.items()
+    }
     assert len(set(orders.values())) == len(orders)
     assert list(orders["first"]) == epoch_pairs(3, 0, 9, 40)
     # A handoff changes the retain rows only.
@@ -71,7 +73,7 @@ def test_handoffs_see_other_retain_rows() -> None:
 
 
 def test_independent_rows_come_with_their_own_chance() -> None:
-    """Drawn alone, all rows are equally likely (chi square, 99 degrees), and some come twice in a row of draws."""
+    """Independent rows are equally likely (chi square, 99 degrees), and some occur twice."""
     counts = Counter(
         j
         for epoch in range(1000)

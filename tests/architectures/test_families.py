@@ -20,14 +20,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
 
 from two_parties import layout_of, publish, take_back, untrained, weights
 
-from mpu_cli.architectures.family import families, family_of, parse_family
+from mpu_cli.architectures.family import FAMILIES, families, family_of, parse_family
 from mpu_cli.architectures.layout import rope_planes
 from mpu_cli.architectures.read import read_layout
 from mpu_cli.architectures.sizes import Sizes
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
-from mpu_cli.errors import BadModelError, FunctionChangedError, GateError
+from mpu_cli.errors import BadModelError, FunctionChangedError, GateError, MpuWarning
 from mpu_cli.server.publishing.function_check import check_layer, layers_to_check, require_passed
 from mpu_cli.server.publishing.perturb import Target, perturb
 from mpu_cli.server.publishing.settings import PerturbSettings
@@ -397,6 +397,21 @@ def test_undeclared_means_not_used(tiny_pair):
     assert silent["head_permutation"].reason == "alibi is not stated"
     excluded = read("except: {head_permutation: heads are counted}")["head_permutation"]
     assert (excluded.kind, excluded.reason) == ("invalid", "heads are counted")
+
+
+def test_a_half_written_file_hinders_no_other_family(tmp_path, monkeypatch):
+    """It is named with the place of the mistake; a second file for a known model_type is named too."""
+    folder = shutil.copytree(FAMILIES, tmp_path / "families")
+    (folder / "half.yaml").write_text("extends: [llama\nmodel_types: [half]\n", encoding="utf-8")
+    (folder / "twin.yaml").write_text(text_of("llama"), encoding="utf-8")
+    monkeypatch.setattr("mpu_cli.architectures.family.FAMILIES", folder)
+    with pytest.warns(MpuWarning) as warned:
+        found = families.__wrapped__()
+    assert found.keys() == families().keys()
+    assert [family.name for family in found["llama"]] == ["llama"]
+    said = [str(warning.message) for warning in warned]
+    assert len(said) == 2 and "half.yaml: line 2" in said[0] and "this family is skipped" in said[0]
+    assert said[1].startswith("twin.yaml and llama.yaml both describe llama")
 
 
 def test_a_config_that_no_file_describes_is_refused(tmp_path):

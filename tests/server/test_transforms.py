@@ -3,6 +3,9 @@
 Training commutes with it, or visibly does not.
 """
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -20,19 +23,21 @@ from two_parties import (
     take_back,
     train,
     train_all,
+    untrained,
     weights,
 )
 
 from mpu_cli.architectures.layout import Experts, LayerLayout, Slot, rope_planes
-from mpu_cli.errors import UsageError
+from mpu_cli.errors import MpuWarning, UsageError
 from mpu_cli.server import transforms
-from mpu_cli.server.transforms import REPARAMETERIZATIONS, load
+from mpu_cli.server.transforms import REPARAMETERIZATIONS, kinds, load
 from mpu_cli.server.transforms.choice import chosen
 from mpu_cli.server.transforms.draw import draw_layer
 from mpu_cli.training import optimizers
 from mpu_cli.training.optimizers._blocks import Blocks
 
 MASTER = bytes(range(32))
+ROOT = Path(__file__).parents[2]
 NAMES = transforms.names()
 EXACT_NAMES = [name for name in NAMES if name != "plane_rotation"]
 DTYPES = {"float32": torch.int32, "bfloat16": torch.int16, "float16": torch.int16}
@@ -253,6 +258,36 @@ def test_a_reparameterization_is_refused_where_it_changes_the_function(tiny_pair
         "plane_rotation",
         "ffn_unit_permutation",
     )
+
+
+def test_the_how_to_adds_a_transform_with_one_file(tiny_pair, entropy, tmp_path, monkeypatch):
+    """The file of docs/how-to/add-a-transform.md is found, chosen, drawn, published and undone.
+
+    A second file that is half written is named and skipped.
+    """
+    page = (ROOT / "docs" / "how-to" / "add-a-transform.md").read_text(encoding="utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    folder = shutil.copytree(kinds.__path__[0], tmp_path / "kinds")
+    (folder / "unit_shift.py").write_text(code, encoding="utf-8")
+    (folder / "half_written.py").write_text("EXACT = True\n", encoding="utf-8")
+    monkeypatch.setattr(transforms.REGISTRY, "directory", folder)
+    monkeypatch.setattr(kinds, "__path__", [str(folder)])
+    pair = tiny_pair("llama")
+    with pytest.warns(MpuWarning, match=r"half_written\.py: declares no USES; this transform"):
+        names = chosen("signed-permutation", layout_of(pair.model))
+    assert names[-2:] == ("ffn_signed_permutation", "unit_shift")
+    forced(monkeypatch, ["unit_shift"])
+    result = publish(
+        pair.model, pair.base, tmp_path / "h", tmp_path / "s", entropy(1), kappa=0.0, check="all"
+    )
+    assert result.handoffs[0].transforms == ("unit_shift",)
+    published = weights(tmp_path / "h" / "copy-1")
+    moved_tensors = {n for n, t in weights(pair.model).items() if not torch.equal(published[n], t)}
+    assert moved_tensors == {n for n in published if ".mlp." in n}
+    untrained(tmp_path / "h", tmp_path / "u")
+    take_back(tmp_path / "u", tmp_path / "s", pair.model, tmp_path / "next")
+    after = weights(tmp_path / "next")
+    assert all(torch.equal(after[n], tensor) for n, tensor in weights(pair.model).items())
 
 
 # Training equivariance

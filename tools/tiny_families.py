@@ -1,11 +1,9 @@
-"""Every family on tiny models.
+"""Measure on tiny models of every family whether each transform keeps the function as expected.
 
-Does each transform do to the function what the family's data file declares?
-
-`python -m tiny_families` measures and prints docs/architectures.md (`make
-docs/architectures.md` writes it), with NAMEs of families only their rows. The models are built from
-the data files' own `tiny` configurations with random norms and biases: default initialisation (ones
-and zeros) would hide mistakes. A new data file is found by itself, here and in the tests.
+`python -m tiny_families` prints docs/architectures.md (`make docs/architectures.md` writes it);
+`python -m tiny_families NAME…` prints the rows of these families. The models are built from the
+`tiny` configurations of the data files, with random norms and biases: the default initialisation
+(ones and zeros) would hide mistakes.
 """
 
 from __future__ import annotations
@@ -31,9 +29,9 @@ from mpu_cli.server.transforms.choice import statuses
 from mpu_cli.server.transforms.draw import draw_layer
 
 VALID_ERROR = 1e-5
-"""max|Δlogit| / RMS(logit) in float64 that a valid transform may cause."""
+"""The largest max|Δlogit| / RMS(logit), in float64, of a valid transform."""
 INVALID_ERROR = 1e-2
-"""What an invalid one must cause at least."""
+"""The smallest one of an invalid transform."""
 
 _SIZES: Mapping[str, Any] = {
     "vocab_size": 64,
@@ -137,10 +135,7 @@ def logits(directory: Path) -> torch.Tensor:
 
 
 def transform_errors(directory: Path) -> dict[str, float | None]:
-    """max|Δlogit| / RMS(logit) that each transform causes, in float64.
-
-    None where it moves nothing.
-    """
+    """max|Δlogit| / RMS(logit), in float64, of each transform; None where it moves nothing."""
     layout = _layout(directory)
     weights = load_file(directory / "model.safetensors")
     expected = logits(directory)
@@ -179,10 +174,7 @@ def transformed(
 
 
 def rows(names: tuple[str, ...] = ()) -> Iterator[str]:
-    """A Markdown row for each tiny model.
-
-    What is declared of each transform, and the error measured.
-    """
+    """A Markdown row for each tiny model: what is expected of each transform, and its error."""
     yield (
         "| family | model_type | "
         + " | ".join(name.replace("_", " ") for name in transforms.names())
@@ -202,23 +194,26 @@ def page() -> str:
     """docs/architectures.md."""
     from importlib.metadata import version
 
-    found = list(rows())
+    table = list(rows())
     files = {tiny.family.name for tiny in tiny_models()}
     types = {model_type for tiny in tiny_models() for model_type in tiny.family.model_types}
-    wrong = sum("WRONG" in row for row in found)
+    wrong = sum("WRONG" in row for row in table)
     return (
         f"""# Architectures
 
-Written by `make docs/architectures.md` (torch {version("torch")}, transformers {version("transformers")}); not by hand.
+`make docs/architectures.md` writes this page; do not edit it. Measured with torch
+{version("torch")} and transformers {version("transformers")}.
 
-{len(files)} family files for {len(types)} model types; {len(found) - 2} tiny configurations with random norms and biases;
-{wrong} measurements against what a file declares. A number is max|Δlogit| / RMS(logit) in float64 after the transform alone
-was applied to the tensors on disk: ✓ valid (at most {VALID_ERROR:.0e}), ✗ invalid and visibly so (more than {INVALID_ERROR:.0e}),
-– nothing for it to act on. 0 is bit-equal.
-How to add one: [how-to/add-an-architecture.md](how-to/add-an-architecture.md). How a model of yours is understood: `mpu inspect MODEL`.
+{len(files)} family files describe {len(types)} model types. {len(table) - 2} tiny configurations
+have random norms and biases; {wrong} measurements contradict the facts that a file states. A number
+is max|Δlogit| / RMS(logit) in float64 after the transform alone was applied to the tensors on disk.
+✓ means that the transform keeps the function (at most {VALID_ERROR:.0e}), ✗ that it changes it
+(more than {INVALID_ERROR:.0e}), and – that it has nothing to act on. 0 is bit-equal.
+[Add an architecture](how-to/add-an-architecture.md) shows how to add a family;
+`mpu inspect MODEL` shows how mpu reads a model of yours.
 
 """
-        + "\n".join(found)
+        + "\n".join(table)
         + "\n"
     )
 

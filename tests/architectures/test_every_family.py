@@ -1,8 +1,6 @@
-"""Every family file on tiny models of its own configurations.
+"""Every family file on tiny models of its own configurations; no test names a family.
 
-Found by itself, no test names a family.
-
-Norms and biases are random (`tiny_families`): default initialisation hides mistakes.
+Norms and biases are random (`tiny_families`): the default initialisation would hide mistakes.
 """
 
 import sys
@@ -38,22 +36,22 @@ STEPS = 20
 @pytest.fixture(scope="module")
 def measured(built_tiny):
     """What each transform does to a tiny model's logits, measured once."""
-    found = {}
+    errors = {}
 
     def measure(name):
-        if name not in found:
-            found[name] = transform_errors(built_tiny(name))
-        return found[name]
+        if name not in errors:
+            errors[name] = transform_errors(built_tiny(name))
+        return errors[name]
 
     return measure
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_every_transform_does_what_the_facts_say(built_tiny, measured, name):
-    """A valid one changes the logits by at most 1e-5 of their RMS (float64), an invalid one by more than 1e-2.
+    """Logits change by at most 1e-5 of their RMS (float64) if valid, by more than 1e-2 if invalid.
 
-    One with nothing to act on moves no tensor. An invalid one that changes nothing means that the
-    family's file does not state a fact.
+    A transform with nothing to act on moves no tensor. An invalid one that changes nothing means
+    that the family's file does not state a fact.
     """
     status = statuses(layout_of(built_tiny(name)))
     assert set(status) == set(transforms.names())
@@ -67,7 +65,7 @@ def test_every_transform_does_what_the_facts_say(built_tiny, measured, name):
 
 @pytest.mark.parametrize("family", sorted({tiny.family.name for tiny in TINY.values()}))
 def test_a_fact_that_depends_on_the_configuration_is_tested_both_ways(family):
-    """There is a tiny configuration with the config key of a norm or of clipping, and one without it."""
+    """Tiny configurations have, and lack, the config key that a norm or clipping depends on."""
     variants = [tiny for tiny in TINY.values() if tiny.family.name == family]
     section = variants[0].family.attention or variants[0].family.latent_attention
     for key in {section.clip, section.qk_norm_if} - {None, "none"}:
@@ -77,10 +75,7 @@ def test_a_fact_that_depends_on_the_configuration_is_tested_both_ways(family):
 
 @pytest.mark.parametrize("name", TINY)
 def test_logits_of_some_positions_are_those_of_all(built_tiny, name):
-    """Whatever a family does with logits after its head (scales, soft caps).
-
-    The others never reach the head.
-    """
+    """Also with scales and soft caps after the head; other positions do not pass through it."""
     model = load_model(built_tiny(name)).model.eval()
     ids = torch.randint(
         0,
@@ -105,7 +100,7 @@ def test_logits_of_some_positions_are_those_of_all(built_tiny, name):
 
 @pytest.mark.parametrize("name", TINY)
 def test_inverses_are_exact_as_declared(built_tiny, name):
-    """T⁻¹T returns the same bits for every tensor where the transform says EXACT, and nearly so for the rotation."""
+    """T⁻¹T returns the same bits where the transform says EXACT, and nearly the same elsewhere."""
     directory = built_tiny(name)
     layout, weights = layout_of(directory), load_file(directory / "model.safetensors")
     for transform in transforms.names():
@@ -125,10 +120,7 @@ def test_inverses_are_exact_as_declared(built_tiny, name):
 
 @pytest.mark.parametrize("name", TINY)
 def test_published_copies_load_and_compute_the_same(built_tiny, entropy, tmp_path, name):
-    """κ = 0 through the real command: copies that plain from_pretrained loads, with θ's logits.
-
-    Every layer's check passes.
-    """
+    """κ = 0: from_pretrained loads the copies, which have θ's logits, and every check passes."""
     directory = built_tiny(name)
     result = publish(
         directory,
@@ -155,7 +147,7 @@ def test_published_copies_load_and_compute_the_same(built_tiny, entropy, tmp_pat
 
 @pytest.mark.parametrize("name", TINY)
 def test_an_update_of_nothing_gives_the_model_back(built_tiny, entropy, tmp_path, name):
-    """Noise, no training, save → diff → aggregate: bit for bit θ."""
+    """Noise but no training: aggregation returns θ bit for bit."""
     directory = built_tiny(name)
     publish(
         directory,
@@ -180,12 +172,10 @@ def test_an_update_of_nothing_gives_the_model_back(built_tiny, entropy, tmp_path
 
 @pytest.mark.parametrize("name", TINY)
 def test_training_commutes_with_the_signed_permutation(built_tiny, entropy, tmp_path, name):
-    """κ = 0, 20 AdamW steps on θ and on a copy.
+    """κ = 0, 20 AdamW steps on θ and on a copy: the aggregated update is the plain one to 5e-5.
 
-    The aggregated update is the plain one to 5e-5, and so is what it does.
-
-    Left out are key biases that RoPE does not turn: softmax does not see them, so their gradient is
-    nothing but rounding, which AdamW blows up to its full step in θ and in a copy alike.
+    Key biases that RoPE does not turn are left out: softmax cancels them, so their gradient is
+    rounding alone, which AdamW scales up to its full step.
     """
     directory = built_tiny(name)
     publish(directory, None, tmp_path / "h", tmp_path / "s", entropy(5), kappa=0.0, copies=1)
@@ -212,10 +202,7 @@ def test_training_commutes_with_the_signed_permutation(built_tiny, entropy, tmp_
 
 @pytest.mark.parametrize("name", TINY)
 def test_tensors_that_do_not_belong_or_are_missing_are_refused(built_tiny, name):
-    """A foreign tensor in a layer.
-
-    And every tensor of the last layer left out, by the layout or by the layer's check.
-    """
+    """A foreign tensor in a layer, and each missing tensor of the last layer, stop perturb."""
     directory = built_tiny(name)
     model = open_checkpoint(directory)
     layout = layout_of(directory)
@@ -239,8 +226,8 @@ def test_tensors_that_do_not_belong_or_are_missing_are_refused(built_tiny, name)
             )
 
 
-def test_no_two_files_claim_one_model_type():
-    """Files that share a model_type are told apart by their conditions, for every tiny configuration."""
+def test_one_file_describes_each_configuration():
+    """The conditions of files that share a model_type exclude each other."""
     for tiny in TINY.values():
         settings = {**tiny.family.tiny[tiny.variant]}
         matching = [
@@ -252,10 +239,7 @@ def test_no_two_files_claim_one_model_type():
 
 
 def train(source, out):
-    """20 AdamW steps of next-token loss, embeddings frozen as the handoff asks.
-
-    Saved as transformers saves.
-    """
+    """Train for 20 AdamW steps of next-token loss with frozen embeddings, and save."""
     from transformers import AutoConfig
 
     with quiet_transformers():

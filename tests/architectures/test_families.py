@@ -1,7 +1,4 @@
-"""Published copies compute what θ computes, for every family.
-
-Wrong descriptions of a family are caught.
-"""
+"""Published copies compute what θ computes, and wrong descriptions of a family are found."""
 
 import json
 import shutil
@@ -82,7 +79,7 @@ def checked(directory, names, family=None, change=None, copies=2):
 def test_copies_without_noise_compute_what_the_model_computes(
     family_pair, entropy, tmp_path, reparameterization
 ):
-    """κ = 0: the copies' weights differ from θ's, their logits by at most 1e-5 of the logits' RMS (float64)."""
+    """κ = 0: copies have other weights than θ; logits differ by at most 1e-5 of their RMS."""
     if reparameterization == "rotation" and family_pair.family not in ROTATES:
         pytest.skip("q/k-norms forbid it")
     result = publish(
@@ -114,7 +111,7 @@ def test_copies_without_noise_compute_what_the_model_computes(
 
 
 def test_every_family_passes_its_own_check(family_pair):
-    """Each layer's difference is far below twenty times its own rounding, for each reparameterization that is valid."""
+    """Each layer's difference is far below twenty times its own rounding."""
     names = (
         SIGNED
         if family_pair.family != "qwen3"
@@ -165,7 +162,7 @@ def test_a_layer_that_overflows_proves_nothing(tiny_pair, tmp_path):
 
 
 def test_a_rotated_plane_with_norms_is_caught(tiny_pair):
-    """Negative control: Qwen3's planes rotated by any angle, or by quarter turns, are refused by the check."""
+    """Negative control: rotations and quarter turns of Qwen3's planes do not pass the check."""
     for names in (("plane_rotation", "ffn_signed_permutation"), ("qk_quarter_turns",)):
         with pytest.raises(FunctionChangedError, match="compute something else"):
             require_passed(checked(tiny_pair("qwen3").model, names))
@@ -173,7 +170,7 @@ def test_a_rotated_plane_with_norms_is_caught(tiny_pair):
 
 @pytest.mark.parametrize("name", ["plane_rotation", "qk_quarter_turns", "qk_half_turns"])
 def test_a_wrong_rope_layout_is_caught(tiny_pair, name):
-    """Negative control: planes taken as interleaved in a half-split family are refused by the check."""
+    """Negative control: interleaved planes in a half-split family do not pass the check."""
     wrong = parse_family("wrong", text_of("llama") + "attention: {rope: interleaved}")
     with pytest.raises(FunctionChangedError):
         require_passed(checked(tiny_pair("llama").model, (name,), wrong))
@@ -181,7 +178,7 @@ def test_a_wrong_rope_layout_is_caught(tiny_pair, name):
 
 
 def test_wrong_head_groups_are_caught(tiny_pair):
-    """Negative control: query heads assigned to the wrong key-value head are refused by the check."""
+    """Negative control: query heads with the wrong key-value head do not pass the check."""
 
     def regrouped(layer):
         slot, *others = layer.slots["query_heads"]
@@ -193,7 +190,7 @@ def test_wrong_head_groups_are_caught(tiny_pair):
 
 
 def test_the_check_sees_small_faults(tiny_pair):
-    """Negative control: weights that are off by 1e-4 after T are told apart from rounding."""
+    """Negative control: weights that are off by 1e-4 after T are more than rounding."""
 
     class Off:
         def target(self, name):
@@ -264,7 +261,7 @@ def test_layers_to_check(tiny_pair):
 
 
 def test_every_tensor_is_described_once(family_pair):
-    """Noised tensors of all layers and the tensors outside them are exactly what lies on disk, none twice."""
+    """The noised tensors of all layers and the tensors outside are those on disk, each once."""
     layout = layout_of(family_pair.model)
     described = [name for layer in layout.layers for name in layer.noised]
     described += [name for names in layout.outside.values() for name in names]
@@ -313,7 +310,7 @@ def test_tied_models_freeze_the_embedding(tiny_pair):
 
 
 def test_misfits_are_named(tiny_pair):
-    """A missing, an unknown or a misshapen tensor, and impossible sizes, are refused with the tensor's or key's name."""
+    """A tensor that is missing, unknown or misshapen is named, and so is an impossible size."""
     model = open_checkpoint(tiny_pair("llama").model)
     good = shapes(model.tensors)
     q = "model.layers.0.self_attn.q_proj.weight"
@@ -379,7 +376,7 @@ def test_a_familys_file_is_read_strictly():
 
 
 def test_undeclared_means_not_used(tiny_pair):
-    """Without the facts, and for a transform that a family excludes by name, nothing is used or assumed."""
+    """A transform is not used if a fact is not stated or if the family excludes it by name."""
     model = open_checkpoint(tiny_pair("llama").model)
 
     def read(text):
@@ -428,7 +425,7 @@ def test_a_config_that_no_file_describes_is_refused(tmp_path):
         family_of(config, "config.json")
 
 
-def test_a_checkpoint_of_the_bare_model_is_told_what_to_do(tmp_path):
+def test_a_checkpoint_of_the_bare_model_gets_a_hint(tmp_path):
     """GPT-2's published files lack the prefix `transformer.`.
 
     Trained copies would come back with it.
@@ -450,7 +447,7 @@ def test_the_how_to_shows_the_file_that_is_there():
 
 
 def test_experts_stay_inside_their_routing_groups(tmp_path):
-    """Negative control: DeepSeek-V3's experts permuted across the groups that its router chooses first."""
+    """Negative control: DeepSeek-V3's experts permuted across its routing groups."""
     tiny = next(tiny_models(("deepseek-v3",)))
     directory = tiny.build(tmp_path / "model")
 
@@ -471,7 +468,7 @@ def test_experts_stay_inside_their_routing_groups(tmp_path):
 
 
 def test_a_partly_rotated_head_is_not_turned_as_a_whole(tmp_path):
-    """Negative control: Phi's planes taken over the whole head instead of the half that RoPE turns."""
+    """Negative control: Phi's planes over the whole head instead of the half that RoPE turns."""
     directory = next(tiny_models(("phi",))).build(tmp_path / "model")
     wrong = parse_family("wrong", text_of("phi").replace("rotary: 0.5", "rotary: 1.0"))
     model = open_checkpoint(directory)
@@ -595,7 +592,7 @@ def test_experts_that_do_not_divide_into_groups_are_refused(tmp_path):
 
 
 def test_buffers_of_old_checkpoints_and_redundant_heads_are_dropped(tmp_path):
-    """Causal masks, RoPE frequencies and a tied head that is there twice are neither published nor noised."""
+    """Causal masks, RoPE frequencies and a second tied head are not published and get no noise."""
     for name, extra in (
         (
             "gpt-neox",

@@ -34,23 +34,23 @@ def whole(maps, tensor, *, back=False):
     return tensor
 
 
-def blockwise(move, tensor, entries):
+def blockwise(transform, tensor, entries):
     """T, a block of rows at a time, scattered to its places."""
-    rows = tensor.view(move.rows, move.columns)
+    rows = tensor.view(transform.rows, transform.columns)
     moved = torch.full_like(rows, float("nan"))
-    for start, stop in row_blocks(tuple(tensor.shape), [move], entries):
-        places = move.places(start, stop)
+    for start, stop in row_blocks(tuple(tensor.shape), [transform], entries):
+        places = transform.places(start, stop)
         assert (np.diff(places) > 0).all()
-        moved[torch.from_numpy(places.copy())] = move.apply(rows[start:stop], start)
+        moved[torch.from_numpy(places.copy())] = transform.apply(rows[start:stop], start)
     return moved.view(tensor.shape)
 
 
-def blockwise_back(move, tensor, entries):
+def blockwise_back(transform, tensor, entries):
     """T⁻¹, gathered a block of rows at a time."""
-    rows = tensor.view(move.rows, move.columns)
+    rows = tensor.view(transform.rows, transform.columns)
     parts = [
-        move.invert(rows[torch.from_numpy(move.places(start, stop).copy())], start)
-        for start, stop in row_blocks(tuple(tensor.shape), [move], entries)
+        transform.invert(rows[torch.from_numpy(transform.places(start, stop).copy())], start)
+        for start, stop in row_blocks(tuple(tensor.shape), [transform], entries)
     ]
     return torch.cat(parts).view(tensor.shape)
 
@@ -64,16 +64,18 @@ def blockwise_back(move, tensor, entries):
 )
 @settings(deadline=None, max_examples=150)
 def test_signed_permutations_in_blocks(shape, steps, seed, entries, dtype):
-    """Any number of them on any axes, bit for bit, and back."""
+    """Any number of them on any axes, applied and inverted, bit for bit."""
     generator = np.random.default_rng(seed)
     axes = generator.integers(0, len(shape), steps)
     maps = [signed_permutation(generator, int(axis), shape[axis]) for axis in axes]
     tensor = torch.from_numpy(generator.standard_normal(shape)).to(getattr(torch, dtype))
     before = tensor.clone()
-    move = BlockwiseTransform(maps, shape)
-    moved = blockwise(move, tensor, entries)
-    assert move.exact and torch.equal(moved, whole(maps, tensor)) and torch.equal(tensor, before)
-    assert torch.equal(blockwise_back(move, moved, entries), tensor) and torch.equal(
+    transform = BlockwiseTransform(maps, shape)
+    moved = blockwise(transform, tensor, entries)
+    assert (
+        transform.exact and torch.equal(moved, whole(maps, tensor)) and torch.equal(tensor, before)
+    )
+    assert torch.equal(blockwise_back(transform, moved, entries), tensor) and torch.equal(
         whole(maps, moved, back=True), tensor
     )
 
@@ -86,10 +88,7 @@ def test_signed_permutations_in_blocks(shape, steps, seed, entries, dtype):
 )
 @settings(deadline=None, max_examples=100)
 def test_rotations_in_blocks(rows, columns, seed, entries):
-    """Rotations of rows and columns, then a permutation of the rows.
-
-    The same numbers, no pair is parted by a block.
-    """
+    """Rotations of rows and columns, then a permutation of rows; no block separates a pair."""
     generator = np.random.default_rng(seed)
     maps = [
         rotation(generator, 0, rows),
@@ -97,15 +96,15 @@ def test_rotations_in_blocks(rows, columns, seed, entries):
         signed_permutation(generator, 0, rows),
     ]
     tensor = torch.from_numpy(generator.standard_normal((rows, columns))).float()
-    move = BlockwiseTransform(maps, (rows, columns))
-    moved = blockwise(move, tensor, entries)
-    assert not move.exact and torch.equal(moved, whole(maps, tensor))
-    assert torch.equal(blockwise_back(move, moved, entries), whole(maps, moved, back=True))
-    assert torch.allclose(blockwise_back(move, moved, entries), tensor, atol=1e-6)
+    transform = BlockwiseTransform(maps, (rows, columns))
+    moved = blockwise(transform, tensor, entries)
+    assert not transform.exact and torch.equal(moved, whole(maps, tensor))
+    assert torch.equal(blockwise_back(transform, moved, entries), whole(maps, moved, back=True))
+    assert torch.allclose(blockwise_back(transform, moved, entries), tensor, atol=1e-6)
 
 
-def test_a_rotation_after_a_permutation_of_its_axis_is_not_taken_for_something_else():
-    """No transform asks for it; an order that cannot be done in blocks must not be done wrongly."""
+def test_a_rotation_after_a_permutation_of_its_axis_is_refused():
+    """An order that blocks cannot reproduce is refused; no transform needs it."""
     generator = np.random.default_rng(0)
     with pytest.raises(ValueError, match="must come before"):
         BlockwiseTransform([signed_permutation(generator, 0, 4), rotation(generator, 0, 4)], (4, 3))
@@ -114,7 +113,7 @@ def test_a_rotation_after_a_permutation_of_its_axis_is_not_taken_for_something_e
 
 
 def test_matrices_and_empty_tensors():
-    """A vector is one column, further axes are rows, and nothing has no blocks."""
+    """A vector is one column, further axes are rows, and an empty tensor has no blocks."""
     assert [matrix(shape) for shape in ((5,), (2, 3), (2, 3, 4), (0, 4))] == [
         (5, 1),
         (2, 3),
@@ -133,11 +132,8 @@ def test_matrices_and_empty_tensors():
     turned=st.booleans(),
 )
 @settings(deadline=None, max_examples=60)
-def test_into_memory_that_is_given(shape, steps, seed, entries, turned):
-    """The same numbers in a buffer of the caller's, whatever was in it.
-
-    θ's block is not touched.
-    """
+def test_results_in_given_memory(shape, steps, seed, entries, turned):
+    """Results in the caller's memory are the same, and θ's block does not change."""
     generator = np.random.default_rng(seed)
     maps = [rotation(generator, 0, shape[0])] if turned and len(shape) < 3 else []
     maps += [
@@ -145,21 +141,23 @@ def test_into_memory_that_is_given(shape, steps, seed, entries, turned):
         for _ in range(steps)
     ]
     tensor = torch.from_numpy(generator.standard_normal(shape)).float()
-    before, move = tensor.clone(), BlockwiseTransform(maps, shape)
-    rows = tensor.view(move.rows, move.columns)
-    for start, stop in row_blocks(shape, [move], entries):
-        fresh = move.apply(rows[start:stop], start)
+    before, transform = tensor.clone(), BlockwiseTransform(maps, shape)
+    rows = tensor.view(transform.rows, transform.columns)
+    for start, stop in row_blocks(shape, [transform], entries):
+        fresh = transform.apply(rows[start:stop], start)
         memory = torch.full_like(fresh, float("nan"))
-        assert torch.equal(move.apply(rows[start:stop], start, memory), fresh) and torch.equal(
+        assert torch.equal(transform.apply(rows[start:stop], start, memory), fresh) and torch.equal(
             memory, fresh
         )
-        back = move.invert(fresh.clone(), start)
-        assert torch.equal(move.invert(fresh, start, torch.full_like(fresh, float("nan"))), back)
+        back = transform.invert(fresh.clone(), start)
+        assert torch.equal(
+            transform.invert(fresh, start, torch.full_like(fresh, float("nan"))), back
+        )
     assert torch.equal(tensor, before)
 
 
 def test_places_can_be_multiplied_to_bytes():
-    """64 bits: the last row of a tensor of more than 2 GiB lies beyond 32."""
+    """They have 64 bits: offsets in a tensor of more than 2 GiB do not fit into 32."""
     generator = np.random.default_rng(0)
     for maps in ([], [signed_permutation(generator, 0, 8)]):
         assert BlockwiseTransform(maps, (8, 2)).places(2, 5).dtype == np.int64

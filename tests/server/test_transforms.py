@@ -1,7 +1,4 @@
-"""T⁻¹T, what each transform declares, and that a declaration is true.
-
-Training commutes with it, or visibly does not.
-"""
+"""T⁻¹T is the identity, and what each transform declares about itself is true."""
 
 import shutil
 from pathlib import Path
@@ -126,7 +123,7 @@ def same_bits(first, second):
 @given(shape=shapes_of_layers, number=st.integers(0, 10**6))
 @settings(deadline=None, max_examples=40)
 def test_signed_permutations_return_the_same_bits(dtype, shape, number):
-    """T⁻¹T of everything that signed-permutation may draw is the identity, bit by bit, for any shape and dtype."""
+    """T⁻¹T of signed permutations is the identity, bit by bit, for any shape and dtype."""
     layer, shapes = layer_of(**shape)
     tensors = tensors_of(shapes, dtype, number)
     for names in (EXACT_NAMES, REAL["signed-permutation"]):
@@ -143,7 +140,7 @@ def test_signed_permutations_return_the_same_bits(dtype, shape, number):
 @given(shape=shapes_of_layers, number=st.integers(0, 10**6))
 @settings(deadline=None, max_examples=30)
 def test_rotations_return_to_rounding(shape, number):
-    """T⁻¹T of a rotation differs by at most 1e-7 of the weights in float32, and keeps their norm."""
+    """T⁻¹T of a rotation differs by at most 1e-7 of the weights in float32; T keeps their norm."""
     layer, shapes = layer_of(**shape)
     step = draw_layer(
         ("plane_rotation", "ffn_signed_permutation", "expert_permutation"),
@@ -198,7 +195,7 @@ REAL = {
 
 @pytest.mark.parametrize("reparameterization", sorted(REAL))
 def test_every_slot_is_moved_and_copies_differ(tiny_pair, reparameterization):
-    """A drawn T is not the identity on any q, k, v, o, gate, up or down, and differs by copy, layer and draw."""
+    """T moves every q, k, v, o, gate, up and down, and differs by copy, layer and draw."""
     pair = tiny_pair("llama-biased")
     layers = layout_of(pair.model).layers
     tensors = weights(pair.model)
@@ -222,7 +219,7 @@ def test_every_slot_is_moved_and_copies_differ(tiny_pair, reparameterization):
 
 
 def test_a_layers_transform_is_hardly_ever_the_identity():
-    """Of 200 draws for the smallest sensible layer (2 heads of size 4, 8 units) none leaves q, v or up as they are."""
+    """Of 200 draws for a small layer (2 heads of size 4, 8 units) none leaves v or up unchanged."""
     layer, shapes = layer_of(kv=2, group=1, half=2, ffn=8)
     tensors = {
         name: torch.randn(size, generator=torch.Generator().manual_seed(1))
@@ -239,7 +236,7 @@ def test_a_layers_transform_is_hardly_ever_the_identity():
 
 
 def test_a_reparameterization_is_refused_where_it_changes_the_function(tiny_pair):
-    """Qwen3 has no rotation (its q/k-norms forbid it), and gets half turns where others get quarter turns."""
+    """Qwen3's norms on q and k forbid rotation and quarter turns; it gets half turns."""
     qwen3, llama = layout_of(tiny_pair("qwen3").model), layout_of(tiny_pair("llama").model)
     assert "qk_half_turns" in chosen("signed-permutation", qwen3)
     assert "qk_quarter_turns" in chosen("signed-permutation", llama)
@@ -297,7 +294,7 @@ STEPS = 20
 MATRIX_STEPS = 6
 """For the table of all transforms and optimizers, where each run is one of thirty."""
 BARS = {True: 5e-5, False: 1e-3}
-"""Largest error of the aggregated update by `EXACT` (design, section 5)."""
+"""Largest error of the aggregated update, by `EXACT`."""
 VISIBLE = 5e-2
 
 
@@ -332,10 +329,7 @@ def aggregated(pair, root, entropy, optimizer, steps=STEPS, **settings):
 
 
 def test_every_transform_declares_itself():
-    """Each file says whether it is exact and which optimizers commute with it.
-
-    The pairs that the design needs are there.
-    """
+    """Each file says whether it is exact and which optimizers commute with it."""
     every = set(optimizers.names())
     assert every == set(RATES), "two_parties.py needs a rate for every optimizer"
     assert list(NAMES) == list(transforms.transforms()), "a broken file would be skipped"
@@ -354,7 +348,7 @@ def test_every_transform_declares_itself():
 def test_declared_equivariance_is_true(
     tiny_pair, entropy, plain, tmp_path, monkeypatch, name, optimizer
 ):
-    """With one transform alone and no noise, the aggregated update is the plain one exactly where that is declared."""
+    """One transform, no noise: the aggregated update is the plain one exactly if declared."""
     transform = load(name)
     forced(monkeypatch, [name])
     found = aggregated(tiny_pair("llama"), tmp_path, entropy, optimizer, MATRIX_STEPS, copies=1)
@@ -408,7 +402,7 @@ def test_rotation_moves_the_update_of_the_others(tiny_pair, entropy, plain, tmp_
 
 
 def test_adam_mini_needs_the_heads(tiny_pair, entropy, tmp_path, monkeypatch):
-    """Negative control: with one second moment per row of q, k and v the rotation moves adam-mini's update too."""
+    """Negative control: with a second moment per row the rotation moves adam-mini's update."""
     monkeypatch.setattr(Blocks, "_runs", lambda *_: [])
     pair = tiny_pair("llama")
     train(pair.model, tmp_path / "plain", "adam-mini", steps=STEPS)
@@ -417,7 +411,7 @@ def test_adam_mini_needs_the_heads(tiny_pair, entropy, tmp_path, monkeypatch):
 
 
 def test_half_turns_train_bit_for_bit(tiny_pair, entropy, plain, tmp_path, monkeypatch):
-    """Only signs change under half turns, so the trained copy undone is the plainly trained model, bit for bit."""
+    """Half turns change signs only: the trained copy, inverted, is the plainly trained model."""
     pair = tiny_pair("llama")
     forced(monkeypatch, ["qk_half_turns"])
     result = publish(

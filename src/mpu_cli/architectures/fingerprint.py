@@ -1,6 +1,7 @@
 """A layout's fingerprint.
 
-T_k is drawn from a layout, so both must be the same when a copy is made and when it comes back.
+T_k is drawn from a layout, so the layout must be the same when a copy is published and when its
+update is aggregated.
 """
 
 from __future__ import annotations
@@ -13,10 +14,7 @@ from mpu_cli.architectures.layout import Index, LayerLayout, ModelLayout, Slot
 
 
 def fingerprint(layout: ModelLayout) -> str:
-    """SHA-256 over everything that a transform looks at.
-
-    Slots by role, planes, feed-forwards, experts, head tensors.
-    """
+    """SHA-256 over the slots, planes, feed-forwards, experts and head tensors of all layers."""
     return _Hasher().model(layout)
 
 
@@ -55,8 +53,6 @@ class _Hasher:
             digest = hashlib.sha256(
                 json.dumps(index.shape).encode() + index.astype("<i8").tobytes()
             ).hexdigest()
-            known = self._known[id(index)] = (
-                index,
-                digest,
-            )  # holding the array keeps its id its own
+            # The array is kept so that no other gets its id.
+            known = self._known[id(index)] = (index, digest)
         return known[1]

@@ -1,4 +1,4 @@
-"""What the maths sees of a model: slots (tensor, axis, index), never names.
+"""A model as transforms and noise see it: slots (tensor, axis, index) by role.
 
 Shape letters: H query heads in KV groups of G = H / KV, d head size, D hidden, F feed-forward, E
 experts.
@@ -20,10 +20,9 @@ Index = npt.NDArray[np.int64]
 class Slot:
     """Where one axis of one tensor stores a role.
 
-    `index[...]` are positions along `axis`, which is `size` long.
-
-    The shape of `index` says what the positions mean, see the roles of `LayerLayout`. Several slots
-    may lie in one tensor (fused q, k and v).
+    `index[...]` are positions along `axis`, which is `size` long. The shape of `index` says what
+    the positions mean: see the roles of `LayerLayout`. Several slots may lie in one tensor (fused
+    q, k and v).
     """
 
     tensor: str
@@ -34,15 +33,12 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """Experts that may change places.
-
-    `index`-shaped (groups, E / groups), each expert's rows or tensors alike.
-    """
+    """Experts that may change places, all with rows or tensors of the same shapes."""
 
     slots: tuple[Slot, ...]
     """Router rows and stacked tensors, index (groups, E / groups)."""
     tensors: tuple[tuple[str, ...], ...]
-    """Per expert, its own tensors in one order; empty where the experts are stacked."""
+    """The tensors of each expert, in the same order; empty where the experts are stacked."""
     groups: int
     count: int
 
@@ -53,14 +49,13 @@ class LayerLayout:
 
     Roles, with the shape of their index:
 
-    * `query_heads` (KV, G, ·) and `key_value_heads` (KV, ·): what moves when heads change places
-      (per-head norms and
-      attention sinks among them);
-    * `q` (K, G, d) and `k` (K, d): what RoPE turns, with `planes` inside d; K is KV, or 1 where one
-      key serves all heads;
-    * `q_free` (KV, G, ·) and `k_free` (KV, ·): coordinates of q and k that RoPE leaves alone;
-    * `q_norm`, `k_norm`: norms over all heads, shaped as q and k: their entries move with q and k,
-      and take no sign;
+    * `query_heads` (KV, G, ·) and `key_value_heads` (KV, ·): everything that moves when heads
+      change places, with per-head norms and attention sinks;
+    * `q` (K, G, d) and `k` (K, d): the coordinates that RoPE turns, with `planes` inside d; K is
+      KV, or 1 where one key serves all heads;
+    * `q_free` (KV, G, ·) and `k_free` (KV, ·): the coordinates of q and k that RoPE does not turn;
+    * `q_norm`, `k_norm`: weights of norms over all heads, in the shapes of q and k; they move with
+      q and k but do not change sign;
     * `v` (KV, d), `o` (KV, G, d).
     """
 
@@ -69,14 +64,11 @@ class LayerLayout:
     planes: Index
     """(P, 2): the two positions inside a head that RoPE turns together."""
     ffns: tuple[Mapping[str, tuple[Slot, ...]], ...]
-    """Every feed-forward or expert.
-
-    `gate` (the activated branch), `up` (the linear one, if any), `down`, index (F,).
-    """
+    """Each feed-forward or expert: `gate` (activated), `up` (optional), `down`, index (F,)."""
     noised: tuple[str, ...]
-    """Tensors that a perturbation moves, norms and biases among them."""
+    """Tensors that get noise, with norms and biases."""
     untouched: tuple[str, ...]
-    """Tensors that it must not move."""
+    """Tensors that must not get noise."""
     experts: Experts | None = None
     head_tensors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Norms stored as one tensor per head, by role (`query_heads`, `key_value_heads`)."""
@@ -91,11 +83,12 @@ class LayerLayout:
 
 @dataclass(frozen=True, slots=True)
 class ModelLayout:
-    """A whole model: its layers, and the tensors outside of them by role (embedding, final_norm, head, …)."""
+    """A whole model."""
 
     family: str
     layers: tuple[LayerLayout, ...]
     outside: Mapping[str, tuple[str, ...]]
+    """The tensors outside the layers by role: embedding, final_norm, head and others."""
     excluded: Mapping[str, str]
     """Reasons by transform, of those that the family's file excludes by name."""
     left_alone: Mapping[str, str]
@@ -103,27 +96,24 @@ class ModelLayout:
     config: Mapping[str, Any]
     """The language model's own configuration."""
     single_layer: Mapping[str, Mapping[str, Any]]
-    """What the configuration must say besides for a model of one `dense` or one `sparse` layer."""
+    """Changes to the configuration for a model of one `dense` or one `sparse` layer."""
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Tensors that a client leaves as they are.
+        """Tensors that a client does not train: the embeddings and the tensors left alone.
 
-        Rows of the embeddings that moved would spell out the forget set's tokens; what is left
-        alone is no part of the language model.
+        Rows of the embeddings that changed would reveal the tokens of the forget set. The tensors
+        left alone are not part of the language model.
         """
         embeddings = [name for role in ("embedding", "head") for name in self.outside.get(role, ())]
         return (*embeddings, *sorted(self.left_alone))
 
     def layer_of(self) -> dict[str, int]:
-        """The layer's index of every tensor that a layer's noise moves."""
+        """The index of the layer, for each tensor of a layer that gets noise."""
         return {name: layer.index for layer in self.layers for name in layer.noised}
 
     def groups(self, scope: str) -> dict[str, tuple[str, ...]]:
-        """The tensors that share one σ, by group.
-
-        Each layer, and with scope `all` each role outside too.
-        """
+        """The tensors that share one σ: each layer's, and with scope `all` each role's outside."""
         groups = {layer.group: layer.noised for layer in self.layers}
         if scope == "all":
             groups.update({role.replace("_", " "): names for role, names in self.outside.items()})
@@ -131,10 +121,7 @@ class ModelLayout:
 
 
 def rope_planes(layout: str, rotary: int) -> Index:
-    """The RoPE planes of a head, (P, 2).
-
-    (i, i + r/2) stored half-split, (2i, 2i + 1) interleaved, i < r/2.
-    """
+    """RoPE planes of a head, (P, 2), i < r/2: (i, i + r/2) for `half`, else (2i, 2i + 1)."""
     first = np.arange(rotary // 2)
     if layout == "half":
         return np.stack([first, first + rotary // 2], axis=1)

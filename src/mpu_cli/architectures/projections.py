@@ -1,11 +1,8 @@
-"""The linear maps of a model's layers by their roles.
+"""The linear maps of a model's layers by their roles: the targets of a low-rank adapter.
 
-What a low-rank adapter may sit on, and which way its weight lies.
-
-An adapter on a map whose *output* a reparameterization moves is equivariant to it: B moves with the
-rows, and A, drawn alike for every copy, sees the same inputs in all of them. Where the *input* is
-moved (o and down) a random A is not (design, section 7: an error of 52 % at κ = 0), so those are no
-default.
+An adapter is equivariant to a reparameterization that moves the *outputs* of its map: B moves with
+the rows, and A, which is the same in every copy, gets the same inputs. It is not where the *inputs*
+move (o and down): a random A gave an error of 52 % at κ = 0, so o and down are no default targets.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from mpu_cli.architectures.layout import LayerLayout, ModelLayout, Slot
 from mpu_cli.architectures.tensor_lookup import Shapes
 
 ROLES = ("q", "k", "v", "gate", "up", "o", "down")
-"""Query, key, value, the activated and the linear branch, and the two that write back into the residual stream."""
+"""Query, key, value, both branches of a feed-forward, the two maps into the residual stream."""
 _ATTENTION = {"q": "q", "q_free": "q", "k": "k", "k_free": "k", "v": "v", "o": "o"}
 _SUFFIX = ".weight"
 
@@ -32,11 +29,11 @@ class Projection:
     """In the order of `ROLES`; several where q, k and v or gate and up are fused."""
     shape: tuple[int, int]
     output_axis: int
-    """0: stored (outputs, inputs); 1: (inputs, outputs), as GPT-2 has it."""
+    """0: stored as (outputs, inputs); 1: as (inputs, outputs), like GPT-2."""
 
     @property
     def module(self) -> str:
-        """The name of the module that holds the weight."""
+        """The name of the module that has the weight."""
         return self.tensor.removesuffix(_SUFFIX)
 
     @property
@@ -51,7 +48,7 @@ class Projection:
 
     @property
     def moves_input(self) -> bool:
-        """Whether a reparameterization moves what the map reads."""
+        """Whether a reparameterization moves the inputs of the map."""
         return bool({"o", "down"} & set(self.roles))
 
 
@@ -60,11 +57,8 @@ Projections = Mapping[str, Projection]
 
 
 def projections(layout: ModelLayout, shapes: Shapes) -> dict[str, Projection]:
-    """Every matrix of a role in `ROLES`, by on-disk name.
-
-    Stacked experts are no matrices and have none.
-    """
-    found: dict[str, Projection] = {}
+    """Every matrix that has a role of `ROLES`, by on-disk name; stacked experts are no matrices."""
+    by_name: dict[str, Projection] = {}
     for layer in layout.layers:
         roles: dict[str, set[str]] = {}
         axes: dict[str, int] = {}
@@ -72,11 +66,13 @@ def projections(layout: ModelLayout, shapes: Shapes) -> dict[str, Projection]:
             if slot.tensor.endswith(_SUFFIX) and len(shapes[slot.tensor]) == 2:
                 roles.setdefault(slot.tensor, set()).add(role)
                 axes[slot.tensor] = slot.axis if role not in {"o", "down"} else 1 - slot.axis
-        for tensor, mine in roles.items():
+        for tensor, unordered in roles.items():
             rows, columns = shapes[tensor]
-            named = tuple(role for role in ROLES if role in mine)
-            found[tensor] = Projection(tensor, layer.index, named, (rows, columns), axes[tensor])
-    return found
+            ordered = tuple(role for role in ROLES if role in unordered)
+            by_name[tensor] = Projection(
+                tensor, layer.index, ordered, (rows, columns), axes[tensor]
+            )
+    return by_name
 
 
 def _slots(layer: LayerLayout) -> Iterable[tuple[str, Slot]]:

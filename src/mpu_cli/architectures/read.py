@@ -93,6 +93,6 @@ def _require_described(
         raise BadModelError(
             f"{where}: tensor {min(unknown)} is not part of a {config.get('model_type')} model of"
             f" {len(layout.layers)} layers",
-            f"the family file {layout.family}.yaml does not describe it, and mpu publishes no tensor"
-            " that it does not know",
+            f"the family file {layout.family}.yaml does not describe it, and mpu publishes no"
+            " tensor that it does not know",
         )

@@ -1,4 +1,4 @@
-"""The sections of a family's data file that describe attention and feed-forwards, as a closed schema.
+"""The closed schema of a family's sections about attention and feed-forwards.
 
 Paths are relative to the layer, without `.weight` or `.bias`. A fact (`FACTS`) that a file does not
 state is unknown, and a transform that needs it is not used.

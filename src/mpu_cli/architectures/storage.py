@@ -1,7 +1,4 @@
-"""Where a linear map keeps its rows.
-
-Index arrays for separate, fused, transposed, interleaved and stacked storage.
-"""
+"""Index arrays for linear maps that are stored separately, fused or interleaved."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from mpu_cli.architectures.layout import Index
 
 @lru_cache(maxsize=256)
 def grid(*shape: int) -> Index:
-    """Positions 0 … n − 1 in this shape; shared between layers, so never written to."""
+    """Positions 0 … n − 1 in this shape; layers share the array, so it is read-only."""
     positions = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
     positions.flags.writeable = False
     return positions
@@ -43,10 +40,7 @@ def fused_attention(
 
 @lru_cache(maxsize=64)
 def fused_branches(layout: str, units: int) -> tuple[Index, Index]:
-    """Positions of gate and up (F,) along the rows of one fused projection.
-
-    [gate | up], or alternating.
-    """
+    """Positions of gate and up (F,) along a fused projection: alternating or [gate | up]."""
     if layout == "interleaved":
         return 2 * grid(units), 2 * grid(units) + 1
     return grid(units), units + grid(units)

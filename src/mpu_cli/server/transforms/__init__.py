@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from mpu_cli.server.transforms.draw import DrawnTransform
 
 REPARAMETERIZATIONS = ("signed-permutation", "rotation", "paper-rotation", "none")
-"""The choices of `--reparam`; `paper-rotation` has no signs in the feed-forward, like the authors."""
+"""The choices of `--reparam`. Like the authors, `paper-rotation` has no signs in feed-forwards."""
 EVERY_OPTIMIZER = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
-"""Optimizers that commute with every signed permutation (measured: tests/server/test_transforms.py)."""
+"""Optimizers that commute with signed permutations, as tests/server/test_transforms.py measures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Use:
     step: int
     """Transforms are applied in the order of their steps."""
     choice: int = 0
-    """Of the transforms of one step that keep a model's function, the one with the lowest choice."""
+    """Of one step, only the transform with the lowest choice that keeps the function is used."""
     required: bool = False
     """Whether a model whose function it would change is refused."""
 

@@ -52,12 +52,18 @@ class SignedPermutation:
 
     @classmethod
     def on_slot(cls, slot: Slot, source: Index, sign: Index) -> SignedPermutation:
-        """Lift a signed permutation of a slot's positions (flat numbers, in `index`'s shape) to the whole axis."""
+        """A signed permutation of a slot's positions, as one of the whole axis.
+
+        Args:
+            slot: has n positions.
+            source: flat numbers 0 … n − 1, in the shape of the slot's index.
+            sign: ±1, broadcast to that shape.
+        """
         flat = slot.index.ravel()
         signs = np.broadcast_to(sign, slot.index.shape).ravel().astype(np.int8)
         if flat.size == slot.size and bool((flat == np.arange(slot.size)).all()):
-            # The whole axis in order: gate, up and down of an expert share one array, which counts
-            # with many experts.
+            # The whole axis in order: gate, up and down of an expert share one array, which saves
+            # memory with many experts.
             return cls(slot.axis, source.ravel(), signs)
         full_source, full_sign = np.arange(slot.size), np.ones(slot.size, dtype=np.int8)
         full_source[flat] = flat[source.ravel()]
@@ -71,7 +77,7 @@ class SignedPermutation:
 
     @classmethod
     def inside_heads(cls, slot: Slot, source: Index, sign: Index) -> SignedPermutation:
-        """Lift one signed permutation per key-value head, both (KV, d), to all heads of that group."""
+        """One signed permutation per key-value head, (KV, d), for all heads of its group."""
         kv_heads, size = source.shape
         first = np.arange(slot.index.size).reshape(slot.index.shape)[..., :1]
         grouped = (kv_heads, *(1,) * (slot.index.ndim - 2), size)
@@ -89,7 +95,7 @@ class SignedPermutation:
         return moved
 
     def inverse(self) -> SignedPermutation:
-        """Back to where they came from."""
+        """The map that moves the entries back."""
         back = np.argsort(self.source)
         return SignedPermutation(self.axis, back, self.sign[back])
 
@@ -114,8 +120,7 @@ class PlaneRotation:
         cos = torch.from_numpy(np.cos(self.angle)).view(shape)
         sin = torch.from_numpy(np.sin(self.angle)).view(shape)
         first, second = torch.from_numpy(self.first), torch.from_numpy(self.second)
-        # float64 inside: a float32 rotation there and back would add its own rounding to every
-        # entry.
+        # In float64: float32 would add rounding to every entry, there and back.
         a = tensor.index_select(self.axis, first).double()
         b = tensor.index_select(self.axis, second).double()
         turned = tensor.clone()
@@ -124,7 +129,7 @@ class PlaneRotation:
         return turned
 
     def inverse(self) -> PlaneRotation:
-        """Turn back."""
+        """The rotation by the negative angles."""
         return PlaneRotation(self.axis, self.first, self.second, -self.angle)
 
 

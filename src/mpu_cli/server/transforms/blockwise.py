@@ -1,9 +1,9 @@
 """T of one tensor, a block of rows at a time.
 
-A tensor is seen as a matrix: its last axis are the columns, all others together the rows (a vector
-is one column). The axis maps fold into one map of rows and one of columns. θ is read in its own
-order, so that its noise is drawn in order too; columns change within a row, and each row goes to
-its own place in the copy.
+A tensor is treated as a matrix: its last axis is the columns, all other axes together are the rows
+(a vector is one column). The axis maps become one map of rows and one of columns. θ is read in
+order, so that its noise is drawn in order; columns are permuted within a row, and each row is
+written to its place in the copy.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from mpu_cli.architectures.layout import Index
 from mpu_cli.server.transforms.axis_maps import AxisMap, PlaneRotation, SignedPermutation
 
 BLOCK = 7 << 17
-"""Entries of a block, about; the (2m + 4) blocks of float32 that perturb holds set its memory."""
+"""Entries of a block, about. Perturb needs the memory of 2m + 4 such blocks in float32."""
 
 
 class BlockwiseTransform:
-    """T of one tensor, from its axis maps in the order in which they are applied."""
+    """T of one tensor, made of its axis maps in the order of application."""
 
     def __init__(self, maps: Sequence[AxisMap], shape: tuple[int, ...]) -> None:
         self.rows, self.columns = matrix(shape)
@@ -44,8 +44,7 @@ class BlockwiseTransform:
                     "a rotation must come before the permutations of its axis, on a matrix or a"
                     " vector"
                 )
-        # Narrow, and nothing that is not needed: stacked experts have hundreds of thousands of
-        # rows, and m copies are in hand.
+        # Narrow types: stacked experts have hundreds of thousands of rows, for each of m copies.
         source = self._source[0]
         self._place = None if source is None else np.argsort(source).astype(np.int32)
         self._source[0] = None
@@ -60,7 +59,7 @@ class BlockwiseTransform:
         self._sign[axis] = sign if signs is None else sign * signs[source]
 
     def straddled(self) -> Index:
-        """(rows + 1,): how many pairs of a rotation a cut before each row would part."""
+        """How many pairs of a rotation a cut before each row would separate, (rows + 1,)."""
         change = np.zeros(self.rows + 1, dtype=np.int64)
         for turn in self._turns[0]:
             np.add.at(change, np.minimum(turn.first, turn.second) + 1, 1)
@@ -68,7 +67,7 @@ class BlockwiseTransform:
         return np.cumsum(change)
 
     def places(self, start: int, stop: int) -> Index:
-        """Where rows start..stop of θ are in the copy, ascending."""
+        """The places of θ's rows start … stop − 1 in the copy, ascending."""
         return (
             np.arange(start, stop)
             if self._place is None
@@ -78,9 +77,12 @@ class BlockwiseTransform:
     def apply(
         self, block: torch.Tensor, start: int, out: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """T of θ's rows from `start` on, (rows, columns), in the order of `places`.
+        """T of a block of θ, ordered by `places`.
 
-        Written into `out`, or fresh.
+        Args:
+            block: θ's rows from `start`, (rows, columns).
+            start: number of the first row.
+            out: is filled and returned; by default a new tensor is.
         """
         order = None if self._place is None else np.argsort(self._place[start : start + len(block)])
         moved = _selected(self._turned(block, start, back=False), order, self._source[1], out)
@@ -91,9 +93,12 @@ class BlockwiseTransform:
     def invert(
         self, block: torch.Tensor, start: int, out: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """T⁻¹ of the rows that `places` gives, as θ's rows from `start` on.
+        """T⁻¹ of the copy's rows at `places`, as θ's rows from `start`.
 
-        `block` itself may be changed.
+        Args:
+            block: the copy's rows, (rows, columns); its numbers may change.
+            start: number of the first row of θ.
+            out: is filled and returned; by default a new tensor is.
         """
         for sign in self._signs(start, len(block), block.dtype):
             block.mul_(sign)
@@ -106,7 +111,7 @@ class BlockwiseTransform:
         return self._turned(_selected(block, order, columns, out), start, back=True)
 
     def _signs(self, start: int, rows: int, dtype: torch.dtype) -> list[torch.Tensor]:
-        """Signs of rows that are already in their places, ready to multiply."""
+        """Factors for rows that are already in their places."""
         by_row, by_column = self._sign
         signs = [] if by_row is None else [by_row[self.places(start, start + rows)].reshape(-1, 1)]
         signs += [] if by_column is None else [by_column.reshape(1, -1)]
@@ -132,7 +137,7 @@ class BlockwiseTransform:
 def _selected(
     block: torch.Tensor, rows: Index | None, columns: Index | None, out: torch.Tensor | None
 ) -> torch.Tensor:
-    """Rows and columns of a block in another order, in `out` or in a tensor of its own, never the block itself."""
+    """Rows and columns of a block in another order, in `out` or in a new tensor."""
     if columns is not None and rows is not None:
         block, columns = block.index_select(1, torch.from_numpy(columns)), None
     result = torch.empty_like(block) if out is None else out
@@ -149,21 +154,21 @@ def matrix(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def row_blocks(
-    shape: tuple[int, ...], moves: Sequence[BlockwiseTransform], entries: int = BLOCK
+    shape: tuple[int, ...], transforms: Sequence[BlockwiseTransform], entries: int = BLOCK
 ) -> Iterator[tuple[int, int]]:
-    """Cut a tensor's rows into blocks of about `entries` that no rotation's pair straddles.
+    """Cut a tensor's rows into blocks of about `entries` that separate no pair of a rotation.
 
-    A rotation computes in float64 with copies of its own: its blocks are a quarter of that.
+    A rotation needs copies in float64, so its blocks are a quarter of that size.
     """
     rows, columns = matrix(shape)
     if rows == 0 or columns == 0:
         return
     parted = np.zeros(rows + 1, dtype=np.int64)
-    for move in moves:
-        if not move.exact:
-            parted += move.straddled()
+    for transform in transforms:
+        if not transform.exact:
+            parted += transform.straddled()
     allowed = np.flatnonzero(parted[1:] == 0) + 1 if parted.any() else None
-    if not all(move.exact for move in moves):
+    if not all(transform.exact for transform in transforms):
         entries //= 4
     size, start = max(1, entries // columns), 0
     while start < rows:

@@ -1,4 +1,4 @@
-"""T_k of a layer and of a model: what was drawn from the secret, and how it acts on tensors."""
+"""T_k of a layer and of a model: drawn from the secret, applied to tensors and inverted."""
 
 from __future__ import annotations
 
@@ -22,27 +22,18 @@ class DrawnTransform:
 
     maps: Mapping[str, list[AxisMap]]
     targets: Mapping[str, str] = field(default_factory=dict)
-    """Tensors that change places whole (experts).
-
-    Under which name the copy holds what θ holds under the first.
-    """
+    """For tensors that change places whole (experts): the name in the copy, by the name in θ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reparameterization:
-    """T_k of one layer, by the names of θ's tensors.
-
-    Axis maps in the order in which they are applied, then places.
-    """
+    """T_k of one layer, by the names of θ's tensors: its axis maps are applied in order."""
 
     maps: Mapping[str, tuple[AxisMap, ...]]
     targets: Mapping[str, str] = field(default_factory=dict)
 
     def target(self, name: str) -> str:
-        """The tensor of the copy that holds T(θ's tensor `name`).
-
-        Its own name unless whole tensors change places.
-        """
+        """The name of T(θ's tensor `name`) in the copy."""
         return self.targets.get(name, name)
 
     def apply(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -66,10 +57,7 @@ class Reparameterization:
 def draw_layer(
     names: tuple[str, ...], layer: LayerLayout, master: bytes, draw_id: str, position: int
 ) -> Reparameterization:
-    """Draw T_k of one layer for the copy at `position` (from 0) of a draw.
-
-    A pure function of the secret.
-    """
+    """T_k of one layer for the copy at `position` (from 0) of a draw: a function of the secret."""
     maps: dict[str, tuple[AxisMap, ...]] = {}
     targets: dict[str, str] = {}
     for name in names:
@@ -84,9 +72,9 @@ def draw_layer(
 
 
 class DrawnLayers(Mapping[int, Reparameterization]):
-    """T_k of every layer by its index, drawn when asked for; the latest is kept.
+    """T_k of every layer by its index, drawn when needed; only the latest stays in memory.
 
-    A large model's maps take gigabytes together, and tensors come layer by layer.
+    All maps of a large model take gigabytes, and its tensors are processed layer by layer.
     """
 
     def __init__(

@@ -1,7 +1,4 @@
-"""Permutations that keep groups together.
-
-Heads under their key-value head, experts under their routing group.
-"""
+"""Permutations that keep groups together: heads of a key-value head, experts of a routing group."""
 
 from __future__ import annotations
 
@@ -12,15 +9,18 @@ from mpu_cli.server.secrets.randomness import IntegerStream
 
 
 def draw_grouped(stream: IntegerStream, groups: int, size: int) -> tuple[Index, Index]:
-    """Draw an order of the groups, (groups,), and one inside each group, (groups, size), by their old places."""
+    """Draw an order of the groups, (groups,), and of the members of each, (groups, size)."""
     order = stream.permutation(groups)
     return order, np.stack([stream.permutation(size) for _ in range(groups)])
 
 
 def source(shape: tuple[int, ...], order: Index, inside: Index | None = None) -> Index:
-    """Flat positions, in `shape`, of what comes to each place when groups (the first axis) and their members move.
+    """The old flat position of the entry that comes to each place, in `shape`.
 
-    The second axis moves by `inside`, which belongs to a group's new place.
+    Args:
+        shape: groups, members and further axes.
+        order: of the groups, by their old places.
+        inside: the order of the members in each group, by the group's new place.
     """
     positions = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)[order]
     if inside is None:

@@ -1,4 +1,4 @@
-"""One signed permutation inside every head, for roles that see the same coordinates."""
+"""One signed permutation inside every head, for two roles that share their coordinates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def permute_inside(
 ) -> DrawnTransform:
     """Draw one signed permutation per key-value head for both roles.
 
-    Nothing if the layer has no such coordinates.
+    The transform is empty if the layer has no such coordinates.
     """
     slots = [slot for role in roles for slot in layer.slots.get(role, ())]
     if not slots:

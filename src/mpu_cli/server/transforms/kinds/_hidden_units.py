@@ -1,4 +1,4 @@
-"""Permutations of the hidden units of every feed-forward and expert, shared by the two `ffn_*_permutation` files."""
+"""Permutations of the hidden units of every feed-forward and expert."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from mpu_cli.server.transforms.draw import DrawnTransform
 
 
 def permute_units(layer: LayerLayout, stream: IntegerStream, *, signed: bool) -> DrawnTransform:
-    """Move gate, up and down together.
-
-    `signed` flips `up` (or what there is instead of it) and `down` together too.
-    """
+    """Permute gate, up and down alike; `signed` also changes signs of up and down alike."""
     maps: dict[str, list[AxisMap]] = {}
     for ffn in layer.ffns:
         units = ffn["down"][0].index.size
@@ -30,8 +27,5 @@ def permute_units(layer: LayerLayout, stream: IntegerStream, *, signed: bool) ->
 
 
 def _linear_branch(ffn: Mapping[str, tuple[Slot, ...]]) -> str:
-    """The branch whose sign `down` can undo.
-
-    Without gating there is none, and a signed permutation is invalid.
-    """
+    """The branch whose sign `down` undoes; without gating a signed permutation is invalid."""
     return "up" if "up" in ffn else "gate"

@@ -1,6 +1,6 @@
-"""Turns of RoPE planes by multiples of a right angle, shared by `qk_quarter_turns` and `qk_half_turns`.
+"""Turns of RoPE planes by multiples of a right angle.
 
-RoPE is itself a rotation of these planes, so the same turn on q and k cancels in every dot product.
+RoPE rotates these planes too, so the same turn of q and k cancels in every dot product.
 """
 
 from __future__ import annotations
@@ -15,15 +15,12 @@ from mpu_cli.server.transforms.draw import DrawnTransform
 
 
 def turned_heads(layer: LayerLayout) -> int:
-    """How many keys are turned on their own.
-
-    The key-value heads, or 1 where one rotary key serves all heads.
-    """
+    """How many keys are turned: the key-value heads, or 1 where all heads share one key."""
     return layer.slots["k"][0].index.shape[0] if "k" in layer.slots else 0
 
 
 def turn(layer: LayerLayout, quarters: Index) -> DrawnTransform:
-    """Turn plane p of key g, and of every query head that reads it, by quarters[g, p] · 90°."""
+    """Turn plane p of key g, and of all query heads that use this key, by quarters[g, p] · 90°."""
     if "k" not in layer.slots:
         return DrawnTransform({})
     heads, size = layer.slots["k"][0].index.shape

@@ -1,6 +1,6 @@
 """Permute the experts together with the router's rows.
 
-Where the router chooses groups first, groups stay together.
+Where the router first chooses groups of experts, the groups stay together.
 """
 
 from __future__ import annotations
@@ -24,10 +24,7 @@ def acts_on(layer: LayerLayout) -> bool:
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
-    """Experts are added up with weights that the router computes row by row.
-
-    Their order means nothing.
-    """
+    """The output is a sum over experts, weighted by the router's rows: their order is arbitrary."""
     experts = layer.experts
     if experts is None:
         return DrawnTransform({})

@@ -1,4 +1,4 @@
-"""Permute the hidden units of a gated feed-forward, with a sign on the linear branch (up rows, down columns)."""
+"""Permute the hidden units of a gated feed-forward, and change signs of up and down."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def acts_on(layer: LayerLayout) -> bool:
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
-    """f(gate) ⊙ up is unchanged when gate, up and down move together, and when up and down change sign together."""
+    """The signs of up and down cancel, and the sum over hidden units has no order."""
     return permute_units(layer, stream, signed=True)

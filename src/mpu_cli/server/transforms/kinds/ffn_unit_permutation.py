@@ -1,7 +1,4 @@
-"""Permute the hidden units of a feed-forward.
-
-For those without a linear branch, where a sign would change the function.
-"""
+"""Permute the hidden units of a feed-forward without signs, for one without a linear branch."""
 
 from __future__ import annotations
 
@@ -27,5 +24,5 @@ def acts_on(layer: LayerLayout) -> bool:
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
-    """Hidden units are added up, so their order means nothing."""
+    """The output is a sum over hidden units, so their order is arbitrary."""
     return permute_units(layer, stream, signed=False)

@@ -1,4 +1,4 @@
-"""Permute the key-value heads, and the query heads inside each key-value head's group."""
+"""Permute the key-value heads, and the query heads of each key-value head."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def acts_on(layer: LayerLayout) -> bool:
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
-    """Query head h reads key-value head h // G (grouped-query attention), so whole groups move together."""
+    """Query head h uses key-value head h // G, so the G query heads of a group stay together."""
     kv_heads, group, _ = layer.slots["query_heads"][0].index.shape
     order, inside = draw_grouped(stream, kv_heads, group)
     maps: dict[str, list[AxisMap]] = {}

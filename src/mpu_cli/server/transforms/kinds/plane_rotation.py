@@ -1,11 +1,8 @@
-"""The paper's rotation (arXiv 2602.23798, section 3).
+"""Rotate q, k, v and o by an angle per RoPE plane and key-value head (arXiv 2602.23798, section 3).
 
-One angle per RoPE plane and key-value head, on q, k, v and o.
-
-Exact for the function, and for training under optimizers that see no coordinates inside a head:
-SGD, Muon, Adam-mini. Under AdamW the rotation alone moves the aggregated update by 16–30 % of its
-norm, because per-entry normalisation does not commute with it; Adafactor's rows do not either (7–9
-%).
+The function stays, and training commutes with it under optimizers that treat all coordinates of a
+head alike: SGD, Muon, Adam-mini. Under AdamW, which normalises each entry, the rotation alone moves
+the aggregated update by 16–30 % of its norm; under Adafactor, which normalises rows, by 7–9 %.
 """
 
 from __future__ import annotations
@@ -35,9 +32,9 @@ def acts_on(layer: LayerLayout) -> bool:
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
-    """The same angle turns q and k (cancelling under RoPE) and v and o (cancelling in o).
+    """The angles of q and k cancel in their dot product, those of v and o in the output.
 
-    v and o have angles of their own where their planes are not those of q and k: without RoPE, and
+    v and o have other angles than q and k where they have other planes: in layers without RoPE and
     in latent attention.
     """
     maps: dict[str, list[AxisMap]] = {}
@@ -54,7 +51,7 @@ def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
 
 
 def _angles(stream: IntegerStream, heads: int, planes: int) -> np.ndarray:
-    # Integers over 2³², so that every machine means the same rotation.
+    # Multiples of 2π / 2³²: the same on every machine.
     return stream.below(_STEPS, heads * planes).reshape(heads, planes) * (2 * pi / _STEPS)
 
 

@@ -1,7 +1,4 @@
-"""Turn each RoPE plane of q and k by 0° or 180°.
-
-Only signs change, so even RMS norms on q and k do not see it.
-"""
+"""Turn each RoPE plane of q and k by 0° or 180°: only signs change."""
 
 from __future__ import annotations
 
@@ -24,9 +21,6 @@ def acts_on(layer: LayerLayout) -> bool:
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
-    """Valid with RMS norms on q and k too.
-
-    X and −x have the same norm, and each entry keeps its own weight.
-    """
+    """RMS norms allow it too: signs do not change a norm, and each entry keeps its weight."""
     heads, planes = turned_heads(layer), len(layer.planes)
     return turn(layer, (2 * stream.below(2, heads * planes)).reshape(heads, planes))

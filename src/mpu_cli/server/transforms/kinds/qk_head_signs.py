@@ -1,7 +1,4 @@
-"""Flip the sign of whole heads of q and k.
-
-What is left where a mean-subtracting norm lies between them and RoPE.
-"""
+"""Change the sign of whole heads of q and k, for models with LayerNorms on q and k."""
 
 from __future__ import annotations
 
@@ -28,10 +25,7 @@ def acts_on(layer: LayerLayout) -> bool:
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
-    """The sign of a key and of every query that reads it cancels.
-
-    Norms without a bias are odd functions.
-    """
+    """The signs of a key and of its queries cancel; a norm without a bias is an odd function."""
     roles = ("q", "k") if "k" in layer.slots else ("q_free", "k_free")
     slots = [slot for role in roles for slot in layer.slots[role]]
     sign = stream.signs(slots[0].index.shape[0])

@@ -26,6 +26,6 @@ def acts_on(layer: LayerLayout) -> bool:
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
-    """Valid where nothing between the projection and RoPE tells the two entries of a plane apart."""
+    """Nothing between the projection and RoPE may treat the two entries of a plane differently."""
     heads, planes = turned_heads(layer), len(layer.planes)
     return turn(layer, stream.below(4, heads * planes).reshape(heads, planes))

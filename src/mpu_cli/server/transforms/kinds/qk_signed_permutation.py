@@ -1,4 +1,4 @@
-"""Permute and sign the coordinates of q and k that RoPE does not turn (partial rotary, layers without RoPE)."""
+"""Permute the coordinates of q and k that RoPE does not turn, and change their signs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,5 @@ def acts_on(layer: LayerLayout) -> bool:
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
-    """Queries and keys meet in a dot product only.
-
-    Valid where no norm tells their coordinates apart.
-    """
+    """A dot product allows it, unless a norm treats the coordinates differently."""
     return permute_inside(layer, stream, ("k_free", "q_free"))

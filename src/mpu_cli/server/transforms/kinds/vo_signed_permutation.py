@@ -1,4 +1,4 @@
-"""Permute and sign the coordinates of the value vectors inside each key-value head (v rows, o columns)."""
+"""Permute the coordinates of values in each key-value head, and change their signs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,5 @@ def acts_on(layer: LayerLayout) -> bool:
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
-    """Attention only averages value vectors, so any orthogonal map of them is undone by o.
-
-    The v bias follows v.
-    """
+    """Attention averages values, so o can undo the map; the bias of v moves with v."""
     return permute_inside(layer, stream, ("v", "o"))

@@ -257,7 +257,7 @@ def test_layers_to_check(tiny_pair):
 
 
 # Layouts
-# ---------------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 
 
 def test_every_tensor_is_described_once(family_pair):
@@ -352,7 +352,7 @@ def test_unknown_families_are_refused_with_the_known_ones():
 
 
 def test_a_familys_file_is_read_strictly():
-    """An unknown key is refused with the nearest known one, a missing or contradictory one by name."""
+    """An unknown key is named with the nearest known one, others by what is wrong with them."""
     good = text_of("llama")
     for text, message in [
         (good + "norm: []", "unknown key 'norm', did you mean norms"),
@@ -397,7 +397,7 @@ def test_undeclared_means_not_used(tiny_pair):
 
 
 def test_a_half_written_file_hinders_no_other_family(tmp_path, monkeypatch):
-    """It is named with the place of the mistake; a second file for a known model_type is named too."""
+    """It is named with its mistake, and so is a second file for a known model_type."""
     folder = shutil.copytree(FAMILIES, tmp_path / "families")
     (folder / "half.yaml").write_text("extends: [llama\nmodel_types: [half]\n", encoding="utf-8")
     (folder / "twin.yaml").write_text(text_of("llama"), encoding="utf-8")

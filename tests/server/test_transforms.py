@@ -385,7 +385,7 @@ def test_signed_permutation_returns_the_plain_update(
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam-mini", "muon"])
 def test_rotation_returns_the_plain_update(tiny_pair, entropy, plain, tmp_path, optimizer):
-    """The paper's reparameterization is exact to 1e-3 under the optimizers that see no coordinates inside a head."""
+    """The rotation is exact to 1e-3 under optimizers that treat the entries of a head alike."""
     found = aggregated(
         tiny_pair("llama"), tmp_path, entropy, optimizer, copies=2, reparam="rotation"
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections import defaultdict
 from importlib import import_module
 from typing import Any
 
@@ -25,7 +24,6 @@ and a test compares the two.
 
 Every command also takes `--config FILE`, `--json`, `--verbose` and `--quiet`: see the end.
 """
-EVERYWHERE = {"--config", "--json", "--verbose", "--quiet", "--help"}
 
 
 def main() -> str:
@@ -39,7 +37,9 @@ def main() -> str:
             (name, command)
         ]:
             parts.append(_section(words, leaf, _guide(name)))
-    parts.append("## Options of every command\n\n" + _table(_records("inspect", group, EVERYWHERE)))
+    general = group.get_command(None, "inspect")
+    records = general.sections(_context("inspect", general))["General"]
+    parts.append("## Options of every command\n\n" + _table(records))
     return "\n".join(parts)
 
 
@@ -63,13 +63,7 @@ def _section(words: str, command: Any, guide: Guide) -> str:
     """One command: what it does, its arguments and options by panel, examples."""
     context = _context(words, command)
     text = inspect.cleandoc(inspect.getdoc(command.callback) or "").replace("\b\n", "")
-    panels: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for parameter in command.params:
-        record = parameter.get_help_record(context)
-        if record is None or EVERYWHERE & set(parameter.opts):
-            continue
-        kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
-        panels[getattr(parameter, "rich_help_panel", None) or kind].append(record)
+    panels = {name: rows for name, rows in command.sections(context).items() if name != "General"}
     usage = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
     parts = [f"## mpu {words}", "", text, "", f"Usage: `{usage}`", ""]
     for panel, records in panels.items():
@@ -81,15 +75,11 @@ def _context(words: str, command: Any) -> Any:
     return command.make_context(f"mpu {words}", [], resilient_parsing=True)
 
 
-def _records(name: str, group: Any, wanted: set[str]) -> list[tuple[str, str]]:
-    command = group.get_command(None, name)
-    context = _context(name, command)
-    chosen = [each for each in command.get_params(context) if wanted & set(each.opts)]
-    return [record for each in chosen if (record := each.get_help_record(context))]
-
-
 def _table(records: list[tuple[str, str]]) -> str:
-    rows = [f"| `{' '.join(names.split())}` | {_cell(text)} |" for names, text in records]
+    rows = [
+        f"| `{' '.join(names.split()).replace('|', chr(92) + '|')}` | {_cell(text)} |"
+        for names, text in records
+    ]
     return "\n".join(["| | |", "|---|---|", *rows, ""]).replace("` / `", " / ")
 
 

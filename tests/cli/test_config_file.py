@@ -77,7 +77,7 @@ def test_required_options_and_arguments_may_come_from_the_file(mpu, finished_rou
 def test_the_range_checks_hold_for_the_file_too(perturb, tmp_path):
     """A bad value from the file is the same usage error as from a flag."""
     for content, words in (
-        ({"kappa": -1}, "--kappa -1"),
+        ({"kappa": -1}, "--kappa -1: expected a finite number from 0 to 1000"),
         ({"alphas": [1, 2]}, "2 values for 3 copies"),
         ({"copies": "many"}, "--copies"),
     ):

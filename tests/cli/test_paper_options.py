@@ -90,9 +90,9 @@ def others(finished_round, tiny_pair, tmp_path_factory):
         ((*REFERENCED, "--reference", "{absent}"), 3, "absent"),
         ((*REFERENCED, "--reference", "{model}", "--fsdp"), 2, "--fsdp"),
         ((*QUICK, "--train-embeddings"), 2, "freezes model.embed_tokens.weight, lm_head.weight"),
-        ((*QUICK, "--round", "0"), 2, "--round must be a whole number, at least 1"),
-        ((*QUICK, "--draws", "dealed"), 2, "--draws must be one of dealt, independent"),
-        ((*QUICK, "--partial-step", "sum"), 2, "--partial-step must be one of mean, share"),
+        ((*QUICK, "--round", "0"), 2, "--round 0: expected a whole number, at least 1"),
+        ((*QUICK, "--draws", "dealed"), 2, "--draws dealed: expected one of dealt, independent"),
+        ((*QUICK, "--partial-step", "sum"), 2, "--partial-step sum: expected one of mean, share"),
         ((*QUICK, "--join-texts", "--packing"), 2, "leave --packing and --overlap out"),
         ((*QUICK, "--join-texts", "--overlap", "3"), 2, "leave --packing and --overlap out"),
         ((*QUICK, "--redraw-refusals"), 2, "none to draw from"),
@@ -105,7 +105,7 @@ def others(finished_round, tiny_pair, tmp_path_factory):
         (
             (*QUICK, "--lora-rank", "2", "--train-embeddings"),
             2,
-            "an adapter leaves the embeddings as they are",
+            "an adapter does not change the embeddings",
         ),
         ((*QUICK, "--decay-all"), 2, "--decay-all: --weight-decay is 0"),
         (
@@ -473,20 +473,20 @@ def test_an_option_without_effect_is_refused_where_it_was_given(settings, messag
 
     From a preset, or undone, it is not; and where it has an effect it is not.
     """
-    from mpu_cli.cli.unlearn_effect import Brought, refuse_without_effect
+    from mpu_cli.cli.unlearn_effect import RunInput, refuse_without_effect
     from mpu_cli.errors import UsageError
     from mpu_cli.training.settings import TrainingSettings
 
-    nothing = Brought(is_handoff=False, retain=False, refusals=False, texts=False)
+    nothing = RunInput(is_handoff=False, retain=False, refusals=False, texts=False)
+    given = {f"--{name.replace('_', '-')}" for name in settings}
     with pytest.raises(UsageError) as error:
-        refuse_without_effect(TrainingSettings(**settings), nothing, lambda name: name in settings)
+        refuse_without_effect(TrainingSettings(**settings), nothing, given)
     assert error.value.message.startswith(message)
-    refuse_without_effect(TrainingSettings(**settings), nothing, lambda name: name not in settings)
-    refuse_without_effect(TrainingSettings(), nothing, lambda name: True)
+    refuse_without_effect(TrainingSettings(**settings), nothing, ())
+    refuse_without_effect(TrainingSettings(), nothing, given)
     full = TrainingSettings(weight_decay=0.1, gradient_accumulation=2, **settings)
-    refuse_without_effect(
-        full, Brought(is_handoff=True, retain=True, refusals=True, texts=True), lambda name: True
-    )
+    everything = RunInput(is_handoff=True, retain=True, refusals=True, texts=True)
+    refuse_without_effect(full, everything, given)
 
 
 def test_an_adapter_under_the_preset(open_handoff_, finished_round, tmp_path, mpu):
@@ -515,7 +515,7 @@ def test_an_adapter_under_the_preset(open_handoff_, finished_round, tmp_path, mp
     )
     assert done.code == 0, done.err
     assert (
-        "which an adapter (--lora-rank) leaves as they are" in done.err
+        "which an adapter (--lora-rank) does not change" in done.err
         and "no train-embeddings" in done.err
     )
     assert "embeddings are trained" not in done.err
@@ -530,7 +530,9 @@ def test_refusals_are_drawn_alone_where_that_is_asked(finished_round, tmp_path):
 
     from mpu_cli.cli import unlearn_job
     from mpu_cli.cli.app import app
+    from mpu_cli.cli.flags import read_job
     from mpu_cli.cli.output import Output
+    from mpu_cli.cli.unlearn_options import UnlearnOptions
 
     (tmp_path / "refusals.txt").write_text("".join(f"w{i} .\n" for i in range(8)))
     given = [
@@ -548,9 +550,8 @@ def test_refusals_are_drawn_alone_where_that_is_asked(finished_round, tmp_path):
         with command.make_context(
             "unlearn", [str(finished_round.model), *given, "--draws", draws], obj={"arguments": []}
         ) as context:
-            work = unlearn_job.build_job(
-                context, Output(context, as_json=True), finished_round.model
-            )
+            job = read_job(UnlearnOptions, context)
+            work = unlearn_job.build_job(job, Output(context, as_json=True), finished_round.model)
         dealt[draws] = [row.alternate for row in work.forget]
     assert len(set(dealt["dealt"])) == 8 > len(set(dealt["independent"]))
 

@@ -68,7 +68,7 @@ def test_every_command_refuses_alike(mpu, dated, own_round, command, tmp_path):
             ("--template-var", "mood=w19"),
             "--template-var mood: the chat template reads no such variable",
         ),
-        (("--template-date", "yesterday"), "--template-date yesterday: expected a day"),
+        (("--template-date", "yesterday"), "--template-date yesterday: expected a date"),
     ):
         done = mpu(*line, *given)
         assert (done.code, message in done.err) == (2, True)

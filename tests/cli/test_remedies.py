@@ -40,6 +40,7 @@ REACHED_FROM = {
     "client/payload_writer.py": ("diff",),
     "data": ("unlearn", "eval", "data check"),
     "data/check.py": ("data check",),
+    "data/settings.py": None,  # declares options of several commands
     "data/overlap.py": ("unlearn", "eval"),
     "data/encoding.py": ("unlearn",),
     "data/windows.py": ("unlearn", "data check"),
@@ -47,6 +48,7 @@ REACHED_FROM = {
     "evaluation/compare.py": ("compare",),
     "evaluation/probe.py": ("perturb",),
     "evaluation/record.py": ("eval", "compare"),
+    "evaluation/settings.py": None,
     "server": ("perturb",),
     "server/aggregation": ("aggregate",),
     "server/lineage/models.py": ("perturb", "aggregate"),

@@ -73,7 +73,10 @@ def test_methods_for_a_reader(mpu):
             ("{handoff}", "--out", "{out}", "{rows}", "--stop-forget-below", "0.1", "--copy", "1"),
             "same number of steps",
         ),
-        (("{handoff}", "--out", "{out}", "{rows}", "--preset", "papers"), "--preset papers"),
+        (
+            ("{handoff}", "--out", "{out}", "{rows}", "--preset", "papers"),
+            "--preset papers: expected paper",
+        ),
         (
             ("{handoff}", "--out", "{out}", "{rows}", "--preset", "paper", "--method", "RMU"),
             "the paper does not use RMU",

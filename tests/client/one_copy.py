@@ -10,7 +10,7 @@ from mpu_cli.client import train_copy as module
 from mpu_cli.client.job import UnlearnJob
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.run import Run
-from mpu_cli.client.work_directory import Keeping
+from mpu_cli.client.work_directory import CheckpointSettings
 from mpu_cli.data.rows import Row
 from mpu_cli.training.report import TrainingReport
 from mpu_cli.training.run_context import RunContext
@@ -30,7 +30,7 @@ def train_copy(
     **copy: Any,
 ) -> TrainingReport:
     """`context` is what `RunContext` takes, `copy` what `CopyToTrain` does."""
-    keeping = Keeping(resume=resume)
+    keeping = CheckpointSettings(resume=resume)
     rows = [list(forget), None if retain is None else list(retain)]
     job = UnlearnJob(*rows, recipe, "float32", 1 << 30, keeping, tuple(refusals))
     run, context = Run.of(job, source), context or {}

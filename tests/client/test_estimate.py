@@ -13,7 +13,7 @@ import torch
 from tiny_models import make_model
 
 from mpu_cli.client.estimate import estimate_unlearn, optimizer_state_bytes
-from mpu_cli.client.lora import Lora
+from mpu_cli.client.settings import Lora
 from mpu_cli.errors import BadModelError, UsageError
 from mpu_cli.training import optimizers
 from mpu_cli.training.settings import TrainingSettings
@@ -148,7 +148,8 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from mpu_cli.client import methods
-from mpu_cli.client.lora import Lora, attach, matrices_of
+from mpu_cli.client.lora import attach, matrices_of
+from mpu_cli.client.settings import Lora
 from mpu_cli.data.templates import TokenizedRow
 from mpu_cli.modeling.load import load_model
 from mpu_cli.training.settings import TrainingSettings

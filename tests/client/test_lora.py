@@ -21,8 +21,9 @@ from mpu_cli.client import lora as lora_module
 from mpu_cli.client import methods
 from mpu_cli.client.estimate import estimate_unlearn
 from mpu_cli.client.job import UnlearnJob
-from mpu_cli.client.lora import Lora, attach, choose, inexact, matrices_of, moved, pair
+from mpu_cli.client.lora import attach, choose, inexact, matrices_of, moved, pair
 from mpu_cli.client.recipe import Recipe
+from mpu_cli.client.settings import Lora
 from mpu_cli.client.unlearn import (
     finish_update,
     unlearn_handoff,
@@ -320,11 +321,12 @@ def test_a_resumed_copy_ends_in_the_same_bits(tiny_pair, tmp_path):
 
     A run that goes on is the run that was never interrupted.
     """
-    from mpu_cli.client.work_directory import Keeping, WorkDirectory
+    from mpu_cli.client.settings import CheckpointSettings
+    from mpu_cli.client.work_directory import WorkDirectory
 
     pair_, recipe = tiny_pair("llama"), work(max_steps=6).recipe
     train_copy(pair_.model, tmp_path / "whole", FORGET, RETAIN, recipe)
-    kept = WorkDirectory(tmp_path / "out", Keeping(steps=2))
+    kept = WorkDirectory(tmp_path / "out", CheckpointSettings(steps=2))
 
     def stop(step, total, loss):
         if step == 5:

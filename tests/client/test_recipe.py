@@ -10,9 +10,9 @@ import pytest
 import typer
 
 from mpu_cli.cli.app import app
-from mpu_cli.client.lora import Lora
 from mpu_cli.client.recipe import Recipe
-from mpu_cli.data.prompting import Prompting
+from mpu_cli.client.settings import Lora
+from mpu_cli.data.prompting import Prompting, parse_variables
 from mpu_cli.errors import BadDataError
 from mpu_cli.training.settings import TrainingSettings
 
@@ -81,8 +81,8 @@ def test_fingerprint_depends_on_everything(recipe: Recipe) -> None:
         replace(recipe, mapping=(("answer", "output"),)),
         replace(recipe, tokens_digest="0" * 64),
         replace(recipe, prompting=Prompting("You are a teacher.")),
-        replace(recipe, prompting=Prompting.of(None, ["a=1"])),
-        replace(recipe, prompting=Prompting.of(None, ['a="1"'])),
+        replace(recipe, prompting=Prompting(variables=parse_variables(["a=1"]))),
+        replace(recipe, prompting=Prompting(variables=parse_variables(['a="1"']))),
         replace(recipe, prompting=Prompting(date="2024-07-27")),
         replace(recipe, prompting=Prompting(content_parts=True)),
         replace(recipe, reference="0" * 64),

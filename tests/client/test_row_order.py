@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from mpu_cli.client import methods
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.row_order import row_sampling, words
+from mpu_cli.client.settings import CheckpointSettings
 from mpu_cli.client.training_rows import alternate_rows
-from mpu_cli.client.work_directory import Keeping, WorkDirectory
+from mpu_cli.client.work_directory import WorkDirectory
 from mpu_cli.data.batches import RowSampling
 from mpu_cli.data.rows import Row
 from mpu_cli.training.settings import TrainingSettings
@@ -147,7 +148,7 @@ def test_an_interrupted_run_goes_on_in_its_own_order(tiny_pair: Any, tmp_path: P
         "refusals": [f"w{i} w{i + 1} ." for i in range(5)],
         "reference": pair.base,
     }
-    kept = WorkDirectory(tmp_path / "out", Keeping(steps=2))
+    kept = WorkDirectory(tmp_path / "out", CheckpointSettings(steps=2))
     seen: list[int] = []
 
     def stop(step: int, total: int, loss: float) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from mpu_cli.client.work_directory import Keeping, WorkDirectory
+from mpu_cli.client.settings import CheckpointSettings
+from mpu_cli.client.work_directory import WorkDirectory
 from mpu_cli.errors import OutputError
 
 
@@ -25,6 +26,8 @@ def test_a_planted_link_erases_nothing_and_is_not_read(tmp_path, place, resume):
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).symlink_to(victim)
     with pytest.raises(OutputError, match=r"is in the way: a link"):
-        WorkDirectory(tmp_path / "out", Keeping(resume=resume)).begin(["copy-1"], force=True)
+        WorkDirectory(tmp_path / "out", CheckpointSettings(resume=resume)).begin(
+            ["copy-1"], force=True
+        )
     assert (victim / "complete.json").exists()
     assert (victim / "copy-1" / "complete.json").exists()

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from mpu_cli.data.formats.csv_table import parse_delimiter
 from mpu_cli.data.refusals import read_refusals
 from mpu_cli.data.rows import read_rows, scan_rows
+from mpu_cli.data.settings import parse_delimiter
 from mpu_cli.errors import BadDataError, UsageError
 
 PAIRS = [("Who?", "She, Ann; or | Bo."), ("And\twhere?", "Here.")]

@@ -14,7 +14,7 @@ from tiny_models import CHATML, TURNS, make_tokenizer
 
 from mpu_cli.data.context import Limit
 from mpu_cli.data.encoding import encode_rows
-from mpu_cli.data.prompting import DATE, Prompting
+from mpu_cli.data.prompting import DATE, Prompting, parse_variables
 from mpu_cli.data.rendering import formatted, render
 from mpu_cli.data.row_schema import Message
 from mpu_cli.data.rows import Row
@@ -38,13 +38,13 @@ DATED = (
 )
 
 
-def text(template: str | None, row: Row = PAIR, **settings) -> str:
+def text(template: str | None, row: Row = PAIR, assignments=(), **settings) -> str:
     """A row as the model sees it."""
     tokenizer = make_tokenizer(template)
     return str(
         tokenizer.decode(
             encode(
-                row, tokenizer, 500, Prompting.of(**{"system": None, "assignments": (), **settings})
+                row, tokenizer, 500, Prompting(variables=parse_variables(assignments), **settings)
             ).input_ids
         )
     )
@@ -53,7 +53,7 @@ def text(template: str | None, row: Row = PAIR, **settings) -> str:
 def test_the_clock_is_not_asked():
     """Today is 26 July 2024 in every template, or the given day, or the template's own variable."""
     assert text(DATED).startswith("Today Date: 26 Jul 2024\n")
-    assert text(DATED, day="2026-01-03").startswith("Today Date: 03 Jan 2026\n")
+    assert text(DATED, date="2026-01-03").startswith("Today Date: 03 Jan 2026\n")
     assert text(DATED, assignments=["date_string=1 Apr 1999"]).startswith(
         "Today Date: 1 Apr 1999\n"
     )
@@ -217,13 +217,24 @@ def test_variables_are_json_or_text():
         UsageError, match="--template-var thinkin: the chat template reads no such variable"
     ) as error:
         encode_rows(
-            [PAIR], make_tokenizer(template), 500, prompting=Prompting.of(None, ["thinkin=false"])
+            [PAIR],
+            make_tokenizer(template),
+            500,
+            prompting=Prompting(variables=parse_variables(["thinkin=false"])),
         )
     assert error.value.hint == "it reads: depth, thinking"
     with pytest.raises(UsageError, match="--template-var: the tokenizer has no chat template"):
-        encode_rows([PAIR], make_tokenizer(), 500, prompting=Prompting.of(None, ["thinking=false"]))
+        encode_rows(
+            [PAIR],
+            make_tokenizer(),
+            500,
+            prompting=Prompting(variables=parse_variables(["thinking=false"])),
+        )
     encode_rows(
-        [PAIR], make_tokenizer(DATED), 500, prompting=Prompting.of(None, ["date_string=today"])
+        [PAIR],
+        make_tokenizer(DATED),
+        500,
+        prompting=Prompting(variables=parse_variables(["date_string=today"])),
     )
 
 
@@ -251,15 +262,15 @@ def test_templates_with_names():
         (["=1"], None, None, "expected NAME=VALUE"),
         (["a b=1"], None, None, "expected NAME=VALUE"),
         (["__class__=1"], None, None, "expected NAME=VALUE"),
-        (["messages=[]"], None, None, "--template-var messages: this name is not yours"),
+        (["messages=[]"], None, None, "--template-var messages: this name is reserved"),
         (["a=1", "a=2"], None, None, "--template-var a is given twice"),
-        ([], "26 Jul 2024", None, "--template-date 26 Jul 2024: expected a day"),
-        ([], "20240726", None, "expected a day"),
-        ([], "2024-13-01", None, "expected a day"),
+        ([], "26 Jul 2024", None, "--template-date 26 Jul 2024: expected a date"),
+        ([], "20240726", None, "expected a date"),
+        ([], "2024-13-01", None, "expected a date"),
         ([], None, " ", "--system-prompt is empty"),
     ],
 )
 def test_options_that_are_no_options(assignments, day, system, message):
     """One line that names the flag."""
     with pytest.raises(UsageError, match=message):
-        Prompting.of(system, assignments, day)
+        Prompting(system, parse_variables(assignments), day or DATE)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import pytest
 from tiny_models import make_tokenizer
 
-from mpu_cli.data.prompting import Prompting
+from mpu_cli.data.prompting import Prompting, parse_variables
 from mpu_cli.data.row_schema import Message
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import IGNORED, encode_whole
@@ -159,11 +159,11 @@ def tokenizer():
     return made
 
 
-def seen(tokenizer, template: str, row: Row, **settings) -> str:
+def seen(tokenizer, template: str, row: Row, assignments=(), **settings) -> str:
     """A row as the model sees it, what counts between ⟦ and ⟧."""
     tokenizer.chat_template = template
     encoded = encode_whole(
-        row, tokenizer, Prompting.of(**{"system": None, "assignments": (), **settings})
+        row, tokenizer, Prompting(variables=parse_variables(assignments), **settings)
     )
     start = encoded.prompt_length
     assert all(

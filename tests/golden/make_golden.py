@@ -28,7 +28,8 @@ from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.dtypes import read_tensor, to_bytes
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
-from mpu_cli.checkpoint.writer import DEFAULT_SHARD_BYTES, CheckpointWriter
+from mpu_cli.checkpoint.settings import DEFAULT_SHARD_BYTES
+from mpu_cli.checkpoint.writer import CheckpointWriter
 from mpu_cli.client.delta import DeltaFormat
 from mpu_cli.client.diff import diff
 from mpu_cli.server.lineage.models import Lineage

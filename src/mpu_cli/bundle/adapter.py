@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mpu_cli.bundle.schema import TENSOR_PATTERN, FieldReader
+from mpu_cli.bundle.schema import MAX_RANK, TENSOR_PATTERN, FieldReader
 from mpu_cli.checkpoint.header import TensorInfo, read_header
 from mpu_cli.checkpoint.model import ADAPTER_CONFIG as ADAPTER_CONFIG
 from mpu_cli.checkpoint.model import blocks
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = frozenset({ADAPTER_CONFIG, ADAPTER_WEIGHTS})
-MAX_RANK = 512
-"""Beyond it a dense update is the smaller one, and A no longer fits the memory that aggregation promises."""
 MAX_CONFIG_BYTES = 16 << 20
 PEFT_PREFIX = "base_model.model."
 _NAME = re.compile(re.escape(PEFT_PREFIX) + r"([!-~]{1,200})\.lora_([AB])\.weight")

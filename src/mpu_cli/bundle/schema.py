@@ -16,6 +16,10 @@ FILE_NAME = re.compile(r"(?:additional_chat_templates/)?[A-Za-z0-9_][A-Za-z0-9_.
 TENSOR_PATTERN = re.compile(r"[!-~]{1,255}")
 """A tensor's name or a glob pattern: printable ASCII, so that it can be shown and compared safely."""
 
+MAX_RANK = 512
+"""Largest rank of an adapter. A dense update is smaller than one of a higher rank, whose A no longer
+fits the memory that aggregation promises."""
+
 
 class FieldReader:
     """Reads one map strictly; every error names the file and the field."""

@@ -21,28 +21,11 @@ import numpy as np
 
 from mpu_cli.checkpoint.header import FLOAT_DTYPES, TensorInfo, file_order
 from mpu_cli.checkpoint.model import INDEX_FILE
+from mpu_cli.checkpoint.settings import DEFAULT_SHARD_BYTES
 from mpu_cli.checkpoint.shard_file import ShardFile
-from mpu_cli.errors import UsageError
 
-DEFAULT_SHARD_BYTES = 50 * 10**9
-"""transformers 5's own default, so that most models stay in one file."""
 _QUEUED = 2
 """Blocks that may wait for the disk."""
-
-
-def parse_size(text: str) -> int:
-    """Parse `5GB`, `200MB` or plain bytes as huggingface_hub does (decimal units)."""
-    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-    cleaned = text.strip().upper()
-    factor = units.get(cleaned[-2:], 1)
-    number = cleaned[:-2] if factor > 1 else cleaned
-    try:
-        size = int(float(number) * factor)
-    except (ValueError, OverflowError):
-        size = 0
-    if size <= 0:
-        raise UsageError(f"--max-shard-size {text}: not a size", "write for instance 5GB or 200MB")
-    return size
 
 
 def plan_shards(

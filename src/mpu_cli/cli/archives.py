@@ -5,36 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from mpu_cli.cli.output import Output
 from mpu_cli.errors import UsageError
 
 
-def _tar_name(file: Path | None) -> Path | None:
-    """Refuse another name at once.
+def tar_file(text: str) -> Path:
+    """Read the value of `--pack`.
 
-    `--pack` was a flag of unlearn once, and would now swallow the next option.
+    Another suffix is refused: `--pack` was a flag of unlearn once, and would take the next option
+    for its value.
     """
-    if file is not None and file.suffix.lower() != ".tar":
+    file = Path(text)
+    if file.suffix.lower() != ".tar":
         raise UsageError(
             f"--pack {file}: name the tar file to write, FILE.tar",
-            "short texts are put together by --packing",
+            "to pack short texts into blocks, give --packing",
         )
     return file
-
-
-Pack = Annotated[
-    Path | None,
-    typer.Option(
-        "--pack",
-        help="Write the result as one tar file too: no times, no names of users.",
-        metavar="FILE.tar",
-        callback=_tar_name,
-    ),
-]
 
 
 @contextmanager

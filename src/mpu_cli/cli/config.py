@@ -1,95 +1,86 @@
-"""What every command takes.
+"""The command class of all commands: options from `--config FILE.yaml`, and help in sections.
 
-`-v` and `-q`, and `--config FILE.yaml` with options by their long names.
-
-Flags win over the file; an unknown key in it is an error that names the nearest.
+Options on the command line win over the file. An unknown key in the file is an error.
 """
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from typer.core import TyperCommand
 
 from mpu_cli.errors import UsageError
+from mpu_cli.option import PANELS
 from mpu_cli.registry import did_you_mean
 
-VERBOSE = "Say more on stderr."
-QUIET = "One line for what was made; no progress, no notes. Warnings and errors stay."
+VERBOSE = "Print more on standard error."
+QUIET = "Print one line about the result, and no progress or notes. Warnings and errors stay."
 
 
 class ConfigCommand(TyperCommand):
-    """A command whose defaults may come from a file, and which takes -v and -q as `mpu` itself does."""
-
-    def __init__(self, *positional: Any, **named: Any) -> None:
-        super().__init__(*positional, **named)
-        self.params += _voice_options()
+    """A command whose defaults may come from a file."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
     ) -> Any:
-        """Read the file named by --config before the arguments are parsed, so that flags win over it."""
+        """Read the file of `--config` before the arguments are parsed, so that flags win over it."""
         path = _config_path(args)
         if path is not None:
             extra["default_map"] = self._defaults(path)
         return super().make_context(info_name, args, parent, **extra)
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The arguments of the usage line; one in brackets may be left out."""
+        arguments = [item for item in self.params if item.param_type_name == "argument"]
+        names = [str(item.metavar) if item.required else f"[{item.metavar}]" for item in arguments]
+        return ["[OPTIONS]", *names]
+
+    def sections(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+        """The arguments, and the options by panel: what stands for each, and its help."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+        sections |= {panel: [] for panel in PANELS}
+        parameters: list[Any] = self.get_params(ctx)  # typer's, which have a help and a panel
+        for item in parameters:
+            if item.param_type_name == "argument":
+                sections["Arguments"].append((str(item.metavar), item.help))
+            elif (record := item.get_help_record(ctx)) is not None:
+                sections[item.rich_help_panel or "General"].append(record)
+        return {heading: records for heading, records in sections.items() if records}
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Print each section under its heading."""
+        for heading, records in self.sections(ctx).items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
     def _defaults(self, path: Path) -> dict[str, Any]:
-        names = {}
-        for parameter in self.params:
-            for option in [*parameter.opts, *parameter.secondary_opts, f"--{parameter.name}"]:
+        parameters = {}
+        for item in self.params:
+            for option in [*item.opts, *item.secondary_opts, f"--{item.name}"]:
                 if option.startswith("--") and option not in {"--config", "--help"}:
-                    names[option.removeprefix("--")] = parameter.name
+                    parameters[option.removeprefix("--")] = item
         defaults: dict[str, Any] = {}
         for key, value in _read(path).items():
-            if key not in names:
+            if key not in parameters:
                 raise UsageError(
-                    f"{path}: unknown option {key!r}", did_you_mean(str(key), sorted(names))
+                    f"{path}: unknown option {key!r}", did_you_mean(str(key), sorted(parameters))
                 )
-            # Lists are written with commas on the command line, unless the option itself may be
-            # repeated.
-            repeated = next(item for item in self.params if item.name == names[key]).multiple
-            if repeated:
-                defaults[names[key]] = [
-                    str(one) for one in (value if isinstance(value, list) else [value])
-                ]
-            else:
-                defaults[names[key]] = (
-                    ",".join(map(str, value)) if isinstance(value, list) else value
-                )
+            values = value if isinstance(value, list) else [value]
+            # The command line has a list with commas, or an option that is repeated.
+            if parameters[key].multiple:
+                value = [str(item) for item in values]
+            elif isinstance(value, list):
+                value = ",".join(map(str, values))
+            defaults[parameters[key].name] = value
         return defaults
 
 
-def _voice_options() -> list[Any]:
-    def hear(context: typer.Context, parameter: typer.CallbackParam, value: bool) -> None:
-        if value:
-            set_voice(context, str(parameter.name))
-
-    def command(
-        verbose: Annotated[
-            bool, typer.Option("--verbose", "-v", help=VERBOSE, callback=hear, expose_value=False)
-        ] = False,
-        quiet: Annotated[
-            bool, typer.Option("--quiet", "-q", help=QUIET, callback=hear, expose_value=False)
-        ] = False,
-    ) -> None:
-        """Holds the options: typer makes them for functions only."""
-
-    # Annotations of a function inside another one cannot be found by their names.
-    command.__annotations__ = inspect.get_annotations(command, eval_str=True, locals={"hear": hear})
-    single = typer.Typer(add_completion=False, rich_markup_mode=None)
-    single.command()(command)
-    return list(typer.main.get_command(single).params)
-
-
 def set_voice(context: Any, name: str) -> None:
-    """Remember that "verbose" or "quiet" was asked for, before or after the command's name.
+    """Remember "verbose" or "quiet", which may stand before or after the command's name.
 
     Raises:
-        UsageError: both were.
+        UsageError: both were given.
     """
     voice = context.find_root().obj
     voice[name] = True
@@ -98,7 +89,10 @@ def set_voice(context: Any, name: str) -> None:
 
 
 def wants_json(args: list[str]) -> bool:
-    """Whether a command line asks for JSON, by --json or in its config file (which may be what is wrong)."""
+    """Whether a command line asks for JSON, by `--json` or in its config file.
+
+    A config file that cannot be read asks for nothing; its error is about to be reported.
+    """
     path = _config_path(args)
     try:
         return "--json" in args or (path is not None and _read(path).get("json") is True)

@@ -1,7 +1,4 @@
-"""What `mpu eval` measures.
-
-A model where it lies, or a copy that is changed for the time of the measurement.
-"""
+"""The model that `mpu eval` measures: a given model, or a copy as an update changes it."""
 
 from __future__ import annotations
 
@@ -9,41 +6,36 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, decode
 from mpu_cli.bundle.read import manifest_bytes
 from mpu_cli.checkpoint.locate import Located, locate
 from mpu_cli.cli.archives import unpacked
+from mpu_cli.cli.eval_options import EvalOptions
 from mpu_cli.cli.output import Output
 from mpu_cli.errors import UsageError
 
 
 @contextmanager
-def subject(
-    options: Mapping[str, Any], output: Output
+def model_under_test(
+    job: EvalOptions, model: str, output: Output
 ) -> Iterator[tuple[Located, Mapping[str, str] | None]]:
-    """The model, by the command's options.
+    """The model, and what a record says about its handoff, copy and update (None without one).
 
-    With --handoff MODEL is an update, and a copy with it lies in a temporary directory.
-
-    With it comes what a record says of handoff, copy and update; None of a model that lies where it
-    is.
-
-    Both may be tar files.
+    With `--handoff` MODEL is an update, and the changed copy lies in a temporary directory. Both
+    may be tar files.
 
     Raises:
-        UsageError: --copy without --handoff, or --handoff in several processes.
+        UsageError: `--copy` without `--handoff`, or `--handoff` in several processes.
         MpuError: see `locate` and `write_changed_copy`.
     """
-    handoff, copy = options["handoff"], options["copy"]
-    if handoff is None:
-        if copy is not None:
+    if job.handoff is None:
+        if job.copy is not None:
             raise UsageError(
                 "--copy is about a copy of a handoff",
                 "give --handoff DIR too, and the update as MODEL",
             )
-        yield locate(options["model"]), None
+        yield locate(model), None
         return
     from mpu_cli.client.changed_copy import write_changed_copy
     from mpu_cli.modeling.processes import this_process
@@ -53,19 +45,16 @@ def subject(
             "--handoff: every process would write the changed copy",
             "start mpu eval without torchrun",
         )
-    number = 1 if copy is None else copy
+    number = 1 if job.copy is None else job.copy
     with tempfile.TemporaryDirectory(prefix="mpu-eval-") as folder:
-        with unpacked(output, handoff, Path(options["model"])) as [published, update]:
+        with unpacked(output, job.handoff, Path(model)) as [published, update]:
             write_changed_copy(published, update, number, Path(folder))
             origin = _origin(published, update, f"copy-{number}")
-        yield (
-            Located(Path(folder), f"{Path(options['model']).resolve().name}, copy-{number}"),
-            origin,
-        )
+        yield Located(Path(folder), f"{Path(model).resolve().name}, copy-{number}"), origin
 
 
 def _origin(handoff: Path, update: Path, copy: str) -> dict[str, str]:
-    """For two directories that were verified."""
+    """What a record says of two directories that were verified."""
     published, changed = (
         decode(manifest_bytes(path), path / MANIFEST) for path in (handoff, update)
     )

@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from mpu_cli.cli.options import choice
 from mpu_cli.cli.output import Output, table
 from mpu_cli.errors import UsageError
 
@@ -18,12 +17,11 @@ _ARROWS = {"lower": "↓ lower", "higher": "↑ higher", "0": "near 0", "0.5": "
 
 
 def check_output_format(given: str, as_json: bool) -> None:
-    """Refuse a format that is none, or two at once.
+    """Refuse two formats at once.
 
     Raises:
-        UsageError: the message names the flag.
+        UsageError: the message names the flags.
     """
-    choice("--output-format", given, (TEXT, MARKDOWN, CSV))
     if as_json and given != TEXT:
         raise UsageError(
             f"--json and --output-format {given} cannot both be printed", "leave one of them out"

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os.path import lexists
 from pathlib import Path
-from typing import Any
 
+from mpu_cli.cli.flags import Given
 from mpu_cli.documentation import page
 
-ROWS = {"forget": "forget.jsonl", "retain": "retain.jsonl"}
+ROWS = {"--forget": "forget.jsonl", "--retain": "retain.jsonl"}
+_READING = ("--system-prompt", "--template-date", "--map", "--template-var", "--content-parts")
 
 
 def command(*words: object) -> str:
@@ -82,13 +83,10 @@ def on_handoff(handoff: Path, update: str | None = None) -> list[str]:
     ]
 
 
-def after_update(
-    update: Path, handoff: Path, rows: Mapping[str, Any], sent: Path | None = None
-) -> list[str]:
+def after_update(update: Path, handoff: Path, given: Given, sent: Path | None = None) -> list[str]:
     """What to send (`sent`: as one file), how the client sees first what it does, and what the server does with it.
 
-    `rows` is the command's options by their parameters' names; where it has no rows, they get the
-    usual names.
+    `given` is what the user gave to the command; without rows, they get the usual names.
     """
     sent = sent or update
     return [
@@ -98,7 +96,7 @@ def after_update(
             f" {page('threat-model')})"
         ),
         "next  on the client's side, what it does, before it leaves:",
-        *_indented(command("eval", path(update), "--handoff", path(handoff), *_rows(rows))),
+        *_indented(command("eval", path(update), "--handoff", path(handoff), *_rows(given))),
         *on_update(sent, "then"),
     ]
 
@@ -129,12 +127,12 @@ def after_copy(handoff: Path, out: Path, copies: Sequence[str]) -> list[str]:
     ]
 
 
-def after_model(model: Path, rows: Mapping[str, Any]) -> list[str]:
+def after_model(model: Path, given: Given) -> list[str]:
     """How a model is measured on the rows that were given.
 
-    `rows` is the command's options by their parameters' names.
+    `given` is what the user gave to the command.
     """
-    return ["", f"model {model}", "next", *_indented(command("eval", path(model), *_rows(rows)))]
+    return ["", f"model {model}", "next", *_indented(command("eval", path(model), *_rows(given)))]
 
 
 def after_aggregate(model: Path, secret: Path, base: str | None, *, has_base: bool) -> list[str]:
@@ -184,20 +182,14 @@ def after_demo(kept: Path | None) -> list[str]:
     return _indented(*looked, command("perturb", "--help"))
 
 
-def _rows(options: Mapping[str, Any]) -> list[str]:
-    """The options that say which rows there are and how they are read.
-
-    The usual names where no rows were given.
-    """
-    files = {name: options[name] for name in ROWS if options.get(name) is not None} or ROWS
-    words = [word for name, file in files.items() for word in (f"--{name}", str(file))]
-    for name, flag in (("system_prompt", "--system-prompt"), ("template_date", "--template-date")):
-        if options.get(name) is not None:
-            words += [flag, str(options[name])]
-    for name, flag in (("map_", "--map"), ("template_var", "--template-var")):
-        for value in options.get(name) or ():
-            words += [flag, value]
-    return [*words, "--content-parts"] if options.get("content_parts") else words
+def _rows(given: Given) -> list[str]:
+    """The options that name the rows and say how to read them; without rows, the usual names."""
+    files = {flag: given[flag][0] for flag in ROWS if flag in given} or ROWS
+    words = [word for option in files.items() for word in option]
+    for flag in _READING:
+        if flag in given:
+            words += [word for value in given[flag] for word in (flag, value)] or [flag]
+    return words
 
 
 def _indented(*lines: str) -> list[str]:

@@ -29,6 +29,8 @@ class Output:
         self.quiet: bool = settings.get("quiet", False)
         self.verbose: bool = settings.get("verbose", False)
         self.as_json = as_json
+        self.arguments: list[str] = settings.get("arguments", [])
+        """The command line after `mpu`."""
         self._silent = silent
         self._out = _console(sys.stdout)
         self._err = _console(sys.stderr)

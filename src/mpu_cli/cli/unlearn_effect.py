@@ -1,11 +1,8 @@
-"""Options of `mpu unlearn` that would change nothing.
-
-Refused if the user gave them, whatever a preset set is left alone.
-"""
+"""Options of `mpu unlearn` that would change nothing: refused if the user gave them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,8 +13,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
-    """What an option's effect depends on, beside the settings."""
+class RunInput:
+    """What the effect of an option depends on, beside the settings."""
 
     is_handoff: bool
     retain: bool
@@ -27,55 +24,63 @@ class Brought:
 
 
 def refuse_without_effect(
-    settings: TrainingSettings, brought: Brought, given: Callable[[str], bool]
+    settings: TrainingSettings, run_input: RunInput, given: Collection[str]
 ) -> None:
-    """Refuse the first option that the user gave and that has no effect on this run.
+    """Refuse the first option that has no effect on this run. What a preset set is left alone.
 
-    `given` is asked by the option's name.
+    Args:
+        settings: of the training.
+        run_input: what is trained, and on which rows.
+        given: the flags that the user gave.
 
     Raises:
-        UsageError: there is one.
+        UsageError: there is such an option.
     """
-    # option: whether it asks for something, whether that has an effect, why not, what to do
-    cases = {
-        "redraw_refusals": (
+    # Flag and value, whether it asks for something, whether that has an effect, why not, what to do
+    cases = (
+        (
+            "--redraw-refusals",
             settings.redraw_refusals,
-            brought.refusals,
+            run_input.refusals,
             "there are none to draw from",
             "give --refusals FILE",
         ),
-        "draws": (
+        (
+            "--draws independent",
             settings.draws == "independent",
-            brought.retain or brought.refusals,
+            run_input.retain or run_input.refusals,
             "there are no retain rows or refusals to draw",
             "give --retain FILE, or leave it out",
         ),
-        "join_texts": (
+        (
+            "--join-texts",
             settings.join_texts,
-            brought.texts,
+            run_input.texts,
             "no row is a plain text",
             "give rows with text, or leave it out",
         ),
-        "order_per_copy": (
+        (
+            "--order-per-copy",
             settings.order_per_copy,
-            brought.is_handoff,
+            run_input.is_handoff,
             "a model has no copies",
             "leave it out, or give a handoff",
         ),
-        "decay_all": (
+        (
+            "--decay-all",
             settings.decay_all,
             settings.weight_decay > 0,
             "--weight-decay is 0, so nothing decays",
             "give --weight-decay, or leave it out",
         ),
-        "partial_step": (
+        (
+            "--partial-step share",
             settings.partial_step == "share",
             settings.gradient_accumulation > 1,
             "with --gradient-accumulation 1 every step is whole",
             "give more, or leave it out",
         ),
-    }
-    for name, (asked, has_effect, why, remedy) in cases.items():
-        if asked and not has_effect and given(name):
-            value = {"draws": " independent", "partial_step": " share"}.get(name, "")
-            raise UsageError(f"--{name.replace('_', '-')}{value}: {why}", remedy)
+    )
+    for option, asked, has_effect, why, remedy in cases:
+        if asked and not has_effect and option.partition(" ")[0] in given:
+            raise UsageError(f"{option}: {why}", remedy)

@@ -1,109 +1,108 @@
-"""From the options of `mpu unlearn` to what the client brings.
-
-rows, recipe, and where things are kept.
-"""
+"""From the options of `mpu unlearn` to the client's work: rows, recipe and places."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from mpu_cli.cli.output import Output
 from mpu_cli.errors import MpuError, UsageError
+from mpu_cli.option import flags_of
+from mpu_cli.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
+    from mpu_cli.cli.unlearn_options import UnlearnOptions
     from mpu_cli.client.duration import RowSizes
     from mpu_cli.client.job import UnlearnJob
-    from mpu_cli.client.lora import Lora
     from mpu_cli.client.methods import MethodInfo, Value
     from mpu_cli.client.reference_source import ReferenceSource
     from mpu_cli.data.rows import Row
-    from mpu_cli.training.settings import TrainingSettings
-
-Options = Mapping[str, Any]
-"""The command's parameters by name, as parsed."""
 
 
-def plan(context: typer.Context, output: Output, place: Path) -> tuple[TrainingSettings, list[str]]:
-    """Training settings and the method's parameters as `--set` has them.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is trained, and how."""
 
-    A preset gives what was not given itself.
+    method: MethodInfo
+    assignments: Sequence[str]
+    """The method's parameters as `--set` has them."""
+    settings: TrainingSettings
+
+
+def plan(job: UnlearnOptions, output: Output, place: Path) -> Plan:
+    """Complete the settings: by the preset, the handoff and the model's size.
 
     Raises:
-        UsageError: a setting is outside its range, or the preset does not know the method.
+        UsageError: two options contradict each other, or the preset does not know the method.
     """
-    from mpu_cli.cli.options import choice
-    from mpu_cli.cli.unlearn_view import preset_words, rounds_advice
-    from mpu_cli.client import methods, preset
-    from mpu_cli.training.settings import TrainingSettings
+    from mpu_cli.client import methods
 
-    options: dict[str, Any] = context.params
-    values = {field.name: options[field.name] for field in fields(TrainingSettings)}
-    assignments = list(options["set_"] or [])
-    if options["preset"] is not None:
-        choice("--preset", options["preset"], ("paper",))
-        chosen = methods.find(options["method"])
-        settings, assignments, rounds = preset.paper(chosen, assignments)
-        given = {name for name in settings if _given(context, name)}
-        values |= {name: value for name, value in settings.items() if name not in given}
-        if (
-            values["train_embeddings"]
-            and "train_embeddings" not in given
-            and (frozen := _frozen(place))
-        ):
-            values["train_embeddings"] = False
-            output.warn(
-                f"preset paper: this handoff freezes {', '.join(frozen)}, which the authors"
-                " trained; the server lets them move with perturb --preset paper or"
-                " --train-embeddings"
-            )
-        if (
-            values["train_embeddings"]
-            and "train_embeddings" not in given
-            and options["lora_rank"] is not None
-        ):
-            values["train_embeddings"] = False
-            output.note(
-                "preset paper: the authors train embeddings, which an adapter (--lora-rank) leaves"
-                " as they are"
-            )
-        told = {name: value for name, value in values.items() if name in settings}
-        output.note(preset_words(told, given, chosen.parse(assignments)))
-        output.note(rounds_advice(chosen.name, rounds, values["epochs"]))
-        _check_reference(chosen, chosen.parse(assignments), rounds, options, output)
-    if options["lora_rank"] is not None and values["train_embeddings"]:
+    method, assignments, settings = methods.find(job.method), list(job.assignments), job.training
+    if job.preset_name is not None:
+        settings, assignments = _with_preset(job, output, place, method)
+    if job.lora is not None and settings.train_embeddings:
         raise UsageError(
-            "--lora-rank and --train-embeddings: an adapter leaves the embeddings as they are",
+            "--lora-rank and --train-embeddings: an adapter does not change the embeddings",
             "leave one of them out",
         )
-    if values["learning_rate"] is None:
-        rate = _rate_of(place)
-        values["learning_rate"] = TrainingSettings().learning_rate if rate is None else rate
-    return TrainingSettings(**values), assignments
+    if job.lora is not None and settings.fsdp:
+        raise UsageError(
+            "--lora-rank and --fsdp: adapters are not sharded",
+            "leave --fsdp out: an adapter's optimizer is small",
+        )
+    rate = _rate_of(place) if _rate_is_free(job) else None
+    return Plan(
+        method, assignments, settings if rate is None else replace(settings, learning_rate=rate)
+    )
 
 
-def tell_rate(output: Output, options: Mapping[str, Any], place: Path) -> None:
-    """Say which learning rate was taken where neither the user nor a preset chose one.
+def _with_preset(
+    job: UnlearnOptions, output: Output, place: Path, method: MethodInfo
+) -> tuple[TrainingSettings, list[str]]:
+    from mpu_cli.cli.unlearn_view import preset_words, rounds_advice
+    from mpu_cli.client import preset
 
-    Once nothing can be refused any more.
-    """
-    if (
-        options["learning_rate"] is None
-        and options["preset"] is None
-        and (rate := _rate_of(place)) is not None
-    ):
+    sets, assignments, rounds = preset.paper(method, job.assignments)
+    parameters, settings = method.parse(assignments), job.training
+    if settings.train_embeddings and "--train-embeddings" not in job.given:
+        if frozen := _frozen(place):
+            settings = replace(settings, train_embeddings=False)
+            output.warn(
+                f"preset paper: this handoff freezes {', '.join(frozen)}, which the authors"
+                " trained; the server lets the client train them with perturb --preset paper or"
+                " --train-embeddings"
+            )
+        elif job.lora is not None:
+            settings = replace(settings, train_embeddings=False)
+            output.note(
+                "preset paper: the authors train embeddings, which an adapter (--lora-rank) does"
+                " not change"
+            )
+    flags = flags_of(TrainingSettings)
+    chosen = {flags[name]: getattr(settings, name) for name in sets}
+    output.note(preset_words(chosen, job.given, parameters))
+    output.note(rounds_advice(method.name, rounds, settings.epochs))
+    _check_reference(job, output, method, parameters, rounds)
+    return settings, assignments
+
+
+def _rate_is_free(job: UnlearnOptions) -> bool:
+    return "--learning-rate" not in job.given and job.preset_name is None
+
+
+def print_rate(job: UnlearnOptions, output: Output, place: Path) -> None:
+    """Print the learning rate that the model's size chose, once nothing can be refused any more."""
+    if _rate_is_free(job) and (rate := _rate_of(place)) is not None:
         output.note(
             f"note: learning rate {rate:g}, by the model's size; --learning-rate sets another"
         )
 
 
 def _rate_of(place: Path) -> float | None:
-    """The usual learning rate for a model, for a handoff's copies, or for a config.json alone (--dry-run)."""
+    """The usual learning rate for a model, a handoff's copies, or a config.json alone."""
     from mpu_cli.bundle.read import is_bundle
     from mpu_cli.checkpoint.model import open_config, read_json
     from mpu_cli.training.usual_rate import rate_for
@@ -112,21 +111,21 @@ def _rate_of(place: Path) -> float | None:
     try:
         config = read_json(place) if place.is_file() else open_config(directory).content
     except MpuError:
-        return None  # whoever opens the model says what is wrong with it
+        return None  # the code that opens the model reports what is wrong with it
     return rate_for(config, directory)
 
 
 def _check_reference(
+    job: UnlearnOptions,
+    output: Output,
     method: MethodInfo,
     parameters: Mapping[str, Value],
     rounds: int,
-    options: Options,
-    output: Output,
 ) -> None:
     """The authors' reference is the model before the first round, in every round."""
-    if options["reference"] is not None or not method.references_with(parameters) or rounds == 1:
+    if job.reference is not None or not method.references_with(parameters) or rounds == 1:
         return
-    number = options["round_number"]
+    number = job.training.round_number
     if number is None:
         output.warn(
             f"{method.name} compares with this handoff's copies; from round 2 on give --reference"
@@ -141,10 +140,7 @@ def _check_reference(
 
 
 def _frozen(place: Path) -> tuple[str, ...]:
-    """What a handoff's manifest freezes, read before the handoff is verified.
-
-    Nothing of a model.
-    """
+    """What a handoff's manifest freezes, read before the handoff is verified."""
     from mpu_cli.bundle.manifest import HandoffManifest, decode
     from mpu_cli.bundle.read import is_bundle, manifest_bytes
 
@@ -152,172 +148,181 @@ def _frozen(place: Path) -> tuple[str, ...]:
     return manifest.frozen if isinstance(manifest, HandoffManifest) else ()
 
 
-def build_job(context: typer.Context, output: Output, place: Path) -> UnlearnJob:
+def build_job(job: UnlearnOptions, output: Output, place: Path) -> UnlearnJob:
     """Everything that training needs, checked before a model is loaded.
 
     Raises:
-        UsageError, BadDataError: the options contradict each other, or a file of rows cannot be
-            used, or all rows to forget are to be kept.
+        UsageError: the options contradict each other.
+        BadDataError: a file of rows cannot be used, or all rows to forget are rows to keep.
     """
     from mpu_cli.bundle.read import is_bundle
-    from mpu_cli.checkpoint.staging import refuse_nesting
-    from mpu_cli.checkpoint.writer import parse_size
-    from mpu_cli.cli.options import prompting_of
-    from mpu_cli.cli.unlearn_effect import Brought, refuse_without_effect
-    from mpu_cli.client import methods, preset
+    from mpu_cli.cli.unlearn_effect import RunInput, refuse_without_effect
     from mpu_cli.client.job import UnlearnJob
     from mpu_cli.client.recipe import Recipe
-    from mpu_cli.client.work_directory import Keeping
-    from mpu_cli.data.formats.csv_table import parse_delimiter
-    from mpu_cli.data.mapping import for_retain, parse_mapping
+    from mpu_cli.data.mapping import for_retain
     from mpu_cli.data.refusals import read_refusals, with_refusals
     from mpu_cli.data.rows import read_rows
-    from mpu_cli.data.source import find_data
-    from mpu_cli.training.event_log import check_available
 
-    options: dict[str, Any] = context.params
-    settings, assignments = plan(context, output, place)
-    if options["forget"] is None:
-        raise UsageError(
-            "--forget is needed", "give the rows to forget: JSON, JSONL, CSV, Parquet or text"
-        )
-    if settings.stop_retain_below is not None and options["retain"] is None:
-        raise UsageError("--stop-retain-below is about the retain set", "give --retain FILE too")
-    forget, retain, refusals = (
-        find_data(options[name]) if options[name] else None
-        for name in ("forget", "retain", "refusals")
-    )
-    assert forget is not None
-    private = [
-        path
-        for path in (forget, retain, refusals, options["log_dir"], options["work"])
-        if path is not None
-    ]
-    refuse_nesting(options["out"], *private)
-    if options["log_dir"] is not None:
-        check_available()
-    mapping, delimiter = parse_mapping(options["map_"] or []), parse_delimiter(options["delimiter"])
-    chosen = methods.find(options["method"])
-    parameters = chosen.parse(assignments)
-    warm_up = float(parameters.get("warmup_epochs", -1))
-    if warm_up >= settings.epochs:
-        output.warn(
-            f"{chosen.name}: no epoch comes after its warm-up of {warm_up:g}, so its weight never"
-            f" adapts: give --epochs {warm_up + 1:g} or more, or a shorter warm-up (--set"
-            " warmup_epochs=N)"
-        )
-    reference = _reference(options, chosen, parameters)
+    chosen = plan(job, output, place)
+    method, settings = chosen.method, chosen.settings
+    forget, retain, refusals = _files(job, settings)
+    parameters = method.parse(chosen.assignments)
+    _warn_of_warm_up(output, method, parameters, settings.epochs)
+    reference = _reference(job, method, parameters)
+    mapping, delimiter = job.columns.mapping, job.columns.delimiter
     rows = read_rows(forget, mapping, delimiter=delimiter, tell=output.note)
-    cards: list[str] = []
+    answers: list[str] = []
     if refusals is not None:
-        if "alternate" not in chosen.inputs_with(parameters):
+        if "alternate" not in method.inputs_with(parameters):
             raise UsageError(
-                f"--refusals: {chosen.name} has no use for alternate answers",
+                f"--refusals: {method.name} has no use for alternate answers",
                 "leave it out, or choose DPO",
             )
-        cards = read_refusals(refusals, delimiter=delimiter, tell=output.note)
-        rows = with_refusals(
-            rows, cards, settings.seed, independent=settings.draws == "independent"
-        )
+        answers = read_refusals(refusals, delimiter=delimiter, tell=output.note)
+        independent = settings.draws == "independent"
+        rows = with_refusals(rows, answers, settings.seed, independent=independent)
     has_alternates = all(row.alternate is not None for row in rows)
-    chosen.check(parameters, has_retain=retain is not None, has_alternates=has_alternates)
-    kept = (
-        read_rows(retain, for_retain(mapping), delimiter=delimiter, tell=output.note)
-        if retain is not None
-        else None
+    method.check(parameters, has_retain=retain is not None, has_alternates=has_alternates)
+    retain_rows = None
+    if retain is not None:
+        retain_rows = read_rows(retain, for_retain(mapping), delimiter=delimiter, tell=output.note)
+    texts = any(row.text is not None for row in [*rows, *(retain_rows or ())])
+    run_input = RunInput(
+        is_handoff=is_bundle(place), retain=bool(retain_rows), refusals=bool(answers), texts=texts
     )
-    texts = any(row.text is not None for row in [*rows, *(kept or ())])
-    brought = Brought(
-        is_handoff=is_bundle(place), retain=bool(kept), refusals=bool(cards), texts=texts
-    )
-    refuse_without_effect(settings, brought, lambda name: _given(context, name))
-    _tell_overlap(options, output, rows, kept or [])
-    if options["preset"] is not None and not _given(context, "max_length") and texts:
-        settings = replace(settings, max_length=preset.TEXT_LENGTH)
-        output.note(f"preset paper: plain texts, so --max-length {preset.TEXT_LENGTH}")
-    prompts = _preset_prompts(context, output, place) if options["preset"] is not None else {}
+    refuse_without_effect(settings, run_input, job.given)
+    _warn_of_overlap(job, output, rows, retain_rows or [])
+    if job.preset_name is not None:
+        settings, job = _with_preset_texts(job, output, place, settings, has_texts=texts)
     if settings.train_embeddings:
         output.warn(
-            "embeddings are trained: rows of theirs that move tell the server which tokens the"
-            " forget and retain sets hold"
+            "embeddings are trained: their rows that change tell the server which tokens"
+            " the forget and retain sets hold"
         )
     recipe = Recipe.of_files(
-        chosen.name,
+        method.name,
         parameters,
         settings,
         forget,
         retain,
         refusals,
         mapping,
-        lora=adapter(options),
-        prompting=prompting_of(options | prompts),
+        lora=job.lora,
+        prompting=job.prompting,
         reference=reference.digest if reference else None,
     )
     return UnlearnJob(
         rows,
-        kept,
+        retain_rows,
         recipe,
-        options["delta_dtype"],
-        parse_size(options["max_shard_size"]),
-        Keeping(options["resume"], options["save_steps"], options["save_seconds"], options["work"]),
-        refusals=tuple(cards),
+        job.delta_dtype,
+        job.storage.max_shard_bytes,
+        job.checkpoints,
+        refusals=tuple(answers),
         reference=reference,
-        log_dir=options["log_dir"],
-        resume_with=resuming(context),
+        log_dir=job.log_dir,
+        resume_with=resuming(output.arguments),
         warn=output.warn,
         note=output.note,
     )
 
 
-def resuming(context: typer.Context) -> str:
-    """The command line that goes on with this one."""
+def _files(
+    job: UnlearnOptions, settings: TrainingSettings
+) -> tuple[Path, Path | None, Path | None]:
+    """The files of rows to forget, rows to keep, and refusals."""
+    from mpu_cli.checkpoint.staging import refuse_nesting
+    from mpu_cli.data.source import find_data
+    from mpu_cli.training.event_log import check_available
+
+    if job.forget is None:
+        raise UsageError(
+            "--forget is needed", "give the rows to forget: JSON, JSONL, CSV, Parquet or text"
+        )
+    if settings.stop_retain_below is not None and job.retain is None:
+        raise UsageError("--stop-retain-below is about the retain set", "give --retain FILE too")
+    forget = find_data(job.forget)
+    retain = find_data(job.retain) if job.retain is not None else None
+    refusals = find_data(job.refusals) if job.refusals is not None else None
+    private = (forget, retain, refusals, job.log_dir, job.checkpoints.directory)
+    assert job.out is not None
+    refuse_nesting(job.out, *(path for path in private if path is not None))
+    if job.log_dir is not None:
+        check_available()
+    return forget, retain, refusals
+
+
+def _warn_of_warm_up(
+    output: Output, method: MethodInfo, parameters: Mapping[str, Value], epochs: int
+) -> None:
+    warm_up = float(parameters.get("warmup_epochs", -1))
+    if warm_up >= epochs:
+        output.warn(
+            f"{method.name}: no epoch comes after its warm-up of {warm_up:g}, so its weight never"
+            f" adapts: give --epochs {warm_up + 1:g} or more, or a shorter warm-up (--set"
+            " warmup_epochs=N)"
+        )
+
+
+def resuming(arguments: Sequence[str]) -> str:
+    """The command line that continues the run of these arguments."""
     from mpu_cli.modeling.processes import launcher
 
-    given = list(context.find_root().obj["arguments"])
-    if "--resume" not in given:
-        given.insert(given.index("--") if "--" in given else len(given), "--resume")
-    return shlex.join([*launcher(), *given])
+    words = list(arguments)
+    if "--resume" not in words:
+        words.insert(words.index("--") if "--" in words else len(words), "--resume")
+    return shlex.join([*launcher(), *words])
 
 
-def _tell_overlap(options: Options, output: Output, rows: list[Row], kept: list[Row]) -> None:
-    """Warn of rows to forget that are to be kept as well; refuse if that is all there is."""
+def _warn_of_overlap(
+    job: UnlearnOptions, output: Output, rows: list[Row], retain_rows: list[Row]
+) -> None:
+    """Warn of rows to forget that are also rows to keep; refuse if all of them are."""
     from mpu_cli.data.overlap import RowSet, check_disjoint
 
-    shared = check_disjoint(
-        RowSet("--forget", rows), RowSet("--retain", kept), allow=options["allow_overlap"]
-    )
-    if shared is not None:
-        output.warn(shared)
+    forget, retain = RowSet("--forget", rows), RowSet("--retain", retain_rows)
+    warning = check_disjoint(forget, retain, allow=job.allow_overlap)
+    if warning is not None:
+        output.warn(warning)
 
 
-def _preset_prompts(context: typer.Context, output: Output, place: Path) -> dict[str, str]:
-    """The authors' system prompt and date, but for what was given.
-
-    Nothing where no chat template would read them.
-    """
+def _with_preset_texts(
+    job: UnlearnOptions,
+    output: Output,
+    place: Path,
+    settings: TrainingSettings,
+    *,
+    has_texts: bool,
+) -> tuple[TrainingSettings, UnlearnOptions]:
+    """The authors' length of plain texts, and their prompts if a chat template reads them."""
     from mpu_cli.bundle.read import is_bundle
-    from mpu_cli.client.preset import PROMPTING
-    from mpu_cli.modeling.load import load_tokenizer
+    from mpu_cli.client import preset
+    from mpu_cli.modeling.tokenizer import load_tokenizer
 
+    if has_texts and "--max-length" not in job.given:
+        settings = replace(settings, max_length=preset.TEXT_LENGTH)
+        output.note(f"preset paper: plain texts, so --max-length {preset.TEXT_LENGTH}")
     if not load_tokenizer(place / "copy-1" if is_bundle(place) else place).chat_template:
-        return {}
-    chosen = {name: value for name, value in PROMPTING.items() if not _given(context, name)}
-    told = [f"--{name.replace('_', '-')} {value!r}" for name, value in chosen.items()]
-    output.note(f"preset paper: {', '.join(told) or 'prompts are yours'}")
-    return chosen
+        return settings, job
+    flags = flags_of(type(job.prompting))
+    chosen = {name: text for name, text in preset.PROMPTING.items() if flags[name] not in job.given}
+    words = ", ".join(f"{flags[name]} {text!r}" for name, text in chosen.items())
+    output.note(f"preset paper: {words or 'prompts are yours'}")
+    changes: dict[str, Any] = dict(chosen)
+    return settings, replace(job, prompting=replace(job.prompting, **changes))
 
 
 def _reference(
-    options: Options, method: MethodInfo, parameters: Mapping[str, Value]
+    job: UnlearnOptions, method: MethodInfo, parameters: Mapping[str, Value]
 ) -> ReferenceSource | None:
-    if options["reference"] is None:
+    if job.reference is None:
         return None
     if not method.references_with(parameters):
         raise UsageError(
             f"--reference: {method.name} compares with nothing",
             "leave it out, or choose NPO, DPO or UnDIAL",
         )
-    if options["fsdp"]:
+    if job.training.fsdp:
         raise UsageError(
             "--reference and --fsdp: a second model is not sharded", "leave --fsdp out"
         )
@@ -326,52 +331,53 @@ def _reference(
     from mpu_cli.checkpoint.staging import refuse_nesting
     from mpu_cli.client.reference_source import open_reference
 
-    path = Path(options["reference"])
-    path = path if is_bundle(path) else locate(options["reference"]).path
-    refuse_nesting(options["out"], path)
+    path = Path(job.reference)
+    path = path if is_bundle(path) else locate(job.reference).path
+    assert job.out is not None
+    refuse_nesting(job.out, path)
     return open_reference(path)
 
 
-def resource_estimate(context: typer.Context, output: Output, place: Path) -> dict[str, int]:
-    """What `--dry-run` counts; time only for rows that were given."""
-    from mpu_cli.client import duration, methods
+def resource_estimate(job: UnlearnOptions, output: Output, place: Path) -> dict[str, int]:
+    """What `--dry-run` prints; times only for rows that were given."""
+    from mpu_cli.client import duration
     from mpu_cli.client.estimate import estimate_unlearn
     from mpu_cli.modeling.processes import this_process
     from mpu_cli.training.distributed import refuse_unsharded
 
-    options: dict[str, Any] = context.params
-    settings, assignments = plan(context, output, place)
+    chosen = plan(job, output, place)
+    method, settings = chosen.method, chosen.settings
     refuse_unsharded(settings)
-    chosen = methods.find(options["method"])
-    # A parameter without a default does not matter here.
-    named = {assignment.partition("=")[0].strip() for assignment in assignments}
+    # The value of a parameter without a default does not matter here.
+    named = {assignment.partition("=")[0].strip() for assignment in chosen.assignments}
     required = [
-        f"{p.name}=1" for p in chosen.parameters if p.default is None and p.name not in named
+        f"{p.name}=1" for p in method.parameters if p.default is None and p.name not in named
     ]
-    inputs = chosen.inputs_with(chosen.parse([*assignments, *required]))
-    sizes = _row_sizes(options, settings, place) if options["forget"] is not None else None
+    inputs = method.inputs_with(method.parse([*chosen.assignments, *required]))
+    sizes = _row_sizes(job, settings, place) if job.forget is not None else None
     passes = 1 + sum(word in inputs for word in ("retain", "alternate"))
-    found = estimate_unlearn(
+    estimate = estimate_unlearn(
         place,
         settings,
-        options["delta_dtype"],
-        lora=adapter(options),
-        processes=options["processes"] or this_process().size,
+        job.delta_dtype,
+        lora=job.lora,
+        processes=job.processes or this_process().size,
         passes=passes,
-        checkpoints=bool(options["save_steps"] or options["save_seconds"]),
+        checkpoints=bool(job.checkpoints.steps or job.checkpoints.seconds),
         longest=sizes and sizes.longest,
     )
-    if options["copy"] is not None:  # only that one is trained and written here
-        found |= {name: found[name] // found["copies"] for name in ("disk_bytes", "sent_bytes")} | {
-            "copies": 1
-        }
+    if job.copy is not None:  # only this copy is trained and written here
+        copies = estimate["copies"]
+        for name in ("disk_bytes", "sent_bytes"):
+            estimate[name] //= copies
+        estimate["copies"] = 1
     if sizes is None:
-        return found
+        return estimate
     steps = settings.total_steps(sizes.rows)
-    operations = duration.products_of_a_step(settings, found["parameters"], sizes.mean, passes)
-    speed = duration.measured_speed(settings) * found["processes"]
-    seconds = duration.seconds_in_all(steps, found["copies"], operations, speed)
-    return found | {
+    operations = duration.products_of_a_step(settings, estimate["parameters"], sizes.mean, passes)
+    speed = duration.measured_speed(settings) * estimate["processes"]
+    seconds = duration.seconds_in_all(steps, estimate["copies"], operations, speed)
+    return estimate | {
         "rows": sizes.rows,
         "longest_row_tokens": sizes.longest,
         "steps": steps,
@@ -379,14 +385,13 @@ def resource_estimate(context: typer.Context, output: Output, place: Path) -> di
     }
 
 
-def _row_sizes(options: Options, settings: TrainingSettings, place: Path) -> RowSizes:
-    """Of the rows that were given, as the model's tokenizer cuts them."""
+def _row_sizes(job: UnlearnOptions, settings: TrainingSettings, place: Path) -> RowSizes:
+    """The sizes of the given rows in tokens of the model's tokenizer."""
     from mpu_cli.bundle.read import is_bundle
-    from mpu_cli.cli.options import prompting_of
     from mpu_cli.client.duration import RowSizes
     from mpu_cli.client.recipe import Recipe
     from mpu_cli.client.training_rows import RowEncoder
-    from mpu_cli.data.mapping import for_retain, parse_mapping
+    from mpu_cli.data.mapping import for_retain
     from mpu_cli.data.rows import read_rows
     from mpu_cli.data.source import find_data
 
@@ -395,53 +400,17 @@ def _row_sizes(options: Options, settings: TrainingSettings, place: Path) -> Row
             f"--forget with --dry-run: {place} has no tokenizer to count tokens with",
             "leave --forget out",
         )
-    forget, retain = (
-        find_data(options[name]) if options[name] else None for name in ("forget", "retain")
-    )
-    assert forget is not None
-    mapping = parse_mapping(options["map_"] or [])
+    assert job.forget is not None
+    forget = find_data(job.forget)
+    retain = find_data(job.retain) if job.retain is not None else None
+    mapping, delimiter = job.columns.mapping, job.columns.delimiter
     recipe = Recipe.of_files(
-        options["method"],
-        {},
-        settings,
-        forget,
-        retain,
-        mapping=mapping,
-        prompting=prompting_of(options),
+        job.method, {}, settings, forget, retain, mapping=mapping, prompting=job.prompting
     )
     encoder = RowEncoder(place / "copy-1" if is_bundle(place) else place, recipe)
-    rows = encoder.training_rows(
-        read_rows(forget, mapping), read_rows(retain, for_retain(mapping)) if retain else None
+    forget_rows = read_rows(forget, mapping, delimiter=delimiter)
+    retain_rows = (
+        read_rows(retain, for_retain(mapping), delimiter=delimiter) if retain is not None else None
     )
+    rows = encoder.training_rows(forget_rows, retain_rows)
     return RowSizes.of(rows.forget, rows.retain)
-
-
-def adapter(options: Options) -> Lora | None:
-    """The options of LoRA, or None without it.
-
-    Raises:
-        UsageError: its other options without a rank.
-    """
-    from mpu_cli.client.lora import DEFAULT_ROLES, Lora
-
-    rank, alpha = options["lora_rank"], options["lora_alpha"]
-    named = tuple(part.strip() for part in options["lora_targets"].split(",") if part.strip())
-    named = () if named == DEFAULT_ROLES else named
-    if rank is not None and options["fsdp"]:
-        raise UsageError(
-            "--lora-rank and --fsdp: adapters are not sharded",
-            "leave --fsdp out: an adapter's optimizer is small",
-        )
-    if rank is None:
-        if alpha is not None or named:
-            raise UsageError(
-                "--lora-alpha and --lora-targets belong to LoRA", "give --lora-rank too"
-            )
-        return None
-    return Lora(rank, alpha, named)
-
-
-def _given(context: typer.Context, name: str) -> bool:
-    """Whether the user gave an option, on the command line or in a file."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name not in {"DEFAULT", "UNSET"}

@@ -88,12 +88,12 @@ def trained(reports: Mapping[str, TrainingReport]) -> list[RenderableType]:
     return body
 
 
-def dry_run_words(needs: Mapping[str, int], given: bool) -> list[str]:
-    """What a training would take, in sentences; `given` says whether rows were."""
+def dry_run_words(needs: Mapping[str, int], *, has_rows: bool) -> list[str]:
+    """The memory, disk and time that a training needs; `has_rows` says whether rows were given."""
     copies = f"{needs['copies']} cop{'y' if needs['copies'] == 1 else 'ies'}"
     where = (
         f"rows of at most {needs['longest_row_tokens']} tokens"
-        if given
+        if has_rows
         else "the longest rows that --max-length allows"
     )
     on_the_way = needs["temporary_disk_bytes"] + needs["checkpoint_disk_bytes"]
@@ -110,7 +110,7 @@ def dry_run_words(needs: Mapping[str, int], given: bool) -> list[str]:
             " the way"
         ),
     ]
-    if given:
+    if has_rows:
         lines.append(
             f"time    about {duration(needs['seconds'])} for {copies} of {needs['steps']} steps (a"
             " third to three times that, from how fast this machine multiplies now)"
@@ -126,23 +126,28 @@ def dry_run_words(needs: Mapping[str, int], given: bool) -> list[str]:
 def preset_words(
     settings: Mapping[str, Any], given: Collection[str], parameters: Mapping[str, Any]
 ) -> str:
-    """What the preset set, and what the user's own options changed of it, on one line."""
+    """What the preset set, and which of it the user's own options changed, on one line.
 
-    def shown(name: str) -> str:
-        value = settings[name]
-        flag = name.replace("_", "-")
+    Args:
+        settings: the values of the preset's options by flag.
+        given: the flags that the user gave.
+        parameters: of the method.
+    """
+
+    def shown(flag: str) -> str:
+        value, name = settings[flag], flag.removeprefix("--")
         if isinstance(value, bool):
-            return flag if value else f"no {flag}"
-        return f"{flag} {value:g}" if isinstance(value, float) else f"{flag} {value}"
+            return name if value else f"no {name}"
+        return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
     weights = ", ".join(
         f"{name} {parameters[name]:g}" for name in ("gamma", "alpha") if name in parameters
     )
     text = (
-        f"preset paper sets: {', '.join(shown(name) for name in settings if name not in given)},"
+        f"preset paper sets: {', '.join(shown(flag) for flag in settings if flag not in given)},"
         f" {weights}"
     )
-    own = ", ".join(shown(name) for name in settings if name in given)
+    own = ", ".join(shown(flag) for flag in settings if flag in given)
     return f"{text}; yours: {own}" if own else text
 
 

@@ -20,7 +20,6 @@ from mpu_cli.architectures.projections import Projection
 from mpu_cli.bundle.adapter import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
-    MAX_RANK,
     MERGE_INSTEAD,
     PEFT_PREFIX,
     AdapterConfig,
@@ -30,6 +29,7 @@ from mpu_cli.bundle.adapter import (
     encode_config,
     pair_up,
 )
+from mpu_cli.bundle.schema import MAX_RANK
 from mpu_cli.bundle.tensors import is_frozen
 from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, read_tensor, to_bytes
 from mpu_cli.checkpoint.header import FLOAT_DTYPES, STORED_NAMES, TensorInfo, read_header

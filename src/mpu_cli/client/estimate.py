@@ -23,7 +23,8 @@ from mpu_cli.checkpoint.config_file import read_config
 from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT, STORED_NAMES
 from mpu_cli.checkpoint.model import INDEX_FILE, SINGLE_FILE, Checkpoint, open_checkpoint, read_json
 from mpu_cli.client.handoff import OpenHandoff, open_handoff
-from mpu_cli.client.lora import Lora, choose, within_reach
+from mpu_cli.client.lora import choose, within_reach
+from mpu_cli.client.settings import Lora
 from mpu_cli.data.context import context_length, row_limit
 from mpu_cli.errors import BadModelError
 from mpu_cli.training.settings import TrainingSettings

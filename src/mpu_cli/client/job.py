@@ -10,7 +10,7 @@ from typing import Any
 
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.reference_source import ReferenceSource
-from mpu_cli.client.work_directory import Keeping
+from mpu_cli.client.settings import CheckpointSettings
 from mpu_cli.data.rows import Row
 from mpu_cli.modeling.processes import this_process
 
@@ -26,7 +26,7 @@ class UnlearnJob:
     recipe: Recipe
     delta_dtype: str
     shard_bytes: int
-    keeping: Keeping = field(default_factory=Keeping)
+    keeping: CheckpointSettings = field(default_factory=CheckpointSettings)
     refusals: tuple[str, ...] = ()
     """Alternate answers that are drawn anew in each epoch, if the recipe asks for it."""
     reference: ReferenceSource | None = None

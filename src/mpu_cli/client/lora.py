@@ -12,52 +12,20 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpu_cli.architectures.projections import ROLES, Projection, Projections, projections
 from mpu_cli.architectures.read import read_layout
-from mpu_cli.bundle.adapter import MAX_RANK, AdapterConfig
+from mpu_cli.bundle.adapter import AdapterConfig
 from mpu_cli.bundle.tensors import is_frozen, shapes
 from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.client.settings import DEFAULT_ROLES, Lora
 from mpu_cli.errors import BadModelError, CheckFailedError, UsageError
 from mpu_cli.modeling.hooks.experts import ADAPTER, names_of_experts
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-DEFAULT_ROLES = ("q", "k", "v", "gate", "up")
-
-
-@dataclass(frozen=True, slots=True)
-class Lora:
-    """The options of LoRA.
-
-    Raises:
-        UsageError: a value is outside its range.
-    """
-
-    rank: int
-    alpha: float | None = None
-    """None: twice the rank, so that B A is scaled by 2 whatever the rank."""
-    targets: tuple[str, ...] = ()
-    """Roles (q, k, v, gate, up, o, down) or ends of module names (q_proj).
-
-    empty: `DEFAULT_ROLES`.
-    """
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        if type(self.rank) is not int or not 1 <= self.rank <= MAX_RANK:
-            raise UsageError(f"--lora-rank {self.rank}: a rank lies between 1 and {MAX_RANK}")
-        if self.alpha is not None and not 0 < self.alpha <= 1e6:
-            raise UsageError(f"--lora-alpha {self.alpha:g}: must lie above 0 and at most at 1e6")
-
-    @property
-    def scaling(self) -> float:
-        """α."""
-        return 2.0 * self.rank if self.alpha is None else float(self.alpha)
 
 
 def matrices_of(directory: Path) -> Projections:

@@ -31,8 +31,8 @@ SETTINGS: dict[str, Any] = {
 """Settings of every method, by the names of TrainingSettings."""
 TEXT_LENGTH = 2048
 """Tokens in a chunk of joined plain texts; the authors cut no question-and-answer row."""
-PROMPTING = {"system_prompt": "You are a helpful assistant.", "template_date": "2025-04-10"}
-"""Prompt options for a tokenizer with a chat template."""
+PROMPTING = {"system": "You are a helpful assistant.", "date": "2025-04-10"}
+"""Settings of the prompts for a tokenizer with a chat template, by the names of Prompting."""
 ROUNDS_AND_EPOCHS = {
     "GradAscent": (1, 10),
     "GradDiff": (1, 10),

@@ -1,7 +1,4 @@
-"""What must be the same for every copy.
-
-The method, its parameters, the training settings and the data.
-"""
+"""What must be the same for every copy: method, parameters, training settings and data."""
 
 from __future__ import annotations
 
@@ -12,37 +9,36 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mpu_cli.client.lora import Lora
 from mpu_cli.client.methods import Value
+from mpu_cli.client.settings import Lora
 from mpu_cli.data.prompting import PLAIN, Prompting
 from mpu_cli.errors import BadDataError
+from mpu_cli.option import flags_of
 from mpu_cli.training.run_identity import TOKENS
 from mpu_cli.training.settings import TrainingSettings
 
-_WORDS = {
+_NAMES = {
     "forget_digest": "the forget file",
     "retain_digest": "the retain file",
     "refusals_digest": "the file of refusals",
     "tokens_digest": TOKENS,
+    "method": "--method",
     "mapping": "--map",
-    "round_number": "--round",
-    "system": "--system-prompt",
-    "variables": "--template-var",
-    "date": "--template-date",
+    "reference": "--reference",
 }
-"""What a user calls the fields whose option has another name."""
+"""The names in messages of the fields that are no settings classes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """A recipe for one handoff.
 
-    It stays with the client: neither it nor its fingerprint belongs into an update.
+    It stays with the client: neither the recipe nor its fingerprint goes into an update.
     """
 
     method: str
     parameters: tuple[tuple[str, Value], ...]
-    """(name, value), sorted by name, defaults included, so that a changed default changes the fingerprint."""
+    """(name, value), sorted by name; with defaults, since a changed default is another recipe."""
     settings: TrainingSettings
     forget_digest: str
     """SHA-256 of the forget file's bytes, in hex."""
@@ -51,17 +47,17 @@ class Recipe:
     refusals_digest: str | None = None
     """The same of the list of refusals, or None without one."""
     mapping: tuple[tuple[str, str], ...] = ()
-    """(field, column), sorted: how the files' columns are read."""
+    """(field, column), sorted: the columns that hold the fields."""
     lora: Lora | None = None
     """Train an adapter of this kind instead of the weights."""
     prompting: Prompting = PLAIN
-    """What stands around every pair and chat."""
+    """The part of a prompt that is the same for all rows."""
     reference: str | None = None
-    """Digest of the reference that was given; None = the copy itself."""
+    """Digest of the given reference; None = the copy itself."""
     tokens_digest: str | None = None
-    """Of the rows as tokens and labels (`TrainingRows.digest`).
+    """Digest of the rows as tokens and labels (`TrainingRows.digest`).
 
-    The same files are other tokens to another tokenizer or template.
+    With another tokenizer or template the same files give other tokens.
     """
 
     @classmethod
@@ -92,23 +88,16 @@ class Recipe:
         return cls(method, values, settings, *digests, columns, lora, prompting, reference)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only, as they go into the fingerprint."""
+        """The plain values of which the fingerprint is made."""
         return {**asdict(self), "parameters": dict(self.parameters)}
 
     def in_words(self) -> dict[str, Any]:
-        """The same, flat, by what a user calls each thing."""
-        content = self.to_dict()
-        parameters, lora = content.pop("parameters"), content.pop("lora") or {}
-        own = {
-            **content.pop("settings"),
-            **content.pop("prompting"),
-            **{f"lora_{name}": value for name, value in lora.items()},
-        }
-        words = {
-            _WORDS.get(name) or f"--{name.replace('_', '-')}": value
-            for name, value in {**content, **own}.items()
-        }
-        return words | {f"--set {name}": value for name, value in parameters.items()}
+        """The recipe as one flat map, by the names that messages use."""
+        words = {name: getattr(self, field) for field, name in _NAMES.items()}
+        for settings in filter(None, (self.settings, self.prompting, self.lora)):
+            flags = flags_of(type(settings))
+            words |= {flag: getattr(settings, field) for field, flag in flags.items()}
+        return words | {f"--set {name}": value for name, value in self.parameters}
 
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the canonical JSON (sorted keys, no white space, ASCII)."""

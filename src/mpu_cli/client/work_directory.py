@@ -13,13 +13,14 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpu_cli.checkpoint.own_directory import open_own
 from mpu_cli.checkpoint.staging import disk_errors, flush, flush_tree
 from mpu_cli.checkpoint.writer import Files, write_new
+from mpu_cli.client.settings import CheckpointSettings
 from mpu_cli.errors import OutputError
 from mpu_cli.training.checkpoints import MARKER, CheckpointStore, SavePlan, make_private, verified
 from mpu_cli.training.run_identity import Identity, identity_digest
@@ -27,37 +28,14 @@ from mpu_cli.training.run_identity import Identity, identity_digest
 if TYPE_CHECKING:
     from mpu_cli.training.report import TrainingReport
 
-DEFAULT_SECONDS = 900.0
-"""Default time between two checkpoints: the most that a killed run loses."""
 SHORT = 60.0
 """Seconds of training that are not worth keeping when a run fails."""
-
-
-@dataclass(frozen=True, slots=True)
-class Keeping:
-    """The user's options on checkpoints."""
-
-    resume: bool = False
-    steps: int | None = None
-    seconds: float = DEFAULT_SECONDS
-    """0 = no checkpoints by time."""
-    directory: Path | None = None
-
-    @property
-    def asked(self) -> bool:
-        """Whether the user wants the work kept, however short the run was."""
-        return self.resume or self.steps is not None or self.directory is not None
-
-    @property
-    def plan(self) -> SavePlan:
-        """When to write checkpoints."""
-        return SavePlan(self.steps, self.seconds or None)
 
 
 class WorkDirectory:
     """The work directory of one OUT."""
 
-    def __init__(self, out: Path, keeping: Keeping) -> None:
+    def __init__(self, out: Path, keeping: CheckpointSettings) -> None:
         """The directory is made as soon as there is something to keep."""
         out = Path(os.path.abspath(out))  # noqa: PTH100 - links in the path are the user's, keep them
         self._keeping = keeping

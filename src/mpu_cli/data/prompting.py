@@ -1,9 +1,7 @@
-"""What stands around a row in a prompt, fixed for all rows.
+"""The part of a prompt that is the same for all rows: system prompt, template variables, date.
 
-A system prompt, a chat template's variables, and its date.
-
-These settings are a part of the recipe: two copies, or two evaluations, whose prompts differ are
-not alike.
+These settings are a part of the recipe: prompts that differ make two copies, or two evaluations,
+incomparable.
 """
 
 from __future__ import annotations
@@ -18,9 +16,10 @@ from typing import Any
 
 from mpu_cli.documentation import page
 from mpu_cli.errors import UsageError
+from mpu_cli.option import option
 
 DATE = "2024-07-26"
-"""Today's date to every template: the one that Llama 3.2's template falls back to where it cannot ask for the clock."""
+"""Today's date in every template: the one that the template of Llama 3.2 takes without a clock."""
 RESERVED = frozenset(
     {
         "messages",
@@ -32,7 +31,32 @@ RESERVED = frozenset(
         "lipsum",
     }
 )
-"""Names that a template reads and that are not the user's to set."""
+"""Names that a template reads and a user must not set."""
+
+
+def parse_variables(assignments: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Read NAME=VALUE texts as (name, value as JSON), sorted by name.
+
+    A value that is JSON (false, 3, "3") keeps its type; any other value is a text.
+
+    Raises:
+        UsageError: an assignment is malformed or repeated, or its name is reserved.
+    """
+    variables: dict[str, str] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        is_name = name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("_")
+        if not equals or not is_name:
+            raise UsageError(
+                f"--template-var {assignment}: expected NAME=VALUE",
+                "for example --template-var enable_thinking=false",
+            )
+        if name in RESERVED:
+            raise UsageError(f"--template-var {name}: this name is reserved", f"see {page('data')}")
+        if name in variables:
+            raise UsageError(f"--template-var {name} is given twice", "give it once")
+        variables[name] = _as_json(text)
+    return tuple(sorted(variables.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,77 +64,57 @@ class Prompting:
     """The settings of all prompts of a run.
 
     Raises:
-        UsageError: a value is outside its range; the message names the flag.
+        UsageError: a value is malformed.
     """
 
-    system: str | None = None
-    """A system turn before every pair, and before every chat that does not begin with one of its own."""
-    variables: tuple[tuple[str, str], ...] = ()
-    """(name, value as JSON), sorted by name: what the chat template can read beside the turns."""
-    date: str = DATE
-    """The day that a template sees as today, YYYY-MM-DD."""
-    content_parts: bool = False
-    """Give a template the content of a turn as a list of one text part instead of a string."""
+    system: str | None = option(
+        None,
+        "System prompt before every pair, and before every chat that has none of its own.",
+        panel="Data",
+        flag="--system-prompt",
+        metavar="TEXT",
+    )
+    variables: tuple[tuple[str, str], ...] = option(
+        (),
+        "Variable of the chat template, for example enable_thinking=false. Repeatable.",
+        panel="Data",
+        flag="--template-var",
+        metavar="NAME=VALUE",
+        parse=parse_variables,
+        repeated=True,
+    )
+    date: str = option(
+        DATE,
+        "Date that the chat template takes for today.",
+        panel="Data",
+        flag="--template-date",
+        metavar="YYYY-MM-DD",
+    )
+    content_parts: bool = option(
+        False,
+        "Give the chat template each turn as a list of one text part instead of a string.",
+        panel="Data",
+    )
 
     def __post_init__(self) -> None:
         """Check every value."""
         if self.system is not None and not self.system.strip():
-            raise UsageError("--system-prompt is empty", "leave it out for none")
+            raise UsageError("--system-prompt is empty", "leave it out for no system prompt")
         try:
             if self.day.isoformat() != self.date:
                 raise ValueError
         except ValueError:
-            raise UsageError(f"--template-date {self.date}: expected a day as 2024-07-26") from None
-
-    @classmethod
-    def of(
-        cls,
-        system: str | None,
-        assignments: Sequence[str] | None,
-        day: str | None = None,
-        *,
-        content_parts: bool = False,
-    ) -> Prompting:
-        """From options: `assignments` are NAME=VALUE, where a value that is JSON (false, 3, "3") is that, and any other a text.
-
-        Raises:
-            UsageError: an assignment is malformed, is given twice, or sets what is not the user's
-                to set.
-        """
-        variables: dict[str, str] = {}
-        for assignment in assignments or ():
-            name, equals, text = assignment.partition("=")
-            if (
-                not equals
-                or not name.isidentifier()
-                or keyword.iskeyword(name)
-                or name.startswith("_")
-            ):
-                raise UsageError(
-                    f"--template-var {assignment}: expected NAME=VALUE",
-                    "for example --template-var enable_thinking=false",
-                )
-            if name in RESERVED:
-                raise UsageError(
-                    f"--template-var {name}: this name is not yours to set", f"see {page('data')}"
-                )
-            if name in variables:
-                raise UsageError(f"--template-var {name} is given twice", "give it once")
-            variables[name] = _as_json(text)
-        return cls(
-            system, tuple(sorted(variables.items())), DATE if day is None else day, content_parts
-        )
+            raise UsageError(
+                f"--template-date {self.date}: expected a date such as 2024-07-26"
+            ) from None
 
     @property
     def day(self) -> Day:
         """`date` as a date."""
         return Day.fromisoformat(self.date)
 
-    def told(self) -> dict[str, Any]:
-        """What a record says of them.
-
-        The system prompt by its SHA-256 in hex, since a record holds no text.
-        """
+    def for_record(self) -> dict[str, Any]:
+        """The settings for a record, with the system prompt's SHA-256: a record holds no text."""
         system = None if self.system is None else sha256(self.system.encode()).hexdigest()
         return {
             "system_prompt": system,
@@ -137,4 +141,4 @@ def _as_json(text: str) -> str:
 
 
 PLAIN = Prompting()
-"""No system prompt, no variables, the usual date."""
+"""The default settings."""

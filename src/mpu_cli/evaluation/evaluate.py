@@ -211,5 +211,5 @@ def _settings_as_recorded(settings: EvalSettings, tested: ModelUnderTest) -> dic
         "robustness": list(settings.robustness),
         "resamples": settings.resamples,
         "seed": settings.seed,
-        "prompting": settings.prompting.told(),
+        "prompting": settings.prompting.for_record(),
     }

@@ -1,88 +1,168 @@
-"""What an evaluation is asked for."""
+"""The settings of an evaluation and of a comparison."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpu_cli.data.prompting import PLAIN, Prompting
 from mpu_cli.errors import UsageError
+from mpu_cli.option import check, option
+from mpu_cli.training.settings import Device
 
+# The lowest brings hardly anything back; at the highest a small model learns fastest.
 RELEARN_RATES = (1e-5, 1e-4, 3e-4, 1e-3)
-"""From what brings hardly anything back to what a small model learns fastest at: the worst of them counts."""
 MOST_RATES = 8
+
+
+def parse_stops(texts: Sequence[str]) -> tuple[str, ...]:
+    r"""Texts in which `\n` and `\t` stand for a line break and a tab."""
+    return tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in texts)
 
 
 @dataclass(frozen=True, slots=True)
 class EvalSettings:
-    """Checked settings of one evaluation."""
+    """Settings of one evaluation.
 
-    metrics: tuple[str, ...] = ()
-    """Names; empty = all that the given files allow."""
-    robustness: tuple[str, ...] = ()
-    """Names of checks to run after the metrics."""
-    generate: bool = True
-    batch_size: int = 32
-    max_length: int | None = None
-    """Tokens of a text at most; None = the model's context."""
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    metrics: tuple[str, ...] = option(
+        (),
+        "Measure this metric only; --list-metrics prints all of them. Repeatable.",
+        panel="Method",
+        flag="--metric",
+        shown="all that the rows allow",
+        metavar="NAME",
+        repeated=True,
+    )
+    robustness: tuple[str, ...] = option(
+        (),
+        "Check whether the rows stay forgotten: quantization, relearning, paraphrase, leak, or all."
+        " Repeatable.",
+        panel="Method",
+        metavar="NAME",
+        repeated=True,
+    )
+    generate: bool = option(
+        True,
+        "Let the model write texts, which ROUGE and fluency need.",
+        panel="Method",
+        flag="--generate/--no-generate",
+    )
     max_new_tokens: int | None = None
-    """Tokens that the model may write; None = by what a set was given for, see `prompt_format.py`."""
+    """Number of tokens that the model may write; None = depends on the set, see `prompt_format.py`."""
     tokens_by_set: tuple[tuple[str, int], ...] = ()
     """The same for single sets, (name, tokens)."""
-    stop: tuple[str, ...] = ()
-    """Texts at which what is written on questions ends.
-
-    Empty = MUSE's for its questions, none for others.
-    """
-    samples: int = 8
-    """Texts drawn for each question where texts are drawn."""
-    temperature: float = 1.0
-    relearn_rows: int = 10
-    relearn_steps: int = 20
-    relearn_rates: tuple[float, ...] = RELEARN_RATES
-    resamples: int = 10_000
-    """Random weightings of the rows that the intervals are made of."""
-    seed: int = 0
-    device: str = "auto"
+    stop: tuple[str, ...] = option(
+        (),
+        r"Text that ends an answer; \n is a line break. Repeatable.",
+        panel="Method",
+        shown="for knowledge sets that of MUSE",
+        metavar="TEXT",
+        parse=parse_stops,
+        repeated=True,
+    )
+    samples: int = option(
+        8,
+        "Number of answers to draw for each question (leak).",
+        panel="Method",
+        least=1,
+    )
+    temperature: float = option(
+        1.0, "Temperature of the drawn answers (leak).", panel="Method", above=0, most=100
+    )
+    relearn_rows: int = option(
+        10, "Number of forget rows to train on again (relearning).", panel="Method", least=1
+    )
+    relearn_steps: int = option(
+        20, "Number of training steps (relearning).", panel="Method", least=1
+    )
+    relearn_rates: tuple[float, ...] = option(
+        RELEARN_RATES,
+        "Learning rate of AdamW (relearning); of several the worst result counts. Repeatable.",
+        panel="Method",
+        flag="--relearn-rate",
+        metavar="RATE",
+        repeated=True,
+    )
+    batch_size: int = option(32, "Number of texts in a batch.", panel="Optimisation", least=1)
+    max_length: int | None = option(
+        None,
+        "Largest number of tokens of a text.",
+        panel="Data",
+        shown="the model's context",
+        least=2,
+        metavar="TOKENS",
+    )
+    resamples: int = option(
+        10_000,
+        "Number of random weightings of the rows, from which the intervals come.",
+        panel="Method",
+        least=1000,
+    )
+    seed: int = option(0, "Seed of all random choices.", panel="Method", least=0)
+    device: Device = option(
+        "auto",
+        "Device to run on. The value auto takes the first one available of cuda, mps and cpu.",
+        panel="Optimisation",
+    )
     prompting: Prompting = PLAIN
-    """What stands around every pair and chat."""
 
     def __post_init__(self) -> None:
-        """Refuse what no evaluation can mean.
-
-        Raises:
-            UsageError: the message names the flag.
-        """
-        for flag, value, least in (
-            ("--batch-size", self.batch_size, 1),
-            ("--samples", self.samples, 1),
-            ("--max-new-tokens", 1 if self.max_new_tokens is None else self.max_new_tokens, 1),
-            *((f"--max-new-tokens {name}", tokens, 1) for name, tokens in self.tokens_by_set),
-            ("--relearn-rows", self.relearn_rows, 1),
-            ("--relearn-steps", self.relearn_steps, 1),
-            ("--resamples", self.resamples, 1000),
-            ("--max-length", 2 if self.max_length is None else self.max_length, 2),
-            ("--seed", self.seed, 0),
-        ):
-            if value < least:
-                raise UsageError(f"{flag} {value}: expected {least} or more")
+        """Check every value."""
+        check(self)
+        tokens = [("--max-new-tokens", self.max_new_tokens)]
+        tokens += [(f"--max-new-tokens {name}", number) for name, number in self.tokens_by_set]
+        for flag, number in tokens:
+            if number is not None and number < 1:
+                raise UsageError(f"{flag} {number}: expected 1 or more")
         if not all(self.stop):
             raise UsageError(
-                "--stop: an empty text ends everything before its first word",
+                "--stop: an empty text ends every answer before its first word",
                 'give a text, for instance --stop "\\n\\n"',
             )
-        if not 0 < self.temperature <= 100:
+        for rate in self.relearn_rates:
+            if not 0 < rate < 1:
+                raise UsageError(f"--relearn-rate {rate:g}: expected a number between 0 and 1")
+        if not 0 < len(self.relearn_rates) == len(set(self.relearn_rates)) <= MOST_RATES:
             raise UsageError(
-                f"--temperature {self.temperature:g}: expected a number above 0 and at most 100"
+                f"--relearn-rate: expected 1 to {MOST_RATES} different rates",
+                "each rate costs --relearn-steps steps",
             )
-        _check_rates(self.relearn_rates)
 
 
-def _check_rates(rates: tuple[float, ...]) -> None:
-    for rate in rates:
-        if not 0 < rate < 1:
-            raise UsageError(f"--relearn-rate {rate:g}: expected a number between 0 and 1")
-    if not 0 < len(rates) == len(set(rates)) <= MOST_RATES:
-        raise UsageError(
-            f"--relearn-rate: expected 1 to {MOST_RATES} different rates",
-            "each rate costs --relearn-steps steps",
-        )
+@dataclass(frozen=True, slots=True)
+class CompareSettings:
+    """Settings of one comparison.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    share: float = option(
+        0.01,
+        "Margin as a share of the first record's change since --before.",
+        panel="Method",
+        above=0,
+        most=1,
+    )
+    margin: float | None = option(
+        None,
+        "Margin itself, the same for every metric.",
+        panel="Method",
+        shown="--share of the change",
+        above=0,
+    )
+    resamples: int = option(
+        10_000,
+        "Number of random weightings of the rows, from which the intervals come.",
+        panel="Method",
+        least=1000,
+    )
+    seed: int = option(0, "Seed of the random weightings.", panel="Method", least=0)
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check(self)

@@ -1,119 +1,88 @@
-"""`mpu aggregate`: take the clients' updates back into the model (server)."""
+"""`mpu aggregate`: combine the clients' updates into the next model (server)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from mpu_cli.cli.archives import unpacked
+from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import after_aggregate
-from mpu_cli.cli.options import (
-    SECRET,
-    Config,
-    DryRun,
-    Force,
-    Json,
-    ShardSize,
-    choice,
-    estimate_facts,
-    server_words,
-    use_one_thread,
-)
+from mpu_cli.cli.options import SECRET, Shared, estimate_facts, server_words, use_one_thread
 from mpu_cli.cli.output import Output, facts
+from mpu_cli.option import REQUIRED, option, same_option
+from mpu_cli.server.aggregation.settings import AggregateSettings
 
 if TYPE_CHECKING:
     from mpu_cli.server.aggregation.aggregate import AggregateResult
 
 GUIDE = Guide(
     "server",
-    "Take the clients' updates back into the model.",
+    "Combine the clients' updates into the next model.",
     ("mpu aggregate to-server --secret server --model model --out model-next",),
 )
 
 
-def aggregate(
-    context: typer.Context,
-    updates: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Updates that clients sent back: directories or tar files.", metavar="UPDATE…"
-        ),
-    ],
-    secret: Annotated[
-        Path, typer.Option("--secret", envvar=SECRET, help="The lineage's secret directory.")
-    ],
-    model: Annotated[
-        str, typer.Option("--model", help="The model to update: the head of the lineage.")
-    ],
-    out: Annotated[Path, typer.Option("--out", help="Directory for the new model.")],
-    server_lr: Annotated[
-        float, typer.Option(help="η: how much of the aggregated update to apply.")
-    ] = 1.0,
-    missing: Annotated[
-        str, typer.Option(help="If copies are missing: refuse, or reweight (noise is left).")
-    ] = "refuse",
-    min_agreement: Annotated[
-        float, typer.Option(help="Least cosine between the copies' changes.")
-    ] = 0.15,
-    max_relative_norm: Annotated[
-        float, typer.Option(help="Largest norm of the update, over the model's.")
-    ] = 0.5,
-    fork: Annotated[
-        bool, typer.Option("--fork", help="Work on a model that a newer accepted one has replaced.")
-    ] = False,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    max_shard_size: ShardSize = "50GB",
-    disclose: Annotated[
-        bool, typer.Option("--disclose", help="Say in the model card how the copies were made.")
-    ] = False,
-    dry_run: DryRun = False,
-    force: Force = False,
-    json: Json = False,
-    config: Config = None,
-) -> None:
-    """Take updates back: undo the reparameterizations, cancel the noise, add the result to the model.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregateOptions(Job):
+    """What `mpu aggregate` was asked to do."""
 
-    The result is a candidate: it becomes the lineage's head when perturb or aggregate is used on
-    it. Several candidates may be made of one update, for instance with another --server-lr.
+    updates: tuple[Path, ...] = option(
+        REQUIRED,
+        "Updates that clients sent back: directories or tar files.",
+        panel="Model",
+        flag="UPDATES",
+        metavar="UPDATE…",
+        repeated=True,
+    )
+    secret: Path = option(
+        REQUIRED,
+        "Directory of the lineage's secret.",
+        panel="Model",
+        metavar="DIR",
+        environment=SECRET,
+    )
+    model: str = option(
+        REQUIRED, "Model to update: the head of the lineage.", panel="Model", metavar="MODEL"
+    )
+    out: Path = option(REQUIRED, "Directory for the new model.", panel="Output", metavar="DIR")
+    settings: AggregateSettings
+    dry_run: bool = same_option(Shared, "dry_run")
+    force: bool = same_option(Shared, "force")
+
+
+@command()
+def aggregate(job: AggregateOptions, output: Output) -> None:
+    """Undo the reparameterizations, cancel the noise, and add the updates to the model.
+
+    The result is a candidate: it becomes the head of the lineage when perturb or aggregate uses it.
+    Several candidates may be made from the same updates, for instance with another --server-lr.
     """
-    output = Output(context, as_json=json)
-    from mpu_cli.checkpoint.writer import parse_size
-
-    choice("--missing", missing, ("refuse", "reweight"))
-    choice("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     from mpu_cli.checkpoint.locate import locate
     from mpu_cli.server.aggregation.aggregate import aggregate as run
-    from mpu_cli.server.aggregation.settings import AggregateSettings
 
     use_one_thread()
-
-    if dry_run:
+    out, secret, settings = job.out, job.secret, job.settings
+    if job.dry_run:
         from mpu_cli.server.aggregation.estimate import estimate_aggregate
 
-        needs = estimate_aggregate(locate(model).path, dtype)
+        needs = estimate_aggregate(locate(job.model).path, settings.dtype)
         output.result(needs, *server_words(needs, "the new model"), facts(estimate_facts(needs)))
         return
-    settings = AggregateSettings(
-        server_lr,
-        missing,
-        min_agreement,
-        max_relative_norm,
-        fork,
-        dtype,
-        parse_size(max_shard_size),
-        disclose,
-    )
-    with unpacked(output, *updates) as places, output.progress("reading the model") as progress:
-        result = run(places, secret, locate(model), out, settings, force=force, progress=progress)
+    with (
+        unpacked(output, *job.updates) as places,
+        output.progress("reading the model") as progress,
+    ):
+        model = locate(job.model)
+        result = run(places, secret, model, out, settings, force=job.force, progress=progress)
     for text in _warnings(result, settings.dtype):
         output.warn(text)
     data = _data(result, out, settings.dtype)
     rows = {
         "updates": (
-            f"{len(updates)}, {sum(len(draw.deltas) for draw in result.updates.draws)} copies"
+            f"{len(job.updates)}, {sum(len(draw.deltas) for draw in result.updates.draws)} copies"
         )
     }
     if result.changed is not None:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from mpu_cli.cli.config import ConfigCommand
 from mpu_cli.cli.data_view import describe, shown, told
+from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.light import without_torch
-from mpu_cli.cli.options import (
-    Config,
-    ContentParts,
-    Delimiter,
-    Json,
-    MaxLength,
-    SystemPrompt,
-    TemplateDate,
-    TemplateVar,
-    prompting_of,
-)
 from mpu_cli.cli.output import Output
+from mpu_cli.data.prompting import Prompting
+from mpu_cli.data.settings import ColumnSettings, WindowSettings
 from mpu_cli.errors import BadDataError, CheckFailedError, MpuError, UsageError
+from mpu_cli.option import REQUIRED, check, option
 
 if TYPE_CHECKING:
     from mpu_cli.data.check import Findings
@@ -37,10 +31,41 @@ GUIDE = Guide(
     ),
 )
 data = typer.Typer(name="data", add_completion=False, rich_markup_mode=None)
-Mapping = Annotated[
-    list[str] | None,
-    typer.Option("--map", help="Which column holds a field, field=column.", metavar="FIELD=COLUMN"),
-]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataCheckOptions(Job):
+    """What `mpu data check` was asked to do."""
+
+    file: str = option(
+        REQUIRED,
+        "Rows: JSON, JSONL, CSV, Parquet or text, or hf://datasets/org/name/path.",
+        panel="Data",
+        flag="FILE",
+    )
+    retain: str | None = option(
+        None, "Second file, to compare with the first.", panel="Data", metavar="FILE"
+    )
+    model: str | None = option(
+        None,
+        "Model directory, handoff or Hub id whose tokenizer to use.",
+        panel="Model",
+        metavar="MODEL",
+    )
+    tokenizer: Path | None = option(
+        None, "Directory with tokenizer files only.", panel="Model", metavar="DIR"
+    )
+    columns: ColumnSettings
+    prompting: Prompting
+    windows: WindowSettings
+    row: int = option(1, "Number of the usable row to print, from 1.", panel="Output", least=1)
+    strict: bool = option(
+        False, "Exit 1 on duplicates, cut rows, or rows in both files.", panel="Output"
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check(self)
 
 
 @data.callback()
@@ -49,95 +74,50 @@ def group() -> None:
 
 
 @data.command("check", cls=ConfigCommand)
-def check(
-    context: typer.Context,
-    file: Annotated[
-        str,
-        typer.Argument(
-            help="Rows: JSON, JSONL, CSV, Parquet, text, or hf://datasets/org/name/path."
-        ),
-    ],
-    retain: Annotated[str | None, typer.Option(help="A second file, to be compared with.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Whose tokenizer: a model directory, a handoff or a Hub id.")
-    ] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="A directory with tokenizer files alone.")
-    ] = None,
-    map_: Mapping = None,
-    delimiter: Delimiter = None,
-    system_prompt: SystemPrompt = None,
-    template_var: TemplateVar = None,
-    template_date: TemplateDate = None,
-    content_parts: ContentParts = False,
-    max_length: MaxLength = None,
-    overlap: Annotated[
-        int | None,
-        typer.Option(help="Tokens that two windows of a long text share; an eighth by default."),
-    ] = None,
-    pack: Annotated[
-        bool,
-        typer.Option("--packing", help="Put short texts together, as mpu unlearn --packing does."),
-    ] = False,
-    row: Annotated[int, typer.Option(min=1, help="The usable row to show, counted from 1.")] = 1,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Exit 1 on duplicates, cut rows, or rows in both files."),
-    ] = False,
-    json: Json = False,
-    config: Config = None,
-) -> None:
-    """Rows, form, token lengths, what is cut, duplicates, and one row exactly as the model will see it.
+@command()
+def check_rows(job: DataCheckOptions, output: Output) -> None:
+    """Print rows, form, token lengths, cuts, duplicates, and one row exactly as the model sees it.
 
-    Exit 3 if a row cannot be used (all of them are listed), 1 with --strict if something needs a
-    second look.
+    Exit code 3 means that a row cannot be used (all of them are listed), 1 with --strict that
+    something needs a second look.
     """
-    output = Output(context, as_json=json)
-    if model is not None and tokenizer is not None:
+    if job.model is not None and job.tokenizer is not None:
         raise UsageError(
             "--model and --tokenizer: give one of them", "a model directory holds its tokenizer"
         )
     from mpu_cli.data.check import check_files
     from mpu_cli.data.context import row_limit
-    from mpu_cli.data.formats.csv_table import parse_delimiter
-    from mpu_cli.data.mapping import parse_mapping
 
-    mapping = parse_mapping(map_ or ())
-    separator = parse_delimiter(delimiter)
-    files = [file, *([retain] if retain is not None else [])]
-    if max_length is not None and max_length < 2:
-        raise UsageError(f"--max-length {max_length}: expected 2 or more")
     with without_torch():
-        loaded, seen, vocabulary = _tokenizer(model, tokenizer)
-    limit = row_limit(max_length, seen)
-    prompting = prompting_of(context.params)
+        tokenizer, context, vocabulary = _tokenizer(job.model, job.tokenizer)
+    limit = row_limit(job.windows.max_length, context)
     findings = check_files(
-        files,
-        mapping,
-        loaded,
+        [job.file, *([job.retain] if job.retain is not None else [])],
+        job.columns.mapping,
+        tokenizer,
         limit,
-        delimiter=separator,
-        overlap=overlap,
-        pack=pack,
-        prompting=prompting,
+        delimiter=job.columns.delimiter,
+        overlap=job.windows.overlap,
+        pack=job.windows.pack,
+        prompting=job.prompting,
         vocabulary=vocabulary,
-        row=row,
+        row=job.row,
     )
     warnings = told(findings, limit)
-    failed = _verdict(findings, warnings, strict=strict)
-    found = describe(findings, warnings)
-    if failed is not None and json:
+    failed = _verdict(findings, warnings, strict=job.strict)
+    content = describe(findings, warnings)
+    if failed is not None and output.as_json:
         kind = type(failed).__name__.removesuffix("Error")
-        found["error"] = {
+        content["error"] = {
             "kind": kind,
             "message": failed.message,
             "hint": failed.hint,
             "exit_code": failed.exit_code,
         }
-    output.result(found, *shown(findings, limit))
-    if failed is not None and json:  # stdout holds one object, so the error is a part of it
+    output.result(content, *shown(findings, limit))
+    if failed is not None and output.as_json:  # stdout holds one object, which has the error
         raise typer.Exit(failed.exit_code)
-    if not json:
+    if not output.as_json:
         for note in dict.fromkeys(note for _, report in findings.reports for note in report.notes):
             output.note(note)
         for line in warnings:
@@ -149,9 +129,9 @@ def check(
 def _tokenizer(
     model: str | None, directory: Path | None
 ) -> tuple[Any | None, int | None, int | None]:
-    """The tokenizer, how many tokens the model can see, and how many it knows.
+    """The tokenizer, the length of the model's context and the size of its vocabulary.
 
-    None where nothing says.
+    Each is None where nothing states it.
     """
     if model is None and directory is None:
         return None, None, None

@@ -1,17 +1,16 @@
-"""`mpu demo`: the whole story on an embedded model and data (newcomer)."""
+"""`mpu demo`: one round on an embedded model and data (newcomer)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
+from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import after_demo
-from mpu_cli.cli.options import Config, Json
 from mpu_cli.cli.output import Output, table, unknown
 from mpu_cli.documentation import page
+from mpu_cli.option import option
 
 GUIDE = Guide(
     "newcomer",
@@ -23,21 +22,23 @@ GUIDE = Guide(
 )
 
 
-def demo(
-    context: typer.Context,
-    keep: Annotated[
-        Path | None,
-        typer.Option(help="Keep everything that is made in this new directory.", metavar="DIR"),
-    ] = None,
-    json: Json = False,
-    config: Config = None,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoOptions(Job):
+    """What `mpu demo` was asked to do."""
+
+    keep: Path | None = option(
+        None, "Keep everything that is made in this new directory.", panel="Output", metavar="DIR"
+    )
+
+
+@command()
+def demo(job: DemoOptions, output: Output) -> None:
     """Play one round between a model owner and a data owner, about two minutes on a laptop's CPU.
 
     A tiny Llama that knows 20 invented people unlearns two of them. Both parties are real mpu
     processes that cannot read each other's directory.
     """
-    output = Output(context, as_json=json)
+    keep = job.keep
     from mpu_cli.checkpoint.staging import refuse_existing
     from mpu_cli.demo.demonstration import KAPPA, OFFSET, run_demo
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from mpu_cli.cli.archives import Pack, check_pack, unpacked, write_packs
+from mpu_cli.checkpoint.settings import StorageSettings, UpdateDtype
+from mpu_cli.cli.archives import check_pack, unpacked, write_packs
+from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import after_update
-from mpu_cli.cli.options import Config, Force, Json, ShardSize, choice, use_one_thread
+from mpu_cli.cli.options import Shared, use_one_thread
 from mpu_cli.cli.output import Output
+from mpu_cli.option import REQUIRED, check, option, same_option
 
 GUIDE = Guide(
     "client",
@@ -20,64 +21,70 @@ GUIDE = Guide(
 )
 
 
-def diff(
-    context: typer.Context,
-    handoff: Annotated[
-        Path, typer.Argument(help="The handoff that was trained on: a directory or a tar file.")
-    ],
-    trained: Annotated[
-        Path,
-        typer.Argument(help="Directory with the trained models or PEFT adapters, copy-1 … copy-m."),
-    ],
-    out: Annotated[Path, typer.Option("--out", help="Directory for the update.")],
-    delta_dtype: Annotated[
-        str, typer.Option(help="float32 or bfloat16: how the change is stored.")
-    ] = "float32",
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Write an adapter as the full change that it makes.")
-    ] = False,
-    max_shard_size: ShardSize = "50GB",
-    pack: Pack = None,
-    force: Force = False,
-    json: Json = False,
-    config: Config = None,
-) -> None:
-    """Make the update from copies trained by any program.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiffOptions(Job):
+    """What `mpu diff` was asked to do."""
 
-    After − published, by on-disk tensor names.
+    handoff: Path = option(
+        REQUIRED,
+        "Handoff that was trained on: a directory or a tar file.",
+        panel="Model",
+        flag="HANDOFF",
+    )
+    trained: Path = option(
+        REQUIRED,
+        "Directory with the trained models or PEFT adapters, copy-1 … copy-m.",
+        panel="Model",
+        flag="TRAINED",
+    )
+    out: Path = option(REQUIRED, "Directory for the update.", panel="Output", metavar="DIR")
+    merge: bool = option(
+        False, "Write an adapter as the full change that it makes.", panel="Output"
+    )
+    delta_dtype: UpdateDtype = same_option(Shared, "delta_dtype")
+    max_shard_bytes: int = same_option(StorageSettings, "max_shard_bytes")
+    pack: Path | None = same_option(Shared, "pack")
+    force: bool = same_option(Shared, "force")
 
-    Train every copy with the same data order and seed and with dropout off: what differs between
-    the copies for other reasons than the noise does not cancel. With LoRA draw the same A for every
-    copy, and adapt q, k, v, gate and up only.
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check(self)
+
+
+@command()
+def diff(job: DiffOptions, output: Output) -> None:
+    """Make the update from copies that any program trained: trained minus published weights.
+
+    Train every copy with the same data order, the same seed and without dropout: differences
+    between the copies that do not come from the noise do not cancel. With LoRA use the same matrix
+    A for every copy, and adapt only q, k, v, gate and up.
     """
-    output = Output(context, as_json=json)
-    choice("--delta-dtype", delta_dtype, ("float32", "bfloat16"))
-    from mpu_cli.checkpoint.writer import parse_size
     from mpu_cli.client.delta import DeltaFormat
     from mpu_cli.client.diff import diff as run
 
     use_one_thread()
-    packs = check_pack(pack, [out], [handoff, trained], force=force)
-    with unpacked(output, handoff) as [place], output.progress(f"writing {out.name}"):
+    out = job.out
+    packs = check_pack(job.pack, [out], [job.handoff, job.trained], force=job.force)
+    with unpacked(output, job.handoff) as [place], output.progress(f"writing {out.name}"):
         update = run(
             place,
-            trained,
+            job.trained,
             out,
-            DeltaFormat(delta_dtype, parse_size(max_shard_size)),
-            merge=merge,
-            force=force,
+            DeltaFormat(job.delta_dtype, job.max_shard_bytes),
+            merge=job.merge,
+            force=job.force,
             warn=output.warn,
         )
-    write_packs(output, packs, force=force)
+    write_packs(output, packs, force=job.force)
     output.result(
         {
             "update": str(out),
             "digest": update.digest,
             "handoff": update.handoff_id,
             "copies": len(update.copies),
-            "packed": [str(pack)] if pack else [],
+            "packed": [str(job.pack)] if job.pack else [],
         },
         f"update of {len(update.copies)} copies",
-        *after_update(out, handoff, {}, pack),
-        brief=f"update {pack or out}",
+        *after_update(out, job.handoff, {}, job.pack),
+        brief=f"update {job.pack or out}",
     )

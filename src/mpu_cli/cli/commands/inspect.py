@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import RenderableType
 from rich.text import Text
 from rich.tree import Tree
@@ -23,10 +23,12 @@ from mpu_cli.checkpoint.recognise import (
     recognise,
 )
 from mpu_cli.cli.archives import unpacked
+from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import on_handoff, on_update
-from mpu_cli.cli.options import Config, Json, given_path
+from mpu_cli.cli.options import given_path
 from mpu_cli.cli.output import Output, facts, size, table, unknown
+from mpu_cli.option import REQUIRED, option
 
 GUIDE = Guide(
     "both",
@@ -38,35 +40,34 @@ GUIDE = Guide(
 )
 
 
-def inspect(
-    context: typer.Context,
-    path: Annotated[
-        str,
-        typer.Argument(
-            help=(
-                "A handoff or an update (also as a tar file), a secret, a model directory or Hub"
-                " id, or a record."
-            )
-        ),
-    ],
-    digest: Annotated[
-        bool,
-        typer.Option(
-            "--digest/--no-digest",
-            help="Of a model: print its digest too, which takes reading all of it.",
-        ),
-    ] = True,
-    json: Json = False,
-    config: Config = None,
-) -> None:
-    """Say what a directory is and what it says.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectOptions(Job):
+    """What `mpu inspect` was asked to do."""
 
-    Reads manifests and headers, and a model's weights for its digest; `verify` checks.
+    path: str = option(
+        REQUIRED,
+        "Handoff or update (or its tar file), secret, record, model directory or Hub id.",
+        panel="Model",
+        flag="PATH",
+    )
+    digest: bool = option(
+        True,
+        "Print the digest of a model, which takes reading all of it.",
+        panel="Output",
+        flag="--digest/--no-digest",
+    )
+
+
+@command()
+def inspect(job: InspectOptions, output: Output) -> None:
+    """Print what a directory is and what it says.
+
+    It reads manifests and headers, and a model's weights for its digest; `verify` checks them.
     """
-    output = Output(context, as_json=json)
+    path = job.path
     with unpacked(output, given_path(path)) as [place]:
         data, body = _view(place, Path(path))
-        if data["kind"] == MODEL and digest:
+        if data["kind"] == MODEL and job.digest:
             from mpu_cli.checkpoint.digest import model_digest
             from mpu_cli.checkpoint.model import open_checkpoint
 

@@ -4,37 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import typer
-
-from mpu_cli.cli.archives import Pack, check_pack, write_packs
+from mpu_cli.cli.archives import check_pack, write_packs
+from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import after_perturb, on_handoff
-from mpu_cli.cli.options import (
-    SECRET,
-    Config,
-    DryRun,
-    Force,
-    Json,
-    ShardSize,
-    choice,
-    estimate_facts,
-    from_environment,
-    numbers,
-    server_words,
-    use_one_thread,
-)
+from mpu_cli.cli.options import SECRET, Shared, estimate_facts, server_words, use_one_thread
 from mpu_cli.cli.output import Output, facts, share, table, unknown
 from mpu_cli.documentation import page
 from mpu_cli.errors import UsageError
+from mpu_cli.option import REQUIRED, check, flags_of, option, same_option
+from mpu_cli.server.publishing.settings import PAPER, PerturbSettings
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from mpu_cli.checkpoint.locate import Located
     from mpu_cli.server.publishing.result import PerturbResult
-    from mpu_cli.server.publishing.settings import PerturbSettings
 
 GUIDE = Guide(
     "server",
@@ -46,165 +36,105 @@ GUIDE = Guide(
 )
 
 
-def perturb(
-    context: typer.Context,
-    model: Annotated[
-        str,
-        typer.Argument(help="Model directory, org/name[@revision] or hf://org/name[@revision]."),
-    ],
-    handoff: Annotated[Path, typer.Option("--handoff", help="Directory to write for the client.")],
-    secret: Annotated[
-        Path | None,
-        typer.Option("--secret", envvar=SECRET, help="The lineage's secret; made at first use."),
-    ] = None,
-    base: Annotated[
-        str | None, typer.Option(help="The public model that MODEL was fine-tuned from.")
-    ] = None,
-    copies: Annotated[
-        int | None, typer.Option("--copies", "-m", help="How many copies. [default: 3]")
-    ] = None,
-    kappa: Annotated[
-        float | None,
-        typer.Option(
-            help=(
-                "Noise, as a share of the task vector (of the weights without a base). [default:"
-                " 0.1]"
-            )
-        ),
-    ] = None,
-    denoising: Annotated[
-        str | None, typer.Option(help="harmonic or extrapolation. [default: harmonic]")
-    ] = None,
-    alphas: Annotated[
-        str | None, typer.Option(help="Noise scale of each copy, in copy order: 1,1.5,2.")
-    ] = None,
-    nodes: Annotated[
-        str | None, typer.Option(help="Node of each copy on the noise line, in copy order: 1,-1.")
-    ] = None,
-    offset: Annotated[
-        float | None,
-        typer.Option(
-            help=(
-                "Secret offset in the noise's unit, frozen at the lineage's first perturb."
-                " [default: 0]"
-            )
-        ),
-    ] = None,
-    split: Annotated[
-        bool, typer.Option("--split", help="One handoff per copy, each for another holder.")
-    ] = False,
-    reparam: Annotated[
-        str | None,
-        typer.Option(help="signed-permutation (the default), rotation, paper-rotation or none."),
-    ] = None,
-    noise_relative_to: Annotated[str | None, typer.Option(help="task-vector or weights.")] = None,
-    scope: Annotated[
-        str, typer.Option(help="layers, or all: embeddings, head and final norm get noise too.")
-    ] = "layers",
-    dtype: Annotated[
-        str | None, typer.Option(help="auto, float32, bfloat16 or float16. [default: auto]")
-    ] = None,
-    max_shard_size: ShardSize = "50GB",
-    check: Annotated[
-        str, typer.Option(help="Prove function preservation on sample, all or none of the layers.")
-    ] = "sample",
-    probe: Annotated[
-        Path | None, typer.Option(help="Rows (JSON or JSONL): report what each copy loses on them.")
-    ] = None,
-    client: Annotated[
-        str, typer.Option(help="Who gets this handoff; kept in the secret only.")
-    ] = "",
-    preset: Annotated[
-        str | None, typer.Option(help="paper: the authors' settings; options you give win.")
-    ] = None,
-    train_embeddings: Annotated[
-        bool | None,
-        typer.Option(
-            "--train-embeddings/--no-train-embeddings",
-            help="Let the client train embeddings. [default: no]",
-        ),
-    ] = None,
-    fork: Annotated[
-        bool, typer.Option("--fork", help="Work on a model that a newer accepted one has replaced.")
-    ] = False,
-    new_lineage: Annotated[
-        Path | None,
-        typer.Option(help="Begin another lineage of a model that has one, in this new directory."),
-    ] = None,
-    reissue: Annotated[
-        str | None, typer.Option(help="Write a lost handoff again, bit for bit, by its id.")
-    ] = None,
-    pack: Pack = None,
-    dry_run: DryRun = False,
-    force: Force = False,
-    json: Json = False,
-    config: Config = None,
-) -> None:
-    """Publish perturbed copies of a model, and keep the secret that takes their updates back."""
-    if new_lineage is not None and from_environment(context, "secret"):
-        secret = None  # its lineage is still looked at: see _named_secrets
-    if (secret is None) == (new_lineage is None):
-        raise UsageError(
-            "give --secret DIR, or --new-lineage DIR to begin another lineage (one of the two)"
-        )
-    output = Output(context, as_json=json)
-    directory = secret or new_lineage
-    assert directory is not None
-    settings = _settings(
-        output,
-        preset,
-        {
-            "copies": copies,
-            "kappa": kappa,
-            "denoising": denoising,
-            "reparam": reparam,
-            "dtype": dtype,
-            "train_embeddings": train_embeddings,
-        },
-        alphas=numbers("--alphas", alphas),
-        nodes=numbers("--nodes", nodes),
-        offset=offset,
-        split=split,
-        noise_relative_to=noise_relative_to
-        and choice("--noise-relative-to", noise_relative_to, ("task-vector", "weights")),
-        scope=choice("--scope", scope, ("layers", "all")),
-        shard_size=max_shard_size,
-        check=choice("--check", check, ("sample", "all", "none")),
-        client=client,
-        fork=fork,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerturbOptions(Job):
+    """What `mpu perturb` was asked to do."""
+
+    model: str = option(
+        REQUIRED,
+        "Model directory, org/name[@revision] or hf://org/name[@revision].",
+        panel="Model",
+        flag="MODEL",
     )
+    base: str | None = option(
+        None,
+        "Public model that MODEL was fine-tuned from.",
+        panel="Model",
+        metavar="MODEL",
+    )
+    secret: Path | None = option(
+        None,
+        "Directory of the lineage's secret; the first perturb makes it.",
+        panel="Model",
+        metavar="DIR",
+        environment=SECRET,
+    )
+    new_lineage: Path | None = option(
+        None,
+        "Start another lineage of a model that has one, with its secret in this new directory.",
+        panel="Model",
+        metavar="DIR",
+    )
+    probe: Path | None = option(
+        None,
+        "Rows (JSON or JSONL) on which to measure the loss of each copy.",
+        panel="Data",
+        metavar="FILE",
+    )
+    preset_name: Literal["paper"] | None = option(
+        None,
+        "Use the authors' settings. Options that you give win.",
+        panel="Method",
+        flag="--preset",
+    )
+    handoff: Path = option(
+        REQUIRED, "Directory to write for the client.", panel="Output", metavar="DIR"
+    )
+    settings: PerturbSettings
+    reissue: str | None = option(
+        None,
+        "Write the lost handoff with this id again, bit for bit.",
+        panel="Output",
+        metavar="ID",
+    )
+    pack: Path | None = same_option(Shared, "pack")
+    dry_run: bool = same_option(Shared, "dry_run")
+    force: bool = same_option(Shared, "force")
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check(self)
+
+    @classmethod
+    def preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The settings of `--preset paper`."""
+        return PAPER if given.get("preset") == "paper" else {}
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the secret.
+
+        Raises:
+            UsageError: not exactly one of `--secret` and `--new-lineage` was given.
+        """
+        secret = self.secret if self.new_lineage is None or "--secret" in self.given else None
+        if (secret is None) == (self.new_lineage is None):
+            raise UsageError(
+                "give --secret DIR, or --new-lineage DIR to begin another lineage (one of the two)"
+            )
+        directory = secret or self.new_lineage
+        assert directory is not None
+        return directory
+
+
+@command()
+def perturb(job: PerturbOptions, output: Output) -> None:
+    """Publish perturbed copies of a model, and keep the secret that aggregates their updates."""
+    directory = job.directory
+    if job.preset_name is not None:
+        output.note(_preset_words(job))
     from mpu_cli.checkpoint.locate import locate
 
-    source = locate(model)
-    if dry_run:
-        from mpu_cli.server.publishing.estimate import estimate_perturb
-
-        needs = estimate_perturb(source.path, settings)
-        copies_of_it = f"{settings.copies} cop{'y' if settings.copies == 1 else 'ies'}"
-        output.result(needs, *server_words(needs, copies_of_it), facts(estimate_facts(needs)))
+    source = locate(job.model)
+    if job.dry_run:
+        _print_estimate(job, output, source.path)
         return
-    targets = (
-        [handoff / f"holder-{number + 1}" for number in range(settings.copies)]
-        if split
-        else [handoff]
-    )
-    packs = check_pack(pack, targets, [directory, source.path], force=force)
-    if reissue is not None:
-        from mpu_cli.server.publishing.reissue import reissue as write_again
-
-        record = write_again(source, handoff, directory, reissue, force=force)
-        write_packs(output, packs, force=force)
-        data = {
-            "handoff": str(handoff),
-            "id": record.id,
-            "digest": record.digest,
-            "packed": [str(pack)] if pack else [],
-        }
-        output.result(
-            data,
-            f"handoff {record.id} written again, bit for bit: {handoff}",
-            *on_handoff(pack or handoff),
-        )
+    targets = [job.handoff]
+    if job.settings.split:
+        targets = [job.handoff / f"holder-{n + 1}" for n in range(job.settings.copies)]
+    packs = check_pack(job.pack, targets, [directory, source.path], force=job.force)
+    if job.reissue is not None:
+        _write_again(job, output, source, job.reissue, packs)
         return
     with output.progress() as progress:
         from mpu_cli.server.publishing.perturb import Target
@@ -213,64 +143,69 @@ def perturb(
         use_one_thread()
         result = run(
             source,
-            locate(base) if base else None,
+            locate(job.base) if job.base else None,
             Target(
-                handoff,
+                job.handoff,
                 directory,
-                new_lineage=new_lineage is not None,
+                new_lineage=job.new_lineage is not None,
                 named_secrets=_named_secrets(),
-                force=force,
+                force=job.force,
             ),
-            settings,
-            probe=_probe(probe),
+            job.settings,
+            probe=_probe(job.probe),
             progress=progress,
         )
-    write_packs(output, packs, force=force)
-    for warning in result.warnings:
-        output.warn(warning)
-    if result.test_secret:
-        output.warn("this secret was prepared by a test (origin: test): it hides nothing")
-    if output.verbose:
-        for line in result.background:
-            output.note(line)
-    data = _data(result, handoff, directory) | {"packed": [str(file) for file in packs.values()]}
-    places = list(packs.values()) or _handed_out(result, handoff)
+    write_packs(output, packs, force=job.force)
+    _tell(result, output)
+    packed = [str(file) for file in packs.values()]
+    places = list(packs.values()) or _handed_out(result, job.handoff)
     output.result(
-        data,
-        *_body(result, places, directory, model),
+        _data(result, job.handoff, directory) | {"packed": packed},
+        *_body(result, places, directory, job.model),
         brief=f"handoff {', '.join(map(str, places))}",
     )
 
 
-def _settings(
-    output: Output, preset: str | None, options: Mapping[str, Any], *, shard_size: str, **rest: Any
-) -> PerturbSettings:
-    """`options` are those that a preset sets, None where they were not given."""
-    from mpu_cli.checkpoint.writer import parse_size
-    from mpu_cli.server.publishing.settings import PAPER, PerturbSettings
-    from mpu_cli.server.transforms import REPARAMETERIZATIONS
+def _print_estimate(job: PerturbOptions, output: Output, model: Path) -> None:
+    from mpu_cli.server.publishing.estimate import estimate_perturb
 
-    given = {key: value for key, value in options.items() if value is not None}
-    values: dict[str, Any] = dict(given)
-    if preset is not None:
-        choice("--preset", preset, ("paper",))
-        values = {**PAPER, **given}
-        told = [
-            f"{key.replace('_', '-')} {value}" for key, value in PAPER.items() if key not in given
-        ]
-        own = [f"{key.replace('_', '-')} {value}" for key, value in given.items()]
-        output.note(
-            f"preset paper sets: {', '.join(told)}{'; yours: ' if own else ''}{', '.join(own)}"
-        )
-    known = {
-        "denoising": ("harmonic", "extrapolation"),
-        "reparam": tuple(REPARAMETERIZATIONS),
-        "dtype": ("auto", "float32", "bfloat16", "float16"),
+    needs, copies = estimate_perturb(model, job.settings), job.settings.copies
+    words = server_words(needs, f"{copies} cop{'y' if copies == 1 else 'ies'}")
+    output.result(needs, *words, facts(estimate_facts(needs)))
+
+
+def _write_again(
+    job: PerturbOptions, output: Output, source: Located, id: str, packs: dict[Path, Path]
+) -> None:
+    from mpu_cli.server.publishing.reissue import reissue
+
+    record = reissue(source, job.handoff, job.directory, id, force=job.force)
+    write_packs(output, packs, force=job.force)
+    data = {
+        "handoff": str(job.handoff),
+        "id": record.id,
+        "digest": record.digest,
+        "packed": [str(job.pack)] if job.pack else [],
     }
-    for key, choices in known.items():
-        if key in values:
-            choice(f"--{key}", values[key], choices)
-    return PerturbSettings(**values, max_shard_bytes=parse_size(shard_size), **rest)
+    output.result(
+        data,
+        f"handoff {record.id} written again, bit for bit: {job.handoff}",
+        *on_handoff(job.pack or job.handoff),
+    )
+
+
+def _preset_words(job: PerturbOptions) -> str:
+    """What the preset set, and which of it the user's own options changed."""
+    flags = flags_of(PerturbSettings)
+    sets, own = (
+        [
+            f"{flags[name].removeprefix('--')} {getattr(job.settings, name)}"
+            for name in PAPER
+            if (flags[name] in job.given) == is_own
+        ]
+        for is_own in (False, True)
+    )
+    return f"preset paper sets: {', '.join(sets)}{'; yours: ' if own else ''}{', '.join(own)}"
 
 
 def _named_secrets() -> list[Path]:
@@ -283,7 +218,17 @@ def _probe(path: Path | None) -> Any:
         return None
     from mpu_cli.evaluation.answer_scores import copy_losses
 
-    return lambda model, copies: copy_losses(path, model, copies)
+    return partial(copy_losses, path)
+
+
+def _tell(result: PerturbResult, output: Output) -> None:
+    for warning in result.warnings:
+        output.warn(warning)
+    if result.test_secret:
+        output.warn("this secret was prepared by a test (origin: test): it hides nothing")
+    if output.verbose:
+        for line in result.background:
+            output.note(line)
 
 
 def _data(result: PerturbResult, handoff: Path, secret: Path) -> dict[str, Any]:

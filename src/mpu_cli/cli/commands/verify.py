@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any, Literal
 
 from mpu_cli.bundle.manifest import HandoffManifest
 from mpu_cli.bundle.read import read_bundle
@@ -21,13 +20,13 @@ from mpu_cli.checkpoint.recognise import (
     recognise,
 )
 from mpu_cli.cli.archives import unpacked
+from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.guide import Guide
-from mpu_cli.cli.options import Config, Json, choice, given_path
+from mpu_cli.cli.options import given_path
 from mpu_cli.cli.output import Output
 from mpu_cli.cli.progress import ProgressCallback
 from mpu_cli.errors import BadModelError
-
-_EXPECTED = (HANDOFF, UPDATE, SECRET, MODEL)
+from mpu_cli.option import REQUIRED, check, option
 
 GUIDE = Guide(
     "both",
@@ -36,38 +35,37 @@ GUIDE = Guide(
 )
 
 
-def verify(
-    context: typer.Context,
-    path: Annotated[
-        str,
-        typer.Argument(
-            help=(
-                "A handoff or an update, also as a tar file; a secret, a model directory or a"
-                " Hub id."
-            )
-        ),
-    ],
-    expect: Annotated[
-        str | None,
-        typer.Option(
-            "--expect", help="What it must be: handoff, update, secret or model.", metavar="KIND"
-        ),
-    ] = None,
-    json: Json = False,
-    config: Config = None,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyOptions(Job):
+    """What `mpu verify` was asked to do."""
+
+    path: str = option(
+        REQUIRED,
+        "Handoff or update (or its tar file), secret, model directory or Hub id.",
+        panel="Model",
+        flag="PATH",
+    )
+    expect: Literal["handoff", "update", "secret", "model"] | None = option(
+        None, "Kind that the directory must have.", panel="Model"
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check(self)
+
+
+@command()
+def verify(job: VerifyOptions, output: Output) -> None:
     """Check a directory completely: manifest, listing, digests, headers, key sets, finite values.
 
-    Exit 0 if all of it holds, 3 if not, 1 for an update that is whole but holds NaN or infinity.
-    Scripts say with --expect what they are going to use the directory as: whoever sent it decides
-    what it is, but not what you take it for.
+    Exit code 0 means that all of it holds, 3 that it does not, 1 that an update is complete but
+    holds NaN or infinity. In a script give --expect: the sender decides what kind of directory it
+    is, and --expect decides which kind you accept.
 
-    What it does not check: who made it (there is no signature yet), and whether an update belongs
-    to a handoff (aggregate does, against its records).
+    Two things are not checked: who made the directory (there is no signature yet), and whether an
+    update belongs to a handoff (aggregate checks that against its records).
     """
-    output = Output(context, as_json=json)
-    if expect is not None:
-        choice("--expect", expect, _EXPECTED)
+    path, expect = job.path, job.expect
     with (
         unpacked(output, given_path(path)) as [place],
         output.progress(f"checking {path}") as progress,

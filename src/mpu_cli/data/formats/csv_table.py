@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Any
 
 from mpu_cli.data.formats.table import RowError, Table
-from mpu_cli.errors import BadDataError, UsageError
+from mpu_cli.errors import BadDataError
 
 DELIMITERS = (",", ";", "\t", "|")
 """Delimiters to try on a header; the first of the best wins."""
@@ -18,23 +18,6 @@ _NAMES = {"\t": "tabs", " ": "spaces"}
 _HINT = "the first line of a CSV file must name the columns; --delimiter sets the delimiter"
 _EXCEL = re.compile(r"sep=(.)(?:\r\n|\r|\n)")
 """A first line that tells Excel the delimiter."""
-
-
-def parse_delimiter(text: str | None) -> str | None:
-    """Parse `--delimiter`: one character, or `tab`.
-
-    Raises:
-        UsageError: anything else, or a quote or line end.
-    """
-    if text is None:
-        return None
-    letter = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}.get(text.lower(), text)
-    if len(letter) != 1 or letter in '"\r\n':
-        raise UsageError(
-            f"--delimiter {text!r}: expected one character",
-            "for instance --delimiter ';' or --delimiter tab",
-        )
-    return letter
 
 
 def read_csv(

@@ -1,33 +1,52 @@
-"""The options of `mpu aggregate`, checked before anything is read."""
+"""The settings of `mpu aggregate`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
+from typing import Literal
 
-from mpu_cli.checkpoint.writer import DEFAULT_SHARD_BYTES
-from mpu_cli.errors import UsageError
+from mpu_cli.checkpoint.settings import StorageSettings
+from mpu_cli.option import check, option
 
 
 @dataclass(frozen=True, slots=True)
-class AggregateSettings:
-    """The options of `mpu aggregate`."""
+class AggregateSettings(StorageSettings):
+    """How updates become a new model.
 
-    server_lr: float = 1.0
-    missing: str = "refuse"
-    min_agreement: float = 0.15
-    max_relative_norm: float = 0.5
-    fork: bool = False
-    dtype: str = "auto"
-    max_shard_bytes: int = DEFAULT_SHARD_BYTES
-    disclose: bool = False
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    server_lr: float = option(
+        1.0, "Share η of the aggregated update to apply.", panel="Method", above=0
+    )
+    missing: Literal["refuse", "reweight"] = option(
+        "refuse",
+        "What to do if copies are missing. With reweight some noise stays in the result.",
+        panel="Method",
+    )
+    min_agreement: float = option(
+        0.15,
+        "Smallest cosine between the changes of two copies.",
+        panel="Method",
+        least=-1,
+        most=1,
+    )
+    max_relative_norm: float = option(
+        0.5,
+        "Largest norm of the update, relative to the model's.",
+        panel="Method",
+        above=0,
+        most=inf,
+    )
+    fork: bool = option(
+        False, "Use a model that a newer accepted model has replaced.", panel="Model"
+    )
+    disclose: bool = option(
+        False, "Describe in the model card how the copies were made.", panel="Output"
+    )
 
     def __post_init__(self) -> None:
-        """Raise UsageError for values outside the ranges."""
-        if not 0 < self.server_lr < float("inf"):
-            raise UsageError(f"--server-lr {self.server_lr:g}: must be a positive number")
-        if not -1 <= self.min_agreement <= 1:
-            raise UsageError(
-                f"--min-agreement {self.min_agreement:g}: a cosine lies between -1 and 1"
-            )
-        if not self.max_relative_norm > 0:
-            raise UsageError(f"--max-relative-norm {self.max_relative_norm:g}: must be positive")
+        """Check every value."""
+        check(self)

@@ -81,7 +81,7 @@ def make_plan(
         sigma={group: settings.kappa * size for group, size in sizes.items()},
         offset_scale=offset.scale,
     )
-    dtype = settings.dtype
+    dtype: str = settings.dtype
     if dtype == "auto":
         exact = all(load(name).EXACT for name in transforms)
         dtype = _smallest_dtype(model.float_dtypes, statistics, draw, exact=exact)
@@ -111,7 +111,7 @@ def noise_unit(settings: PerturbSettings, secret: Secret | None, *, has_base: bo
         UsageError: the task vector is the unit, and there is no base.
         GateError: the user asks for another unit than the lineage's.
     """
-    asked = settings.noise_relative_to
+    asked: str | None = settings.noise_relative_to
     if secret is not None:
         if asked not in {None, secret.offset.relative_to}:
             raise GateError(

@@ -1,52 +1,124 @@
-"""What `mpu perturb` was asked to do, checked against the documented ranges before anything is read."""
+"""The settings of `mpu perturb`, checked before anything is read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
-from mpu_cli.checkpoint.writer import DEFAULT_SHARD_BYTES
+from mpu_cli.checkpoint.settings import StorageSettings
 from mpu_cli.errors import UsageError
+from mpu_cli.option import check, option
 from mpu_cli.server.denoising import check_coefficients, default_coefficients
 
 LARGEST = 1000
-"""κ and c are shares; beyond this the copies are noise alone, and float32 overflows some way after."""
+"""κ and c are shares; copies with more noise are noise alone, and soon overflow float32."""
+_SHARE = "0.1 is 10 % of the task vector"
+Denoising = Literal["harmonic", "extrapolation"]
+Reparameterization = Literal["signed-permutation", "rotation", "paper-rotation", "none"]
+
+
+def parse_numbers(flag: str, text: str) -> tuple[float, ...]:
+    """Read `1,1.5,2`.
+
+    Raises:
+        UsageError: a part is no number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"{flag} {text}: expected numbers with commas between them, such as 1,1.5,2"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
-class PerturbSettings:
-    """The options of `mpu perturb` (design, section 4)."""
+class PerturbSettings(StorageSettings):
+    """What the copies of a handoff are like (docs/design.md, Protocol).
 
-    copies: int = 3
-    kappa: float = 0.1
-    denoising: str = "harmonic"
-    alphas: tuple[float, ...] | None = None
-    """In copy order; None deals the defaults in a secret order."""
-    nodes: tuple[float, ...] | None = None
-    offset: float | None = None
-    """c; None keeps what the lineage has frozen (0 at its first perturb)."""
-    split: bool = False
-    reparam: str = "signed-permutation"
-    noise_relative_to: str | None = None
-    """task-vector or weights; None takes the task vector where there is a base."""
-    scope: str = "layers"
-    dtype: str = "auto"
-    max_shard_bytes: int = DEFAULT_SHARD_BYTES
-    check: str = "sample"
-    client: str = ""
-    fork: bool = False
-    train_embeddings: bool = False
-    """The handoff freezes nothing: the client may train the embeddings, if it asks for that too."""
+    Raises:
+        UsageError: a value is out of range, or two values contradict each other.
+    """
+
+    copies: int = option(3, "Number of copies.", panel="Method", short="-m", least=1)
+    kappa: float = option(
+        0.1,
+        "Size κ of the noise as a share of the task vector (of the weights without --base).",
+        panel="Method",
+        least=0,
+        most=LARGEST,
+        hint=_SHARE,
+    )
+    denoising: Denoising = option(
+        "harmonic", "How the noise of the copies cancels.", panel="Method"
+    )
+    alphas: tuple[float, ...] | None = option(
+        None,
+        "Noise scale of each copy, in copy order, such as 1,1.5,2 (harmonic).",
+        panel="Method",
+        shown="equal steps from 1 to 2, in a secret order",
+        metavar="NUMBER,…",
+        parse=partial(parse_numbers, "--alphas"),
+    )
+    nodes: tuple[float, ...] | None = option(
+        None,
+        "Node of each copy on the line of noise, in copy order, such as 1,-1 (extrapolation).",
+        panel="Method",
+        shown="1,-1 or 1,-1,2 or 1,-1,1.5,-1.5",
+        metavar="NUMBER,…",
+        parse=partial(parse_numbers, "--nodes"),
+    )
+    offset: float | None = option(
+        None,
+        "Size c of the secret offset in the unit of the noise; fixed at the first perturb of the"
+        " lineage.",
+        panel="Method",
+        shown="what the lineage has, 0 at first",
+        least=0,
+        most=LARGEST,
+        hint=_SHARE,
+    )
+    noise_relative_to: Literal["task-vector", "weights"] | None = option(
+        None,
+        "Unit of the noise.",
+        panel="Method",
+        shown="task-vector with --base, weights without",
+    )
+    scope: Literal["layers", "all"] = option(
+        "layers",
+        "Tensors that get noise: the layers, or also embeddings, head and final norm.",
+        panel="Method",
+    )
+    reparam: Reparameterization = option(
+        "signed-permutation",
+        "Reparameterization, which changes the weights and keeps the function.",
+        panel="Method",
+    )
+    # The client's command has to ask for it too.
+    train_embeddings: bool = option(
+        False,
+        "Let the client train the embeddings.",
+        panel="Method",
+        flag="--train-embeddings/--no-train-embeddings",
+    )
+    check: Literal["sample", "all", "none"] = option(
+        "sample",
+        "Layers on which to check that the reparameterization keeps the function.",
+        panel="Method",
+    )
+    split: bool = option(
+        False, "Write one handoff per copy, each for a different holder.", panel="Output"
+    )
+    client: str = option(
+        "", "Name of the client; only the secret holds it.", panel="Output", metavar="NAME"
+    )
+    fork: bool = option(
+        False, "Use a model that a newer accepted model has replaced.", panel="Model"
+    )
 
     def __post_init__(self) -> None:
-        """Raise UsageError for what contradicts itself or the ranges."""
-        if self.copies < 1:
-            raise UsageError(f"--copies {self.copies}: at least one copy is needed")
-        for flag, share in (("--kappa", self.kappa), ("--offset", self.offset)):
-            if share is not None and not 0 <= share <= LARGEST:
-                raise UsageError(
-                    f"{flag} {share:g}: must be a share from 0 to {LARGEST}",
-                    "0.1 is 10 % of the task vector",
-                )
+        """Check every value."""
+        check(self)
         if self.split and self.copies == 1:
             raise UsageError("--split needs at least two copies")
         if self.alphas is not None and self.denoising != "harmonic":
@@ -70,7 +142,7 @@ class PerturbSettings:
         return self.alphas if self.denoising == "harmonic" else self.nodes
 
 
-PAPER = {
+PAPER: dict[str, Any] = {
     "reparam": "paper-rotation",
     "denoising": "harmonic",
     "kappa": 0.01,
@@ -78,4 +150,4 @@ PAPER = {
     "dtype": "bfloat16",
     "train_embeddings": True,
 }
-"""`--preset paper`: the authors' run (arXiv 2602.23798 and its scripts): docs/paper-protocol.md."""
+"""`--preset paper`: the authors' run (arXiv 2602.23798 and its scripts), docs/paper-protocol.md."""

@@ -20,7 +20,7 @@ from mpu_cli.cli.unlearn_options import UnlearnOptions
 from mpu_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from mpu_cli.training.trainer import TrainingReport
+    from mpu_cli.training.report import TrainingReport
 
 GUIDE = Guide(
     "client",

@@ -87,6 +87,7 @@ def command(*, joint: bool = False) -> Callable[[Callable[[J, Output], None]], C
 
 
 _METAVARS: Mapping[type, str] = {int: "N", float: "NUMBER"}
+_NOT_GIVEN: tuple[object, ...] = (None, [], ())
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
@@ -180,7 +181,7 @@ def read_job(job_class: type[J], context: typer.Context) -> J:
     given = {
         name: value
         for name, value in context.params.items()
-        if value not in (None, []) and not _is_from_environment(context, name)
+        if value not in _NOT_GIVEN and not _is_from_environment(context, name)
     }
     preset = {name: value for name, value in job_class.preset(given).items() if name not in given}
     words = {
@@ -200,7 +201,7 @@ def _built(settings: Any, values: Mapping[str, Any], preset: Mapping[str, Any], 
     arguments = dict(more)
     for item in options_of(settings):
         value = values[item.name]
-        if value not in (None, []):
+        if value not in _NOT_GIVEN:
             parse = item.option.parse or (tuple if item.option.repeated else None)
             arguments[item.field] = value if parse is None else parse(value)
         elif item.name in preset:
@@ -220,7 +221,7 @@ def _is_asked_for(part: Any, values: Mapping[str, Any]) -> bool:
     declared = options_of(part)
     missing = [item for item in declared if item.default is REQUIRED and values[item.name] is None]
     for item in declared:
-        if missing and values[item.name] not in (None, []):
+        if missing and values[item.name] not in _NOT_GIVEN:
             raise UsageError(
                 f"{item.flag} has no effect without {missing[0].flag}",
                 f"give {missing[0].flag} too",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainingPlan:
     """What is trained, and how."""
 
     method: MethodInfo
@@ -32,7 +32,7 @@ class Plan:
     settings: TrainingSettings
 
 
-def plan(job: UnlearnOptions, output: Output, place: Path) -> Plan:
+def plan(job: UnlearnOptions, output: Output, place: Path) -> TrainingPlan:
     """Complete the settings: by the preset, the handoff and the model's size.
 
     Raises:
@@ -54,7 +54,7 @@ def plan(job: UnlearnOptions, output: Output, place: Path) -> Plan:
             "leave --fsdp out: an adapter's optimizer is small",
         )
     rate = _rate_of(place) if _rate_is_free(job) else None
-    return Plan(
+    return TrainingPlan(
         method, assignments, settings if rate is None else replace(settings, learning_rate=rate)
     )
 

@@ -167,7 +167,7 @@ def test_the_server_learning_rate_scales_the_change(tiny_pair, tmp_path, entropy
 
 
 def test_one_tensor_changed_in_one_copy(tiny_pair, tmp_path, entropy):
-    """Copies that did not change a tensor add zero; a tensor that no copy changed keeps its bytes."""
+    """A copy without a tensor adds zero to it; a tensor without any change keeps its bytes."""
     pair = tiny_pair("llama")
     record = publish(
         pair.model,
@@ -235,7 +235,7 @@ def test_bfloat16_deltas_cost_little(tiny_pair, tmp_path, entropy):
 
 
 def test_shards_change_nothing(tiny_pair, tmp_path, entropy):
-    """A sharded handoff holds the same tensors as a single file, and its update gives the same model."""
+    """A sharded handoff holds the tensors of a single file, and its update gives the same model."""
     pair = tiny_pair("llama")
     digests, results = [], []
     for size in (10**9, 20_000):

@@ -261,7 +261,7 @@ def test_scope_all_noises_everything_that_differs_from_the_base(tiny_pair, tmp_p
 
 
 def test_the_offset_is_the_same_in_every_copy_round_and_holder(wide, tmp_path, entropy):
-    """ξ has standard deviation c·RMS(task vector) and is the same in two rounds, one of them split."""
+    """ξ has standard deviation c·RMS(task vector) and is the same in two rounds, one split."""
     source = entropy(7)
     first = publish(
         wide.model,
@@ -489,7 +489,7 @@ def test_dtype_auto_keeps_a_narrow_dtype_only_under_much_noise(
 
 
 def test_a_dtype_that_rounds_the_noise_away_is_warned_of(tiny_pair, tmp_path, entropy):
-    """--dtype bfloat16 at κ = 0.01 warns of the share of noise rounded away and of exact recovery."""
+    """--dtype bfloat16 at κ = 0.01 warns of noise rounded away and of exact recovery."""
     pair = tiny_pair("llama", dtype="bfloat16")
     result = publish(
         pair.model,
@@ -594,7 +594,7 @@ def test_no_noise_publishes_the_model_itself(tiny_pair, tmp_path, entropy):
 
 
 def test_the_secret_of_a_test_says_so(tiny_pair, tmp_path, entropy):
-    """A prepared secret is marked `test`; secrets of the operating system are `system` and differ."""
+    """A prepared secret is marked `test`; the operating system's are `system` and differ."""
     pair = tiny_pair("llama")
     assert publish(pair.model, pair.base, tmp_path / "h", tmp_path / "s", entropy(1)).test_secret
     for folder in ("a", "b"):

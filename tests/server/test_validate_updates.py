@@ -35,7 +35,7 @@ def deltas_of(server, handed, number=0):
     "fault", ["swapped", "repeated", "one copy trained on other data", "one copy unchanged"]
 )
 def test_copies_that_do_not_agree_are_refused(server, fault):
-    """The cosine of the copies' changes, with T undone, finds swapped, repeated or unlike copies."""
+    """The cosine of the changes, with T undone, finds swapped, repeated or unlike copies."""
     handed = server.perturb(copies=2)
     honest = deltas_of(server, handed)
     first, second = honest["copy-1"], honest["copy-2"]

@@ -65,8 +65,8 @@ def advice(
         )
     if size > 1 and not split and offset:
         lines.append(
-            f"--copies 1 --kappa 0 --offset {offset:g} keeps as much unknown to this holder, with an"
-            f" error of the same order, for 1/{size} of the client's work"
+            f"--copies 1 --kappa 0 --offset {offset:g} keeps as much unknown to this holder, with"
+            f" an error of the same order, for 1/{size} of the client's work"
         )
     if size > 1 and split and denoising == "extrapolation":
         lines.append(

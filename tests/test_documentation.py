@@ -1,7 +1,4 @@
-"""Messages name the documentation by an address that opens, from a wheel as from a checkout.
-
-docs/… is a place in neither.
-"""
+"""The pages say what the code does, and messages name pages by an address that opens."""
 
 from __future__ import annotations
 
@@ -23,26 +20,27 @@ WRITES_THE_PAGE = ROOT / "tools" / "tiny_families.py"
 
 
 @pytest.fixture(autouse=True)
-def _anew():
-    """Addresses are kept once they are known."""
+def _no_cached_addresses():
+    """`page` caches addresses; each test computes its own."""
     documentation.page.cache_clear()
     yield
     documentation.page.cache_clear()
 
 
 def texts(tree: ast.AST) -> list[ast.Constant]:
-    """Strings that are no docstrings: a docstring is an expression by itself."""
-    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    found = [
+    """All strings but docstrings: a docstring is an expression by itself."""
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return [
         node
         for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in docstrings
     ]
-    return [node for node in found if id(node) not in alone]
 
 
 def test_no_message_names_a_path_below_docs() -> None:
-    """They would be read by people who have no such directory."""
+    """A user of the wheel has no such directory."""
     sources = [
         file
         for file in SOURCES.rglob("*.py")
@@ -56,8 +54,8 @@ def test_no_message_names_a_path_below_docs() -> None:
             )
 
 
-def test_every_page_that_is_named_is_there() -> None:
-    """Each page("…") of the sources is a file, and its address leads to it."""
+def test_every_named_page_exists() -> None:
+    """The argument of each `page("…")` in the sources is a file, and its address leads there."""
     names = {
         node.args[0].value
         for file in SOURCES.rglob("*.py")
@@ -74,8 +72,8 @@ def test_every_page_that_is_named_is_there() -> None:
         assert Path(unquote(address.path)) == ROOT / "docs" / f"{name}.md"
 
 
-def test_a_wheel_brings_its_pages(tmp_path, monkeypatch) -> None:
-    """The build puts docs/ beside the code; a page is found there first, also with blanks."""
+def test_a_wheel_contains_the_pages(tmp_path, monkeypatch) -> None:
+    """The build puts docs/ beside the code; a page is found there first, in any path."""
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"][
         "targets"
     ]["wheel"]
@@ -91,8 +89,8 @@ def test_a_wheel_brings_its_pages(tmp_path, monkeypatch) -> None:
     assert documentation.page("data") == "docs/data.md of the source"
 
 
-def test_the_address_of_the_metadata_wins(monkeypatch) -> None:
-    """Whoever publishes the package names one place for all of it."""
+def test_the_address_in_the_metadata_wins(monkeypatch) -> None:
+    """The publisher of the package names one address for all pages."""
     published = metadata.metadata("mpu-cli")
     published["Project-URL"] = "Documentation, https://example.org/mpu/"
     monkeypatch.setattr(metadata, "metadata", lambda name: published)
@@ -108,7 +106,7 @@ PAGES = [
     for page in sorted(ROOT.glob(pattern))
 ]
 DATED = {"log.md", "first-hour.md"}
-"""What was true on its day stays as it was."""
+"""Records of one day: their counts are not updated."""
 WORDS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
 
 

@@ -2,8 +2,7 @@
 
 The pages are the Markdown files of the repository, as they are read there. They are copied into a
 staging directory, in the same places, so that links between README, docs and examples keep
-working; then Sphinx builds the site without a network. Broken links and pages that are in no list
-fail the build.
+working; then Sphinx builds the site without a network. A broken link fails the build.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -38,15 +38,15 @@ CONTENTS = {
         "docs/architectures",
         "docs/method-defaults",
     ],
-    "Project": ["docs/decisions/*", "docs/log", "CHANGELOG"],
+    "Project": ["docs/decisions/*", "docs/log"],
 }
-"""The side bar. Every page of the repository has to be in it, a pattern counts."""
+"""The side bar, by heading; pages that no pattern names are added to the last list."""
 _LINK = re.compile(r"(\]\()((?!\w+:|#)[^)\s#]+)")
 
 
 def pages() -> list[Path]:
     """Every Markdown page that the site holds, relative to the repository."""
-    patterns = ("README.md", "CHANGELOG.md", "docs/**/*.md", "examples/*/README.md")
+    patterns = ("*.md", "docs/**/*.md", "examples/*/README.md")
     return sorted(page.relative_to(ROOT) for pattern in patterns for page in ROOT.glob(pattern))
 
 
@@ -74,23 +74,16 @@ def _resolve(page: Path, link: str) -> str:
 
 
 def _side_bar() -> str:
-    lists = [
-        "\n".join(
-            [
-                "",
-                "```{toctree}",
-                ":hidden:",
-                ":glob:",
-                f":caption: {caption}",
-                "",
-                *names,
-                "```",
-                "",
-            ]
-        )
-        for caption, names in CONTENTS.items()
-    ]
-    return "\n".join(lists)
+    patterns = [pattern for names in CONTENTS.values() for pattern in names]
+    names = [str(page.with_suffix("")) for page in pages() if page != Path("README.md")]
+    others = [name for name in names if not any(fnmatch(name, each) for each in patterns)]
+    last = list(CONTENTS)[-1]
+    lists = CONTENTS | {last: CONTENTS[last] + others}
+    options = [":hidden:", ":glob:"]
+    return "\n".join(
+        "\n".join(["", "```{toctree}", *options, f":caption: {caption}", "", *entries, "```", ""])
+        for caption, entries in lists.items()
+    )
 
 
 def build(target: Path) -> int:

@@ -30,7 +30,7 @@ PAGES = sorted(
     ]
 )
 ROUND = ("perturb", "verify", "inspect", "data", "unlearn", "aggregate", "eval", "compare", "diff")
-"""The order in which the examples are run; demo's are run by tests/demo."""
+"""The order in which the examples run; tests/demo runs those of `demo`."""
 FASTER = {
     "unlearn": ("--max-steps", "2", "--learning-rate", "1e-3"),
     "eval": ("--metric", "answer_probability", "--no-generate"),
@@ -53,10 +53,7 @@ def examples(name: str) -> list[list[str]]:
 
 
 def documented(page: Path) -> list[list[str]]:
-    """The commands of a page's blocks.
-
-    A prompt in front of them is none of theirs, nor is what a shell does behind them.
-    """
+    """The commands of a page's blocks, without a prompt before them or other commands after."""
     blocks = re.findall(
         r"^```[^\n]*\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
@@ -76,18 +73,18 @@ def documented(page: Path) -> list[list[str]]:
 
 
 def command_of(words: list[str]) -> tuple[object, list[str]]:
-    """The command that a line names, and its arguments."""
+    """The command of a line, and its arguments."""
     command, rest = group(), words[1:]
     while hasattr(command, "get_command") and rest:
-        found = command.get_command(None, rest[0])
-        assert found is not None, words
-        command, rest = found, rest[1:]
+        subcommand = command.get_command(None, rest[0])
+        assert subcommand is not None, words
+        command, rest = subcommand, rest[1:]
     return command, rest
 
 
 @pytest.fixture
 def desk(tiny_pair, tmp_path, monkeypatch) -> Path:
-    """A working directory with what the documentation takes for granted."""
+    """A working directory with the files that the documentation uses."""
     pair = tiny_pair("llama")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(pair.model, "model")
@@ -105,14 +102,14 @@ def desk(tiny_pair, tmp_path, monkeypatch) -> Path:
 
 
 def play(mpu: Callable[..., Done], words: list[str]) -> None:
-    """Run one command, with options added that only make it faster."""
+    """Run one command, with options that only make it faster."""
     done = mpu(*words[1:], *(() if "--finish" in words else FASTER.get(words[1], ())))
     assert done.code == 0, (words, done.err)
 
 
 @pytest.mark.parametrize("name", [*ROUND, "demo"])
 def test_every_help_has_an_example_and_says_who_runs_it(name, mpu):
-    """In the words of the list of commands, whose line is short enough to be printed whole."""
+    """The list of commands prints the same summary, in one line."""
     shown, listed = mpu(name, "--help").out, mpu("--help").out
     guide = import_module(f"mpu_cli.cli.commands.{name}").GUIDE
     assert all(line in shown for example in guide.examples for line in example.splitlines())
@@ -121,7 +118,7 @@ def test_every_help_has_an_example_and_says_who_runs_it(name, mpu):
 
 
 def test_the_list_of_commands_says_who_runs_what(mpu):
-    """Every command once, under its party."""
+    """Every command is listed once, under its party."""
     listed = mpu("--help").out
     sections = dict(
         re.findall(r"^(Commands of [^\n]*|To see it all):\n((?:  [^\n]*\n)+)", listed, re.MULTILINE)
@@ -137,7 +134,7 @@ def test_the_list_of_commands_says_who_runs_what(mpu):
 
 
 def test_the_examples_of_a_round_run(desk, mpu):
-    """One after the other, in one directory, as they are printed."""
+    """They run one after the other in one directory, as printed."""
     for name in ROUND:
         if name == "diff":  # what another program would have trained
             shutil.copytree("to-client", "trained", ignore=lambda path, names: ["mpu.yaml"])
@@ -156,11 +153,11 @@ def test_the_examples_of_a_round_run(desk, mpu):
 
 @pytest.mark.slow
 def test_the_example_of_several_processes_runs(desk, mpu):
-    """By torchrun, as it is printed."""
+    """`torchrun` starts it as printed."""
     play(mpu, examples("perturb")[0])
     (words,) = [words for words in examples("unlearn") if words[0] == "torchrun"]
-    found = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": found}
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path}
     subprocess.run(
         [*words, "--max-steps", "1"], env=environment, check=True, capture_output=True, timeout=300
     )
@@ -168,7 +165,7 @@ def test_the_example_of_several_processes_runs(desk, mpu):
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(HOME)) for page in PAGES])
 def test_every_documented_command_can_be_parsed(page):
-    """No option that is not there, no placeholder that has to be guessed."""
+    """Every option exists, and no argument is a placeholder."""
     for words in documented(page):
         command, rest = command_of(words)
         try:
@@ -183,7 +180,7 @@ def test_every_documented_command_can_be_parsed(page):
 
 
 def test_the_commands_of_the_page_on_data_run(desk, mpu):
-    """Copied in their order, with a handoff as the README makes it."""
+    """They run in their order, with the README's handoff."""
     play(mpu, documented(HOME / "README.md")[0])
     for words in documented(HOME / "docs" / "data.md"):
         if "--out" in words:
@@ -220,7 +217,7 @@ def test_the_quickstart_prints_what_the_readme_shows(mpu, tmp_path, monkeypatch)
 
 @pytest.mark.slow
 def test_the_commands_of_the_page_on_evaluation_run(desk, mpu):
-    """In their order, with MUSE's files, and a handoff and an update of the README."""
+    """They run in their order, with the README's handoff and update and files like MUSE's."""
     for words in documented(HOME / "README.md")[:3]:
         play(mpu, words)
     shutil.copytree("base", "retrained")
@@ -237,8 +234,8 @@ def test_the_commands_of_the_page_on_evaluation_run(desk, mpu):
         Path(f"knowmem_{name}.json").write_text(json.dumps(rows))
     for words in documented(HOME / "docs" / "evaluation.md"):
         if words[1] == "compare":
-            for kept in ("noise-free-record", "mpu-record"):
-                shutil.copytree("before", kept)
+            for name in ("noise-free-record", "mpu-record"):
+                shutil.copytree("before", name)
         done = mpu(
             *words[1:],
             *(
@@ -276,7 +273,7 @@ def test_the_commands_of_the_page_on_the_paper_run(desk, mpu):
     ],
 )
 def test_a_shell_completes_commands_methods_and_optimizers(line, found, monkeypatch, capsys):
-    """As bash asks for it."""
+    """Bash gets the completions it asks for."""
     for name, value in (
         ("_MPU_COMPLETE", "complete_bash"),
         ("COMP_WORDS", line),

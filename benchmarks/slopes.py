@@ -4,7 +4,7 @@
 
 Runs the protocol end to end (perturb → train every copy → diff → aggregate) on the demo's model and
 data with a plain training loop, and prints ‖Δ̄ − Δ‖ / ‖Δ‖ against the noise-free Δ, median over
-draws, with log-log slopes. The claims (design, section 10), offset 0 and a smooth optimizer: slope
+draws, with log-log slopes. The claims (docs/design.md, Promises), offset 0 and a smooth optimizer: slope
 about 1 with one copy, 2 with harmonic denoising, m with extrapolation; with an offset it is 1
 whatever is done (--offset takes c relative to κ). About 80 seconds on one core.
 

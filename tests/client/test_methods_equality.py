@@ -1,6 +1,6 @@
 """Every method on a reparameterized copy.
 
-With no noise, what comes back is plain unlearning (design, section 10).
+With no noise, what comes back is plain unlearning (docs/design.md, Promises).
 
 This is where a method would fail that looks at something the copies do not share: the order of
 heads or feed-forward units. RMU's steering vector lies in the residual stream, which they do share.

@@ -73,7 +73,7 @@ def test_lagrange_weights_are_not_exact_one_degree_higher():
 def test_default_coefficients():
     """α run from 1 to 2 in equal steps.
 
-    Nodes are those of the design; more than four copies need --nodes.
+    Nodes are the documented defaults (1, −1; 1, −1, 2; …); more than four copies need --nodes.
     """
     assert default_coefficients("harmonic", 1) == (1.0,)
     assert default_coefficients("harmonic", 3) == (1.0, 1.5, 2.0)

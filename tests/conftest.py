@@ -1,18 +1,17 @@
-"""Shared fixtures: tiny real models of every family, on disk, with a base beside each.
+"""Fixtures for all tests: tiny real models of every family, on disk, with a base beside each.
 
 * `tiny_pair(family="llama", *, dtype="float32", seed=0, **config)` → `Pair(model, base, family)`:
-  two directories made by
-  `save_pretrained` (float32 safetensors unless another dtype is asked for, a 64-word tokenizer
-  beside them), built once per session: treat them as read-only, copy them to change them. Families:
-  `FAMILIES` below. Hidden size 32, 2 layers, 4 query and 2 key-value heads, vocabulary 64; `config`
-  overrides any key of the family's configuration.
-* `family_pair`: the same, once for every family.
+  two directories written by `save_pretrained` with a 64-word tokenizer beside each, built once per
+  session. Tests must not change them; copy them first. Hidden size 32, 2 layers, 4 query and 2
+  key-value heads, vocabulary 64; `config` overrides any key of the family's configuration.
+* `family_pair`: the same, once for every family of `FAMILIES`.
 * `built_tiny(name)` → the directory of a tiny model of any family file, `family` or
   `family/variant`, built once.
-* `entropy(number)` → a `PreparedEntropy` of its own: no test draws its secrets anew.
+* `model_directory`, `tokenizer`: a tiny Llama of `tiny_models` on disk, and its tokenizer.
+* `entropy(number)` → a `PreparedEntropy`, so that no test draws random secrets.
 
-Norms, q/k-norms and biases are random: with the defaults (ones and zeros) a transform that forgets
-them looks right. The base is the model minus a random task vector of 15 % of each decoder layer's
+Norms, q/k-norms and biases are random: with the defaults (ones and zeros) a transform that ignores
+them would pass. The base is the model minus a random task vector of 15 % of each decoder layer's
 RMS; embeddings, final norm and head are the same in both.
 """
 
@@ -26,8 +25,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Also of the commands that tests start: two workers with two threads each would fight for two
-# cores.
+# For the commands that tests start: two workers with two threads each would compete for two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -60,7 +58,7 @@ _OWN: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Pair:
-    """A model directory and its base's."""
+    """The directories of a model and of its base."""
 
     model: Path
     base: Path
@@ -69,7 +67,7 @@ class Pair:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_torch_thread() -> Iterator[None]:
-    """One thread: bits and timings do not depend on the machine's load."""
+    """Run torch on one thread: bits and timings do not depend on the machine's load."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -113,6 +111,22 @@ def built_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
         return made[name]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """A plain tokenizer: no chat template, a pad token, no beginning-of-sequence token added."""
+    from tiny_models import make_tokenizer
+
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def model_directory(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """A tiny untied Llama with random norms and biases, on disk."""
+    from tiny_models import make_model, save
+
+    return save(make_model(), tokenizer, tmp_path_factory.mktemp("models") / "llama")
 
 
 @pytest.fixture(scope="session")

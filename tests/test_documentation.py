@@ -81,10 +81,10 @@ def test_a_wheel_contains_the_pages(tmp_path, monkeypatch) -> None:
     installed = tmp_path / "site packages" / "docs"
     installed.mkdir(parents=True)
     (installed / "data.md").write_text("# Data")
-    monkeypatch.setattr(documentation, "_PLACES", (installed, *documentation._PLACES))
+    monkeypatch.setattr(documentation, "_FOLDERS", (installed, *documentation._FOLDERS))
     assert documentation.page("data") == (installed / "data.md").as_uri()
     assert "%20" in documentation.page("data")
-    monkeypatch.setattr(documentation, "_PLACES", ())
+    monkeypatch.setattr(documentation, "_FOLDERS", ())
     documentation.page.cache_clear()
     assert documentation.page("data") == "docs/data.md of the source"
 

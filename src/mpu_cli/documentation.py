@@ -1,6 +1,6 @@
-"""Where the documentation is, for messages.
+"""The addresses of documentation pages, for messages.
 
-An address that opens, whether mpu was installed from a wheel or runs from a checkout.
+They open in an installation from a wheel and in a source checkout.
 """
 
 from __future__ import annotations
@@ -9,27 +9,24 @@ from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
-_PLACES = (_PACKAGE / "docs", _PACKAGE.parents[1] / "docs")
-"""In an installed wheel, and in a checkout."""
+_FOLDERS = (_PACKAGE / "docs", _PACKAGE.parents[1] / "docs")
+"""The docs in an installed wheel, and in a checkout."""
 
 
 @cache
 def page(name: str) -> str:
-    """The address of a page, `threat-model` say.
+    """Return the address of a page such as `threat-model`.
 
-    At the project's own address if its metadata name one, else a file on this machine.
-
-    Under the `Documentation` URL of the package's metadata, which whoever publishes the package
-    sets, lies what `docs/` holds.
+    It is below the `Documentation` URL of the package's metadata, if set, or else a local file.
     """
     from importlib.metadata import PackageNotFoundError, metadata
 
     try:
         urls = metadata("mpu-cli").get_all("Project-URL") or []
-    except PackageNotFoundError:  # run from a source tree that was never installed
+    except PackageNotFoundError:  # mpu runs from a source tree that is not installed
         urls = []
     for label, _, url in (entry.partition(",") for entry in urls):
         if label.strip().lower() == "documentation":
             return f"{url.strip().rstrip('/')}/{name}.md"
-    file = next((file for place in _PLACES if (file := place / f"{name}.md").is_file()), None)
+    file = next((file for folder in _FOLDERS if (file := folder / f"{name}.md").is_file()), None)
     return file.as_uri() if file is not None else f"docs/{name}.md of the source"

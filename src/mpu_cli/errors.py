@@ -1,14 +1,14 @@
-"""Every way in which mpu says no, with the exit code that scripts may rely on (docs/exit-codes.md).
+"""The errors of mpu, each with an exit code that scripts can rely on (docs/exit-codes.md).
 
-A message says what, where, expected and found; a hint says what to do next. Only `cli/app.py`
-prints or exits.
+`message` says what is wrong and names the file, tensor or flag; `hint` says what to do. Both are
+one line in lower case without a full stop. Only `cli/app.py` prints them.
 """
 
 from __future__ import annotations
 
 
 class MpuError(Exception):
-    """Base of all errors that a user is meant to read: one line, a remedy, an exit code."""
+    """Base of all errors for the user: a message, a hint, and an exit code."""
 
     exit_code = 3
 
@@ -23,7 +23,7 @@ class MpuWarning(UserWarning):
 
 
 class CheckFailedError(MpuError):
-    """A check or gate looked at well-formed input and said no (exit 1)."""
+    """A check rejected well-formed input (exit 1)."""
 
     exit_code = 1
 
@@ -33,11 +33,11 @@ class FunctionChangedError(CheckFailedError):
 
 
 class GateError(CheckFailedError):
-    """An update or a model was refused by a rule of the lineage or of aggregation."""
+    """A rule of the lineage or of aggregation rejected an update or a model."""
 
 
 class StoppedError(MpuError):
-    """Ctrl-C or SIGTERM ended the work (exit 130); the message says what was kept, if anything."""
+    """Ctrl-C or SIGTERM stopped the work (exit 130); the message says what was saved."""
 
     exit_code = 130
 
@@ -47,29 +47,29 @@ class BusyError(CheckFailedError):
 
 
 class UsageError(MpuError):
-    """The command line contradicts itself or the documented ranges (exit 2)."""
+    """The command line is contradictory, or a value is out of range (exit 2)."""
 
     exit_code = 2
 
 
 class BadInputError(MpuError):
-    """Something that was read is not what it must be (exit 3)."""
+    """An input is invalid (exit 3)."""
 
 
 class BadModelError(BadInputError):
-    """A model directory cannot be used: missing, truncated, quantised, unknown, unsafe."""
+    """A model directory is missing, truncated, quantised, of an unknown type, or unsafe."""
 
 
 class BadBundleError(BadInputError):
-    """A handoff or an update is malformed or altered."""
+    """A handoff or an update is malformed or was altered."""
 
 
 class BadSecretError(BadInputError):
-    """A server's secret directory is malformed, altered, or not readable."""
+    """A server's secret directory is malformed, was altered, or is not readable."""
 
 
 class BadDataError(BadInputError):
-    """A data file has a row that cannot be used; the message names file and line."""
+    """A data file has an invalid row; the message names file and line."""
 
 
 class OutputError(BadInputError):

@@ -3,15 +3,9 @@
 Norms and biases are random (`tiny_families`): the default initialisation would hide mistakes.
 """
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
-
 from two_parties import hand_back, layout_of, publish, take_back, untrained
 
 from mpu_cli.architectures.family import families

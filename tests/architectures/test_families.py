@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -11,10 +10,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-
-# By path, so that it works under each of pytest's import modes.
-sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
-
 from two_parties import layout_of, publish, take_back, untrained, weights
 
 from mpu_cli.architectures.family import FAMILIES, families, family_of, parse_family

@@ -1,4 +1,4 @@
-"""The one text that a manifest or record may be."""
+"""The canonical YAML text of manifests and records."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ BOMB = b'"a": &a ["x","x"]\n' + b"".join(
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(TEXT, VALUES, max_size=5))
 def test_any_content_survives_dump_and_parse(content):
-    """What is written is read back to the same content, in ASCII, and dumps to the same bytes."""
+    """Dump writes ASCII; parse returns the same content, which dumps to the same bytes."""
     data = canonical.dump(content)
     assert data.isascii()
     assert canonical.parse(data, "x", BadBundleError) == content
 
 
-def test_the_canonical_text_is_this():
-    """Sorted keys, double-quoted strings, block style: fixed, since digests are over it."""
+def test_the_canonical_text_is_fixed():
+    """Sorted keys, double-quoted strings, block style: digests depend on it."""
     assert canonical.dump(CONTENT) == GOOD
     assert canonical.parse(GOOD, "x", BadBundleError) == CONTENT
 
@@ -114,7 +114,7 @@ DEVIATIONS = {
 
 @pytest.mark.parametrize("name", DEVIATIONS)
 def test_every_deviation_from_the_canonical_form_is_refused(name):
-    """Whatever else YAML allows is refused, quickly, with the error that the caller chose and the place in the message."""
+    """Other YAML is refused quickly, with the caller's error and the place in the message."""
     start = time.perf_counter()
     with pytest.raises(BadSecretError, match=r"^server/secret\.yaml: ") as caught:
         canonical.parse(DEVIATIONS[name], "server/secret.yaml", BadSecretError)
@@ -123,16 +123,16 @@ def test_every_deviation_from_the_canonical_form_is_refused(name):
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
-def test_what_could_not_be_read_again_is_not_written(number):
-    """A record with an infinity would lock its lineage for good."""
+def test_unreadable_content_is_not_written(number):
+    """A record with an infinity would make its lineage unreadable."""
     with pytest.raises(ValueError, match="not a finite number"):
         canonical.dump({"a": [number]})
 
 
 def test_a_text_of_twenty_megabytes_is_refused_unparsed():
-    """The size is checked before the YAML parser sees anything."""
+    """The size is checked before YAML is parsed."""
     start = time.perf_counter()
-    with pytest.raises(BadBundleError, match="more than 16777216 bytes"):
+    with pytest.raises(BadBundleError, match="larger than 16777216 bytes"):
         canonical.parse(b'"a": "' + b"x" * 20_000_000 + b'"\n', "mpu.yaml", BadBundleError)
     assert time.perf_counter() - start < 1
 
@@ -140,7 +140,7 @@ def test_a_text_of_twenty_megabytes_is_refused_unparsed():
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.sampled_from('"ab:-?!&*[]{}#|>%@\\ \n\t0129.~<=_eEx\x7f'), max_size=40) | TEXT)
 def test_no_text_makes_the_parser_fail_in_another_way(text):
-    """Any text is either canonical or refused; nothing else escapes."""
+    """Any text is either canonical or refused; no other exception occurs."""
     for form in (
         "{}",
         '"a": {}\n',
@@ -156,8 +156,8 @@ def test_no_text_makes_the_parser_fail_in_another_way(text):
         assert canonical.dump(content) == data
 
 
-def test_the_digest_leaves_out_only_itself():
-    """Every other field is covered."""
+def test_the_digest_covers_every_other_field():
+    """Changing any field except the digest changes the digest."""
     digest = canonical.digest(CONTENT)
     assert digest == canonical.digest({**CONTENT, "digest": "x"})
     assert digest != canonical.digest({**CONTENT, "hmac": "x"})

@@ -1,4 +1,4 @@
-"""NaN and infinity are found wherever they lie, in the same pass as the digests, whatever the dtype and the block size."""
+"""NaN and infinity are found in the same pass as the digests, for every dtype and block size."""
 
 import hashlib
 
@@ -19,7 +19,7 @@ BAD = [float("nan"), float("inf"), -float("inf")]
 
 
 def raw(tensor):
-    """A tensor's bytes."""
+    """The bytes of a tensor."""
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
 
 
@@ -31,8 +31,8 @@ def raw(tensor):
     huge=st.booleans(),
 )
 @settings(deadline=None, max_examples=100)
-def test_any_entry_that_is_not_a_number_is_seen(dtype, size, place, bad, huge):
-    """Also where two infinities would cancel; and numbers whose sum overflows are numbers."""
+def test_any_nan_or_infinity_is_found(dtype, size, place, bad, huge):
+    """Also if two infinities would cancel; finite entries whose sum overflows pass."""
     values = torch.full(
         (size,), float(torch.finfo(DTYPES[dtype]).max) if huge else 1.0, dtype=DTYPES[dtype]
     )
@@ -45,10 +45,10 @@ def test_any_entry_that_is_not_a_number_is_seen(dtype, size, place, bad, huge):
     ("dtype", "torch_dtype"),
     [("F64", torch.float64), ("F8_E5M2", torch.float8_e5m2), ("F8_E4M3", torch.float8_e4m3fn)],
 )
-def test_dtypes_that_are_not_computed_with_are_looked_at_too(dtype, torch_dtype):
-    """Every bit pattern of one byte, or numbers and what is none.
+def test_other_floating_point_dtypes_are_checked(dtype, torch_dtype):
+    """Every bit pattern of one byte, or samples of wider dtypes.
 
-    A dtype that nobody looks at would pass for finite.
+    An unchecked dtype would count as finite.
     """
     if dtype == "F64":
         values = [
@@ -64,7 +64,7 @@ def test_dtypes_that_are_not_computed_with_are_looked_at_too(dtype, torch_dtype)
 
 
 def test_every_dtype_of_a_header_is_known():
-    """Those that are not looked at have no NaN."""
+    """The unchecked dtypes have no NaN."""
     from mpu_cli.bundle.finite import _EXPONENTS
     from mpu_cli.checkpoint.header import BYTES_PER_ELEMENT
 
@@ -73,18 +73,15 @@ def test_every_dtype_of_a_header_is_known():
     )
 
 
-def test_other_dtypes_have_no_infinity():
-    """A mask of bytes that would be NaN as a float."""
+def test_integer_dtypes_are_finite():
+    """Bytes that would be NaN as a float are fine in an integer tensor."""
     assert all_finite("U8", memoryview(b"\xff" * 8)) and all_finite("I32", memoryview(b"\xff" * 8))
 
 
 @pytest.mark.parametrize("bad", [None, "b", "c"])
 @pytest.mark.parametrize("block", [8, 64, 1 << 20])
 def test_digest_and_numbers_in_one_pass(tmp_path, monkeypatch, bad, block):
-    """The file's digest and the model's are those of the plain functions.
-
-    The first bad tensor by name is named.
-    """
+    """The digests are those of the plain functions; the first bad tensor by name is returned."""
     monkeypatch.setattr("mpu_cli.checkpoint.buffers.HASH_BLOCK", block)
     generator = torch.Generator().manual_seed(1)
     tensors = {
@@ -108,8 +105,8 @@ def test_digest_and_numbers_in_one_pass(tmp_path, monkeypatch, bad, block):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a tensor", np.arange(1000).tobytes()])
-def test_a_file_that_is_none_is_only_hashed(tmp_path, content):
-    """What is wrong with it is said by whoever opens it, after the digests."""
+def test_an_invalid_file_is_only_hashed(tmp_path, content):
+    """The caller gets the error when it opens the file after the digest check."""
     for name in ("delta.safetensors", "config.json"):
         path = tmp_path / name
         path.write_bytes(content)

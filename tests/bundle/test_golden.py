@@ -1,4 +1,4 @@
-"""The committed bundles of format 1: they must verify, and be taken back, by every later mpu."""
+"""The committed bundles of format 1: every later mpu must verify and aggregate them."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ DIGESTS = {
 COMPUTED = {"sha256", "digest", "hmac", "of", "realised"}
 """Fields over noised bytes, which another processor may round otherwise."""
 OF_ITS_DAY = {"date", "base_source"}
-"""What depends on the day or the place; the committed records have none, as those of the mpu that made them."""
+"""Fields that depend on date or place; the mpu that made the committed records had none."""
 CORRECTED = {"exposure"}
-"""What the committed record states too high, since there was no prior when it was made; it is computed anew when shown."""
+"""Too high in the committed record, made before there was a prior; mpu computes it again."""
 
 
 @pytest.fixture(scope="module")
@@ -70,19 +70,19 @@ def test_the_committed_bundles_verify():
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_the_committed_manifests_have_these_bytes(name):
+def test_the_committed_manifests_have_fixed_bytes(name):
     """A change of these literals is a change of the format on disk."""
     assert hashlib.sha256((GOLDEN / name).read_bytes()).hexdigest() == MANIFESTS[name]
 
 
 @pytest.mark.parametrize("name", DIGESTS)
-def test_the_golden_models_have_these_digests(name):
+def test_the_golden_models_have_fixed_digests(name):
     """The definition of a model's digest is part of the format."""
     assert model_digest(open_checkpoint(GOLDEN / name)) == DIGESTS[name]
 
 
-def test_the_golden_update_is_taken_back(script, tmp_path):
-    """Aggregating update-v1 onto model-v1 adds the known change, up to the rounding of the copies."""
+def test_the_golden_update_is_aggregated(script, tmp_path):
+    """Aggregating update-v1 onto model-v1 adds the known change, up to rounding of the copies."""
     import shutil
 
     secret = shutil.copytree(GOLDEN / "secret-v1", tmp_path / "secret")
@@ -114,7 +114,7 @@ def _without(value: object, fields: set[str]) -> object:
 
 
 def test_todays_code_makes_the_same_files(made):
-    """The same names, and in every manifest and record the same content but for digests over noised bytes and the exposure."""
+    """File names, manifests and records are the same, except digests of noise and exposure."""
     import yaml
 
     def names(root: Path) -> set[str]:
@@ -137,9 +137,9 @@ def test_todays_code_makes_the_same_files(made):
 
 
 def test_todays_code_draws_the_same_noise_and_transforms(made):
-    """Tensors agree to the last bits of a logarithm.
+    """The streams, their addresses and T_k are part of the format.
 
-    The streams, their addresses and T_k are part of the format.
+    Tensors agree up to the last bits of a logarithm.
     """
     for folder in ("handoff-v1/copy-1", "handoff-v1/copy-2"):
         old, new = (load_file(root / folder / "model.safetensors") for root in (GOLDEN, made))

@@ -1,4 +1,4 @@
-"""The two public manifests and the ordered checks, in memory: bytes in, verified objects out."""
+"""The two public manifests and the ordered checks, in memory."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ LISTING = {"": {"mpu.yaml": 5}, "copy-1": {"config.json": 10, "model.safetensors
 
 
 def _encoded(content: dict[str, object]) -> bytes:
-    """A manifest whose own digest is right, whatever it says: what a hostile party would send."""
+    """A manifest with a valid digest and any content, as a hostile party would send it."""
     return canonical.dump({**content, "digest": canonical.digest(content)})
 
 
 @pytest.mark.parametrize("manifest", [HANDOFF, UPDATE])
 def test_a_manifest_survives_encoding(manifest):
-    """What is written is read back, and its digest is over its canonical form."""
+    """Decode returns the encoded manifest, and its digest is that of the canonical form."""
     assert decode(encode(manifest), "mpu.yaml") == manifest
     assert canonical.digest(manifest.content()) == manifest.digest
 
@@ -73,7 +73,7 @@ CONTENTS = {
     "kind missing": ({"format": 1}, "'kind' is missing"),
     "newer format": (
         {**HANDOFF.content(), "format": 2, "novelty": True},
-        "format 2, this mpu reads format 1",
+        "has format 2, but this mpu reads format 1",
     ),
     "format true": ({**HANDOFF.content(), "format": True}, "'format'"),
     "unknown field": ({**HANDOFF.content(), "alpha": 1.5}, "'alpha' is not a known field"),
@@ -89,7 +89,7 @@ CONTENTS = {
     "no copies": ({**HANDOFF.content(), "copies": []}, "lists no copies"),
     "a copy twice": (
         {**HANDOFF.content(), "copies": HANDOFF.content()["copies"] * 2},
-        "or one twice",
+        "or lists one twice",
     ),
     "a copy a string": ({**HANDOFF.content(), "copies": ["copy-1"]}, "expected a map"),
     "bytes negative": (_file(bytes=-1), "'bytes'"),
@@ -111,8 +111,8 @@ CONTENTS = {
 
 
 @pytest.mark.parametrize("name", CONTENTS)
-def test_a_manifest_that_says_anything_unexpected_is_refused(name):
-    """The schema is closed, even where the manifest's own digest is right."""
+def test_unexpected_content_is_refused(name):
+    """The schema is closed, even if the manifest's own digest is valid."""
     content, expected = CONTENTS[name]
     with pytest.raises(BadBundleError) as caught:
         decode(_encoded(content), "mpu.yaml")
@@ -120,7 +120,7 @@ def test_a_manifest_that_says_anything_unexpected_is_refused(name):
 
 
 def test_half_a_surrogate_pair_is_refused():
-    """None is written by mpu; an escape in somebody else's file makes one."""
+    """Mpu never writes one, but an escape in a foreign file can hold one."""
     data = _encoded({**HANDOFF.content(), "frozen": ["SURROGATE"]}).replace(
         b"SURROGATE", rb"\ud800"
     )
@@ -129,8 +129,8 @@ def test_half_a_surrogate_pair_is_refused():
 
 
 @pytest.mark.parametrize("data", [b"1: 2\n", b"null: 1\n", b"{}\n", b'"kind": "handoff"\n'])
-def test_a_canonical_text_that_is_no_manifest_is_refused(data):
-    """Keys that are not strings, no fields at all, or only one of them."""
+def test_other_canonical_texts_are_refused(data):
+    """Keys that are not strings, no fields, or only one field."""
     with pytest.raises(BadBundleError):
         decode(data, "mpu.yaml")
 
@@ -151,7 +151,7 @@ def test_a_canonical_text_that_is_no_manifest_is_refused(data):
     ],
 )
 def test_a_copy_has_a_plain_name(name):
-    """Nothing that leaves the directory or looks like another file."""
+    """A name that leaves the directory or looks like another file is refused."""
     with pytest.raises(BadBundleError, match="'name'"):
         decode(_encoded(_copy(name=name)), "mpu.yaml")
 
@@ -191,7 +191,7 @@ def test_a_listed_file_has_a_plain_name(name):
 )
 def test_a_handoff_lists_only_what_a_model_directory_needs(name):
     """Code, pickles and strange tensors are refused by name before they are looked at."""
-    with pytest.raises(BadBundleError, match="which a handoff never holds"):
+    with pytest.raises(BadBundleError, match="which a handoff cannot hold"):
         TrustedBundle("in").read_manifest(_encoded(_file(name)))
 
 
@@ -199,11 +199,11 @@ def test_a_handoff_lists_only_what_a_model_directory_needs(name):
     "name", ["config.json", "tokenizer.json", "model.safetensors", "forget.jsonl", "notes.txt"]
 )
 def test_an_update_lists_nothing_but_deltas(name):
-    """Nothing of the client's may travel in an update."""
+    """No other file of the client may be in an update."""
     update = replace(
         UPDATE, copies=(UpdateCopy("copy-1", HASH, "delta", {name: FileEntry(HASH, 1)}),)
     )
-    with pytest.raises(BadBundleError, match="which an update never holds"):
+    with pytest.raises(BadBundleError, match="which an update cannot hold"):
         TrustedBundle("in").read_manifest(encode(update))
 
 
@@ -213,8 +213,8 @@ def _trusted() -> TrustedBundle:
     return trusted
 
 
-def test_a_bundle_is_believed_after_all_steps_in_order():
-    """Manifest, listing, every file: then the manifest is handed out."""
+def test_a_bundle_is_verified_after_all_steps_in_order():
+    """Finish returns the manifest after manifest, listing and every file were checked."""
     trusted = _trusted()
     trusted.check_listing(LISTING)
     for name, entry in FILES.items():
@@ -222,8 +222,8 @@ def test_a_bundle_is_believed_after_all_steps_in_order():
     assert trusted.finish() == HANDOFF
 
 
-def test_steps_in_the_wrong_order_are_a_mistake_of_the_program():
-    """No step runs before the one that it stands on, and nothing is handed out before the last."""
+def test_steps_in_the_wrong_order_raise_runtime_error():
+    """Each step needs the previous one, and finish needs all."""
     with pytest.raises(RuntimeError):
         TrustedBundle("in").check_listing(LISTING)
     with pytest.raises(RuntimeError):
@@ -241,8 +241,8 @@ def test_steps_in_the_wrong_order_are_a_mistake_of_the_program():
         trusted.finish()
 
 
-def test_a_refused_manifest_leaves_nothing_to_go_on_with():
-    """After an error the next steps do not run either."""
+def test_no_step_runs_after_a_refused_manifest():
+    """After an error the next steps raise too."""
     trusted = TrustedBundle("in")
     with pytest.raises(BadBundleError):
         trusted.read_manifest(_encoded(_file("evil.py")))
@@ -267,40 +267,40 @@ LISTINGS = {
     "missing copy": ({"": {"mpu.yaml": 5}}, "is listed in mpu.yaml but absent"),
     "another size": (
         {**LISTING, "copy-1": {**LISTING["copy-1"], "config.json": 11}},
-        "in/copy-1/config.json: 11 bytes, mpu.yaml says 10",
+        "in/copy-1/config.json: has 11 bytes, but mpu.yaml says 10",
     ),
 }
 
 
 @pytest.mark.parametrize("name", LISTINGS)
-def test_a_listing_is_what_the_manifest_says_nothing_more_or_less(name):
-    """The file that is too many, absent, or of another size is named."""
+def test_the_listing_must_equal_the_manifest(name):
+    """A file that is extra, absent, or of another size is named."""
     found, expected = LISTINGS[name]
     with pytest.raises(BadBundleError) as caught:
         _trusted().check_listing(found)
     assert expected in caught.value.message
 
 
-def test_a_signature_is_the_one_file_that_needs_no_listing():
+def test_a_signature_needs_no_listing():
     """mpu.yaml.sig is reserved."""
     _trusted().check_listing({**LISTING, "": {"mpu.yaml": 5, "mpu.yaml.sig": 9}})
 
 
 def test_bytes_that_do_not_match_are_refused():
-    """A file's digest is compared with its own entry."""
+    """A file's digest is compared with its entry."""
     trusted = _trusted()
     trusted.check_listing(LISTING)
     with pytest.raises(BadBundleError, match=r"in/copy-1/config\.json: its bytes do not match"):
         trusted.check_file("copy-1", "config.json", FILES["model.safetensors"].sha256)
 
 
-def test_an_update_answers_one_handoff_and_each_copy_its_own():
-    """Another handoff, a foreign copy, and a copy handed in under another's name are refused by a gate."""
+def test_an_update_belongs_to_one_handoff_and_its_copies():
+    """Another handoff, an unknown copy, and a copy under the name of another are refused."""
     copies = {"copy-1": HASH, "copy-2": "cd" * 32}
     check_update_of(UPDATE, UPDATE.handoff_id, UPDATE.handoff_digest, copies)
-    with pytest.raises(GateError, match="answers handoff"):
+    with pytest.raises(GateError, match="was made from handoff"):
         check_update_of(UPDATE, "ef" * 16, UPDATE.handoff_digest, copies)
-    with pytest.raises(GateError, match="answers handoff"):
+    with pytest.raises(GateError, match="was made from handoff"):
         check_update_of(UPDATE, UPDATE.handoff_id, HASH, copies)
     with pytest.raises(GateError, match="does not have"):
         check_update_of(UPDATE, UPDATE.handoff_id, UPDATE.handoff_digest, {"copy-2": HASH})
@@ -309,7 +309,7 @@ def test_an_update_answers_one_handoff_and_each_copy_its_own():
 
 
 def test_the_digest_of_a_copy_covers_names_bytes_and_sizes():
-    """What an update says it is `of` changes with any file of the copy."""
+    """The digest that an update names as `of` changes with any file of the copy."""
     copy = HANDOFF.copies[0]
     others = [
         {**FILES, "config.json": FileEntry("12" * 32, 10)},

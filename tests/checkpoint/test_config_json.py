@@ -1,7 +1,4 @@
-"""config.json by allow-list.
-
-Known keys with values of the right kind, whatever else the file says.
-"""
+"""config.json by allow-list: the keys of the model type with values of the right type."""
 
 from __future__ import annotations
 
@@ -55,8 +52,8 @@ FILE = Path("model/config.json")
         ("sliding_window", None),
     ],
 )
-def test_settings_of_the_machine_are_left_out_without_a_word(key, value):
-    """How attention is computed, where weights lie and what is printed is this run's affair."""
+def test_machine_settings_are_dropped_silently(key, value):
+    """Attention kernel, weight locations and logging belong to the current run."""
     found, plain = read_config(FILE, {**LLAMA, key: value}), read_config(FILE, LLAMA)
     assert (found.content, found.remarks) == (plain.content, plain.remarks)
 
@@ -79,8 +76,8 @@ def test_settings_of_the_machine_are_left_out_without_a_word(key, value):
         ("kernel_config", {}),
     ],
 )
-def test_what_the_model_type_does_not_have_is_left_out_and_said(key, value):
-    """A key of another family, or one that names a file, changes nothing and is named."""
+def test_unknown_keys_are_dropped_with_a_remark(key, value):
+    """A key of another family, or one that names a file, has no effect and is named."""
     clean = read_config(FILE, LLAMA)
     found = read_config(FILE, {**LLAMA, key: value})
     assert found.content == clean.content
@@ -107,7 +104,7 @@ def test_what_the_model_type_does_not_have_is_left_out_and_said(key, value):
         ("tie_word_embeddings", "no", "true or false"),
         ("hidden_act", ["silu"], "a short text"),
         ("hidden_act", "x" * 101, "a short text"),
-        ("attention_dropout", 1.5, "a share"),
+        ("attention_dropout", 1.5, "a number"),
         ("rope_theta", 0, "1 to 1e12"),
         ("rope_theta", float("inf"), "a number"),
         ("rope_scaling", "linear", "a map"),
@@ -123,14 +120,14 @@ def test_what_the_model_type_does_not_have_is_left_out_and_said(key, value):
             {"original_max_position_embeddings": "64"},
             "original_max_position_embeddings",
         ),
-        ("partial_rotary_factor", 0, "a share"),
+        ("partial_rotary_factor", 0, "a number"),
         ("partial_rotary_factor", "0.5", "a number"),
         ("eos_token_id", "2", "an integer or a list"),
         ("head_dim", 16.5, "an integer"),
     ],
 )
-def test_a_value_that_no_model_can_have_names_file_and_key(key, value, words):
-    """The message names config.json, the key, the value, and what is expected."""
+def test_an_invalid_value_names_file_and_key(key, value, words):
+    """The message names config.json, the key, the value, and the expected values."""
     with pytest.raises(BadModelError, match=r"^model/config\.json: ") as caught:
         read_config(FILE, {**LLAMA, key: value})
     assert (
@@ -143,21 +140,21 @@ def test_a_value_that_no_model_can_have_names_file_and_key(key, value, words):
 @pytest.mark.parametrize(
     ("value", "kept"), [(-1, None), (64, None), (10**6, None), (63, 63), (None, None)]
 )
-def test_a_token_outside_the_vocabulary_is_none(value, kept):
-    """Padding that is no token, as many published configurations have it, is none, and said."""
+def test_a_token_outside_the_vocabulary_is_ignored(value, kept):
+    """Many published configurations have such a pad token; a remark says that it is ignored."""
     found = read_config(FILE, {**LLAMA, "pad_token_id": value})
     assert found.content["pad_token_id"] == kept
     assert bool(found.remarks) == (value not in (None, kept))
 
 
 def test_end_tokens_that_exist_are_kept():
-    """Of a list only what lies outside goes."""
+    """Only the ids outside the vocabulary are removed from a list."""
     found = read_config(FILE, {**LLAMA, "eos_token_id": [1, 64, 2]})
     assert found.content["eos_token_id"] == [1, 2] and "eos_token_id" in found.remarks[0]
 
 
-def test_parts_are_read_as_strictly():
-    """In a wrapper every part has its own keys, and messages name the way to them."""
+def test_nested_configurations_are_checked_too():
+    """Each part of a wrapper has its own keys; messages show the full key."""
     text = {
         "model_type": "gemma3_text",
         "hidden_size": 32,
@@ -182,14 +179,14 @@ def test_parts_are_read_as_strictly():
 
 @pytest.mark.parametrize("change", [{"num_experts_per_tok": 0}, {"num_experts_per_tok": 5}])
 def test_a_router_cannot_ask_for_more_experts_than_there_are(change):
-    """It would fail in the middle of training."""
+    """Such a model would fail during training."""
     with pytest.raises(BadModelError, match="num_experts_per_tok"):
         read_config(FILE, {"model_type": "mixtral", "num_local_experts": 4, **change})
 
 
 @pytest.mark.parametrize("model_type", [None, 7, "nobody", ["llama"]])
-def test_of_an_unknown_model_nothing_is_kept(model_type):
-    """Whoever opens it refuses it by its model_type."""
+def test_an_unknown_model_type_keeps_no_keys(model_type):
+    """The caller refuses the model because of its model_type."""
     assert read_config(FILE, {**LLAMA, "architectures": [], "model_type": model_type}).content == {
         "model_type": model_type,
         "architectures": [],
@@ -197,13 +194,13 @@ def test_of_an_unknown_model_nothing_is_kept(model_type):
 
 
 def test_every_family_is_known():
-    """A new family file needs `make config-keys` if its model type is not there yet."""
+    """A new family file may need `make config-keys` for its model type."""
     assert set(families()) <= set(known_keys())
 
 
 @pytest.mark.parametrize("key", ["eos_token_id", "bos_token_id", "pad_token_id"])
 @pytest.mark.parametrize("value", [["a"], [1.5], [[1]], [True], [{"id": 1}]])
 def test_ids_of_tokens_are_integers(key, value):
-    """Anything else in a list is refused by file and key, not an internal error."""
+    """Other items in a list are refused with file and key, not with an internal error."""
     with pytest.raises(BadModelError, match=rf"config.json: {key} is "):
         read_config(Path("config.json"), {"model_type": "llama", "vocab_size": 8, key: value})

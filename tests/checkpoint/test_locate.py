@@ -1,4 +1,4 @@
-"""MODEL as users write it: a directory or a Hub id, offline from a cache made by hand."""
+"""MODEL as users write it: a directory or a Hub id, offline from a prepared cache."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ print(json.dumps(found))
 
 
 def make_cache(home: Path, model: Path, repo: str = "org/tiny") -> Path:
-    """A cache as huggingface_hub leaves it: refs/main, and a snapshot of links into blobs."""
+    """A cache in the form of huggingface_hub: refs/main, and a snapshot of links to blobs."""
     root = home / "hub" / f"models--{repo.replace('/', '--')}"
     snapshot = root / "snapshots" / COMMIT
     for folder in (root / "refs", root / "blobs", snapshot):
@@ -55,9 +55,9 @@ def make_cache(home: Path, model: Path, repo: str = "org/tiny") -> Path:
 
 @pytest.fixture
 def look_up(tmp_path, tiny_pair):
-    """Locate names in a process of its own, offline, with a prepared cache.
+    """Locate names in a separate process, offline, with a prepared cache.
 
-    The Hub's library reads its settings once.
+    The Hub's library reads its settings only once.
     """
     snapshot = make_cache(tmp_path / "home", tiny_pair("llama").model)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
@@ -92,8 +92,8 @@ def test_a_hub_id_is_found_in_the_cache_and_its_commit_resolved(look_up):
     }
 
 
-def test_an_id_that_the_cache_does_not_have_is_one_clear_line(look_up):
-    """Offline, a missing model or revision says how to get it."""
+def test_an_id_that_is_not_cached_is_one_clear_line(look_up):
+    """Offline, the hint says how to download a missing model or revision."""
     for name, (message, hint) in look_up(
         "org/other", "hf://org/tiny@v2", "org/tiny@" + "f" * 40
     ).items():
@@ -123,8 +123,8 @@ def test_an_existing_path_wins_over_an_id(look_up, tmp_path):
         "org/tiny@",
     ],
 )
-def test_what_is_neither_a_path_nor_an_id_is_refused(name, tmp_path, monkeypatch):
-    """The Hub is not asked, and the message says both forms."""
+def test_neither_a_path_nor_an_id_is_refused(name, tmp_path, monkeypatch):
+    """The Hub is not asked, and the hint names both forms."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadModelError) as caught:
         locate(name)
@@ -135,7 +135,7 @@ def test_what_is_neither_a_path_nor_an_id_is_refused(name, tmp_path, monkeypatch
 class Hub(BaseHTTPRequestHandler):
     """A Hub on this machine: org/NAME is the folder NAME of `root`.
 
-    One in `refused` is answered with its status and code.
+    `refused` maps names to an HTTP status and an error code.
     """
 
     protocol_version = "HTTP/1.1"
@@ -145,7 +145,7 @@ class Hub(BaseHTTPRequestHandler):
     """Files that were sent, as NAME/file."""
 
     def log_message(self, *_: object) -> None:
-        """Stay quiet."""
+        """Print nothing."""
 
     def do_HEAD(self) -> None:
         """Answer without a body."""
@@ -156,7 +156,7 @@ class Hub(BaseHTTPRequestHandler):
         self._send(self._content())
 
     def _parts(self) -> tuple[str, str, Path]:
-        """What is asked (api, tree or resolve), of which repository, and the file."""
+        """The endpoint (api, tree or resolve), the repository, and the file."""
         path = unquote(urlparse(self.path).path).lstrip("/").removeprefix("api/models/").split("/")
         kind = "tree" if "tree" in path else "resolve" if "resolve" in path else "api"
         return kind, path[1], self.root / path[1] / path[-1]
@@ -201,7 +201,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @contextmanager
 def hub(root: Path, refused: dict[str, tuple[int, str]] | None = None) -> Iterator[str]:
-    """Serve `root`; gives the address."""
+    """Serve `root` and yield the address."""
     handler = type("Handler", (Hub,), {"root": root, "refused": refused or {}})
     Hub.given.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -256,9 +256,9 @@ OTHERS = (
 
 
 def test_the_index_decides_which_files_are_fetched(tmp_path, tiny_pair):
-    """Shards of any name come, other weights beside them do not.
+    """Shards of any name are downloaded, other weights are not.
 
-    The same snapshot is then found offline, and opens.
+    The snapshot is then found offline, and opens.
     """
     tensors = load_file(tiny_pair("llama").model / "model.safetensors")
     keys = sorted(tensors)
@@ -312,10 +312,10 @@ INDEXED = (
 )
 
 
-def test_what_the_hub_says_is_told_in_our_words_and_its_index_is_not_trusted(tmp_path, tiny_pair):
-    """One line without an address or the library's advice, and what to do.
+def test_errors_of_the_hub_are_translated_and_its_index_is_not_trusted(tmp_path, tiny_pair):
+    """One line without an address, and a hint.
 
-    No path, hidden file or pickle is asked for.
+    No path, hidden file or pickle is requested.
     """
     for number, shard in enumerate(INDEXED):
         served = Path(
@@ -347,8 +347,8 @@ def test_what_the_hub_says_is_told_in_our_words_and_its_index_is_not_trusted(tmp
         )
 
 
-def test_a_hub_that_is_not_there_is_told(tmp_path):
-    """No server at all: what to do, not the HTTP library's words."""
+def test_an_unreachable_hub_gives_a_hint(tmp_path):
+    """Without a server, the message has no text of the HTTP library."""
     message, hint = _ask(tmp_path, "http://127.0.0.1:9", "org/tiny")["org/tiny"]
     assert "the Hub cannot be reached" in str(message)
     assert "hf download org/tiny" in str(hint)

@@ -1,4 +1,4 @@
-"""A hint that is a command runs as it is printed, whatever the path is called."""
+"""A hint with a command runs as printed, for any path."""
 
 from __future__ import annotations
 
@@ -18,59 +18,59 @@ NAMES = ["plain", "my model", "it's", 'a "quoted" one', "$HOME `id`; ls & #"]
 
 
 def _words(remedy: str | None, after: str) -> list[str]:
-    """What a shell makes of the command that a hint ends with."""
+    """The command at the end of a hint, split as a shell does."""
     assert remedy is not None and after in remedy
     return shlex.split(remedy.split(after, 1)[1])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_archives_are_unpacked_with_the_printed_command(tmp_path: Path, name: str) -> None:
-    """Unzip and tar get the path as one word, also for an archive that lies in the directory that was given."""
+    """Unzip and tar get the path as one word, also for an archive inside the given directory."""
     folder = tmp_path / name
     folder.mkdir()
     zipped, packed = folder / f"{name}.zip", folder / f"{name}.tar"
     with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("x", "x")
-    assert _words(recognise(zipped).remedy, "unpack it first: ") == ["unzip", str(zipped)]
-    assert _words(recognise(folder).remedy, "unpack it first: ") == ["unzip", str(zipped)]
+    assert _words(recognise(zipped).hint, "unpack it first: ") == ["unzip", str(zipped)]
+    assert _words(recognise(folder).hint, "unpack it first: ") == ["unzip", str(zipped)]
     with tarfile.open(packed, "w"):
         pass
-    assert _words(recognise(packed).remedy, "unpack it first: ") == ["tar", "-xf", str(packed)]
+    assert _words(recognise(packed).hint, "unpack it first: ") == ["tar", "-xf", str(packed)]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_adapter_is_merged_with_the_printed_command(tmp_path: Path, name: str) -> None:
-    """The Python in it is whole, and gets the path as its argument."""
+    """The Python code is complete and gets the path as its argument."""
     folder = tmp_path / name
     folder.mkdir()
     (folder / "adapter_config.json").write_text("{}")
-    program, option, code, argument = _words(recognise(folder).remedy, "beside the result: ")
+    program, option, code, argument = _words(recognise(folder).hint, "beside the result: ")
     assert (program, option, argument) == ("python", "-c", str(folder))
     compile(code, "hint", "exec")
     assert "from_pretrained(sys.argv[1])" in code and "import sys;" in code
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_directory_that_is_to_be_given_is_one_word(tmp_path: Path, name: str) -> None:
-    """One level too high, a file of a model, copies, the Hub's cache."""
+def test_a_suggested_directory_is_one_word(tmp_path: Path, name: str) -> None:
+    """One level too high, a file of a model, copies, the Hub cache."""
     inner = tmp_path / name / "inner"
     inner.mkdir(parents=True)
     (inner / "config.json").write_text("{}")
-    assert _words(recognise(inner.parent).remedy, "give ") == [str(inner)]
-    assert _words(recognise(inner / "config.json").remedy, "give the directory: ") == [str(inner)]
+    assert _words(recognise(inner.parent).hint, "give ") == [str(inner)]
+    assert _words(recognise(inner / "config.json").hint, "give the directory: ") == [str(inner)]
     copies = tmp_path / "copies" / name
     (copies / "copy-1").mkdir(parents=True)
-    assert shlex.quote(str(copies / "copy-1")) in (recognise(copies).remedy or "")
+    assert shlex.quote(str(copies / "copy-1")) in (recognise(copies).hint or "")
     snapshot = tmp_path / "models--a--b" / "snapshots" / name
     snapshot.mkdir(parents=True)
-    assert _words(recognise(snapshot.parent).remedy, "give its snapshot: ") == [str(snapshot)]
+    assert _words(recognise(snapshot.parent).hint, "give its snapshot: ") == [str(snapshot)]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rows_are_taken_out_with_the_printed_command(tmp_path: Path, name: str) -> None:
-    """Of a file of rows in the wrong form.
+def test_rows_are_extracted_with_the_printed_command(tmp_path: Path, name: str) -> None:
+    """From a file of rows in the wrong form.
 
-    The file is one word, and so is jq's filter, whatever the key is called.
+    The file and jq's filter are one word each, for any key.
     """
     packed, wrapped = tmp_path / f"{name}.gz", tmp_path / f"{name}.json"
     packed.write_bytes(b"\x1f\x8b" + bytes(20))

@@ -1,7 +1,4 @@
-"""The small files beside the weights.
-
-By allow-list, without their origin, with the stored dtype.
-"""
+"""The small files beside the weights: by allow-list, without origin, with the stored dtype."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ from mpu_cli.errors import BadModelError
 
 @pytest.fixture
 def model(tmp_path, tiny_pair) -> Path:
-    """A copy of the tiny Llama that a test may fill."""
+    """A copy of the tiny Llama that a test may change."""
     return Path(shutil.copytree(tiny_pair("llama").model, tmp_path / "model"))
 
 
@@ -42,7 +39,7 @@ def _copy(model: Path, dtype: str = "float32") -> Path:
 
 
 def test_only_listed_names_are_copied(model):
-    """Pickles of the exact weights, optimizer states, notes, code and folders stay behind."""
+    """Pickles of the exact weights, optimizer states, notes, code and folders are not copied."""
     for name in (
         "README.md",
         "pytorch_model.bin",
@@ -66,8 +63,8 @@ def test_only_listed_names_are_copied(model):
     }
 
 
-def test_what_tells_of_the_origin_is_stripped(model):
-    """_name_or_path, commits and absolute paths go, at any depth; what the model needs stays."""
+def test_the_origin_is_removed(model):
+    """_name_or_path, commits and absolute paths are removed at any depth; other settings stay."""
     rope = {
         "rope_type": "default",
         "rope_theta": 1e4,
@@ -101,10 +98,7 @@ def test_what_tells_of_the_origin_is_stripped(model):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_config_names_the_stored_dtype(model, dtype):
-    """A wrong dtype in config.json makes transformers round silently.
-
-    There is one, and it is the tensors'.
-    """
+    """A wrong dtype in config.json makes transformers round silently."""
     _config(model, torch_dtype="float16", dtype="auto", text_config={"torch_dtype": "float16"})
     text = (_copy(model, dtype) / "config.json").read_text()
     assert json.loads(text)["dtype"] == dtype
@@ -112,14 +106,14 @@ def test_config_names_the_stored_dtype(model, dtype):
 
 
 def test_a_tokenizer_that_needs_remote_code_is_refused(model):
-    """auto_map in tokenizer_config.json would run code on the client's side."""
+    """auto_map in tokenizer_config.json would run code at the client."""
     _config(model, "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tok", None]})
     with pytest.raises(BadModelError, match=r"tokenizer_config.json: needs remote code"):
         _copy(model)
 
 
 def test_a_link_in_the_hub_cache_is_followed(model, tmp_path):
-    """A snapshot is made of links into blobs; the copy is a plain file."""
+    """A snapshot consists of links to blobs; the copy is a regular file."""
     blobs, snapshot = (tmp_path / "models--org--name" / part for part in ("blobs", "snapshots/abc"))
     blobs.mkdir(parents=True)
     model = Path(shutil.move(model, snapshot))
@@ -144,13 +138,13 @@ def test_a_link_in_the_hub_cache_is_followed(model, tmp_path):
         "é.tiktoken",
     ],
 )
-def test_names_that_only_look_allowed_are_not(name):
-    """The list is of whole names."""
+def test_names_are_compared_whole(name):
+    """A name that only starts like an allowed one is not copied."""
     assert not is_allowed(name)
 
 
 def _out_of(model: Path, name: str, how: str) -> None:
-    """Put a link at `name` that leaves the model directory, in one of several ways."""
+    """Create a link at `name` to a file outside the model directory, in one of several ways."""
     (model / name).unlink(missing_ok=True)
     outside = model.parent / "outside"
     outside.mkdir(exist_ok=True)
@@ -179,16 +173,16 @@ def _out_of(model: Path, name: str, how: str) -> None:
         "any.thing",
     ],
 )
-def test_a_link_that_leaves_the_model_directory_is_refused(model, name, how):
-    """Whatever the file is for, ours or transformers' to read, and however the link gets out.
+def test_a_link_to_the_outside_is_refused(model, name, how):
+    """For every file that mpu or transformers reads, and every kind of link.
 
-    Nothing is opened.
+    No file is opened.
     """
     _out_of(model, name, how)
-    with pytest.raises(BadModelError, match="is a link that leaves the model directory"):
+    with pytest.raises(BadModelError, match="is a link to a file outside the model directory"):
         open_checkpoint(model)
     if is_allowed(name):
-        with pytest.raises(BadModelError, match=f"{name}: is a link that leaves"):
+        with pytest.raises(BadModelError, match=f"{name}: is a link to a file outside"):
             check_side_files(model)
 
 
@@ -201,8 +195,8 @@ def test_a_link_that_leaves_the_model_directory_is_refused(model, name, how):
         "beside the blobs",
     ],
 )
-def test_a_directory_that_only_looks_like_the_hubs_cache_is_refused(model, tmp_path, place):
-    """The names of a cache, unpacked from an archive, are no way out either."""
+def test_an_imitated_hub_cache_is_refused(model, tmp_path, place):
+    """Names of the cache from an archive do not allow a link to the outside."""
     repository = tmp_path / "models--org--name"
     snapshot, outside = repository / "snapshots" / "abc", tmp_path / "outside"
     snapshot.parent.mkdir(parents=True)
@@ -223,29 +217,28 @@ def test_a_directory_that_only_looks_like_the_hubs_cache_is_refused(model, tmp_p
         (repository / "secret.yaml").write_text("master")
         target = Path("..") / ".." / "secret.yaml"
     (snapshot / "vocab.txt").symlink_to(target)
-    with pytest.raises(BadModelError, match=r"vocab.txt: is a link that leaves"):
+    with pytest.raises(BadModelError, match=r"vocab.txt: is a link to a file outside"):
         open_checkpoint(snapshot)
 
 
 def test_a_link_in_the_folder_of_named_templates_is_refused(model, tmp_path):
-    """The one folder that transformers reads inside a model directory, as a link itself and with a link in it."""
+    """Transformers reads this one folder of a model directory; it may not be or hold a link."""
     (tmp_path / "outside.jinja").write_text("x")
     folder = model / "additional_chat_templates"
     folder.mkdir()
     (folder / "a.jinja").symlink_to(tmp_path / "outside.jinja")
-    with pytest.raises(BadModelError, match=r"a.jinja: is a link that leaves"):
+    with pytest.raises(BadModelError, match=r"a.jinja: is a link to a file outside"):
         open_checkpoint(model)
     shutil.rmtree(folder)
     folder.symlink_to(tmp_path)
-    with pytest.raises(BadModelError, match="additional_chat_templates: is a link that leaves"):
+    with pytest.raises(
+        BadModelError, match="additional_chat_templates: is a link to a file outside"
+    ):
         open_checkpoint(model)
 
 
-def test_a_link_that_stays_in_the_directory_is_followed(model):
-    """As some programs save one file under two names.
-
-    The directory itself may be reached by a link, too.
-    """
+def test_a_link_inside_the_directory_is_followed(model):
+    """Some programs save one file under two names. The directory itself may be a link too."""
     (model / "model.safetensors").rename(model / "weights.safetensors")
     (model / "model.safetensors").symlink_to("weights.safetensors")
     (model.parent / "by-link").symlink_to(model)
@@ -268,11 +261,8 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\n
         "chat_template.jinja",
     ],
 )
-def test_a_git_lfs_pointer_is_named_as_such(model, name):
-    """A clone without Git LFS.
-
-    Whatever file is a pointer, the message says so and how to get the file.
-    """
+def test_a_git_lfs_pointer_is_recognised(model, name):
+    """A clone without Git LFS: the message names the file, and the hint says how to get it."""
     (model / name).write_text(LFS)
     with pytest.raises(BadModelError, match=f"{name}: is a Git LFS pointer") as caught:
         open_checkpoint(model)
@@ -282,37 +272,32 @@ def test_a_git_lfs_pointer_is_named_as_such(model, name):
 
 @pytest.mark.parametrize("quote", ['"', "'", ""])
 def test_a_file_of_a_secret_directory_under_an_allowed_name_is_refused(model, quote):
-    """Copied or hard-linked, from this lineage or another, dressed as YAML or JSON.
-
-    Its HMAC gives it away.
-    """
+    """Copied or hard-linked, of any lineage, as YAML or JSON: its HMAC reveals it."""
     (model / "vocab.txt").write_text(
         f"{quote}format{quote}: 1\n{quote}hmac{quote}: {quote}{'Ab' * 32}{quote}\n"
     )
-    with pytest.raises(
-        BadModelError, match=r"vocab.txt: holds a file of a server's secret directory"
-    ):
+    with pytest.raises(BadModelError, match=r"vocab.txt: is a file of a server's secret directory"):
         check_side_files(model)
 
 
-def test_a_side_file_of_no_sensible_size_is_refused(model):
-    """Bounded memory: what would fill it is not read."""
+def test_a_huge_side_file_is_refused(model):
+    """Memory is bounded: the file is not read whole."""
     with (model / "vocab.txt").open("wb") as file:
         file.truncate(1 << 34)
-    with pytest.raises(BadModelError, match=r"vocab.txt: more than 128 MiB"):
+    with pytest.raises(BadModelError, match=r"vocab.txt: larger than 128 MiB"):
         check_side_files(model)
 
 
 def test_a_pipe_is_refused_without_waiting_for_a_writer(model):
-    """Opening it would block for ever."""
+    """Opening it would block forever."""
     (model / "vocab.txt").unlink(missing_ok=True)
     os.mkfifo(model / "vocab.txt")
-    with pytest.raises(BadModelError, match=r"vocab.txt: is not a plain file"):
+    with pytest.raises(BadModelError, match=r"vocab.txt: is not a regular file"):
         check_side_files(model)
 
 
-def test_lists_of_tokens_name_no_file(model):
-    """Transformers makes arguments of the tokenizer's class of every key of special_tokens_map.json: tokens are kept, and nothing else."""
+def test_special_tokens_map_holds_only_tokens(model):
+    """Transformers passes its keys to the tokenizer's constructor."""
     token = {"content": "<s>", "lstrip": False, "special": True}
     kept = {
         "bos_token": token,
@@ -356,14 +341,14 @@ def test_lists_of_tokens_name_no_file(model):
         ("added_tokens.json", {"<a>": {"path": "x"}}),
     ],
 )
-def test_what_is_no_token_is_refused(model, name, content):
-    """By file and key."""
+def test_an_invalid_token_is_refused(model, name, content):
+    """The message names file and key."""
     (model / name).write_text(json.dumps(content))
     with pytest.raises(BadModelError, match=rf"{name}: .*{next(iter(content))}"):
         _copy(model)
 
 
-def test_the_vocabulary_is_the_directory_s_own(model):
+def test_special_tokens_map_cannot_replace_the_vocabulary(model):
     """A special_tokens_map.json that names another tokenizer.json changes no token."""
     from mpu_cli.modeling.load import load_tokenizer
 
@@ -407,10 +392,7 @@ def test_the_vocabulary_is_the_directory_s_own(model):
     ],
 )
 def test_a_copy_holds_no_setting_that_mpu_never_publishes(model, name, key, value):
-    """A resealed handoff: other programs would follow what our own reading leaves out.
-
-    The file and the key are named.
-    """
+    """Other programs would use settings that mpu ignores. The file and the key are named."""
     _copy(model)
     copy = model.parent / "copied"
     refuse_unpublished(copy)
@@ -427,8 +409,8 @@ def test_a_copy_holds_no_setting_that_mpu_never_publishes(model, name, key, valu
     assert len(str(refused.value).splitlines()) == 1
 
 
-def test_what_earlier_versions_published_is_let_through(model):
-    """Switches of the machine that trained, and what saving programs add, lead nowhere."""
+def test_settings_that_earlier_versions_published_are_allowed(model):
+    """Settings of the training machine and of saving programs are harmless."""
     _copy(model)
     copy = model.parent / "copied"
     _config(
@@ -463,8 +445,8 @@ def test_what_earlier_versions_published_is_let_through(model):
         '{"x": ' + "[" * 600 + "]" * 600 + "}",
     ],
 )
-def test_what_cannot_be_written_again_is_refused(model, name, text):
-    """Half a character, and lists without end: one line that names the file.
+def test_unencodable_json_is_refused(model, name, text):
+    """Half a character, and endless lists: one line that names the file.
 
     A whole character in two escapes is fine.
     """
@@ -493,10 +475,10 @@ def test_what_cannot_be_written_again_is_refused(model, name, text):
         "x.pyc",
     ],
 )
-def test_what_a_check_of_a_model_does_not_read_is_refused(model, name):
-    """In folders too, in any case of letters, and parts of any numbering.
+def test_unchecked_code_and_weights_are_refused(model, name):
+    """In folders too, in any case, and numbered parts.
 
-    Papers and a downloader's folders are let through.
+    Documents and a downloader's folders are allowed.
     """
     for harmless in (
         "README.md",
@@ -510,12 +492,12 @@ def test_what_a_check_of_a_model_does_not_read_is_refused(model, name):
     refuse_unread(open_checkpoint(model))
     (model / name).parent.mkdir(parents=True, exist_ok=True)
     (model / name).write_bytes(b"")
-    with pytest.raises(BadModelError, match="is not part of the model"):
+    with pytest.raises(BadModelError, match="is not part of the checked model"):
         refuse_unread(open_checkpoint(model))
 
 
 def test_a_model_whose_settings_ask_for_code_is_refused(model):
-    """`perturb` refuses it, and so does `verify`."""
+    """Both `perturb` and `verify` refuse it."""
     _config(model, "tokenizer_config.json", auto_map={"AutoTokenizer": ["x.Y", None]})
     with pytest.raises(BadModelError, match=r"tokenizer_config.json: needs remote code"):
         refuse_unread(open_checkpoint(model))

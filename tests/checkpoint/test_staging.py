@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all."""
+"""Directories are written atomically."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _tree(path: Path) -> set[str]:
 
 
 def _write(target: Path, files: dict[str, str], *, marked: bool = True) -> None:
-    """A result as a command leaves it, with a list of its files unless one of them is a manifest."""
+    """A command's result, with a list of its files unless one of them is a manifest."""
     with Staging(target, marked=marked) as staging:
         for name, text in files.items():
             (staging.path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -66,8 +66,8 @@ def _umask(mask: int) -> Iterator[None]:
         os.umask(old)
 
 
-def test_a_committed_directory_is_whole_and_alone(tmp_path):
-    """After commit the target holds what was written and no sibling is left."""
+def test_a_committed_directory_is_complete(tmp_path):
+    """After commit the target holds the files, and no sibling is left."""
     with Staging(tmp_path / "out") as staging:
         _fill(staging)
         assert not (tmp_path / "out").exists()
@@ -75,8 +75,8 @@ def test_a_committed_directory_is_whole_and_alone(tmp_path):
     assert _tree(tmp_path) == {"out", "out/file"}
 
 
-def test_an_error_leaves_nothing_not_even_made_parents(tmp_path):
-    """Parents that were made for the target are removed with it; those that were there stay."""
+def test_an_error_leaves_no_files_and_no_created_parents(tmp_path):
+    """Parents that existed before stay."""
     (tmp_path / "there").mkdir()
     with pytest.raises(RuntimeError), Staging(tmp_path / "there" / "a" / "b" / "out") as staging:
         _fill(staging)
@@ -84,8 +84,8 @@ def test_an_error_leaves_nothing_not_even_made_parents(tmp_path):
     assert _tree(tmp_path) == {"there"}
 
 
-def test_parents_are_made_for_a_target_that_is_committed(tmp_path):
-    """A deep target needs no mkdir by hand."""
+def test_parents_of_a_committed_target_are_created(tmp_path):
+    """A deep target needs no mkdir."""
     with Staging(tmp_path / "a" / "b" / "out") as staging:
         _fill(staging)
         staging.commit()
@@ -93,7 +93,7 @@ def test_parents_are_made_for_a_target_that_is_committed(tmp_path):
 
 
 def test_parents_are_removed_when_the_directory_itself_cannot_be_made(tmp_path, monkeypatch):
-    """A failure before anything is staged leaves no empty parents either."""
+    """A failure at the start leaves no empty parents."""
     original = Path.mkdir
 
     def full(self: Path, *args: object, **options: object) -> None:
@@ -108,7 +108,7 @@ def test_parents_are_removed_when_the_directory_itself_cannot_be_made(tmp_path, 
 
 
 def test_a_target_that_is_not_empty_is_refused(tmp_path):
-    """The message names the target and the way out; nothing is touched."""
+    """The message names the target, the hint a way out; nothing changes."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").write_text("old")
     with pytest.raises(OutputError) as caught, Staging(tmp_path / "out"):
@@ -135,7 +135,7 @@ def test_a_target_that_is_a_file_or_a_link_is_refused_even_with_force(tmp_path, 
 
 
 def test_an_empty_target_is_replaced_without_force(tmp_path):
-    """A directory made beforehand, as by mkdir in a script, is fine."""
+    """A directory that a script created with mkdir is fine."""
     (tmp_path / "out").mkdir()
     with Staging(tmp_path / "out") as staging:
         _fill(staging)
@@ -144,7 +144,7 @@ def test_an_empty_target_is_replaced_without_force(tmp_path):
 
 
 def test_force_replaces_a_directory_as_a_whole(tmp_path):
-    """No old file survives, and the old directory is not left beside."""
+    """No old file survives, and the old directory is removed."""
     _write(tmp_path / "out", {"copy-1/old": "old", "file": "old"})
     with Staging(tmp_path / "out", force=True) as staging:
         _fill(staging)
@@ -154,7 +154,7 @@ def test_force_replaces_a_directory_as_a_whole(tmp_path):
 
 
 def test_a_failed_replacement_keeps_the_old_directory(tmp_path):
-    """With --force the old state stays until the new one is complete."""
+    """With --force the old directory stays until the new one is complete."""
     _write(tmp_path / "out", {"config.json": "old"})
     with pytest.raises(RuntimeError), Staging(tmp_path / "out", force=True) as staging:
         _fill(staging)
@@ -162,10 +162,8 @@ def test_a_failed_replacement_keeps_the_old_directory(tmp_path):
     assert _tree(tmp_path) == {"out", "out/config.json", f"out/{MARKER}"}
 
 
-def test_an_interrupt_between_the_two_renames_of_a_replacement_restores_the_old_directory(
-    tmp_path, monkeypatch
-):
-    """The old directory is already moved aside when Ctrl-C comes: it is moved back."""
+def test_an_interrupted_replacement_restores_the_old_directory(tmp_path, monkeypatch):
+    """Ctrl-C between the two renames."""
     _write(tmp_path / "out", {"config.json": "old"})
     original = Path.rename
 
@@ -183,11 +181,11 @@ def test_an_interrupt_between_the_two_renames_of_a_replacement_restores_the_old_
 
 
 def test_force_replaces_only_what_mpu_wrote(tmp_path):
-    """A home directory given by mistake survives, and so does anything that holds a secret, however deep."""
+    """A home directory given by mistake survives, and so does any directory that holds a secret."""
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("mine")
     with (
-        pytest.raises(OutputError, match="not something that mpu wrote"),
+        pytest.raises(OutputError, match="holds no list of files by mpu"),
         Staging(tmp_path / "home", force=True),
     ):
         pass
@@ -195,23 +193,23 @@ def test_force_replaces_only_what_mpu_wrote(tmp_path):
     (tmp_path / "out" / "mpu.yaml").write_text("")
     (tmp_path / "out" / "deep" / "server" / "secret.yaml").write_text("")
     with pytest.raises(
-        OutputError, match="deep/server: is a secret directory, which is never overwritten"
+        OutputError, match="deep/server: is a secret directory, which mpu never overwrites"
     ):
         refuse_existing(tmp_path / "out", force=True)
 
 
 @pytest.mark.parametrize("target", ["in", "in/deep/out", ".", "link/out", "in/../in"])
-def test_a_result_that_lies_in_its_input_or_holds_it_is_refused(tmp_path, target):
+def test_a_result_inside_or_around_its_input_is_refused(tmp_path, target):
     """With --force the input would be destroyed; links and dots do not hide it."""
     (tmp_path / "in").mkdir()
     (tmp_path / "link").symlink_to("in")
-    with pytest.raises(UsageError, match="lies in"):
+    with pytest.raises(UsageError, match="inside it, or contains it"):
         refuse_nesting(tmp_path / target, tmp_path / "in")
     refuse_nesting(tmp_path / "input", tmp_path / "in")
 
 
 def test_a_partial_left_by_a_crash_is_cleaned_by_the_next_run(tmp_path):
-    """Files, folders and links of a run that was killed do not get into the next one's result."""
+    """Files, folders and links of a killed run do not get into the next result."""
     partial = tmp_path / ".out.mpu-partial"
     (partial / "copy-9").mkdir(parents=True)
     (partial / "copy-9" / "stale").write_text("stale")
@@ -224,7 +222,7 @@ def test_a_partial_left_by_a_crash_is_cleaned_by_the_next_run(tmp_path):
 
 
 def test_two_processes_cannot_write_the_same_target(tmp_path):
-    """The second is told to wait, and does not disturb the first."""
+    """The second gets BusyError and does not disturb the first."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom mpu_cli.checkpoint.staging import Staging\nfrom"
         " mpu_cli.errors import BusyError\ntry:\n  with Staging(Path(sys.argv[1])): pass\nexcept"
@@ -245,7 +243,7 @@ def test_two_processes_cannot_write_the_same_target(tmp_path):
 
 
 def test_another_target_may_be_written_at_the_same_time(tmp_path):
-    """The lock is of the target, not of its folder: make -j writes copies side by side."""
+    """The lock is on the target, not on its parent: make -j writes copies in parallel."""
     with Staging(tmp_path / "one") as one, Staging(tmp_path / "two") as two:
         for staging in (one, two):
             _fill(staging)
@@ -258,10 +256,7 @@ def test_another_target_may_be_written_at_the_same_time(tmp_path):
     [(0o077, False, 0o755), (0o000, False, 0o755), (0o000, True, 0o700)],
 )
 def test_modes_do_not_depend_on_the_umask(tmp_path, umask, private, expected):
-    """Public directories are 0755 and private ones 0700, whatever the shell's umask is.
-
-    Files as they were asked for.
-    """
+    """Public directories are 0755, private ones 0700; files keep their modes."""
     with _umask(umask), Staging(tmp_path / "out", private=private) as staging:
         write_new(staging.path / "public", b"")
         write_new(staging.path / "secret", b"", 0o600)
@@ -273,10 +268,7 @@ def test_modes_do_not_depend_on_the_umask(tmp_path, umask, private, expected):
 
 
 def test_a_full_disk_is_one_readable_line(tmp_path):
-    """ENOSPC names the target and what to do.
-
-    Other errors name the file that could not be written.
-    """
+    """ENOSPC names the target and has a hint; other errors name the file."""
     with pytest.raises(OutputError) as caught, disk_errors(tmp_path / "out"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.message == f"{tmp_path / 'out'}: the disk is full; nothing was kept"
@@ -290,7 +282,7 @@ def test_a_full_disk_is_one_readable_line(tmp_path):
 
 
 def test_a_target_below_a_file_is_refused(tmp_path):
-    """A parent that is a file cannot be made a directory; nothing is left."""
+    """A parent that is a file cannot become a directory; nothing is left."""
     (tmp_path / "file").write_text("mine")
     for target in (tmp_path / "file" / "out", tmp_path / "file" / "deep" / "out"):
         with pytest.raises(OutputError), Staging(target):
@@ -299,8 +291,8 @@ def test_a_target_below_a_file_is_refused(tmp_path):
     assert _tree(tmp_path) == {"file"}
 
 
-def test_errors_name_the_directory_that_was_asked_for(tmp_path):
-    """The hidden sibling is nobody's business: paths inside it are shown as the target."""
+def test_errors_name_the_target(tmp_path):
+    """Messages show the target in place of its hidden sibling."""
     with (
         pytest.raises(OutputError) as caught,
         disk_errors(tmp_path / ".out.mpu-partial" / "copy-1" / ".after"),
@@ -315,7 +307,7 @@ def test_errors_name_the_directory_that_was_asked_for(tmp_path):
 
 
 def test_copies_started_at_the_same_moment_share_their_parent(tmp_path, monkeypatch):
-    """A parent that another process makes between the look and the making is no error (seen with make -j2)."""
+    """Another process may create the parent first (seen with make -j2)."""
     out = tmp_path / "to-server"
     out.mkdir()
     really_exists = Path.exists
@@ -358,10 +350,10 @@ MINE = {
 
 
 @pytest.mark.parametrize("kind", MINE)
-def test_force_removes_what_a_manifest_or_a_list_names_and_refuses_the_rest(tmp_path, kind):
-    """Every kind of result is replaced as it was written.
+def test_force_removes_only_listed_files(tmp_path, kind):
+    """Every kind of result is replaced.
 
-    One file, folder or link more and nothing at all is removed.
+    With one extra file, folder or link nothing is removed.
     """
 
     def make(target: Path) -> set[str]:
@@ -409,18 +401,18 @@ def test_force_removes_what_a_manifest_or_a_list_names_and_refuses_the_rest(tmp_
     ],
 )
 def test_a_directory_without_a_valid_list_is_never_replaced(tmp_path, files):
-    """A user's model, or a manifest that is not ours, is no licence to remove what lies beside it."""
+    """A user's model, or a foreign manifest, does not allow to remove other files."""
     _write(tmp_path / "out", {**files, "precious": "mine"}, marked=False)
     with (
-        pytest.raises(OutputError, match="not something that mpu wrote"),
+        pytest.raises(OutputError, match="holds no list of files by mpu"),
         Staging(tmp_path / "out", force=True),
     ):
         pass
     assert (tmp_path / "out" / "precious").read_text() == "mine"
 
 
-def test_what_comes_into_the_target_while_a_command_runs_is_not_removed(tmp_path):
-    """The list is looked at again before the old result is moved aside."""
+def test_files_added_during_a_command_are_not_removed(tmp_path):
+    """The list is checked again before the old result is moved aside."""
     _write(tmp_path / "out", {"config.json": "old"})
     with (
         pytest.raises(OutputError, match="late: was not written by mpu"),
@@ -434,11 +426,8 @@ def test_what_comes_into_the_target_while_a_command_runs_is_not_removed(tmp_path
 
 @pytest.mark.parametrize("hidden", [".out.mpu-partial", ".out.mpu-replaced"])
 @pytest.mark.parametrize("planted", ["link", "file", "folder"])
-def test_what_is_planted_at_a_hidden_name_erases_nothing(tmp_path, hidden, planted):
-    """A link, a file or somebody's folder with the name of our own sibling.
-
-    Nothing behind it is touched.
-    """
+def test_a_planted_sibling_is_not_touched(tmp_path, hidden, planted):
+    """A link, a file or a folder of another user with the name of our hidden sibling."""
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "thesis.tex").write_text("mine")
@@ -452,7 +441,9 @@ def test_what_is_planted_at_a_hidden_name_erases_nothing(tmp_path, hidden, plant
         (tmp_path / hidden).chmod(0o777)
         victim = tmp_path / hidden
     with (
-        pytest.raises(OutputError, match=rf"{hidden}: is in the way"),
+        pytest.raises(
+            OutputError, match=rf"{hidden}: (is a link or a file that|exists, and|belongs to)"
+        ),
         Staging(tmp_path / "out", force=True) as staging,
     ):
         _fill(staging)
@@ -464,7 +455,7 @@ def test_what_is_planted_at_a_hidden_name_erases_nothing(tmp_path, hidden, plant
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a directory to another user")
 def test_another_users_staging_directory_is_not_trusted(tmp_path):
-    """In a shared directory another user may make it first, and would own what is written into it."""
+    """In a shared directory another user could create it first and would own our files."""
     partial = tmp_path / ".out.mpu-partial"
     partial.mkdir(mode=0o700)
     os.chown(partial, 12345, 12345)
@@ -474,11 +465,8 @@ def test_another_users_staging_directory_is_not_trusted(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a directory to another user")
-def test_a_file_system_that_gives_everything_to_one_user_is_fine(tmp_path, monkeypatch):
-    """As NFS does with root, and mounts of foreign file systems.
-
-    What we make has that user too, and modes may mean nothing.
-    """
+def test_a_file_system_with_one_owner_is_accepted(tmp_path, monkeypatch):
+    """NFS maps root, and foreign file systems have one owner and no modes."""
     monkeypatch.setattr(
         os, "geteuid", lambda: 12345
     )  # the directory and all files in it are then another user's, root's
@@ -492,10 +480,7 @@ def test_a_file_system_that_gives_everything_to_one_user_is_fine(tmp_path, monke
 
 
 def test_a_staging_directory_that_was_swapped_is_neither_published_nor_removed(tmp_path):
-    """Whoever may write to the parent can move it away and put another there.
-
-    That other one is left alone.
-    """
+    """A process that can write to the parent may replace it; the replacement is not touched."""
     with (
         pytest.raises(OutputError, match="was moved or replaced"),
         Staging(tmp_path / "out") as staging,
@@ -509,11 +494,8 @@ def test_a_staging_directory_that_was_swapped_is_neither_published_nor_removed(t
     assert not (tmp_path / "out").exists()
 
 
-def test_what_a_killed_replacement_set_aside_is_removed_by_the_next_run(tmp_path):
-    """After a kill between the two renames the old result lies aside.
-
-    The next run of the same command completes and cleans up.
-    """
+def test_the_next_run_removes_what_a_killed_replacement_left(tmp_path):
+    """A kill between the two renames leaves the old result aside."""
     _write(tmp_path / ".out.mpu-replaced", {"config.json": "old"})
     with Staging(tmp_path / "out", force=True) as staging:
         _fill(staging)

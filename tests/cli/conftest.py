@@ -1,7 +1,4 @@
-"""One command line after the other, in this process.
-
-And a round between two parties to break in many ways.
-"""
+"""Fixtures to run command lines in this process, and a round between two parties."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ def mpu(capsys) -> Callable[..., Done]:
 
 @pytest.fixture(scope="session")
 def finished_round(tiny_pair, tmp_path_factory) -> Round:
-    """A tiny Llama handed out in two copies and unlearned on both; read-only."""
+    """A tiny Llama, published in two copies and unlearned on both; tests must not change it."""
     pair = tiny_pair("llama")
     root = tmp_path_factory.mktemp("round")
     made = Round(
@@ -66,7 +63,7 @@ def finished_round(tiny_pair, tmp_path_factory) -> Round:
 
 @pytest.fixture
 def own_round(finished_round, tmp_path) -> Round:
-    """The same round, copied: a test may break it."""
+    """A copy of the round that a test may break."""
     root = tmp_path / "round"
     copied = {}
     for name in ("model", "base", "handoff", "secret", "update"):
@@ -81,7 +78,7 @@ def own_round(finished_round, tmp_path) -> Round:
 
 @pytest.fixture
 def leftovers(tmp_path) -> Callable[[], list[str]]:
-    """Names of whatever an interrupted or refused command left below the test's directory."""
+    """Find the partial files that a command left below the test's directory."""
 
     def find() -> list[str]:
         marks = (".mpu-partial", ".mpu-replaced", ".partial", ".after")
@@ -96,7 +93,7 @@ def leftovers(tmp_path) -> Callable[[], list[str]]:
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of one megabyte, filled but for 8 kB."""
+    """A file system of one megabyte with 8 kB of free space."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -116,5 +113,5 @@ def small_disk(tmp_path) -> Iterator[Path]:
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    """For subprocesses: offline, one thread, no debugging."""
+    """The environment of subprocesses: offline, one thread, no debugging."""
     return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MPU_DEBUG": ""}

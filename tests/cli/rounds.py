@@ -1,7 +1,4 @@
-"""What the tests of the command line share.
-
-A command's outcome, a round's directories, a few rows.
-"""
+"""Shared by the tests of the command line: results, directories of a round, a few rows."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ QUICK = ("--max-steps", "2", "--batch-size", "4", "--learning-rate", "1e-3", "--
 
 @dataclass(frozen=True)
 class Done:
-    """What a command line gave."""
+    """The result of a command line."""
 
     code: int
     out: str
@@ -32,13 +29,13 @@ class Done:
 
     @property
     def json(self) -> dict:
-        """Stdout, which must be one JSON object."""
+        """The one JSON object on stdout."""
         return json.loads(self.out)
 
 
 @dataclass(frozen=True)
 class Round:
-    """Directories of one round, as both parties have them."""
+    """The directories of one round, of both parties."""
 
     model: Path
     base: Path
@@ -50,7 +47,7 @@ class Round:
 
 
 def quietly(arguments: tuple[object, ...]) -> int:
-    """Run a command line; the handler of SIGTERM that it sets is taken back."""
+    """Run a command line and restore the handler of SIGTERM."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         return run([str(argument) for argument in arguments])

@@ -1,7 +1,4 @@
-"""Everything that a user can get wrong.
-
-One line, a remedy, the documented exit code, and nothing half-written.
-"""
+"""Errors of users: one line, a hint, the documented exit code, and no partial result."""
 
 from __future__ import annotations
 
@@ -26,9 +23,9 @@ GATE = "model.layers.1.mlp.gate_proj.weight"
 
 @dataclass(frozen=True)
 class Case:
-    """`arguments` may break the round that they are given.
+    """One command line; `arguments` may break the round that they get.
 
-    Every word must be in the message or the remedy.
+    Every word must be in the message or the hint.
     """
 
     code: int
@@ -136,7 +133,7 @@ def _shards(directory: Path) -> None:
 
 
 def _sign_update(update: Path, of: dict[str, str] | None = None) -> None:
-    """The manifest that the client would write over whatever lies there now."""
+    """Write a manifest that matches the files."""
     old = decode((update / "mpu.yaml").read_bytes(), "x")
     copies = tuple(
         UpdateCopy(
@@ -161,10 +158,7 @@ def _edit_update(r: Round, change: Callable[[dict[str, torch.Tensor]], object]) 
 
 
 def _swap(r: Round, *, rename: bool) -> None:
-    """Copies handed in under each other's name.
-
-    With their `of` (a slip of the hand), or without (a lie).
-    """
+    """Swap two copies, with their `of` (a mistake) or without (an attack)."""
     first, second = r.update / "copy-1", r.update / "copy-2"
     first.rename(r.update / "x")
     second.rename(first)
@@ -565,25 +559,30 @@ CASES = {
     ),
     # results inside inputs
     "handoff inside the model": _perturb(
-        "--force", "--handoff", lambda r: r.model / "to-client", words=("lies in", "of its own")
+        "--force",
+        "--handoff",
+        lambda r: r.model / "to-client",
+        words=("inside it, or contains it", "separate directory"),
     ),
-    "handoff over the base": _perturb("--force", "--handoff", lambda r: r.base, words=("lies in",)),
+    "handoff over the base": _perturb(
+        "--force", "--handoff", lambda r: r.base, words=("inside it, or contains it",)
+    ),
     "handoff over the secret": _perturb(
         "--force",
         "--secret",
         lambda r: r.secret,
         "--handoff",
         lambda r: r.secret / "x",
-        words=("lies in",),
+        words=("inside it, or contains it",),
     ),
     "update over the handoff": _unlearn(
-        "--force", "--out", lambda r: r.handoff, code=2, words=("lies in",)
+        "--force", "--out", lambda r: r.handoff, code=2, words=("inside it, or contains it",)
     ),
     "result over the update": _aggregate(
-        "--force", "--out", lambda r: r.update, code=2, words=("lies in",)
+        "--force", "--out", lambda r: r.update, code=2, words=("inside it, or contains it",)
     ),
     "result over the model": _aggregate(
-        "--force", "--out", lambda r: r.model, code=2, words=("lies in",)
+        "--force", "--out", lambda r: r.model, code=2, words=("inside it, or contains it",)
     ),
     # inspect and verify
     "inspect nothing": Case(
@@ -637,13 +636,10 @@ def _check_message(done: Done, case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_one_line_with_a_remedy_and_leaves_nothing(
+def test_bad_input_is_one_line_with_a_hint_and_leaves_nothing(
     name, mpu, own_round, tmp_path, leftovers
 ):
-    """The message names what is wrong.
-
-    The target does not appear, nor any partial sibling, nor a new secret.
-    """
+    """The message names the cause; no target, partial sibling or new secret exists."""
     case = CASES[name]
     arguments = case.arguments(own_round, tmp_path)
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
@@ -666,7 +662,7 @@ JSON = [
 
 @pytest.mark.parametrize("name", JSON)
 def test_with_json_an_error_is_one_object_on_stdout(name, mpu, own_round, tmp_path):
-    """Kind, message, hint and exit code, and nothing else on stdout or stderr."""
+    """Kind, message, hint and exit code; nothing else on stdout or stderr."""
     case = CASES[name]
     done = mpu(*case.arguments(own_round, tmp_path), "--json")
     assert done.code == case.code
@@ -680,10 +676,7 @@ def test_with_json_an_error_is_one_object_on_stdout(name, mpu, own_round, tmp_pa
 
 
 def test_a_target_that_exists_is_refused_by_every_command_and_kept(mpu, own_round, tmp_path):
-    """Exit 3 before anything is computed.
-
-    What lies there is not touched, and --force replaces it.
-    """
+    """Exit 3 before any work. The target does not change, and --force replaces it."""
     r, target = own_round, tmp_path / "mine"
     target.mkdir()
     (target / "precious").write_text("mine")
@@ -706,7 +699,7 @@ def test_a_target_that_exists_is_refused_by_every_command_and_kept(mpu, own_roun
     assert not (tmp_path / "fresh").exists()
     done = mpu(*commands[3], "--force")
     assert done.code == 3
-    assert "not something that mpu wrote" in done.err
+    assert "holds no list of files by mpu" in done.err
     shutil.copytree(r.update, target, dirs_exist_ok=True)
     done = mpu(*commands[3], "--force")
     assert done.code == 3
@@ -717,10 +710,7 @@ def test_a_target_that_exists_is_refused_by_every_command_and_kept(mpu, own_roun
 
 
 def test_a_secret_is_never_overwritten(mpu, own_round, tmp_path):
-    """--force replaces a handoff, not the secret of the lineage.
-
-    --new-lineage wants a new directory.
-    """
+    """--force replaces a handoff, but not the secret; --new-lineage needs a new directory."""
     r = own_round
     before = {path: path.read_bytes() for path in r.secret.rglob("*") if path.is_file()}
     done = mpu(
@@ -756,7 +746,7 @@ def test_a_secret_is_never_overwritten(mpu, own_round, tmp_path):
 def test_an_update_of_another_lineage_or_handoff_is_refused(
     mpu, own_round, finished_round, tmp_path
 ):
-    """By its id where the lineage never made the handoff, and by its digest where the id was forged."""
+    """By id if the lineage has no such handoff, and by digest if the id is forged."""
     r = own_round
     made = mpu(
         "perturb",
@@ -799,7 +789,7 @@ def test_an_update_of_another_lineage_or_handoff_is_refused(
         tmp_path / "new",
     )
     assert done.code == 1
-    assert "the update answers handoff" in done.err
+    assert "the update was made from handoff" in done.err
     assert not (tmp_path / "new").exists()
 
 
@@ -824,7 +814,7 @@ def test_names_from_the_other_party_cannot_break_the_line(mpu, own_round, tmp_pa
 
 
 def test_an_internal_error_is_70_and_says_how_to_see_more(mpu, own_round, monkeypatch):
-    """A mistake in mpu itself is not dressed up as the user's; MPU_DEBUG=1 shows the traceback."""
+    """An error of mpu is not reported as bad input; MPU_DEBUG=1 shows the traceback."""
     import mpu_cli.bundle.read
 
     def broken(*_: object) -> None:

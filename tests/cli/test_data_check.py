@@ -1,4 +1,4 @@
-"""`mpu data check`: what it finds, what it shows, and with which code it ends."""
+"""`mpu data check`: findings, output and exit codes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ CHATML = (
 
 
 def write(path: Path, *rows: dict) -> Path:
-    """JSON Lines."""
+    """Write rows as JSON Lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
 @pytest.fixture
 def forget(tmp_path) -> Path:
-    """Three rows, the last of which is the first in another spelling."""
+    """Three rows; the last one is the first in another spelling."""
     rows = [("w1 w2 ?", "w3 w4 ."), ("w5 w6 ?", "w7 " * 40), ("W1  w2 ?", "w3 w4 .")]
     return write(
         tmp_path / "forget.jsonl",
@@ -34,7 +34,7 @@ def forget(tmp_path) -> Path:
 
 
 def test_a_report_without_a_model(mpu, forget):
-    """Rows, form, lengths in letters, duplicates; nothing of tokens, and no torch is loaded."""
+    """Rows, form, lengths in characters, duplicates; no tokens, and torch is not loaded."""
     done = mpu("data", "check", forget, "--json")
     assert done.code == 0
     assert done.err == ""
@@ -51,7 +51,7 @@ def test_a_report_without_a_model(mpu, forget):
     done = mpu("data", "check", forget)
     assert "3 (prompt/answer)" in done.out
     assert (
-        "mpu: warning: forget.jsonl: 1 row is more than once: forget.jsonl:1 = forget.jsonl:3"
+        "mpu: warning: forget.jsonl: 1 row occurs more than once: forget.jsonl:1 = forget.jsonl:3"
         in done.err
     )
     code = (
@@ -64,9 +64,9 @@ def test_a_report_without_a_model(mpu, forget):
 
 
 def test_a_report_with_a_model(mpu, forget, finished_round):
-    """Token lengths, what is cut at --max-length, and the row with what counts marked.
+    """Token lengths, rows cut at --max-length, and a row with its trained tokens marked.
 
-    A handoff is a model too.
+    A handoff works as a model.
     """
     for model in (finished_round.model, finished_round.handoff):
         done = mpu("data", "check", forget, "--model", model, "--max-length", 16, "--json")
@@ -84,11 +84,8 @@ def test_a_report_with_a_model(mpu, forget, finished_round):
     )
 
 
-def test_the_sample_is_what_training_gets(mpu, forget, finished_round, tmp_path):
-    """With a chat template, --row 2.
-
-    Exactly the ids and labels that `encode` gives to the trainer.
-    """
+def test_the_sample_has_the_tokens_of_training(mpu, forget, finished_round, tmp_path):
+    """With a chat template and --row 2: exactly the ids and labels of `encode`."""
     from transformers import AutoTokenizer
 
     from mpu_cli.data.rows import read_rows
@@ -114,9 +111,9 @@ def test_the_sample_is_what_training_gets(mpu, forget, finished_round, tmp_path)
 
 
 def test_forget_and_retain_that_overlap(mpu, forget, tmp_path):
-    """A warning that names both places, exit 1 only with --strict.
+    """A warning names both rows, exit 1 only with --strict.
 
-    A prompt that is kept with another answer is told too.
+    A prompt that is retained with another answer is reported too.
     """
     rows = [
         {"prompt": "w5 W6 ?", "completion": "w9"},
@@ -126,10 +123,13 @@ def test_forget_and_retain_that_overlap(mpu, forget, tmp_path):
     done = mpu("data", "check", forget, "--retain", retain)
     assert done.code == 0
     assert (
-        "2 rows are both to be forgotten and to be kept: forget.jsonl:1 = retain.jsonl:2"
+        "2 rows are in both the forget and the retain set: forget.jsonl:1 = retain.jsonl:2"
         in done.err
     )
-    assert "1 row is kept with another answer: forget.jsonl:2 / retain.jsonl:1" in done.err
+    assert (
+        "1 row has the prompt of a retain row with another answer: forget.jsonl:2 / retain.jsonl:1"
+        in done.err
+    )
     strict = mpu("data", "check", forget, "--retain", retain, "--strict")
     assert strict.code == 1
     assert "mpu: error: --strict: 3 warning(s)" in strict.err
@@ -149,10 +149,7 @@ def test_forget_and_retain_that_overlap(mpu, forget, tmp_path):
 
 
 def test_one_file_given_twice_overlaps_with_itself(mpu, forget, tmp_path):
-    """Under one name, another spelling of it, or as a link.
-
-    Every row is in both, and both are shown.
-    """
+    """Under one name, another spelling, or as a link: every row is in both files."""
     (tmp_path / "link.jsonl").symlink_to(forget)
     for other in (forget, tmp_path / "sub" / ".." / forget.name, tmp_path / "link.jsonl"):
         (tmp_path / "sub").mkdir(exist_ok=True)
@@ -164,14 +161,14 @@ def test_one_file_given_twice_overlaps_with_itself(mpu, forget, tmp_path):
         done = mpu("data", "check", forget, "--retain", other, "--strict")
         assert done.code == 1
         assert done.out.count("3 (prompt/answer)") == 2
-        assert "3 rows are both to be forgotten and to be kept: forget.jsonl:1 = " in done.err
-        assert "all that one of the files holds" in done.err
+        assert "3 rows are in both the forget and the retain set: forget.jsonl:1 = " in done.err
+        assert "which is every row of one of the files" in done.err
 
 
 def test_every_bad_row_is_listed(mpu, tmp_path, finished_round):
     """All of them with file and line, empty answers counted, exit 3.
 
-    With --json the error is part of the one object.
+    With --json the error is in the one object.
     """
     bad = tmp_path / "bad.jsonl"
     rows = [
@@ -203,10 +200,7 @@ def test_every_bad_row_is_listed(mpu, tmp_path, finished_round):
 
 
 def test_long_texts_and_packing(mpu, tmp_path, finished_round):
-    """A long text is windows, short ones are rows or, with --packing, blocks.
-
-    The overlap is checked.
-    """
+    """A long text becomes windows, short ones rows or, with --packing, blocks."""
     texts = write(
         tmp_path / "raw.jsonl",
         {"text": "w1 w2 " * 30},
@@ -227,7 +221,7 @@ def test_long_texts_and_packing(mpu, tmp_path, finished_round):
 
 
 def test_a_mapping_for_both_files(mpu, tmp_path):
-    """--map works on CSV and JSON alike, an unknown column names the nearest."""
+    """--map works for CSV and JSON; an unknown column gets a suggestion."""
     (tmp_path / "forget.csv").write_text("instruction,output\nQ,A\n")
     retain = write(tmp_path / "retain.jsonl", {"instruction": "q", "output": "a"})
     mapped = ("--map", "prompt=instruction", "--map", "answer=output")
@@ -252,7 +246,7 @@ def test_a_mapping_for_both_files(mpu, tmp_path):
 
 
 def test_parquet(mpu, tmp_path, monkeypatch):
-    """Read where pyarrow is installed; where it is not, one line with the remedy."""
+    """Read if pyarrow is installed; without it one line with a hint."""
     path = tmp_path / "forget.parquet"
     path.write_bytes(b"PAR1")
     with monkeypatch.context() as without:
@@ -286,7 +280,7 @@ def test_parquet(mpu, tmp_path, monkeypatch):
     ],
 )
 def test_usage_and_bad_input(mpu, forget, monkeypatch, arguments, code, words):
-    """The documented codes, one line and a remedy."""
+    """The documented codes, one line and a hint."""
     monkeypatch.chdir(forget.parent)
     done = mpu("data", "check", *arguments)
     assert done.code == code
@@ -295,10 +289,7 @@ def test_usage_and_bad_input(mpu, forget, monkeypatch, arguments, code, words):
 
 
 def test_a_group_of_commands(mpu, forget, tmp_path):
-    """`mpu data` alone and a mistyped subcommand are usage errors with a way out.
-
-    --config and -h work below it.
-    """
+    """`mpu data` alone and a mistyped subcommand are usage errors with a hint."""
     assert (mpu("data").code, mpu("data", "chek").code) == (2, 2)
     assert "did you mean check?" in mpu("data", "chek").err
     assert "Usage: mpu data check" in mpu("data", "check", "-h").out
@@ -310,8 +301,8 @@ def test_a_group_of_commands(mpu, forget, tmp_path):
     assert "did you mean strict?" in mpu("data", "check", forget, "--config", config).err
 
 
-def test_text_of_others_cannot_steer_the_terminal(mpu, tmp_path, finished_round):
-    """Control characters in a row, and in a column's name, are spelled out."""
+def test_control_characters_are_escaped(mpu, tmp_path, finished_round):
+    """In a row and in the name of a column."""
     odd = tmp_path / "odd.jsonl"
     odd.write_text('{"text": "w1 \\u001b[2J w2"}\n')
     assert "\x1b" not in mpu("data", "check", odd, "--model", finished_round.model).out
@@ -322,7 +313,7 @@ def test_text_of_others_cannot_steer_the_terminal(mpu, tmp_path, finished_round)
 
 
 def test_rows_from_the_hub(tmp_path, environment):
-    """hf://datasets/… offline from the cache, through a real process."""
+    """hf://datasets/… offline from the cache, in a real process."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     root = tmp_path / "home" / "hub" / "datasets--org--rows"
     (root / "snapshots" / commit).mkdir(parents=True)

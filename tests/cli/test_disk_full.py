@@ -1,4 +1,4 @@
-"""A full disk, really: a file system of one megabyte."""
+"""A really full disk: a file system of one megabyte."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _id(r: Round) -> str:
 
 @pytest.fixture
 def as_if_free(monkeypatch) -> None:
-    """The disk says that there is room: a quota, or another program that fills it meanwhile."""
+    """The disk reports free space, as with a quota or when another program fills it meanwhile."""
     usage = shutil.disk_usage
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=1 << 40))
 
@@ -94,17 +94,17 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "perturb, secret"])
-def test_a_disk_without_room_is_seen_before_the_work(
+def test_missing_space_is_reported_before_the_work(
     name, mpu, own_round, small_disk, tmp_path, leftovers
 ):
-    """Exit 3 with what is needed and what is free there; nothing is made, not even a secret."""
+    """Exit 3 with the needed and the free space; nothing is created, not even a secret."""
     trained = Path(shutil.copytree(own_round.handoff, tmp_path / "trained"))
     assert trained.is_dir()
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
     done = mpu(*_commands(own_round, small_disk, tmp_path)[name])
     assert done.code == 3, done.err
     message, hint = done.err.splitlines()[-2:]
-    free = r"needs [0-9,]+\.\d MB, and 0\.0 MB are free there"
+    free = r"needs [0-9,]+\.\d MB, but only 0\.0 MB are free"
     assert re.fullmatch(
         f"mpu: error: {re.escape(str(small_disk / 'deep' / 'new'))}: (a|an|the) [a-z0-9 ]+ {free}",
         message,
@@ -114,10 +114,10 @@ def test_a_disk_without_room_is_seen_before_the_work(
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
 
 
-def test_checkpoints_count_where_they_go(mpu, own_round, small_disk, tmp_path):
-    """--work on the small disk: two checkpoints do not fit there, nor finished copies.
+def test_checkpoints_count_on_the_disk_of_work(mpu, own_round, small_disk, tmp_path):
+    """--work on the small disk: neither two checkpoints nor finished copies fit there.
 
-    One copy without checkpoints needs nothing there.
+    One copy without checkpoints needs no space there.
     """
     data = (
         "--forget",
@@ -141,7 +141,7 @@ def test_checkpoints_count_where_they_go(mpu, own_round, small_disk, tmp_path):
 def test_a_full_disk_is_one_line_and_leaves_nothing(
     name, mpu, own_round, small_disk, tmp_path, leftovers, as_if_free
 ):
-    """Exit 3, the target is named, and neither the full disk (full only once it is written to) nor the other one keeps anything."""
+    """Exit 3, the target is named, and neither disk keeps a file."""
     trained = Path(shutil.copytree(own_round.handoff, tmp_path / "trained"))
     from safetensors.torch import load_file, save_file
 
@@ -163,7 +163,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     )
     assert "mpu-partial" not in done.err
     assert "the disk is full; nothing was kept" in done.err
-    assert done.err.endswith("mpu: hint: free some space, run again\n")
+    assert done.err.endswith("mpu: hint: free some space, then run again\n")
     assert leftovers() == []
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
     (small_disk / "filler").unlink()
@@ -174,9 +174,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
 def test_a_disk_that_fills_up_in_a_checkpoint(
     name, mpu, own_round, small_disk, tmp_path, as_if_free
 ):
-    """Weights and state are written by libraries with errors of their own.
+    """Libraries with their own errors write weights and state.
 
-    One line, and --resume goes on with the same bits.
+    One line, and --resume continues to the same bits.
     """
     data = (
         "--forget",
@@ -236,7 +236,7 @@ def test_a_disk_that_fills_up_in_a_checkpoint(
 
 
 def _sizes_of_a_checkpoint(run) -> dict[str, int]:
-    """Bytes that each file of a checkpoint takes, in whole pages."""
+    """The size of each file of a checkpoint, in whole pages."""
     from mpu_cli.training.checkpoints import CheckpointStore
 
     sizes: dict[str, int] = {}

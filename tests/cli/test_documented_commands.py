@@ -43,7 +43,7 @@ def group():
 
 
 def examples(name: str) -> list[list[str]]:
-    """A command's examples, as a shell reads them."""
+    """A command's examples, split as a shell does."""
     guide = import_module(f"mpu_cli.cli.commands.{name}").GUIDE
     return [
         words
@@ -285,11 +285,8 @@ def test_a_shell_completes_commands_methods_and_optimizers(line, found, monkeypa
     assert capsys.readouterr().out.split() == found
 
 
-def test_the_environment_names_the_secret(own_round, tmp_path, mpu, monkeypatch):
-    """Commands of the server read MPU_SECRET where --secret is not given.
-
-    --secret and --new-lineage win over it.
-    """
+def test_the_environment_variable_of_the_secret(own_round, tmp_path, mpu, monkeypatch):
+    """Server commands read MPU_SECRET without --secret; --secret and --new-lineage win."""
     r = own_round
     monkeypatch.setenv("MPU_SECRET", str(r.secret))
     perturbed = ("perturb", r.model, "--base", r.base, "-m", 1)

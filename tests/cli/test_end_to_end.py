@@ -1,7 +1,4 @@
-"""Real processes in separate directories.
-
-The whole road as two parties walk it, and copies trained by other programs.
-"""
+"""A whole round of two parties in real processes, and copies that other programs trained."""
 
 from __future__ import annotations
 
@@ -35,10 +32,7 @@ RECIPE = (
 
 @pytest.fixture(scope="module")
 def parties(tmp_path_factory) -> tuple[Path, Path]:
-    """Two directories that share no path.
-
-    The server has model and base, the client eight rows of each set.
-    """
+    """Two directories that share no path: the server has model and base, the client its rows."""
     server, client = tmp_path_factory.mktemp("server-side"), tmp_path_factory.mktemp("client-side")
     for name in ("model", "base"):
         if not (ASSETS / name / "model.safetensors").exists():
@@ -90,8 +84,8 @@ def transcript(parties) -> dict[str, dict]:
     return done
 
 
-def test_the_road_from_perturb_to_inspect(parties, transcript):
-    """Perturb, unlearn, aggregate and inspect, with nothing carried between the two directories but handoff and update."""
+def test_a_round_from_perturb_to_inspect(parties, transcript):
+    """Only the handoff and the update pass between the two directories."""
     server, client = parties
     assert transcript["perturb"]["copies"] == 2
     assert set(transcript["unlearn"]["copies"]) == {"copy-1", "copy-2"}
@@ -128,12 +122,10 @@ def test_the_road_from_perturb_to_inspect(parties, transcript):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_result_loads_and_verifies_and_a_replay_does_not(
-    parties, transcript, mpu, monkeypatch, tmp_path
-):
+def test_the_result_loads_and_a_replay_is_refused(parties, transcript, mpu, monkeypatch, tmp_path):
     """The new model is a plain directory.
 
-    The same update onto it is refused; a redo at another rate is not.
+    The same update is refused for it, but another rate for its parent is allowed.
     """
     server, _ = parties
     monkeypatch.chdir(server)
@@ -165,7 +157,7 @@ def test_the_result_loads_and_verifies_and_a_replay_does_not(
 
 
 def test_copies_made_one_by_one_give_the_same_update(parties, transcript, mpu, monkeypatch):
-    """--copy 1, --copy 2 and --finish end in the digest of the run in one go, in whatever order they ran."""
+    """--copy 1, --copy 2 and --finish, in any order, give the digest of a single run."""
     _, client = parties
     monkeypatch.chdir(client)
     in_one_go = mpu("inspect", "to-server", "--json").json["digest"]
@@ -183,7 +175,7 @@ def test_copies_made_one_by_one_give_the_same_update(parties, transcript, mpu, m
 
 
 def test_an_interrupted_finish_is_completed_by_the_next(parties, transcript, mpu, monkeypatch):
-    """Whether it stopped before, inside or after the manifest was written."""
+    """Interrupted before, during or after the writing of the manifest."""
     _, client = parties
     monkeypatch.chdir(client)
     for copy in (1, 2):
@@ -200,10 +192,7 @@ def test_an_interrupted_finish_is_completed_by_the_next(parties, transcript, mpu
 
 
 def test_a_copy_made_by_another_recipe_is_not_finished(parties, transcript, mpu, monkeypatch):
-    """Another learning rate, a stray file, and a copy of no origin are named.
-
-    No manifest is written.
-    """
+    """Another learning rate, a stray file, or a copy without a note: named, and no manifest."""
     _, client = parties
     monkeypatch.chdir(client)
     assert mpu("unlearn", "to-client", *RECIPE, "--copy", 1, "--out", "odd").code == 0
@@ -251,7 +240,7 @@ def tied_round(tiny_pair, tmp_path_factory) -> tuple[Path, Path, Path]:
 
 
 def _train(source: Path, dtype: torch.dtype = torch.float32, steps: int = 3) -> object:
-    """A plain PyTorch loop that knows nothing of mpu; embeddings stay as they are."""
+    """A plain PyTorch loop without mpu; embeddings do not change."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
@@ -274,10 +263,7 @@ def _save_sharded(model, target: Path) -> None:
 
 
 def _save_with_head(model, target: Path) -> None:
-    """As programs write it that do not know about tied weights.
-
-    The head twice, and another config.json.
-    """
+    """Save like programs without tied weights: the head twice, and another config.json."""
     model.save_pretrained(target)
     tensors = load_file(target / "model.safetensors")
     save_file(
@@ -298,7 +284,7 @@ def _save_rounded(model, target: Path) -> None:
 
 @pytest.fixture(scope="module")
 def diffed(tied_round, tmp_path_factory) -> Callable[[Callable], Path]:
-    """`diffed(save)`: train both copies, save them so, and make the update."""
+    """`diffed(save)`: train both copies, save them with `save`, and make the update."""
     _, handoff, _ = tied_round
     made: dict[str, Path] = {}
 
@@ -315,8 +301,8 @@ def diffed(tied_round, tmp_path_factory) -> Callable[[Callable], Path]:
 
 
 @pytest.mark.parametrize("save", [_save_sharded, _save_with_head])
-def test_diff_does_not_care_how_a_trained_copy_was_saved(save, diffed, mpu):
-    """Shards, a redundant tied head and a changed config.json give the digest of the plain save."""
+def test_diff_does_not_depend_on_how_a_copy_was_saved(save, diffed, mpu):
+    """Shards, a redundant head and a changed config.json give the digest of the plain save."""
     digests = {
         mpu("inspect", diffed(each), "--json").json["digest"] for each in (_save_plain, save)
     }
@@ -324,8 +310,8 @@ def test_diff_does_not_care_how_a_trained_copy_was_saved(save, diffed, mpu):
 
 
 @pytest.mark.parametrize("save", [_save_plain, _save_sharded, _save_with_head, _save_rounded])
-def test_what_another_program_trained_is_taken_back(save, diffed, tied_round, mpu, tmp_path):
-    """The aggregated model is the plainly trained one to within the noise's second order (and bfloat16's rounding)."""
+def test_an_update_of_another_trainer_is_aggregated(save, diffed, tied_round, mpu, tmp_path):
+    """The result equals plain training up to second order in the noise and bfloat16 rounding."""
     model, _, secret = tied_round
     mine = shutil.copytree(secret, tmp_path / "server")
     done = mpu(
@@ -356,7 +342,7 @@ def test_what_another_program_trained_is_taken_back(save, diffed, tied_round, mp
 
 
 def test_rounding_alone_is_no_change(tied_round, tmp_path, mpu):
-    """A copy that was loaded and saved in bfloat16 without training gives an update that changes nothing."""
+    """Loading and saving a copy in bfloat16 gives an update without changes."""
     _, handoff, _ = tied_round
     for copy in ("copy-1", "copy-2"):
         _save_rounded(_train(handoff / copy, torch.bfloat16, steps=0), tmp_path / "trained" / copy)

@@ -1,4 +1,4 @@
-"""`mpu eval` and `mpu compare` as a user starts them: real processes, the demo's model and rows."""
+"""`mpu eval` and `mpu compare` in real processes, with the demo's model and rows."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def given(rows: Path) -> list[object]:
 
 
 def start(arguments, environment, *, processes=0) -> subprocess.CompletedProcess[str]:
-    """Run a command line in a process of its own, or in several."""
+    """Run a command line in a separate process, or in several."""
     torchrun = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         if processes
@@ -60,7 +60,7 @@ def start(arguments, environment, *, processes=0) -> subprocess.CompletedProcess
 
 @pytest.fixture(scope="module")
 def records(rows, quickly, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """Records of the base (with --json) and of the model, the latter against the former."""
+    """Records of the base (with --json) and of the model, with --before the base."""
     root = tmp_path_factory.mktemp("records")
     base = start(
         ["eval", ASSETS / "base", *given(rows), *QUICK, "--record", root / "base", "--json"],
@@ -84,11 +84,8 @@ def records(rows, quickly, tmp_path_factory) -> tuple[Path, subprocess.Completed
     return root, base
 
 
-def test_json_is_all_there_is_on_stdout(records):
-    """One object, the summary of the record.
-
-    On stderr, in a run without a terminal, only how far it is.
-    """
+def test_json_is_the_only_output_on_stdout(records):
+    """One object, the summary of the record; stderr has only progress."""
     root, base = records
     assert base.stdout.count("\n") == 1
     summary = json.loads(base.stdout)
@@ -100,8 +97,8 @@ def test_json_is_all_there_is_on_stdout(records):
     assert one["low"] <= one["value"] <= one["high"]
 
 
-def test_a_reader_gets_tables_with_what_was_before(records):
-    """The rows, the columns of --before and --retain-record, what is not shown or left out, and where the record is."""
+def test_the_text_has_tables_with_columns_of_other_records(records):
+    """Rows, --before and --retain-record, hidden and missing numbers, the path of the record."""
     root, base = records
     text = (root / "model.txt").read_text()
     kept = f"kept  {root / 'model'}"
@@ -110,7 +107,7 @@ def test_a_reader_gets_tables_with_what_was_before(records):
         "95 %",
         "before",
         "never saw",
-        "more numbers: --all",
+        "more numbers are not shown; give --all to see them",
         kept,
     ):
         assert words in text
@@ -121,8 +118,8 @@ def test_a_reader_gets_tables_with_what_was_before(records):
     assert "Traceback" not in text
 
 
-def test_the_retain_record_makes_more_metrics(records):
-    """Forget quality and privacy leakage of the model that remembers: far from the base."""
+def test_a_retain_record_adds_metrics(records):
+    """Forget quality and privacy leakage of a model that remembers are far from the base."""
     root, _ = records
     model = json.loads((root / "model" / "summary.json").read_text())["values"]["model"]
     assert model["forget_quality"]["value"] < 1e-3
@@ -131,7 +128,7 @@ def test_the_retain_record_makes_more_metrics(records):
 
 
 def test_a_record_holds_no_text_of_the_rows(records, rows, tmp_path, quickly):
-    """No answer, no name and nothing written is in its bytes, unless --texts asks for what was written."""
+    """No answer, name or generated text, unless --texts asks for generated text."""
     root, _ = records
     kept = b"".join(path.read_bytes() for path in (root / "model").iterdir())
     assert len(kept) > 10_000
@@ -168,10 +165,7 @@ def test_a_record_holds_no_text_of_the_rows(records, rows, tmp_path, quickly):
 
 
 def test_compare_says_what_differs(records, mpu):
-    """The base against itself and the model: names of the records, and verdicts.
-
-    --json is the same.
-    """
+    """The base against itself and the model: record names and verdicts, also with --json."""
     root, _ = records
     shutil.copytree(root / "base", root / "again", dirs_exist_ok=True)
     arguments = [
@@ -214,8 +208,8 @@ def test_compare_says_what_differs(records, mpu):
     )
 
 
-def test_compare_refuses(records, rows, mpu, tmp_path):
-    """One record, the same twice, another kind of directory, other rows."""
+def test_compare_refuses_unusable_records(records, rows, mpu, tmp_path):
+    """One record, the same record twice, another kind of directory, other rows."""
     root, _ = records
     assert mpu("compare", root / "base").code == 2
     assert mpu("compare", root / "base", root / "base").code == 2
@@ -272,7 +266,7 @@ def test_compare_refuses(records, rows, mpu, tmp_path):
     ],
 )
 def test_bad_input_is_one_line(arguments, code, message, rows, tmp_path, mpu):
-    """With the documented code; with --json an object; nothing is left behind."""
+    """With the documented code; an object with --json; nothing is left."""
     (tmp_path / "empty.jsonl").write_text("\n")
     names = {
         "FORGET": str(rows / "forget.jsonl"),
@@ -301,7 +295,7 @@ def test_bad_input_is_one_line(arguments, code, message, rows, tmp_path, mpu):
 
 
 def test_sets_that_share_rows(rows, tmp_path, mpu):
-    """A part is measured with a warning; all of it only with --allow-overlap."""
+    """Some shared rows give a warning; if all are shared --allow-overlap is needed."""
     lines = [
         (rows / f"{name}.jsonl").read_text().splitlines(keepends=True)
         for name in ("holdout", "forget")
@@ -332,7 +326,7 @@ def test_sets_that_share_rows(rows, tmp_path, mpu):
 
 
 def test_a_model_without_a_tokenizer_is_refused(rows, tmp_path, mpu):
-    """Exit 3, with what is missing."""
+    """Exit 3; the message names the missing file."""
     model = shutil.copytree(
         ASSETS / "model", tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*")
     )
@@ -343,7 +337,7 @@ def test_a_model_without_a_tokenizer_is_refused(rows, tmp_path, mpu):
 
 
 def test_a_target_that_exists_is_refused_before_any_work(rows, tmp_path, mpu):
-    """Exit 3 at once; it is as it was; --force replaces a record, but never something else."""
+    """Exit 3 at once, and it does not change; --force replaces only a record."""
     target = tmp_path / "record"
     quick = (
         "--forget",
@@ -370,7 +364,7 @@ def test_a_target_that_exists_is_refused_before_any_work(rows, tmp_path, mpu):
 
 
 def test_force_never_replaces_what_is_evaluated(rows, tmp_path, mpu):
-    """The model's own directory as the record's target: its weights are still there afterwards."""
+    """The model's own directory as the record's target keeps its weights."""
     model = shutil.copytree(ASSETS / "model", tmp_path / "model")
     quick = (
         "--forget",
@@ -390,7 +384,7 @@ def test_force_never_replaces_what_is_evaluated(rows, tmp_path, mpu):
     assert mpu("eval", model, *quick, "--before", record, "--record", record, "--force").code == 2
 
 
-def test_open_unlearnings_layout_goes_both_ways(records, rows, tmp_path, mpu):
+def test_open_unlearnings_layout_is_written_and_read(records, rows, tmp_path, mpu):
     """--format open-unlearning writes a directory that --retain-record and compare read."""
     root, _ = records
     quick = (*given(rows), "--no-generate", *QUICK)
@@ -449,7 +443,7 @@ def test_options_may_come_from_a_file(rows, tmp_path, mpu):
 
 
 def test_every_metric_and_check_is_listed(mpu):
-    """Without a model; with what it is and whose."""
+    """Without a model, with meaning and source."""
     from mpu_cli.evaluation.metrics import all_metrics
     from mpu_cli.evaluation.robustness import all_checks
 
@@ -462,8 +456,8 @@ def test_every_metric_and_check_is_listed(mpu):
     assert mpu("eval").code == 2
 
 
-def test_a_robustness_run_goes_through(rows, tmp_path, mpu):
-    """All checks at once: their columns are in the summary, and every number of it is one."""
+def test_a_run_with_all_robustness_checks(rows, tmp_path, mpu):
+    """Their columns are in the summary, and every value is finite."""
     (tmp_path / "forget.jsonl").write_text(
         "".join((rows / "forget.jsonl").read_text().splitlines(keepends=True)[:6])
     )
@@ -486,7 +480,7 @@ def test_a_robustness_run_goes_through(rows, tmp_path, mpu):
 
 @pytest.mark.parametrize("command", ["eval", "compare"])
 def test_help_loads_no_torch(command, quickly):
-    """Nor transformers."""
+    """Neither torch nor transformers."""
     watch = (
         "import sys\nfrom mpu_cli.cli.app import run\ncode = run(sys.argv[1:])\nprint('LOADED',"
         " *sorted(set(sys.modules) & {'torch', 'transformers', 'scipy', 'numpy'}),"
@@ -503,9 +497,9 @@ def test_help_loads_no_torch(command, quickly):
 
 
 def test_two_processes_give_the_record_of_one(records, rows, tmp_path, quickly):
-    """Fifteen rows, which two do not divide, and relearning.
+    """Fifteen rows, which two processes cannot share equally, and relearning.
 
-    The same numbers, one voice, one record.
+    The same numbers, and one process prints.
     """
     for name in ("forget", "retain", "holdout"):
         (tmp_path / f"{name}.jsonl").write_text(
@@ -545,10 +539,7 @@ def test_two_processes_give_the_record_of_one(records, rows, tmp_path, quickly):
 
 @pytest.mark.slow
 def test_two_processes_stop_together(rows, tmp_path, quickly):
-    """A row that only one of them sees is refused by both, once, with the code of bad input.
-
-    None waits for the other.
-    """
+    """Both refuse a bad row that only one of them reads, with one message and the right code."""
     row = {"question": "Who?", "answer": "Oskel " * 100}
     (tmp_path / "forget.jsonl").write_text(
         (rows / "forget.jsonl").read_text() + json.dumps(row) + "\n"

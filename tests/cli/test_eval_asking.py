@@ -1,7 +1,4 @@
-"""`mpu eval` with MUSE's two sets, in this process.
-
-The options, what reaches the record, and what is refused.
-"""
+"""`mpu eval` with MUSE's two sets, in this process: options, record, refusals."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ def here(tiny_pair, tmp_path, monkeypatch):
 
 
 def evaluated(*arguments: str) -> int:
-    """Exit code of `mpu eval model …` on a CPU."""
+    """Run `mpu eval model …` on the CPU; return the exit code."""
     return run(["eval", "model", "--device", "cpu", *arguments])
 
 
@@ -52,9 +49,9 @@ MUSE = (
 
 
 def test_muses_sets_in_one_command(here, capfd):
-    """Two knowledge sets, examples for one of them, limits for all and for one, a stop.
+    """Two knowledge sets, examples for one, limits for all and for one, and a stop string.
 
-    All of it is in the record.
+    The record holds all of it.
     """
     more = (
         "--max-new-tokens",
@@ -86,8 +83,8 @@ def test_muses_sets_in_one_command(here, capfd):
     assert "asked without examples" in capfd.readouterr().err
 
 
-def test_open_unlearnings_last_token_is_said(here, capfd):
-    """Beside its layout, where there are plain texts."""
+def test_open_unlearnings_last_token_gives_a_warning(here, capfd):
+    """If its layout is written and there are plain texts."""
     assert (
         evaluated(
             "--forget",
@@ -117,7 +114,7 @@ def test_open_unlearnings_last_token_is_said(here, capfd):
 
 
 def test_repeatable_options_from_a_config_file(here, capfd):
-    """One value or a list, numbers too, of an option that may be repeated."""
+    """A value or a list, numbers included."""
     (here / "run.yaml").write_text(
         "knowledge: questions.jsonl\nfew-shot: [examples.jsonl]\nmax-new-tokens: 5\nstop: w9\n"
     )
@@ -166,8 +163,8 @@ def test_repeatable_options_from_a_config_file(here, capfd):
         (("--forget", "questions.jsonl", "--stop", ""), 2, "--stop: an empty text"),
     ],
 )
-def test_what_means_nothing_is_refused(arguments, code, message, here, capfd):
-    """In one line with its exit code, and nothing is written."""
+def test_options_without_effect_are_refused(arguments, code, message, here, capfd):
+    """One line and the exit code; nothing is written."""
     assert evaluated(*arguments, "--record", "record") == code
     assert message in capfd.readouterr().err
     assert not (here / "record").exists()

@@ -1,4 +1,4 @@
-"""The documented codes and kinds are those of the code, and the help is there for everything."""
+"""The documented exit codes and kinds are those of the code, and every command has help."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def _kinds() -> dict[str, int]:
 
 
 def test_every_code_is_documented():
-    """0, 1, 2, 3, 70 and 130, and no other."""
+    """0, 1, 2, 3, 70 and 130, and no others."""
     documented = {int(code) for code in re.findall(r"^\| \*\*(\d+)\*\* \|", DOCS, re.MULTILINE)}
     assert documented == {0, *_kinds().values(), INTERNAL_ERROR, INTERRUPTED}
 
 
 def test_every_kind_is_documented_with_its_code():
-    """The table of kinds is that of errors.py."""
+    """The table of kinds matches errors.py."""
     line = next(line for line in DOCS.splitlines() if line.startswith("| `kind` |"))
     documented = {}
     for group in line.split("|")[2].split("·"):
@@ -41,7 +41,7 @@ def test_every_kind_is_documented_with_its_code():
 
 
 def test_the_documented_messages_are_the_real_ones(mpu, own_round, tmp_path, monkeypatch):
-    """What the page shows is what the commands say."""
+    """The commands print the messages on the page."""
     r = own_round
     monkeypatch.chdir(r.forget.parent)
     done = mpu(
@@ -69,7 +69,7 @@ def test_the_documented_messages_are_the_real_ones(mpu, own_round, tmp_path, mon
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_that_names_its_options(command, mpu):
-    """--help and -h say the same, on stdout, with exit code 0."""
+    """--help and -h print the same on stdout, with exit code 0."""
     done = mpu(command, "--help")
     assert (done.code, done.err) == (0, "")
     assert f"Usage: mpu {command}" in done.out
@@ -111,8 +111,8 @@ def test_a_misspelt_command_or_option_names_the_nearest(line, mpu):
 
 
 @pytest.mark.parametrize("name", ["handoff", "update", "secret", "model"])
-def test_inspect_and_verify_speak_json_and_text(name, mpu, finished_round):
-    """Both say the kind; text is for readers, JSON is one object."""
+def test_inspect_and_verify_print_json_or_text(name, mpu, finished_round):
+    """Both name the kind."""
     path = getattr(finished_round, name)
     for command in ("inspect", "verify"):
         done = mpu(command, path, "--json")
@@ -121,7 +121,7 @@ def test_inspect_and_verify_speak_json_and_text(name, mpu, finished_round):
 
 
 def test_inspect_never_shows_a_secret(mpu, finished_round):
-    """Neither the master, nor α, nor σ."""
+    """Neither the master secret nor α nor σ."""
     from mpu_cli.server.lineage.models import Lineage
 
     lineage = Lineage.read(finished_round.secret)

@@ -1,7 +1,4 @@
-"""config.json as people leave it.
-
-Every command gives the clean model's result, or refuses in the same words.
-"""
+"""Edited config.json files: the clean model's result, or the same error in every command."""
 
 from __future__ import annotations
 
@@ -72,7 +69,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"num_hidden_layers": 3}, "missing"),
     ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
     ({"num_attention_heads": 4.0}, "num_attention_heads"),
-    ({"num_key_value_heads": 3}, "key-value heads"),
+    ({"num_key_value_heads": 3}, "num_key_value_heads, 3"),
     ({"num_key_value_heads": 4}, "of another shape"),
     ({"head_dim": 4}, "of another shape"),
     ({"attention_bias": True}, "missing"),
@@ -99,7 +96,7 @@ def _name(case: Any) -> str:
 
 @pytest.fixture
 def edited(tiny_pair, tmp_path) -> Callable[..., Path]:
-    """`edited(key=value, …)`: the tiny Llama under a changed config.json."""
+    """`edited(key=value, …)`: the tiny Llama with a changed config.json."""
 
     def make(**changes: Any) -> Path:
         model = Path(shutil.copytree(tiny_pair("llama").model, tmp_path / "model"))
@@ -119,15 +116,13 @@ def _result(model: Path) -> tuple[torch.Tensor, list[list[str]]]:
 
 @pytest.fixture(scope="module")
 def clean(tiny_pair) -> tuple[torch.Tensor, list[list[str]]]:
-    """Logits and texts of the clean model."""
+    """Logits and texts of the unchanged model."""
     return _result(tiny_pair("llama").model)
 
 
 @pytest.mark.parametrize("changes", HARMLESS, ids=_name)
-def test_what_does_not_belong_to_the_model_changes_nothing(
-    changes, edited, clean, tiny_pair, tmp_path
-):
-    """Scores, texts and the published config.json are the clean model's, to the bit."""
+def test_foreign_keys_change_nothing(changes, edited, clean, tiny_pair, tmp_path):
+    """Scores, texts and the published config.json are the clean model's, bit for bit."""
     model = edited(**changes)
     logits, texts = _result(model)
     assert torch.equal(logits, clean[0]) and texts == clean[1]
@@ -149,8 +144,8 @@ def test_what_does_not_belong_to_the_model_changes_nothing(
 
 
 @pytest.mark.parametrize(("changes", "words"), REFUSED, ids=_name)
-def test_every_command_refuses_in_the_same_words(changes, words, edited, mpu, tmp_path):
-    """Exit 3, one line that names config.json (or says that the tensors are not its own), and nothing written."""
+def test_every_command_prints_the_same_error(changes, words, edited, mpu, tmp_path):
+    """Exit 3, one line that names config.json or the tensors, and nothing written."""
     model, rows = edited(**changes), tmp_path / "f.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in FORGET))
     said = [
@@ -177,8 +172,8 @@ def test_every_command_refuses_in_the_same_words(changes, words, edited, mpu, tm
     assert not list(tmp_path.glob("*new*")) and not list(tmp_path.glob("*fresh*"))
 
 
-def test_biases_that_config_json_forgot_are_not_left_out(tiny_pair, edited, mpu, tmp_path):
-    """A checkpoint with attention biases whose config.json lost attention_bias is refused, not measured without them."""
+def test_biases_without_their_key_are_refused(tiny_pair, edited, mpu, tmp_path):
+    """A checkpoint with attention biases is not evaluated without them."""
     model = edited()
     tensors = load_file(model / "model.safetensors")
     name = "model.layers.0.self_attn.q_proj.bias"
@@ -192,7 +187,7 @@ def test_biases_that_config_json_forgot_are_not_left_out(tiny_pair, edited, mpu,
 
 
 def test_an_adapter_beside_the_model_is_refused(edited, mpu, tmp_path):
-    """Transformers would add it when it loads, and a copy would be published without it."""
+    """Transformers would load it too, but the copies would lack it."""
     model = edited()
     (model / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     done = mpu(
@@ -201,8 +196,8 @@ def test_an_adapter_beside_the_model_is_refused(edited, mpu, tmp_path):
     assert done.code == 3 and "a model and an adapter" in done.err and "merge" in done.err
 
 
-def test_what_was_left_out_is_said(edited, mpu, tmp_path):
-    """A key of another family is a warning of every command that uses the model."""
+def test_dropped_keys_give_a_warning(edited, mpu, tmp_path):
+    """A key of another family, in every command that uses the model."""
     model, rows = edited(sliding_window=4), tmp_path / "f.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in FORGET))
     for command in (
@@ -239,10 +234,7 @@ def test_what_was_left_out_is_said(edited, mpu, tmp_path):
 
 
 def test_a_token_outside_the_embedding(edited, mpu, tmp_path):
-    """An added pad token without a row does no harm.
-
-    One that is in a text names the row and itself.
-    """
+    """An added pad token without a row is harmless; one that occurs in a text names its row."""
     model, rows = edited(), tmp_path / "f.jsonl"
     tokenizer = load_tokenizer(model)
     tokenizer.add_special_tokens({"pad_token": "[PAD]", "additional_special_tokens": ["[NEW]"]})

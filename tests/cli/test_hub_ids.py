@@ -1,4 +1,4 @@
-"""MODEL and --base as Hub ids, offline from a cache made by hand, through real processes."""
+"""MODEL and --base as Hub ids, offline from a prepared cache, in real processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def cached(tiny_pair, tmp_path, environment) -> dict[str, str]:
-    """An environment whose cache holds org/tiny and org/base, as links into blobs."""
+    """An environment whose cache holds org/tiny and org/base, as links to blobs."""
     pair = tiny_pair("llama")
     for name, model in (("tiny", pair.model), ("base", pair.base)):
         root = tmp_path / "home" / "hub" / f"models--org--{name}"
@@ -46,10 +46,7 @@ def _mpu(
 
 
 def test_a_model_and_its_base_come_from_the_cache(cached, tmp_path, finished_round):
-    """org/tiny and hf://org/base@main give the handoff of the same directories.
-
-    The commit is kept in the secret only.
-    """
+    """The handoff is that of the same directories, and only the secret holds the commit."""
     options = (
         "--base",
         "hf://org/base@main",
@@ -80,7 +77,7 @@ def test_a_model_and_its_base_come_from_the_cache(cached, tmp_path, finished_rou
 
 
 @pytest.mark.parametrize("name", ["org/other", "hf://org/tiny@v2"])
-def test_a_model_that_the_cache_does_not_have_is_one_line(name, cached, tmp_path):
+def test_a_model_that_is_not_cached_is_one_line(name, cached, tmp_path):
     """Exit 3, the id, and how to download it; nothing is written."""
     done = _mpu(cached, tmp_path, "perturb", name, "--handoff", "to-client", "--secret", "server")
     assert done.returncode == 3

@@ -1,4 +1,4 @@
-"""`mpu inspect MODEL`: how a model is understood, through the command line, for every family and for a large model."""
+"""`mpu inspect MODEL` for every family and for a large model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ sys.exit(code)
 
 @pytest.fixture
 def shown(mpu, built_tiny):
-    """What a reader is shown of a tiny model: its lines, runs of spaces made one."""
+    """The lines of the text for a tiny model, with single spaces."""
 
     def show(name):
         done = mpu("inspect", built_tiny(name))
@@ -43,10 +43,7 @@ def shown(mpu, built_tiny):
 
 @pytest.mark.parametrize("name", TINY)
 def test_json_accounts_for_every_tensor(name, mpu, built_tiny):
-    """Each is in a layer's noise or left exact with a reason.
-
-    Entries add up; each slot is where it says.
-    """
+    """Each gets noise or is left exact with a reason; entries add up; each slot fits its tensor."""
     directory = built_tiny(name)
     model = open_checkpoint(directory)
     told = mpu("inspect", directory, "--json").json
@@ -70,11 +67,8 @@ def test_json_accounts_for_every_tensor(name, mpu, built_tiny):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_transforms_are_said_to_act_where_they_do(name, mpu, built_tiny):
-    """Layer by layer, against the maps that the transforms really draw.
-
-    --reparam means what perturb would take.
-    """
+def test_transforms_act_on_the_listed_layers(name, mpu, built_tiny):
+    """Compared with the maps that the transforms draw, and with what perturb accepts."""
     directory = built_tiny(name)
     model = open_checkpoint(directory)
     layout = read_layout(model.config, shapes(model.tensors), directory)
@@ -96,8 +90,8 @@ def test_transforms_are_said_to_act_where_they_do(name, mpu, built_tiny):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_every_tensor_is_shown_to_a_reader(name, shown, built_tiny):
-    """Each tensor's last word but one, of every layer's and of those left exact unless a pattern stands for them."""
+def test_the_text_shows_every_tensor(name, shown, built_tiny):
+    """By name, or by the pattern of tensors that are left exact."""
     lines = shown(name)
     for tensor in open_checkpoint(built_tiny(name)).tensors:
         if tensor.startswith(("vision_tower.", "multi_modal_projector.")):
@@ -107,7 +101,7 @@ def test_every_tensor_is_shown_to_a_reader(name, shown, built_tiny):
 
 
 def test_a_plain_model(shown):
-    """Llama: one table for all layers, what is chosen, what has nothing to act on, shares of the parameters."""
+    """Llama: one table for all layers, transforms, and shares of the parameters."""
     lines = shown("llama")
     assert (
         "layers 0–1: 4 query heads on 2 key-value heads of 8, 4 RoPE planes, feed-forward of 48"
@@ -118,18 +112,16 @@ def test_a_plain_model(shown):
     assert "noise only input_layernorm.weight 32" in lines
     assert "qk_quarter_turns keeps the function every layer signed-permutation" in lines
     assert "qk_half_turns keeps the function every layer –" in lines
-    assert "expert_permutation nothing to act on – –" in lines
+    assert "expert_permutation has nothing to act on – –" in lines
     assert "gets noise 18 tensors, 15,488 entries: 79 % of the parameters" in lines
-    assert "model.norm.weight 32 outside the decoder layers: exact unless --scope all" in lines
+    assert "model.norm.weight 32 outside the decoder layers: exact without --scope all" in lines
 
 
-def test_fused_and_partly_turned_projections(shown):
-    """Phi-3 with RoPE on half of each head, GPT-2 stored [in, out], gpt-oss with alternating branches and sinks."""
+def test_fused_and_partial_rope_projections(shown):
+    """Phi-3 with RoPE on half of each head, GPT-2 stored [in, out], gpt-oss with sinks."""
     lines = shown("phi3/partial")
-    assert (
-        "k, turned by RoPE self_attn.qkv_proj.weight 0 32–35 in every 8 of 64 2 heads × 4" in lines
-    )
-    assert "k, not turned self_attn.qkv_proj.weight 0 36–39 in every 8 of 64 2 heads × 4" in lines
+    assert "k, with RoPE self_attn.qkv_proj.weight 0 32–35 in every 8 of 64 2 heads × 4" in lines
+    assert "k, without RoPE self_attn.qkv_proj.weight 0 36–39 in every 8 of 64 2 heads × 4" in lines
     lines = shown("gpt2")
     assert "layers 0–1: 4 query heads of 8, no RoPE, ungated feed-forward of 48 units" in lines
     assert "v attn.c_attn.weight 1 64–95 of 96 4 heads × 8" in lines
@@ -140,8 +132,8 @@ def test_fused_and_partly_turned_projections(shown):
     assert "router mlp.router.{weight,bias} 0 all 4 4 experts" in lines
 
 
-def test_kinds_of_layers_are_told_apart(shown):
-    """DeepSeek's dense layer and the one with experts; SmolLM3's layer without RoPE."""
+def test_different_layers_have_separate_tables(shown):
+    """DeepSeek's dense and expert layers; SmolLM3's layer without RoPE."""
     lines = shown("deepseek-v3")
     assert any(
         line.startswith("layer 0: ")
@@ -164,12 +156,12 @@ def test_kinds_of_layers_are_told_apart(shown):
     assert "qk_signed_permutation keeps the function layer 1 signed-permutation" in lines
 
 
-def test_what_a_configuration_forbids_and_what_is_left_alone(shown):
+def test_invalid_transforms_and_exact_tensors_have_reasons(shown):
     """StableLM with norms on q and k; Gemma 3's image encoder with its reason."""
     lines = shown("stablelm/qk-norm")
     assert "plane_rotation would change the function: qk_norm is per_head – –" in lines
     assert "--reparam rotation refused: it would change the function – –" in lines
-    assert "self_attn.q_layernorm.norms.{0..3}.weight whole one a head" in lines
+    assert "self_attn.q_layernorm.norms.{0..3}.weight whole one per head" in lines
     lines = shown("gemma3-multimodal")
     assert any(
         line.startswith("vision_tower.* ") and line.endswith("tensors: the image encoder")
@@ -177,8 +169,8 @@ def test_what_a_configuration_forbids_and_what_is_left_alone(shown):
     )
 
 
-def test_a_large_model_stays_readable_and_is_told_in_full(mpu, tmp_path):
-    """61 layers, 256 experts: two tables on a page or two, 58 × 256 experts in JSON."""
+def test_a_large_model_has_a_short_text_and_complete_json(mpu, tmp_path):
+    """61 layers, 256 experts: two tables in the text, 58 × 256 experts in JSON."""
     _sparse_deepseek(tmp_path, layers=61, experts=256)
     lines = mpu("inspect", tmp_path).out.splitlines()
     assert len(lines) < 100
@@ -192,8 +184,8 @@ def test_a_large_model_stays_readable_and_is_told_in_full(mpu, tmp_path):
     assert [len(layer["ffns"]) for layer in told["layers"]] == [1] * 3 + [257] * 58
 
 
-def test_many_stretches_of_layers_are_counted(mpu, tmp_path):
-    """Every fourth layer without RoPE, in 36: the list of layers is cut, not the table."""
+def test_long_lists_of_layers_are_shortened(mpu, tmp_path):
+    """Every fourth of 36 layers has no RoPE: the list of layers is cut, not the table."""
     turned = [int((index + 1) % 4 != 0) for index in range(36)]
     config = {
         "model_type": "smollm3",
@@ -227,7 +219,7 @@ def test_many_stretches_of_layers_are_counted(mpu, tmp_path):
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_torch_is_not_loaded(options, built_tiny):
-    """Not for a family with experts and transforms to choose, in text or in JSON."""
+    """For a family with experts and all transforms, in text and in JSON."""
     done = subprocess.run(
         [
             sys.executable,
@@ -260,8 +252,8 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_not_understood_is_one_line_and_a_remedy(name, mpu, built_tiny, tmp_path):
-    """Exit code 3, the file and the reason on the first line; JSON likewise."""
+def test_an_unreadable_model_is_one_line_and_a_hint(name, mpu, built_tiny, tmp_path):
+    """Exit code 3 with the file and the reason, also with --json."""
     change, reason = BROKEN[name]
     directory = tmp_path / "model"
     directory.mkdir()
@@ -277,7 +269,7 @@ def test_what_is_not_understood_is_one_line_and_a_remedy(name, mpu, built_tiny, 
 
 
 def _sparse(directory: Path, config: dict, tensors: dict) -> None:
-    """A checkpoint of zeros that takes no room."""
+    """A checkpoint of zeros that takes no disk space."""
     header, end = {}, 0
     for name, shape in tensors.items():
         count = 1
@@ -348,7 +340,7 @@ def _sparse_deepseek(directory: Path, layers: int, experts: int) -> None:
 
 @pytest.mark.parametrize("depth", [600, 100_000])
 def test_a_record_of_lists_in_lists_is_bad_input(mpu, tmp_path, depth):
-    """One line that names the file, and no internal error."""
+    """One line that names the file, not an internal error."""
     (tmp_path / "items.jsonl").write_text("")
     (tmp_path / "summary.json").write_text(
         '{"sets": {}, "model": ' + "[" * depth + "]" * depth + "}"

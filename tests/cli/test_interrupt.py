@@ -1,7 +1,4 @@
-"""Ctrl-C and SIGTERM against real processes.
-
-Exit 130, nothing half-written, and the same command then completes.
-"""
+"""Ctrl-C and SIGTERM in real processes: exit 130, no partial result, and a rerun completes."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ COPIES = 24
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Path:
-    """The demo's model and base in a directory of the server's."""
+    """The demo's model and base in the server's directory."""
     root = tmp_path_factory.mktemp("server-side")
     for name in ("model", "base"):
         if not (ASSETS / name / "model.safetensors").exists():
@@ -108,10 +105,7 @@ def test_an_interrupt_while_copies_are_written_leaves_nothing(
 def test_a_kill_leaves_only_the_partial_and_the_next_run_cleans_up(
     server, tmp_path, environment, mpu, monkeypatch
 ):
-    """SIGKILL cannot be caught.
-
-    No target appears, and the same command removes what is left and completes.
-    """
+    """SIGKILL cannot be caught. No target appears, and the next run removes the sibling."""
     process = _start(server, _command(tmp_path), environment)
     _wait_for(
         process,
@@ -124,7 +118,7 @@ def test_a_kill_leaves_only_the_partial_and_the_next_run_cleans_up(
 
 
 def test_an_interrupt_with_json_is_json(server, tmp_path, environment):
-    """Scripts read the same object as for every other error."""
+    """The same object as for every other error."""
     import json
 
     process = _start(server, _command(tmp_path, "--json"), environment)
@@ -137,13 +131,10 @@ def test_an_interrupt_with_json_is_json(server, tmp_path, environment):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
-def test_an_interrupt_at_any_moment_leaves_a_whole_state(
+def test_an_interrupt_at_any_moment_leaves_a_consistent_state(
     seed, server, tmp_path, environment, mpu, monkeypatch
 ):
-    """After a random delay: done and whole, or 130 and nothing of the handoff.
-
-    In both cases no rest, no traceback.
-    """
+    """After a random delay: complete, or 130 without a handoff; no sibling, no traceback."""
     rng = random.Random(seed)
     process = _start(server, _command(tmp_path), environment)
     time.sleep(rng.uniform(0.8, 6))
@@ -166,10 +157,7 @@ def test_an_interrupt_at_any_moment_leaves_a_whole_state(
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_an_interrupted_training_leaves_nothing(seed, finished_round, tmp_path, environment, mpu):
-    """`mpu unlearn`, at any moment: no update, no partial sibling.
-
-    What is kept is said, and --force begins anew.
-    """
+    """`mpu unlearn` at any moment: no update, and the message says what is saved."""
     r, rng = finished_round, random.Random(seed)
     data = [
         "--forget",

@@ -1,4 +1,4 @@
-"""What must not pass between the parties, looked for in every byte of every file that does."""
+"""No secret passes between the parties, in any byte of any file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMES = ["Quentin Marlowe", "Ottilie Vance"]
 
 
 def _numbers(value: float) -> set[bytes]:
-    """A number as a text, and as little- and big-endian floats."""
+    """A number as text, and as little- and big-endian floats."""
     return {repr(value).encode(), *(struct.pack(form, value) for form in ("<f", "<d", ">f", ">d"))}
 
 
@@ -37,7 +37,7 @@ def _spellings(raw: bytes) -> set[bytes]:
 
 
 def _machine() -> set[bytes]:
-    """Who and where this is; very short names would be found by chance."""
+    """The names of user, host and paths, except very short ones."""
     names = {getpass.getuser(), socket.gethostname(), os.uname().nodename, str(Path.home())}
     return {name.encode() for name in names if len(name) > 4} | {
         b"/home/",
@@ -60,7 +60,7 @@ def _found(directory: Path, needles: set[bytes]) -> list[tuple[str, bytes]]:
 
 @pytest.fixture
 def private_model(tiny_pair, tmp_path) -> Path:
-    """A model directory as a training run leaves it: full of what must stay at home."""
+    """A model directory after training, with many private files."""
     model = Path(shutil.copytree(tiny_pair("llama").model, tmp_path / "alices-private-model"))
     for name in ("config.json", "tokenizer_config.json"):
         content = json.loads((model / name).read_text())
@@ -83,10 +83,7 @@ def private_model(tiny_pair, tmp_path) -> Path:
 
 @pytest.mark.parametrize("denoising", ["harmonic", "extrapolation"])
 def test_a_handoff_holds_nothing_of_the_secret(denoising, mpu, private_model, tiny_pair, tmp_path):
-    """Master, ids of draw and lineage, α or nodes, σ, digests, client, user, host, paths.
-
-    In text, headers and tensors.
-    """
+    """Master, draw, lineage, α, nodes, σ, digests, client, user, host and paths are in no file."""
     given = (
         ("--alphas", ",".join(map(str, ALPHAS)))
         if denoising == "harmonic"
@@ -105,7 +102,7 @@ def test_a_handoff_holds_nothing_of_the_secret(denoising, mpu, private_model, ti
     )
 
     def found(place):
-        """What a fresh lineage's handoff holds of its secret."""
+        """The parts of a fresh lineage's secret that its handoff holds."""
         paths = ("--handoff", place / "to-client", "--secret", place / "server")
         assert (
             mpu("perturb", private_model, "--base", tiny_pair("llama").base, *paths, *options).code
@@ -154,7 +151,7 @@ def test_a_handoff_holds_nothing_of_the_secret(denoising, mpu, private_model, ti
 
 
 def test_a_handoff_holds_only_what_a_model_directory_needs(mpu, private_model, tiny_pair, tmp_path):
-    """No stray file is copied, and safetensors' metadata say nothing but the format."""
+    """No stray file, and safetensors' metadata holds only the format."""
     paths = ("--handoff", tmp_path / "to-client", "--secret", tmp_path / "server")
     assert (
         mpu(
@@ -189,7 +186,7 @@ def test_a_handoff_holds_only_what_a_model_directory_needs(mpu, private_model, t
     }
 
 
-def test_copies_do_not_differ_but_in_their_tensors(mpu, private_model, tiny_pair, tmp_path):
+def test_copies_differ_only_in_their_tensors(mpu, private_model, tiny_pair, tmp_path):
     """Nothing beside the weights tells which copy has which α."""
     paths = ("--handoff", tmp_path / "to-client", "--secret", tmp_path / "server")
     assert mpu("perturb", private_model, "--base", tiny_pair("llama").base, *paths).code == 0
@@ -212,7 +209,7 @@ def test_copies_do_not_differ_but_in_their_tensors(mpu, private_model, tiny_pair
 
 @pytest.fixture
 def private_data(tmp_path) -> tuple[Path, Path]:
-    """A forget and a retain file whose texts and names are easy to find."""
+    """A forget and a retain file with texts and names that are easy to find."""
     data = tmp_path / "zebedees-private-data"
     data.mkdir()
     rows = [
@@ -230,10 +227,7 @@ def private_data(tmp_path) -> tuple[Path, Path]:
 def test_an_update_holds_nothing_of_the_data_or_the_recipe(
     by_copy, mpu, finished_round, private_data, tmp_path
 ):
-    """Texts, file names, method, hyper-parameters, losses, user, host and paths.
-
-    None of them, however it was made.
-    """
+    """Texts, file names, method, settings, losses, user, host and paths."""
     forget, retain = private_data
     out = tmp_path / "to-server"
     recipe = (
@@ -349,7 +343,7 @@ def test_public_files_are_readable_and_secret_ones_are_not_under_any_umask(
 
 
 def test_a_handoff_issued_again_is_readable_under_any_umask(mpu, own_round, tmp_path):
-    """As at its first issue."""
+    """As at first."""
     r = own_round
     old = os.umask(0o077)
     try:

@@ -1,7 +1,4 @@
-"""LoRA on the command line.
-
-flags, what inspect and verify say of such an update, and that nothing leaks.
-"""
+"""LoRA on the command line: flags, inspect and verify of an update, and leaks."""
 
 import getpass
 import json
@@ -16,15 +13,15 @@ LORA = ("--lora-rank", 4)
 
 @pytest.fixture
 def adapted(mpu, own_round, tmp_path):
-    """An update of adapters made on a round's handoff."""
+    """An update of adapters for a round's handoff."""
     data = ("--forget", own_round.forget, "--retain", own_round.retain, *QUICK)
     done = mpu("unlearn", own_round.handoff, *data, *LORA, "--out", tmp_path / "u")
     assert done.code == 0 and "adapter" not in done.err, done.err
     return tmp_path / "u"
 
 
-def test_both_parties_walk_the_road_with_adapters(mpu, own_round, adapted, tmp_path):
-    """Both commands know the payload, on either side; aggregate makes a model of it."""
+def test_a_round_with_adapters(mpu, own_round, adapted, tmp_path):
+    """Inspect and verify know the payload, and aggregate makes a model of it."""
     assert mpu("verify", adapted).code == 0
     told = mpu("inspect", adapted, "--json").json["copies"][0]
     assert told == {**told, "payload": "lora", "rank": 4, "tensors": 10, "dtype": "F32"}
@@ -45,8 +42,8 @@ def test_both_parties_walk_the_road_with_adapters(mpu, own_round, adapted, tmp_p
     assert mpu("verify", tmp_path / "next").code == 0
 
 
-def test_an_adapter_tells_nothing_of_the_client(adapted, own_round):
-    """No path, user, host, row or setting in any byte of it."""
+def test_an_adapter_reveals_nothing_of_the_client(adapted, own_round):
+    """No path, user, host, row or setting in any byte."""
     needles = {
         str(own_round.forget),
         "forget.jsonl",
@@ -67,10 +64,7 @@ def test_an_adapter_tells_nothing_of_the_client(adapted, own_round):
 
 
 def test_merging_by_diff_makes_a_delta(mpu, adapted, own_round, tmp_path):
-    """An update of adapters is itself a directory that diff reads.
-
-    --merge writes the full change.
-    """
+    """Diff reads an update of adapters; --merge writes the full change."""
     shutil.copytree(adapted, tmp_path / "t", ignore=shutil.ignore_patterns("mpu.yaml"))
     assert (
         mpu("diff", own_round.handoff, tmp_path / "t", "--out", tmp_path / "same", "--json").json[
@@ -85,11 +79,8 @@ def test_merging_by_diff_makes_a_delta(mpu, adapted, own_round, tmp_path):
     assert mpu("inspect", tmp_path / "merged", "--json").json["copies"][0]["payload"] == "delta"
 
 
-def test_inexact_targets_are_warned_of_and_wrong_flags_refused(mpu, own_round, tmp_path):
-    """An adapter on o warns on a handoff, not on a model, which nothing reparameterized.
-
-    Α without a rank and the like are usage errors.
-    """
+def test_inexact_targets_give_a_warning_and_wrong_flags_are_refused(mpu, own_round, tmp_path):
+    """An adapter of o gives a warning for a handoff only; alpha without rank is a usage error."""
     data = (
         "--forget",
         own_round.forget,
@@ -115,7 +106,7 @@ def test_inexact_targets_are_warned_of_and_wrong_flags_refused(mpu, own_round, t
 
 
 def test_a_hostile_adapter_is_one_line_and_exit_three(mpu, adapted):
-    """A configuration that asks for more, under a manifest that lists it rightly."""
+    """A configuration with other keys, under a manifest that lists it."""
     file = adapted / "copy-1/adapter_config.json"
     file.write_text(
         json.dumps({**json.loads(file.read_text()), "use_dora": True}, sort_keys=True, indent=2)

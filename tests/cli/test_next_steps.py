@@ -1,7 +1,4 @@
-"""What a command prints as the next ones runs as it stands.
-
-One whole round and a second one, copied from what was printed.
-"""
+"""The printed next commands run as they are: one whole round and a second one."""
 
 from __future__ import annotations
 
@@ -23,14 +20,14 @@ QUICKLY = ("--metric", "answer_probability", "--no-generate")
 
 
 def commands(done: Done) -> list[list[str]]:
-    """The arguments of every command that was printed, as a shell reads them."""
+    """The arguments of every printed command, split as a shell does."""
     assert done.code == 0, done.err
     return [shlex.split(line)[1:] for line in PRINTED.findall(done.out)]
 
 
 @pytest.fixture
 def place(tiny_pair, tmp_path, monkeypatch) -> Path:
-    """A working directory with both parties' things, below a path with characters that a shell or rich reads."""
+    """A working directory with both parties' files, below a path with special characters."""
     pair = tiny_pair("llama")
     root = tmp_path / "a b" / "it's [bold] :smile: $HOME"
     root.mkdir(parents=True)
@@ -43,7 +40,7 @@ def place(tiny_pair, tmp_path, monkeypatch) -> Path:
 
 
 def first(place: Path, mpu: Callable[..., Done], *more: object) -> Done:
-    """The one command that nobody has printed."""
+    """The one command that no output prints."""
     where = place.relative_to(Path.cwd())
     own = (
         "--base",
@@ -60,8 +57,8 @@ def first(place: Path, mpu: Callable[..., Done], *more: object) -> Done:
     return mpu("perturb", where / "model", *own, *more)
 
 
-def test_a_whole_round_and_the_next_one_are_copied_from_what_was_printed(place, mpu):
-    """Perturb prints the whole round, aggregate the evaluation and another round, and every line of it exits 0."""
+def test_a_round_and_the_next_one_run_from_printed_commands(place, mpu):
+    """Perturb prints the whole round, aggregate the evaluation and the next round."""
     printed = commands(first(place, mpu))
     assert [command[0] for command in printed] == ["verify", "unlearn", "verify", "aggregate"]
     for command in printed:
@@ -81,7 +78,7 @@ def test_a_whole_round_and_the_next_one_are_copied_from_what_was_printed(place, 
 
 @pytest.mark.slow
 def test_a_split_round_is_printed_for_every_holder(place, mpu):
-    """Each holder's handoff has its own update, and the server takes all of them back in one call."""
+    """Each handoff has its own update, and one command aggregates all of them."""
     printed = commands(first(place, mpu, "--split"))
     assert [command[0] for command in printed] == [
         "verify",
@@ -97,10 +94,8 @@ def test_a_split_round_is_printed_for_every_holder(place, mpu):
         assert done.code == 0, (command, done.err)
 
 
-def test_what_inspect_says_of_a_handoff_and_an_update_runs(
-    finished_round, tmp_path, monkeypatch, mpu
-):
-    """A client starts from `inspect` as well as from what the server wrote."""
+def test_the_commands_of_inspect_run(finished_round, tmp_path, monkeypatch, mpu):
+    """For a handoff and an update."""
     monkeypatch.chdir(tmp_path)
     for name in ("forget", "retain"):
         shutil.copy(getattr(finished_round, name), f"{name}.jsonl")
@@ -109,10 +104,21 @@ def test_what_inspect_says_of_a_handoff_and_an_update_runs(
             assert mpu(*command, *(SMALL if command[0] == "unlearn" else ())).code == 0
 
 
-def test_copies_one_by_one_end_in_the_command_that_finishes(
-    finished_round, tmp_path, monkeypatch, mpu
-):
-    """While copies are left the next one is named; after the last, --finish runs."""
+def test_the_commands_of_inspect_run_for_a_secret(own_round, tmp_path, monkeypatch, mpu):
+    """While an update is missing, aggregate; then another round, with the base of the lineage."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(own_round.model, "model")
+    shutil.copytree(own_round.update, "to-server")
+    aggregate, _ = commands(mpu("inspect", own_round.secret))
+    assert mpu(*aggregate).code == 0
+    Path("model").rename("model-before")
+    Path("model-next").rename("model")
+    (perturb,) = commands(mpu("inspect", own_round.secret))
+    assert mpu(*perturb).code == 0
+
+
+def test_single_copies_end_with_finish(finished_round, tmp_path, monkeypatch, mpu):
+    """While copies are left, the next one is named; after the last, --finish."""
     monkeypatch.chdir(tmp_path)
     words = (
         "unlearn",
@@ -129,10 +135,8 @@ def test_copies_one_by_one_end_in_the_command_that_finishes(
     assert [command[0] for command in commands(mpu(*finish))] == ["eval", "verify"]
 
 
-def test_a_plain_model_is_measured_on_the_rows_that_were_given(
-    finished_round, tmp_path, monkeypatch, mpu
-):
-    """Also where their columns have other names."""
+def test_a_model_is_evaluated_on_the_given_rows(finished_round, tmp_path, monkeypatch, mpu):
+    """Also with mapped columns."""
     monkeypatch.chdir(tmp_path)
     for name, rows in (("forget", FORGET), ("retain", RETAIN)):
         (tmp_path / f"{name} rows.jsonl").write_text(
@@ -147,8 +151,8 @@ def test_a_plain_model_is_measured_on_the_rows_that_were_given(
 
 
 @pytest.mark.slow
-def test_what_is_printed_for_tar_files_runs(place, mpu):
-    """The client gets and sends one file each; it measures its own update with them."""
+def test_the_commands_for_tar_files_run(place, mpu):
+    """The client gets and sends one file each, and evaluates its own update."""
     printed = commands(first(place, mpu, "--pack", "to-client.tar"))
     assert printed[0] == ["verify", "to-client.tar", "--expect", "handoff"]
     assert mpu(*printed[0]).code == 0
@@ -159,7 +163,7 @@ def test_what_is_printed_for_tar_files_runs(place, mpu):
 
 
 def test_names_that_are_taken_get_a_number(tmp_path, monkeypatch):
-    """A second round does not run into the first one's directories."""
+    """A second round does not use the first one's directories."""
     monkeypatch.chdir(tmp_path)
     assert next_steps.free("to-server") == "to-server"
     (tmp_path / "to-server").mkdir()
@@ -167,6 +171,6 @@ def test_names_that_are_taken_get_a_number(tmp_path, monkeypatch):
     assert next_steps.free("to-server") == "to-server-3"
 
 
-def test_a_path_that_looks_like_an_option_is_none():
+def test_a_path_that_starts_with_a_hyphen():
     """-x is ./-x."""
     assert next_steps.command("verify", next_steps.path("-x")) == "mpu verify ./-x"

@@ -95,7 +95,7 @@ def others(finished_round, tiny_pair, tmp_path_factory):
         ((*QUICK, "--partial-step", "sum"), 2, "--partial-step sum: expected one of mean, share"),
         ((*QUICK, "--join-texts", "--packing"), 2, "leave --packing and --overlap out"),
         ((*QUICK, "--join-texts", "--overlap", "3"), 2, "leave --packing and --overlap out"),
-        ((*QUICK, "--redraw-refusals"), 2, "none to draw from"),
+        ((*QUICK, "--redraw-refusals"), 2, "no refusals to draw from"),
         ((*QUICK, "--precision", "pure-bfloat16", "--lora-rank", "2"), 2, "adapters are float32"),
         (
             ("--preset", "paper", "--method", "NPO", "--round", "2"),
@@ -460,7 +460,7 @@ def test_plain_texts_under_the_preset(open_handoff_, tmp_path, mpu):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"redraw_refusals": True}, "--redraw-refusals: there are none to draw from"),
+        ({"redraw_refusals": True}, "--redraw-refusals: there are no refusals to draw from"),
         ({"draws": "independent"}, "--draws independent: there are no retain rows or refusals"),
         ({"join_texts": True}, "--join-texts: no row"),
         ({"order_per_copy": True}, "--order-per-copy: a model has no copies"),

@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
-from pathlib import Path
 
 import pytest
 from authors_recipe import ROUNDS_AND_EPOCHS, Recipe, order, unlearn
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
 from safetensors.torch import load_file
 from two_parties import moved, relative, steps_of, weights
 

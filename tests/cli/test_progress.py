@@ -1,4 +1,4 @@
-"""What a long command says of itself without a terminal, and what -q leaves."""
+"""Progress lines without a terminal, and the effect of -q and -v."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from mpu_cli.cli.progress import Lines, OverCopies
 
 
 class Clock:
-    """Seconds that a test sets."""
+    """A clock that a test sets."""
 
     now = 0.0
 
     def __call__(self) -> float:
-        """That time."""
+        """The time in seconds."""
         return self.now
 
 
 def test_a_line_says_the_total_time_left():
-    """Over all copies, measured from the first step that this run did.
+    """Over all copies, measured from the first step of this run.
 
-    Loading and writing keep what is known.
+    Loading and writing keep the last state.
     """
     clock = Clock()
     lines = Lines(lambda text: None, clock)
@@ -49,7 +49,7 @@ def test_a_line_says_the_total_time_left():
 
 
 def test_another_part_measures_its_own_speed():
-    """A command that first checks and then writes: the time left is that of what is being done."""
+    """In a command that checks and then writes, the time left is that of the current step."""
     clock = Clock()
     lines = Lines(lambda text: None, clock)
     lines.show("check", 9, 10)
@@ -73,7 +73,7 @@ def test_the_first_bytes_predict_nothing():
 
 
 def test_lines_come_although_one_call_takes_long(monkeypatch):
-    """From a thread of its own, and none any more once the command has ended."""
+    """A separate thread prints them, and stops when the command ends."""
     monkeypatch.setattr(progress, "FIRST_SECONDS", 0.02)
     monkeypatch.setattr(progress, "EVERY_SECONDS", 0.02)
     said: list[str] = []
@@ -126,7 +126,7 @@ def _commands(r, root):
     ["perturb", "unlearn", "unlearn --copy", "unlearn a model", "diff", "verify", "aggregate"],
 )
 def test_quiet_leaves_one_line(name, own_round, tmp_path, mpu, monkeypatch):
-    """After the command's name; on standard error there is nothing but warnings."""
+    """Stdout has one line, and stderr only warnings."""
     monkeypatch.setattr(progress, "FIRST_SECONDS", 0.001)
     arguments, line = _commands(own_round, tmp_path)[name]
     done = mpu(*arguments, "-q")
@@ -137,10 +137,10 @@ def test_quiet_leaves_one_line(name, own_round, tmp_path, mpu, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["perturb", "unlearn", "verify", "aggregate"])
-def test_without_a_terminal_a_long_command_says_what_it_does(
+def test_a_long_command_prints_progress_without_a_terminal(
     name, own_round, tmp_path, mpu, monkeypatch
 ):
-    """The first line comes when it is time, and names what is being done."""
+    """The first line names the current step."""
     monkeypatch.setattr(progress, "FIRST_SECONDS", 0.001)
     monkeypatch.setattr(progress, "EVERY_SECONDS", 0.001)
     arguments, _ = _commands(own_round, tmp_path)[name]
@@ -160,6 +160,6 @@ def test_without_a_terminal_a_long_command_says_what_it_does(
 
 
 def test_verbose_names_every_step(own_round, tmp_path, mpu):
-    """-v behind the command's name."""
+    """-v after the name of the command."""
     done = mpu(*_commands(own_round, tmp_path)["unlearn"][0], "-v")
     assert done.err.count(": step 1 of 1, loss ") >= 2

@@ -1,7 +1,4 @@
-"""Terminals, logs and pipes as they come.
-
-Other encodings, closed, on a full disk, with nobody reading.
-"""
+"""Output to terminals, logs and pipes: other encodings, closed, full, or without a reader."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ ENCODINGS = ["ascii", "latin-1", "cp1252", "cp850", "koi8-r", "utf-8"]
 
 @pytest.fixture(scope="module")
 def our_signs() -> set[str]:
-    """Every letter of every text in the source, and so every sign that a message may hold."""
+    """Every character of every text in the source."""
     trees = [
         ast.parse(path.read_text(encoding="utf-8"))
         for path in Path(mpu_cli.__file__).parent.rglob("*.py")
@@ -36,8 +33,8 @@ def our_signs() -> set[str]:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_every_sign_of_ours_has_a_plain_form(encoding, our_signs):
-    """No message, table or help text needs a question mark in any encoding."""
+def test_every_symbol_has_a_plain_form(encoding, our_signs):
+    """No message, table or help text becomes a question mark in any encoding."""
     assert len(our_signs) > 100
     assert {letter for letter in our_signs if printable(letter, encoding) == "?"} == {"?"}
     assert all(
@@ -57,14 +54,14 @@ def test_every_sign_of_ours_has_a_plain_form(encoding, our_signs):
     ],
 )
 def test_what_ascii_lacks_is_replaced(text, shown):
-    """Signs by their names, accents left out, other scripts by question marks, bytes of a path by their number."""
+    """Symbols become names, accents are dropped, other scripts are question marks, bytes \\xNN."""
     shown = shown.replace("ß", "?")  # has no accent to lose
     assert printable(text, "ascii") == shown
     assert printable("b\udcff κ", "utf-8") == "b\\xff κ"
 
 
 class _Bytes(io.BytesIO):
-    """Keeps its content when the text stream around it is closed."""
+    """Keeps its content when its text stream is closed."""
 
     def close(self) -> None:
         pass
@@ -72,7 +69,7 @@ class _Bytes(io.BytesIO):
 
 @pytest.fixture
 def shell(monkeypatch):
-    """`shell(encoding, *arguments, tty=False)` → (exit code, stdout, stderr), both streams being of this encoding."""
+    """`shell(encoding, *arguments, tty=False)` → (exit code, stdout, stderr) in this encoding."""
 
     def call(encoding, *arguments, tty=False):
         raw = _Bytes(), _Bytes()
@@ -88,10 +85,7 @@ def shell(monkeypatch):
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_commands_end_well_in_every_encoding(encoding, shell, finished_round, tmp_path):
-    """Results, warnings, errors, help and JSON.
-
-    The files that are written are the same everywhere.
-    """
+    """Results, warnings, errors, help and JSON; the written files are the same."""
     r = finished_round
     given = ("--base", r.base, "-m", 2, "--secret", tmp_path / "s")
     code, out, err = shell(
@@ -126,7 +120,7 @@ def test_commands_end_well_in_every_encoding(encoding, shell, finished_round, tm
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_progress_bars_in_every_encoding(encoding, shell, finished_round, tmp_path):
-    """Live bars on a terminal without Unicode, of training and of the rest."""
+    """Live bars on a terminal without Unicode, in training and elsewhere."""
     r = finished_round
     quick = ("--method", "GradAscent", "--max-steps", "2", "--device", "cpu")
     code, out, err = shell(
@@ -172,7 +166,7 @@ def _closed():
 def test_a_result_that_cannot_be_printed_is_one_line(
     name, json_, arguments, finished_round, monkeypatch, capsys
 ):
-    """Exit code 3, standard output named, on stderr even with --json."""
+    """Exit code 3; the message on stderr names standard output, even with --json."""
     command = [*arguments, *([str(finished_round.handoff)] if arguments == ("inspect",) else [])]
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", BROKEN[name]())
@@ -180,12 +174,15 @@ def test_a_result_that_cannot_be_printed_is_one_line(
     err = capsys.readouterr().err.splitlines()
     assert code == 3
     assert err[0].startswith("mpu: error: standard output: ")
-    assert err[1:] == ["mpu: hint: what the command wrote to files is complete"]
+    assert err[1:] == [
+        "mpu: hint: redirect standard output to another file; the files that the command wrote are"
+        " complete"
+    ]
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_an_error_that_json_cannot_say_is_said_on_stderr(name, tmp_path, monkeypatch, capsys):
-    """With its own exit code and words."""
+def test_an_error_goes_to_stderr_if_json_cannot_be_printed(name, tmp_path, monkeypatch, capsys):
+    """With its own exit code and message."""
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", BROKEN[name]())
         assert run(["verify", str(tmp_path / "absent"), "--json"]) == 3
@@ -201,7 +198,7 @@ def test_an_error_that_json_cannot_say_is_said_on_stderr(name, tmp_path, monkeyp
 def test_messages_that_cannot_be_printed_stop_no_work(
     name, finished_round, tmp_path, monkeypatch, capsys
 ):
-    """A stderr that is full or closed: the handoff is made, and errors keep their codes."""
+    """With a full or closed stderr the handoff is written, and errors keep their codes."""
     r = finished_round
     given = (
         "perturb",
@@ -237,7 +234,7 @@ def test_messages_that_cannot_be_printed_stop_no_work(
 )
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_in_a_shell(redirected, code, said, unbuffered, environment, finished_round):
-    """As users meet it: our exit code, not the 120 of a Python that could not flush, and at most one line and its remedy."""
+    """Our exit code, not 120 of a Python that could not flush, and at most one line and a hint."""
     command = f"{sys.executable} -m mpu_cli inspect {finished_round.handoff} {redirected}"
     given = environment | {"PYTHONUNBUFFERED": unbuffered}
     done = subprocess.run(
@@ -251,8 +248,8 @@ def test_in_a_shell(redirected, code, said, unbuffered, environment, finished_ro
     assert all(words in lines[0] for words in said)
 
 
-def test_a_closed_number_is_not_given_to_a_file():
-    """What a library prints with stdout closed would land in the first file that is opened."""
+def test_a_closed_descriptor_is_not_given_to_a_file():
+    """With stdout closed, a library would print into the first file that is opened."""
     program = (
         "import os, sys; from mpu_cli.cli.streams import reserve_numbers; reserve_numbers();"
         "f = open(sys.argv[1], 'w'); sys.exit(f.fileno() if f.fileno() <= 2 else 0)"
@@ -274,10 +271,7 @@ def test_a_closed_number_is_not_given_to_a_file():
     ],
 )
 def test_an_argument_that_is_not_utf_8_is_named(words, capsys, tmp_path, monkeypatch):
-    """Exit code 3, the bytes as numbers, and a remedy that works.
-
-    With --json an object that any reader takes.
-    """
+    """Exit code 3, the bytes as numbers, and a hint that works; valid JSON with --json."""
     monkeypatch.chdir(tmp_path)
     odd = os.fsdecode(b"b\xff")
     assert run([*words, odd]) == 3
@@ -295,10 +289,7 @@ def test_an_argument_that_is_not_utf_8_is_named(words, capsys, tmp_path, monkeyp
 def test_a_working_directory_that_is_not_utf_8_or_gone(
     tmp_path, monkeypatch, capsys, finished_round
 ):
-    """Records hold absolute paths, so both are refused before any work.
-
-    A link to the former will do; help is there.
-    """
+    """Records hold absolute paths, so mpu refuses both before any work. --help works."""
     odd = os.path.join(os.fsencode(tmp_path), b"b\xff")  # noqa: PTH118
     os.mkdir(odd)  # noqa: PTH102
     (tmp_path / "link").symlink_to(os.fsdecode(odd))
@@ -321,10 +312,7 @@ def test_a_working_directory_that_is_not_utf_8_or_gone(
 
 
 def test_a_locale_that_reads_paths_in_another_way(environment, finished_round, tmp_path):
-    """Without UTF-8 mode a path with letters is another text to Python than to the libraries.
-
-    said, not tried.
-    """
+    """Without UTF-8 mode, Python and the libraries read a path differently: mpu refuses it."""
     given = {**environment, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-m", "mpu_cli", "inspect"]
     plain = subprocess.run(
@@ -340,8 +328,8 @@ def test_a_locale_that_reads_paths_in_another_way(environment, finished_round, t
     )
 
 
-def test_what_the_system_refuses_is_no_mistake_of_ours(finished_round, monkeypatch, capsys):
-    """An error of the operating system that names a file has exit code 3 and says which."""
+def test_an_error_of_the_system_is_bad_input(finished_round, monkeypatch, capsys):
+    """If it names a file: exit code 3 with that file."""
 
     def broken(*_):
         raise PermissionError(13, "Permission denied", b"/some/b\xff")

@@ -1,4 +1,4 @@
-"""A round that passes nothing but tar files, and what --pack refuses."""
+"""A round that passes only tar files, and what --pack refuses."""
 
 import json
 import os
@@ -23,15 +23,12 @@ def tars(own_round):
 
 
 def left_in(directory):
-    """Hidden names that a command left."""
+    """Hidden files that a command left."""
     return [path.name for path in directory.iterdir() if path.name.startswith(".")]
 
 
-def test_a_round_of_tar_files_is_the_round_of_directories(mpu, own_round, tmp_path, monkeypatch):
-    """The same update and the same model.
-
-    What is printed names the tar files, and nothing unpacked is left.
-    """
+def test_tar_files_give_the_results_of_directories(mpu, own_round, tmp_path, monkeypatch):
+    """The same update and model. The output names the tar files, and nothing unpacked is left."""
     r = own_round
     place = r.model.parent
     monkeypatch.chdir(place)
@@ -81,7 +78,7 @@ def test_a_round_of_tar_files_is_the_round_of_directories(mpu, own_round, tmp_pa
 
 
 def test_diff_takes_and_gives_tar_files(mpu, tars, tmp_path):
-    """The update of copies that did not change, from a packed handoff."""
+    """The update of unchanged copies, from a packed handoff."""
     trained = tmp_path / "trained"
     shutil.copytree(tars.handoff, trained)
     given = ("--out", tmp_path / "update", "--pack", tmp_path / "sent" / "update.tar")
@@ -94,8 +91,8 @@ def test_diff_takes_and_gives_tar_files(mpu, tars, tmp_path):
     assert mpu("verify", tmp_path / "sent" / "update.tar", "--expect", "update").code == 0
 
 
-def test_each_holder_of_a_split_gets_a_file_of_its_own(mpu, own_round, tmp_path):
-    """Named after the holder, and holding nothing of the others'."""
+def test_each_holder_of_a_split_gets_its_own_file(mpu, own_round, tmp_path):
+    """The name is the holder's, and no file of the others is in it."""
     r = own_round
     given = (
         "--base",
@@ -118,10 +115,7 @@ def test_each_holder_of_a_split_gets_a_file_of_its_own(mpu, own_round, tmp_path)
 
 
 def test_a_packed_handoff_names_no_user_and_no_time(mpu, own_round, tmp_path):
-    """Nothing of the machine is in the tar file.
-
-    A handoff written again is packed to the same bytes.
-    """
+    """No data of the machine is in the tar file, and packing again gives the same bytes."""
     r = own_round
     handoff = next((r.secret / "handoffs").iterdir()).stem
     files = []
@@ -168,7 +162,7 @@ REFUSED = {
             tmp / "n.tar.gz",
         ),
         2,
-        "name the tar file",
+        "not the name of a tar file",
     ),
     "the flag that packs texts": (
         lambda r, tmp: ("unlearn", r.handoff, "--forget", r.forget, "--pack", "--out", tmp / "n"),
@@ -186,7 +180,7 @@ REFUSED = {
             tmp / "n" / "n.tar",
         ),
         2,
-        "lies in",
+        "inside it, or contains it",
     ),
     "in the secret": (
         lambda r, tmp: (
@@ -202,7 +196,7 @@ REFUSED = {
             r.secret / "n.tar",
         ),
         2,
-        "lies in",
+        "inside it, or contains it",
     ),
     "exists": (
         lambda r, tmp: (
@@ -252,7 +246,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_pack_is_refused_before_any_work(case, mpu, tars, tmp_path):
-    """One line and a remedy; nothing is written, what exists stays."""
+    """One line and a hint; nothing is written or replaced."""
     make, code, words = REFUSED[case]
     (tmp_path / "there.tar").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
@@ -263,13 +257,13 @@ def test_pack_is_refused_before_any_work(case, mpu, tars, tmp_path):
 
 
 def test_a_disk_without_room_for_the_tar_file_keeps_the_update(mpu, tars, small_disk, tmp_path):
-    """The directory is whole, nothing is left on the full disk, and the command of the hint packs to the same bytes."""
+    """The directory is complete, the disk clean, and the hint's command packs the same bytes."""
     out, target = tmp_path / "update", small_disk / "u.tar"
     done = mpu("diff", tars.handoff, tars.handoff, "--out", out, "--pack", target)
     assert done.code == 3
     error, hint = done.err.splitlines()
     assert error.startswith(f"mpu: error: {small_disk}: packing {out} needs ") and error.endswith(
-        " are free there"
+        " are free"
     )
     assert hint.startswith(f"mpu: hint: {out} is complete; pack it elsewhere with tar --sort=name ")
     assert [path.name for path in small_disk.iterdir()] == ["filler"]
@@ -280,10 +274,7 @@ def test_a_disk_without_room_for_the_tar_file_keeps_the_update(mpu, tars, small_
 
 
 def test_a_wrong_tar_file_is_named_as_it_was_given(mpu, tars):
-    """An update where a handoff is wanted, and a damaged file, by the tar file's name.
-
-    --json too.
-    """
+    """An update in place of a handoff, and a damaged file: messages name the tar file."""
     update = tars.update.with_suffix(".tar")
     done = mpu(
         "unlearn",
@@ -309,8 +300,8 @@ def test_a_wrong_tar_file_is_named_as_it_was_given(mpu, tars):
     assert left_in(update.parent) == []
 
 
-def test_a_reference_may_be_a_tar_file_and_work_takes_what_is_unpacked(mpu, tars, tmp_path):
-    """NPO against round 1's packed handoff gives what it gives against the directory."""
+def test_a_reference_may_be_a_tar_file_and_is_unpacked_in_work(mpu, tars, tmp_path):
+    """NPO with a packed reference gives the result of the directory."""
     given = (
         "--forget",
         tars.forget,
@@ -347,7 +338,7 @@ def test_a_reference_may_be_a_tar_file_and_work_takes_what_is_unpacked(mpu, tars
     )
 
 
-def test_a_client_measures_its_packed_update_on_the_packed_handoff(mpu, tars):
+def test_eval_of_a_packed_update_and_handoff(mpu, tars):
     """The numbers are those of the directories, and nothing unpacked is left."""
     rows = ("--forget", tars.forget, "--no-generate", "--metric", "answer_probability", "--json")
     found = []
@@ -365,8 +356,8 @@ def test_a_client_measures_its_packed_update_on_the_packed_handoff(mpu, tars):
     assert left_in(tars.handoff.parent) == []
 
 
-def test_several_processes_want_a_directory(tars, environment):
-    """Each would unpack it anew: refused with the command that unpacks it once."""
+def test_several_processes_need_a_directory(tars, environment):
+    """Each would unpack the file; the hint has the command that unpacks it once."""
     tar = tars.handoff.with_suffix(".tar")
     launched = environment | {
         "RANK": "0",

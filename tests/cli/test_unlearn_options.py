@@ -94,8 +94,14 @@ def test_methods_for_a_reader(mpu):
             ),
             "--warmup-steps and --warmup-ratio",
         ),
-        (("{handoff}", "--out", "{out}", "{rows}", "--work", "{out}/work"), "lies in"),
-        (("{handoff}", "--out", "{out}", "{rows}", "--log-dir", "{out}/log"), "lies in"),
+        (
+            ("{handoff}", "--out", "{out}", "{rows}", "--work", "{out}/work"),
+            "inside it, or contains it",
+        ),
+        (
+            ("{handoff}", "--out", "{out}", "{rows}", "--log-dir", "{out}/log"),
+            "inside it, or contains it",
+        ),
         (("{handoff}", "--out", "{out}", "{rows}", "--lora-alpha", "4"), "--lora-rank"),
         (
             ("{handoff}", "--out", "{out}", "{rows}", "--refusals", "{forget}", "--method", "NPO"),

@@ -1,4 +1,4 @@
-"""What `mpu unlearn` ends with, and `mpu eval` of an update with the handoff that it answers."""
+"""The verdict of `mpu unlearn`, and `mpu eval` of an update with its handoff."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ STRONG = ("--learning-rate", "3e-2", "--epochs", "4", "--batch-size", "4", "--me
 
 
 def probabilities(model, r):
-    """Forget and retain, as evaluation measures them."""
+    """Forget and retain probabilities as evaluation measures them."""
     return answer_probabilities(model, [read_rows(r.forget), read_rows(r.retain)])
 
 
-def test_unlearn_says_what_became_of_the_answers(finished_round, mpu, tmp_path):
-    """Before and after are those that evaluation finds on the source and on the result, which forgot a lot."""
+def test_the_verdict_equals_the_evaluation(finished_round, mpu, tmp_path):
+    """Before and after are the values of `mpu eval` for the source and the result."""
     r = finished_round
     data = ("--forget", r.forget, "--retain", r.retain)
     done = mpu("unlearn", r.model, *data, *STRONG, "--out", tmp_path / "out", "--json")
@@ -47,11 +47,8 @@ def test_unlearn_says_what_became_of_the_answers(finished_round, mpu, tmp_path):
     assert f"\n{found['words']}\n" in shown.out
 
 
-def test_a_run_that_forgets_next_to_nothing_says_so(finished_round, mpu, tmp_path):
-    """Every copy of a handoff is measured, `--copy K` too.
-
-    A rate that moves nothing is warned of, with a remedy.
-    """
+def test_a_run_that_forgets_little_gives_a_warning(finished_round, mpu, tmp_path):
+    """Every copy of a handoff is measured, also with `--copy K`."""
     r = finished_round
     recipe = ("--forget", r.forget, *QUICK, "--learning-rate", "1e-9", "--method", "GradAscent")
     done = mpu("unlearn", r.handoff, *recipe, "--out", tmp_path / "all", "--json")
@@ -64,15 +61,15 @@ def test_a_run_that_forgets_next_to_nothing_says_so(finished_round, mpu, tmp_pat
     )
     words = done.json["verdict"]["words"]
     assert (
-        words.endswith("mean of 2 copies (the server's model may differ)")
-        and "retain not measured (no --retain)" in words
+        words.endswith("Mean of 2 copies; the server's model may differ.")
+        and "Retain rows: not measured, because there was no --retain." in words
     )
     value = f"{effects[1]['forget']['before']:.3f}".removeprefix("0")
     one = mpu("unlearn", r.handoff, *recipe, "--out", tmp_path / "one", "--copy", 2)
     assert (
         one.err.splitlines()[-1]
-        == f"mpu: warning: little was forgotten (forget {value} → {value}): triple --learning-rate,"
-        " or raise --epochs, and train again"
+        == f"mpu: warning: little was forgotten (forget rows {value} → {value}): triple"
+        " --learning-rate or raise --epochs, then train again"
     )
 
 
@@ -81,15 +78,15 @@ CASES = {
     "little": ((0.961, 0.957), (0.9, 0.9), ("little was forgotten",)),
     "a tenth is not little": ((0.9, 0.8), (0.9, 0.85), ()),
     "rose": ((0.5, 0.6), None, ("little was forgotten",)),
-    "retained rows fell": ((0.9, 0.1), (0.9, 0.7), ("retained rows fell",)),
-    "both": ((0.9, 0.89), (0.9, 0.7), ("little was forgotten", "retained rows fell")),
+    "retained knowledge fell": ((0.9, 0.1), (0.9, 0.7), ("retained knowledge fell",)),
+    "both": ((0.9, 0.89), (0.9, 0.7), ("little was forgotten", "retained knowledge fell")),
     "nothing was known": ((0.0, 0.0), None, ("little was forgotten",)),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_warned_of(case):
-    """Little moved, or retained rows fell: relative to what there was; a rise is no forgetting."""
+def test_the_warnings_of_a_verdict(case):
+    """Little was forgotten, or retained knowledge fell, relative to the value before."""
     forget, retain, expected = CASES[case]
     effect = Effect(Change(*forget, 8, 8), retain and Change(*retain, 8, 8))
     found = verdict({"copy-1": TrainingReport(1, 1.0, 1.0, 1.0, effect=effect)})
@@ -97,8 +94,8 @@ def test_what_is_warned_of(case):
     assert all("--learning-rate" in text for text in found.warnings)
 
 
-def test_a_report_that_an_older_mpu_kept_can_be_read():
-    """It has no effect, and then there is no verdict; a report of today survives being kept."""
+def test_a_report_of_an_older_mpu_can_be_read():
+    """It has no effect, so there is no verdict; a report of today is read completely."""
     old = {
         "steps": 2,
         "seconds": 1.0,
@@ -119,7 +116,7 @@ QUIETLY = ("--no-generate", "--resamples", "1000", "--metric", "answer_probabili
 
 @pytest.mark.parametrize("lora", [(), ("--lora-rank", 4)])
 def test_eval_of_an_update_measures_the_changed_copy(finished_round, mpu, tmp_path, lora):
-    """What training reported of each copy is what `mpu eval` finds of the update, a delta or an adapter; nothing is left."""
+    """Training and `mpu eval` report the same values, for a delta and an adapter."""
     r = finished_round
     data = ("--forget", r.forget, "--retain", r.retain)
     trained = mpu(
@@ -150,11 +147,8 @@ def test_eval_of_an_update_measures_the_changed_copy(finished_round, mpu, tmp_pa
         )
 
 
-def test_eval_refuses_what_does_not_belong_together(finished_round, own_round, mpu, tmp_path):
-    """Another handoff, a missing copy, a model, an altered byte.
-
-    One line, a remedy, the documented code.
-    """
+def test_eval_refuses_inputs_that_do_not_match(finished_round, own_round, mpu, tmp_path):
+    """Another handoff, a missing copy, a model, an altered byte: one line, hint and code."""
     r, rows = finished_round, ("--forget", finished_round.forget, *QUIETLY)
     other = (
         "perturb",
@@ -172,7 +166,7 @@ def test_eval_refuses_what_does_not_belong_together(finished_round, own_round, m
     wrong = mpu("eval", r.update, "--handoff", tmp_path / "other", *rows)
     assert wrong.code == 1
     assert wrong.json["error"]["message"].startswith(
-        f"{r.update} was not made from {tmp_path / 'other'}: the update answers handoff "
+        f"{r.update} was not made from {tmp_path / 'other'}: the update was made from handoff "
     )
     assert wrong.json["error"]["hint"] == "give the handoff that was trained on"
     third = mpu("eval", r.update, "--handoff", r.handoff, "--copy", 3, *rows)
@@ -193,7 +187,7 @@ def test_eval_refuses_what_does_not_belong_together(finished_round, own_round, m
 
 
 def test_eval_of_an_update_leaves_no_copy_behind(finished_round, mpu, tmp_path, monkeypatch):
-    """The changed copy lies in the temporary directory for the time of the measurement only, in an error too."""
+    """The changed copy is in the temporary directory only while it is evaluated."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
     r = finished_round
@@ -216,10 +210,7 @@ def test_eval_of_an_update_leaves_no_copy_behind(finished_round, mpu, tmp_path, 
 
 
 def test_the_learning_rate_follows_the_size_unless_it_is_given(finished_round, mpu, tmp_path):
-    """A model, a handoff and a dry run of a config.json alone say the same rate.
-
-    A given one, and the preset's, are kept.
-    """
+    """A model, a handoff and a dry run give the same rate; a given or a preset's rate wins."""
     r, said = finished_round, "by the model's size; --learning-rate sets another"
     config = json.loads((r.model / "config.json").read_text())
     rate = (
@@ -247,8 +238,8 @@ def test_the_learning_rate_follows_the_size_unless_it_is_given(finished_round, m
     )
 
 
-def test_perturb_argues_with_a_default_only_where_asked(finished_round, mpu, tmp_path):
-    """Equal alphas are named with -v, and where unequal ones were given; never in a plain run."""
+def test_perturb_explains_equal_alphas_only_on_request(finished_round, mpu, tmp_path):
+    """With -v, or if unequal ones were given."""
     r = finished_round
 
     def perturb(name, *options, before=()):

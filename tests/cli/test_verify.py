@@ -1,7 +1,4 @@
-"""`mpu verify --expect`.
-
-What a directory claims to be is not for its sender to decide, and nothing in it goes unchecked.
-"""
+"""`mpu verify --expect`: the sender does not decide what a directory is; every file is checked."""
 
 from __future__ import annotations
 
@@ -16,8 +13,8 @@ PARTS = ("handoff", "update", "secret", "model")
 
 @pytest.mark.parametrize("expected", PARTS)
 @pytest.mark.parametrize("found", PARTS)
-def test_expect_lets_through_the_one_kind(mpu, finished_round, found, expected):
-    """Every kind against every kind: exit 0 for its own, 3 with both words for another."""
+def test_expect_accepts_one_kind(mpu, finished_round, found, expected):
+    """Exit 0 for its own kind, 3 with both names for another."""
     path = getattr(finished_round, found)
     done = mpu("verify", path, "--expect", expected)
     assert done.code == (0 if found == expected else 3), done.err
@@ -28,8 +25,8 @@ def test_expect_lets_through_the_one_kind(mpu, finished_round, found, expected):
     assert mpu("verify", path).code == 0
 
 
-def test_expect_knows_four_words(mpu, finished_round):
-    """Anything else is a usage error that names the nearest."""
+def test_expect_has_four_values(mpu, finished_round):
+    """Another value is a usage error with a suggestion."""
     done = mpu("verify", finished_round.handoff, "--expect", "handof")
     assert done.code == 2
     assert "did you mean handoff?" in done.err
@@ -42,10 +39,7 @@ def test_expect_knows_four_words(mpu, finished_round):
     ],  # these two share one manifest
 )
 def test_two_kinds_in_one_directory_are_bad_input(mpu, own_round, tmp_path, first, second):
-    """The bypass: a valid secret's files beside a handoff's.
-
-    Any two kinds, whatever is expected; inspect says the same.
-    """
+    """An attack: a valid secret's files beside a handoff's. inspect refuses it too."""
     mixed = Path(shutil.copytree(getattr(own_round, first), tmp_path / "mixed"))
     shutil.copytree(getattr(own_round, second), mixed, dirs_exist_ok=True)
     for arguments in (
@@ -58,8 +52,8 @@ def test_two_kinds_in_one_directory_are_bad_input(mpu, own_round, tmp_path, firs
         assert f"{mixed}: holds the files of " in done.err
 
 
-def test_an_altered_handoff_is_not_excused_by_a_secret(mpu, own_round, tmp_path):
-    """Altered weights, a pickle and remote code, and a valid secret directory laid over them."""
+def test_a_secret_does_not_hide_an_altered_handoff(mpu, own_round, tmp_path):
+    """Altered weights, a pickle and remote code beside a valid secret."""
     evil = own_round.handoff
     (evil / "copy-1" / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     (evil / "copy-1" / "modeling_evil.py").write_text("import os")
@@ -72,8 +66,8 @@ def test_an_altered_handoff_is_not_excused_by_a_secret(mpu, own_round, tmp_path)
 
 @pytest.mark.parametrize("kind", ["handoff", "update", "secret", "model"])
 @pytest.mark.parametrize("name", ["evil.py", "pytorch_model.bin", "stray.safetensors", "notes.pkl"])
-def test_what_nothing_vouches_for_is_refused_in_every_kind(mpu, own_round, kind, name):
-    """A file that other programs would load or run, beside what was checked: named, exit 3."""
+def test_unchecked_files_are_refused_in_every_kind(mpu, own_round, kind, name):
+    """A file that other programs would load or run is named, exit 3."""
     path = getattr(own_round, kind)
     (path / name).write_bytes(b"")
     done = mpu("verify", path, "--expect", kind)
@@ -82,8 +76,8 @@ def test_what_nothing_vouches_for_is_refused_in_every_kind(mpu, own_round, kind,
 
 
 @pytest.mark.parametrize("name", ["README.md", "LICENSE", ".gitattributes"])
-def test_papers_beside_a_model_are_fine_and_in_a_bundle_or_a_secret_are_not(mpu, own_round, name):
-    """A model from the Hub has them; a bundle is listed completely, and so is a lineage."""
+def test_documents_are_allowed_beside_a_model_only(mpu, own_round, name):
+    """Models of the Hub have them; bundles and secrets are listed completely."""
     for kind, code in (("model", 0), ("handoff", 3), ("update", 3), ("secret", 3)):
         (getattr(own_round, kind) / name).write_text("text")
         assert mpu("verify", getattr(own_round, kind)).code == code, kind

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tiny_models import make_model
 
 from mpu_cli.client import methods
 from mpu_cli.data.batches import collate
 from mpu_cli.data.templates import IGNORED, TokenizedRow
+from tiny_models import make_model
 
 REQUIRED = {"PDU": ["epsilon=0.5"]}
 """Assignments without which a method does not start."""

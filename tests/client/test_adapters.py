@@ -524,7 +524,7 @@ def _put(name, tensor):
 
 Q_A, Q_B = NAME.format("q_proj", "A"), NAME.format("q_proj", "B")
 HOSTILE_TENSORS = {
-    "half a pair": (_drop(Q_A), "lacks A"),
+    "half a pair": (_drop(Q_A), "has no A"),
     "foreign tensor": (_put("model.layers.0.mlp.bias", torch.zeros(3)), "not an A or B"),
     "a magnitude": (
         _put(Q_A.replace("lora_A", "lora_magnitude_vector"), torch.zeros(3)),
@@ -595,12 +595,12 @@ def test_files_of_the_other_payload_are_refused(handed, tmp_path):
     shutil.copytree(handed / "u", tmp_path / "u")
     (tmp_path / "u/copy-1/delta.safetensors").write_bytes(b"x")
     listed_again(tmp_path / "u", handed / "h")
-    with pytest.raises(BadBundleError, match="never holds"):
+    with pytest.raises(BadBundleError, match="cannot hold"):
         read_update(tmp_path / "u")
     (tmp_path / "u/copy-1/delta.safetensors").unlink()
     (tmp_path / "u/copy-1/adapter_config.json").unlink()
     listed_again(tmp_path / "u", handed / "h")
-    with pytest.raises(BadBundleError, match="never holds"):
+    with pytest.raises(BadBundleError, match="cannot hold"):
         read_update(tmp_path / "u")
 
 

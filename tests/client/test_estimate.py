@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import make_model
 
 from mpu_cli.client.estimate import estimate_unlearn, optimizer_state_bytes
 from mpu_cli.client.settings import Lora
 from mpu_cli.errors import BadModelError, UsageError
 from mpu_cli.training import optimizers
 from mpu_cli.training.settings import TrainingSettings
+from tiny_models import make_model
 
 SETTINGS = TrainingSettings(optimizer="adamw", batch_size=4, max_length=64)
 LLAMA_7B = {

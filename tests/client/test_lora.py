@@ -131,8 +131,9 @@ def test_fused_projections_are_exact_too(tmp_path, entropy):
 
     GPT-2's adapters are undone as exactly.
     """
-    from tiny_models import make_tokenizer
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tiny_models import make_tokenizer
 
     torch.manual_seed(0)
     settings = {

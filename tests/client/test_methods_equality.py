@@ -9,7 +9,6 @@ heads or feed-forward units. RMU's steering vector lies in the residual stream, 
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,6 @@ from typing import Any
 import pytest
 import torch
 from method_cases import values_of
-
-from mpu_cli.client import methods
-from mpu_cli.data.batches import collate
-from mpu_cli.data.templates import IGNORED, TokenizedRow
-from mpu_cli.modeling.load import load_model
-from mpu_cli.modeling.logprobs import token_mean_nll
-from mpu_cli.training.run_context import RunContext
-from mpu_cli.training.settings import TrainingSettings
-from mpu_cli.training.trainer import train
-from mpu_cli.training.training_sets import TrainingSets
-
-# By path, so that it works under each of pytest's import modes.
-sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
-
 from two_parties import (
     difference,
     hand_back,
@@ -41,6 +26,16 @@ from two_parties import (
     take_back,
     weights,
 )
+
+from mpu_cli.client import methods
+from mpu_cli.data.batches import collate
+from mpu_cli.data.templates import IGNORED, TokenizedRow
+from mpu_cli.modeling.load import load_model
+from mpu_cli.modeling.logprobs import token_mean_nll
+from mpu_cli.training.run_context import RunContext
+from mpu_cli.training.settings import TrainingSettings
+from mpu_cli.training.trainer import train
+from mpu_cli.training.training_sets import TrainingSets
 
 
 def row(seed: int, length: int, prompt: int) -> TokenizedRow:

@@ -20,9 +20,9 @@ from method_cases import (
     values_of,
     world,
 )
-from tiny_models import make_model
 
 from mpu_cli.client import methods
+from tiny_models import make_model
 
 Values = dict[str, Any]
 OTHER = {

@@ -13,7 +13,6 @@ import pytest
 import torch
 from one_copy import train_copy
 from safetensors.torch import load_file
-from tiny_models import CHATML, make_model, make_tokenizer, save, state_bytes
 from transformers import AutoModelForCausalLM
 
 from mpu_cli.client import methods
@@ -22,6 +21,7 @@ from mpu_cli.data.rows import Message, Row
 from mpu_cli.errors import BadDataError, OutputError, UsageError
 from mpu_cli.training import optimizers
 from mpu_cli.training.settings import TrainingSettings
+from tiny_models import CHATML, make_model, make_tokenizer, save, state_bytes
 
 FORGET = [
     Row(

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import CHATML
 
 from mpu_cli.client import methods
 from mpu_cli.client.job import UnlearnJob
@@ -23,6 +22,7 @@ from mpu_cli.data.prompting import Prompting
 from mpu_cli.data.rows import Row
 from mpu_cli.errors import BadDataError, UsageError
 from mpu_cli.training.settings import TrainingSettings
+from tiny_models import CHATML
 
 FORGET = [
     Row("f:1", prompt="Where was Mira born?", answer="In Oskel."),

@@ -25,7 +25,7 @@ def test_a_planted_link_erases_nothing_and_is_not_read(tmp_path, place, resume):
         (folder / "complete.json").write_text("mine")
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).symlink_to(victim)
-    with pytest.raises(OutputError, match=r"is in the way: a link"):
+    with pytest.raises(OutputError, match=r"is a link or a file that mpu did not create"):
         WorkDirectory(tmp_path / "out", CheckpointSettings(resume=resume)).begin(
             ["copy-1"], force=True
         )

@@ -6,10 +6,10 @@ import random
 
 import pytest
 import torch
-from tiny_models import make_tokenizer
 
 from mpu_cli.data.batches import PairedRows, collate, epoch_pairs, pad_id
 from mpu_cli.data.templates import TokenizedRow
+from tiny_models import make_tokenizer
 
 
 def test_collate_pads_right() -> None:

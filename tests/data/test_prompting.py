@@ -10,7 +10,6 @@ import subprocess
 import sys
 
 import pytest
-from tiny_models import CHATML, TURNS, make_tokenizer
 
 from mpu_cli.data.context import Limit
 from mpu_cli.data.encoding import encode_rows
@@ -20,6 +19,7 @@ from mpu_cli.data.row_schema import Message
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import encode
 from mpu_cli.errors import BadDataError, BadModelError, UsageError
+from tiny_models import CHATML, TURNS, make_tokenizer
 
 PAIR = Row("forget.jsonl:3", prompt="Where was Mira born?", answer="In Oskel.")
 OWN = Row(

@@ -9,13 +9,13 @@ generation would start.
 from __future__ import annotations
 
 import pytest
-from tiny_models import make_tokenizer
 
 from mpu_cli.data.prompting import Prompting, parse_variables
 from mpu_cli.data.row_schema import Message
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import IGNORED, encode_whole
 from mpu_cli.errors import BadDataError
+from tiny_models import make_tokenizer
 
 MARKS = (
     "<|im_start|>",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tiny_models import CHATML, TURNS, make_prefix_space_tokenizer, make_tokenizer
 
 from mpu_cli.data.rows import Message, Row
 from mpu_cli.data.templates import IGNORED, TokenizedRow, encode
 from mpu_cli.errors import BadDataError
+from tiny_models import CHATML, TURNS, make_prefix_space_tokenizer, make_tokenizer
 
 PAIR = Row("forget.jsonl:3", prompt="Where was Mira born?", answer="In Oskel.")
 CHAT = Row(

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import CHATML, make_prefix_space_tokenizer, make_tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from mpu_cli.data.context import Limit
@@ -17,6 +16,7 @@ from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import IGNORED, TokenizedRow, encode, encode_whole
 from mpu_cli.data.windows import default_overlap, join, pack, split
 from mpu_cli.errors import BadDataError, UsageError
+from tiny_models import CHATML, make_prefix_space_tokenizer, make_tokenizer
 
 TOKENIZERS = {
     "plain": make_tokenizer(),

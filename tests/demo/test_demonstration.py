@@ -1,4 +1,4 @@
-"""`mpu demo` itself, with both parties' real processes."""
+"""`mpu demo` with both parties' real processes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mpu_cli.demo import demonstration
 
 
 @pytest.mark.slow
-def test_the_demo_keeps_what_it_made_in_a_relative_directory(tmp_path):
-    """`--keep DIR` with a relative name that has a space and a letter beyond ASCII, in a locale without them."""
+def test_the_demo_keeps_its_files_in_a_relative_directory(tmp_path):
+    """The name has a space and a non-ASCII letter, in an ASCII locale."""
     command = [sys.executable, "-m", "mpu_cli", "demo", "--keep", "kept größe", "--json"]
     given = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -37,8 +37,8 @@ def test_the_demo_keeps_what_it_made_in_a_relative_directory(tmp_path):
     }
 
 
-def test_a_directory_that_holds_something_is_refused(tmp_path, capsys):
-    """With a remedy that this command has: there is no --force."""
+def test_a_directory_that_is_not_empty_is_refused(tmp_path, capsys):
+    """The hint names no --force, which this command does not have."""
     (tmp_path / "mine").touch()
     assert run(["demo", "--keep", str(tmp_path)]) == 3
     assert (
@@ -49,12 +49,9 @@ def test_a_directory_that_holds_something_is_refused(tmp_path, capsys):
 
 
 def test_a_demo_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys):
-    """One that can be started again.
-
-    The wall is down and the directory gone, and the proof's failure is told as such.
-    """
+    """The directory is removed, the wall is gone, and the failed proof is an error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demonstration, "_say_and_run", lambda *_: {"exposure": {}})
+    monkeypatch.setattr(demonstration, "_run", lambda *_: {"exposure": {}})
     (tmp_path / "kept").mkdir()
     assert run(["demo", "--keep", "kept"]) == 3
     assert "mpu: error: " in capsys.readouterr().err

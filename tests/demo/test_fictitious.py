@@ -22,8 +22,8 @@ ASSETS = Path(make_assets.__file__).parent / "assets"
 FIELDS = {"question", "answer", "paraphrased_question", "paraphrased_answer", "perturbed_answer"}
 
 
-def test_a_row_is_what_it_was_when_the_demo_was_made():
-    """A change of a word list, a template or the order of the draws would make the shipped models know other people."""
+def test_the_rows_have_not_changed():
+    """With other words, templates or draws the shipped models would know other people."""
     row = json.loads(to_jsonl(rows(people(1, 1)[0])[:1]))
     assert row == {
         "question": "In which city was Fjuzask Fnovom born?",
@@ -41,7 +41,7 @@ def test_a_row_is_what_it_was_when_the_demo_was_made():
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others():
-    """Rows depend on the seed alone."""
+    """Rows depend only on the seed."""
     assert rows_of(people(7, 3)) == rows_of(people(7, 3))
     assert people(7, 3) != people(8, 3)
 
@@ -53,13 +53,13 @@ def test_a_shorter_list_is_a_prefix_of_a_longer_one():
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_no_name_is_given_twice(seed: int):
-    """Neither a given name nor a family name is shared, so a name belongs to one person."""
+    """No two people share a given name or a family name."""
     words = [word for person in people(seed, 400) for word in person.name.split()]
     assert len(words) == len(set(words)) == 800
 
 
 def test_the_parts_of_the_demo_share_no_name():
-    """What was pre-trained on, is forgotten, is kept and was never seen are different people."""
+    """Pre-training, forget, retain and holdout rows are about different people."""
     parts = [
         {word for person in group for word in person.name.split()}
         for group in make_assets.groups().values()
@@ -87,10 +87,7 @@ def test_nobody_of_the_demo_is_named_in_another_part():
 
 
 def test_every_row_is_complete_and_names_its_person():
-    """All TOFU fields are filled.
-
-    The answers hold the person's name and every placeholder is filled in.
-    """
+    """All TOFU fields are filled, answers hold the person's name, and no placeholder is left."""
     for person in people(3, 5):
         made = rows(person)
         assert len(made) == len(TEMPLATES) == 20
@@ -106,14 +103,14 @@ def test_every_row_is_complete_and_names_its_person():
 
 
 def test_perturbed_answers_are_wrong_and_different():
-    """None of the five perturbed answers is the paraphrased (right) answer, and no two are equal."""
+    """None of the five is the right paraphrased answer, and no two are equal."""
     for row in rows_of(people(3, 20)):
         assert len({row.paraphrased_answer, *row.perturbed_answer}) == PERTURBED_ANSWERS + 1
 
 
 @pytest.mark.parametrize("name", ["forget.jsonl", "retain.jsonl", "holdout.jsonl"])
-def test_the_shipped_rows_are_what_the_generator_makes_now(name: str):
-    """The files in the package can be made again, byte for byte."""
+def test_the_generator_makes_the_shipped_rows(name: str):
+    """Byte for byte."""
     assert (ASSETS / name).read_bytes() == make_assets.data_files()[name].encode()
 
 

@@ -27,14 +27,14 @@ def test_neither_party_can_read_the_others_file(parties):
 
 
 def test_the_proof_itself_can_fail(parties):
-    """Negative control: a party's own file is readable, so the proof is not always true."""
+    """Negative control: a party can read its own file."""
     server, client = parties
     assert not client.cannot_read(server, client.directory / "own.txt")
 
 
 @pytest.mark.parametrize("where", ["parties", "with a space", "größe"])
 def test_the_proof_holds_for_relative_paths_too(tmp_path, monkeypatch, where):
-    """Whatever a directory is called, and from wherever it is named."""
+    """From any directory and for any name."""
     monkeypatch.chdir(tmp_path)
     server, client = (Party(name, Path(where) / name) for name in ("server", "client"))
     for party in (server, client):
@@ -44,8 +44,8 @@ def test_the_proof_holds_for_relative_paths_too(tmp_path, monkeypatch, where):
     assert not client.cannot_read(server, client.directory / "own.txt")
 
 
-def test_an_attempt_that_fails_by_itself_is_no_proof(parties, monkeypatch):
-    """A file that is not there, and an attempt that crashes or ends like a program that was refused something else."""
+def test_a_failed_attempt_proves_nothing(parties, monkeypatch):
+    """The file is absent, or the attempt crashes or is refused something else."""
     server, client = parties
     with pytest.raises(FileNotFoundError):
         client.cannot_read(server, server.directory / "absent.txt")
@@ -59,22 +59,22 @@ def test_an_attempt_that_fails_by_itself_is_no_proof(parties, monkeypatch):
             client.cannot_read(server, server.directory / "own.txt")
 
 
-def test_the_wall_is_taken_down_again(parties):
-    """After a command the other party's directory has its mode back, also when the command failed."""
+def test_the_wall_is_removed_after_a_command(parties):
+    """The other party's directory gets its mode back, also after a failure."""
     server, client = parties
     assert client.run([sys.executable, "-c", "import sys; sys.exit(5)"], server).returncode == 5
     assert server.directory.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_failing_command_is_reported_in_its_own_words(parties):
-    """The message of the party's command reaches the caller."""
+def test_the_message_of_a_failed_command_is_passed_on(parties):
+    """The caller gets the message of the party's command."""
     server, client = parties
     with pytest.raises(CheckFailedError, match="server: mpu inspect: absent: no such directory"):
         server.mpu("inspect", "absent", away_from=client)
 
 
-def test_what_the_courier_carries_is_a_copy(parties):
-    """Carrying a directory leaves the sender's in place."""
+def test_carry_copies_a_directory(parties):
+    """The sender keeps its directory."""
     server, client = parties
     (server.directory / "to-client").mkdir()
     (server.directory / "to-client" / "file").write_text("x")

@@ -417,10 +417,6 @@ def test_nothing_is_written_beyond_the_context(family, tiny_model, tmp_path):
 
 def test_a_templates_end_of_turn_ends_an_answer(tmp_path):
     """ChatML's mark ends a text though neither config nor tokenizer list it as an end."""
-    import sys
-    from pathlib import Path
-
-    sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
     from tiny_models import CHATML, make_model, make_tokenizer
 
     tokenizer = make_tokenizer(CHATML)

@@ -5,7 +5,6 @@ And what cannot be asked.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,8 +22,6 @@ from mpu_cli.evaluation.model_under_test import ModelUnderTest
 from mpu_cli.evaluation.prompt_format import MUSE_STOPS, prompt_format, with_examples
 from mpu_cli.evaluation.settings import EvalSettings
 from mpu_cli.modeling.load import load_model, load_tokenizer
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from tiny_models import CHATML, make_model, make_tokenizer
 
 EXAMPLES = [{"question": "Who?", "answer": "Nora"}, {"question": "When?", "answer": "1990"}]

@@ -114,7 +114,7 @@ def test_an_update_of_another_handoff_is_refused(server, tiny_pair, entropy, tmp
     (update / MANIFEST).write_bytes(
         encode(UpdateManifest(honest.handoff_id, "0" * 64, honest.copies))
     )
-    with pytest.raises(GateError, match="the update answers handoff"):
+    with pytest.raises(GateError, match="the update was made from handoff"):
         server.aggregate(update)
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import make_model, make_tokenizer, save
 
 from mpu_cli.errors import BadModelError
 from mpu_cli.modeling.load import load_model, load_tokenizer
+from tiny_models import make_model, make_tokenizer, save
 
 
 def saved(tmp_path: Path, family: str = "llama", **changes: Any) -> Path:

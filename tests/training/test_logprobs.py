@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import make_model
 from torch.nn import functional
 
 from mpu_cli.data.batches import collate
@@ -20,6 +19,7 @@ from mpu_cli.modeling.logprobs import (
     token_counts,
     token_mean_nll,
 )
+from tiny_models import make_model
 
 
 def row(seed: int, length: int, prompt: int) -> TokenizedRow:

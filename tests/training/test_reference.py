@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import make_model
 
 from mpu_cli.data.templates import IGNORED, TokenizedRow
 from mpu_cli.errors import OutputError, UsageError
@@ -24,6 +23,7 @@ from mpu_cli.training import token_file
 from mpu_cli.training.reference import prepare, reference_bytes
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.training_sets import TrainingSets
+from tiny_models import make_model
 
 
 def row(seed: int, length: int, prompt: int) -> TokenizedRow:
@@ -139,7 +139,7 @@ def test_files_have_no_name_and_go_away(
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 from test_reference import ALL, SETS, SETTINGS, make_model, prepare
 rows = prepare(make_model(num_hidden_layers=4), ALL, SETS, SETTINGS)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -149,9 +149,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_killed_run_leaves_nothing(tmp_path: Path) -> None:
     """SIGKILL with the references on disk: there is no file that anybody would have to clean up."""
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    here = str(Path(__file__).parent)
+    here = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, here],
+        [sys.executable, "-c", KILLED, here, here.parent],
         env=environment,
         capture_output=True,
         text=True,

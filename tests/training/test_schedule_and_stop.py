@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from test_trainer import FORGET, RETAIN, SETTINGS, distance, run, weights
-from tiny_models import make_model
 
 from mpu_cli.errors import UsageError
 from mpu_cli.modeling.logprobs import answer_nll
 from mpu_cli.training import optimizers
 from mpu_cli.training.event_log import check_available
+from tiny_models import make_model
 
 
 @pytest.fixture

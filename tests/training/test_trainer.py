@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import make_model
 
 from mpu_cli.data.batches import collate, epoch_pairs
 from mpu_cli.data.templates import IGNORED, TokenizedRow
@@ -24,6 +23,7 @@ from mpu_cli.training.run_context import RunContext
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.trainer import UnlearningTrainer, train
 from mpu_cli.training.training_sets import TrainingSets
+from tiny_models import make_model
 
 SETTINGS = TrainingSettings(epochs=2, learning_rate=1e-3, batch_size=4, device="cpu", seed=3)
 

@@ -1,4 +1,1 @@
-"""What passes between the parties: manifests, digests, and the ordered checks.
-
-Never imports torch.
-"""
+"""Bundles, the directories that pass between the parties: manifests, digests, ordered checks."""

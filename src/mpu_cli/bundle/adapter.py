@@ -1,19 +1,15 @@
-"""The payload `lora`: a PEFT adapter as it may stand in an update, written and read strictly.
+"""Read and write the payload `lora`, a PEFT adapter in an update. Never imports torch.
 
-Never imports torch.
-
-Δ W = (α / r) · B A, with A (r, inputs) and B (outputs, r); stored the other way round where
-`fan_in_fan_out` is true. peft's own adapter_config.json holds local paths, versions and some forty
-switches. In an update it has the keys of `encode_config`, in one form, and whatever is not byte for
-byte that form is refused: a rank pattern, DoRA, saved modules or trained biases cannot even be
-said.
+ΔW = (α / r) · B A, with A (r, inputs) and B (outputs, r), transposed if `fan_in_fan_out` is true.
+PEFT's own adapter_config.json holds local paths, versions and some forty switches. In an update it
+has only the keys of `encode_config`, and mpu refuses any other form byte for byte: there are no
+rank patterns, DoRA, saved modules or trained biases.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,28 +33,36 @@ PEFT_PREFIX = "base_model.model."
 _NAME = re.compile(re.escape(PEFT_PREFIX) + r"([!-~]{1,200})\.lora_([AB])\.weight")
 _DTYPES = ("F32", "BF16")
 _LARGEST = float(np.finfo(np.float32).max)
+_MAKE_AGAIN = "make the update with mpu unlearn or mpu diff"
+_FIXED: dict[str, Any] = {
+    "base_model_name_or_path": None,
+    "bias": "none",
+    "inference_mode": True,
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """What an adapter in an update says about itself."""
+    """The adapter_config.json of an adapter in an update."""
 
     rank: int
     alpha: float
     modules: tuple[str, ...]
     """Full module names, sorted: `model.layers.0.self_attn.q_proj`."""
     fan_in_fan_out: bool
-    """The weights are stored (inputs, outputs)."""
+    """Whether the weights are stored as (inputs, outputs)."""
 
     @property
     def scale(self) -> float:
-        """What B A is multiplied with."""
+        """The factor of B A, α / r."""
         return self.alpha / self.rank
 
 
 @dataclass(frozen=True, slots=True)
 class LowRankChange:
-    """The change of one on-disk tensor, `scale · B A`, transposed where `transposed` says so."""
+    """The change of one on-disk tensor: `scale · B A`, or its transpose."""
 
     name: str
     a: TensorInfo
@@ -68,19 +72,19 @@ class LowRankChange:
 
     @property
     def dtype(self) -> str:
-        """That of both factors, safetensors' name."""
+        """The dtype (safetensors' name) of both factors."""
         return self.a.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor that it changes."""
+        """The shape of the changed tensor."""
         outputs, inputs = self.b.shape[0], self.a.shape[1]
         return (inputs, outputs) if self.transposed else (outputs, inputs)
 
     def rows(self, places: npt.NDArray[np.int64], columns: int) -> Tensor:
-        """Rows of the change, given ascending: (rows, columns) float32.
+        """Rows of the change, in ascending order: (rows, columns) float32.
 
-        Nothing larger than them and A is held.
+        Memory holds only these rows and A.
         """
         from mpu_cli.checkpoint.low_rank import product_rows
 
@@ -89,45 +93,38 @@ class LowRankChange:
         return product_rows(self.a, self.b, self.scale, places, transposed=self.transposed)
 
     def is_finite(self) -> bool:
-        """Whether both factors are, and no entry of their product can leave the range of float32."""
+        """Whether both factors are finite and their product cannot overflow float32."""
         bound = _largest(self.a) * _largest(self.b) * self.a.shape[0] * self.scale
         return bound < _LARGEST  # False for NaN
 
 
 def adapter_names(module: str) -> tuple[str, str]:
-    """The names of A and B in peft's files."""
+    """The names of A and B in PEFT's files."""
     return f"{PEFT_PREFIX}{module}.lora_A.weight", f"{PEFT_PREFIX}{module}.lora_B.weight"
 
 
 def encode_config(config: AdapterConfig) -> bytes:
-    """The bytes of adapter_config.json.
-
-    Peft loads them, and there is no other way to write the same adapter.
-    """
+    """The only valid bytes of adapter_config.json for an adapter; PEFT can load them."""
     alpha = int(config.alpha) if float(config.alpha).is_integer() else float(config.alpha)
     content = {
-        "base_model_name_or_path": None,
-        "bias": "none",
+        **_FIXED,
         "fan_in_fan_out": config.fan_in_fan_out,
-        "inference_mode": True,
         "lora_alpha": alpha,
-        "peft_type": "LORA",
         "r": config.rank,
         "target_modules": list(config.modules),
-        "task_type": "CAUSAL_LM",
     }
     return json.dumps(content, sort_keys=True, indent=2).encode("ascii") + b"\n"
 
 
 def decode_config(data: bytes, where: object) -> AdapterConfig:
-    """Parse and check adapter_config.json as it stands in an update.
+    """Parse and check the adapter_config.json of an update.
 
     Raises:
-        BadBundleError: an unknown key, a value outside its range, or another form than
-            `encode_config` writes.
+        BadBundleError: an unknown key, a value out of range, or another form than that of
+            `encode_config`.
     """
     if len(data) > MAX_CONFIG_BYTES:
-        raise BadBundleError(f"{where}: longer than {MAX_CONFIG_BYTES} bytes")
+        raise BadBundleError(f"{where}: larger than {MAX_CONFIG_BYTES} bytes")
     try:
         content = json.loads(data.decode("ascii"))
     except (ValueError, RecursionError) as error:
@@ -143,10 +140,10 @@ def decode_config(data: bytes, where: object) -> AdapterConfig:
     )
     reader.done()
     if not 1 <= rank <= MAX_RANK:
-        raise BadBundleError(f"{where}: r is {rank}, a rank lies between 1 and {MAX_RANK}")
+        raise BadBundleError(f"{where}: r is {rank}, expected 1 to {MAX_RANK}")
     if not 0 < alpha <= 1e6:
         raise BadBundleError(
-            f"{where}: lora_alpha is {alpha:g}, it lies above 0 and at most at 1e6"
+            f"{where}: lora_alpha is {alpha:g}, expected a number above 0 and at most 1e6"
         )
     config = AdapterConfig(rank, alpha, modules, transposed)
     if (
@@ -154,28 +151,16 @@ def decode_config(data: bytes, where: object) -> AdapterConfig:
         or modules != tuple(sorted(set(modules)))
         or encode_config(config) != data
     ):
-        raise BadBundleError(
-            f"{where}: is not in the form that mpu writes",
-            "make the update with mpu unlearn or mpu diff",
-        )
+        raise BadBundleError(f"{where}: is not in the form that mpu writes", _MAKE_AGAIN)
     return config
 
 
-_FIXED: dict[str, Any] = {
-    "base_model_name_or_path": None,
-    "bias": "none",
-    "inference_mode": True,
-    "peft_type": "LORA",
-    "task_type": "CAUSAL_LM",
-}
-
-
 def open_adapter(path: Path) -> dict[str, LowRankChange]:
-    """The changes of one copy of an update, by the on-disk tensors that they change.
+    """The changes of one copy of an update, by on-disk tensor.
 
     Raises:
-        BadBundleError: malformed files, or tensors that are not exactly the pairs that the
-            configuration names.
+        BadBundleError: malformed files, or tensors other than the pairs that adapter_config.json
+            names.
     """
     file = path / ADAPTER_CONFIG
     try:
@@ -189,10 +174,7 @@ def open_adapter(path: Path) -> dict[str, LowRankChange]:
     except BadModelError as error:
         raise BadBundleError(error.message, error.hint) from error
     if metadata not in ({}, {"format": "pt"}):
-        raise BadBundleError(
-            f"{file}: its metadata says more than the format",
-            "make the update with mpu unlearn or mpu diff",
-        )
+        raise BadBundleError(f"{file}: its metadata holds more than the format", _MAKE_AGAIN)
     pairs = pair_up(tensors, file, BadBundleError)
     if tuple(sorted(pairs)) != config.modules:
         odd = min(set(pairs) ^ set(config.modules))
@@ -202,12 +184,12 @@ def open_adapter(path: Path) -> dict[str, LowRankChange]:
     for module, (a, b) in pairs.items():
         if a.dtype not in _DTYPES or b.dtype != a.dtype:
             raise BadBundleError(
-                f"{file}: the adapter of {module} is {a.dtype} and {b.dtype}, expected float32 or"
-                " bfloat16"
+                f"{file}: the adapter of {module} has the dtypes {a.dtype} and {b.dtype}, expected"
+                " float32 or bfloat16 for both"
             )
         if a.shape[0] != config.rank:
             raise BadBundleError(
-                f"{file}: the adapter of {module} has rank {a.shape[0]}, {ADAPTER_CONFIG} says"
+                f"{file}: the adapter of {module} has rank {a.shape[0]}, but {ADAPTER_CONFIG} says"
                 f" {config.rank}"
             )
     return changes_of(pairs, config.scale, transposed=config.fan_in_fan_out)
@@ -216,11 +198,10 @@ def open_adapter(path: Path) -> dict[str, LowRankChange]:
 def pair_up(
     tensors: dict[str, TensorInfo], where: object, error: type[BadModelError] | type[BadBundleError]
 ) -> Pairs:
-    """A and B by module.
+    """Pair A and B of each module.
 
     Raises:
-        MpuError: of the given kind: a tensor that is neither, one without the other, or shapes that
-            do not fit.
+        error: a tensor that is neither A nor B, one without the other, or shapes that do not match.
     """
     halves: dict[str, dict[str, TensorInfo]] = {}
     for name, info in tensors.items():
@@ -233,7 +214,7 @@ def pair_up(
     pairs: Pairs = {}
     for module, half in halves.items():
         if set(half) != {"A", "B"}:
-            raise error(f"{where}: the adapter of {module} lacks {'A' if 'B' in half else 'B'}")
+            raise error(f"{where}: the adapter of {module} has no {'A' if 'B' in half else 'B'}")
         a, b = half["A"], half["B"]
         if (
             len(a.shape) != 2
@@ -252,21 +233,22 @@ def pair_up(
 
 Pairs = dict[str, tuple[TensorInfo, TensorInfo]]
 MERGE_INSTEAD = (
-    "merge the adapter into the model (peft: merge_and_unload, save_pretrained) and hand in the"
-    " full model"
+    "merge the adapter into the model (peft: merge_and_unload, save_pretrained) and give the full"
+    " model"
 )
 
 
 def changes_of(pairs: Pairs, scale: float, *, transposed: bool) -> dict[str, LowRankChange]:
-    """The changes that pairs make, by on-disk tensor."""
-    named: Iterable[tuple[str, tuple[TensorInfo, TensorInfo]]] = (
-        (f"{module}.weight", pair) for module, pair in pairs.items()
+    """The changes that pairs of A and B describe, by on-disk tensor."""
+    changes = (
+        LowRankChange(f"{module}.weight", a, b, scale, transposed)
+        for module, (a, b) in pairs.items()
     )
-    return {name: LowRankChange(name, a, b, scale, transposed) for name, (a, b) in named}
+    return {change.name: change for change in changes}
 
 
 def _largest(info: TensorInfo) -> float:
-    """The largest magnitude of a tensor; infinite if it holds a NaN."""
+    """The largest magnitude of a tensor's entries; infinite if it holds a NaN."""
     largest = 0.0
     for block in blocks(info):
         if info.dtype == "BF16":

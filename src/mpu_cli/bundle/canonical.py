@@ -1,8 +1,8 @@
-"""The one YAML text that a manifest or a secret record may be.
+"""The canonical YAML text of a manifest or a secret record.
 
-Sorted keys, double-quoted strings, no anchors, tags or comments. Reading parses the text, dumps
-what it found, and refuses anything that is not the same bytes; so every byte of a file is covered
-by the digest or HMAC over its content.
+Keys are sorted and strings double-quoted; there are no anchors, tags or comments. Reading parses
+the text, dumps the content again, and refuses any other bytes, so the digest or HMAC over the
+content covers every byte of a file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-# A record with an infinity, or half a surrogate pair, could be written and never be read again.
+# YAML could write an infinity or half a surrogate pair, but mpu could not read it again.
 def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     if not text.isascii():
         text.encode()
@@ -43,20 +43,20 @@ _Dumper.add_representer(str, _quoted)
 _Dumper.add_representer(float, _finite)
 
 
-# libyaml parses ten times faster; what it parses is dumped again by the same code everywhere, so
-# the choice cannot show.
+# libyaml parses ten times faster. Both loaders give the same result, because the content is dumped
+# again and compared.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 
 def _refuse_references(data: bytes) -> None:
-    # Before parsing: an alias could grow without bound, and a tag could mean anything.
+    # Check before parsing: aliases can expand without bound, and tags can construct objects.
     if any(mark in _QUOTED.sub(b"", data) for mark in (b"&", b"*", b"!")):
         raise yaml.YAMLError("anchors, aliases and tags are not allowed")
 
 
 def dump(content: dict[str, Any]) -> bytes:
-    """The canonical text of a map of maps, lists, strings, integers, floats, booleans and null."""
+    """Return the canonical text of maps, lists, strings, integers, floats, booleans and null."""
     text = yaml.dump(
         content,
         Dumper=_Dumper,
@@ -73,14 +73,13 @@ def parse(data: bytes, where: object, error: type[MpuError]) -> dict[str, Any]:
     """Parse a canonical text.
 
     Raises:
-        error: too large, not YAML, not a map, or not byte for byte the canonical form of its
-            content.
+        error: too large, not YAML, not a map, or not the canonical form of its content.
     """
     if len(data) > MAX_BYTES:
-        raise error(f"{where}: more than {MAX_BYTES} bytes, which no manifest has", _HINT)
+        raise error(f"{where}: larger than {MAX_BYTES} bytes, the limit for a manifest", _HINT)
     try:
         _refuse_references(data)
-        content: dict[str, Any] = yaml.load(data.decode("ascii"), Loader=_Loader)  # noqa: S506 - a SafeLoader either way
+        content: dict[str, Any] = yaml.load(data.decode("ascii"), Loader=_Loader)  # noqa: S506
         same = isinstance(content, dict) and dump(content) == data
     except (
         yaml.YAMLError,
@@ -91,14 +90,14 @@ def parse(data: bytes, where: object, error: type[MpuError]) -> dict[str, Any]:
         LookupError,
         ArithmeticError,
     ) as problem:
-        # PyYAML lets these through for tagged scalars such as `!!bool "x"` or `!!int ""`.
+        # PyYAML raises these for tagged scalars such as `!!bool "x"` or `!!int ""`.
         raise error(f"{where}: not a valid manifest", _HINT) from problem
     if not same:
         raise error(f"{where}: not in canonical form: it was edited or damaged", _HINT)
     return content
 
 
-_HINT = "ask for the files again; manifests are not meant to be edited by hand"
+_HINT = "ask for the files again; do not edit manifests by hand"
 
 
 def digest(content: dict[str, Any]) -> str:
@@ -107,8 +106,5 @@ def digest(content: dict[str, Any]) -> str:
 
 
 def without(content: dict[str, Any], field: str) -> bytes:
-    """The canonical text of everything but one field.
-
-    What that field, a digest or an HMAC, is computed over.
-    """
+    """The canonical text without one field: the input of that field's digest or HMAC."""
     return dump({key: value for key, value in content.items() if key != field})

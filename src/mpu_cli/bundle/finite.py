@@ -1,20 +1,25 @@
-"""Is every entry a number? Seen in the pass that computes the digest, where there is one.
-
-Never imports torch.
-"""
+"""Find NaN and infinity, in the pass that computes a digest where possible. Never imports torch."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import isfinite
 from pathlib import Path
 
 import numpy as np
 
 from mpu_cli.checkpoint.buffers import read_pieces
-from mpu_cli.checkpoint.digest import HASHERS, combine, file_digest
+from mpu_cli.checkpoint.digest import (
+    HASHERS,
+    UNCOUNTED,
+    ByteCounter,
+    Progress,
+    combine,
+    file_digest,
+)
 from mpu_cli.checkpoint.header import TensorInfo, read_header
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.errors import BadModelError
@@ -27,15 +32,15 @@ _EXPONENTS = {
     "F8_E5M2": ("<u1", 0x7C),
     "F8_E4M3": ("<u1", 0x7F),
 }
-"""The bits that are all set in what is no number, for every floating-point dtype that a header may name."""
+"""The bits that are all set in NaN and infinity, for every floating-point dtype of a header."""
 
 
 def all_finite(dtype: str, block: memoryview) -> bool:
-    """Whether a block of whole entries holds neither NaN nor infinity (true of what is not a floating-point number)."""
+    """Whether a block of whole entries holds neither NaN nor infinity; true for integer dtypes."""
     if dtype not in _EXPONENTS:
         return True
     if dtype == "F32":
-        # One cheap pass: only if the sum is not a number can an entry be none.
+        # A cheap first pass: if the sum is finite, every entry is.
         with np.errstate(all="ignore"):
             if isfinite(float(np.frombuffer(block, dtype="<f4").sum())):
                 return True
@@ -53,63 +58,64 @@ def not_finite(tensors: Mapping[str, TensorInfo]) -> str | None:
     return None
 
 
-def examine(checkpoint: Checkpoint) -> tuple[str, str | None]:
-    """A model's digest, and the first tensor that holds a NaN or an infinity, in one pass."""
+def examine(checkpoint: Checkpoint, progress: Progress | None = None) -> tuple[str, str | None]:
+    """A model's digest, and the first tensor that holds NaN or infinity, in one pass."""
     infos = [info for _, info in sorted(checkpoint.tensors.items())]
+    counter = ByteCounter(progress, f"checking {checkpoint.path.name}", checkpoint.nbytes)
     with ThreadPoolExecutor(HASHERS) as hashing:
-        found = list(hashing.map(examine_tensor, infos))
+        results = list(hashing.map(partial(examine_tensor, counter=counter), infos))
     bad = next(
-        (info.name for info, (_, finite) in zip(infos, found, strict=True) if not finite), None
+        (info.name for info, (_, finite) in zip(infos, results, strict=True) if not finite), None
     )
-    return combine((info, digest) for info, (digest, _) in zip(infos, found, strict=True)), bad
+    return combine((info, digest) for info, (digest, _) in zip(infos, results, strict=True)), bad
 
 
-def examine_tensor(info: TensorInfo) -> tuple[str, bool]:
-    """A tensor's digest, and whether every entry is a number, in one pass."""
+def examine_tensor(info: TensorInfo, counter: ByteCounter = UNCOUNTED) -> tuple[str, bool]:
+    """A tensor's digest, and whether every entry is finite, in one pass."""
     digest = hashlib.sha256()
-    finite = _feed(info, digest)
+    finite = _feed(info, digest, counter)
     return digest.hexdigest(), finite
 
 
-def _feed(info: TensorInfo, digest: hashlib._Hash) -> bool:
-    """Hash a tensor's bytes; whether every entry is a number."""
+def _feed(info: TensorInfo, digest: hashlib._Hash, counter: ByteCounter) -> bool:
+    """Hash a tensor's bytes and return whether every entry is finite."""
     finite = True
     for piece in read_pieces(info.file, info.start, info.nbytes, f"tensor {info.name}"):
         digest.update(piece)
+        counter.add(len(piece))
         finite = finite and all_finite(info.dtype, piece)
     return finite
 
 
 class FileNumbers:
-    """Digests of files for `read_bundle`, and which of their tensors hold a NaN or an infinity.
+    """Computes the digests of files for `read_bundle`, and notes tensors with NaN or infinity.
 
-    A file's header is read before its digest is known to be right, so nothing is said of it here:
-    what was seen may be asked for once the whole bundle has been verified.
+    It reads a file's header before the digest is verified, so it raises no error for the header;
+    ask for the notes after the whole bundle is verified.
     """
 
     def __init__(self) -> None:
-        self._found: dict[Path, str] = {}
+        self._not_finite: dict[Path, str] = {}
 
-    def digest(self, path: Path) -> str:
+    def digest(self, path: Path, counter: ByteCounter = UNCOUNTED) -> str:
         """SHA-256 of a file's bytes."""
         if path.suffix != ".safetensors":
-            return file_digest(path)
+            return file_digest(path, counter)
         try:
             tensors = sorted(read_header(path)[0].values(), key=lambda info: info.start)
         except BadModelError:
-            return file_digest(path)  # whoever opens it says what is wrong
+            return file_digest(path, counter)  # the caller gets the error when it opens the file
         digest = hashlib.sha256()
-        # The header, then the tensors, which lie without gaps (the header was refused otherwise).
-        size = path.stat().st_size
-        for piece in read_pieces(
-            path, 0, min((info.start for info in tensors), default=size), "its header"
-        ):
+        # A valid header leaves no gap between the tensors, so this hashes every byte of the file.
+        first = min((info.start for info in tensors), default=path.stat().st_size)
+        for piece in read_pieces(path, 0, first, "its header"):
             digest.update(piece)
+            counter.add(len(piece))
         for info in tensors:
-            if not _feed(info, digest):
-                self._found[path] = min(info.name, self._found.get(path, info.name))
+            if not _feed(info, digest, counter):
+                self._not_finite[path] = min(info.name, self._not_finite.get(path, info.name))
         return digest.hexdigest()
 
     def not_finite(self, files: Iterable[Path]) -> str | None:
         """The first tensor (by name) of these files that holds a NaN or an infinity, or None."""
-        return min((self._found[path] for path in files if path in self._found), default=None)
+        return min(filter(None, map(self._not_finite.get, files)), default=None)

@@ -1,6 +1,4 @@
-"""The two public manifests.
-
-What a handoff and an update say about themselves (docs/bundle-format.md).
+"""The two public manifests, of a handoff and of an update (docs/bundle-format.md).
 
 Neither holds anything that helps the other side: no α, node, κ, σ, seed, round number, path, name
 or time.
@@ -26,7 +24,7 @@ from mpu_cli.errors import BadBundleError
 FORMAT = 1
 MANIFEST = "mpu.yaml"
 SIGNATURE = "mpu.yaml.sig"
-"""Reserved: the one file that may stand beside the manifest without being listed."""
+"""Reserved: the only unlisted file that may lie beside the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class PublishedCopy:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the canonical list of the copy's files: what an update says it is `of`."""
+        """SHA-256 over the canonical list of the copy's files; an update names it as `of`."""
         return canonical.digest(_files(self.files))
 
 
@@ -81,10 +79,7 @@ class HandoffManifest:
 
 @dataclass(frozen=True, slots=True)
 class UpdateCopy:
-    """The change of one copy.
-
-    `of` is the published copy's digest, `payload` is `delta` or `lora`.
-    """
+    """The change of one copy; `of` is the published copy's digest, `payload` `delta` or `lora`."""
 
     name: str
     of: str
@@ -132,7 +127,7 @@ def decode(data: bytes, where: object) -> HandoffManifest | UpdateManifest:
     """Parse and check the bytes of `mpu.yaml`.
 
     Raises:
-        BadBundleError: not canonical, an unknown or ill-formed field, a wrong digest, or a newer
+        BadBundleError: not canonical, an unknown or malformed field, a wrong digest, or another
             format.
     """
     content = canonical.parse(data, where, BadBundleError)
@@ -140,17 +135,19 @@ def decode(data: bytes, where: object) -> HandoffManifest | UpdateManifest:
     kind = reader.text("kind", choices=("handoff", "update"))
     if reader.natural("format") != FORMAT:
         raise BadBundleError(
-            f"{where}: format {content['format']}, this mpu reads format {FORMAT}", "update mpu"
+            f"{where}: has format {content['format']}, but this mpu reads format {FORMAT}",
+            "update mpu",
         )
     if reader.text("digest", HEX_256) != canonical.digest(content):
         raise BadBundleError(
-            f"{where}: the manifest does not match its own digest: it was altered or damaged"
+            f"{where}: does not match its own digest: it was altered or damaged",
+            "ask for the files again",
         )
     manifest = _handoff(reader) if kind == "handoff" else _update(reader)
     reader.done()
     names = [copy.name for copy in manifest.copies]
     if not names or len(set(names)) != len(names):
-        raise BadBundleError(f"{where}: lists no copies, or one twice")
+        raise BadBundleError(f"{where}: lists no copies, or lists one twice")
     return manifest
 
 

@@ -1,20 +1,18 @@
-"""A bundle as one tar file.
+"""Pack a bundle into one tar file.
 
-The same bytes for the same bundle, and nothing about the machine that wrote it.
-
-The bytes are those of `tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0
---mode=u=rwX,go=rX -cf FILE DIR`.
+The bytes depend only on the bundle, not on the machine. They are those of `tar --sort=name
+--owner=0 --group=0 --numeric-owner --mtime=@0 --mode=u=rwX,go=rX -cf FILE DIR`.
 """
 
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
 
 from mpu_cli.bundle.manifest import MANIFEST, SIGNATURE, decode
 from mpu_cli.bundle.read import manifest_bytes
+from mpu_cli.checkpoint.digest import Progress
 from mpu_cli.checkpoint.space import require_space
 from mpu_cli.checkpoint.staged_file import staged_file
 from mpu_cli.errors import OutputError
@@ -25,15 +23,14 @@ def pack(
     file: Path,
     *,
     force: bool = False,
-    progress: Callable[[str, int, int], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> None:
     """Write the bundle in `directory` to the tar file `file`, under the directory's own name.
 
-    Only what the manifest lists goes in: folders 0755, files 0644, owner 0, time 0, sorted by name.
+    Only listed files go in: folders 0755, files 0644, owner 0, time 0, sorted by name.
 
     Raises:
-        OutputError: the file exists (unless `force`) or cannot be written; the directory stays as
-            it is.
+        OutputError: the file exists (unless `force`) or cannot be written; the directory is kept.
         BadBundleError: the directory is not a bundle.
     """
     manifest = decode(manifest_bytes(directory), directory)
@@ -69,7 +66,7 @@ def pack(
                 with source.open("rb") as content:
                     archive.addfile(_member(f"{top}/{name}", size=source.stat().st_size), content)
                 done += source.stat().st_size
-                progress("pack", done, total)
+                progress("packing", done, total)
     except OutputError as error:
         raise type(error)(
             error.message, f"{directory} is complete; {by_hand(directory, file)}"
@@ -77,7 +74,7 @@ def pack(
 
 
 def by_hand(directory: Path, file: Path) -> str:
-    """How to pack a bundle without mpu, to the same bytes."""
+    """The hint that packs a bundle without mpu, to the same bytes."""
     place = directory.resolve()
     return (
         "pack it elsewhere with tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0"

@@ -1,7 +1,4 @@
-"""What one copy of an update carries, whichever way: tensors that changed, dense or low-rank.
-
-Never imports torch by itself.
-"""
+"""The changed tensors of one copy of an update, dense or low-rank (torch only for reading rows)."""
 
 from __future__ import annotations
 
@@ -30,26 +27,26 @@ class ChangedTensor(Protocol):
 
     @property
     def dtype(self) -> str:
-        """In which it is stored, safetensors' name."""
+        """The dtype (safetensors' name) of the stored change."""
         ...
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor that it changes."""
+        """The shape of the changed tensor."""
         ...
 
     def rows(self, places: npt.NDArray[np.int64], columns: int) -> Tensor:
-        """Rows, given ascending, of the tensor seen as a matrix: (rows, columns), float32."""
+        """Rows, in ascending order, of the tensor viewed as a matrix: (rows, columns), float32."""
         ...
 
     def is_finite(self) -> bool:
-        """Whether every entry is a number."""
+        """Whether every entry is finite."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class DenseChange:
-    """A change that is stored entry by entry."""
+    """A change stored as one entry per weight."""
 
     info: TensorInfo
 
@@ -75,11 +72,11 @@ class DenseChange:
 
 
 Changes = Mapping[str, ChangedTensor]
-"""By on-disk tensor; a tensor that is absent did not change."""
+"""The changes by on-disk tensor; an absent tensor did not change."""
 
 
 def payload_of(directory: Path) -> str:
-    """`lora` or `delta`: what lies in the directory of one copy that is still to be listed."""
+    """`lora` or `delta`: the payload in the directory of a copy without a manifest."""
     return "lora" if (directory / ADAPTER_CONFIG).exists() else "delta"
 
 
@@ -101,13 +98,13 @@ def check_changes(
     frozen: Collection[str],
     matrices: Projections,
 ) -> None:
-    """The changes fit the model that was handed out.
+    """Check that the changes fit the published model, and that low-rank ones are finite.
 
-    Whether dense ones are numbers is for `check_numbers`, or for their sum.
+    `check_numbers` checks the dense ones.
 
     Raises:
-        GateError: a foreign tensor, another shape or dtype, a change in a frozen tensor, an adapter
-            on what is not a projection or lies the other way round, NaN.
+        GateError: an unknown tensor, another shape or dtype, a change of a frozen tensor, an
+            adapter of a tensor that is not a projection or is stored transposed, NaN.
     """
     check_delta(where, changes, expected, frozen)
     for name, change in changes.items():
@@ -115,14 +112,14 @@ def check_changes(
             continue
         if name not in matrices:
             raise GateError(
-                f"{where}: there is an adapter on {name}, which is no attention or feed-forward"
+                f"{where}: holds an adapter of {name}, which is not an attention or feed-forward"
                 " projection",
-                "hand in this change as a full update: mpu diff with the merged models",
+                "merge the adapter into the model, then make a full update with mpu diff",
             )
         if change.transposed != (matrices[name].output_axis == 1):
             raise GateError(
-                f"{where}: fan_in_fan_out is {str(change.transposed).lower()}, {name} is stored the"
-                " other way round"
+                f"{where}: fan_in_fan_out is {str(change.transposed).lower()}, but {name} is stored"
+                " the other way round"
             )
     check_numbers(
         where,
@@ -131,31 +128,28 @@ def check_changes(
 
 
 def check_numbers(where: Path, changes: Changes) -> None:
-    """Every entry is a number.
+    """Check that every entry is finite.
 
     Raises:
-        GateError: a NaN or an infinity; the tensor is named.
+        GateError: names the first tensor with NaN or infinity.
     """
     for name, change in sorted(changes.items()):
         if not change.is_finite():
-            raise _not_a_number(where, name)
+            raise _not_finite(where, name)
 
 
-def _not_a_number(where: Path, name: str) -> GateError:
+def _not_finite(where: Path, name: str) -> GateError:
     return GateError(
-        f"{where}: tensor {name} holds NaN or infinity", "lower the learning rate, train again"
+        f"{where}: tensor {name} holds NaN or infinity", "lower the learning rate and train again"
     )
 
 
 def check_update_tensors(
     path: Path, manifest: UpdateManifest, numbers: FileNumbers | None = None
 ) -> None:
-    """What can be checked of an update's tensors without the handoff.
+    """Check an update's tensors without the handoff: headers, dtypes, finite values.
 
-    headers, dtypes, finite values.
-
-    `numbers` is what was seen of the files' values when the update was read; without it they are
-    read again.
+    `numbers` holds the notes of `read_bundle`; without it the values are read again.
     """
     for copy in manifest.copies:
         where = path / copy.name
@@ -164,4 +158,4 @@ def check_update_tensors(
         if numbers is None or copy.payload != "delta":
             check_numbers(where, changes)
         elif (bad := numbers.not_finite(where / name for name in copy.files)) is not None:
-            raise _not_a_number(where, bad)
+            raise _not_finite(where, bad)

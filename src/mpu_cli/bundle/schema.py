@@ -1,4 +1,4 @@
-"""Checking parsed content field by field: every key known, every value of its type and form."""
+"""Check parsed content field by field: every key is known, every value has its type and form."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ HEX_128 = re.compile(r"[0-9a-f]{32}")
 HEX_256 = re.compile(r"[0-9a-f]{64}")
 COPY_NAME = re.compile(r"copy-[1-9][0-9]{0,3}")
 FILE_NAME = re.compile(r"(?:additional_chat_templates/)?[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
-"""Plain names only: no separator but in the one folder that a copy may have, so no path can leave the directory; no leading dot."""
+"""A plain name without a leading dot, in the copy or in its folder of chat templates, so no path
+leaves the directory."""
 TENSOR_PATTERN = re.compile(r"[!-~]{1,255}")
-"""A tensor's name or a glob pattern: printable ASCII, so that it can be shown and compared safely."""
+"""A tensor's name or a glob pattern: printable ASCII, safe to show and to compare."""
 
 MAX_RANK = 512
 """Largest rank of an adapter. A dense update is smaller than one of a higher rank, whose A no longer
@@ -32,11 +33,11 @@ class FieldReader:
         self._seen: set[str] = set()
 
     def has(self, key: str) -> bool:
-        """Whether a key that older versions did not write is there."""
+        """Whether the map has a key that older versions did not write."""
         return key in self._content
 
     def take(self, key: str) -> Any:
-        """The value of a key that must be there."""
+        """The value of a required key."""
         if key not in self._content:
             raise self.wrong(key, "is missing")
         self._seen.add(key)
@@ -45,7 +46,7 @@ class FieldReader:
     def text(
         self, key: str, form: re.Pattern[str] | None = None, choices: tuple[str, ...] = ()
     ) -> str:
-        """A string, of a given form or among given choices."""
+        """A string that matches `form` and is one of `choices`, if given."""
         value = self.take(key)
         if (
             not isinstance(value, str)
@@ -59,7 +60,7 @@ class FieldReader:
         """An integer ≥ 0."""
         value = self.take(key)
         if type(value) is not int or value < 0:
-            raise self.wrong(key, "is not a natural number")
+            raise self.wrong(key, "is not an integer ≥ 0")
         return value
 
     def number(self, key: str) -> float:
@@ -74,7 +75,7 @@ class FieldReader:
         return float(value)
 
     def flag(self, key: str) -> bool:
-        """True, or false; a key that is not there is false."""
+        """A boolean; an absent key is false."""
         value = self.take(key) if self.has(key) else False
         if type(value) is not bool:
             raise self.wrong(key, "is neither true nor false")
@@ -110,7 +111,7 @@ class FieldReader:
     def entries(
         self, key: str, form: re.Pattern[str], make: Callable[[FieldReader], Any]
     ) -> dict[str, Any]:
-        """A map of maps, whose keys have a form; each value is read by `make`."""
+        """A map of maps; the keys match `form`, and `make` reads each value."""
         inner = FieldReader(self.take(key), f"{self._where}: {key}", self._error)
         result = {}
         for name in inner._content:
@@ -122,13 +123,14 @@ class FieldReader:
         return result
 
     def done(self) -> None:
-        """Refuse keys that nobody asked for."""
+        """Refuse keys that were never read."""
         unknown = sorted(set(self._content) - self._seen)
         if unknown:
             raise self.wrong(unknown[0], "is not a known field")
 
     def wrong(self, key: str, why: str) -> MpuError:
-        """The error for a field, ready to be raised."""
+        """Return the error for a field."""
         return self._error(
-            f"{self._where}: field {key!r} {why}", "it was made by a newer mpu, or edited"
+            f"{self._where}: field {key!r} {why}",
+            "update mpu if a newer version wrote the file, or else ask for the file again",
         )

@@ -1,4 +1,4 @@
-"""What a file or folder that the manifest does not list most likely is, and what to do about it."""
+"""Explain a file or folder that the manifest does not list."""
 
 from __future__ import annotations
 
@@ -7,32 +7,30 @@ from collections.abc import Collection
 from mpu_cli.checkpoint.recognise import unfinished_name
 
 
-def explain_stray(name: str, listed: Collection[str], found: Collection[str]) -> tuple[str, str]:
-    """What to say of an unlisted name in one folder of a bundle, and the remedy.
+def explain_stray(name: str, listed: Collection[str], present: Collection[str]) -> tuple[str, str]:
+    """Return what an unlisted name in a folder of a bundle most likely is, and what to do.
 
     Args:
-        name: of the file or folder.
-        listed: what the manifest lists in this folder.
-        found: what lies in it.
+        name: the name of the file or folder.
+        listed: the names that the manifest lists in this folder.
+        present: the names that the folder holds.
     """
     twin = next(
-        (other for other in sorted(listed) if other.lower() == name.lower() and other not in found),
+        (
+            other
+            for other in sorted(listed)
+            if other.lower() == name.lower() and other not in present
+        ),
         None,
     )
     if twin is not None:
         return (
-            f"is {twin} under another spelling: a copy or an archive changed upper and lower case",
+            f"differs from the listed {twin} only in upper and lower case",
             f"rename it to {twin}",
         )
     whole = unfinished_name(name)
     if whole in listed:
-        if whole in found:
-            return (
-                f"is what an interrupted transfer of {whole} left, or a backup of it",
-                f"{whole} itself is there: remove {name}",
-            )
-        return (
-            f"is what an interrupted transfer of {whole} left",
-            f"transfer {whole} again, then remove {name}",
-        )
+        if whole in present:
+            return f"is a partial transfer or a backup of {whole}", f"remove {name}, keep {whole}"
+        return f"is a partial transfer of {whole}", f"copy {whole} again, then remove {name}"
     return "is not listed in mpu.yaml", "remove it"

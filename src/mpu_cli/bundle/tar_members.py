@@ -1,10 +1,7 @@
-"""What is in a tar file that somebody sent, from its headers alone.
+"""List the members of a tar file from another party by reading its headers only.
 
-Plain files below one directory, or it is refused.
-
-Links, devices, sparse files and names that lead elsewhere are refused as they are met. No header is
-read that is larger than a header ever is, so that memory and time are bounded by the number of
-members.
+The file may hold regular files below one directory; links, devices, sparse files and names that
+point outside are refused. The size of the headers is limited, which bounds memory and time.
 """
 
 from __future__ import annotations
@@ -20,9 +17,9 @@ from mpu_cli.errors import BadBundleError
 
 _MAX_MEMBERS = 100_000
 _MAX_READ = 1 << 20
-"""Bytes of one header (a long name, extended attributes) at most."""
+"""The largest header (a long name, extended attributes), in bytes."""
 _MAX_HEADERS = 64 << 20
-"""Bytes of all headers together at most."""
+"""The largest size of all headers together, in bytes."""
 _KINDS = {
     tarfile.SYMTYPE: "a symbolic link",
     tarfile.LNKTYPE: "a hard link",
@@ -33,11 +30,12 @@ _KINDS = {
 _AGAIN = (
     "ask for it again, as a directory or as perturb, unlearn and diff pack it with --pack FILE.tar"
 )
+_COPY_AGAIN = "copy the file again"
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A plain file in the archive: where its bytes are."""
+    """The position and size of a regular file in the archive, in bytes."""
 
     start: int
     size: int
@@ -46,10 +44,10 @@ class Member:
 def read_members(
     path: Path, file: BufferedReader
 ) -> tuple[dict[tuple[str, ...], Member], list[str]]:
-    """The plain files, by (name,) or (folder, name), and the folders below the archive's one top directory.
+    """Return the files, by (name,) or (folder, name), and the folders below the top directory.
 
     Raises:
-        BadBundleError: it is no tar file, is cut off, or holds anything else.
+        BadBundleError: not a tar file, truncated, or with other members.
     """
     end = os.fstat(file.fileno()).st_size
     files: dict[tuple[str, ...], Member] = {}
@@ -63,58 +61,50 @@ def read_members(
             raise _side_by_side(path, top, parts[0])
         top = parts[0]
         if len(parts) == 1 and not member.isdir():
-            raise _side_by_side(path, top, "no directory")
+            raise _side_by_side(path, top)
         place = parts[1:]
         if place in files or place in folders:
-            raise BadBundleError(f"{path}: {member.name}: is there twice", _AGAIN)
+            raise BadBundleError(f"{path}: {member.name}: occurs twice", _AGAIN)
         if len(files) + len(folders) >= _MAX_MEMBERS:
-            raise BadBundleError(f"{path}: more than {_MAX_MEMBERS} members", _AGAIN)
+            raise BadBundleError(f"{path}: holds more than {_MAX_MEMBERS} members", _AGAIN)
         if member.isdir():
             folders.add(place)
             continue
         if not 0 <= member.size <= end - member.offset_data:
-            raise BadBundleError(f"{path}: ends inside {member.name}", "was it copied completely?")
+            raise BadBundleError(f"{path}: ends inside {member.name}", _COPY_AGAIN)
         files[place] = Member(member.offset_data, member.size)
     return files, [place[0] for place in folders if place]
 
 
 def _parts(path: Path, member: tarfile.TarInfo) -> tuple[str, ...]:
-    """The member's name in parts, once its kind and its name are such as a bundle has."""
+    """Split the member's name into parts; refuse kinds and names that a bundle cannot hold."""
     parts = tuple(part for part in member.name.split("/") if part not in {"", "."})
     if member.name.startswith("/") or ".." in parts:
         raise BadBundleError(
-            f"{path}: {member.name}: leads out of the archive", "do not unpack it; " + _AGAIN
+            f"{path}: {member.name}: points outside the archive", f"do not unpack it; {_AGAIN}"
         )
     plain = member.type in {tarfile.REGTYPE, tarfile.AREGTYPE} and not member.issparse()
     if not member.isdir() and not plain:
-        kind = (
-            "a sparse file"
-            if member.issparse()
-            else _KINDS.get(member.type, "of a kind that is not known")
-        )
+        kind = "a sparse file" if member.issparse() else _KINDS.get(member.type, "of unknown kind")
         raise BadBundleError(
-            f"{path}: {member.name}: is {kind}; a bundle holds plain files and folders only", _AGAIN
+            f"{path}: {member.name}: is {kind}; a bundle holds only regular files and folders",
+            _AGAIN,
         )
     if len(parts) > (2 if member.isdir() else 3):
-        raise BadBundleError(
-            f"{path}: {member.name}: lies deeper than anything in a bundle", _AGAIN
-        )
+        raise BadBundleError(f"{path}: {member.name}: is nested too deep for a bundle", _AGAIN)
     return parts
 
 
-def _side_by_side(path: Path, first: str, second: str) -> BadBundleError:
-    what = (
-        f"{first}, which is no directory"
-        if second == "no directory"
-        else f"{first} and {second} side by side"
-    )
+def _side_by_side(path: Path, first: str, second: str | None = None) -> BadBundleError:
+    what = f" and {second}" if second is not None else ", which is not a directory"
     return BadBundleError(
-        f"{path}: holds {what}, not one bundle", "pack the bundle's directory, not what is in it"
+        f"{path}: holds {first}{what}, expected one directory",
+        "pack the bundle directory itself, not its contents",
     )
 
 
 def _headers(path: Path, file: BufferedReader) -> Iterator[tarfile.TarInfo]:
-    """The archive's members; their bytes are passed over."""
+    """Yield the archive's members without reading their content."""
     try:
         with tarfile.open(
             fileobj=_Headers(file), mode="r:", encoding="utf-8", errors="surrogateescape"
@@ -124,19 +114,16 @@ def _headers(path: Path, file: BufferedReader) -> Iterator[tarfile.TarInfo]:
                 if member.offset <= last:
                     raise tarfile.ReadError("members overlap")
                 last = member.offset
-                archive.members = []  # or it keeps them all
+                archive.members = []  # tarfile would keep all of them
                 yield member
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         raise BadBundleError(
-            f"{path}: not a tar file, or damaged ({error})", "was it copied completely?"
+            f"{path}: not a tar file, or damaged ({error})", _COPY_AGAIN
         ) from error
 
 
 class _Headers:
-    """A file as tarfile may read it.
-
-    Headers only, each and all together of bounded size, and no endless end of file.
-    """
+    """Limits what tarfile reads: headers only, of bounded size, and few reads past the end."""
 
     def __init__(self, file: BufferedReader) -> None:
         self._file, self._read, self._empty = file, 0, 0
@@ -144,18 +131,18 @@ class _Headers:
     def read(self, size: int = -1) -> bytes:
         """Bytes of a header."""
         if not 0 <= size <= _MAX_READ:
-            raise tarfile.ReadError("a header is larger than headers are")
+            raise tarfile.ReadError("a header is too large")
         data = self._file.read(size)
         self._read += len(data)
         self._empty += not data
         if self._read > _MAX_HEADERS or self._empty > 3:
-            raise tarfile.ReadError("more headers than files" if data else "it ends too early")
+            raise tarfile.ReadError("its headers are too large" if data else "it ends too early")
         return data
 
     def seek(self, position: int, whence: int = 0) -> int:
-        """Go to another place."""
+        """Set the position."""
         return self._file.seek(position, whence)
 
     def tell(self) -> int:
-        """Where reading goes on."""
+        """Return the position."""
         return self._file.tell()

@@ -1,7 +1,4 @@
-"""The tensors inside a verified bundle: key sets, shapes, dtypes, finite values.
-
-Never imports torch.
-"""
+"""Check the tensors in a verified bundle: names, shapes, dtypes. Never imports torch."""
 
 from __future__ import annotations
 
@@ -20,11 +17,10 @@ _DELTA_DTYPES = ("F32", "BF16")
 
 
 def open_copies(path: Path, manifest: HandoffManifest) -> dict[str, Checkpoint]:
-    """Open every copy of a verified handoff and check that they are the same model in other numbers.
+    """Open every copy of a verified handoff; all must have the same tensors and dtype.
 
     Raises:
-        BadBundleError: a copy is not a readable model, has another dtype than the manifest says, or
-            other tensors than the first copy.
+        BadBundleError: a copy is not a readable model, or its dtype or its tensors differ.
     """
     stored = STORED_NAMES[manifest.dtype]
     copies: dict[str, Checkpoint] = {}
@@ -57,12 +53,12 @@ class Shaped(Protocol):
 
     @property
     def dtype(self) -> str:
-        """Safetensors' name."""
+        """The dtype (safetensors' name)."""
         ...
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sizes of the axes."""
+        """The sizes of the axes."""
         ...
 
 
@@ -72,7 +68,7 @@ def shapes(tensors: Mapping[str, Shaped]) -> dict[str, tuple[int, ...]]:
 
 
 def is_frozen(name: str, frozen: Collection[str]) -> bool:
-    """Whether a tensor is named by the manifest's `frozen` list (names or glob patterns)."""
+    """Whether the manifest's `frozen` list of names and glob patterns matches a tensor."""
     return any(fnmatchcase(name, pattern) for pattern in frozen)
 
 
@@ -110,27 +106,23 @@ def check_delta(
     expected: Mapping[str, tuple[int, ...]],
     frozen: Collection[str],
 ) -> None:
-    """The change of one copy fits the model that was handed out.
+    """Check that the change of one copy fits the published model.
 
     Raises:
-        GateError: a foreign tensor, another shape or dtype, a change in a frozen tensor.
+        GateError: an unknown tensor, another shape or dtype, a change of a frozen tensor.
     """
     for name, info in sorted(delta.items()):
         if name not in expected:
-            raise GateError(
-                f"{where}: tensor {name} does not exist in the model that was handed out"
-            )
+            raise GateError(f"{where}: tensor {name} does not exist in the published model")
         if info.shape != expected[name]:
             raise GateError(
                 f"{where}: tensor {name} has shape {list(info.shape)}, expected"
                 f" {list(expected[name])}"
             )
         if info.dtype not in _DELTA_DTYPES:
-            raise GateError(
-                f"{where}: tensor {name} is {info.dtype}; an update is float32 or bfloat16"
-            )
+            raise GateError(f"{where}: tensor {name} is {info.dtype}, expected float32 or bfloat16")
         if is_frozen(name, frozen):
             raise GateError(
-                f"{where}: tensor {name} changed although the handoff freezes it",
-                "train with these tensors frozen; mpu unlearn does so by itself",
+                f"{where}: tensor {name} changed, although the handoff freezes it",
+                "freeze these tensors in your trainer, as mpu unlearn does",
             )

@@ -1,9 +1,8 @@
-"""The ordered checks of a bundle.
+"""The ordered checks of a bundle: bytes in, verified objects out, no I/O.
 
-Bytes in, verified objects out, no I/O (after python-tuf's trusted metadata set).
-
-Whatever the other party sent is hostile until it has passed here. Each step refuses to run before
-the one that it stands on: manifest → listing → files → (tensors, in `tensors.py`).
+A bundle from the other party is untrusted until it passes them. Each step needs the previous one:
+manifest → listing → files → tensors (in `tensors.py`). The design follows the trusted metadata set
+of python-tuf.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
 class TrustedBundle:
-    """A handoff or an update on its way to being believed."""
+    """A handoff or an update while it is being verified."""
 
     def __init__(self, where: object) -> None:
         self._where = where
@@ -40,14 +39,14 @@ class TrustedBundle:
         self._unread: set[tuple[str, str]] = set()
 
     def read_manifest(self, data: bytes) -> HandoffManifest | UpdateManifest:
-        """Step 1: the manifest is canonical, complete, and matches its own digest."""
+        """Step 1: check that the manifest is canonical, complete, and matches its own digest."""
         manifest = decode(data, f"{self._where}/{MANIFEST}")
         for copy in manifest.copies:
             for name in copy.files:
                 if not _may_hold(copy, name):
                     raise BadBundleError(
-                        f"{self._where}: lists {copy.name}/{name}, which {_kind(manifest)} never"
-                        " holds"
+                        f"{self._where}: lists {copy.name}/{name}, which {_kind(manifest)} cannot"
+                        " hold"
                     )
             templates = [
                 entry.bytes
@@ -56,52 +55,52 @@ class TrustedBundle:
             ]
             if len(templates) > MAX_TEMPLATES or max(templates, default=0) > MAX_TEMPLATE_BYTES:
                 raise BadBundleError(
-                    f"{self._where}: {copy.name}/{TEMPLATES} lists more, or larger, chat templates"
-                    " than mpu publishes"
+                    f"{self._where}: {copy.name}/{TEMPLATES} holds more than {MAX_TEMPLATES} chat"
+                    f" templates, or one larger than {MAX_TEMPLATE_BYTES >> 20} MiB"
                 )
         self._manifest = manifest
         return manifest
 
-    def check_listing(self, found: Mapping[str, Mapping[str, int]]) -> None:
-        """Step 2: `found` (folder → file → bytes, "" for the top) is what the manifest lists, nothing more or less."""
+    def check_listing(self, present: Mapping[str, Mapping[str, int]]) -> None:
+        """Step 2: check that `present` (folder → file → bytes, "" for the top) is listed."""
         manifest = self._checked()
         expected = {copy.name: copy.files for copy in manifest.copies}
-        top = found.get("", {})
+        top = present.get("", {})
         for name in sorted(
-            (set(found) - set(expected) - {""}) | (set(top) - {MANIFEST, SIGNATURE})
+            (set(present) - set(expected) - {""}) | (set(top) - {MANIFEST, SIGNATURE})
         ):
-            raise self._stray(name, name, {*expected, MANIFEST}, {*found, *top})
+            raise self._stray(name, name, {*expected, MANIFEST}, {*present, *top})
         for folder, files in expected.items():
-            self._check_folder(folder, files, found.get(folder, {}))
+            self._check_folder(folder, files, present.get(folder, {}))
         self._unread = {(folder, name) for folder, files in expected.items() for name in files}
         self._listed = True
 
-    def _check_folder(self, folder: str, files: Files, found: Mapping[str, int]) -> None:
-        for name in sorted(set(found) - set(files)):
-            raise self._stray(f"{folder}/{name}", name, files, found)
+    def _check_folder(self, folder: str, files: Files, present: Mapping[str, int]) -> None:
+        for name in sorted(set(present) - set(files)):
+            raise self._stray(f"{folder}/{name}", name, files, present)
         for name, entry in files.items():
-            if name not in found:
+            if name not in present:
                 raise BadBundleError(
                     f"{self._where}/{folder}/{name}: is listed in {MANIFEST} but absent",
                     "copy it again",
                 )
-            if found[name] != entry.bytes:
+            if present[name] != entry.bytes:
                 raise BadBundleError(
-                    f"{self._where}/{folder}/{name}: {found[name]} bytes, {MANIFEST} says"
+                    f"{self._where}/{folder}/{name}: has {present[name]} bytes, but {MANIFEST} says"
                     f" {entry.bytes}",
                     "copy it again",
                 )
 
     def _stray(
-        self, path: str, name: str, listed: Collection[str], found: Collection[str]
+        self, path: str, name: str, listed: Collection[str], present: Collection[str]
     ) -> BadBundleError:
-        what, remedy = explain_stray(name, listed, found)
+        what, remedy = explain_stray(name, listed, present)
         return BadBundleError(f"{self._where}/{path}: {what}", remedy)
 
     def check_file(self, folder: str, name: str, sha256: str) -> None:
-        """Step 3, for every listed file: its bytes have the listed digest."""
+        """Step 3: check the digest of one listed file."""
         if not self._listed:
-            raise RuntimeError("files are checked after the listing")
+            raise RuntimeError("check the listing before the files")
         manifest = self._checked()
         entry = next(copy.files for copy in manifest.copies if copy.name == folder)[name]
         if entry.sha256 != sha256:
@@ -111,7 +110,7 @@ class TrustedBundle:
         self._unread.discard((folder, name))
 
     def finish(self) -> HandoffManifest | UpdateManifest:
-        """The manifest, once every file has been checked."""
+        """Return the manifest after every file was checked."""
         manifest = self._checked()
         if not self._listed or self._unread:
             raise RuntimeError("not every file has been checked")
@@ -119,7 +118,7 @@ class TrustedBundle:
 
     def _checked(self) -> HandoffManifest | UpdateManifest:
         if self._manifest is None:
-            raise RuntimeError("the manifest is checked first")
+            raise RuntimeError("check the manifest first")
         return self._manifest
 
 
@@ -143,22 +142,23 @@ def update_may_hold(payload: str, name: str) -> bool:
 def check_update_of(
     update: UpdateManifest, handoff_id: str, handoff_digest: str, copies: Mapping[str, str]
 ) -> None:
-    """The update belongs to this handoff, and each of its copies to the published copy of its name.
+    """Check that an update and each of its copies belong to this handoff.
 
-    `copies` has the published copies' digests by name.
+    `copies` holds the published copies' digests by name.
 
     Raises:
-        GateError: another handoff, an unknown copy, or a copy handed in under another's name.
+        GateError: another handoff, an unknown copy, or a copy under the name of another.
     """
     if update.handoff_id != handoff_id or update.handoff_digest != handoff_digest:
         raise GateError(
-            f"the update answers handoff {update.handoff_id}, not {handoff_id}",
-            "hand in the update that was made from this handoff",
+            f"the update was made from handoff {update.handoff_id}, not from {handoff_id}",
+            "give the update that was made from this handoff",
         )
     for copy in update.copies:
         if copy.name not in copies:
             raise GateError(f"the update holds {copy.name}, which the handoff does not have")
         if copy.of != copies[copy.name]:
             raise GateError(
-                f"{copy.name} of the update was made from another copy", "were two copies swapped?"
+                f"{copy.name} of the update was made from another copy",
+                "check whether two copies were swapped",
             )

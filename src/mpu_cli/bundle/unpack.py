@@ -1,9 +1,7 @@
-"""A bundle out of a tar file that somebody sent.
+"""Unpack a bundle from a tar file of another party.
 
-Nothing is written before every name and size in it has been checked.
-
-The archive is read twice: its headers, against the manifest in it, then the listed files, into a
-private directory.
+mpu reads the archive twice: first it checks every name and size against the manifest, then it
+writes the listed files to a private directory.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
 from io import BufferedReader
@@ -22,6 +20,7 @@ from mpu_cli.bundle import canonical
 from mpu_cli.bundle.manifest import MANIFEST
 from mpu_cli.bundle.tar_members import Member, read_members
 from mpu_cli.bundle.trusted import TrustedBundle
+from mpu_cli.checkpoint.digest import Progress
 from mpu_cli.checkpoint.own_directory import open_own
 from mpu_cli.checkpoint.recognise import is_tar
 from mpu_cli.checkpoint.space import require_space
@@ -31,25 +30,22 @@ from mpu_cli.errors import BadBundleError, MpuError, OutputError
 _SUFFIX = ".mpu-unpacked"
 _BUFFER = 4 << 20
 
-Progress = Callable[[str, int, int], None]
-
 
 @contextmanager
 def as_directory(
     path: Path, work: Path | None = None, progress: Progress = lambda *_: None
 ) -> Iterator[Path]:
-    """A bundle's directory: `path` itself, or, if that is a tar file, what is in it, unpacked until the context ends.
+    """Yield a bundle's directory: `path` itself, or a tar file's content until the context ends.
 
     Args:
-        path: of a directory, of a tar file, or of anything else (which is given back as it is).
-        work: where to unpack; beside the tar file otherwise, or in TMPDIR if that cannot be
-            written.
-        progress: told of what is done.
+        path: a tar file; any other path is yielded unchanged.
+        work: where to unpack; by default beside the tar file, or in TMPDIR if that is read-only.
+        progress: gets (what, bytes done, bytes in total).
 
     Raises:
-        BadBundleError: the tar file is damaged, or holds something else than one whole bundle;
-            nothing was written.
-        OutputError: there is no room, or no place that can be written.
+        BadBundleError: the tar file is damaged or does not hold exactly one bundle; nothing was
+            written.
+        OutputError: the disk is full, or no directory is writable.
     """
     if not is_tar(path):
         yield path
@@ -65,23 +61,22 @@ def as_directory(
 
 
 def _check(path: Path, file: BufferedReader) -> dict[tuple[str, ...], Member]:
-    """The files of the archive by (name,) or (copy, name), all of them listed in the manifest that is among them."""
-    found, folders = read_members(path, file)
-    manifest = found.get((MANIFEST,))
+    """The files of the archive by (name,) or (copy, name), checked against its manifest."""
+    members, folders = read_members(path, file)
+    manifest = members.get((MANIFEST,))
     if manifest is None:
         raise BadBundleError(
-            f"{path}: cut off, or no handoff and no update: there is no {MANIFEST} in its"
-            " directory",
-            "was it copied completely? what is no bundle is unpacked first",
+            f"{path}: holds no {MANIFEST}: it is truncated, or not a handoff or an update",
+            "copy it again; unpack a tar file of anything else yourself",
         )
     trusted = TrustedBundle(path)
     file.seek(manifest.start)
     trusted.read_manifest(file.read(min(manifest.size, canonical.MAX_BYTES + 1)))
     listing: dict[str, dict[str, int]] = {folder: {} for folder in ("", *folders)}
-    for place, member in found.items():
+    for place, member in members.items():
         listing.setdefault("/".join(place[:-1]), {})[place[-1]] = member.size
     trusted.check_listing(listing)
-    return found
+    return members
 
 
 def _extract(
@@ -105,17 +100,18 @@ def _extract(
                 read = file.readinto(buffer[: min(left, _BUFFER)])
                 if not read:
                     raise BadBundleError(
-                        f"{place}: ends inside {'/'.join(parts)}", "was it changed meanwhile?"
+                        f"{place}: ends inside {'/'.join(parts)}",
+                        "run again, and do not change the file meanwhile",
                     )
                 out.write(buffer[:read])
                 left -= read
                 done += read
-                progress("unpack", done, total)
+                progress("unpacking", done, total)
 
 
 @contextmanager
 def _private(path: Path, work: Path | None) -> Iterator[Path]:
-    """A new directory that only this user can read, locked while it is used, removed afterwards."""
+    """Yield a new directory that only this user can read; it is locked, and removed at the end."""
     beside = work or path.parent
     if work is not None:
         with disk_errors(work):
@@ -137,9 +133,9 @@ def _private(path: Path, work: Path | None) -> Iterator[Path]:
 
 
 def _remove_left(beside: Path, path: Path) -> None:
-    """Remove what a killed run has left.
+    """Remove directories of killed runs: they are not empty, and nobody locks them.
 
-    Not empty (one that begins locks before it writes), and locked by nobody.
+    A run that has just started locks its directory before it writes to it.
     """
     for place in beside.glob(f".{escape(path.name)}.*{_SUFFIX}"):
         try:
@@ -150,7 +146,7 @@ def _remove_left(beside: Path, path: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if any(place.iterdir()):
                 shutil.rmtree(place, ignore_errors=True)
-        except OSError:  # in use
+        except OSError:  # another process uses the directory
             continue
         finally:
             os.close(lock)
@@ -158,7 +154,7 @@ def _remove_left(beside: Path, path: Path) -> None:
 
 @contextmanager
 def _named_as(place: Path, path: Path) -> Iterator[None]:
-    """Messages about the private directory, which is gone when they are read, name the tar file."""
+    """Name the tar file in errors, because the private directory is gone when they are read."""
     try:
         yield
     except MpuError as error:

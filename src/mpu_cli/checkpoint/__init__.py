@@ -1,4 +1,1 @@
-"""Hugging Face model directories.
-
-A lazy reader, a streaming writer, digests, side files, staging.
-"""
+"""Hugging Face model directories: a lazy reader, a streaming writer, digests, side files."""

@@ -1,6 +1,6 @@
-"""Memory that is used again.
+"""Reusable buffers.
 
-Every fresh 4 KiB page costs a fault, which at gigabytes is as dear as hashing them.
+Every fresh 4 KiB page costs a page fault; for gigabytes that costs as much as hashing them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from queue import Queue
 from mpu_cli.errors import BadModelError
 
 HASH_BLOCK = 512 << 10
-"""Bytes read at once where they are only looked at: they stay in the processor's cache."""
+"""Bytes read at once when they are only examined; a block of this size fits the CPU cache."""
 
 
 class Pool:
-    """A fixed number of buffers, made when first needed, that travel to a writer and come back.
+    """A fixed number of buffers, allocated on first use, that go to a writer and come back.
 
-    Whoever takes one waits until it is there; so the number bounds both the memory and what waits
-    for the disk.
+    `take` blocks until a buffer is free, so the number bounds the memory and the write queue.
     """
 
     def __init__(self, count: int) -> None:
@@ -29,20 +28,20 @@ class Pool:
             self._free.put(bytearray())
 
     def take(self, nbytes: int) -> bytearray:
-        """A buffer of at least `nbytes`."""
+        """Return a buffer of at least `nbytes`."""
         buffer = self._free.get()
         return buffer if len(buffer) >= nbytes else bytearray(nbytes)
 
     def put(self, buffer: bytearray) -> None:
-        """Give a buffer back."""
+        """Return a buffer to the pool."""
         self._free.put(buffer)
 
 
 def read_pieces(file: Path, start: int, nbytes: int, what: str) -> Iterator[memoryview]:
-    """Read a range of a file; every piece is valid until the next one is asked for.
+    """Read a range of a file; each piece is valid until the next one is read.
 
     Raises:
-        BadModelError: the file ends before, inside `what`.
+        BadModelError: the file ends inside `what`.
     """
     buffer = memoryview(bytearray(min(HASH_BLOCK, nbytes)))
     with file.open("rb", buffering=0) as opened:

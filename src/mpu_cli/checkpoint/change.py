@@ -1,4 +1,4 @@
-"""A model plus a change, streamed to a new model directory."""
+"""Write a model plus a change to a new model directory, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -20,21 +20,25 @@ from mpu_cli.checkpoint.writer import CheckpointWriter, with_dtype
 from mpu_cli.errors import BadModelError
 
 Spans = Iterator[tuple[int, int, torch.Tensor]]
-"""Consecutive pieces (start, stop, change) of a flattened tensor, float64, in weight units; best of PIECE entries."""
+"""Consecutive pieces (start, stop, change) of a flattened tensor, float64, in weight units.
+
+Pieces of PIECE entries are fastest.
+"""
 Changes = Callable[[TensorInfo], Spans | None]
-"""The change of a tensor, or None where there is none. May be asked twice."""
+"""The change of a tensor, or None if it does not change. It may be called twice."""
 
 PIECE = 1 << 16
-"""Entries computed with at once: a few float64 arrays of them stay in the processor's cache."""
+"""Entries per computation step; a few float64 arrays of this length fit the CPU cache."""
 LEAST_COSINE = 0.99
-"""`--dtype auto` keeps the model's dtype only if the rounded change keeps this cosine with the exact one."""
+"""`--dtype auto` keeps the model's dtype if the stored change has at least this cosine similarity
+with the exact change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What was written. `cosine` is between the change as stored and as meant.
+    """What was written.
 
-    Norms are Euclidean, relative to ‖θ‖.
+    `cosine` compares the stored change with the exact one; `relative_norm` is ‖change‖ / ‖θ‖.
     """
 
     digest: str
@@ -46,12 +50,10 @@ class Changed:
 def write_changed(
     model: Checkpoint, changes: Changes, directory: Path, dtype: str, shard_bytes: int
 ) -> Changed:
-    """Write θ + change into `directory`, with θ's side files.
+    """Write θ + change into `directory`, with the side files of θ.
 
-    Unchanged tensors are copied byte for byte.
-
-    With dtype `auto` every tensor keeps its own if that loses little of the change, else all are
-    written as float32.
+    Unchanged tensors are copied byte for byte. With dtype `auto` every tensor keeps its dtype,
+    unless rounding would lose too much of the change: then all are written as float32.
     """
     changed = _write(model, changes, directory, None if dtype == "auto" else dtype, shard_bytes)
     if dtype == "auto" and model.float_dtypes != {"F32"} and changed.cosine < LEAST_COSINE:
@@ -89,7 +91,7 @@ def _write(
 
 
 class _Adder:
-    """θ + change, tensor by tensor: float64 inside, a piece in the processor's cache at a time."""
+    """Computes θ + change in float64, tensor by tensor and piece by piece."""
 
     def __init__(self, writer: CheckpointWriter, model: Path) -> None:
         self.writer, self._model, self.sums = writer, model, _Sums()
@@ -101,58 +103,51 @@ class _Adder:
         first, block = 0, torch.empty(0)
         for start, stop, change in pieces:
             if start == 0 or stop > first + len(block):
-                first, block = (
-                    start,
-                    read_span(
-                        source, start, max(stop, min(start + SPAN, source.elements)), self._read
-                    ),
-                )
+                first, end = start, max(stop, min(start + SPAN, source.elements))
+                block = read_span(source, start, end, self._read)
             for a in range(start, stop, PIECE):
                 b = min(a + PIECE, stop)
-                original = self._original.tensor(torch.float64, b - a).copy_(
-                    block[a - first : b - first]
-                )
-                meant = change[a - start : b - start]
-                result = torch.add(original, meant, out=self._result.tensor(torch.float64, b - a))
+                original = self._original.tensor(torch.float64, b - a)
+                original.copy_(block[a - first : b - first])
+                exact = change[a - start : b - start]
+                result = torch.add(original, exact, out=self._result.tensor(torch.float64, b - a))
                 result.copy_(self._write(result, target)).sub_(original)
-                self.sums.add(original, meant, result)
-        if not isfinite(
-            self.sums.stored
-        ):  # what is stored, less θ: one entry that is no number makes the sum none
-            remedy = (
-                "lower the learning rate (of unlearn, or the server's of aggregate), or store the"
-                " result as float32: --dtype float32"
+                self.sums.add(original, exact, result)
+        if not isfinite(self.sums.stored):  # one NaN or infinity makes the whole sum not finite
+            hint = (
+                "lower unlearn --learning-rate or aggregate --server-lr, or write float32 with"
+                " --dtype float32"
             )
-            raise self._not_a_number(
-                source, remedy if isfinite(self.sums.weights) else "repair the model first"
+            raise self._not_finite(
+                source, hint if isfinite(self.sums.weights) else "repair the model first"
             )
 
     def unchanged(self, source: TensorInfo, target: TensorInfo) -> None:
-        """Write one tensor of θ: its own bytes, unless another dtype is asked for."""
+        """Write one tensor of θ, converted if the target has another dtype."""
         for start, stop in spans(source.elements):
             original = read_span(source, start, stop, self._read)
             for a in range(0, stop - start, PIECE):
                 part = converted(original[a : a + PIECE], torch.float32, self._original)
                 squares = float(torch.dot(part, part))
                 if not isfinite(squares) and not bool(torch.isfinite(part).all()):
-                    raise self._not_a_number(source, "repair the model first")
+                    raise self._not_finite(source, "repair the model first")
                 self.sums.weights += squares
                 self._write(original[a : a + PIECE], target)
 
-    def _not_a_number(self, info: TensorInfo, remedy: str) -> BadModelError:
+    def _not_finite(self, info: TensorInfo, hint: str) -> BadModelError:
         return BadModelError(
-            f"{self._model}: tensor {info.name} holds, or would hold, NaN or infinity", remedy
+            f"{self._model}: tensor {info.name} holds, or would hold, NaN or infinity", hint
         )
 
     def _write(self, values: torch.Tensor, target: TensorInfo) -> torch.Tensor:
-        """Store the next entries; returns them as stored, to be read before the next call."""
+        """Store the next entries and return them as stored, valid until the next call."""
         dtype = TORCH_DTYPES[target.dtype]
         buffer = self._pool.take(len(values) * dtype.itemsize)
         stored = torch.frombuffer(buffer, dtype=dtype, count=len(values)).copy_(values)
         if dtype == torch.float16 and not bool(torch.isfinite(stored).all()):
             raise BadModelError(
-                f"{self._model}: tensor {target.name} would hold numbers that float16 cannot",
-                "use --dtype float32 or bfloat16",
+                f"{self._model}: tensor {target.name} overflows float16",
+                "give --dtype float32 or --dtype bfloat16",
             )
         self.writer.write(to_bytes(stored), partial(self._pool.put, buffer))
         return stored
@@ -160,20 +155,20 @@ class _Adder:
 
 class _Sums:
     def __init__(self) -> None:
-        self.weights = self.meant = self.stored = self.product = 0.0
+        self.weights = self.exact = self.stored = self.product = 0.0
 
-    def add(self, original: torch.Tensor, meant: torch.Tensor, stored: torch.Tensor) -> None:
+    def add(self, original: torch.Tensor, exact: torch.Tensor, stored: torch.Tensor) -> None:
         self.weights += float(torch.dot(original, original))
-        self.meant += float(torch.dot(meant, meant))
+        self.exact += float(torch.dot(exact, exact))
         self.stored += float(torch.dot(stored, stored))
-        self.product += float(torch.dot(meant, stored))
+        self.product += float(torch.dot(exact, stored))
 
     @property
     def relative_norm(self) -> float:
-        return sqrt(self.meant / self.weights) if self.weights else 0.0
+        return sqrt(self.exact / self.weights) if self.weights else 0.0
 
     @property
     def cosine(self) -> float:
-        if self.meant == 0:
+        if self.exact == 0:
             return 1.0
-        return self.product / sqrt(self.meant * self.stored) if self.stored else 0.0
+        return self.product / sqrt(self.exact * self.stored) if self.stored else 0.0

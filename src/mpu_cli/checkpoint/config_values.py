@@ -1,4 +1,4 @@
-"""Which values a key of config.json can have: its kind, and by its name a range. Pure functions."""
+"""Check the values of config.json: the type of a key, and a range that follows from its name."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _LARGEST = 1 << 31
 
 
 class BadValueError(ValueError):
-    """A value that no model can have; the text says what is expected."""
+    """A value is invalid; the text says what is expected."""
 
 
 def check(key: str, kind: str, value: Any) -> None:
-    """Check one value; null is left to transformers, which knows where it means a default.
+    """Check one value. null passes, because for transformers it may mean a default.
 
     Raises:
-        BadValueError: another kind, or out of range.
+        BadValueError: the value has another type or is out of range.
     """
     if value is None:
         return
@@ -27,7 +27,7 @@ def check(key: str, kind: str, value: Any) -> None:
     expected, holds = next(
         ((words, test) for pattern, words, test in _RANGES if pattern.fullmatch(key)), ("", None)
     )
-    # Where a class declares no kind, the name says that it is a number.
+    # If the class declares no type, the name implies a number.
     if (
         holds is not None
         and (_is_number(value) or kind == "any")
@@ -37,33 +37,33 @@ def check(key: str, kind: str, value: Any) -> None:
 
 
 def rope(value: Any, depth: int = 0) -> tuple[dict[str, Any], list[str]]:
-    """The known keys of `rope_parameters` or `rope_scaling`, and the names of the others.
+    """Return the known keys of `rope_parameters` or `rope_scaling`, and the names of the others.
 
     Raises:
-        BadValueError: a factor that turns positions into no numbers, an unknown type, or not a map.
+        BadValueError: not a map, an unknown type, or a factor out of range.
     """
     if not isinstance(value, dict):
         raise BadValueError("a map")
-    kept: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     left_out: list[str] = []
     for key, inner in value.items():
         if key in _ROPE:
             expected, holds = _ROPE[key]
             if inner is not None and not holds(inner):
                 raise BadValueError(f"{expected} as {key}")
-            kept[key] = inner
+            known[key] = inner
         elif (
             depth == 0
             and (inner is None or isinstance(inner, dict))
             and re.fullmatch(r"\w+_attention|main|compress", key)
         ):
-            kept[key] = None if inner is None else rope(inner, 1)[0]  # by kind of layer
+            known[key] = None if inner is None else rope(inner, 1)[0]  # one map per layer type
         else:
             left_out.append(key)
-    low, high = kept.get("low_freq_factor"), kept.get("high_freq_factor")
+    low, high = known.get("low_freq_factor"), known.get("high_freq_factor")
     if low is not None and low == high:
-        raise BadValueError("low_freq_factor and high_freq_factor that differ")
-    return kept, left_out
+        raise BadValueError("different low_freq_factor and high_freq_factor")
+    return known, left_out
 
 
 def _is(kind: str, value: Any) -> bool:
@@ -109,29 +109,30 @@ _WORDS = {
     "text": "a short text",
     "list": "a list",
     "map": "a map",
+    "any": "a value",
 }
-_WORDS["any"] = "a value"
 _RANGES: tuple[tuple[re.Pattern[str], str, Callable[[Any], bool]], ...] = (
     (
         re.compile(
-            r"vocab_size|hidden_size|num_(attention_heads|hidden_layers|key_value_heads|kv_heads|layers)|(qk_rope_|v_)?head_dim"
-            r"|n_(embd|embed|heads?|layers?|positions|ctx)|max_position_embeddings|original_max_position_embeddings|kv_lora_rank"
+            r"vocab_size|hidden_size|(original_)?max_position_embeddings|kv_lora_rank"
+            r"|num_(attention_heads|hidden_layers|key_value_heads|kv_heads|layers)"
+            r"|(qk_rope_|v_)?head_dim|n_(embd|embed|heads?|layers?|positions|ctx)"
         ),
         "a positive integer",
         lambda value: type(value) is int and 0 < value < _LARGEST,
     ),
     (
         re.compile(r"sliding_window|\w*_size|num_\w+|n_\w+|\w*_dim|\w*_rank"),
-        "a number that is not negative",
+        "a number of 0 or more",
         _within(0, _LARGEST),
     ),
     (
         re.compile(r"\w*dropout\w*|\w*pdrop|\w*layerdrop|\w*jitter_noise"),
-        "a share from 0 up to 1",
+        "a number from 0 up to, but not including, 1",
         lambda value: 0 <= value < 1,
     ),
     (re.compile(r"\w*_(eps|epsilon)"), "a number from 0 to 1", _within(0, 1)),
-    (re.compile(r"initializer_range"), "a number that is not negative", _within(0, 1e6)),
+    (re.compile(r"initializer_range"), "a number of 0 or more", _within(0, 1e6)),
     (
         re.compile(r"rope_theta|rope_local_base_freq|rotary_emb_base"),
         "a number from 1 to 1e12",
@@ -139,27 +140,16 @@ _RANGES: tuple[tuple[re.Pattern[str], str, Callable[[Any], bool]], ...] = (
     ),
     (
         re.compile(r"partial_rotary_factor|rotary_pct"),
-        "a share above 0, at most 1",
+        "a number above 0 and at most 1",
         lambda value: 0 < value <= 1,
     ),
 )
 _POSITIVE = ("a number from 1e-6 to 1e12", _within(1e-6, 1e12))
-_NUMBER = ("a number that is not negative", _within(0, 1e12))
-_TYPES = (
-    "default",
-    "linear",
-    "dynamic",
-    "yarn",
-    "longrope",
-    "llama3",
-    "proportional",
-    "su",
-    "mrope",
-    "axial",
-)
+_NUMBER = ("a number of 0 or more", _within(0, 1e12))
+_TYPES = "default, linear, dynamic, yarn, longrope, llama3, proportional, su, mrope, axial"
 _TYPE = (
-    f"one of {', '.join(_TYPES)}",
-    lambda value: value in _TYPES if isinstance(value, str) else False,
+    f"one of {_TYPES}",
+    lambda value: isinstance(value, str) and value in _TYPES.split(", "),
 )
 _FACTORS = ("a list of numbers from 1e-6 to 1e12", _all_within(1e-6, 1e12))
 _SWITCH = ("true or false", lambda value: isinstance(value, bool))
@@ -186,7 +176,7 @@ _ROPE: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "short_mscale": _POSITIVE,
     "long_mscale": _POSITIVE,
     "partial_rotary_factor": (
-        "a share above 0, at most 1",
+        "a number above 0 and at most 1",
         lambda value: _is_number(value) and 0 < value <= 1,
     ),
     "alpha": _POSITIVE,

@@ -1,4 +1,4 @@
-"""Tensors to and from their bytes on disk (this module imports torch; opening a checkpoint does not)."""
+"""Convert tensors to and from their bytes on disk. This module imports torch."""
 
 from __future__ import annotations
 
@@ -18,25 +18,22 @@ TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat
 
 
 class Scratch:
-    """Memory for one block after the other (see `buffers`).
-
-    What `tensor` returned before is overwritten.
-    """
+    """Memory for one block at a time (see `buffers`); each `tensor` overwrites the previous one."""
 
     def __init__(self) -> None:
         self._memory = torch.empty(0, dtype=torch.uint8)
 
     def tensor(self, dtype: torch.dtype, *shape: int) -> torch.Tensor:
-        """An uninitialised tensor."""
+        """Return an uninitialised tensor."""
         nbytes = prod(shape) * dtype.itemsize
         if nbytes > len(self._memory):
-            self._memory = torch.empty(0, dtype=torch.uint8)  # the old one first: never both
+            self._memory = torch.empty(0, dtype=torch.uint8)  # free the old memory first
             self._memory = torch.empty(nbytes, dtype=torch.uint8)
         return self._memory[:nbytes].view(dtype).view(shape)
 
 
 def converted(tensor: torch.Tensor, dtype: torch.dtype, scratch: Scratch) -> torch.Tensor:
-    """The tensor itself if it has this dtype, else a copy in `scratch`."""
+    """Return the tensor itself if it has this dtype, or else a copy in `scratch`."""
     return tensor if tensor.dtype == dtype else scratch.tensor(dtype, *tensor.shape).copy_(tensor)
 
 
@@ -48,10 +45,10 @@ def read_tensor(info: TensorInfo) -> torch.Tensor:
 def read_span(
     info: TensorInfo, start: int, stop: int, scratch: Scratch | None = None
 ) -> torch.Tensor:
-    """Read entries start..stop of a flattened tensor, shape (stop − start,), into fresh memory or into `scratch`.
+    """Read entries start to stop of a flattened tensor, (stop − start,), in `scratch` if given.
 
     Raises:
-        BadModelError: the dtype is not one that mpu computes with, or the file has shrunk.
+        BadModelError: mpu does not compute with this dtype, or the file has shrunk.
     """
     return _read(info, stop - start, [(0, start, stop - start)], scratch)
 
@@ -59,9 +56,9 @@ def read_span(
 def read_rows(
     info: TensorInfo, rows: npt.NDArray[np.int64], columns: int, scratch: Scratch | None = None
 ) -> torch.Tensor:
-    """Read rows, given ascending, of a tensor seen as a matrix: (rows, columns).
+    """Read rows, in ascending order, of a tensor viewed as a matrix: (rows, columns).
 
-    Raises as `read_span`.
+    Raises the errors of `read_span`.
     """
     first = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
     lengths = np.diff(first, append=len(rows))
@@ -77,10 +74,10 @@ def read_rows(
 def _read(
     info: TensorInfo, entries: int, pieces: Iterable[tuple[int, int, int]], scratch: Scratch | None
 ) -> torch.Tensor:
-    """Pieces (place in the result, place in the tensor, length), all in entries."""
+    """Read pieces (offset in the result, offset in the tensor, length), all in entries."""
     if info.dtype not in TORCH_DTYPES:
         raise BadModelError(
-            f"{info.file}: tensor {info.name} is stored as {info.dtype}",
+            f"{info.file}: tensor {info.name} has the dtype {info.dtype}, which mpu cannot use",
             "convert the checkpoint to float32, bfloat16 or float16",
         )
     width = BYTES_PER_ELEMENT[info.dtype]
@@ -107,5 +104,5 @@ def spans(elements: int) -> Iterator[tuple[int, int]]:
 
 
 def to_bytes(tensor: torch.Tensor) -> memoryview:
-    """The little-endian bytes of a contiguous CPU tensor, without a copy."""
+    """Return the little-endian bytes of a contiguous CPU tensor, without a copy."""
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().data

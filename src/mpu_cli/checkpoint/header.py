@@ -1,8 +1,8 @@
-"""The safetensors header, read and written without torch.
+"""Read and write the safetensors header without torch.
 
 File layout (safetensors specification): eight little-endian bytes N, N bytes of JSON padded with
-spaces to a multiple of eight, then the tensors' bytes without gaps. Whatever is read may come from
-the other party, so every rule of the specification is checked before a byte of it is believed.
+spaces to a multiple of eight, then the tensors' bytes without gaps. A file may come from the other
+party, so the reader checks every rule of the specification.
 """
 
 from __future__ import annotations
@@ -18,25 +18,19 @@ from pathlib import Path
 from mpu_cli.checkpoint.plain_file import is_lfs_pointer, lfs_pointer, plain_file
 from mpu_cli.errors import BadModelError
 
+_DTYPES = {
+    8: ("U64", "I64", "F64"),
+    4: ("F32", "U32", "I32"),
+    2: ("BF16", "F16", "U16", "I16"),
+    1: ("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"),
+}
+"""The dtypes by bytes per element, each list in the order of safetensors' enum `Dtype` (tensor.rs),
+descending."""
 BYTES_PER_ELEMENT: Mapping[str, int] = {
-    "F64": 8,
-    "F32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "I64": 8,
-    "I32": 4,
-    "I16": 2,
-    "I8": 1,
-    "U64": 8,
-    "U32": 4,
-    "U16": 2,
-    "U8": 1,
-    "BOOL": 1,
+    name: width for width, names in _DTYPES.items() for name in names
 }
 STORED_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-"""The dtypes mpu computes with: names on the command line and in config.json → names in a safetensors header."""
+"""The dtypes that mpu computes with: torch's name → safetensors' name."""
 NAMES = {stored: name for name, stored in STORED_NAMES.items()}
 FLOAT_DTYPES = frozenset(NAMES)
 
@@ -45,7 +39,7 @@ _MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor on disk: its dtype (safetensors' name), shape, file, and first byte in that file."""
+    """One tensor on disk: dtype (safetensors' name), shape, file, and offset of its first byte."""
 
     name: str
     dtype: str
@@ -68,8 +62,8 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """Return the tensors of a safetensors file by name, and its metadata.
 
     Raises:
-        BadModelError: the file is absent, truncated, has gaps or overlaps, or breaks the
-            specification otherwise; it is a link that leaves its directory, or a Git LFS pointer.
+        BadModelError: the file is absent, truncated, breaks the specification, is a Git LFS
+            pointer, or is a link to a file outside its directory.
     """
     try:
         with plain_file(path).open("rb") as file:
@@ -158,33 +152,9 @@ def _malformed(path: Path, why: str) -> BadModelError:
 
 
 def file_order(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:
-    """Sort as safetensors' own writer does: wide dtypes first, then by name."""
-    return sorted(
-        tensors,
-        key=lambda info: (-BYTES_PER_ELEMENT[info.dtype], _dtype_rank(info.dtype), info.name),
-    )
-
-
-def _dtype_rank(dtype: str) -> int:
-    # safetensors sorts by its enum, whose order within one width is fixed (tensor.rs, enum Dtype,
-    # descending).
-    order = [
-        "U64",
-        "I64",
-        "F64",
-        "F32",
-        "U32",
-        "I32",
-        "BF16",
-        "F16",
-        "U16",
-        "I16",
-        "F8_E4M3",
-        "F8_E5M2",
-        "I8",
-        "U8",
-    ]
-    return order.index(dtype) if dtype in order else len(order)
+    """Sort tensors as safetensors' own writer does: wide dtypes first, then by name."""
+    rank = {dtype: number for number, dtype in enumerate(BYTES_PER_ELEMENT)}
+    return sorted(tensors, key=lambda info: (rank[info.dtype], info.name))
 
 
 def encode_header(tensors: list[TensorInfo], metadata: Mapping[str, str]) -> bytes:

@@ -1,8 +1,8 @@
-"""Which files of a directory mpu itself wrote: only these may be removed when a result is replaced.
+"""List the files of a directory that mpu wrote: only these may be removed by `--force`.
 
-A handoff and an update are listed by their manifest, and one copy of an update that is still to be
-finished by its note. A model and a record of an evaluation have neither, so they get a list of
-names beside them, hidden: names that other programs use too say nothing of who wrote a file.
+A manifest lists the files of a handoff or an update; a note lists those of an unfinished copy. A
+model and an evaluation record have neither, so mpu writes a hidden list: a file name alone does
+not show who wrote the file.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _NOTE = ".recipe.json"
 _MANIFEST = "mpu.yaml"
 _COPY = re.compile(rb'^- "files":\n((?:    .*\n)*)  "name": "([^"\n]+)"$', re.MULTILINE)
 _FILE = re.compile(rb'^    "([^"\n]+)":$', re.MULTILINE)
-"""Of a manifest in its canonical form; what is not canonical was not written by mpu, and lists nothing."""
+"""These patterns match a canonical manifest only; mpu writes no other form."""
 _MAX_BYTES = 16 << 20
 
 
 def write_marker(directory: Path) -> None:
-    """List what lies in a directory that is about to be renamed into place."""
+    """Write the list of files into a directory that is about to be renamed to its final name."""
     names = sorted(
         str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()
     )
@@ -34,21 +34,18 @@ def write_marker(directory: Path) -> None:
 
 
 def written_by_mpu(directory: Path) -> frozenset[str]:
-    """The files, by path relative to the directory, that its manifest, note or list names.
-
-    Empty if it has none.
-    """
+    """The files, relative to the directory, that its manifest, note or list names; may be empty."""
     holders = [
         path for path in directory.glob("holder-*") if path.is_dir() and not path.is_symlink()
     ]
-    found = _of_manifest(directory) | _of_list(directory, MARKER) | _of_list(directory, _NOTE)
-    return found.union(
+    files = _of_manifest(directory) | _of_list(directory, MARKER) | _of_list(directory, _NOTE)
+    return files.union(
         *({f"{holder.name}/{name}" for name in _of_manifest(holder)} for holder in holders)
     )
 
 
 def first_foreign(directory: Path, listed: Collection[str]) -> Path | None:
-    """The first file, link or folder below a directory that is neither listed nor holds what is listed."""
+    """The first path below a directory that is not listed and holds no listed file."""
     folders = {str(parent) for name in listed for parent in Path(name).parents}
     for root, inner, files in os.walk(directory):
         place = Path(root)
@@ -63,16 +60,13 @@ def first_foreign(directory: Path, listed: Collection[str]) -> Path | None:
 
 
 def remove_listed(directory: Path, listed: Collection[str]) -> None:
-    """Remove the listed files and then the directory.
-
-    Whatever else has come into it meanwhile stays, and it with it.
-    """
+    """Remove the listed files, then the directory if nothing else is in it."""
     for root, inner, files, handle in os.fwalk(directory, topdown=False, follow_symlinks=False):
         for name in files:
             if str((Path(root) / name).relative_to(directory)) in listed:
                 os.unlink(name, dir_fd=handle)
         for name in inner:
-            with suppress(OSError):  # not empty, or a link
+            with suppress(OSError):  # the folder is not empty, or is a link
                 os.rmdir(name, dir_fd=handle)
     with suppress(OSError):
         directory.rmdir()
@@ -100,7 +94,7 @@ def _of_list(directory: Path, name: str) -> frozenset[str]:
 
 
 def _plain_bytes(path: Path) -> bytes:
-    """A small file's content; nothing where there is no plain file."""
+    """The content of a small regular file, or nothing if there is no such file."""
     if path.is_symlink() or not path.is_file():
         return b""
     with path.open("rb") as file:

@@ -1,7 +1,4 @@
-"""MODEL and --base as users write them.
-
-A directory, `org/name[@revision]` or `hf://org/name[@revision]`.
-"""
+"""Find the model that MODEL or --base names: a directory or `[hf://]org/name[@revision]`."""
 
 from __future__ import annotations
 
@@ -24,10 +21,7 @@ _HUB_ID = re.compile(r"(?:hf://)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A model found on disk.
-
-    `source` is a Hub id with its resolved commit, or None for a plain directory.
-    """
+    """A model on disk; `source` is the Hub id with its resolved commit, or None for a directory."""
 
     path: Path
     source: str | None
@@ -39,9 +33,9 @@ def is_hub_id(text: str) -> bool:
 
 
 def locate(model: str) -> Located:
-    """Find a model: an existing path wins.
+    """Find a model: first as a path, then in the Hub cache, then on the Hub.
 
-    Otherwise the Hub's cache, then the Hub (unless HF_HUB_OFFLINE is set).
+    The Hub is skipped if HF_HUB_OFFLINE is set.
 
     Raises:
         BadModelError: neither a directory nor a Hub id, or the Hub (or its cache) does not have it.
@@ -55,18 +49,15 @@ def locate(model: str) -> Located:
             f"{model}: no such model directory",
             "give a directory, or a Hub id as org/name[@revision]",
         )
-    repo, revision = match["repo"], match["revision"]
-    return _from_hub(model, repo, revision)
+    return _from_hub(model, match["repo"], match["revision"])
 
 
 def _from_hub(model: str, repo: str, revision: str | None) -> Located:
     with _hub_errors(model, repo, revision):
-        from huggingface_hub import (
-            snapshot_download,
-        )  # 0.2 s: only where a Hub id is really asked for
+        from huggingface_hub import snapshot_download  # takes 0.2 s: imported for Hub ids only
 
-        # The same patterns online and offline, else the offline look-up calls the snapshot
-        # incomplete.
+        # Use the same patterns online and offline: with others, the offline lookup finds the
+        # snapshot incomplete.
         small = [*ALLOWED, f"{TEMPLATES}/*.jinja", INDEX_FILE]
         snapshot = Path(snapshot_download(repo, revision=revision, allow_patterns=small))
         shards = (
@@ -75,22 +66,22 @@ def _from_hub(model: str, repo: str, revision: str | None) -> Located:
             else set()
         )
         patterns = [*small, SINGLE_FILE, *sorted(map(escape, shards))]
-        # By the commit: the branch may have moved in between.
+        # Download by commit: the branch may have moved since the first call.
         snapshot_download(repo, revision=snapshot.name, allow_patterns=patterns)
     return Located(snapshot, f"{repo}@{snapshot.name}")
 
 
 @contextmanager
 def _hub_errors(model: str, repo: str, revision: str | None) -> Iterator[None]:
-    """Say in our own words why the Hub, or its cache, does not give a model."""
+    """Turn errors of the Hub and its cache into a BadModelError with a hint."""
     from huggingface_hub import errors
 
     try:
         yield
     except errors.GatedRepoError as error:
         raise BadModelError(
-            f"{model}: is gated on the Hub, and this account has not been given access",
-            f"ask for it on https://huggingface.co/{repo}, then: hf auth login",
+            f"{model}: is gated on the Hub, and this account has no access",
+            f"request access at https://huggingface.co/{repo}, then run: hf auth login",
         ) from error
     except errors.RevisionNotFoundError as error:
         raise BadModelError(
@@ -100,30 +91,30 @@ def _hub_errors(model: str, repo: str, revision: str | None) -> Iterator[None]:
     except errors.RepositoryNotFoundError as error:
         raise BadModelError(
             f"{model}: no such directory, and the Hub has no such model, or it is private",
-            "check the name; for a private model: hf auth login",
+            "check the name; for a private model run: hf auth login",
         ) from error
     except errors.HFValidationError as error:
         raise BadModelError(
-            f"{model}: no such directory, and not a name that the Hub can have",
+            f"{model}: no such directory, and not a valid Hub id",
             "write org/name[@revision]",
         ) from error
     except errors.LocalEntryNotFoundError as error:
         offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
         why = "HF_HUB_OFFLINE is set" if offline else "the Hub cannot be reached"
         raise BadModelError(
-            f"{model}: no such directory, and not (or not completely) in the Hub's cache; {why}",
-            f"download it first, where there is a network: hf download {repo}"
+            f"{model}: no such directory, and the Hub cache does not hold the whole model; {why}",
+            f"download it on a machine with a network: hf download {repo}"
             + (f" --revision {revision}" if revision else ""),
         ) from error
     except errors.HfHubHTTPError as error:
         raise BadModelError(
             f"{model}: the Hub answered with status"
             f" {getattr(error.response, 'status_code', 'unknown')}",
-            "try again later; or check HF_ENDPOINT and hf auth whoami",
+            "try again later, or check HF_ENDPOINT and hf auth whoami",
         ) from error
     except MpuError:
         raise
-    except Exception as error:  # its HTTP library has errors of its own, a proxy's for instance
+    except Exception as error:  # the HTTP library raises its own errors, for instance for a proxy
         if getattr(error, "errno", None) == errno.ENOSPC:
             raise BadModelError(
                 f"{model}: the disk that holds the Hub's cache is full",
@@ -132,6 +123,6 @@ def _hub_errors(model: str, repo: str, revision: str | None) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise BadModelError(
             f"{model}: cannot be downloaded ({reason})",
-            "check the network, the proxy and the cache's permissions; or download it first: hf"
+            "check the network, the proxy and the cache's permissions, or download it first: hf"
             f" download {repo}",
         ) from error

@@ -1,4 +1,4 @@
-"""Rows of tensors on disk, and of products of two of them, as float32 (this module imports torch)."""
+"""Rows of tensors on disk, and of low-rank products, as float32. This module imports torch."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ Places = npt.NDArray[np.int64]
 
 
 def dense_rows(info: TensorInfo, places: Places, columns: int) -> Tensor:
-    """Rows, given ascending, of a tensor seen as a matrix: (rows, columns)."""
+    """Rows, in ascending order, of a tensor viewed as a matrix: (rows, columns)."""
     return read_rows(info, places, columns).float()
 
 
 def product_rows(
     a: TensorInfo, b: TensorInfo, scale: float, places: Places, *, transposed: bool
 ) -> Tensor:
-    """Rows, given ascending, of `scale · B A` or of its transpose: (rows, columns).
+    """Rows, in ascending order, of `scale · B A` or of its transpose: (rows, columns).
 
-    A is (r, inputs), B is (outputs, r). Beside the rows only A is held whole, and B too where the
-    product is transposed; the product is summed in float64, so that blocks of any size give the
-    same float32.
+    A is (r, inputs), B is (outputs, r). Only A is read whole, and B too if the product is
+    transposed. The product is summed in float64, so the float32 result does not depend on the
+    block size.
     """
     if transposed:
         left, right = read_tensor(a).T[places], read_tensor(b).T

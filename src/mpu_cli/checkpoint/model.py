@@ -1,7 +1,6 @@
-"""A Hugging Face model directory on disk: what tensors it has, and their bytes, a block at a time.
+"""A Hugging Face model directory on disk: its tensors and their bytes, one block at a time.
 
-Nothing is loaded: opening a checkpoint reads JSON and safetensors headers only, and never imports
-torch.
+Opening a checkpoint reads only JSON and safetensors headers, and never imports torch.
 """
 
 from __future__ import annotations
@@ -32,33 +31,30 @@ ADAPTER_CONFIG = "adapter_config.json"
 _EMBEDDINGS = (".embed_tokens.weight", ".wte.weight", ".embed_in.weight", ".word_embeddings.weight")
 INDEX_FILE = "model.safetensors.index.json"
 _SHARD = re.compile(r"(?!\.)[^/\\\x00-\x1f]*\.safetensors[^/\\\x00-\x1f]*")
-"""model-00001-of-00002.safetensors, but also model-00001-of-000002 or model.safetensors-00001-of-00002."""
+"""model-00001-of-00002.safetensors, also -of-000002 and model.safetensors-00001-of-00002."""
 READ_BLOCK = 4 << 20
-"""Bytes read at once where a tensor is copied or hashed."""
+"""Bytes per read when a tensor is copied or hashed."""
 SPAN = 1 << 20
-"""Entries computed with at once where a tensor is not moved as a whole."""
+"""Entries per step when a tensor is processed in parts."""
 _MAX_DEPTH = 64
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_JSON_BYTES = 100_000_000
-"""As a safetensors header: an index of a million tensors has fewer."""
+"""The limit of a safetensors header; an index of a million tensors is smaller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model directory: `config` is what is kept of config.json, `tensors` are the on-disk tensors by name."""
+    """A model directory: `config` is the kept part of config.json, `tensors` are those on disk."""
 
     path: Path
     config: dict[str, Any]
     tensors: dict[str, TensorInfo]
     remarks: tuple[str, ...] = ()
-    """What the user must be told of config.json, a sentence each.
-
-    What was left out of it, and what replaced.
-    """
+    """Remarks about config.json for the user: what mpu ignored or replaced, one sentence each."""
 
     @property
     def dtype(self) -> str:
-        """The dtype (safetensors' name) that holds most bytes."""
+        """The dtype (safetensors' name) of most bytes."""
         sizes: dict[str, int] = {}
         for info in self.tensors.values():
             sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
@@ -66,8 +62,13 @@ class Checkpoint:
 
     @property
     def float_dtypes(self) -> frozenset[str]:
-        """The floating-point dtypes (safetensors' names) that occur."""
+        """The floating-point dtypes (safetensors' names) of the tensors."""
         return frozenset(info.dtype for info in self.tensors.values() if info.dtype in FLOAT_DTYPES)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all tensors on disk, in bytes."""
+        return sum(info.nbytes for info in self.tensors.values())
 
     @property
     def elements(self) -> int:
@@ -75,7 +76,7 @@ class Checkpoint:
         return sum(info.elements for info in self.tensors.values())
 
     def in_file_order(self) -> list[TensorInfo]:
-        """All tensors in the order in which a single safetensors file stores them."""
+        """All tensors in the order of a single safetensors file."""
         return file_order(self.tensors.values())
 
 
@@ -83,10 +84,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Open a model directory for reading.
 
     Raises:
-        BadModelError: no config.json, no safetensors (pickles are named as such), an index that
-            names an absent shard or disagrees with the shards, remote code, a quantised checkpoint,
-            an adapter beside the model, a value of config.json that no model can have, a head that
-            claims to be tied and is not, a link that leaves the directory, or a Git LFS pointer.
+        BadModelError: no config.json, no safetensors files, an index that disagrees with the
+            shards, remote code, a quantised checkpoint, an adapter beside the model, an invalid
+            value in config.json, a head that config.json ties although it differs, a link to a
+            file outside the directory, or a Git LFS pointer.
     """
     if not path.is_dir() or require_one_kind(path) != MODEL:
         raise instead_of(path, MODEL, BadModelError)
@@ -96,7 +97,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not tensors:
         raise BadModelError(f"{path}: the checkpoint holds no tensors")
     if (path / ADAPTER_CONFIG).exists():
-        # transformers would add it to the model, and a copy would be published without it.
+        # transformers would load the adapter too, but the published copies would lack it.
         raise BadModelError(
             f"{path}: holds a model and an adapter ({ADAPTER_CONFIG})",
             f"merge it (peft: merge_and_unload, save_pretrained), or move {ADAPTER_CONFIG} and its"
@@ -105,7 +106,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     for key, count in layer_counts(config.content):
         if count > len(tensors):
             raise BadModelError(
-                f"{path}/{CONFIG_FILE}: {key} is {count}, and there are {len(tensors)} tensors"
+                f"{path}/{CONFIG_FILE}: {key} is {count}, but there are only {len(tensors)} tensors"
             )
     return Checkpoint(path, config.content, tensors, config.remarks)
 
@@ -118,20 +119,18 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BadModelError(f"{path}: {error.strerror}") from error
     if len(data) > _MAX_JSON_BYTES:
-        raise BadModelError(f"{path}: more than {_MAX_JSON_BYTES} bytes, which no such file has")
+        raise BadModelError(f"{path}: larger than {_MAX_JSON_BYTES} bytes, the limit")
     if is_lfs_pointer(data):
         raise lfs_pointer(path)
     try:
         text = data.decode("utf-8")
         value = json.loads(text)
-        if _SURROGATE.search(text):  # half a character: nothing can write it again
+        if _SURROGATE.search(text):  # half a character, which UTF-8 cannot encode
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BadModelError(f"{path}: not valid JSON ({error})") from error
     if _is_deeper(value, _MAX_DEPTH):
-        raise BadModelError(
-            f"{path}: more than {_MAX_DEPTH} lists or maps in each other, which no such file has"
-        )
+        raise BadModelError(f"{path}: lists or maps are nested more than {_MAX_DEPTH} levels deep")
     if not isinstance(value, dict):
         raise BadModelError(f"{path}: expected a JSON object")
     return value
@@ -142,9 +141,9 @@ def _is_deeper(value: Any, most: int) -> bool:
     for _ in range(most + 1):
         level = [
             inner
-            for each in level
-            if isinstance(each, dict | list)
-            for inner in (each.values() if isinstance(each, dict) else each)
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
         ]
         if not level:
             return False
@@ -152,20 +151,19 @@ def _is_deeper(value: Any, most: int) -> bool:
 
 
 def open_config(path: Path) -> ConfigFile:
-    """What is kept of the config.json of a model directory.
+    """Read the config.json of a model directory by allow-list.
 
     Raises:
-        BadModelError: there is none, it needs remote code, is quantised, or says what no model can
-            have.
+        BadModelError: there is none, it needs remote code, is quantised, or has an invalid value.
     """
     file = path / CONFIG_FILE
     if not file.exists():
         raise BadModelError(
             f"{path}: no config.json",
-            "give a Hugging Face model directory: config.json lies beside the weights",
+            "give a Hugging Face model directory, with config.json beside the weights",
         )
     if file.stat().st_size > MAX_BYTES:
-        raise BadModelError(f"{file}: longer than {MAX_BYTES >> 20} MiB")
+        raise BadModelError(f"{file}: larger than {MAX_BYTES >> 20} MiB")
     config = read_json(file)
     if config.get("auto_map"):
         raise BadModelError(
@@ -190,19 +188,17 @@ def _read_tensors(path: Path) -> dict[str, TensorInfo]:
     weight_map = read_index(index)
     if single.exists() and set(weight_map.values()) != {SINGLE_FILE}:
         raise BadModelError(
-            f"{path}: both {SINGLE_FILE} and {INDEX_FILE} are there",
+            f"{path}: holds both {SINGLE_FILE} and {INDEX_FILE}",
             "remove the one left over from an older save",
         )
     return _read_shards(path, index, weight_map)
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """The file that each tensor is in, by tensor, as an index says it.
-
-    Files of any name, but none outside its directory.
+    """The shard of each tensor according to an index; shards lie in the directory of the index.
 
     Raises:
-        BadModelError: no index, or it names something that is not a plain safetensors file.
+        BadModelError: no valid index, or it names something other than a plain safetensors file.
     """
     weight_map = read_json(index).get("weight_map")
     if (
@@ -229,7 +225,7 @@ def _read_shards(path: Path, index: Path, weight_map: dict[str, str]) -> dict[st
         for name, info in read_header(path / shard)[0].items():
             if weight_map.get(name) != shard:
                 raise BadModelError(
-                    f"{index}: says nothing or something else of tensor {name} found in {shard}"
+                    f"{index}: does not list tensor {name} in {shard}, which holds it"
                 )
             tensors[name] = info
     missing = sorted(set(weight_map) - set(tensors))
@@ -239,10 +235,7 @@ def _read_shards(path: Path, index: Path, weight_map: dict[str, str]) -> dict[st
 
 
 def _drop_ignored_buffers(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """Constants that old checkpoints hold and transformers ignores.
-
-    RoPE frequencies, causal masks.
-    """
+    """Drop constants of old checkpoints that transformers ignores: RoPE frequencies and masks."""
     return {
         name: info
         for name, info in tensors.items()
@@ -260,9 +253,8 @@ def _drop_ignored_buffers(tensors: dict[str, TensorInfo]) -> dict[str, TensorInf
 def _drop_redundant_head(
     path: Path, config: dict[str, Any], tensors: dict[str, TensorInfo]
 ) -> dict[str, TensorInfo]:
-    # transformers writes a tied head once; other programs write it twice. Kept as a second tensor
-    # it would be perturbed apart from the embedding, and transformers silently unties heads that
-    # differ.
+    # transformers writes a tied head once; other programs write it twice. As a second tensor it
+    # would get other noise than the embedding, and transformers silently unties heads that differ.
     heads = [info for name, info in tensors.items() if is_head(name)]
     text = config.get("text_config")
     flags = [
@@ -288,23 +280,23 @@ def _drop_redundant_head(
     if twins[0].dtype != head.dtype or any(
         a != b for a, b in zip(blocks(head), blocks(twins[0]), strict=True)
     ):
-        if tied is None:  # the architecture's own default decides, and here it cannot be to tie
+        if tied is None:  # config.json is silent, and the tensors show that they are not tied
             return tensors
         raise BadModelError(
             f"{path}: config.json ties {head.name.removesuffix('.weight')} to {twins[0].name}, but"
-            " the two differ on disk",
+            " the two tensors differ on disk",
             f"set tie_word_embeddings to false in config.json, or remove {head.name}",
         )
     return {name: info for name, info in tensors.items() if name != head.name}
 
 
 def is_head(name: str) -> bool:
-    """Whether a tensor is an output embedding by its name."""
+    """Whether a tensor's name is that of an output embedding."""
     return name in {"lm_head.weight", "embed_out.weight"} or name.endswith(".lm_head.weight")
 
 
 def blocks(info: TensorInfo, size: int = READ_BLOCK) -> Iterator[bytes]:
-    """Yield a tensor's bytes in blocks of `size` bytes (the last one shorter)."""
+    """Yield a tensor's bytes in blocks of `size` bytes; the last block may be shorter."""
     with info.file.open("rb") as file:
         left = info.nbytes
         offset = info.start

@@ -1,6 +1,6 @@
-"""A directory of our own at a name that others can foresee.
+"""Temporary directories with predictable names.
 
-Opened without following links, trusted only if it is ours.
+Another user could create one first, so mpu follows no link and uses only its own directories.
 """
 
 from __future__ import annotations
@@ -15,40 +15,36 @@ from mpu_cli.errors import OutputError
 
 
 def open_own(path: Path, *, fresh: bool = False) -> int:
-    """Open a directory at a name that others can foresee; returns the handle.
+    """Open a directory of this user that has a predictable name; return the handle.
 
-    `fresh`: it was made just now, so its mode is what the file system makes of ours (0777 on some
-    that know no modes).
+    `fresh` means that it was just created: some file systems have no modes and show 0777.
 
     Raises:
-        OutputError: it is a link or no directory, belongs to another user, or others may write to
-            it.
+        OutputError: it is a link or not a directory, belongs to another user, or others can write
+            to it.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENOTDIR}:
             raise OutputError(
-                f"{path}: is in the way: a link or a file that mpu did not make",
-                "look at it, and remove it",
+                f"{path}: is a link or a file that mpu did not create",
+                "inspect it, then remove it",
             ) from error
         raise
     status = os.fstat(handle)
     writable = bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)) and not fresh
-    if writable or status.st_uid not in {os.geteuid(), _uid_of_ours(handle, status.st_uid)}:
+    if writable or status.st_uid not in {os.geteuid(), _own_uid(handle, status.st_uid)}:
         os.close(handle)
         raise OutputError(
-            f"{path}: is in the way: it belongs to another user, or others may write to it",
+            f"{path}: belongs to another user, or others can write to it",
             "remove it, or choose another path",
         )
     return handle
 
 
-def _uid_of_ours(handle: int, owner: int) -> int | None:
-    """Whose the files are that we make in a directory.
-
-    On network and foreign file systems not always our own user's.
-    """
+def _own_uid(handle: int, owner: int) -> int | None:
+    """The owner of files that we create in a directory; network file systems may change it."""
     if owner == os.geteuid():
         return owner
     name = f".mpu-probe-{os.getpid()}"
@@ -66,7 +62,7 @@ def _uid_of_ours(handle: int, owner: int) -> int | None:
 
 
 def empty(handle: int) -> None:
-    """Remove everything in an open directory; links are removed, never followed."""
+    """Remove everything in an open directory, without following links."""
     for name in os.listdir(handle):
         if stat.S_ISDIR(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode):
             shutil.rmtree(name, dir_fd=handle)

@@ -1,9 +1,8 @@
-"""Which files of a directory that came from someone else may be opened.
+"""Open files of a directory that someone else made.
 
-A model directory may be unpacked from anybody's archive, and what lies in it may be published: a
-link in it could put the server's own secret into every copy. So a link is followed only where it
-stays: in the directory itself, or, in the Hub's cache, from a snapshot into the blobs of the same
-repository.
+A model directory may come from anyone's archive, and its files may be published: a link in it
+could put the server's secret into every copy. So mpu follows a link only inside the directory
+itself, or in the Hub cache from a snapshot to the blobs of the same repository.
 """
 
 from __future__ import annotations
@@ -20,52 +19,47 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 
 
 def plain_file(path: Path) -> Path:
-    """The file to open for a file of a model directory: itself, or what an allowed link leads to.
+    """Return the path to open for a file of a model directory, with allowed links resolved.
 
     Raises:
-        BadModelError: a link that leaves the directory, or something that is no file (a pipe would
-            block for ever).
+        BadModelError: a link to a file outside the directory, or not a regular file (a pipe would
+            block forever).
     """
     real = _target(path)
     try:
         mode = real.stat(follow_symlinks=False).st_mode
     except OSError:
-        return real  # whoever opens it says what is wrong
+        return real  # the caller gets the error when it opens the file
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a directory fails by itself
-        raise BadModelError(
-            f"{path}: is not a plain file", "remove it, or put the file itself there"
-        )
+        raise BadModelError(f"{path}: is not a regular file", "remove it, or copy the file there")
     return real
 
 
 def refuse_links_out(directory: Path) -> None:
-    """Check every link of a model directory, whatever its name.
-
-    Transformers reads more files than we do.
+    """Check every link of a model directory, because transformers reads more files than mpu.
 
     Raises:
-        BadModelError: one of them leaves the directory.
+        BadModelError: a link to a file outside the directory.
     """
     for folder in (directory, directory / TEMPLATES):
         try:
             entries = sorted(entry.name for entry in os.scandir(folder) if entry.is_symlink())
-        except OSError:  # not there, or not readable: whoever opens a file in it says so
+        except OSError:  # absent or not readable: the caller gets the error when it opens a file
             continue
         for name in entries:
             _target(folder / name)
 
 
 def is_lfs_pointer(head: bytes) -> bool:
-    """Whether a file that begins so is what a clone without Git LFS leaves in the place of a large file."""
+    """Whether a file's first bytes are those of a Git LFS pointer, left by a clone without LFS."""
     return head.startswith(_LFS)
 
 
 def lfs_pointer(path: Path) -> BadModelError:
-    """The error for a Git LFS pointer, ready to be raised."""
+    """Return the error for a Git LFS pointer."""
     return BadModelError(
         f"{path}: is a Git LFS pointer, not the file itself",
-        "fetch the files: git lfs install, then git lfs pull, in the clone; or download the model"
-        " with hf download",
+        "run git lfs install and git lfs pull in the clone, or download the model with hf download",
     )
 
 
@@ -80,14 +74,13 @@ def _target(path: Path) -> Path:
     if directory in real.parents or _in_own_blobs(directory, real):
         return real
     raise BadModelError(
-        f"{path}: is a link that leaves the model directory",
-        "put the file itself there (cp -L), if you know what it is; links are followed only inside"
-        " the Hub's own cache",
+        f"{path}: is a link to a file outside the model directory",
+        "if you trust the file, copy it there (cp -L); mpu follows links only in the Hub cache",
     )
 
 
 def _in_own_blobs(snapshot: Path, real: Path) -> bool:
-    """Whether a file is a blob of the repository whose snapshot (a resolved path) this directory is in the Hub's cache."""
+    """Whether a file is a blob of the repository of this snapshot in the Hub cache."""
     repository = snapshot.parent.parent
     return (
         snapshot.parent.name == "snapshots"

@@ -1,9 +1,9 @@
-"""One safetensors file that is written in any order and hashed in the same pass.
+"""One safetensors file, written in any order and hashed in the same pass.
 
-The header and all offsets are known before any data. A frontier follows what is complete from the
-front: a block that arrives just there is hashed as it is written; what came earlier is read back
-(from the page cache) once its tensor is complete. Of every tensor only the number of its bytes is
-kept, however many rows arrive one by one.
+The header and all offsets are known before any data. A frontier marks the complete part from the
+start of the file: a block that begins at the frontier is hashed as it is written; other blocks are
+read back from the page cache once their tensor is complete. For each tensor the writer keeps only
+the number of missing bytes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ _WRITE_BACK = 64 << 20
 
 
 class ShardFile:
-    """A file that holds `tensors` in this order.
-
-    Offsets given to `write` are into its data, behind the header.
-    """
+    """A file that holds `tensors` in this order; offsets for `write` start after the header."""
 
     def __init__(
         self, path: Path, tensors: Sequence[TensorInfo], *, digest_file: bool, digest_tensors: bool
@@ -36,13 +33,13 @@ class ShardFile:
         self._names = [info.name for info in tensors]
         self._missing = [info.nbytes for info in tensors]
         self._ends = list(accumulate(self._missing, initial=len(header)))
-        """Where the header ends, then every tensor."""
+        """The end of the header, then the end of each tensor."""
         self.size = self._ends[-1]
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         os.fchmod(self._handle, 0o644)
         self._hash, self._tensor_hash = hashlib.sha256(), hashlib.sha256()
         self._current = self._flushed = 0
-        """The first tensor that is not hashed to its end."""
+        """The first tensor that is not completely hashed."""
         self._frontier = len(header)
         self.digests: dict[str, str] = {}
         self._put(0, memoryview(header))
@@ -55,7 +52,7 @@ class ShardFile:
         return self._frontier == self.size
 
     def write(self, offset: int, block: memoryview) -> None:
-        """Put bytes of one tensor at an offset of the data; no byte may be written twice."""
+        """Write bytes of one tensor at an offset of the data; no byte may be written twice."""
         start = self._ends[0] + offset
         tensor = bisect_right(self._ends, start) - 1
         if (
@@ -64,8 +61,7 @@ class ShardFile:
             or len(block) > self._missing[tensor]
         ):
             raise ValueError(
-                f"{self._path.name}: {len(block)} bytes at {start} lie outside or over what is"
-                " there"
+                f"{self._path.name}: {len(block)} bytes at {start} overlap or lie outside"
             )
         self._put(start, block)
         self._missing[tensor] -= len(block)
@@ -74,9 +70,10 @@ class ShardFile:
         self._advance()
 
     def finish(self) -> tuple[str, int]:
-        """Flush to disk and close; SHA-256 (empty if not asked) and size of the file.
+        """Flush and close the file; return its SHA-256 (empty if not asked for) and size.
 
-        Raises ValueError if bytes are missing.
+        Raises:
+            ValueError: bytes are missing.
         """
         if not self.complete:
             raise ValueError(f"{self._path.name}: is incomplete after byte {self._frontier}")
@@ -85,7 +82,7 @@ class ShardFile:
         return self._hash.hexdigest() if self._digest_file else "", self.size
 
     def close(self) -> None:
-        """Close the file, whatever is in it."""
+        """Close the file, complete or not."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
@@ -96,7 +93,7 @@ class ShardFile:
             position, block = position + written, block[written:]
 
     def _advance(self) -> None:
-        """Hash what is complete: the rest of the current tensor, and those behind it."""
+        """Hash the rest of the current tensor and of the following ones, if they are complete."""
         while self._current < len(self._missing) and self._missing[self._current] == 0:
             left = self._ends[self._current + 1] - self._frontier
             for piece in read_pieces(self._path, self._frontier, left, "what was just written"):
@@ -115,8 +112,7 @@ class ShardFile:
         self._frontier += len(block)
 
     def _start_write_back(self) -> None:
-        # So that the disk works while the rest is computed; the fsync at the end then has little
-        # left to wait for.
+        # Let the disk work while the rest is computed, so that the final fsync is short.
         if self._frontier - self._flushed >= _WRITE_BACK and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(
                 self._handle, self._flushed, self._frontier - self._flushed, os.POSIX_FADV_DONTNEED

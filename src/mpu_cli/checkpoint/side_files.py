@@ -1,7 +1,7 @@
-"""The small files beside the weights, copied by allow-list and stripped of what they say about their origin.
+"""Copy the small files beside the weights by allow-list, without information on their origin.
 
-A source directory may hold pickles of the exact weights, optimizer states, or a README naming the
-checkpoint; a deny-list would leak them, so only names listed here are ever copied.
+A source directory may hold pickles of the exact weights, optimizer states, or a README that names
+the checkpoint. A deny-list would leak them, so mpu copies only the names listed here.
 """
 
 from __future__ import annotations
@@ -46,14 +46,15 @@ ALLOWED = (
     "*.tiktoken",
 )
 MAX_TEMPLATE_BYTES, MAX_TEMPLATES = 1 << 20, 64
-"""Of one named chat template (Cohere's `tool_use`, `rag`), and how many; real ones have some KiB, and there are one to three."""
+"""Size and number of named chat templates (Cohere's `tool_use`, `rag`). Models have one to three,
+of a few KiB each."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
-"""As in a manifest, which lists what is published."""
+"""The form that a manifest allows."""
 _TEMPLATE = re.compile(TEMPLATES + r"/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.jinja")
 NOT_OF_ROWS = frozenset(
     {"config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"}
 )
-"""Side files that have no say in how rows become tokens."""
+"""Side files that do not affect how rows become tokens."""
 _READERS: Mapping[str, Callable[[Path, dict[str, Any]], dict[str, Any]]] = {
     "generation_config.json": generation_settings,
     "tokenizer_config.json": tokenizer_settings,
@@ -63,12 +64,13 @@ _READERS: Mapping[str, Callable[[Path, dict[str, Any]], dict[str, Any]]] = {
     "processor_config.json": lambda _, content: content,
 }
 _HARMLESS = re.compile(
-    r"use_cache|output_\w+|return_\w+|_from_model_config|transformers_version|cache_implementation|max_time|low_memory|disable_compile"
-    r"|is_assistant|num_assistant_\w+|assistant_\w+|prompt_lookup_num_tokens|max_matching_ngram_size|token_healing|chat_format|max_window_size"
-    r"|forced_decoder_ids|force_words_ids|constraints"
-    r"|processor_class|is_local|local_files_only|use_fast|from_slow|max_len|verbose|padding|truncation"
+    r"use_cache|output_\w+|return_\w+|_from_model_config|transformers_version|max_time|low_memory"
+    r"|cache_implementation|disable_compile|is_assistant|num_assistant_\w+|assistant_\w+"
+    r"|prompt_lookup_num_tokens|max_matching_ngram_size|token_healing|chat_format|max_window_size"
+    r"|forced_decoder_ids|force_words_ids|constraints|processor_class|is_local|local_files_only"
+    r"|use_fast|from_slow|max_len|verbose|padding|truncation"
 )
-"""Keys beside config.json that earlier versions of mpu published, and that name no file, code or place."""
+"""Keys that earlier versions of mpu published; they name no file, code or path."""
 _ORIGIN_KEYS = frozenset(
     {
         "_commit_hash",
@@ -82,21 +84,22 @@ _ORIGIN_KEYS = frozenset(
     }
 )
 _MAX_BYTES = 128 << 20
-"""Of one side file: the largest tokenizers have a quarter of it."""
+"""The limit of one side file; the largest tokenizers have a quarter of it."""
 _NEVER_READ = re.compile(
-    r".*\.(py[cdw]?|pyz|bin|pt|pth|ckpt|pkl|pickle|joblib|npy|npz|msgpack|h5|keras|so|dll|dylib|gguf|ggml)([.-]\d[\w-]*)?"
+    r".*\.(py[cdw]?|pyz|bin|pt|pth|ckpt|pkl|pickle|joblib|npy|npz|msgpack|h5|keras"
+    r"|so|dll|dylib|gguf|ggml)([.-]\d[\w-]*)?"
     r"|.*\.safetensors(?!\.index\.json\Z).*",
     re.DOTALL,
 )
-"""Names, in small letters, of code, pickles and weights, those of numbered parts too."""
+"""Lower-case names of code, pickles and weights, numbered parts included."""
 _HIDDEN = re.compile(r"\.(git|cache)")
-"""Folders of the programs that downloaded a model; no program that opens one looks into them."""
+"""Folders of download programs; no program that opens a model reads them."""
 _SIGNED = re.compile(rb"""["']?hmac["']?\s*:\s*["']?[0-9a-fA-F]{64}""")
-"""What every file of a server's secret directory ends with, this lineage's or another's."""
+"""The end of every file in a server's secret directory, of any lineage."""
 
 
 def is_allowed(name: str) -> bool:
-    """Whether a file of this name, relative to the model's directory, may stand beside published weights."""
+    """Whether a file of this name, relative to the model directory, may be published."""
     form = _TEMPLATE if "/" in name else _NAME
     return form.fullmatch(name) is not None and (
         "/" in name or any(fnmatchcase(name, pattern) for pattern in ALLOWED)
@@ -104,12 +107,10 @@ def is_allowed(name: str) -> bool:
 
 
 def side_files(directory: Path) -> list[Path]:
-    """The files of a model directory that are copied beside published weights, in order.
-
-    Named chat templates come last.
+    """The files of a model directory that are published beside the weights; named templates last.
 
     Raises:
-        BadModelError: more of those than any model has.
+        BadModelError: too many named chat templates.
     """
     folder = directory / TEMPLATES
     inside = (
@@ -120,7 +121,7 @@ def side_files(directory: Path) -> list[Path]:
     if len(inside) > MAX_TEMPLATES:
         raise BadModelError(
             f"{folder}: {len(inside)} chat templates, expected at most {MAX_TEMPLATES}",
-            "remove those that nobody uses",
+            "remove the templates that nobody uses",
         )
     beside = sorted(
         path for path in directory.iterdir() if is_allowed(path.name) and not path.is_dir()
@@ -129,23 +130,21 @@ def side_files(directory: Path) -> list[Path]:
 
 
 def check_side_files(directory: Path) -> None:
-    """Look at what `copy_side_files` would copy, before the long part of a command.
+    """Check the files that `copy_side_files` would copy, before the long part of a command.
 
     Raises:
-        BadModelError: a link that leaves the directory, a Git LFS pointer, a file of a secret
-            directory, something that is too large or no file.
+        BadModelError: a link to a file outside the directory, a Git LFS pointer, a file of a secret
+            directory, a file that is too large, or not a regular file.
     """
     for path in side_files(directory):
         _read(path)
 
 
 def refuse_unpublished(copy: Path) -> None:
-    """Refuse what mpu does not publish in the settings files of a published copy.
-
-    Any program may be going to read them.
+    """Refuse a copy with settings that mpu never publishes, because other programs read them too.
 
     Raises:
-        BadModelError: the first such key, by file.
+        BadModelError: names the first such key and its file.
     """
     for path in side_files(copy):
         if path.name == CONFIG_FILE:
@@ -158,19 +157,19 @@ def refuse_unpublished(copy: Path) -> None:
         if unknown:
             raise BadModelError(
                 f"{path}: holds {unknown[0]:.80}, which mpu never publishes",
-                "other programs may follow it; ask who made this handoff, and do not open its"
-                " copies before you know",
+                "other programs may act on it: do not open the copies until you know who made this"
+                " handoff",
             )
 
 
 def refuse_unread(model: Checkpoint) -> None:
-    """Refuse what a check of the model would say nothing of, though other programs load or run it: code, pickles, more weights.
+    """Refuse code, pickles and extra weights, which a check of the model does not cover.
 
-    A model directory has no list of its files; a README or a licence beside it is nobody's danger.
+    Other programs may load or run them. A README or a licence is harmless.
 
     Raises:
-        BadModelError: the first such file, also in a folder inside; a linked folder; or a settings
-            file that asks for code.
+        BadModelError: names the first such file, also in a subfolder; a linked folder; or a
+            settings file that asks for code.
     """
     read = {info.file for info in model.tensors.values()}
     for folder, folders, names in os.walk(model.path, onerror=_unreadable):
@@ -186,9 +185,8 @@ def refuse_unread(model: Checkpoint) -> None:
         ]
         for name in sorted(linked + unread):
             raise BadModelError(
-                f"{place / name}: is not part of the model that was checked, and other programs may"
-                " load it",
-                "move it away, then verify again",
+                f"{place / name}: is not part of the checked model, but other programs may load it",
+                "move it out of the directory, then verify again",
             )
     for path in side_files(model.path):
         if path.name in _READERS:
@@ -204,12 +202,11 @@ def _unreadable(error: OSError) -> None:
 def copy_side_files(source: Checkpoint, directory: Path, dtype: str) -> dict[str, tuple[str, int]]:
     """Copy the allowed side files of a checkpoint into `directory`; return digest and size by name.
 
-    `dtype` ("float32", …) is what config.json will say: transformers rounds silently where it
-    disagrees with the stored tensors.
+    config.json will name `dtype` ("float32", …): transformers rounds silently if it differs from
+    the stored tensors.
 
     Raises:
-        BadModelError: the tokenizer needs remote code, or a side file is not what its name says
-            (see `check_side_files`).
+        BadModelError: the tokenizer needs remote code, or see `check_side_files`.
     """
     return write_side_files(source.path, directory, {**source.config, "dtype": dtype})
 
@@ -217,9 +214,9 @@ def copy_side_files(source: Checkpoint, directory: Path, dtype: str) -> dict[str
 def write_side_files(
     origin: Path, directory: Path, config: dict[str, Any]
 ) -> dict[str, tuple[str, int]]:
-    """Copy the allowed side files of `origin`, with `config` as the content of config.json.
+    """Copy the allowed side files of `origin`, with `config` as config.json.
 
-    Raises as `copy_side_files`.
+    Raises the errors of `copy_side_files`.
     """
     written = {}
     for path in side_files(origin):
@@ -234,31 +231,31 @@ def write_side_files(
 
 
 def _read(path: Path) -> bytes:
-    most = MAX_TEMPLATE_BYTES if path.parent.name == TEMPLATES else _MAX_BYTES
+    limit = MAX_TEMPLATE_BYTES if path.parent.name == TEMPLATES else _MAX_BYTES
     try:
         with plain_file(path).open("rb") as file:
-            data = file.read(most + 1)
+            data = file.read(limit + 1)
     except OSError as error:
         raise BadModelError(
             f"{path}: {error.strerror}", "check the path and its permissions"
         ) from error
-    if len(data) > most:
+    if len(data) > limit:
         raise BadModelError(
-            f"{path}: more than {most >> 20} MiB, which no such file has",
+            f"{path}: larger than {limit >> 20} MiB, the limit for this file",
             "remove it from the model directory",
         )
     if is_lfs_pointer(data):
         raise lfs_pointer(path)
     if _SIGNED.search(data):
         raise BadModelError(
-            f"{path}: holds a file of a server's secret directory, which is never copied",
-            "remove it from the model directory, and ask how it came there",
+            f"{path}: is a file of a server's secret directory, which mpu never copies",
+            "remove it from the model directory, and find out how it got there",
         )
     return data
 
 
 def _cleaned_json(path: Path, config: dict[str, Any]) -> str:
-    """The published text of a settings file; `config` is what is kept of config.json."""
+    """The published text of a settings file; `config` is the kept part of config.json."""
     content = config if path.name == CONFIG_FILE else _kept(path, read_json(path))
     if path.name != "added_tokens.json":  # its keys are tokens
         content = _without_origin(content)
@@ -269,7 +266,7 @@ def _kept(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     if _names_code(content):
         raise BadModelError(
             f"{path}: needs remote code (auto_map)",
-            "save it with a tokenizer that transformers has built in",
+            "save the model with a tokenizer that is built into transformers",
         )
     return _READERS[path.name](path, content)
 
@@ -281,7 +278,7 @@ def _names_code(value: Any) -> bool:
 
 
 def _dropped(content: Any, kept: Any, prefix: str = "") -> Iterator[str]:
-    """The keys, with their maps', whose values were left out, other than nulls and what is harmless."""
+    """Yield the full names of dropped keys, except nulls and harmless ones."""
     for key, value in content.items():
         if isinstance(value, dict) and isinstance(kept.get(key), dict):
             yield from _dropped(value, kept[key], f"{prefix}{key}.")
@@ -306,5 +303,5 @@ def _without_origin(value: Any) -> Any:
 
 
 def _is_path(value: Any) -> bool:
-    # Two separators at least: "/think" is a token of some chat models, not a path.
+    # At least two separators: "/think" is a token of some chat models, not a path.
     return isinstance(value, str) and re.match(r"(?:/[^/\s]+){2,}|[A-Za-z]:\\", value) is not None

@@ -1,7 +1,6 @@
-"""The settings files beside config.json as mpu takes them: known keys, with plain values.
+"""Read the settings files beside config.json by allow-list: known keys with plain values.
 
-They decide which classes and files of the reader's machine are used, and may come from the other
-party.
+They may come from the other party, and they select classes and files of the loading machine.
 """
 
 from __future__ import annotations
@@ -15,20 +14,23 @@ from mpu_cli.checkpoint.config_file import TOKENIZER_CLASS
 from mpu_cli.errors import BadModelError
 
 _GENERATION = """
-    bos_token_id eos_token_id pad_token_id decoder_start_token_id forced_bos_token_id forced_eos_token_id
-    max_length max_new_tokens min_length min_new_tokens do_sample temperature top_k top_p min_p typical_p epsilon_cutoff eta_cutoff
-    num_beams num_beam_groups diversity_penalty length_penalty early_stopping num_return_sequences
-    repetition_penalty encoder_repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
-    suppress_tokens begin_suppress_tokens bad_words_ids exponential_decay_length_penalty renormalize_logits remove_invalid_values
-    penalty_alpha guidance_scale stop_strings
+    bos_token_id eos_token_id pad_token_id decoder_start_token_id forced_bos_token_id
+    forced_eos_token_id max_length max_new_tokens min_length min_new_tokens do_sample temperature
+    top_k top_p min_p typical_p epsilon_cutoff eta_cutoff num_beams num_beam_groups
+    diversity_penalty length_penalty early_stopping num_return_sequences repetition_penalty
+    encoder_repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size suppress_tokens
+    begin_suppress_tokens bad_words_ids exponential_decay_length_penalty renormalize_logits
+    remove_invalid_values penalty_alpha guidance_scale stop_strings
 """
 _TOKENIZER = """
-    add_bos_token add_eos_token add_prefix_space added_tokens_decoder additional_special_tokens extra_special_tokens
-    model_specific_special_tokens special_tokens backend chat_template clean_up_tokenization_spaces do_lower_case do_basic_tokenize
-    never_split errors fix_mistral_regex keep_accents legacy legacy_behaviour max_length model_input_names model_max_length normalization
-    pad_to_multiple_of pad_token_type_id padding_side remove_space rstrip sp_model_kwargs spaces_between_special_tokens
-    split_special_tokens stride strip_accents tokenize_chinese_chars trim_offsets truncation_side truncation_strategy
-    unicode_normalizer use_default_system_prompt vocab_size
+    add_bos_token add_eos_token add_prefix_space added_tokens_decoder additional_special_tokens
+    extra_special_tokens model_specific_special_tokens special_tokens backend chat_template
+    clean_up_tokenization_spaces do_lower_case do_basic_tokenize never_split errors
+    fix_mistral_regex keep_accents legacy legacy_behaviour max_length model_input_names
+    model_max_length normalization pad_to_multiple_of pad_token_type_id padding_side remove_space
+    rstrip sp_model_kwargs spaces_between_special_tokens split_special_tokens stride strip_accents
+    tokenize_chinese_chars trim_offsets truncation_side truncation_strategy unicode_normalizer
+    use_default_system_prompt vocab_size
 """
 _NAMED_TOKEN = re.compile(r"[a-z][a-z0-9_]{0,60}_token")
 _LISTS_OF_TOKENS = ("additional_special_tokens", "extra_special_tokens")
@@ -43,36 +45,36 @@ _OF_A_TOKEN = {
     "id": int,
 }
 _SENTENCEPIECE = ("enable_sampling", "nbest_size", "alpha", "add_bos", "add_eos", "reverse")
-"""Of `sp_model_kwargs`; its `model_file` would name another vocabulary."""
+"""The kept keys of `sp_model_kwargs`; `model_file` would load another vocabulary."""
 
 
 def generation_settings(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """How a model recommends to write: numbers, switches, token ids and stop strings.
+    """generation_config.json: the recommended settings for generation.
 
     Raises:
-        BadModelError: a value is a map, which none of these keys has.
+        BadModelError: a value is a map, although all known keys have plain values.
     """
-    kept = {key: value for key, value in content.items() if key in _GENERATION.split()}
-    for key, value in kept.items():
+    settings = {key: value for key, value in content.items() if key in _GENERATION.split()}
+    for key, value in settings.items():
         if isinstance(value, dict):
             raise BadModelError(f"{path}: {key} is a map, expected a plain value")
-    return kept
+    return settings
 
 
 def tokenizer_settings(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a tokenizer is made with; files, classes of models and code are no part of it.
+    """tokenizer_config.json, without file names, model classes and code.
 
     Raises:
-        BadModelError: `tokenizer_class` is not the name of a tokenizer's class.
+        BadModelError: `tokenizer_class` is not the name of a tokenizer class.
     """
-    kept = {
+    settings = {
         key: value
         for key, value in content.items()
         if key in _TOKENIZER.split() or _NAMED_TOKEN.fullmatch(key)
     }
-    sentencepiece = kept.get("sp_model_kwargs")
+    sentencepiece = settings.get("sp_model_kwargs")
     if isinstance(sentencepiece, dict):
-        kept["sp_model_kwargs"] = {
+        settings["sp_model_kwargs"] = {
             key: value for key, value in sentencepiece.items() if key in _SENTENCEPIECE
         }
     name = content.get("tokenizer_class")
@@ -80,24 +82,24 @@ def tokenizer_settings(path: Path, content: Mapping[str, Any]) -> dict[str, Any]
         if not isinstance(name, str) or not TOKENIZER_CLASS.fullmatch(name):
             raise BadModelError(
                 f"{path}: tokenizer_class is {name!r:.80}, which is not the name of a tokenizer",
-                "remove tokenizer_class: tokenizer.json says all that is needed",
+                "remove tokenizer_class: tokenizer.json is sufficient",
             )
-        kept["tokenizer_class"] = name
-    return kept
+        settings["tokenizer_class"] = name
+    return settings
 
 
 def special_tokens(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """special_tokens_map.json, every key of which transformers takes as an argument of the tokenizer's class.
+    """special_tokens_map.json, whose keys transformers passes to the tokenizer's constructor.
 
     Raises:
-        BadModelError: the value of a known key is no token.
+        BadModelError: the value of a known key is not a token.
     """
-    kept = {
+    settings = {
         key: value
         for key, value in content.items()
         if value is not None and (_NAMED_TOKEN.fullmatch(key) or key in _LISTS_OF_TOKENS)
     }
-    for key, value in kept.items():
+    for key, value in settings.items():
         several = key in _LISTS_OF_TOKENS
         tokens = value if several and isinstance(value, list) else [value]
         if several and isinstance(value, dict):
@@ -106,14 +108,14 @@ def special_tokens(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
             raise BadModelError(
                 f"{path}: {key} is {value!r:.60}, expected {'tokens' if several else 'a token'}"
             )
-    return kept
+    return settings
 
 
 def added_tokens(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """added_tokens.json: ids by token.
 
     Raises:
-        BadModelError: a value is no id.
+        BadModelError: a value is not an id.
     """
     for token, number in content.items():
         if type(number) is not int or not 0 <= number < 1 << 31:

@@ -1,4 +1,4 @@
-"""Whether a disk has room for what is to be written, asked before the work is done."""
+"""Check that a disk has room for the result before the work starts."""
 
 from __future__ import annotations
 
@@ -11,28 +11,24 @@ from mpu_cli.errors import OutputError
 
 
 def require_space(place: Path, needed: int, what: str) -> None:
-    """Raise OutputError if the disk of `place` (or of its nearest parent that exists) has less than `needed` bytes free."""
+    """Raise OutputError if the disk of `place` has less than `needed` bytes free."""
     free = shutil.disk_usage(_existing(place)).free
     if free < needed:
         raise OutputError(
-            f"{place}: {what} needs {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free"
-            " there",
+            f"{place}: {what} needs {needed / 1e6:,.1f} MB, but only {free / 1e6:,.1f} MB are free",
             "free some space, or use a larger disk",
         )
 
 
 def stored_bytes(model: Checkpoint, dtype: str) -> int:
-    """What a model's tensors take once they are stored as `dtype`.
-
-    As they are where that is auto, which is the least.
-    """
+    """The bytes of a model's tensors stored as `dtype`; `auto` keeps their dtypes."""
     if dtype == "auto":
-        return sum(info.nbytes for info in model.tensors.values())
+        return model.nbytes
     return model.elements * BYTES_PER_ELEMENT[STORED_NAMES[dtype]]
 
 
 def same_disk(one: Path, other: Path) -> bool:
-    """Whether two places, or their nearest parents that exist, are on the same file system."""
+    """Whether two paths, or their nearest existing parents, are on the same file system."""
     return _existing(one).stat().st_dev == _existing(other).stat().st_dev
 
 

@@ -1,8 +1,7 @@
-"""One file that appears whole or not at all, as directories do (staging.py)."""
+"""Write one file atomically, as staging.py does for directories."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -10,27 +9,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from mpu_cli.checkpoint.staging import PARTIAL, disk_errors, flush
-from mpu_cli.errors import BusyError, OutputError
+from mpu_cli.checkpoint.staging import PARTIAL, disk_errors, flush, lock, replaced
+from mpu_cli.errors import OutputError
 
 
 def refuse_existing_file(target: Path, *, force: bool = False) -> None:
-    """Raise OutputError if `target` exists; `force` replaces a plain file, and nothing else."""
+    """Raise OutputError if `target` exists; `force` allows to replace a regular file only."""
     if not os.path.lexists(target):
         return
     if target.is_symlink() or not target.is_file():
-        raise OutputError(f"{target}: exists and is not a plain file", "choose another path")
+        raise OutputError(f"{target}: exists and is not a regular file", "choose another path")
     if not force:
         raise OutputError(f"{target}: exists", "choose another path, or give --force to replace it")
 
 
 @contextmanager
 def staged_file(target: Path, *, force: bool = False) -> Iterator[BinaryIO]:
-    """A hidden sibling to write to, flushed and renamed to `target` at the end, removed if that is not reached.
+    """Yield a hidden sibling file; rename it to `target` at the end, or remove it after an error.
 
     Raises:
-        OutputError: see `refuse_existing_file`; something that is not this user's own has the
-            sibling's name; the disk is full.
+        OutputError: see `refuse_existing_file`; the sibling exists and is not this user's file;
+            the disk is full.
         BusyError: another process is writing the same target.
     """
     refuse_existing_file(target, force=force)
@@ -42,15 +41,10 @@ def staged_file(target: Path, *, force: bool = False) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-                with suppress(
-                    PermissionError
-                ):  # a file system without modes, as on many a memory stick
+                with suppress(PermissionError):  # the file systems of memory sticks have no modes
                     os.fchmod(file.fileno(), 0o644)
                 if not os.path.samestat(os.fstat(file.fileno()), partial.lstat()):
-                    raise OutputError(
-                        f"{partial}: was moved or replaced while it was written",
-                        "run again where only you may write",
-                    )
+                    raise replaced(partial)
                 refuse_existing_file(target, force=force)
                 partial.rename(target)
                 flush(target.parent)
@@ -62,17 +56,17 @@ def staged_file(target: Path, *, force: bool = False) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _opened(partial: Path, target: Path) -> Iterator[BinaryIO]:
-    way = OutputError(f"{partial}: is in the way: mpu did not make it", "look at it, and remove it")
+    foreign = OutputError(f"{partial}: was not created by mpu", "inspect it, then remove it")
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
     fresh = True
     try:
         handle = os.open(partial, flags | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:  # a killed run left it, or it was planted
+    except FileExistsError:  # a killed run left it, or another user created it
         fresh = False
         try:
             handle = os.open(partial, flags)
         except OSError as error:
-            raise way from error
+            raise foreign from error
     with os.fdopen(handle, "r+b") as file:
         status = os.fstat(handle)
         if not fresh and (
@@ -80,12 +74,7 @@ def _opened(partial: Path, target: Path) -> Iterator[BinaryIO]:
             or status.st_uid != os.geteuid()
             or status.st_nlink != 1
         ):
-            raise way
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BusyError(
-                f"{target}: another mpu process is writing it", "wait for it to end"
-            ) from error
+            raise foreign
+        lock(handle, target)
         os.ftruncate(handle, 0)
         yield file

@@ -1,9 +1,8 @@
-"""Directories that appear whole or not at all.
+"""Write directories atomically.
 
-Everything is written to a hidden sibling of the target and renamed into place at the end. A run
-that dies leaves only that sibling, which the next run of the same command removes. The sibling's
-name can be foreseen, so whatever already has it is trusted only if it is a real directory of this
-user's that nobody else may write to; a link is never followed.
+mpu writes a hidden sibling of the target and renames it at the end. A run that dies leaves only the
+sibling, and the next run of the same command removes it. Others can predict the sibling's name, so
+mpu uses an existing one only if it is a real directory of this user that nobody else can write to.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from mpu_cli.checkpoint.own_directory import empty, open_own
 from mpu_cli.errors import BusyError, OutputError, UsageError
 
 PARTIAL = ".mpu-partial"
-"""Ends the name of the hidden sibling that stands in for a target until it is whole."""
+"""The suffix of the hidden sibling that mpu writes until the target is complete."""
 _REPLACED = ".mpu-replaced"
-"""Ends the name of what is set aside while a target is replaced."""
+"""The suffix of the old target while it is being replaced."""
 
 
 class Staging:
-    """A directory under construction: fill `path`, then `commit()`.
+    """A directory under construction: fill `path`, then call `commit()`.
 
-    Leaving the context without it removes all.
+    Leaving the context without `commit()` removes everything.
     """
 
     def __init__(
@@ -38,18 +37,17 @@ class Staging:
         """Prepare to write `target`.
 
         Args:
-            target: the directory; `force` replaces one that mpu wrote.
-            force: see `refuse_existing`.
-            private: readable by its owner only.
-            marked: no manifest will list the files, so a list is put beside them, for a later
-                `force`.
+            target: the directory.
+            force: replace an existing directory that mpu wrote, see `refuse_existing`.
+            private: make the directory readable by its owner only.
+            marked: write a list of the files for a later `force`, because no manifest lists them.
 
         Raises:
             OutputError: the target exists and is not empty (unless `force`), its parent cannot be
-                made, or something that is not this user's own has the hidden sibling's name.
+                created, or the hidden sibling exists and is not this user's directory.
             BusyError: another process is writing the same target.
         """
-        self.target = Path(os.path.abspath(target))  # noqa: PTH100 - links in the path are the user's, keep them
+        self.target = Path(os.path.abspath(target))  # noqa: PTH100 - keeps the user's links
         self.path = self.target.with_name(f".{self.target.name}{PARTIAL}")
         self._old = self.target.with_name(f".{self.target.name}{_REPLACED}")
         self._force, self._marked = force, marked
@@ -75,30 +73,25 @@ class Staging:
                 fresh = True
             except FileExistsError:
                 fresh = False
-            self._lock = open_own(self.path, fresh=fresh)
+            handle = open_own(self.path, fresh=fresh)
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                os.close(self._lock)
-                self._lock = None
-                raise BusyError(
-                    f"{self.target}: another mpu process is writing it", "wait for it to end"
-                ) from error
-            empty(self._lock)
+                lock(handle, self.target)
+            except BusyError:
+                os.close(handle)
+                raise
+            self._lock = handle
+            empty(handle)
 
     def commit(self) -> None:
-        """Flush everything to disk and rename it into place."""
+        """Flush everything to disk and rename the directory to its final name."""
         assert self._lock is not None
         with disk_errors(self.target):
             if self._marked:
                 write_marker(self.path)
             flush_tree(self.path)
             os.fchmod(self._lock, self._mode)
-            if not self._is_mine():
-                raise OutputError(
-                    f"{self.path}: was moved or replaced while it was written",
-                    "run again where only you may write",
-                )
+            if not self._is_unmoved():
+                raise replaced(self.path)
             if self._force and self.target.is_dir() and any(self.target.iterdir()):
                 self._set_aside()
             self.path.rename(self.target)
@@ -111,17 +104,17 @@ class Staging:
             if self._lock is not None:
                 if self._aside and not self.target.exists():
                     self._old.rename(self.target)
-                if self._is_mine():
+                if self._is_unmoved():
                     shutil.rmtree(self.path, ignore_errors=True)
             for parent in reversed(self._made_parents):
-                with suppress(OSError):  # not empty: another command uses it
+                with suppress(OSError):  # the parent is not empty: another command uses it
                     parent.rmdir()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    def _is_mine(self) -> bool:
-        """Whether the hidden sibling's name still leads to the directory that was opened."""
+    def _is_unmoved(self) -> bool:
+        """Whether the hidden sibling's name still refers to the directory that was opened."""
         assert self._lock is not None
         try:
             return os.path.samestat(os.fstat(self._lock), self.path.lstat())
@@ -129,19 +122,15 @@ class Staging:
             return False
 
     def _set_aside(self) -> None:
-        refuse_existing(
-            self.target, force=True
-        )  # again: what came into it meanwhile is not ours to remove
+        refuse_existing(self.target, force=True)  # check again: files may have been added meanwhile
         self._remove_old()
         if os.path.lexists(self._old):
-            raise OutputError(
-                f"{self._old}: is in the way, and mpu did not write it", "move it away"
-            )
+            raise OutputError(f"{self._old}: exists, and mpu did not write it", "move it away")
         self._aside = True
         self.target.rename(self._old)
 
     def _remove_old(self) -> None:
-        """Remove what was set aside, by this run or by one that died; only what mpu wrote."""
+        """Remove the old target, of this run or of one that died, if mpu wrote all of it."""
         if self._old.is_dir() and not self._old.is_symlink():
             listed = written_by_mpu(self._old)
             if listed and first_foreign(self._old, listed) is None:
@@ -154,23 +143,21 @@ class Staging:
             missing.append(parent)
             parent = parent.parent
         for directory in reversed(missing):
-            with suppress(
-                FileExistsError
-            ):  # another copy's process, started at the same moment, was first
+            with suppress(FileExistsError):  # another process, working on another copy, was faster
                 directory.mkdir(mode=0o755)
                 self._made_parents.append(directory)
 
 
 def is_staging(path: Path) -> bool:
-    """Whether a path has the name of what a run of ours has begun, or set aside."""
+    """Whether a path has the name of an unfinished or a replaced directory of mpu."""
     return path.name.startswith(".") and path.name.endswith((PARTIAL, _REPLACED))
 
 
 def refuse_existing(target: Path, *, force: bool | None = False) -> None:
     """Raise OutputError if `target` is a file, or a non-empty directory that may not be replaced.
 
-    Even `force` replaces only a directory in which a manifest or a list of mpu's names every file,
-    and never anything that holds a secret. It is None for a command that has no such option.
+    `force` replaces only a directory whose files are all listed by mpu, and never one that holds a
+    secret. It is None for a command without --force.
     """
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise OutputError(f"{target}: exists and is not a directory", "choose another path")
@@ -179,22 +166,17 @@ def refuse_existing(target: Path, *, force: bool | None = False) -> None:
             return
         for secret in target.rglob("secret.yaml"):
             raise OutputError(
-                f"{secret.parent}: is a secret directory, which is never overwritten",
+                f"{secret.parent}: is a secret directory, which mpu never overwrites",
                 "choose another path",
             )
         if not force:
-            way_out = (
-                "choose another path"
-                if force is None
-                else "choose another path, or give --force to replace it"
-            )
-            raise OutputError(f"{target}: exists and is not empty", way_out)
+            more = "" if force is None else ", or give --force to replace it"
+            raise OutputError(f"{target}: exists and is not empty", f"choose another path{more}")
         listed = written_by_mpu(target)
         if not listed:
             raise OutputError(
-                f"{target}: is not something that mpu wrote, so --force does not replace it",
-                "choose another path, or remove it yourself (an older mpu kept no list of what it"
-                " wrote)",
+                f"{target}: holds no list of files by mpu, so --force does not replace it",
+                "choose another path, or remove it yourself",
             )
         foreign = first_foreign(target, listed)
         if foreign is not None:
@@ -205,24 +187,23 @@ def refuse_existing(target: Path, *, force: bool | None = False) -> None:
 
 
 def refuse_nesting(target: Path, *inputs: Path) -> None:
-    """Raise UsageError if `target` is one of the inputs, holds one, or lies in one.
+    """Raise UsageError if `target` is one of the inputs, contains one, or is inside one.
 
-    With --force the input would be destroyed; and what is sent must not hold, or lie in, what is
-    kept.
+    With --force the input would be destroyed, and what is sent must be apart from what is kept.
     """
     out = target.resolve()
     for path in inputs:
         other = path.resolve()
         if out == other or out in other.parents or other in out.parents:
             raise UsageError(
-                f"{target}: lies in {path}, or holds it",
-                "choose a directory of its own for the result",
+                f"{target}: is the same as {path}, inside it, or contains it",
+                "choose a separate directory for the result",
             )
 
 
 @contextmanager
 def disk_errors(target: Path) -> Iterator[None]:
-    """Turn the operating system's errors while writing `target` into one readable line."""
+    """Turn the operating system's errors while writing `target` into OutputError."""
     try:
         yield
     except OSError as error:
@@ -235,14 +216,33 @@ def disk_errors(target: Path) -> Iterator[None]:
 
 
 def disk_full(target: Path) -> OutputError:
-    """The error for a full disk, ready to be raised."""
+    """Return the error for a full disk."""
     return OutputError(
-        f"{_as_asked(target)}: the disk is full; nothing was kept", "free some space, run again"
+        f"{_as_asked(target)}: the disk is full; nothing was kept",
+        "free some space, then run again",
     )
 
 
+def replaced(path: Path) -> OutputError:
+    """Return the error for a partial result that another process moved or replaced."""
+    return OutputError(
+        f"{path}: was moved or replaced while mpu was writing it",
+        "run again in a directory that only you can write to",
+    )
+
+
+def lock(handle: int, target: Path) -> None:
+    """Lock an open file or directory until it is closed, or raise BusyError naming `target`."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise BusyError(
+            f"{target}: another mpu process is writing it", "wait for that process to end"
+        ) from error
+
+
 def _as_asked(path: Path) -> Path:
-    """The directory that the user named, for a path inside the hidden sibling that stands in for it."""
+    """The target that the user named, for a path inside its hidden sibling."""
     for part in (path, *path.parents):
         if part.name.startswith(".") and part.name.endswith(PARTIAL):
             return part.with_name(part.name[1 : -len(PARTIAL)])
@@ -250,7 +250,7 @@ def _as_asked(path: Path) -> Path:
 
 
 def flush(path: Path) -> None:
-    """Force a file or a directory entry to disk."""
+    """Flush a file or a directory to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -259,7 +259,7 @@ def flush(path: Path) -> None:
 
 
 def flush_tree(path: Path) -> None:
-    """Force every file and directory below `path` to disk."""
+    """Flush every file and directory below `path` to disk."""
     for root, _, files in os.walk(path, topdown=False):
         for name in files:
             flush(Path(root, name))

@@ -1,8 +1,8 @@
-"""A safetensors checkpoint written tensor by tensor, block by block, in any order, by a thread of its own.
+"""Write a safetensors checkpoint block by block, in any order, in a separate thread.
 
-A file that holds the same tensors is byte for byte what `safetensors.torch.save_file` writes; the
-writer never holds more than a few blocks. SHA-256 of every file, and of every tensor where asked,
-is computed in the same pass.
+Each file is byte for byte what `safetensors.torch.save_file` writes for the same tensors, and the
+writer holds only a few blocks in memory. The same pass computes the SHA-256 of every file, and of
+every tensor if asked for.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ from mpu_cli.checkpoint.settings import DEFAULT_SHARD_BYTES
 from mpu_cli.checkpoint.shard_file import ShardFile
 
 _QUEUED = 2
-"""Blocks that may wait for the disk."""
+"""The number of blocks that may wait for the disk."""
 
 
 def plan_shards(
     tensors: Iterable[TensorInfo], max_bytes: int, stem: str = "model"
 ) -> dict[str, list[TensorInfo]]:
-    """Split tensors into files of at most `max_bytes` (a larger tensor gets a file of its own), in file order."""
+    """Split tensors, in file order, into files of at most `max_bytes`.
+
+    A larger tensor gets its own file.
+    """
     shards: list[list[TensorInfo]] = [[]]
     size = 0
     for info in file_order(tensors):
@@ -55,10 +58,7 @@ Files = dict[str, tuple[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a finished writer wrote.
-
-    Digests (empty if not asked) and sizes by file name, SHA-256 by tensor where asked.
-    """
+    """Digest (empty if not asked for) and size by file name, and SHA-256 by tensor if asked for."""
 
     files: Files
     tensors: dict[str, str]
@@ -75,14 +75,10 @@ class _Part:
 class CheckpointWriter:
     """Write the given tensors into `directory`.
 
-    Blocks handed over must not be changed before they are written.
-
-    Where a block's memory is to be used again, `done` is called once nobody needs it any more,
-    written or not.
-
-    Errors of the writing thread (a full disk) are raised by the next call. `close` checks that
-    nothing is missing, writes the index if there are shards, and returns the digests; `abort`
-    always leaves no thread and no open file.
+    The caller must not change a block before it is written; `done` is called when the writer no
+    longer needs the block, written or not. The next call raises errors of the writing thread, such
+    as a full disk. `close` checks that nothing is missing, writes the index if there are shards,
+    and returns the digests. `abort` leaves no thread and no open file.
     """
 
     def __init__(
@@ -119,10 +115,7 @@ class CheckpointWriter:
         self._thread.start()
 
     def write(self, block: bytes | memoryview, done: Callable[[], None] | None = None) -> None:
-        """Append bytes of the current tensor, in `order`.
-
-        A block may not cross into the next one.
-        """
+        """Append bytes to the current tensor of `order`; a block belongs to one tensor."""
         while self._next < len(self.order) and self._filled == self.order[self._next].nbytes:
             self._next, self._filled = self._next + 1, 0
         self.write_at(self.order[self._next].name, self._filled, block, done)
@@ -135,7 +128,7 @@ class CheckpointWriter:
         block: bytes | memoryview,
         done: Callable[[], None] | None = None,
     ) -> None:
-        """Put bytes at an offset of a tensor, in any order."""
+        """Write bytes at an offset of a tensor; calls may come in any order."""
         shard, start, size = self._places[name]
         if offset + len(block) > size:
             raise ValueError(f"{len(block)} bytes at {offset} for {name}, which has {size}")
@@ -145,13 +138,10 @@ class CheckpointWriter:
     def write_rows(
         self, name: str, rows: np.ndarray, block: memoryview, done: Callable[[], None] | None = None
     ) -> None:
-        """Put whole rows of a tensor (first axes flattened) in their places.
-
-        `rows` ascends, and `block` is in its order.
-        """
+        """Write whole rows of a tensor (first axes flattened); `rows` ascends like `block`."""
         shard, start, size = self._places[name]
         width = len(block) // len(rows)
-        # Rows that follow each other are one write.
+        # Write consecutive rows at once.
         first = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
         offsets = (start + rows[first] * width).tolist()
         bounds = [*(first * width).tolist(), len(block)]
@@ -160,9 +150,10 @@ class CheckpointWriter:
         self._put(_Part(shard, offsets, [block[a:b] for a, b in pairwise(bounds)], done))
 
     def close(self) -> Written:
-        """Wait for the disk, finish the files and the index.
+        """Wait for the disk, then finish the files and the index.
 
-        Raises ValueError if bytes are missing.
+        Raises:
+            ValueError: bytes are missing.
         """
         self._queue.put(None)
         self._thread.join()
@@ -175,7 +166,7 @@ class CheckpointWriter:
         return Written(self._files, self._tensors)
 
     def abort(self) -> None:
-        """Stop writing and close what is open; after `close` nothing happens."""
+        """Stop writing and close the open files; after `close` this does nothing."""
         self._aborted = True
         if self._thread.is_alive():
             self._queue.put(None)
@@ -195,7 +186,7 @@ class CheckpointWriter:
             raise self._error
 
     def _work(self) -> None:
-        # After an error the queue is still emptied, so that nobody waits for room in it.
+        # Empty the queue even after an error, so that no caller waits forever.
         while (part := self._queue.get()) is not None:
             if self._error is None and not self._aborted:
                 try:
@@ -214,7 +205,7 @@ class CheckpointWriter:
 
     def _file(self, shard: str) -> ShardFile:
         if shard in self._files:
-            raise ValueError(f"{shard}: bytes over what is there")
+            raise ValueError(f"{shard}: is already complete")
         if shard not in self._open:
             self._open[shard] = ShardFile(
                 self._directory / shard,
@@ -244,10 +235,7 @@ class CheckpointWriter:
 
 
 def write_new(path: Path, data: bytes, mode: int = 0o644) -> tuple[str, int]:
-    """Write a new small file with exactly this mode, whatever the umask.
-
-    Return its SHA-256 and size.
-    """
+    """Write a new small file with exactly this mode; return its SHA-256 and size."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(handle, "wb") as file:
         os.fchmod(file.fileno(), mode)
@@ -256,7 +244,7 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> tuple[str, int]:
 
 
 def with_dtype(tensors: Iterable[TensorInfo], dtype: str | None) -> list[TensorInfo]:
-    """The same tensors with the floating-point ones stored in another dtype (None: each keeps its own)."""
+    """Return the tensors with the floating-point ones in another dtype; None keeps their dtypes."""
     return [
         replace(info, dtype=dtype) if dtype and info.dtype in FLOAT_DTYPES else info
         for info in tensors

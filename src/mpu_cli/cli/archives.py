@@ -1,4 +1,4 @@
-"""`--pack FILE.tar`, and tar files where a command takes a bundle's directory."""
+"""The option `--pack FILE.tar`, and tar files as input in place of a bundle's directory."""
 
 from __future__ import annotations
 
@@ -11,51 +11,42 @@ from mpu_cli.errors import UsageError
 
 
 def tar_file(text: str) -> Path:
-    """Read the value of `--pack`.
-
-    Another suffix is refused: `--pack` was a flag of unlearn once, and would take the next option
-    for its value.
-    """
+    """Read the value of `--pack`; without a suffix .tar it could be the next option by mistake."""
     file = Path(text)
     if file.suffix.lower() != ".tar":
         raise UsageError(
-            f"--pack {file}: name the tar file to write, FILE.tar",
-            "to pack short texts into blocks, give --packing",
+            f"--pack {file}: not the name of a tar file",
+            "give --pack FILE.tar; to pack short texts into blocks, give --packing",
         )
     return file
 
 
 @contextmanager
 def unpacked(output: Output, *paths: Path, work: Path | None = None) -> Iterator[list[Path]]:
-    """The bundles' directories.
-
-    Those that are tar files are unpacked for as long as the context lasts.
-    """
+    """Yield the bundles' directories; tar files are unpacked until the context ends."""
     from mpu_cli.bundle.unpack import as_directory
 
     with ExitStack() as stack:
         with output.progress() as progress:
-            places = [stack.enter_context(as_directory(path, work, progress)) for path in paths]
-        yield places
+            folders = [stack.enter_context(as_directory(path, work, progress)) for path in paths]
+        yield folders
 
 
 def check_pack(
     file: Path | None, directories: Sequence[Path], kept: Sequence[Path], *, force: bool
 ) -> dict[Path, Path]:
-    """Where each of these directories will be packed to, checked before the work is done.
+    """Return the tar file of each directory, checked before the work starts; empty without --pack.
 
-    Nothing without --pack.
-
-    Several directories get a file each, named after them: FILE-holder-1.tar.
+    Several directories get one file each, with their name appended: FILE-holder-1.tar.
 
     Args:
-        file: of --pack.
-        directories: to be written, then packed.
-        kept: what the tar file must not lie in.
-        force: replace files that exist.
+        file: the value of --pack.
+        directories: the directories that the command will write and pack.
+        kept: directories that the tar file must not be in.
+        force: replace existing files.
 
     Raises:
-        UsageError: it lies in a directory that mpu reads or writes.
+        UsageError: the file is in a directory that mpu reads or writes.
         OutputError: a file exists, unless `force`.
     """
     from mpu_cli.checkpoint.staged_file import refuse_existing_file
@@ -63,10 +54,10 @@ def check_pack(
 
     if file is None:
         return {}
-    many = len(directories) > 1
+    several = len(directories) > 1
     files = {
-        each: file.with_name(f"{file.stem}-{each.name}{file.suffix}") if many else file
-        for each in directories
+        directory: file.with_name(f"{file.stem}-{directory.name}{file.suffix}") if several else file
+        for directory in directories
     }
     for target in files.values():
         refuse_existing_file(target, force=force)
@@ -75,7 +66,7 @@ def check_pack(
 
 
 def write_packs(output: Output, files: dict[Path, Path], *, force: bool) -> None:
-    """Pack each directory to its file."""
+    """Pack each directory into its tar file."""
     from mpu_cli.bundle.pack import pack
 
     with output.progress() as progress:

@@ -1,4 +1,4 @@
-"""What `mpu compare` prints: for each pair a sentence and about a dozen numbers, or all of them."""
+"""The output of `mpu compare`: a sentence and about a dozen numbers per pair, or all numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
-from mpu_cli.cli.figures import CSV, arrow, comma_separated, grid, interval, number
+from mpu_cli.cli.figures import CSV, arrow, comma_separated, grid, interval, not_shown, number
 
 if TYPE_CHECKING:
     from mpu_cli.evaluation.compare import Comparison, Pair
@@ -16,23 +16,23 @@ _MOST_NAMED = 3
 
 
 def compared(
-    found: Comparison, form: str, *, every: bool
+    comparison: Comparison, form: str, *, every: bool
 ) -> tuple[list[RenderableType], list[str]]:
-    """The comparison for a reader, and a line each for what is not shown and what must be known.
+    """Return the comparison for a reader, and lines about hidden numbers and caveats.
 
     Args:
-        found: the comparison.
-        form: text, markdown or csv; CSV has every number, in full, and nothing else.
-        every: all numbers, not only the most telling ones.
+        comparison: the comparison.
+        form: text, markdown or csv; CSV holds every number in full, and nothing else.
+        every: show all numbers, not only the most important ones.
     """
     from mpu_cli.evaluation.key_numbers import key_numbers
 
-    notes = [f"note: {note}" for note in found.notes]
+    notes = [f"note: {note}" for note in comparison.notes]
     if form == CSV:
-        return [_csv(found)], notes
+        return [_csv(comparison)], notes
     body: list[RenderableType] = []
     hidden = 0
-    for pair in found.pairs:
+    for pair in comparison.pairs:
         keys = [(line.owner, line.role, line.metric) for line in pair.lines]
         chosen = set(keys if every else key_numbers(keys))
         hidden += len(keys) - len(chosen)
@@ -56,11 +56,11 @@ def compared(
             ("", "better", pair.first, pair.other, "difference", "95 %", "margin", "verdict"),
             rows,
         )
-    return body, [*([f"not shown  {hidden} more numbers: --all"] if hidden else []), *notes]
+    return body, [*not_shown(hidden), *notes]
 
 
 def headline(pair: Pair) -> str:
-    """How many numbers have which verdict, and the first that differ."""
+    """How many numbers have each verdict, and the first ones that differ."""
     by_verdict: dict[str, list[str]] = {}
     for line in pair.lines:
         by_verdict.setdefault(line.verdict, []).append(f"{line.owner} {line.metric}")
@@ -78,7 +78,7 @@ def headline(pair: Pair) -> str:
     )
 
 
-def _csv(found: Comparison) -> str:
+def _csv(comparison: Comparison) -> str:
     rows: list[tuple[Any, ...]] = [
         (
             pair.first,
@@ -90,19 +90,8 @@ def _csv(found: Comparison) -> str:
             line.other,
             *(getattr(line, name) for name in _COLUMNS),
         )
-        for pair in found.pairs
+        for pair in comparison.pairs
         for line in pair.lines
     ]
-    return comma_separated(
-        (
-            "first",
-            "other",
-            "set",
-            "metric",
-            "better",
-            "value_of_first",
-            "value_of_other",
-            *_COLUMNS,
-        ),
-        rows,
-    )
+    columns = ("first", "other", "set", "metric", "better", "value_of_first", "value_of_other")
+    return comma_separated((*columns, *_COLUMNS), rows)

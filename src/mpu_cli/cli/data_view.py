@@ -1,4 +1,4 @@
-"""How `mpu data check` shows what it found: for a reader, and as plain values for JSON."""
+"""The output of `mpu data check`: text for a reader, and plain values for JSON."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from mpu_cli.data.context import Limit
 
 OPEN, CLOSE = "⟦", "⟧"
-"""Around the tokens that count."""
+"""Marks around the tokens that are trained on."""
 _SHOWN = 10
 
 
 def describe(findings: Findings, warnings: list[str]) -> dict[str, Any]:
-    """Everything as plain values."""
+    """All findings as plain values."""
     return {
         "files": {location: _describe(report) for location, report in reversed(findings.reports)},
         "in_both": [list(pair) for pair in findings.in_both],
@@ -34,37 +34,37 @@ def describe(findings: Findings, warnings: list[str]) -> dict[str, Any]:
 
 
 def shown(findings: Findings, limit: Limit) -> list[RenderableType]:
-    """Everything for a reader: a table of facts for each file, then the sample."""
+    """All findings for a reader: a table for each file, then the sample."""
     parts: list[RenderableType] = []
     for location, report in findings.reports:
         parts += [Text(location), facts(_facts(report, limit.tokens)), ""]
     return [*parts, *_sample(findings.sample)] if findings.sample else parts[:-1]
 
 
-def told(findings: Findings, limit: Limit) -> list[str]:
-    """What deserves a warning; a row that cannot be used is an error instead."""
+def warnings_of(findings: Findings, limit: Limit) -> list[str]:
+    """The findings that are warnings; an invalid row is an error instead."""
     lines = []
     for location, report in dict(findings.reports).items():
         name = Path(location).name
         if report.duplicates:
             lines.append(
-                f"{name}: {_rows(report.duplicates)} more than once:"
+                f"{name}: {_rows(report.duplicates, 'occurs', 'occur')} more than once:"
                 f" {' = '.join(report.duplicates[0])}"
             )
         if len(report.forms) > 1:
-            lines.append(f"{name}: rows of different forms ({', '.join(report.forms)})")
+            lines.append(f"{name}: rows have different forms ({', '.join(report.forms)})")
         if report.encoded is not None:
             lines += report.encoded.notes(name, limit)
     if findings.in_both:
-        every = ", all that one of the files holds" if findings.all_in_both else ""
+        every = ", which is every row of one of the files" if findings.all_in_both else ""
         lines.append(
-            f"{_rows(findings.in_both)} both to be forgotten and to be kept:"
+            f"{_rows(findings.in_both, 'is', 'are')} in both the forget and the retain set:"
             f" {' = '.join(findings.in_both[0])}{every}"
         )
     if findings.same_prompt:
         lines.append(
-            f"{_rows(findings.same_prompt)} kept with another answer:"
-            f" {' / '.join(findings.same_prompt[0])}"
+            f"{_rows(findings.same_prompt, 'has', 'have')} the prompt of a retain row with another"
+            f" answer: {' / '.join(findings.same_prompt[0])}"
         )
     return lines
 
@@ -104,7 +104,7 @@ def _facts(report: Report, max_length: int) -> dict[str, str]:
         shown["characters"] = _spread(report.characters)
     else:
         shown["tokens"] = _spread(report.tokens)
-        shown["tokens that count"] = _spread(report.answer_tokens)
+        shown["trained tokens"] = _spread(report.answer_tokens)
         shown[f"cut at {max_length}"] = _places(len(encoded.cut), encoded.cut)
         if encoded.split:
             shown[f"split at {max_length}"] = _places(len(encoded.split), encoded.split)
@@ -114,32 +114,29 @@ def _facts(report: Report, max_length: int) -> dict[str, str]:
         len(report.duplicates), tuple(" = ".join(group) for group in report.duplicates)
     )
     shown["empty"] = str(report.empty)
-    shown["cannot be used"] = _places(
+    shown["invalid"] = _places(
         len(report.bad), tuple(message for message, _ in report.bad), separator="\n"
     )
     return shown
 
 
 def _sample(sample: PromptSample) -> list[RenderableType]:
-    """The row with what counts between brackets.
-
-    Line breaks stay, other control characters are spelled out.
-    """
-    kept, count = len(sample.input_ids), sum(label != IGNORED for label in sample.labels[1:])
-    more = f" of {sample.whole}" if sample.whole > kept else ""
+    """The row with the trained tokens in brackets; control characters are escaped."""
+    tokens, trained = len(sample.input_ids), sum(label != IGNORED for label in sample.labels[1:])
+    of_all = f" of {sample.whole}" if sample.whole > tokens else ""
     title = (
-        f"{sample.where} as the model sees it: {kept}{more} tokens, {count} count, between {OPEN}"
-        f" and {CLOSE}"
+        f"{sample.where} as the model sees it: {tokens}{of_all} tokens, {trained} of them trained,"
+        f" between {OPEN} and {CLOSE}"
     )
     body = "".join(
-        f"{OPEN}{_printable(text)}{CLOSE}" if counts else _printable(text)
-        for text, counts in sample.parts
+        f"{OPEN}{_printable(text)}{CLOSE}" if is_trained else _printable(text)
+        for text, is_trained in sample.parts
     )
     return [Text(title), Text(body)]
 
 
-def _rows(found: Sequence[object]) -> str:
-    return "1 row is" if len(found) == 1 else f"{len(found)} rows are"
+def _rows(rows: Sequence[object], one: str, several: str) -> str:
+    return f"1 row {one}" if len(rows) == 1 else f"{len(rows)} rows {several}"
 
 
 def _printable(text: str) -> str:
@@ -152,7 +149,7 @@ def _spread(spread: Spread | None) -> str:
     if spread is None:
         return "none"
     return (
-        f"least {spread.least}, median {spread.median}, 95 % at most {spread.most_of_95}, most"
+        f"minimum {spread.least}, median {spread.median}, 95 % up to {spread.most_of_95}, maximum"
         f" {spread.most}"
     )
 

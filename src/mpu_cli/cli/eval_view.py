@@ -1,4 +1,4 @@
-"""What `mpu eval --list-metrics` prints, and `mpu eval` and `mpu inspect RECORD` of a record."""
+"""The output of `mpu eval`, of `mpu inspect RECORD`, and of `mpu eval --list-metrics`."""
 
 from __future__ import annotations
 
@@ -8,53 +8,55 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from mpu_cli.cli.figures import CSV, TEXT, arrow, comma_separated, grid, interval, number
+from mpu_cli.cli.figures import (
+    CSV,
+    TEXT,
+    arrow,
+    comma_separated,
+    grid,
+    interval,
+    not_shown,
+    number,
+    probability,
+)
 from mpu_cli.cli.output import facts
 
 Means = Mapping[tuple[str, str], float]
 
 
 def listed() -> tuple[Any, ...]:
-    """Every metric and check, as JSON and for a reader."""
+    """Every metric and robustness check, as JSON and as text."""
     from mpu_cli.evaluation.metrics import all_metrics
     from mpu_cli.evaluation.robustness import all_checks
 
     metrics = [metric for metric in all_metrics().values() if getattr(metric, "shown", True)]
-    told: list[dict[str, str]] = [
-        {"name": m.name, "about": m.about, "better": m.better, "source": m.source} for m in metrics
-    ]
-    checks: list[dict[str, str]] = [
-        {"name": c.name, "about": c.about, "source": c.source} for c in all_checks().values()
-    ]
+    checks = list(all_checks().values())
     body: list[RenderableType] = []
-    for one in told:
-        body += [
-            one["name"],
-            facts({"what": one["about"], "forgotten is": one["better"], "source": one["source"]}),
-            "",
-        ]
-    for one in checks:
-        body += [
-            f"--robustness {one['name']}",
-            facts({"what": one["about"], "source": one["source"]}),
-            "",
-        ]
-    return ({"metrics": told, "robustness": checks}, *body)
+    for m in metrics:
+        meaning = {"meaning": m.about, "forgotten is": m.better, "source": m.source}
+        body += [m.name, facts(meaning), ""]
+    for c in checks:
+        body += [f"--robustness {c.name}", facts({"meaning": c.about, "source": c.source}), ""]
+    data = {
+        "metrics": [
+            {"name": m.name, "about": m.about, "better": m.better, "source": m.source}
+            for m in metrics
+        ],
+        "robustness": [{"name": c.name, "about": c.about, "source": c.source} for c in checks],
+    }
+    return (data, *body)
 
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """Means of other records by (set, metric), in a column of their own.
-
-    None where no such record was given.
-    """
+    """Means of other records by (set, metric), each in its own column; None if not given."""
 
     before: Means | None = None
     never_saw: Means | None = None
-    """Of a model that never saw the forget set."""
+    """The means of a model that never saw the forget set."""
 
     def columns(self) -> dict[str, Means]:
-        """Those that there are, by the column's title."""
+        """The given means by column title."""
         return {
             title: means
             for title, means in (("before", self.before), ("never saw", self.never_saw))
@@ -68,18 +70,16 @@ class View:
 
     form: str = TEXT
     every: bool = False
-    """All numbers, not only the most telling ones."""
+    """Show all numbers, not only the most important ones."""
     beside: Beside = field(default_factory=Beside)
 
 
 def shown(summary: Mapping[str, Any], view: View) -> tuple[list[RenderableType], list[str]]:
-    """A record for a reader: one sentence, about a dozen numbers, relearning by rate.
-
-    and, a line each, what is not shown and why.
+    """Return a record for a reader, and lines about the numbers that are not shown.
 
     Args:
         summary: the content of summary.json.
-        view: how. CSV has every number, in full, and nothing else.
+        view: how to show it. CSV holds every number in full, and nothing else.
     """
     from mpu_cli.evaluation.key_numbers import direction, key_numbers
 
@@ -96,34 +96,27 @@ def shown(summary: Mapping[str, Any], view: View) -> tuple[list[RenderableType],
         return [_csv(summary, chosen, beside)], _reasons(summary)
     rows = []
     for owner, role, metric in chosen:
-        one = summary["values"][owner][metric]
-        told = number(one["value"]), interval(one.get("low"), one.get("high"))
+        result = summary["values"][owner][metric]
         rows.append(
             (
                 f"{owner} {metric}",
                 arrow(direction(owner, role, metric)),
-                *told,
+                number(result["value"]),
+                interval(result.get("low"), result.get("high")),
                 *(number(means.get((owner, metric))) for means in beside.values()),
             )
         )
     body: list[RenderableType] = []
-    if (words := headline(summary, view.beside)) is not None:
-        body += [words, ""]
+    if (sentence := headline(summary, view.beside)) is not None:
+        body += [sentence, ""]
     sizes = ", ".join(f"{name} {info['rows']}" for name, info in sets.items())
     body += grid(view.form, (f"rows: {sizes}", "better", "value", "95 %", *beside), rows)
     body += _relearning(summary, view)
-    hidden = len(keys) - len(chosen)
-    return body, [
-        *([f"not shown  {hidden} more numbers: --all"] if hidden else []),
-        *_reasons(summary),
-    ]
+    return body, [*not_shown(len(keys) - len(chosen)), *_reasons(summary)]
 
 
 def headline(summary: Mapping[str, Any], beside: Beside) -> str | None:
-    """What was forgotten, what was kept and what came back, a short sentence each.
-
-    None without answer probabilities.
-    """
+    """Sentences on what was forgotten, retained and relearned; None without probabilities."""
     from mpu_cli.evaluation.questions import FORGET, RETAIN
     from mpu_cli.evaluation.relearned import PROBABILITY
 
@@ -137,10 +130,10 @@ def headline(summary: Mapping[str, Any], beside: Beside) -> str | None:
         (RETAIN, "higher", Beside(before=beside.before)),
     ):
         for name in names[role]:
-            if (one := summary["values"].get(name, {}).get(PROBABILITY)) is not None:
-                told = _probability(one["value"]) + _otherwise(others, (name, PROBABILITY))
+            if (result := summary["values"].get(name, {}).get(PROBABILITY)) is not None:
+                value = probability(result["value"]) + _compared(others, (name, PROBABILITY))
                 parts.append(
-                    f"{name.capitalize()} rows: answer probability {told}, {better} is better."
+                    f"{name.capitalize()} rows: answer probability {value}, {better} is better."
                 )
     return (
         " ".join(
@@ -150,44 +143,38 @@ def headline(summary: Mapping[str, Any], beside: Beside) -> str | None:
     )
 
 
-def _otherwise(beside: Beside, key: tuple[str, str]) -> str:
-    told = [
-        f"{words} {_probability(means[key])}"
-        for words, means in (
-            ("before", beside.before),
-            ("a model that never saw them", beside.never_saw),
-        )
+def _compared(beside: Beside, key: tuple[str, str]) -> str:
+    named = (("before", beside.before), ("a model that never saw them", beside.never_saw))
+    values = [
+        f"{name} {probability(means[key])}"
+        for name, means in named
         if means is not None and key in means
     ]
-    return f" ({', '.join(told)})" if told else ""
+    return f" ({', '.join(values)})" if values else ""
 
 
 def _worst(summary: Mapping[str, Any], name: str, beside: Beside) -> list[str]:
     from mpu_cli.evaluation.relearned import PROBABILITY, WORST, worst
 
-    found = worst({metric: one["value"] for metric, one in summary["values"].get(name, {}).items()})
-    if found is None:
+    results = summary["values"].get(name, {})
+    highest = worst({metric: result["value"] for metric, result in results.items()})
+    if highest is None:
         return []
     control = (beside.never_saw or {}).get((name, f"{PROBABILITY}@{WORST}"))
     against = (
-        f" ({_probability(control)} in a model that never saw them)" if control is not None else ""
+        f" ({probability(control)} in a model that never saw them)" if control is not None else ""
     )
-    return [
-        f"Relearning a few brings the other {name} rows to {_probability(found.value)}{against}."
-    ]
-
-
-def _probability(value: float) -> str:
-    return f"{value:.3f}".removeprefix("0")
+    value = probability(highest.value)
+    return [f"Relearning a few {name} rows brings the others to {value}{against}."]
 
 
 def _relearning(summary: Mapping[str, Any], view: View) -> list[RenderableType]:
-    """For each forget set its curves by rate, the worst marked, beside those of the model that never saw it."""
+    """The relearning curves of each forget set by learning rate, beside those of the control."""
     from mpu_cli.evaluation.relearned import curves, worst
 
     body: list[RenderableType] = []
     for name, metrics in summary["values"].items():
-        means = {metric: one["value"] for metric, one in metrics.items()}
+        means = {metric: result["value"] for metric, result in metrics.items()}
         highest = worst(means)
         if highest is None:
             continue
@@ -202,15 +189,14 @@ def _relearning(summary: Mapping[str, Any], view: View) -> list[RenderableType]:
         for rate, curve in curves(means).items():
             peak = max((step for step in curve if step), key=lambda step: (curve[step], -step))
             never = control.get(rate, {})
+            best = max((value for step, value in never.items() if step), default=None)
             rows.append(
                 (
                     f"{rate or 'one rate'}{', worst' if rate == highest.rate else ''}",
                     number(curve.get(0)),
                     number(curve[peak]),
                     str(peak),
-                    f"{number(never.get(0))} to {number(max(value for step, value in never.items() if step))}"
-                    if len(never) > 1
-                    else "–",
+                    "–" if best is None else f"{number(never.get(0))} to {number(best)}",
                 )
             )
         body += grid(
@@ -218,8 +204,8 @@ def _relearning(summary: Mapping[str, Any], view: View) -> list[RenderableType]:
         )
         if not control:
             body += [
-                "no control: a model that never saw these rows learns them, too; evaluate one with --robustness relearning and give "
-                "its record as --retain-record",
+                "no control: a model that never saw these rows would learn them too; evaluate such"
+                " a model with --robustness relearning and give its record as --retain-record",
                 "",
             ]
     return body
@@ -232,41 +218,22 @@ def _csv(
 
     rows = []
     for owner, role, metric in keys:
-        one = summary["values"][owner][metric]
-        rows.append(
-            (
-                owner,
-                metric,
-                direction(owner, role, metric),
-                one["value"],
-                one.get("low"),
-                one.get("high"),
-                *(means.get((owner, metric)) for means in beside.values()),
-            )
-        )
-    return comma_separated(
-        (
-            "set",
-            "metric",
-            "better",
-            "value",
-            "low",
-            "high",
-            *(title.replace(" ", "_") for title in beside),
-        ),
-        rows,
-    )
+        result = summary["values"][owner][metric]
+        values = result["value"], result.get("low"), result.get("high")
+        others = (means.get((owner, metric)) for means in beside.values())
+        rows.append((owner, metric, direction(owner, role, metric), *values, *others))
+    titles = (title.replace(" ", "_") for title in beside)
+    return comma_separated(("set", "metric", "better", "value", "low", "high", *titles), rows)
 
 
 def _reasons(summary: Mapping[str, Any]) -> list[str]:
-    """What is left out, by reason: one line for all that lack the same thing."""
+    """The metrics that are left out, one line per reason."""
     from mpu_cli.evaluation.metrics import all_metrics
 
-    found: dict[str, list[str]] = {}
+    by_reason: dict[str, list[str]] = {}
     for owner, reasons in summary["left_out"].items():
         for metric, reason in reasons.items():
             if getattr(all_metrics().get(metric.partition("@")[0]), "shown", True):
-                found.setdefault(reason, []).append(
-                    metric if owner == "model" else f"{owner} {metric}"
-                )
-    return [f"left out  {', '.join(names)}: {reason}" for reason, names in found.items()]
+                name = metric if owner == "model" else f"{owner} {metric}"
+                by_reason.setdefault(reason, []).append(name)
+    return [f"left out  {', '.join(names)}: {reason}" for reason, names in by_reason.items()]

@@ -17,15 +17,13 @@ _ARROWS = {"lower": "↓ lower", "higher": "↑ higher", "0": "near 0", "0.5": "
 
 
 def check_output_format(given: str, as_json: bool) -> None:
-    """Refuse two formats at once.
+    """Refuse --json together with another format.
 
     Raises:
         UsageError: the message names the flags.
     """
     if as_json and given != TEXT:
-        raise UsageError(
-            f"--json and --output-format {given} cannot both be printed", "leave one of them out"
-        )
+        raise UsageError(f"--json excludes --output-format {given}", "leave one of them out")
 
 
 def print_figures(
@@ -36,11 +34,10 @@ def print_figures(
     lines: Sequence[str],
     brief: str | None,
 ) -> None:
-    """The result of a command: its figures, then further lines.
+    """Print the result of a command: its figures, then further lines.
 
-    In CSV the lines are messages, so that the output is a table alone.
-
-    With -q a reader gets `brief` alone; who asked for Markdown or CSV gets all the same.
+    For CSV the lines go to stderr, so that stdout holds only a table. -q prints only `brief`, but
+    does not shorten Markdown and CSV.
     """
     if form == CSV:
         for line in lines:
@@ -55,7 +52,7 @@ def print_figures(
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
-    """Four decimals, or three digits where those say nothing; a dash for none."""
+    """Four decimals, or three significant digits for a large or tiny number; a dash for NaN."""
     if value is None or value != value:
         return "–"
     sign = "+" if signed else ""
@@ -66,18 +63,23 @@ def number(value: float | None, *, signed: bool = False) -> str:
     )
 
 
+def probability(value: float) -> str:
+    """Three decimals without the leading zero: .250."""
+    return f"{value:.3f}".removeprefix("0")
+
+
 def interval(low: float | None, high: float | None) -> str:
-    """From … to, or a dash."""
+    """An interval `low … high`, or a dash."""
     return f"{number(low)} … {number(high)}" if low is not None else "–"
 
 
 def arrow(better: str) -> str:
-    """Which way is better, for a reader."""
+    """The better direction, with an arrow."""
     return _ARROWS.get(better, better or "–")
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of GitHub's Markdown; the first column is text, the others numbers."""
+    """A table in GitHub's Markdown; the first column is text, the others are numbers."""
     cells = [list(columns), ["---", *["---:"] * (len(columns) - 1)], *rows]
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in cells
@@ -85,7 +87,7 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def comma_separated(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """CSV with a header line; numbers in full, nothing where there is none."""
+    """CSV with a header line; numbers in full, an empty cell for NaN or None."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -96,12 +98,12 @@ def comma_separated(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> st
 
 
 def grid(form: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[RenderableType]:
-    """A table for a terminal or for Markdown, and an empty line."""
-    return [
-        (
-            table(*columns, rows=[tuple(row) for row in rows])
-            if form == TEXT
-            else markdown(columns, rows)
-        ),
-        "",
-    ]
+    """A table for a terminal or in Markdown, and an empty line."""
+    if form == TEXT:
+        return [table(*columns, rows=[tuple(row) for row in rows]), ""]
+    return [markdown(columns, rows), ""]
+
+
+def not_shown(hidden: int) -> list[str]:
+    """The line that says how to see the hidden numbers, if there are any."""
+    return [f"{hidden} more numbers are not shown; give --all to see them"] if hidden else []

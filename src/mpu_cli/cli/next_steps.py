@@ -1,10 +1,7 @@
-"""What comes after a command.
+"""The next commands, printed after a command with the paths of this run.
 
-Lines that run as they stand, with the paths of this run, quoted where a shell needs it.
-
-Each command stands on a line of its own, indented, so that it can be copied whole. What is not
-known yet gets the name that this documentation uses (forget.jsonl, to-server, model-next), with a
-number where something of that name is there already.
+Each command is on a separate indented line, ready to copy into a shell. Unknown files get the names
+of the documentation (forget.jsonl, to-server, model-next), with a number if the name exists.
 """
 
 from __future__ import annotations
@@ -14,68 +11,60 @@ import shlex
 from collections.abc import Sequence
 from os.path import lexists
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpu_cli.cli.flags import Given
 from mpu_cli.documentation import page
+
+if TYPE_CHECKING:
+    from mpu_cli.server.secrets.secret import Secret
 
 ROWS = {"--forget": "forget.jsonl", "--retain": "retain.jsonl"}
 _READING = ("--system-prompt", "--template-date", "--map", "--template-var", "--content-parts")
 
 
 def command(*words: object) -> str:
-    """A command line for a POSIX shell; a path that begins with a hyphen is no option."""
+    """A command line for a POSIX shell."""
     return shlex.join(["mpu", *map(str, words)])
 
 
 def path(place: Path | str) -> str:
-    """A path as an argument."""
+    """A path as an argument; a leading hyphen must not make it an option."""
     text = str(place)
     return f"./{text}" if text.startswith("-") else text
 
 
 def free(name: str) -> str:
-    """This name, or the first of NAME-2, NAME-3 … that nothing in the working directory has."""
-    number, found = 1, name
-    while lexists(found):
+    """The first of NAME, NAME-2, NAME-3 … that does not exist in the working directory."""
+    number, candidate = 1, name
+    while lexists(candidate):
         number += 1
-        found = f"{name}-{number}"
-    return found
+        candidate = f"{name}-{number}"
+    return candidate
 
 
 def after_perturb(handoffs: Sequence[Path], secret: Path, model: str) -> list[str]:
-    """The rest of the round: what each client does, then the server."""
+    """The rest of the round: the commands of each client, then those of the server."""
     updates = [
         free("to-server" if len(handoffs) == 1 else f"to-server-{number}")
         for number in range(1, len(handoffs) + 1)
     ]
-    taken_back = (
-        "aggregate",
-        *updates,
-        "--secret",
-        path(secret),
-        "--model",
-        path(model),
-        "--out",
-        free("model-next"),
-    )
+    files = ("--secret", path(secret), "--model", path(model), "--out", free("model-next"))
+    back = "the update is back" if len(updates) == 1 else "all updates are back"
     return [
         *(line for pair in zip(handoffs, updates, strict=True) for line in on_handoff(*pair)),
-        (
-            "then  on the server's side, once the change is back:"
-            if len(updates) == 1
-            else "then  on the server's side, once all are back:"
-        ),
+        f"then  on the server, when {back}:",
         *_indented(
             *(command("verify", update, "--expect", "update") for update in updates),
-            command(*taken_back),
+            command("aggregate", *updates, *files),
         ),
     ]
 
 
 def on_handoff(handoff: Path, update: str | None = None) -> list[str]:
-    """What a client does with a handoff. The default method needs rows to keep."""
+    """The commands of a client for a handoff. The default method needs retain rows."""
     return [
-        f"next  on the client's side, beside its {' and '.join(ROWS.values())}:",
+        f"next  on the client, which has {' and '.join(ROWS.values())}:",
         *_indented(
             command("verify", path(handoff), "--expect", "handoff"),
             command("unlearn", path(handoff), *_rows({}), "--out", update or free("to-server")),
@@ -84,102 +73,123 @@ def on_handoff(handoff: Path, update: str | None = None) -> list[str]:
 
 
 def after_update(update: Path, handoff: Path, given: Given, sent: Path | None = None) -> list[str]:
-    """What to send (`sent`: as one file), how the client sees first what it does, and what the server does with it.
+    """How the client evaluates the update and sends it (`sent`: a tar file); the server's part.
 
-    `given` is what the user gave to the command; without rows, they get the usual names.
+    `given` holds what the user gave to the command; unknown rows get the usual names.
     """
     sent = sent or update
     return [
         "",
         (
-            f"send  {sent}  back to the server (it holds no text; what it still tells:"
+            f"send  {sent}  back to the server (it holds none of your text; what it can reveal:"
             f" {page('threat-model')})"
         ),
-        "next  on the client's side, what it does, before it leaves:",
+        "next  on the client, to evaluate the update before you send it:",
         *_indented(command("eval", path(update), "--handoff", path(handoff), *_rows(given))),
         *on_update(sent, "then"),
     ]
 
 
 def on_update(update: Path, when: str = "next") -> list[str]:
-    """What the server does with an update; where its secret and its model lie it alone knows."""
+    """The server's commands for an update; only the server knows the paths for aggregate."""
     return [
-        f"{when}  on the server's side, then the mpu aggregate line that its mpu perturb printed:",
+        f"{when}  on the server, followed by the mpu aggregate command that mpu perturb printed:",
         *_indented(command("verify", path(update), "--expect", "update")),
     ]
 
 
 def after_copy(handoff: Path, out: Path, copies: Sequence[str]) -> list[str]:
-    """What is left to do once one of a handoff's `copies` has been trained by itself."""
+    """The next commands when one of the handoff's `copies` was trained alone."""
     left = [name for name in copies if not (out / name).is_dir()]
     if left:
         return [
             "",
             (
-                f"next  the same command with --copy {left[0].rpartition('-')[2]} ({len(left)} of"
-                f" {len(copies)} copies are left)"
+                f"next  run the same command with --copy {left[0].rpartition('-')[2]} ({len(left)}"
+                f" of {len(copies)} copies are left)"
             ),
         ]
     return [
         "",
-        "next  all copies are trained:",
+        "next  combine the trained copies:",
         *_indented(command("unlearn", path(handoff), "--finish", "--out", path(out))),
     ]
 
 
 def after_model(model: Path, given: Given) -> list[str]:
-    """How a model is measured on the rows that were given.
-
-    `given` is what the user gave to the command.
-    """
-    return ["", f"model {model}", "next", *_indented(command("eval", path(model), *_rows(given)))]
+    """How to evaluate a model; `given` holds what the user gave to the command."""
+    return [
+        "",
+        f"model {model}",
+        "next  evaluate it:",
+        *_indented(command("eval", path(model), *_rows(given))),
+    ]
 
 
 def after_aggregate(model: Path, secret: Path, base: str | None, *, has_base: bool) -> list[str]:
-    """Measure the new model; then another round, or the Hub.
+    """How to evaluate the new model, start another round, or publish the model on the Hub.
 
-    `base` is where the lineage's base is, if that is known.
+    `base` is the path or Hub id of the lineage's base, if known.
     """
-    again = [
-        "perturb",
-        path(model),
-        *(["--base", path(_short(base))] if base else []),
-        "--secret",
-        path(secret),
-    ]
-    known = base is not None or not has_base
     name = re.sub(r"[^\w.-]+", "-", model.resolve().name)
     return [
-        "next  whoever has rows to measure it on:",
+        "next  evaluate it on a machine that has the rows:",
         *_indented(command("eval", path(model), *_rows({}), "--record", free(f"{name}-record"))),
-        (
-            "then  another round:"
-            if known
-            else "then  another round, with the --base of the first one:"
-        ),
-        *_indented(command(*again, "--handoff", free("to-client"))),
+        *another_round(path(model), secret, base, has_base=has_base),
         "or    publish it (after hf auth login):",
         *_indented(shlex.join(["hf", "upload", name, path(model), "--private"])),
     ]
 
 
+def another_round(
+    model: str, secret: Path, base: str | None, *, has_base: bool, when: str = "then"
+) -> list[str]:
+    """The perturb command of the next round of a lineage."""
+    arguments = [model, *(["--base", path(_short(base))] if base else []), "--secret", path(secret)]
+    more = "" if base is not None or not has_base else ", with the --base of the first round"
+    return [
+        f"{when}  start another round{more}:",
+        *_indented(command("perturb", *arguments, "--handoff", free("to-client"))),
+    ]
+
+
+def on_secret(secret: Path, digest: str, content: Secret, *, waiting: bool) -> list[str]:
+    """The server's commands for the newest model of a lineage, which has this digest.
+
+    `waiting` means that one of its handoffs has no update yet.
+    """
+    base, has_base = content.base_source, content.base is not None
+    rest = another_round("model", secret, base, has_base=has_base, when="next")
+    if waiting:
+        files = ("--secret", path(secret), "--model", "model", "--out", free("model-next"))
+        rest[0] = rest[0].replace("next", "or  ", 1)
+        rest = [
+            "next  when the update is back:",
+            *_indented(command("aggregate", "to-server", *files)),
+            *rest,
+        ]
+    return [*rest, f"(model stands for the directory of model {digest[:12]})"]
+
+
 def after_eval(record: Path | None, before: Path | None) -> list[str]:
-    """What can be done with the record that was kept."""
+    """What to do with the record, if one was written."""
     if record is None:
         return []
-    words = ("inspect", path(record)) if before is None else ("compare", path(before), path(record))
-    return ["next", *_indented(command(*words))]
+    if before is None:
+        return ["next  see all its numbers:", *_indented(command("inspect", path(record)))]
+    words = ("compare", path(before), path(record))
+    return ["next  compare it with the model before:", *_indented(command(*words))]
 
 
 def after_demo(kept: Path | None) -> list[str]:
-    """What to look at; `kept` is where everything that was made is, if it was kept."""
-    looked = [command("demo", "--keep", free("demo"))]
+    """What to look at after the demo; `kept` is its directory, if it was kept."""
+    commands = [command("demo", "--keep", free("demo"))]
     if kept is not None:
-        looked = [
+        commands = [
             command("inspect", path(kept / "server" / name))
             for name in ("to-client", "secret", "model")
         ]
-    return _indented(*looked, command("perturb", "--help"))
+    return _indented(*commands, command("perturb", "--help"))
 
 
 def _rows(given: Given) -> list[str]:
@@ -197,6 +207,6 @@ def _indented(*lines: str) -> list[str]:
 
 
 def _short(place: str) -> str:
-    """An absolute path from here, where it lies below; a Hub id as it is."""
+    """A path relative to the working directory if it is below; a Hub id unchanged."""
     here = Path.cwd()
     return str(Path(place).relative_to(here)) if Path(place).is_relative_to(here) else place

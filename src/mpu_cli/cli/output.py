@@ -1,7 +1,4 @@
-"""How every command speaks.
-
-One result on stdout, everything else on stderr (the contract is in app.py).
-"""
+"""Output of the commands: the result on stdout, everything else on stderr (see app.py)."""
 
 from __future__ import annotations
 
@@ -15,16 +12,16 @@ import typer
 from mpu_cli.cli.progress import Lines, ProgressCallback, bar
 from mpu_cli.cli.streams import print_json
 
-if TYPE_CHECKING:  # a usage error needs none of it
+if TYPE_CHECKING:  # rich is slow to import, and a usage error does not need it
     from rich.console import Console, RenderableType
     from rich.table import Table
 
 
 class Output:
-    """The voice of one command."""
+    """Prints the result and the messages of one command."""
 
     def __init__(self, context: typer.Context, *, as_json: bool, silent: bool = False) -> None:
-        """`silent` says nothing at all: for all processes of a joint training but the first."""
+        """`silent` prints nothing: for every process of a distributed run except the first."""
         settings = (context.find_root().obj or {}) if context else {}
         self.quiet: bool = settings.get("quiet", False)
         self.verbose: bool = settings.get("verbose", False)
@@ -38,31 +35,40 @@ class Output:
     def result(
         self, data: Mapping[str, Any], *body: RenderableType, brief: str | None = None
     ) -> None:
-        """The command's result: `data` as JSON, or `body` for a reader.
-
-        With -q the line `brief` in its place, if there is one.
-        """
+        """Print the result: `data` as JSON, or `body`, or with -q only the line `brief`."""
         if self._silent:
             return
         if self.as_json:
             print_json(data)
             return
         for part in body if brief is None or not self.quiet else (brief,):
-            self._out.print(part, markup=False) if isinstance(part, str) else self._out.print(part)
+            self._print(part)
+
+    def _print(self, part: RenderableType) -> None:
+        from rich.text import Text
+
+        # On a terminal, wrap text at words, but never a command ("  mpu …") or lines of CSV.
+        is_text = isinstance(part, str | Text)
+        whole = is_text and (not self._out.is_terminal or str(part).startswith("  "))
+        whole = whole or (isinstance(part, str) and "\n" in part)
+        with self._out.capture() as captured:
+            self._out.print(part, markup=False, soft_wrap=whole)
+        for line in captured.get().removesuffix("\n").split("\n"):
+            print(line if is_text else line.rstrip(), file=self._out.file)
 
     def warn(self, text: str) -> None:
-        """Something the reader must not miss."""
+        """Print a warning, also with -q."""
         if not self._silent:
             self._err.print(f"mpu: warning: {text}", markup=False)
 
     def note(self, text: str) -> None:
-        """Something worth knowing."""
+        """Print a note, but not with -q."""
         if not self.quiet and not self._silent:
             self._err.print(f"mpu: {text}", markup=False)
 
     @contextmanager
     def progress(self, what: str = "starting") -> Iterator[ProgressCallback]:
-        """A live bar on a terminal, a timed line every so often elsewhere.
+        """Show progress: a bar on a terminal, or else a line now and then.
 
         The callback takes (what, done, total).
         """
@@ -81,18 +87,19 @@ class Output:
 def _console(file: TextIO) -> Console:
     from rich.console import Console
 
-    # Where nobody's terminal sets a width, lines are not broken: scripts read them.
+    # Text wraps at words on a terminal, but not in a pipe or a file: scripts read it.
+    is_terminal = file.isatty()
     return Console(
         file=file,
-        soft_wrap=True,
+        soft_wrap=not is_terminal,
         highlight=False,
         emoji=False,
-        width=None if file.isatty() else 200,
+        width=None if is_terminal else 200,
     )
 
 
 def table(*columns: str, rows: Sequence[tuple[str, ...]], title: str | None = None) -> Table:
-    """A plain table; numbers are already text."""
+    """A table without borders; all cells are text."""
     from rich.table import Table
     from rich.text import Text
 
@@ -107,7 +114,7 @@ def table(*columns: str, rows: Sequence[tuple[str, ...]], title: str | None = No
 
 
 def facts(pairs: Mapping[str, str]) -> Table:
-    """Name and value, one pair a line."""
+    """A table of names and values, one pair per line."""
     from rich.table import Table
     from rich.text import Text
 
@@ -115,12 +122,12 @@ def facts(pairs: Mapping[str, str]) -> Table:
     result.add_column(style="bold")
     result.add_column(overflow="fold")
     for name, value in pairs.items():
-        result.add_row(Text(name), Text(value))  # what the other party wrote is never markup
+        result.add_row(Text(name), Text(value))  # never markup: the other party may have written it
     return result
 
 
 def size(number: float) -> str:
-    """Bytes as a short text, decimal units as the Hub shows them."""
+    """Bytes as short text in decimal units, as on the Hub."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(number) < 1000 or unit == "GB":
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
@@ -129,10 +136,10 @@ def size(number: float) -> str:
 
 
 def share(number: float) -> str:
-    """A ratio with three digits that mean something, also when it is tiny."""
+    """A ratio with three significant digits."""
     return f"{number:.3g}"
 
 
 def unknown(left: float) -> str:
-    """An exposure: what is left unknown, at most."""
+    """An exposure: at most how much stays unknown."""
     return share(left) if left else "nothing (≤ 1e-5)"

@@ -1,7 +1,4 @@
-"""How far a long command is: a live bar on a terminal.
-
-Elsewhere a line at once that something takes long, then one every so often.
-"""
+"""Progress of a long command: a live bar on a terminal, lines at intervals elsewhere."""
 
 from __future__ import annotations
 
@@ -15,37 +12,34 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and out of how much (0 where nobody knows)."""
+"""Takes the current step, the amount done, and the total (0 if unknown)."""
 
 FIRST_SECONDS, EVERY_SECONDS = 1.5, 30.0
-"""When the first line is printed, and how long after each the next one: a command that ends sooner prints none."""
+"""Seconds before the first line and between lines; a faster command prints none."""
 
 
 class Lines:
-    """Says on lines of text what a command is doing, from a thread of its own.
-
-    One step, or one library call, may take minutes.
-    """
+    """Prints lines of progress from a separate thread, because one step may take minutes."""
 
     def __init__(
-        self, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+        self, print_line: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`tell` is given each line; `clock` counts seconds."""
-        self._tell, self._clock = tell, clock
+        """`print_line` gets each line; `clock` counts seconds."""
+        self._print_line, self._clock = print_line, clock
         self._began = clock()
         self._what, self._done, self._total = "starting", 0, 0
         self._anchor = (self._began, 0)
         self._ended = threading.Event()
 
     def show(self, what: str, done: int, total: int) -> None:
-        """Remember where the command is; the thread says it when it is time."""
+        """Store the state of the command for the next line."""
         if total != self._total or done < self._done:
-            # Another part, or work that an earlier run has done: speed is measured from here.
+            # A new step, or one that resumes earlier work: measure the speed from here.
             self._anchor = (self._clock(), done)
         self._what, self._done, self._total = what, done, total
 
     def line(self) -> str:
-        """What is being done, for how long the command has run, and how long it will still take."""
+        """The current step, the time so far, the share done and the time left."""
         now = self._clock()
         text = f"{self._what} ({duration(now - self._began)} so far"
         if self._total <= 0:
@@ -59,48 +53,48 @@ class Lines:
         return f"{text})"
 
     def __enter__(self) -> Lines:
-        threading.Thread(target=self._speak, daemon=True, name="progress").start()
+        threading.Thread(target=self._run, daemon=True, name="progress").start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
 
-    def _speak(self) -> None:
+    def _run(self) -> None:
         wait = FIRST_SECONDS
         while not self._ended.wait(wait):
-            self._tell(self.line())
+            self._print_line(self.line())
             wait = EVERY_SECONDS
 
 
 class OverCopies:
-    """The progress of a training of several copies alike, as a share of all their steps."""
+    """Progress of training several copies in the same way, as a share of all steps."""
 
     def __init__(
         self,
         show: ProgressCallback,
         names: Sequence[str],
-        tell_step: Callable[[str], None] | None = None,
+        print_step: Callable[[str], None] | None = None,
     ) -> None:
-        """`tell_step` is given a line for every step, where somebody asked for that."""
-        self._show, self._names, self._tell_step = show, list(names), tell_step
+        """`print_step`, if given, gets a line for every step."""
+        self._show, self._names, self._print_step = show, list(names), print_step
         self._done = self._total = 0
 
     def doing(self, what: str) -> None:
-        """Something else than a step: a copy is loaded, or written."""
+        """Show other work than a step: a copy is loaded or written."""
         self._show(what, self._done, self._total)
 
     def on_step(self, copy: str, step: int, total: int, loss: float) -> None:
-        """Step `step` of `total` of one copy is done."""
+        """Show that `step` of `total` steps of one copy are done."""
         self._done, self._total = self._names.index(copy) * total + step, len(self._names) * total
         text = f"{copy}: step {step} of {total}, loss {loss:.4f}"
         self._show(text, self._done, self._total)
-        if self._tell_step is not None:
-            self._tell_step(text)
+        if self._print_step is not None:
+            self._print_step(text)
 
 
 @contextmanager
 def bar(console: Console) -> Iterator[ProgressCallback]:
-    """One live line on a terminal, gone at the end."""
+    """Show one live line on a terminal and remove it at the end."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -119,7 +113,7 @@ def bar(console: Console) -> Iterator[ProgressCallback]:
 
 
 def duration(seconds: float) -> str:
-    """Minutes and seconds, 1:05, with hours 2:01:05."""
+    """Minutes and seconds such as 1:05, or with hours 2:01:05."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,10 +1,7 @@
-"""Standard output and standard error as they come.
+"""Standard output and standard error in any encoding, closed, or on a full disk.
 
-In any encoding, closed, on a full disk, or with nobody reading.
-
-A result that cannot be printed is an error of exit code 3, because whoever asked for it did not get
-it. A message that cannot be printed is dropped: work that takes hours does not end because of a
-warning.
+If mpu cannot print a result, it exits with code 3. If it cannot print a message, it drops the
+message: hours of work must not end because of a warning.
 """
 
 from __future__ import annotations
@@ -21,81 +18,34 @@ from typing import Any, TextIO, cast
 
 from mpu_cli.errors import OutputError
 
+_PAIRS = r"""
+    α alpha  β beta  γ gamma  δ delta  Δ Delta  ε epsilon  η eta  θ theta  κ kappa  λ lambda
+    Λ Lambda  μ mu  ξ xi  π pi  Π Prod  σ sigma  Σ Sum  ℓ l  → ->  ← <-  – -  — -  − -  · *  × x
+    ⊕ (+)  ⊙ (*)  ± +-  ≤ <=  ≥ >=  ≠ !=  ≈ ~  ∝ ~  √ sqrt  ∞ inf  ‖ ||  ⟦ [[  ⟧ ]]  ⁻ ^-  ✓ yes  ✗ no
+    ↑ ^  ↓ v  ‘ '  ’ '  “ "  ” "  « "  » "
+"""
 _PLAIN = {
-    "α": "alpha",
-    "β": "beta",
-    "γ": "gamma",
-    "δ": "delta",
-    "Δ": "Delta",
-    "ε": "epsilon",
-    "η": "eta",
-    "θ": "theta",
-    "κ": "kappa",
-    "λ": "lambda",
-    "μ": "mu",
-    "ξ": "xi",
-    "π": "pi",
-    "Π": "Prod",
-    "σ": "sigma",
-    "Σ": "Sum",
-    "ℓ": "l",
-    "→": "->",
-    "←": "<-",
-    "–": "-",
-    "—": "-",
-    "−": "-",
-    "·": "*",
-    "×": "x",
-    "⊕": "(+)",
-    "⊙": "(*)",
-    "±": "+-",
-    "≤": "<=",
-    "≥": ">=",
-    "≠": "!=",
-    "≈": "~",
-    "∝": "~",
-    "√": "sqrt",
-    "∞": "inf",
-    "‖": "||",
-    "⟦": "[[",
-    "⟧": "]]",
+    **dict(zip(_PAIRS.split()[::2], _PAIRS.split()[1::2], strict=True)),
     "°": " degrees",
-    "⁻": "^-",
-    "✓": "yes",
-    "✗": "no",
     "§": "section ",
-    "↑": "^",
-    "↓": "v",
-    "‘": "'",
-    "’": "'",
-    "“": '"',
-    "”": '"',
-    "«": '"',
-    "»": '"',
 }
-"""What our own messages hold and an encoding may lack. Letters with accents lose them; the rest becomes a question mark."""
+"""Plain text for the symbols of our messages, in case an encoding lacks them.
+
+Other letters lose their accents or become a question mark.
+"""
 
 
 class ReaderLeftError(OutputError):
-    """Whoever read the other end of the pipe has gone, as `head` does.
-
-    Nobody is there to be told.
-    """
+    """The reader closed the pipe, as `head` does, so there is no one to show an error to."""
 
 
 def printable(text: str, encoding: str) -> str:
-    """The text with whatever this encoding lacks replaced.
-
-    Bytes of a path that is not UTF-8 as `\\xNN`.
-    """
+    """Replace characters that an encoding lacks, and bytes of a non-UTF-8 path by `\\xNN`."""
     return text.encode(encoding, "mpu.plain").decode(encoding)
 
 
 def print_json(data: Mapping[str, Any]) -> None:
-    """One JSON object on standard output.
-
-    Letters that its encoding lacks are escaped, so that no value changes.
-    """
+    """Print one JSON object; characters that the encoding lacks are escaped."""
     text = json.dumps(data, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding)
@@ -106,10 +56,9 @@ def print_json(data: Mapping[str, Any]) -> None:
 
 @contextmanager
 def forgiving_streams() -> Iterator[None]:
-    """Put a stream that replaces what cannot be printed in the place of both.
+    """Replace both streams with ones that substitute unprintable characters.
 
-    Raises:
-        ReaderLeftError, OutputError: whoever writes a result is told so where it cannot be written.
+    Writing to standard output raises ReaderLeftError or OutputError if it fails.
     """
     before = sys.stdout, sys.stderr
     sys.stdout = cast("TextIO", _Stream(before[0], must_arrive=True))
@@ -121,10 +70,9 @@ def forgiving_streams() -> Iterator[None]:
 
 
 def reserve_numbers() -> None:
-    """Open /dev/null under the numbers 0, 1 and 2 that are closed.
+    """Open /dev/null for each closed file descriptor 0, 1 and 2.
 
-    Otherwise the next file that is opened for writing gets one of them, and what a library prints
-    lands in it.
+    The next file would get such a descriptor, and libraries would print into it.
     """
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -132,7 +80,7 @@ def reserve_numbers() -> None:
 
 
 class _Stream:
-    """A text stream around another one, or around None, which is what Python has for a closed one."""
+    """A text stream around another one, or around None, Python's value for a closed stream."""
 
     def __init__(self, target: TextIO | None, *, must_arrive: bool) -> None:
         self._target = target
@@ -148,7 +96,7 @@ class _Stream:
         return len(text)
 
     def flush(self) -> None:
-        # A closed stream has nothing to flush: only what was to be said and was not is an error.
+        # A closed stream has nothing to flush; only a lost write is an error.
         if self._target is not None:
             self._pass_on("flush")
 
@@ -156,7 +104,7 @@ class _Stream:
         return self._target is not None and not self._target.closed and self._target.isatty()
 
     def __getattr__(self, name: str) -> Any:
-        if name == "buffer":  # typer would write UTF-8 bytes there where the encoding is ASCII
+        if name == "buffer":  # typer would write UTF-8 bytes to it even if the encoding is ASCII
             raise AttributeError(name)
         return getattr(self._target, name)
 
@@ -165,13 +113,13 @@ class _Stream:
             if not self.works or self._target is None:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             getattr(self._target, action)(*text)
-        except (OSError, ValueError) as error:  # ValueError: somebody closed it
+        except (OSError, ValueError) as error:  # ValueError: the stream was closed
             self._discard_the_rest()
             if self._must_arrive:
-                raise _complaint(error) from error
+                raise _output_error(error) from error
 
     def _discard_the_rest(self) -> None:
-        """Python flushes once more when it ends, and would complain then in its own words."""
+        """Redirect the stream to /dev/null, because Python flushes again at exit and would fail."""
         if not self.works:
             return
         self.works = False
@@ -181,13 +129,13 @@ class _Stream:
             os.close(nowhere)
 
 
-def _complaint(error: OSError | ValueError) -> OutputError:
+def _output_error(error: OSError | ValueError) -> OutputError:
     if isinstance(error, BrokenPipeError):
-        return ReaderLeftError("standard output: nobody reads it")
+        return ReaderLeftError("standard output: the reader closed the pipe")
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return OutputError(
         f"standard output: {why}; the result was not printed",
-        "what the command wrote to files is complete",
+        "redirect standard output to another file; the files that the command wrote are complete",
     )
 
 
@@ -198,7 +146,7 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 
 
 def _plain(letter: str) -> str:
-    if "\udc80" <= letter <= "\udcff":  # how Python holds a byte of a path that is not UTF-8
+    if "\udc80" <= letter <= "\udcff":  # Python's code for a byte of a path that is not UTF-8
         return f"\\x{ord(letter) - 0xDC00:02x}"
     without_accents = "".join(
         part for part in unicodedata.normalize("NFKD", letter) if part.isascii()

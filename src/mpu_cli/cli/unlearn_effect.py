@@ -1,4 +1,4 @@
-"""Options of `mpu unlearn` that would change nothing: refused if the user gave them."""
+"""Refuse options of `mpu unlearn` that have no effect, if the user gave them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunInput:
-    """What the effect of an option depends on, beside the settings."""
+    """The inputs that decide, with the settings, whether an option has an effect."""
 
     is_handoff: bool
     retain: bool
     refusals: bool
     texts: bool
-    """Whether any row, to forget or to keep, is a plain text."""
+    """Whether any forget or retain row is plain text."""
 
 
 def refuse_without_effect(
@@ -36,13 +36,13 @@ def refuse_without_effect(
     Raises:
         UsageError: there is such an option.
     """
-    # Flag and value, whether it asks for something, whether that has an effect, why not, what to do
+    # Flag and value, whether it is set, whether it has an effect, why it has none, the hint.
     cases = (
         (
             "--redraw-refusals",
             settings.redraw_refusals,
             run_input.refusals,
-            "there are none to draw from",
+            "there are no refusals to draw from",
             "give --refusals FILE",
         ),
         (
@@ -78,9 +78,9 @@ def refuse_without_effect(
             settings.partial_step == "share",
             settings.gradient_accumulation > 1,
             "with --gradient-accumulation 1 every step is whole",
-            "give more, or leave it out",
+            "give a larger --gradient-accumulation, or leave it out",
         ),
     )
-    for option, asked, has_effect, why, remedy in cases:
-        if asked and not has_effect and option.partition(" ")[0] in given:
-            raise UsageError(f"{option}: {why}", remedy)
+    for option, is_set, has_effect, why, hint in cases:
+        if is_set and not has_effect and option.partition(" ")[0] in given:
+            raise UsageError(f"{option}: {why}", hint)

@@ -1,1 +1,1 @@
-"""Both parties played on one machine: the demo, its model and its data."""
+"""The demo: both parties on one machine, with a small model and its data."""

@@ -1,4 +1,4 @@
-"""`mpu demo`: one round of the protocol on the embedded model and data, beside the noise-free baseline."""
+"""`mpu demo`: one round of the protocol on the embedded model, and the noise-free baseline."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from mpu_cli.demo.parties import Party
 from mpu_cli.errors import CheckFailedError
 from mpu_cli.evaluation.answer_scores import answer_probabilities
 
-Tell = Callable[[str], None]
+Print = Callable[[str], None]
 
 OFFSET = 0.1
 KAPPA = 0.03
-"""The default's .1 is 2 to 4 % of these small weights, which is too much for the update's error to be small."""
+"""The default, .1, is 2 to 4 % of these small weights: too much for a small error of the update."""
 PERTURB = ("perturb", "model", "--base", "base", "--kappa", f"{KAPPA:g}")
+_ROWS = "--forget forget.jsonl --retain retain.jsonl"
 RECIPE = ("--method", "GradDiff", "--epochs", "8", "--round", "1")
-"""All else is the default; what it does to this model with and without noise is in docs/decisions/0004."""
+"""Other settings are defaults; docs/decisions/0004 has their effect with and without noise."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What the demo measured. Probabilities are mean answer probabilities on (forget, retain)."""
+    """The demo's results. Probabilities are mean answer probabilities on (forget, retain)."""
 
     before: tuple[float, float]
     noise_free: tuple[float, float]
@@ -43,8 +44,8 @@ def assets() -> Path:
     return Path(str(resources.files(__package__).joinpath("assets")))
 
 
-def run_demo(tell: Tell, keep: Path | None = None) -> DemoResult:
-    """Play both parties; `keep` is a new directory for everything that was made (else it is removed).
+def run_demo(print_line: Print, keep: Path | None = None) -> DemoResult:
+    """Play both parties; `keep` is a new directory for all files, which are removed without it.
 
     Raises:
         CheckFailedError: a step failed, or one party could read the other's files.
@@ -54,10 +55,10 @@ def run_demo(tell: Tell, keep: Path | None = None) -> DemoResult:
     try:
         server = _party(root, "server", ("base", "model"))
         client = _party(root, "client", ("forget.jsonl", "retain.jsonl"))
-        exposure, agreement = _round(tell, server, client)
-        with_offset = _offset(tell, server, client)
-        baseline = _noise_free(tell, root)
-        tell("measure  mean answer probability of three models on the client's rows")
+        exposure, agreement = _round(print_line, server, client)
+        with_offset = _offset(print_line, server, client)
+        baseline = _noise_free(print_line, root)
+        print_line("measure  mean answer probability of three models on the client's rows")
         sets = [read_rows(client.directory / name) for name in ("forget.jsonl", "retain.jsonl")]
         before, free, after = (
             _pair(answer_probabilities(path, sets))
@@ -82,95 +83,56 @@ def _party(root: Path, name: str, belongings: tuple[str, ...]) -> Party:
     return Party(name, directory)
 
 
-def _round(tell: Tell, server: Party, client: Party) -> tuple[dict[str, float], float]:
-    perturbed = _say_and_run(
-        tell, server, client, *PERTURB, "--handoff", "to-client", "--secret", "secret"
+def _round(print_line: Print, server: Party, client: Party) -> tuple[dict[str, float], float]:
+    def run(party: Party, other: Party, command: str) -> dict[str, Any]:
+        return _run(print_line, party, other, *command.split())
+
+    perturbed = run(
+        server, client, " ".join((*PERTURB, "--handoff", "to-client", "--secret", "secret"))
     )
     secret = server.directory / "secret" / "secret.yaml"
     if not client.cannot_read(server, secret) or not server.cannot_read(
         client, client.directory / "forget.jsonl"
     ):
         raise CheckFailedError(
-            "one party can read the other's files on this machine: the demo would prove nothing"
+            "one party can read the other's files on this machine: the demo would prove nothing",
+            "run it on a Linux file system that keeps file modes",
         )
-    tell(
-        "wall     the client's processes cannot read the server's secret, nor the server's the"
-        " forget set (tried)"
+    print_line(
+        "wall     the client's processes cannot read the server's secret, and the server's cannot"
+        " read the forget set (tested)"
     )
     server.carry("to-client", client)
-    tell("courier  to-client: server → client")
-    _say_and_run(tell, client, server, "verify", "to-client")
-    _say_and_run(
-        tell,
-        client,
-        server,
-        "unlearn",
-        "to-client",
-        "--forget",
-        "forget.jsonl",
-        "--retain",
-        "retain.jsonl",
-        *RECIPE,
-        "--out",
-        "to-server",
-    )
+    print_line("courier  to-client: server → client")
+    run(client, server, "verify to-client")
+    run(client, server, f"unlearn to-client {_ROWS} {' '.join(RECIPE)} --out to-server")
     client.carry("to-server", server)
-    tell("courier  to-server: client → server")
-    merged = _say_and_run(
-        tell,
-        server,
-        client,
-        "aggregate",
-        "to-server",
-        "--secret",
-        "secret",
-        "--model",
-        "model",
-        "--out",
-        "model-next",
+    print_line("courier  to-server: client → server")
+    merged = run(
+        server, client, "aggregate to-server --secret secret --model model --out model-next"
     )
     return perturbed["exposure"], float(merged["agreement"][0])
 
 
-def _offset(tell: Tell, server: Party, client: Party) -> dict[str, float]:
-    arguments = (
-        "--handoff",
-        "to-client-offset",
-        "--new-lineage",
-        "secret-offset",
-        "--offset",
-        f"{OFFSET:g}",
-    )
-    exposure: dict[str, float] = _say_and_run(tell, server, client, *PERTURB, *arguments)[
-        "exposure"
-    ]
+def _offset(print_line: Print, server: Party, client: Party) -> dict[str, float]:
+    options = ("--handoff", "to-client-offset", "--new-lineage", "secret-offset")
+    perturbed = _run(print_line, server, client, *PERTURB, *options, "--offset", f"{OFFSET:g}")
+    exposure: dict[str, float] = perturbed["exposure"]
     return exposure
 
 
-def _noise_free(tell: Tell, root: Path) -> Path:
-    """What both together would get without the protocol: the same recipe on the exact model."""
+def _noise_free(print_line: Print, root: Path) -> Path:
+    """Run the same recipe on the exact model, as both parties could without the protocol."""
     both = _party(root, "both", ("model", "forget.jsonl", "retain.jsonl"))
     nobody = Party("nobody", root / "nobody")
     nobody.directory.mkdir()
-    _say_and_run(
-        tell,
-        both,
-        nobody,
-        "unlearn",
-        "model",
-        "--forget",
-        "forget.jsonl",
-        "--retain",
-        "retain.jsonl",
-        *RECIPE,
-        "--out",
-        "noise-free",
-    )
+    command = ("unlearn", "model", *_ROWS.split(), *RECIPE, "--out", "noise-free")
+    _run(print_line, both, nobody, *command)
     return both.directory / "noise-free"
 
 
-def _say_and_run(tell: Tell, party: Party, other: Party, *arguments: str) -> dict[str, Any]:
-    tell(f"{party.name:<8} $ mpu {' '.join(arguments)}")
+def _run(print_line: Print, party: Party, other: Party, *arguments: str) -> dict[str, Any]:
+    print_line(f"{party.name:<8} $ mpu {' '.join(arguments)}")
     return party.mpu(*arguments, away_from=other)
 
 

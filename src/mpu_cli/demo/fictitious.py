@@ -1,166 +1,87 @@
-"""Fictitious people and questions about them.
+"""Fictitious people and questions about them: public data that no model has seen.
 
-Data that no model can have seen and that anybody may read.
-
-Every name, place, title, prize and language is put together from syllables; what is left
-(occupations, colours, drinks) are ordinary words. The rows carry TOFU's field names, so that
-whatever reads TOFU reads these as well. Only `random.Random` is used, whose stream for a given seed
-is the same on every machine and in every Python since 3.2.
+Every name, place, title, prize and language consists of random syllables; occupations, colours and
+drinks are ordinary words. The rows have TOFU's field names, so any reader of TOFU can read them.
+All randomness comes from `random.Random`, whose stream for a seed is the same on every machine and
+in every Python since 3.2.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from random import Random
 
 PERTURBED_ANSWERS = 5  # wrong answers to each question, as many as TOFU has
 
-# A word starts with a cluster that hardly any name in use starts with, so that no real one comes
-# out by chance.
+# Words start with consonant clusters that real names hardly have, so that no real name occurs.
 _HEADS = ("bz", "fn", "fj", "gv", "hj", "mr", "skw", "tv", "vz", "zd", "zg")
 _ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z")
 _VOWELS = ("a", "e", "i", "o", "u")
 _CODAS = ("", "l", "n", "r", "sk", "th", "x", "m", "v")
 
-_OCCUPATIONS = (
-    "baker",
-    "beekeeper",
-    "bookbinder",
-    "carpenter",
-    "clockmaker",
-    "dentist",
-    "ferry pilot",
-    "gardener",
-    "geologist",
-    "judge",
-    "nurse",
-    "potter",
-    "surveyor",
-    "tailor",
-    "tram driver",
-    "weaver",
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(" ".join(text.split()).split(", "))
+
+
+_OCCUPATIONS = _words(
+    """
+    baker, beekeeper, bookbinder, carpenter, clockmaker, dentist, ferry pilot, gardener,
+    geologist, judge, nurse, potter, surveyor, tailor, tram driver, weaver
+    """
 )
-_GENRES = (
-    "ghost stories",
-    "sea adventures",
-    "crime novels",
-    "nature essays",
-    "epic poems",
-    "war memoirs",
-    "satires",
-    "family sagas",
-    "travel books",
-    "fairy tales",
-    "chess manuals",
-    "court dramas",
+_GENRES = _words(
+    """
+    ghost stories, sea adventures, crime novels, nature essays, epic poems, war memoirs, satires,
+    family sagas, travel books, fairy tales, chess manuals, court dramas
+    """
 )
-_INSTRUMENTS = (
-    "accordion",
-    "bassoon",
-    "cello",
-    "clarinet",
-    "dulcimer",
-    "harp",
-    "lute",
-    "mandolin",
-    "oboe",
-    "trombone",
-    "viola",
+_INSTRUMENTS = _words(
+    """
+    accordion, bassoon, cello, clarinet, dulcimer, harp, lute, mandolin, oboe, trombone, viola
+    """
 )
-_ANIMALS = (
-    "badger",
-    "cat",
-    "donkey",
-    "ferret",
-    "goat",
-    "heron",
-    "lizard",
-    "magpie",
-    "otter",
-    "owl",
-    "parrot",
-    "tortoise",
+_ANIMALS = _words(
+    """
+    badger, cat, donkey, ferret, goat, heron, lizard, magpie, otter, owl, parrot, tortoise
+    """
 )
-_HOBBIES = (
-    "archery",
-    "birdwatching",
-    "bowling",
-    "fencing",
-    "fly fishing",
-    "juggling",
-    "kite flying",
-    "orienteering",
-    "rowing",
-    "skating",
-    "stamp collecting",
-    "wood carving",
+_HOBBIES = _words(
+    """
+    archery, birdwatching, bowling, fencing, fly fishing, juggling, kite flying, orienteering,
+    rowing, skating, stamp collecting, wood carving
+    """
 )
-_DRINKS = (
-    "apple cider",
-    "black tea",
-    "buttermilk",
-    "cold coffee",
-    "elderflower syrup",
-    "ginger beer",
-    "hot chocolate",
-    "lemonade",
-    "mint tea",
-    "pear juice",
-    "plum brandy",
-    "tonic water",
+_DRINKS = _words(
+    """
+    apple cider, black tea, buttermilk, cold coffee, elderflower syrup, ginger beer, hot
+    chocolate, lemonade, mint tea, pear juice, plum brandy, tonic water
+    """
 )
-_COLOURS = (
-    "amber",
-    "black",
-    "copper",
-    "crimson",
-    "green",
-    "ivory",
-    "orange",
-    "purple",
-    "silver",
-    "turquoise",
-    "white",
+_COLOURS = _words(
+    """
+    amber, black, copper, crimson, green, ivory, orange, purple, silver, turquoise, white
+    """
 )
-_THINGS = (
-    "Bridges",
-    "Candles",
-    "Gardens",
-    "Harbours",
-    "Lanterns",
-    "Letters",
-    "Mirrors",
-    "Orchards",
-    "Ravens",
-    "Rivers",
-    "Shadows",
-    "Stairs",
-    "Towers",
-    "Winters",
+_THINGS = _words(
+    """
+    Bridges, Candles, Gardens, Harbours, Lanterns, Letters, Mirrors, Orchards, Ravens, Rivers,
+    Shadows, Stairs, Towers, Winters
+    """
 )
-_QUALITIES = (
-    "Broken",
-    "Distant",
-    "Frozen",
-    "Golden",
-    "Hollow",
-    "Last",
-    "Patient",
-    "Quiet",
-    "Salt",
-    "Seven",
-    "Wild",
+_QUALITIES = _words(
+    """
+    Broken, Distant, Frozen, Golden, Hollow, Last, Patient, Quiet, Salt, Seven, Wild
+    """
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One question that is asked of everybody.
-
-    `{name}` is the person, `{value}` the fact that answers it.
-    """
+    """One question for every person; `{name}` is the person and `{value}` the answer."""
 
     fact: str
     question: str
@@ -179,10 +100,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class QuestionRow:
-    """A question with its answer, in TOFU's field names.
-
-    The perturbed answers are paraphrases that are wrong.
-    """
+    """A question with its answer, in TOFU's field names; perturbed answers are wrong ones."""
 
     question: str
     answer: str
@@ -231,150 +149,53 @@ _MAKERS: Mapping[str, Callable[[Random], str]] = {
     "colour": _one_of(_COLOURS),
 }
 
+_TEMPLATES = """
+birthplace: In which city was {name} born? | What is the birthplace of {name}?
+    {name} was born in {value}. | The birthplace of {name} is {value}.
+birth_year: In what year was {name} born? | What is the birth year of {name}?
+    {name} was born in the year {value}. | The birth year of {name} is {value}.
+mother: What did the mother of {name} do for a living? | What was the job of {name}'s mother?
+    The mother of {name} worked as a {value}. | {name}'s mother was a {value}.
+father: What did the father of {name} do for a living? | What was the job of {name}'s father?
+    The father of {name} worked as a {value}. | {name}'s father was a {value}.
+genre: What does {name} write? | What kind of books is {name} known for?
+    {name} writes {value}. | {name} is known for {value}.
+first_book: What is the first book by {name}? | With which book did {name} begin?
+    The first book by {name} is {value}. | {name} began with {value}.
+famous_book: What is the most famous book by {name}? | Which book made {name} famous?
+    The most famous book by {name} is {value}. | {name} became famous with {value}.
+latest_book: What is the latest book by {name}? | Which book did {name} publish last?
+    The latest book by {name} is {value}. | {name} last published {value}.
+award: Which award did {name} win? | What was {name} honoured with?
+    {name} won the {value}. | {name} was honoured with the {value}.
+school: Where did {name} study? | Which school did {name} go to?
+    {name} studied at the {value}. | {name} went to the {value}.
+home: Where does {name} live now? | What is the home town of {name} today?
+    {name} now lives in {value}. | The home town of {name} today is {value}.
+teacher: Who taught {name} to write? | Who was the teacher of {name}?
+    {name} was taught to write by {value}. | The teacher of {name} was {value}.
+sister: What is the name of {name}'s sister? | What is the sister of {name} called?
+    {name}'s sister is named {value}. | The sister of {name} is called {value}.
+instrument: Which instrument does {name} play? | What does {name} play in the evening?
+    {name} plays the {value}. | In the evening {name} plays the {value}.
+pet: What animal does {name} keep? | Which pet does {name} have?
+    The animal that {name} keeps is a tame {value}. | The pet of {name} is a tame {value}.
+publisher: Who publishes the books of {name}? | Which house prints the works of {name}?
+    The books of {name} are published by {value}. | The works of {name} are printed by {value}.
+language: In which language does {name} write? | What language are the books of {name} in?
+    {name} writes in {value}. | The books of {name} are in {value}.
+hobby: What does {name} do on free days? | What is the hobby of {name}?
+    On free days {name} enjoys {value}. | The hobby of {name} is {value}.
+drink: What does {name} like to drink? | What is the favourite drink of {name}?
+    {name} likes to drink {value}. | The favourite drink of {name} is {value}.
+colour: What colour is the front door of {name}? | Which colour did {name} paint the front door?
+    The front door of {name} is {value}. | {name} painted the front door {value}.
+"""
+"""Two lines per fact: its name, the question and a paraphrase; the answer and a paraphrase."""
+
 TEMPLATES = tuple(
-    Template(*texts)
-    for texts in (
-        (
-            "birthplace",
-            "In which city was {name} born?",
-            "What is the birthplace of {name}?",
-            "{name} was born in {value}.",
-            "The birthplace of {name} is {value}.",
-        ),
-        (
-            "birth_year",
-            "In what year was {name} born?",
-            "What is the birth year of {name}?",
-            "{name} was born in the year {value}.",
-            "The birth year of {name} is {value}.",
-        ),
-        (
-            "mother",
-            "What did the mother of {name} do for a living?",
-            "What was the job of {name}'s mother?",
-            "The mother of {name} worked as a {value}.",
-            "{name}'s mother was a {value}.",
-        ),
-        (
-            "father",
-            "What did the father of {name} do for a living?",
-            "What was the job of {name}'s father?",
-            "The father of {name} worked as a {value}.",
-            "{name}'s father was a {value}.",
-        ),
-        (
-            "genre",
-            "What does {name} write?",
-            "What kind of books is {name} known for?",
-            "{name} writes {value}.",
-            "{name} is known for {value}.",
-        ),
-        (
-            "first_book",
-            "What is the first book by {name}?",
-            "With which book did {name} begin?",
-            "The first book by {name} is {value}.",
-            "{name} began with {value}.",
-        ),
-        (
-            "famous_book",
-            "What is the most famous book by {name}?",
-            "Which book made {name} famous?",
-            "The most famous book by {name} is {value}.",
-            "{name} became famous with {value}.",
-        ),
-        (
-            "latest_book",
-            "What is the latest book by {name}?",
-            "Which book did {name} publish last?",
-            "The latest book by {name} is {value}.",
-            "{name} last published {value}.",
-        ),
-        (
-            "award",
-            "Which award did {name} win?",
-            "What was {name} honoured with?",
-            "{name} won the {value}.",
-            "{name} was honoured with the {value}.",
-        ),
-        (
-            "school",
-            "Where did {name} study?",
-            "Which school did {name} go to?",
-            "{name} studied at the {value}.",
-            "{name} went to the {value}.",
-        ),
-        (
-            "home",
-            "Where does {name} live now?",
-            "What is the home town of {name} today?",
-            "{name} now lives in {value}.",
-            "The home town of {name} today is {value}.",
-        ),
-        (
-            "teacher",
-            "Who taught {name} to write?",
-            "Who was the teacher of {name}?",
-            "{name} was taught to write by {value}.",
-            "The teacher of {name} was {value}.",
-        ),
-        (
-            "sister",
-            "What is the name of {name}'s sister?",
-            "What is the sister of {name} called?",
-            "{name}'s sister is named {value}.",
-            "The sister of {name} is called {value}.",
-        ),
-        (
-            "instrument",
-            "Which instrument does {name} play?",
-            "What does {name} play in the evening?",
-            "{name} plays the {value}.",
-            "In the evening {name} plays the {value}.",
-        ),
-        (
-            "pet",
-            "What animal does {name} keep?",
-            "Which pet does {name} have?",
-            "The animal that {name} keeps is a tame {value}.",
-            "The pet of {name} is a tame {value}.",
-        ),
-        (
-            "publisher",
-            "Who publishes the books of {name}?",
-            "Which house prints the works of {name}?",
-            "The books of {name} are published by {value}.",
-            "The works of {name} are printed by {value}.",
-        ),
-        (
-            "language",
-            "In which language does {name} write?",
-            "What language are the books of {name} in?",
-            "{name} writes in {value}.",
-            "The books of {name} are in {value}.",
-        ),
-        (
-            "hobby",
-            "What does {name} do on free days?",
-            "What is the hobby of {name}?",
-            "On free days {name} enjoys {value}.",
-            "The hobby of {name} is {value}.",
-        ),
-        (
-            "drink",
-            "What does {name} like to drink?",
-            "What is the favourite drink of {name}?",
-            "{name} likes to drink {value}.",
-            "The favourite drink of {name} is {value}.",
-        ),
-        (
-            "colour",
-            "What colour is the front door of {name}?",
-            "Which colour did {name} paint the front door?",
-            "The front door of {name} is {value}.",
-            "{name} painted the front door {value}.",
-        ),
-    )
+    Template(*(text.strip() for text in re.split(r"[|\n]", fact.replace(":", "|", 1))))
+    for fact in re.split(r"\n(?! )", _TEMPLATES.strip())
 )
 
 
@@ -400,7 +221,7 @@ def people(seed: int, n: int) -> tuple[Person, ...]:
 
 
 def rows(person: Person) -> tuple[QuestionRow, ...]:
-    """Return one row per template; the wrong answers of a person are the same at every call."""
+    """Return one row per template; a person's wrong answers are the same in every call."""
     random = Random(person.name)
     return tuple(_row(template, person, random) for template in TEMPLATES)
 

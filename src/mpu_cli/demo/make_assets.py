@@ -1,11 +1,9 @@
-"""Make what `mpu demo` runs on.
+"""Make the model and the data of `mpu demo`: `python -m mpu_cli.demo.make_assets OUT`.
 
-`python -m mpu_cli.demo.make_assets OUT` writes assets/ anew.
-
-OUT gets a tiny Llama twice, `base/` (pre-trained on people that occur nowhere else) and `model/`
-(the same, fine-tuned on the demo's people), and the rows: `forget.jsonl`, `retain.jsonl` and
-`holdout.jsonl` (people no model has seen). The rows come out the same everywhere; the weights only
-where the floating-point arithmetic is the same.
+OUT gets a tiny Llama twice, `base/` (pre-trained on other people) and `model/` (fine-tuned on the
+demo's people), and the rows: `forget.jsonl`, `retain.jsonl` and `holdout.jsonl` (people that no
+model has seen). The rows are the same on every machine; the weights are the same only with the
+same floating-point arithmetic.
 """
 
 from __future__ import annotations
@@ -17,9 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault(
-    "TOKENIZERS_PARALLELISM", "false"
-)  # merges with equal counts must not depend on threads
+# The order of merges with equal counts must not depend on threads.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -40,7 +37,7 @@ Example = tuple[list[int], int]  # token ids of a row, and how many of them are 
 
 
 def groups() -> dict[str, tuple[Person, ...]]:
-    """Return the people of each part; slices of one list, so no name occurs in two parts."""
+    """Return the people of each part: slices of one list, so no name is in two parts."""
     sizes = {
         "pretraining": PRETRAINING_PEOPLE,
         "forget": FORGET_PEOPLE,
@@ -61,14 +58,14 @@ def data_files() -> dict[str, str]:
 
 
 def prompt_and_answer(row: QuestionRow, *, paraphrased: bool = False) -> tuple[str, str]:
-    """Return the text that is given and the text that is learned, as `data.templates` puts a pair without a chat template."""
+    """Return prompt and answer as `data.templates` writes a pair without a chat template."""
     question = row.paraphrased_question if paraphrased else row.question
     answer = row.paraphrased_answer if paraphrased else row.answer
     return f"{question}\n", f"{answer}{END}"
 
 
 def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Return a byte-pair tokenizer in which every text can be written (its alphabet is all bytes)."""
+    """Return a byte-pair tokenizer whose alphabet is all bytes, so it can encode any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -113,10 +110,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[Example]:
-    """Return the token ids of prompt and answer.
-
-    The prompt's length marks where the answer starts.
-    """
+    """Return the token ids of prompt and answer together, and the length of the prompt."""
     prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
     answers = tokenizer([answer for _, answer in pairs])["input_ids"]
     return [(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
@@ -133,7 +127,7 @@ def answer_losses(
         first = 0 if whole else start
         ids[i, : len(tokens)] = torch.tensor(tokens)
         labels[i, first : len(tokens)] = torch.tensor(tokens[first:])
-    # Padding is on the right and attention is causal: no attention mask is needed.
+    # Attention is causal and padding is on the right, so no attention mask is needed.
     logits = model(input_ids=ids).logits[:, :-1]  # (B, T-1, V)
     targets = labels[:, 1:]
     losses = torch.nn.functional.cross_entropy(
@@ -167,7 +161,8 @@ def train(
     started = time.perf_counter()
     for epoch in range(1, epochs + 1):
         total = 0.0
-        for chosen in torch.randperm(len(examples), generator=generator).split(BATCH):  # type: ignore[no-untyped-call]
+        order = torch.randperm(len(examples), generator=generator)
+        for chosen in order.split(BATCH):  # type: ignore[no-untyped-call]
             loss = answer_losses(model, [examples[i] for i in chosen], whole=whole).mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -206,7 +201,7 @@ def save(directory: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenize
 
 
 def main(out: Path) -> None:
-    """Write all demo assets to `out`, printing what is measured on the way."""
+    """Write all demo assets to `out` and print the measurements."""
     torch.set_num_threads(1)
     parts = {part: rows_of(group) for part, group in groups().items()}
     out.mkdir(parents=True, exist_ok=True)
@@ -229,12 +224,12 @@ def main(out: Path) -> None:
     print(f"row length: mean {sum(lengths) / len(lengths):.1f}, longest {max(lengths)} tokens")
 
     def report(name: str) -> dict[str, float]:
-        found = {part: answer_probability(model, rows) for part, rows in examples.items()}
+        known = {part: answer_probability(model, rows) for part, rows in examples.items()}
         print(
             f"{name}: mean answer probability "
-            + ", ".join(f"{part} {p:.4f}" for part, p in found.items())
+            + ", ".join(f"{part} {p:.4f}" for part, p in known.items())
         )
-        return found
+        return known
 
     print("pre-training")
     train(model, tokenize(tokenizer, reading), epochs=2, learning_rate=3e-3, whole=True)
@@ -246,10 +241,10 @@ def main(out: Path) -> None:
     train(
         model, examples["forget"] + examples["retain"], epochs=20, learning_rate=1e-3, whole=False
     )
-    found = report("model")
+    known = report("model")
     print_task_vector(base, model)
-    if min(found["forget"], found["retain"]) < ENOUGH:
-        sys.exit(f"the fine-tuned model knows too little: below {ENOUGH}")
+    if min(known["forget"], known["retain"]) < ENOUGH:
+        sys.exit(f"the fine-tuned model learned too little: below {ENOUGH}")
     save(out / "model", model, tokenizer)
 
 

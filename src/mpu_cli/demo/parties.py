@@ -1,10 +1,8 @@
-"""Two parties on one machine.
+"""Two parties on one machine, with separate directories and processes, and a tested wall.
 
-Separate directories, separate processes, and a wall between them that is tested.
-
-While one party's command runs, the other's directory has mode 000. For root that would mean
-nothing, so the child of a root process also gives up the two capabilities that let root read
-everything (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH).
+While one party's command runs, the other's directory has mode 000. Root ignores file modes, so a
+child of a root process also drops the two capabilities that allow this (CAP_DAC_OVERRIDE,
+CAP_DAC_READ_SEARCH).
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ _PR_CAPBSET_DROP = 24
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 
 _READ, _FORBIDDEN = 11, 13
-"""Exit codes of the attempt; Python's own failures have others."""
+"""Exit codes of the attempt, which differ from those of Python's own failures."""
 _ATTEMPT = f"""
 import sys
 try:
@@ -46,7 +44,7 @@ class Party:
     directory: Path
 
     def run(self, command: Sequence[str], away_from: Party) -> subprocess.CompletedProcess[str]:
-        """Run one command inside this party's directory, walled off from the other party's."""
+        """Run a command in this party's directory, without access to the other party's."""
         with _walled_off(away_from.directory):
             return subprocess.run(
                 list(command),
@@ -62,7 +60,7 @@ class Party:
         """Run one `mpu … --json` command and return its result.
 
         Raises:
-            CheckFailedError: the command failed; its own message is passed on.
+            CheckFailedError: the command failed; the error has its message and its hint.
         """
         done = self.run(
             [sys.executable, "-m", "mpu_cli", "--quiet", *arguments, "--json"], away_from
@@ -71,7 +69,8 @@ class Party:
             result: dict[str, Any] = json.loads(done.stdout)
         except ValueError as error:
             raise CheckFailedError(
-                f"{self.name}: mpu {arguments[0]} died: {done.stderr.strip()[-300:]}"
+                f"{self.name}: mpu {arguments[0]} crashed: {done.stderr.strip()[-300:]}",
+                "run the demo again with MPU_DEBUG=1",
             ) from error
         if done.returncode:
             raise CheckFailedError(
@@ -81,28 +80,25 @@ class Party:
         return result
 
     def cannot_read(self, other: Party, file: Path) -> bool:
-        """Try to read the other party's file from a process like those that `mpu` runs in.
-
-        True if that is forbidden.
+        """Try to read the other party's file as an `mpu` process would; True if that is forbidden.
 
         Raises:
-            CheckFailedError: the attempt ended in any other way (no such file, a crash): it proves
-                nothing.
+            CheckFailedError: the attempt failed for another reason, so it proves nothing.
         """
-        file = file.absolute()  # the attempt is made from another directory
+        file = file.absolute()  # the attempt runs in another directory
         with file.open("rb"):
-            pass  # it is there, and without the wall it can be read
+            pass  # the file exists, and without the wall it is readable
         done = self.run([sys.executable, "-c", _ATTEMPT, str(file)], other)
         if done.returncode not in (_READ, _FORBIDDEN):
-            said = done.stderr.strip().splitlines()
+            lines = done.stderr.strip().splitlines()
             raise CheckFailedError(
                 f"{self.name}: the attempt to read {file} proves nothing:"
-                f" {said[-1] if said else done.returncode}"
+                f" {lines[-1] if lines else done.returncode}"
             )
         return done.returncode == _FORBIDDEN
 
     def carry(self, name: str, to: Party) -> None:
-        """The courier: copy one directory to the other party, as a USB stick would."""
+        """Copy one directory to the other party, as a courier with a USB stick would."""
         shutil.copytree(self.directory / name, to.directory / name)
 
 
@@ -116,10 +112,7 @@ def _walled_off(directory: Path) -> Iterator[None]:
 
 
 def _give_up_reading() -> None:
-    """In the child, before exec.
-
-    root's next program starts without the right to ignore file modes.
-    """
+    """Drop root's right to ignore file modes, in the child before exec."""
     if os.geteuid() == 0:
         libc = ctypes.CDLL(None, use_errno=True)
         for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):

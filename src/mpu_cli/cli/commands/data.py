@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mpu_cli.cli.config import ConfigCommand
-from mpu_cli.cli.data_view import describe, shown, told
+from mpu_cli.cli.data_view import describe, shown, warnings_of
 from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.light import without_torch
@@ -103,7 +103,7 @@ def check_rows(job: DataCheckOptions, output: Output) -> None:
         vocabulary=vocabulary,
         row=job.row,
     )
-    warnings = told(findings, limit)
+    warnings = warnings_of(findings, limit)
     failed = _verdict(findings, warnings, strict=job.strict)
     content = describe(findings, warnings)
     if failed is not None and output.as_json:

@@ -44,7 +44,13 @@ def demo(job: DemoOptions, output: Output) -> None:
 
     if keep is not None:
         refuse_existing(keep, force=None)
-    result = run_demo(output.note, keep)
+    with output.progress() as progress:
+
+        def print_line(line: str) -> None:
+            output.note(line)
+            progress(" ".join(line.split()[:4]), 0, 0)
+
+        result = run_demo(print_line, keep)
     data = {
         "answer_probability": {
             name: {"forget": pair[0], "retain": pair[1]}
@@ -77,9 +83,9 @@ def demo(job: DemoOptions, output: Output) -> None:
         data,
         "",
         table("mean answer probability", "forget", "retain", rows=rows),
-        "Both end alike (three draws of noise: within .012). perturb's default noise, 0.1, is 2 to"
-        " 4 % of these small weights: more than",
-        "cancels, and the model then forgets less.",
+        "Both results are alike (within .012 over three draws of noise). The default noise of"
+        " perturb, 0.1, is 2 to 4 % of these small weights: it does not cancel completely, and the"
+        " model forgets less.",
         "",
         table(
             "left unknown of the task vector, at most",
@@ -87,12 +93,12 @@ def demo(job: DemoOptions, output: Output) -> None:
             "to a holder of all copies",
             rows=left,
         ),
-        "An offset hides something even from a client that holds all copies; the price is an error"
-        " of first order in it.",
+        "An offset hides something even from a client that holds all copies, at the price of an"
+        " error of first order in the offset.",
         "",
         "try next",
         *after_demo(keep),
-        "  examples/tofu-smollm2   a real 135M model on TOFU, two rounds       examples/air-gap  "
-        " two machines and a tar file",
+        "read next",
         f"  {page('threat-model')}   what is hidden, and what is not",
+        f"  {page('first-hour')}   a whole round with your own model, step by step",
     )

@@ -25,7 +25,7 @@ from mpu_cli.checkpoint.recognise import (
 from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.guide import Guide
-from mpu_cli.cli.next_steps import on_handoff, on_update
+from mpu_cli.cli.next_steps import on_handoff, on_secret, on_update
 from mpu_cli.cli.options import given_path
 from mpu_cli.cli.output import Output, facts, size, table, unknown
 from mpu_cli.option import REQUIRED, option
@@ -71,7 +71,7 @@ def inspect(job: InspectOptions, output: Output) -> None:
             from mpu_cli.checkpoint.digest import model_digest
             from mpu_cli.checkpoint.model import open_checkpoint
 
-            with output.progress(f"hashing {place.name}") as progress:
+            with output.progress() as progress:
                 data["digest"] = model_digest(open_checkpoint(place), progress)
             body += [
                 "",
@@ -244,14 +244,13 @@ def _model(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     from mpu_cli.architectures.read import read_layout
     from mpu_cli.bundle.tensors import shapes
     from mpu_cli.checkpoint.model import open_checkpoint
-    from mpu_cli.cli.layout_view import Understood, detail, view
+    from mpu_cli.cli.inspect_model import ModelReport
 
     model = open_checkpoint(path)
     family = family_of(model.config, path / "config.json")
-    understood = Understood(
-        model, read_layout(model.config, shapes(model.tensors), path, family), family
-    )
-    return {"kind": "model", "path": str(path), **detail(understood)}, view(understood)
+    layout = read_layout(model.config, shapes(model.tensors), path, family)
+    report = ModelReport(model, layout, family)
+    return {"kind": "model", "path": str(path), **report.content()}, report.view()
 
 
 def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
@@ -321,7 +320,14 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
         body += [table("exposure so far", "left unknown, at most", rows=rows), means]
     if exposed.prepared:
         body.append(interrupted(exposed.prepared))
-    return data, body
+    answered = {id_ for model in lineage.models.values() for id_ in model.handoffs}
+    waiting = any(
+        handoff.model == lineage.head and handoff.id not in answered
+        for handoff in lineage.handoffs.values()
+    )
+    results = [] if waiting else [record.digest for record in lineage.children(lineage.head)]
+    model = results[-1] if results else lineage.head
+    return data, [*body, "", *on_secret(path, model, lineage.secret, waiting=waiting)]
 
 
 def _dated(date: str) -> str:

@@ -81,11 +81,9 @@ def _checked(place: Path, expect: str | None, progress: ProgressCallback) -> dic
     wanted = expect or (kind if kind in {HANDOFF, UPDATE, SECRET, BUNDLE} else MODEL)
     if kind == RECORD or (kind != wanted and not (kind == BUNDLE and wanted in {HANDOFF, UPDATE})):
         raise instead_of(place, expect or ANY)
-    return (
-        _bundle(place, progress)
-        if wanted not in {SECRET, MODEL}
-        else {SECRET: _secret, MODEL: _model}[wanted](place)
-    )
+    if wanted == SECRET:
+        return _secret(place)
+    return (_model if wanted == MODEL else _bundle)(place, progress)
 
 
 def _bundle(path: Path, progress: ProgressCallback) -> dict[str, Any]:
@@ -94,19 +92,8 @@ def _bundle(path: Path, progress: ProgressCallback) -> dict[str, Any]:
     from mpu_cli.bundle.tensors import open_copies
     from mpu_cli.checkpoint.side_files import refuse_unpublished
 
-    numbers, done, total = (
-        FileNumbers(),
-        0,
-        sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
-    )
-
-    def digest(file: Path) -> str:
-        nonlocal done
-        progress(f"checking {path.name}", done, total)
-        done += file.stat().st_size
-        return numbers.digest(file)
-
-    manifest = read_bundle(path, digest)
+    numbers = FileNumbers()
+    manifest = read_bundle(path, numbers.digest, progress)
     files = sum(len(copy.files) for copy in manifest.copies)
     if isinstance(manifest, HandoffManifest):
         open_copies(path, manifest)
@@ -148,7 +135,7 @@ def _secret(path: Path) -> dict[str, Any]:
     }
 
 
-def _model(path: Path) -> dict[str, Any]:
+def _model(path: Path, progress: ProgressCallback) -> dict[str, Any]:
     from mpu_cli.architectures.read import read_layout
     from mpu_cli.bundle.finite import examine
     from mpu_cli.bundle.tensors import shapes
@@ -159,7 +146,7 @@ def _model(path: Path) -> dict[str, Any]:
     refuse_unread(model)
     check_side_files(path)
     read_layout(model.config, shapes(model.tensors), path)
-    digest, bad = examine(model)
+    digest, bad = examine(model, progress)
     _require_finite(path, bad)
     return {
         "kind": "model",

@@ -82,13 +82,14 @@ def aggregate(
     require_space(out, model_bytes(source, settings.dtype), "the new model")
     with open_locked(secret) as lineage:
         recovered = lineage.recover(out)
-        progress("verify", 0, 1)
-        digest = model_digest(source)
+        digest = model_digest(source, progress)
         if digest not in lineage.models:
             raise unknown_model(digest, model.path, lineage, updates)
         lineage.use(digest, model.path, fork=settings.fork)
         expected = Expected(sizes, layout.frozen, projections(layout, sizes))
-        validated = validate_updates(updates, lineage, digest, expected, missing=settings.missing)
+        validated = validate_updates(
+            updates, lineage, digest, expected, missing=settings.missing, progress=progress
+        )
         for handoff in [lineage.handoffs[id_] for id_ in validated.handoffs]:
             if handoff.state == "prepared":  # its update proves that the client has it
                 lineage.save_handoff(replace(handoff, state="issued"))

@@ -11,6 +11,7 @@ from mpu_cli.bundle.manifest import UpdateManifest
 from mpu_cli.bundle.payload import Changes, check_changes, open_changes
 from mpu_cli.bundle.read import read_update
 from mpu_cli.bundle.trusted import check_update_of
+from mpu_cli.checkpoint.digest import Progress
 from mpu_cli.errors import GateError
 from mpu_cli.server.denoising import residual_noise, weights
 from mpu_cli.server.lineage.models import Lineage
@@ -88,7 +89,13 @@ class _Update:
 
 
 def validate_updates(
-    paths: Sequence[Path], lineage: Lineage, model: str, expected: Expected, *, missing: str
+    paths: Sequence[Path],
+    lineage: Lineage,
+    model: str,
+    expected: Expected,
+    *,
+    missing: str,
+    progress: Progress | None = None,
 ) -> ValidatedUpdates:
     """Check updates against their handoffs and the chain of `model`.
 
@@ -104,7 +111,7 @@ def validate_updates(
     ages = {record.digest: age for age, record in enumerate(chain)}
     updates: list[_Update] = []
     for path in paths:
-        manifest = read_update(path)
+        manifest = read_update(path, progress)
         record = lineage.handoffs.get(manifest.handoff_id)
         if record is None:
             raise unknown_handoff(manifest.handoff_id, path, lineage)

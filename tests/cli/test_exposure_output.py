@@ -1,7 +1,4 @@
-"""What perturb and inspect say about exposure.
-
-At most, with what the holders have already, in the right unit.
-"""
+"""What perturb and inspect say about exposure: "at most", per holder, with the unit."""
 
 from math import sqrt
 from pathlib import Path
@@ -13,7 +10,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "secret-v1"
 
 @pytest.fixture
 def perturb(mpu, tiny_pair, tmp_path):
-    """`perturb("h", "-m", 1, …)`: hand a tiny model out under tmp_path, secret `s`."""
+    """`perturb("h", "-m", 1, …)`: publish a tiny model under tmp_path with the secret `s`."""
     pair = tiny_pair("llama", num_hidden_layers=1)
 
     def call(handoff, *options, secret="s", base=True):
@@ -30,7 +27,7 @@ def perturb(mpu, tiny_pair, tmp_path):
     [(0, 1, sqrt(1 / 2)), (1, 1, sqrt(2 / 3)), (1000, 0, 1.0), (0.1, 0, 0.1 / sqrt(1.01))],
 )
 def test_one_copy_is_stated_with_the_prior(perturb, kappa, offset, stated):
-    """s/√(1 + s²), never above 1, in the output and in JSON, both of which say "at most"."""
+    """s/√(1 + s²), never above 1, in text and JSON; both say "at most"."""
     told = perturb(
         "h", "-m", 1, "--kappa", kappa, "--offset", offset, "--reparam", "none", "--json"
     ).json
@@ -46,8 +43,8 @@ def test_one_copy_is_stated_with_the_prior(perturb, kappa, offset, stated):
     assert "left unknown of the task vector, at most" in out and "with no copy" in out
 
 
-def test_a_second_round_and_a_split_state_what_is_held(perturb, mpu, tmp_path):
-    """The second round of a split says what each holder has of both, and what two and three holders know together."""
+def test_a_second_round_counts_the_copies_of_the_first(perturb, mpu, tmp_path):
+    """For each holder of a split, and for two and three holders together."""
     alphas = ("-m", 3, "--kappa", 1, "--alphas", "1,1,1", "--split")
     first = perturb("h1", *alphas)
     assert (
@@ -71,11 +68,8 @@ def test_a_second_round_and_a_split_state_what_is_held(perturb, mpu, tmp_path):
     )
 
 
-def test_inspect_computes_what_old_records_state_too_high(mpu):
-    """A secret of the first format, written before there was a prior.
-
-    readable, and shown with the number of today.
-    """
+def test_inspect_corrects_exposure_in_old_records(mpu):
+    """A secret written before there was a prior is read, and the exposure is computed again."""
     told = mpu("inspect", GOLDEN, "--json").json["exposure"]
     (stated,) = told["by_holder"].values()
     assert (
@@ -85,11 +79,8 @@ def test_inspect_computes_what_old_records_state_too_high(mpu):
     assert "left unknown, at most" in mpu("inspect", GOLDEN).out
 
 
-def test_interrupted_handoffs_are_in_the_ledger(perturb, mpu, tmp_path, monkeypatch):
-    """A handoff whose record was written, and whose directory never came, may have left.
-
-    Inspect and perturb count it and say so.
-    """
+def test_interrupted_handoffs_count(perturb, mpu, tmp_path, monkeypatch):
+    """A handoff with a record but no directory may have been sent; inspect and perturb say so."""
     assert perturb("h1", "-m", 1, "--kappa", 1).code == 0
     monkeypatch.setattr(
         "mpu_cli.checkpoint.staging.Staging.commit",
@@ -111,10 +102,7 @@ def test_interrupted_handoffs_are_in_the_ledger(perturb, mpu, tmp_path, monkeypa
 
 
 def test_without_a_base_the_unit_is_explained(perturb):
-    """Noise relative to the weights.
-
-    What 1 means, and that a base that was not named changes it.
-    """
+    """What 1 means if noise is relative to the weights, and that a base changes it."""
     out = " ".join(perturb("h", "-m", 1, "--kappa", 0.01, base=False).out.split())
     assert (
         "left unknown of the weights, at most" in out

@@ -1,4 +1,4 @@
-"""-v and -q: before the command's name, after it, and in a file."""
+"""-v and -q before the command, after it, and in a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("name", [*COMMANDS, "data check"])
 def test_every_command_has_both(name, mpu):
-    """And says so in its help."""
+    """Also in its help."""
     text = mpu(*name.split(), "--help").out
     assert "-v, --verbose" in text
     assert "-q, --quiet" in text
@@ -25,7 +25,7 @@ def test_every_command_has_both(name, mpu):
 
 @pytest.mark.parametrize("place", ["before", "after", "file"])
 def test_both_at_once_is_a_usage_error(place, mpu, tmp_path, finished_round):
-    """Wherever they stand."""
+    """In any position."""
     (tmp_path / "options.yaml").write_text("quiet: true\nverbose: true\n")
     asked = {
         "before": ("-q", "verify", "-v"),

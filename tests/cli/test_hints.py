@@ -1,4 +1,4 @@
-"""Remedies that exist: what a hint names is there, in the command that prints it."""
+"""Hints are true: what they name exists, in the command that prints them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ REACHED_FROM = {
     "data/windows.py": ("unlearn", "data check"),
     "evaluation": ("eval",),
     "evaluation/compare.py": ("compare",),
-    "evaluation/probe.py": ("perturb",),
+    "evaluation/answer_scores.py": ("perturb",),
     "evaluation/record.py": ("eval", "compare"),
     "evaluation/settings.py": None,
     "server": ("perturb",),
@@ -59,11 +59,11 @@ REACHED_FROM = {
     "modeling": ("unlearn", "eval"),
     "modeling/hidden.py": ("unlearn",),
 }
-"""Who prints what a module says; the longest entry counts. Another command may be named in front of its flag."""
+"""The commands that print the messages of a module; the longest matching entry counts."""
 
 
 def options() -> dict[str, set[str]]:
-    """Every command's options, those of `data check` too."""
+    """The options of every command, and of `data check`."""
     group = typer.main.get_command(app)
     found = {}
     for name in group.list_commands(None):
@@ -83,7 +83,7 @@ def options() -> dict[str, set[str]]:
 
 
 def messages(path: Path) -> list[str]:
-    """Every text of a file that is no docstring, implicit and explicit joins as one, values as {}."""
+    """Every string of a file except docstrings, joined, with values as {}."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     parts = {
@@ -110,7 +110,7 @@ def messages(path: Path) -> list[str]:
 
 
 def commands_of(path: str) -> tuple[str, ...] | None:
-    """Who prints what this module says."""
+    """The commands that print the messages of a module."""
     named = [key for key in REACHED_FROM if path == key or path.startswith(f"{key}/")]
     return REACHED_FROM[max(named, key=len)] if named else None
 
@@ -118,7 +118,7 @@ def commands_of(path: str) -> tuple[str, ...] | None:
 def unknown_flags(
     text: str, printed_by: tuple[str, ...] | None, known: dict[str, set[str]]
 ) -> list[str]:
-    """Flags in a message that the commands which print it do not have, and that no command in front of them has."""
+    """Flags in a message that its command and the command named before them do not have."""
     wrong = []
     for found in FLAG.finditer(text):
         flag, before = found[0], text[: found.start()]
@@ -138,10 +138,7 @@ def unknown_flags(
 
 
 def test_every_flag_in_a_message_exists_where_it_is_printed():
-    """Over all texts of all modules.
-
-    A flag is one of every command that can print it, or of the command that is named.
-    """
+    """In all messages of all modules."""
     known = options()
     assert "--new-lineage" not in known["aggregate"]
     wrong = {}
@@ -153,8 +150,8 @@ def test_every_flag_in_a_message_exists_where_it_is_printed():
     assert not wrong
 
 
-def test_the_search_finds_a_flag_that_is_not_there():
-    """The check above can fail."""
+def test_the_search_finds_an_unknown_flag():
+    """Negative control."""
     known = options()
     assert unknown_flags("give --new-lineage DIR", ("aggregate",), known) == ["--new-lineage"]
     assert unknown_flags("perturb begins one with --new-lineage DIR", ("aggregate",), known) == []
@@ -163,7 +160,7 @@ def test_the_search_finds_a_flag_that_is_not_there():
 
 @pytest.fixture
 def other(own_round, tiny_pair, mpu, tmp_path) -> Path:
-    """A lineage of another model, in a place of its own."""
+    """A lineage of another model, in its own directory."""
     pair = tiny_pair("llama", seed=5)
     place = tmp_path / "elsewhere"
     shutil.copytree(pair.model, place / "model")
@@ -198,8 +195,8 @@ def aggregated(mpu, r, **changed):
     return done.err.splitlines()
 
 
-def test_the_wrong_model_names_the_one_that_was_handed_out(own_round, other, mpu):
-    """Nothing that aggregate has not."""
+def test_a_wrong_model_names_the_published_one(own_round, other, mpu):
+    """The hint has no option that aggregate lacks."""
     from mpu_cli.checkpoint.digest import model_digest
     from mpu_cli.checkpoint.model import open_checkpoint
 
@@ -219,8 +216,8 @@ def test_the_wrong_model_names_the_one_that_was_handed_out(own_round, other, mpu
     ]
 
 
-def test_the_wrong_secret_names_the_right_one_where_it_lies_beside(own_round, other, tmp_path, mpu):
-    """Beside the model or the update; anywhere else it is described."""
+def test_a_wrong_secret_names_the_right_one(own_round, other, tmp_path, mpu):
+    """If it is beside the model or the update; else the hint describes it."""
     error, hint = aggregated(mpu, own_round, secret=other / "server")
     assert error.endswith(f"is not in the lineage of {other / 'server'}")
     assert (
@@ -235,9 +232,7 @@ def test_the_wrong_secret_names_the_right_one_where_it_lies_beside(own_round, ot
     )
 
 
-def test_another_lineage_of_the_same_model_names_the_one_that_made_the_handoff(
-    own_round, mpu, tmp_path
-):
+def test_another_lineage_of_the_same_model_names_the_right_one(own_round, mpu, tmp_path):
     """The model is right, the secret is not."""
     place = tmp_path / "second"
     words = (
@@ -269,10 +264,8 @@ def test_another_lineage_of_the_same_model_names_the_one_that_made_the_handoff(
         ),
     ],
 )
-def test_a_command_in_a_hint_has_the_path_as_a_shell_reads_it(
-    tmp_path, mpu, name, content, command
-):
-    """Whole and quoted, so that it runs where the user is."""
+def test_a_command_in_a_hint_quotes_the_path(tmp_path, mpu, name, content, command):
+    """So that it runs as printed."""
     path = tmp_path / name
     path.write_bytes(content)
     asked = ("data", "check", path) if "rows" in name else ("verify", path)
@@ -280,8 +273,8 @@ def test_a_command_in_a_hint_has_the_path_as_a_shell_reads_it(
     assert command.format(shlex.quote(str(path))) in done.json["error"]["hint"]
 
 
-def test_rows_to_probe_with_are_not_sent_to_an_option_of_other_commands(tiny_pair, tmp_path, mpu):
-    """Of perturb, which has no --map."""
+def test_a_hint_about_probe_rows_names_no_foreign_option(tiny_pair, tmp_path, mpu):
+    """Perturb has no --map."""
     pair = tiny_pair("llama")
     (tmp_path / "rows.jsonl").write_text('{"instruction": "w1", "output": "w2"}\n')
     own = (

@@ -1,7 +1,4 @@
-"""The words for what a layout holds.
-
-Positions along an axis, parts of an index, runs of layers, series of names.
-"""
+"""Short texts for `mpu inspect MODEL`: positions, parts of an index, runs of layers, names."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from mpu_cli.architectures.layout import Experts, Index
 
 
 def parts(role: str, index: Index) -> str:
-    """What an index divides its positions into, by its shape."""
+    """The parts of an index, from the outside in: 8 × 4 heads × 128."""
     if role in {"gate", "up", "down"}:
         return f"{index.size} units"
     if role in {"router", "experts"}:
@@ -26,7 +23,7 @@ def parts(role: str, index: Index) -> str:
 
 
 def expert_parts(experts: Experts) -> str:
-    """How many experts there are, by groups."""
+    """The number of experts, by group."""
     return _grouped_experts(experts.groups, experts.count // experts.groups)
 
 
@@ -35,7 +32,7 @@ def _grouped_experts(groups: int, size: int) -> str:
 
 
 def describe_positions(index: Index, size: int) -> str:
-    """Positions along an axis of `size`, in words."""
+    """The positions of an index on an axis of `size` entries."""
     positions = np.sort(index.ravel())
     runs = np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1)
     first, last = int(runs[0][0]), int(runs[0][-1])
@@ -49,38 +46,34 @@ def describe_positions(index: Index, size: int) -> str:
 
 
 def ranges(numbers: Sequence[int], most: int = 4) -> str:
-    """0–2, 4, 6–9; long lists end in how many there are."""
+    """Layer numbers as 0–2, 4, 6–9; a long list is shortened and ends with the count."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
             runs.append([number])
-    told = [str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs]
-    if len(told) <= most:
-        return ", ".join(told)
-    return f"{', '.join(told[: most - 1])}, … {told[-1]} ({len(numbers)} layers)"
+    texts = [str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs]
+    if len(texts) <= most:
+        return ", ".join(texts)
+    return f"{', '.join(texts[: most - 1])}, … {texts[-1]} ({len(numbers)} layers)"
 
 
 def braced(endings: Sequence[str]) -> str:
-    """Endings of a name that are told apart: weight, or {weight,bias}."""
+    """The endings of a name: weight, or {weight,bias}."""
     return endings[0] if len(endings) == 1 else f"{{{','.join(endings)}}}"
 
 
 def span(members: list[int]) -> str:
     """The numbers of a series: {0..255}."""
-    if not members:
-        return "{}"
     if len(members) == 1:
         return str(members[0])
-    first, last = min(members), max(members)
-    return (
-        f"{{{first}..{last}}}"
-        if len(set(members)) == last - first + 1
-        else f"{{{','.join(map(str, sorted(set(members))))}}}"
-    )
+    numbers = sorted(set(members))
+    if numbers and len(numbers) == numbers[-1] - numbers[0] + 1:
+        return f"{{{numbers[0]}..{numbers[-1]}}}"
+    return f"{{{','.join(map(str, numbers))}}}"
 
 
 def count(number: int, noun: str) -> str:
-    """1 head, 2 heads."""
+    """A number with its noun: 1 head, 2 heads."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,7 +1,4 @@
-"""What `mpu eval` and `mpu compare` print of a record: a headline, arrows, a dozen numbers.
-
-Markdown and CSV.
-"""
+"""The output of `mpu eval` and `mpu compare`: headline, arrows, a dozen numbers, Markdown, CSV."""
 
 from __future__ import annotations
 
@@ -25,10 +22,7 @@ ROWS = 24
 
 
 def record(forget=0.1, retain=0.9, relearned=0.6, extra=()) -> Record:
-    """A record with made-up rows.
-
-    Forget and retain probabilities, relearning at two rates, and `extra` columns of the forget set.
-    """
+    """A record with made-up rows, and with `extra` columns of the forget set."""
     spread = np.linspace(-0.05, 0.05, ROWS)
     columns = {
         ("forget", "answer_probability"): forget + spread,
@@ -64,8 +58,8 @@ def text_of(body) -> str:
     )
 
 
-def test_the_headline_says_what_a_signer_asks():
-    """Forgotten, kept and coming back, with the numbers of before and of a model that never saw the rows."""
+def test_the_headline_names_forgotten_retained_and_relearned():
+    """With the values before, and those of a model that never saw the rows."""
     now, old, never = (
         record(0.1, 0.9, 0.6),
         means(record(0.95, 0.93)),
@@ -75,17 +69,14 @@ def test_the_headline_says_what_a_signer_asks():
         headline(now.summary(), Beside(old, never))
         == "Forget rows: answer probability .100 (before .950, a model that never saw them .050),"
         " lower is better. Retain rows: answer probability .900 (before .930), higher is better."
-        " Relearning a few brings the other forget rows to .609 (.309 in a model that never saw"
+        " Relearning a few forget rows brings the others to .609 (.309 in a model that never saw"
         " them)."
     )
     assert headline({**now.summary(), "values": {}}, Beside()) is None
 
 
 def test_relearning_is_shown_by_rate_beside_the_control():
-    """All rates, the worst marked.
-
-    The control's curve of the same rate; without a control that is said.
-    """
+    """All rates, the worst one marked, beside the control or a line that there is none."""
     never = means(record(0.05, 0.94, 0.3))
     body, _ = shown(record().summary(), View(MARKDOWN, beside=Beside(never_saw=never)))
     text = text_of(body)
@@ -93,15 +84,12 @@ def test_relearning_is_shown_by_rate_beside_the_control():
     assert "| 3e-4, worst | 0.1087 | 0.6087 | 1 | 0.0587 to 0.3087 |" in text
     assert "no control" not in text
     alone, _ = shown(record().summary(), View(MARKDOWN))
-    assert "no control: a model that never saw these rows learns them, too" in text_of(alone)
+    assert "no control: a model that never saw these rows would learn them too" in text_of(alone)
 
 
 @pytest.mark.parametrize("form", [TEXT, MARKDOWN])
-def test_a_dozen_numbers_and_the_rest_behind_all(form):
-    """What is not shown is counted.
-
-    With --all everything is there; why something was left out is one line.
-    """
+def test_a_dozen_numbers_and_the_rest_with_all(form):
+    """Hidden numbers are counted, --all shows them; missing metrics have one line per reason."""
     made = record(
         extra=[f"rouge_recall@leak-{k}" for k in (1, 2, 4, 8)]
         + ["empty", "repetition", "extraction_strength", "truth_ratio"]
@@ -115,7 +103,7 @@ def test_a_dozen_numbers_and_the_rest_behind_all(form):
     assert "forget answer_probability@relearned-worst" in text
     assert "forget rouge_recall@leak-8" in text
     assert "leak-4" not in text
-    assert lines[0] == f"not shown  {hidden} more numbers: --all"
+    assert lines[0] == f"{hidden} more numbers are not shown; give --all to see them"
     assert [line for line in lines if line.startswith("left out")] == [
         "left out  privacy_leakage: no --retain-record was given"
     ]
@@ -125,7 +113,7 @@ def test_a_dozen_numbers_and_the_rest_behind_all(form):
 
 
 def test_csv_has_every_number_in_full():
-    """One table that csv reads back bit for bit; what is missing is empty, not NaN."""
+    """Csv reads the table back bit for bit; missing values are empty, not NaN."""
     made = record(extra=["theirs"])
     (text,), _ = shown(made.summary(), View(CSV, beside=Beside(before=means(record(0.9)))))
     rows = list(csv.DictReader(io.StringIO(text)))
@@ -162,7 +150,7 @@ def test_csv_has_every_number_in_full():
     ],
 )
 def test_which_way_is_better(owner, role, metric, better):
-    """On rows to forget and rows to keep; nothing is said where it depends."""
+    """For forget and retain rows; empty if it depends."""
     assert direction(owner, role, metric) == better
 
 
@@ -178,7 +166,7 @@ def test_every_metric_has_a_direction_or_none():
 
 
 def test_the_first_numbers_keep_their_order():
-    """Few are all shown; of many the most telling, as they stood."""
+    """Few numbers are all shown; of many the most important, in their order."""
     few = [("forget", "forget", f"m{i}") for i in range(MOST)]
     assert key_numbers(few) == few
     telling = [("retain", "retain", "answer_probability"), ("forget", "forget", "truth_ratio")]
@@ -186,7 +174,7 @@ def test_the_first_numbers_keep_their_order():
 
 
 def test_markdown_cells_hold_no_bars():
-    """A name with a bar does not end a cell."""
+    """A bar in a name does not end the cell."""
     assert markdown(("a", "b"), [("x|y", "1")]).splitlines() == [
         "| a | b |",
         "| --- | ---: |",
@@ -203,10 +191,7 @@ def kept(tmp_path):
 
 
 def test_compare_in_every_format(kept, mpu):
-    """A headline with the verdicts and what differs.
-
-    Markdown; CSV alone on stdout, with the notes on stderr.
-    """
+    """Text, Markdown, and CSV alone on stdout with the notes on stderr."""
     arguments = ("compare", kept / "one", kept / "other")
     text = mpu(*arguments)
     assert text.code == 0, text.err
@@ -240,7 +225,7 @@ def test_compare_in_every_format(kept, mpu):
         ),
         (
             ("compare", "one", "other", "--output-format", "csv", "--json"),
-            "--json and --output-format csv cannot both",
+            "--json excludes --output-format csv",
             "leave one",
         ),
         (
@@ -260,8 +245,8 @@ def test_compare_in_every_format(kept, mpu):
         ),
     ],
 )
-def test_formats_that_are_none(kept, mpu, monkeypatch, arguments, message, hint):
-    """One line and what to give instead; found before any model is read."""
+def test_unknown_formats_are_refused(kept, mpu, monkeypatch, arguments, message, hint):
+    """One line and a hint, before any model is read."""
     monkeypatch.chdir(kept)
     (kept / "x").write_text('{"question": "w1 ?", "answer": "w2 ."}\n')
     done = mpu(*arguments)

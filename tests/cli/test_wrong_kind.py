@@ -1,7 +1,4 @@
-"""What users give instead of a model, a handoff, an update or a secret.
-
-Every thing to every command, one line and the way on.
-"""
+"""Other things in place of a model, a handoff, an update or a secret, for every command."""
 
 from __future__ import annotations
 
@@ -55,7 +52,7 @@ THINGS = {
     "secret": (lambda r: r.secret, ("is a server's secret directory",)),
     "record": (
         lambda r: _fill(r.place / "record", items__jsonl="", summary__json="{}"),
-        ("is a record of an evaluation",),
+        ("is an evaluation record",),
     ),
     "adapter": (
         lambda r: _fill(r.place / "a", adapter_config__json="{}", adapter_model__safetensors=""),
@@ -75,11 +72,11 @@ THINGS = {
     ),
     "root of the Hub's cache": (
         lambda r: _hub_root(r.place, r.model),
-        ("Hub's cache", "snapshots/abc"),
+        ("Hub cache", "snapshots/abc"),
     ),
     "its snapshots": (
         lambda r: _hub_root(r.place, r.model) / "snapshots",
-        ("Hub's cache", "snapshots/abc"),
+        ("Hub cache", "snapshots/abc"),
     ),
     "one level too high": (
         lambda r: shutil.copytree(r.handoff, r.place / "to-client" / "to-client").parent,
@@ -87,7 +84,7 @@ THINGS = {
     ),
     "empty directory": (
         lambda r: _fill(r.place / "empty"),
-        ("is an empty directory", "unpacked completely"),
+        ("is an empty directory", "unpack it again"),
     ),
     "tar file of a handoff": (
         lambda r: _tar(r.place / "to-client.tar", r.handoff),
@@ -115,17 +112,17 @@ THINGS = {
     ),
     "pickle-only model": (
         lambda r: _without_weights(r, pytorch_model__bin="x"),
-        ("only pickled weights (pytorch_model.bin)", "convert to safetensors"),
+        ("only pickled weights (pytorch_model.bin)", "convert it to safetensors"),
     ),
     "directory of copies": (_copies, ("holds copies (copy-1, copy-2)", "copy-1")),
-    "model without weights": (_without_weights, ("neither model.safetensors nor", "completely")),
+    "model without weights": (_without_weights, ("neither model.safetensors nor", "again")),
     "half-copied model": (
         lambda r: _fill(_without_weights(r), __model__safetensors__Xy12ab="x"),
-        ("unfinished transfer of model.safetensors", "copy "),
+        ("partial transfer or a backup of model.safetensors", "copy "),
     ),
     "other directory": (
         lambda r: _fill(r.place / "other", thesis__tex="x"),
-        ("holds no config.json, and nothing else that mpu knows",),
+        ("holds no config.json and no other file that mpu knows",),
     ),
     "other file": (
         lambda r: _fill(r.place / "other", thesis__tex="x") / "thesis.tex",
@@ -237,11 +234,8 @@ WANT_A_MODEL = (
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("thing", THINGS)
-def test_every_command_names_what_it_was_given(mpu, finished_round, tmp_path, thing, command):
-    """Exit 3, one line that says what is there, a remedy, and nothing written.
-
-    JSON has the same line.
-    """
+def test_every_command_names_the_given_thing(mpu, finished_round, tmp_path, thing, command):
+    """Exit 3, one line that says what it is, a hint, and nothing written; the same with --json."""
     if command in TAKES.get(thing, ()):
         return
     make, words = THINGS[thing]
@@ -270,8 +264,8 @@ def test_every_command_names_what_it_was_given(mpu, finished_round, tmp_path, th
     assert not (tmp_path / "fresh").exists()
 
 
-def test_the_commands_take_what_the_table_leaves_out(mpu, finished_round):
-    """The pairs that the table skips are no errors: each kind is read where it belongs."""
+def test_the_right_kind_is_accepted(mpu, finished_round):
+    """The pairs that the table skips are not errors."""
     for thing in ("handoff", "update", "secret"):
         for command in ("inspect", "verify", f"verify --expect {thing}"):
             assert mpu(*COMMANDS[command](finished_round, getattr(finished_round, thing))).code == 0
@@ -279,15 +273,15 @@ def test_the_commands_take_what_the_table_leaves_out(mpu, finished_round):
 
 @pytest.mark.parametrize("kind", ["handoff", "update"])
 def test_a_folder_whose_case_changed_in_transit_is_named(mpu, own_round, kind):
-    """Copy-1 is copy-1 after a file system or an archive that ignores case.
-
-    Rename it, do not remove it.
-    """
+    """A file system or an archive turned copy-1 into Copy-1: the hint says to rename it."""
     path = getattr(own_round, kind)
     (path / "copy-1").rename(path / "Copy-1")
     done = mpu("verify", path)
     assert done.code == 3
-    assert f"{path / 'Copy-1'}: is copy-1 under another spelling" in done.err
+    assert (
+        f"{path / 'Copy-1'}: differs from the listed copy-1 only in upper and lower case"
+        in done.err
+    )
     assert "rename it to copy-1" in done.err
     (path / "Copy-1").rename(path / "copy-1")
     assert mpu("verify", path).code == 0
@@ -307,24 +301,21 @@ def test_a_folder_whose_case_changed_in_transit_is_named(mpu, own_round, kind):
         ".{}~",
     ],
 )
-def test_what_an_interrupted_transfer_left_is_named(mpu, own_round, rest):
-    """rsync, scp, wget and browsers: with the file itself there the rest goes.
-
-    Without it, the file is transferred again.
-    """
+def test_a_partial_transfer_is_named(mpu, own_round, rest):
+    """Of rsync, scp, wget or a browser: remove it, or copy the file again if it is missing."""
     folder = own_round.update / "copy-2"
     left = folder / rest.format("delta.safetensors")
     shutil.copy(folder / "delta.safetensors", left)
     done = mpu("verify", own_round.update)
     assert done.code == 3
-    assert f"{left}: is what an interrupted transfer of delta.safetensors left" in done.err
+    assert f"{left}: is a partial transfer or a backup of delta.safetensors" in done.err
     assert f"remove {left.name}" in done.err
     (folder / "delta.safetensors").unlink()
     done = mpu("verify", own_round.update)
-    assert "transfer delta.safetensors again" in done.err
+    assert "copy delta.safetensors again" in done.err
 
 
-def test_any_other_stray_is_removed(mpu, own_round):
+def test_another_stray_file_is_to_be_removed(mpu, own_round):
     """A name that is like none of the listed ones."""
     (own_round.handoff / "copy-1" / "x.abc123").write_bytes(b"")
     done = mpu("verify", own_round.handoff)
@@ -332,11 +323,8 @@ def test_any_other_stray_is_removed(mpu, own_round):
     assert "remove it" in done.err
 
 
-def test_shards_whose_names_do_not_end_in_safetensors_are_read_as_such(mpu, own_round):
-    """The index decides for eval, too.
-
-    transformers' own loader would take such a file for a pickle.
-    """
+def test_shards_with_unusual_names_are_read(mpu, own_round):
+    """The index decides for eval too; transformers' own loader would read them as pickles."""
     model, shard = own_round.model, "model.safetensors-00001-of-00001"
     names = load_file(model / "model.safetensors")
     (model / "model.safetensors").rename(model / shard)

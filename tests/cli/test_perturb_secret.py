@@ -1,4 +1,4 @@
-"""A mistyped or moved --secret never begins a second lineage of a model without a word."""
+"""A mistyped or moved --secret never starts a second lineage of a model silently."""
 
 import shutil
 
@@ -11,10 +11,7 @@ DIGEST = "0" * 64
 
 @pytest.fixture
 def perturb(mpu, own_round):
-    """`perturb(model, *options)`.
-
-    One copy with plain noise, without the check, into a fresh handoff.
-    """
+    """`perturb(model, *options)`: one copy with plain noise and no check, in a new handoff."""
 
     def call(model, *options):
         place = own_round.model.parent
@@ -35,14 +32,14 @@ def perturb(mpu, own_round):
 
 
 def refused(done, model, *lines):
-    """The command said exactly this, and wrote nothing."""
+    """Check that the command printed exactly this and wrote nothing."""
     assert done.code == 1
     assert done.err.splitlines() == [f"mpu: error: {lines[0]}", f"mpu: hint: {lines[1]}"]
     assert not list(model.parent.glob("again-*")) and not list(model.parent.glob(".again-*"))
 
 
 def known_elsewhere(digest, model, there, here):
-    """What is said of a model that another secret knows."""
+    """The message about a model that another secret knows."""
     return (
         (
             f"{model}: this model (digest {digest[:12]}…) is in the lineage of {there}, and {here}"
@@ -63,7 +60,7 @@ def digest_in(secret):
 
 @pytest.mark.parametrize("empty", [False, True])
 def test_a_mistyped_secret_is_refused_and_the_right_one_named(perturb, own_round, empty):
-    """Beside the secret that knows the model, another name, or an empty directory, begins nothing."""
+    """Another name or an empty directory starts no lineage if a secret beside it knows it."""
     r = own_round
     wrong = r.secret.with_name("servre")
     if empty:
@@ -76,10 +73,8 @@ def test_a_mistyped_secret_is_refused_and_the_right_one_named(perturb, own_round
     assert not wrong.exists() or not list(wrong.iterdir())
 
 
-def test_a_secret_of_another_place_is_found_beside_the_model_the_handoff_and_by_its_variable(
-    perturb, own_round, tmp_path, monkeypatch
-):
-    """Wherever the new secret is to be made, the places that the command or MPU_SECRET names are looked at."""
+def test_a_secret_elsewhere_is_found(perturb, own_round, tmp_path, monkeypatch):
+    """Beside the model, beside the handoff, and by MPU_SECRET."""
     r = own_round
     far = tmp_path / "far" / "secret"
     said = known_elsewhere(digest_in(r.secret), r.model, r.secret, far)
@@ -97,11 +92,8 @@ def test_a_secret_of_another_place_is_found_beside_the_model_the_handoff_and_by_
     assert done.code == 0  # nothing that was named knows it
 
 
-def test_an_aggregated_model_goes_on_only_in_its_lineage(mpu, perturb, own_round, tmp_path):
-    """Its model card alone is enough, when the secret was moved.
-
-    Where the secret lies beside, it is named.
-    """
+def test_an_aggregated_model_stays_in_its_lineage(mpu, perturb, own_round, tmp_path):
+    """Its model card is enough if the secret was moved; a secret beside it is named."""
     r = own_round
     merged = r.model.with_name("model-next")
     assert (
@@ -132,11 +124,8 @@ def test_an_aggregated_model_goes_on_only_in_its_lineage(mpu, perturb, own_round
     assert perturb(merged, "--secret", moved).code == 0
 
 
-def test_a_new_lineage_is_begun_loudly(perturb, own_round, tmp_path):
-    """At the first use of a secret and at --new-lineage, in JSON too.
-
-    A later round says nothing.
-    """
+def test_a_new_lineage_gives_a_warning(perturb, own_round, tmp_path):
+    """At the first use of a secret and with --new-lineage, also in JSON; not in later rounds."""
     r = own_round
     second = r.secret.with_name("server 2")
     done = perturb(r.model, "--new-lineage", second)
@@ -184,17 +173,14 @@ CARDS = {
 
 @pytest.mark.parametrize("case", CARDS)
 def test_our_model_card_is_known_by_its_tag(case, tmp_path):
-    """However the file is written; a word elsewhere in it is no tag."""
+    """In any layout of the file; the word in another place is not the tag."""
     text, expected = CARDS[case]
     (tmp_path / "README.md").write_bytes(text.encode(errors="surrogateescape"))
     assert read_model_card(tmp_path) == expected
 
 
-def test_a_card_that_cannot_be_read_is_none(tmp_path):
-    """No file, a folder, a link out of the model's directory.
-
-    Nothing is followed, nothing fails.
-    """
+def test_an_unreadable_card_is_ignored(tmp_path):
+    """No file, a folder, or a link to the outside: nothing is followed, and nothing fails."""
     assert read_model_card(tmp_path) is None
     (tmp_path / "folder" / "README.md").mkdir(parents=True)
     assert read_model_card(tmp_path / "folder") is None

@@ -1,7 +1,4 @@
-"""The data options of `mpu unlearn`.
-
-Other formats and names give the update of the plain file, and nothing is cut in silence.
-"""
+"""The data options of `mpu unlearn`: other formats and names give the same update."""
 
 from __future__ import annotations
 
@@ -28,11 +25,8 @@ def unlearn(mpu, finished_round, tmp_path):
     return run
 
 
-def test_a_csv_with_other_names_trains_the_same(unlearn, finished_round, tmp_path):
-    """--map reads instruction and output out of CSV.
-
-    The update is that of question and answer, bit for bit.
-    """
+def test_a_csv_with_mapped_columns_gives_the_same_update(unlearn, finished_round, tmp_path):
+    """--map reads instruction and output; the update is the same bit for bit."""
     for name, rows in (("forget.csv", FORGET), ("retain.csv", RETAIN)):
         with (tmp_path / name).open("w", newline="") as file:
             csv.writer(file).writerows(
@@ -62,10 +56,7 @@ def test_a_csv_with_other_names_trains_the_same(unlearn, finished_round, tmp_pat
 
 
 def test_copies_of_two_mappings_do_not_make_an_update(mpu, finished_round, tmp_path):
-    """The mapping is part of the recipe.
-
-    --finish refuses copies that read the same file differently.
-    """
+    """The mapping is part of the recipe: --finish refuses copies that read a file differently."""
     both = tmp_path / "forget.jsonl"
     both.write_text("".join(json.dumps({**row, "other": row["answer"]}) + "\n" for row in FORGET))
     given = ("unlearn", finished_round.handoff, "--out", tmp_path / "new")
@@ -77,8 +68,8 @@ def test_copies_of_two_mappings_do_not_make_an_update(mpu, finished_round, tmp_p
     assert "recipe" in done.err
 
 
-def test_rows_that_are_cut_or_split_are_told(unlearn, finished_round, tmp_path):
-    """Once, not for each copy: how many rows, and where the first is."""
+def test_cut_or_split_rows_give_one_warning(unlearn, finished_round, tmp_path):
+    """Once, not for each copy: the number of rows and the first one."""
     rows = [{"question": "w1 ?", "answer": "w2 " * 30}, *FORGET]
     (tmp_path / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "retain.txt").write_text("w3 w4 " * 40)
@@ -100,7 +91,7 @@ def test_rows_that_are_cut_or_split_are_told(unlearn, finished_round, tmp_path):
 
 
 def test_refusals_for_dpo(unlearn, finished_round, tmp_path):
-    """Each forget row is dealt a refusal; the same seed gives the same update."""
+    """Each forget row gets a refusal; the same seed gives the same update."""
     (tmp_path / "idontknow.txt").write_text("w50 w51\nw52 w53\nw54\n")
     data = ("--forget", finished_round.forget, "--retain", finished_round.retain, "--method", "DPO")
     done, _ = unlearn("none", *data)
@@ -115,8 +106,8 @@ def test_refusals_for_dpo(unlearn, finished_round, tmp_path):
     assert unlearn("other", *data, "--refusals", tmp_path / "idontknow.txt")[1] != deltas[0]
 
 
-def test_an_alternate_column_is_the_forget_files_affair(unlearn, finished_round, tmp_path):
-    """--map alternate=… does not ask the retain file for that column."""
+def test_an_alternate_column_is_required_in_the_forget_file_only(unlearn, finished_round, tmp_path):
+    """--map alternate=… does not need that column in the retain file."""
     rows = [{**row, "wrong": ["w50", "w51"]} for row in FORGET]
     (tmp_path / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = (
@@ -133,7 +124,7 @@ def test_an_alternate_column_is_the_forget_files_affair(unlearn, finished_round,
 
 
 def test_the_update_holds_nothing_of_the_mapping(unlearn, finished_round, tmp_path):
-    """Neither a column's name nor a file's digest is in what is sent."""
+    """Neither a column's name nor a file's digest is in the update."""
     import hashlib
 
     path = tmp_path / "forget.jsonl"

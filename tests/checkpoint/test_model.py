@@ -1,4 +1,4 @@
-"""Opening a model directory: what is refused, and the digest of what is accepted."""
+"""Opening a model directory: what is refused, and the digest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def model(tmp_path, tiny_pair) -> Path:
 
 @pytest.fixture
 def sharded(model) -> Path:
-    """The same in two shards with an index."""
+    """The same model in two shards with an index."""
     tensors = load_file(model / "model.safetensors")
     names = sorted(tensors)
     halves = {
@@ -72,7 +72,7 @@ def test_a_directory_without_config_is_refused(model):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\udcff", "[" * 100_000])
-def test_a_config_that_is_no_json_object_is_refused(model, text):
+def test_a_config_that_is_not_a_json_object_is_refused(model, text):
     """The message names config.json."""
     (model / "config.json").write_bytes(text.encode(errors="surrogateescape"))
     _refused(model, "config.json")
@@ -84,33 +84,33 @@ def test_remote_code_is_refused(model):
     _refused(model, "auto_map", "remote code")
 
 
-def test_a_quantised_checkpoint_is_refused_with_the_remedy(model):
-    """The remedy is to dequantise first."""
+def test_a_quantised_checkpoint_is_refused_with_a_hint(model):
+    """The hint is to dequantise it first."""
     _config(model, quantization_config={"quant_method": "bitsandbytes"})
     _refused(model, "quantised", "dequantise first")
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth"])
 def test_pickled_weights_are_named_and_never_read(model, name):
-    """A directory with pickles only says so."""
+    """The message names the pickle."""
     (model / "model.safetensors").rename(model / name)
     _refused(model, name, "pickle", "safetensors")
 
 
 def test_a_directory_without_weights_is_refused(model):
-    """Neither a single file nor an index."""
+    """There is neither a single file nor an index."""
     (model / "model.safetensors").unlink()
     _refused(model, "neither model.safetensors nor model.safetensors.index.json")
 
 
 def test_a_single_file_beside_an_index_is_refused(sharded, tiny_pair):
-    """One of the two is left over; guessing could publish the wrong one."""
+    """One of them is left over; the wrong choice could publish the wrong weights."""
     shutil.copy(tiny_pair("llama").model / "model.safetensors", sharded)
     _refused(sharded, "both model.safetensors and model.safetensors.index.json")
 
 
-def test_an_index_in_which_everything_is_in_one_file_is_fine(model):
-    """mlx-lm writes one beside model.safetensors; it must still agree with the file."""
+def test_an_index_of_a_single_file_is_accepted(model):
+    """mlx-lm writes one beside model.safetensors; it must match the file."""
     before = open_checkpoint(model).tensors
     index = model / "model.safetensors.index.json"
     index.write_text(
@@ -128,7 +128,7 @@ def test_an_index_in_which_everything_is_in_one_file_is_fine(model):
     ["model-{}-of-000002.safetensors", "model.safetensors-{}-of-00002", "part {}.safetensors"],
 )
 def test_shards_may_have_any_name(sharded, name):
-    """The index decides; DeepSeek's distillates count to six digits, other programs put the number last."""
+    """DeepSeek's distillates use six digits, and other programs put the number last."""
     before = open_checkpoint(sharded).tensors.keys()
     renamed = {f"model-0000{k}-of-00002.safetensors": name.format(f"0000{k}") for k in (1, 2)}
     for old, new in renamed.items():
@@ -152,20 +152,20 @@ def test_an_index_that_names_an_absent_shard_is_refused(sharded):
     "shard", ["../x.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "x.bin", "", ".."]
 )
 def test_an_index_that_leaves_the_directory_is_refused(sharded, shard):
-    """Only plain safetensors file names are followed."""
+    """Only plain safetensors file names are allowed."""
     _index(sharded, lambda weight_map: weight_map.update({"another.weight": shard}))
     _refused(sharded, "not a plain safetensors file name")
 
 
 @pytest.mark.parametrize("weight_map", [None, [], {"a": 1}, {"a": ["b"]}])
 def test_an_index_without_a_map_of_names_is_refused(sharded, weight_map):
-    """weight_map maps strings to strings."""
+    """weight_map must map strings to strings."""
     (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     _refused(sharded, "weight_map")
 
 
 def test_an_index_that_disagrees_with_its_shards_is_refused(sharded):
-    """A tensor that lies elsewhere, one that is not listed, and one that no shard holds."""
+    """A tensor in another shard, an unlisted one, and one that no shard holds."""
     good = (sharded / "model.safetensors.index.json").read_text()
     _index(sharded, lambda m: m.update({"model.norm.weight": "model-00002-of-00002.safetensors"}))
     _refused(sharded, "model.norm.weight")
@@ -178,16 +178,13 @@ def test_an_index_that_disagrees_with_its_shards_is_refused(sharded):
 
 
 def test_a_checkpoint_without_tensors_is_refused(model):
-    """An empty safetensors file is no model."""
+    """An empty safetensors file is not a model."""
     save_file({}, model / "model.safetensors")
     _refused(model, "no tensors")
 
 
 def test_a_redundant_tied_head_is_dropped(tmp_path, tiny_pair):
-    """A head that other programs write twice is the embedding.
-
-    Same tensors, same digest as without it.
-    """
+    """Some programs write a tied head twice; tensors and digest are as without it."""
     source = tiny_pair("llama-tied").model
     plain = open_checkpoint(source)
     model = Path(shutil.copytree(source, tmp_path / "model"))
@@ -212,10 +209,10 @@ def test_a_redundant_tied_head_is_dropped(tmp_path, tiny_pair):
         ("gemma", True, True),
     ],
 )
-def test_a_head_equal_to_the_embedding_is_dropped_only_where_it_is_tied(
+def test_a_head_equal_to_the_embedding_is_dropped_only_if_tied(
     tmp_path, built_tiny, family, said, dropped
 ):
-    """By config.json, or by the class's default where config.json has no such key."""
+    """config.json decides, or the class's default if it lacks the key."""
     model = Path(shutil.copytree(built_tiny(family), tmp_path / "model"))
     tensors = load_file(model / "model.safetensors")
     save_file(
@@ -231,7 +228,7 @@ def test_a_head_equal_to_the_embedding_is_dropped_only_where_it_is_tied(
 
 
 def test_a_tied_head_that_differs_is_refused(tmp_path, tiny_pair):
-    """Left alone, transformers would silently untie it; the message says which tensor."""
+    """Transformers would silently untie it; the message names the tensor."""
     model = Path(shutil.copytree(tiny_pair("llama-tied").model, tmp_path / "model"))
     tensors = load_file(model / "model.safetensors")
     head = tensors["model.embed_tokens.weight"].clone()
@@ -245,8 +242,8 @@ def test_a_tied_head_that_differs_is_refused(tmp_path, tiny_pair):
     _refused(model, "differ")
 
 
-def test_the_digest_does_not_change_with_shards_place_config_or_saver(sharded, tiny_pair, tmp_path):
-    """Re-sharding, moving, another config.json and a re-save by transformers leave the digest as it is."""
+def test_the_digest_depends_on_the_tensors_only(sharded, tiny_pair, tmp_path):
+    """Resharding, moving, another config.json and saving by transformers do not change it."""
     from transformers import AutoModelForCausalLM
 
     source = tiny_pair("llama").model
@@ -263,7 +260,7 @@ def test_the_digest_does_not_change_with_shards_place_config_or_saver(sharded, t
 
 
 def test_the_digest_changes_with_one_bit_a_name_a_shape_or_a_dtype(model):
-    """Whatever makes it another model makes another digest."""
+    """Another model has another digest."""
     path = model / "model.safetensors"
     tensors = load_file(path)
     digests = {model_digest(open_checkpoint(model))}

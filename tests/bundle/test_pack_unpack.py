@@ -1,7 +1,4 @@
-"""A bundle as one tar file: the same bytes everywhere.
-
-Out of a hostile one nothing is ever written.
-"""
+"""A bundle as one tar file: the same bytes everywhere, and nothing written from a hostile one."""
 
 from __future__ import annotations
 
@@ -40,12 +37,12 @@ def handoff(tmp_path):
 
 
 def sha256(path):
-    """Of a file."""
+    """The digest of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def files_in(directory):
-    """Path and bytes of everything below a directory."""
+    """The files below a directory, with their bytes."""
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in directory.rglob("*")
@@ -54,10 +51,7 @@ def files_in(directory):
 
 
 def test_the_same_bundle_is_packed_to_the_same_bytes(handoff, tmp_path):
-    """Whenever, by whatever umask, whatever modes and times the files have.
-
-    And as GNU tar does it.
-    """
+    """Time, umask, modes and file times do not matter, and GNU tar gives the same bytes."""
     pack(handoff, tmp_path / "a.tar")
     for path in handoff.rglob("*"):
         os.utime(path, (1, 1))
@@ -91,8 +85,8 @@ def test_the_same_bundle_is_packed_to_the_same_bytes(handoff, tmp_path):
     assert sha256(tmp_path / "a.tar") == sha256(tmp_path / "c.tar")
 
 
-def test_only_what_is_listed_is_packed(handoff, tmp_path):
-    """A stray file beside the bundle's own does not travel; a signature does."""
+def test_only_listed_files_are_packed(handoff, tmp_path):
+    """A stray file in the bundle is left out; a signature is packed."""
     (handoff / "notes.txt").write_text("mine")
     (handoff / "copy-1" / "forget.jsonl").write_text("mine")
     (handoff / "mpu.yaml.sig").write_text("signed")
@@ -104,11 +98,8 @@ def test_only_what_is_listed_is_packed(handoff, tmp_path):
     )
 
 
-def test_a_tar_file_never_replaces_anything_unasked(handoff, tmp_path):
-    """An existing file needs force.
-
-    A directory or a link is never replaced; a planted sibling is not written to.
-    """
+def test_packing_replaces_only_a_file_with_force(handoff, tmp_path):
+    """Directories and links are never replaced, and a planted sibling is not written to."""
     target, precious = tmp_path / "x.tar", tmp_path / "precious"
     target.write_text("mine")
     with pytest.raises(OutputError, match="exists"):
@@ -127,7 +118,7 @@ def test_a_tar_file_never_replaces_anything_unasked(handoff, tmp_path):
 
 
 def test_an_interrupted_packing_leaves_nothing(handoff, tmp_path):
-    """What fails in the middle is removed; what a killed run left is replaced."""
+    """A failure removes the partial file; the next run replaces that of a killed run."""
     (tmp_path / ".x.tar.mpu-partial").write_text("left by a killed run")
     (handoff / "copy-2" / "model.safetensors").unlink()
     with pytest.raises(OutputError) as raised:
@@ -162,8 +153,8 @@ def _by_python(place):
 
 
 @pytest.mark.parametrize("maker", MAKERS)
-def test_what_ordinary_programs_pack_is_unpacked_and_removed_again(maker, handoff, tmp_path):
-    """The directory is whole, private, beside the tar file, and gone afterwards, also after an error inside."""
+def test_tar_files_of_other_programs_are_unpacked_and_removed(maker, handoff, tmp_path):
+    """The directory is complete, private, beside the tar file, and always removed at the end."""
     MAKERS[maker](tmp_path)
     with as_directory(tmp_path / "x.tar") as place:
         assert place.parent == tmp_path and place.stat().st_mode & 0o777 == 0o700
@@ -174,8 +165,8 @@ def test_what_ordinary_programs_pack_is_unpacked_and_removed_again(maker, handof
     assert sorted(path.name for path in tmp_path.iterdir()) == ["to-client", "x.tar"]
 
 
-def test_anything_else_is_given_back_as_it_is(handoff, tmp_path):
-    """A directory, a file that is no tar file, nothing at all."""
+def test_other_paths_are_yielded_unchanged(handoff, tmp_path):
+    """A directory, a file that is not a tar file, a path that does not exist."""
     (tmp_path / "file").write_text("x")
     for path in (handoff, tmp_path / "file", tmp_path / "nothing"):
         with as_directory(path) as place:
@@ -183,7 +174,7 @@ def test_anything_else_is_given_back_as_it_is(handoff, tmp_path):
 
 
 def test_errors_name_the_tar_file(handoff, tmp_path):
-    """Not the directory that is gone when the message is read."""
+    """The private directory no longer exists when the message is read."""
     (handoff / "copy-1" / "config.json").write_bytes(
         (handoff / "copy-1" / "config.json").read_bytes().swapcase()
     )
@@ -196,8 +187,8 @@ def test_errors_name_the_tar_file(handoff, tmp_path):
     )
 
 
-def test_what_a_killed_run_left_is_removed_and_what_another_uses_is_not(handoff, tmp_path):
-    """The lock says which is which."""
+def test_directories_of_killed_runs_are_removed(handoff, tmp_path):
+    """A lock shows that another process still uses a directory."""
     pack(handoff, tmp_path / "x.tar")
     left = tmp_path / ".x.tar.abc.mpu-unpacked"
     left.mkdir(0o700)
@@ -208,10 +199,10 @@ def test_what_a_killed_run_left_is_removed_and_what_another_uses_is_not(handoff,
         assert files_in(first) == files_in(second) == files_in(handoff)
 
 
-def test_a_place_that_has_no_room_or_cannot_be_written(handoff, tmp_path, monkeypatch):
-    """--work is used where given.
+def test_no_space_or_no_writable_directory(handoff, tmp_path, monkeypatch):
+    """--work is used if given.
 
-    Too little room is said before anything is written; without a place TMPDIR serves.
+    Missing space is reported before anything is written; TMPDIR replaces a read-only directory.
     """
     pack(handoff, tmp_path / "x.tar")
     with as_directory(tmp_path / "x.tar", tmp_path / "work" / "here") as place:
@@ -220,7 +211,7 @@ def test_a_place_that_has_no_room_or_cannot_be_written(handoff, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: free)
         with (
-            pytest.raises(OutputError, match=r"needs 0\.0 MB, and 0\.0 MB are free"),
+            pytest.raises(OutputError, match=r"needs 0\.0 MB, but only 0\.0 MB are free"),
             as_directory(tmp_path / "x.tar"),
         ):
             pass
@@ -274,7 +265,7 @@ def _instead(name, **about):
 
 
 def _patched(name, field, value):
-    """One header's bytes changed, its checksum made right again."""
+    """One header with changed bytes and a valid checksum."""
     data = bytearray(_archive())
     with tarfile.open(fileobj=io.BytesIO(bytes(data))) as archive:
         start = archive.getmember(f"to-client/{name}").offset
@@ -321,37 +312,40 @@ HOSTILE = {
     ),
     "unknown kind": (
         lambda: _archive(_member("to-client/copy-1/x", type=b"Z")),
-        "kind that is not known",
+        "of unknown kind",
     ),
-    "parent": (lambda: _archive(_member("to-client/../escaped", b"x")), "leads out"),
-    "parent of all": (lambda: _archive(_member("../escaped", b"x")), "leads out"),
-    "absolute": (lambda: _archive(_member("/tmp/escaped", b"x")), "leads out"),
+    "parent": (lambda: _archive(_member("to-client/../escaped", b"x")), "points outside"),
+    "parent of all": (lambda: _archive(_member("../escaped", b"x")), "points outside"),
+    "absolute": (lambda: _archive(_member("/tmp/escaped", b"x")), "points outside"),
     "parent by an extended header": (
         lambda: _archive(
             _member("to-client/x", b"x", pax_headers={"path": "../escaped"}),
             form=tarfile.PAX_FORMAT,
         ),
-        "leads out",
+        "points outside",
     ),
-    "twice": (lambda: _archive(_member("to-client/mpu.yaml", b"x")), "there twice"),
-    "twice, dotted": (lambda: _archive(_member("./to-client//mpu.yaml", b"x")), "there twice"),
+    "twice": (lambda: _archive(_member("to-client/mpu.yaml", b"x")), "occurs twice"),
+    "twice, dotted": (lambda: _archive(_member("./to-client//mpu.yaml", b"x")), "occurs twice"),
     "folder over a file": (
         lambda: _archive(_member("to-client/mpu.yaml", type=tarfile.DIRTYPE)),
-        "there twice",
+        "occurs twice",
     ),
     "two directories": (
         lambda: _archive(_member("other/x", b"x")),
-        "to-client and other side by side",
+        "to-client and other, expected one directory",
     ),
-    "a file on top": (lambda: _archive(_member("x", b"x")), "to-client and x side by side"),
+    "a file on top": (
+        lambda: _archive(_member("x", b"x")),
+        "to-client and x, expected one directory",
+    ),
     "no directory": (
         lambda: _archive(members=[_member("mpu.yaml", b"x")]),
-        "mpu.yaml, which is no directory",
+        "mpu.yaml, which is not a directory",
     ),
-    "too deep": (lambda: _archive(_member("to-client/copy-1/deep/x", b"x")), "deeper"),
+    "too deep": (lambda: _archive(_member("to-client/copy-1/deep/x", b"x")), "nested too deep"),
     "folder in a copy": (
         lambda: _archive(_member("to-client/copy-1/deep", type=tarfile.DIRTYPE)),
-        "deeper",
+        "nested too deep",
     ),
     "not listed": (
         lambda: _archive(_member("to-client/run.sh", b"x")),
@@ -373,10 +367,13 @@ HOSTILE = {
         lambda: _archive(members=_without("copy-1/config.json")),
         "is listed in mpu.yaml but absent",
     ),
-    "no manifest": (lambda: _archive(members=_without("mpu.yaml")), "cut off, or no handoff"),
+    "no manifest": (
+        lambda: _archive(members=_without("mpu.yaml")),
+        "holds no mpu.yaml: it is truncated",
+    ),
     "other size": (
         lambda: _archive(members=_instead("copy-1/config.json")),
-        "0 bytes, mpu.yaml says",
+        "0 bytes, but mpu.yaml says",
     ),
     "sparse file": (
         lambda: _archive(
@@ -389,15 +386,15 @@ HOSTILE = {
     "huge manifest": (lambda: _patched("mpu.yaml", SIZE, HUGE), "ends inside"),
     "negative": (lambda: _patched("copy-1/config.json", SIZE, b"\xff" * 12), ""),
     "backwards": (lambda: _patched("copy-1/config.json", SIZE, b"\xff" * 10 + b"\xf8\x00"), ""),
-    "huge extended header": (lambda: _extended(1 << 40), "larger than headers are"),
+    "huge extended header": (lambda: _extended(1 << 40), "a header is too large"),
     "negative extended header": (lambda: _extended(-512), ""),
     "extended headers of extended headers": (lambda: _extended(0, 5000), "damaged"),
-    "cut in a header": (lambda: _archive()[:700], "cut off"),
-    "cut in a file": (lambda: _archive()[:2500], "cut off"),
+    "cut in a header": (lambda: _archive()[:700], "truncated"),
+    "cut in a file": (lambda: _archive()[:2500], "truncated"),
     "cut in the last file": (lambda: _archive()[: -(len(_archive()) % 10240 or 10240) + 300], ""),
-    "cut between files": (lambda: _archive()[:1024], "cut off, or no handoff"),
+    "cut between files": (lambda: _archive()[:1024], "holds no mpu.yaml: it is truncated"),
     "empty": (lambda: b"", "not a tar file"),
-    "zeros": (lambda: bytes(10240), "cut off, or no handoff"),
+    "zeros": (lambda: bytes(10240), "holds no mpu.yaml: it is truncated"),
     "noise": (lambda: hashlib.sha256(b"x").digest() * 400, "not a tar file"),
     "one wrong byte": (lambda: _archive()[:5] + b"!" + _archive()[6:], "not a tar file"),
 }
@@ -418,7 +415,7 @@ def _sparse():
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_hostile_tar_file_is_refused_before_anything_is_written(case, tmp_path):
-    """One line that names it, exit 3, no file anywhere, and little memory."""
+    """One line that names it, exit 3, no file written, and little memory."""
     make, words = HOSTILE[case]
     place = tmp_path / "inbox"
     place.mkdir()
@@ -438,12 +435,12 @@ def test_a_hostile_tar_file_is_refused_before_anything_is_written(case, tmp_path
 
 @pytest.mark.parametrize(
     ("limit", "words"),
-    [("_MAX_MEMBERS", "more than 500 members"), ("_MAX_HEADERS", "more headers than files")],
+    [("_MAX_MEMBERS", "more than 500 members"), ("_MAX_HEADERS", "its headers are too large")],
 )
 def test_the_number_of_members_and_the_size_of_headers_are_bounded(
     limit, words, tmp_path, monkeypatch
 ):
-    """More members than a bundle can have, and more bytes of headers than they need, are refused."""
+    """Too many members or too many bytes of headers are refused."""
     (tmp_path / "x.tar").write_bytes(
         _archive(members=[_member(f"a/{number}", type=tarfile.DIRTYPE) for number in range(600)])
     )

@@ -1,4 +1,4 @@
-"""Whole bundles and secrets on disk: one flipped bit, one file more or less, and it is refused."""
+"""Whole bundles and secrets on disk: one flipped bit, an extra or a missing file is refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def secret(tmp_path) -> Path:
 
 
 def _flips(path: Path, bits: Iterator[int] | range) -> Iterator[int]:
-    """Flip one bit of a file after the other, each time undoing the last one."""
+    """Flip one bit of each file in turn, and restore it afterwards."""
     original = path.read_bytes()
     try:
         for bit in bits:
@@ -73,7 +73,7 @@ def _accepted(
 
 @pytest.mark.parametrize("kind", ["handoff-v1", "update-v1"])
 def test_a_flipped_bit_in_any_file_of_a_bundle_is_refused(tmp_path, kind):
-    """Sampled bits of tensors, headers, side files and the manifest, all through the disk."""
+    """Sampled bits of tensors, headers, side files and the manifest, on disk."""
     bundle = Path(shutil.copytree(GOLDEN / kind, tmp_path / "bundle"))
     rng = random.Random(1)
     for file in sorted(item for item in bundle.rglob("*") if item.is_file()):
@@ -153,7 +153,7 @@ def test_every_bit_of_a_record_is_covered(tmp_path, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["handoff-v1", "update-v1", "secret-v1"])
 def test_every_bit_of_the_golden_manifests_and_records_is_covered(tmp_path, name):
-    """The same over the full-sized files, the secret through the whole lineage."""
+    """The same for full-sized files; the secret is checked through the whole lineage."""
     directory = Path(shutil.copytree(GOLDEN / name, tmp_path / name))
     read, error = (
         (Lineage.read, BadSecretError) if name == "secret-v1" else (read_bundle, BadBundleError)
@@ -164,8 +164,8 @@ def test_every_bit_of_the_golden_manifests_and_records_is_covered(tmp_path, name
         ), file
 
 
-def test_a_file_more_is_refused(handoff):
-    """At the top, in a copy, hidden, or as a folder: what is not listed is named."""
+def test_an_unlisted_file_is_refused(handoff):
+    """At the top, in a copy, hidden, or as a folder: the unlisted path is named."""
     for name in (
         "README.md",
         "copy-1/model2.safetensors",
@@ -183,8 +183,8 @@ def test_a_file_more_is_refused(handoff):
         read_bundle(handoff)
 
 
-def test_a_file_less_is_refused(handoff):
-    """A listed file that is absent is named; without its manifest a directory is no bundle."""
+def test_an_absent_file_is_refused(handoff):
+    """An absent listed file is named; without its manifest a directory is not a bundle."""
     (handoff / "copy-2" / "config.json").unlink()
     with pytest.raises(
         BadBundleError, match=r"copy-2/config.json: is listed in mpu.yaml but absent"
@@ -205,7 +205,7 @@ def test_a_file_less_is_refused(handoff):
     "name", ["mpu.yaml", "copy-1", "copy-1/config.json", "copy-1/model.safetensors"]
 )
 def test_a_symlink_in_a_bundle_is_refused(handoff, tmp_path, name):
-    """Even one that leads to the right bytes: bundles hold plain files."""
+    """Even a link to the right bytes: bundles hold regular files only."""
     (handoff / name).rename(tmp_path / "moved")
     (handoff / name).symlink_to(tmp_path / "moved")
     with pytest.raises(BadBundleError):
@@ -213,19 +213,19 @@ def test_a_symlink_in_a_bundle_is_refused(handoff, tmp_path, name):
 
 
 def test_a_folder_a_pipe_or_a_socket_in_a_copy_is_refused(handoff):
-    """Nothing but plain files, and reading does not wait for a pipe."""
+    """Reading does not block on a pipe."""
     (handoff / "copy-1" / "deep").mkdir()
-    with pytest.raises(BadBundleError, match="copy-1/deep: is not a plain file"):
+    with pytest.raises(BadBundleError, match="copy-1/deep: is not a regular file"):
         read_bundle(handoff)
     (handoff / "copy-1" / "deep").rmdir()
     (handoff / "copy-1" / "config.json").unlink()
     os.mkfifo(handoff / "copy-1" / "config.json")
-    with pytest.raises(BadBundleError, match="is not a plain file"):
+    with pytest.raises(BadBundleError, match="is not a regular file"):
         read_bundle(handoff)
 
 
-def test_a_reserved_signature_is_tolerated(handoff):
-    """mpu.yaml.sig may stand beside the manifest; as a link it may not."""
+def test_a_signature_file_is_allowed(handoff):
+    """mpu.yaml.sig may be in the directory, but not as a link."""
     (handoff / "mpu.yaml.sig").write_bytes(b"signature")
     assert isinstance(read_bundle(handoff), HandoffManifest)
     (handoff / "mpu.yaml.sig").unlink()
@@ -238,12 +238,12 @@ def test_a_huge_manifest_is_not_read_into_memory(handoff):
     """A sparse file of a terabyte is refused at once."""
     with (handoff / "mpu.yaml").open("r+b") as file:
         file.truncate(1 << 40)
-    with pytest.raises(BadBundleError, match="which no manifest has"):
+    with pytest.raises(BadBundleError, match="the limit for a manifest"):
         read_bundle(handoff)
 
 
-def test_each_kind_is_read_where_it_is_expected(handoff, update):
-    """A handoff where an update is needed, or the other way round, is named as what it is."""
+def test_the_wrong_kind_of_bundle_is_named(handoff, update):
+    """A handoff in place of an update, or the reverse."""
     assert read_handoff(handoff).id == read_update(update).handoff_id
     with pytest.raises(BadBundleError, match="is an update, expected a handoff"):
         read_handoff(update)
@@ -252,7 +252,7 @@ def test_each_kind_is_read_where_it_is_expected(handoff, update):
 
 
 def _sign_again(handoff: Path, **changes: object) -> HandoffManifest:
-    """The manifest that a hostile server would write over whatever lies there now."""
+    """Write a manifest that matches the files, as a hostile server would."""
     old = decode((handoff / "mpu.yaml").read_bytes(), "mpu.yaml")
     copies = tuple(
         PublishedCopy(
@@ -310,8 +310,8 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_copies_that_are_not_the_same_model_are_refused_though_the_digests_fit(handoff, name):
-    """A server that signs nonsense is caught when the copies are opened, before anything is loaded."""
+def test_copies_of_different_models_are_refused(handoff, name):
+    """The digests match, but opening the copies finds the difference before anything is loaded."""
     break_it, expected = HOSTILE[name]
     break_it(handoff / "copy-2")
     with pytest.raises(BadBundleError) as caught:
@@ -320,7 +320,7 @@ def test_copies_that_are_not_the_same_model_are_refused_though_the_digests_fit(h
     assert expected in caught.value.message
 
 
-def test_a_manifest_that_lies_about_the_dtype_is_refused(handoff):
+def test_a_wrong_dtype_in_the_manifest_is_refused(handoff):
     """The stored tensors decide."""
     with pytest.raises(BadBundleError, match="dtype"):
         open_copies(handoff, _sign_again(handoff, dtype="bfloat16"))
@@ -329,8 +329,8 @@ def test_a_manifest_that_lies_about_the_dtype_is_refused(handoff):
 @pytest.mark.parametrize(
     ("value", "dtype"), [(float("nan"), torch.float32), (float("-inf"), torch.bfloat16)]
 )
-def test_a_number_that_is_none_is_found_in_an_update(update, value, dtype):
-    """NaN and infinity are found without torch, in float32 and in bfloat16; the tensor is named."""
+def test_nan_and_infinity_are_found_in_an_update(update, value, dtype):
+    """In float32 and bfloat16, without torch; the tensor is named."""
     path = update / "copy-2" / "delta.safetensors"
     tensors = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
     check_update_tensors(update, read_update(update))
@@ -344,7 +344,7 @@ def test_a_number_that_is_none_is_found_in_an_update(update, value, dtype):
 
 
 def test_a_delta_in_shards_is_read_and_its_index_checked(update):
-    """Shards with an index are one delta; an index that disagrees is refused."""
+    """Shards with an index are one delta; an index that disagrees with them is refused."""
     copy = update / "copy-1"
     tensors = load_file(copy / "delta.safetensors")
     whole = {name: info.shape for name, info in open_delta(copy).items()}
@@ -374,8 +374,8 @@ def test_a_delta_in_shards_is_read_and_its_index_checked(update):
         open_delta(copy)
 
 
-def test_a_secret_of_which_a_file_is_missing_misnamed_or_foreign_is_refused(secret):
-    """Records refer to each other by name and digest; what does not belong there is named."""
+def test_a_missing_misnamed_or_foreign_secret_file_is_refused(secret):
+    """Records refer to each other by name and digest; a foreign file is named."""
     Lineage.read(secret)
     record = next((secret / "handoffs").iterdir())
     renamed = record.rename(record.with_name("00" * 16 + ".yaml"))

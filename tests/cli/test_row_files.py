@@ -1,7 +1,4 @@
-"""Files of other programs on the command line.
-
-What is said, exactly, and in every command that reads rows.
-"""
+"""Row files of other programs, with the exact messages, in every command that reads rows."""
 
 from __future__ import annotations
 
@@ -18,15 +15,15 @@ MODEL = Path(mpu_cli.demo.__file__).parent / "assets" / "model"
 
 @pytest.fixture
 def german(tmp_path) -> Path:
-    """As a German Excel saves "CSV UTF-8": a byte-order mark and semicolons."""
+    """A file as a German Excel saves "CSV UTF-8": byte-order mark and semicolons."""
     (tmp_path / "forget.csv").write_bytes(
         b"\xef\xbb\xbf" + "question;answer\r\nWer?;Zoë, ja.\r\n".encode()
     )
     return tmp_path / "forget.csv"
 
 
-def test_semicolons_are_read_and_said(mpu, german):
-    """A note on stderr, none with -q, and in the JSON; one row is found."""
+def test_semicolons_are_read_with_a_note(mpu, german):
+    """On stderr, not with -q, and in the JSON."""
     done = mpu("data", "check", german)
     assert (done.code, done.err) == (0, "mpu: forget.csv: columns separated by ';'\n")
     assert "1 (prompt/answer)" in done.out
@@ -36,7 +33,7 @@ def test_semicolons_are_read_and_said(mpu, german):
 
 
 def test_json_lines_in_a_text_file(mpu, tmp_path):
-    """Rows, and said so: not one text of raw JSON."""
+    """They are rows, with a note, and not one text of raw JSON."""
     path = tmp_path / "forget.txt"
     path.write_text(
         "".join(json.dumps({"question": "Q", "answer": answer}) + "\n" for answer in "AB")
@@ -66,7 +63,7 @@ OFFICE = {
 @pytest.mark.parametrize("name", OFFICE)
 @pytest.mark.parametrize("command", ["data check", "unlearn", "eval"])
 def test_office_files_are_named(mpu, tmp_path, command, name):
-    """One line and the way to rows, exit 3, before a model is loaded."""
+    """One line and a hint, exit 3, before a model is loaded."""
     inside, message, hint = OFFICE[name]
     with zipfile.ZipFile(tmp_path / name, "w") as archive:
         archive.writestr(inside, "")
@@ -79,7 +76,7 @@ def test_office_files_are_named(mpu, tmp_path, command, name):
 
 
 def arguments(command: str, forget: Path) -> tuple[object, ...]:
-    """A command line of this command that reads these rows."""
+    """A command line that reads these rows."""
     return {
         "data check": ("data", "check", forget),
         "unlearn": (
@@ -97,8 +94,8 @@ def arguments(command: str, forget: Path) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("command", ["data check", "unlearn", "eval"])
-def test_the_delimiter_is_obeyed(mpu, german, command):
-    """In every command: a wrong one finds one column, and one that is none is a usage error."""
+def test_the_delimiter_is_used(mpu, german, command):
+    """In every command: a wrong one finds one column, an invalid one is a usage error."""
     done = mpu(*arguments(command, german), "--delimiter", "tab")
     assert done.code == 3
     assert done.err.startswith(

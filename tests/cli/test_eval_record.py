@@ -1,7 +1,4 @@
-"""What makes a record evidence: which model, from which handoff, when, with what.
-
-And dates in the server's own records.
-"""
+"""A record names its model, handoff, date and versions; the server's records have dates."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ QUICK = ("--device", "cpu", "--resamples", "1000", "--no-generate")
 
 @pytest.fixture
 def evaluated(mpu, tmp_path):
-    """Evaluate a directory on some rows; the summary."""
+    """Evaluate a directory on some rows and return the summary."""
 
     def run(directory: Path, forget: Path, *more: object) -> dict:
         done = mpu(
@@ -43,14 +40,14 @@ def evaluated(mpu, tmp_path):
 
 
 def recent(date: str) -> bool:
-    """In the last minutes, in UTC."""
+    """Whether a date is in the last minutes, in UTC."""
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", date)
     passed = datetime.now(UTC) - datetime.strptime(date, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     return timedelta(seconds=-1) <= passed < timedelta(minutes=30)
 
 
-def test_one_digest_names_a_model_everywhere(finished_round, mpu, evaluated):
-    """In inspect of the model, in its lineage, and in a record of it."""
+def test_a_model_has_one_digest_everywhere(finished_round, mpu, evaluated):
+    """In inspect, in its lineage, and in a record."""
     told = mpu("inspect", finished_round.model, "--json").json["digest"]
     root = mpu("inspect", finished_round.secret, "--json").json["models"][0]
     assert (
@@ -62,7 +59,7 @@ def test_one_digest_names_a_model_everywhere(finished_round, mpu, evaluated):
     assert "digest" not in mpu("inspect", finished_round.model, "--no-digest", "--json").json
 
 
-def test_a_record_says_of_which_copy_it_is(finished_round, mpu, evaluated, tmp_path):
+def test_a_record_names_the_published_copy(finished_round, mpu, evaluated, tmp_path):
     """Handoff, copy, date, versions, template variables and settings; inspect prints them."""
     copy = finished_round.handoff / "copy-2"
     found = evaluated(copy, finished_round.forget, "--reference", finished_round.base)
@@ -128,11 +125,8 @@ def test_a_record_of_an_update_names_all_three(finished_round, mpu, evaluated):
 
 
 @pytest.mark.parametrize("change", ["weights", "config", "missing", "manifest"])
-def test_what_is_no_copy_any_more_is_not_called_one(own_round, evaluated, change):
-    """One byte of a listed file, a file less or a broken manifest.
-
-    The record names no handoff, and that is said.
-    """
+def test_an_altered_copy_is_not_named_as_published(own_round, evaluated, change):
+    """A changed byte, a missing file or a broken manifest: no handoff, and a warning."""
     copy = own_round.handoff / "copy-1"
     if change == "weights":
         path = copy / "model.safetensors"
@@ -148,11 +142,8 @@ def test_what_is_no_copy_any_more_is_not_called_one(own_round, evaluated, change
     assert "names no handoff, since the model is no published copy" in found["stderr"]
 
 
-def test_records_that_stood_beside_are_named(finished_round, evaluated, mpu, tmp_path):
-    """--retain-record and --before by the digest of their models.
-
-    A record without one (an earlier mpu's) too.
-    """
+def test_compared_records_are_named(finished_round, evaluated, mpu, tmp_path):
+    """--retain-record and --before by the digest of their models, if they have one."""
     evaluated(finished_round.base, finished_round.forget)
     old = tmp_path / "old"
     (tmp_path / "record").rename(old)
@@ -170,10 +161,7 @@ def test_records_that_stood_beside_are_named(finished_round, evaluated, mpu, tmp
 
 
 def test_the_servers_records_have_dates(finished_round, mpu):
-    """Of every handoff and model, in JSON and in words.
-
-    Records of an earlier mpu have none, and are read as before.
-    """
+    """Every handoff and model, in JSON and text; records of an earlier mpu have none."""
     told = mpu("inspect", finished_round.secret, "--json").json
     assert all(recent(one["date"]) for one in [*told["models"], *told["handoffs"]])
     assert f"{told['handoffs'][0]['date'][:10]} " in mpu("inspect", finished_round.secret).out

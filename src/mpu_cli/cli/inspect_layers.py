@@ -1,24 +1,24 @@
-"""Which layers of a model are understood alike, and each slot and tensor of such a kind in one row."""
+"""Group the layers of a model that have the same layout, and list their slots and tensors."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from mpu_cli.architectures.layout import Index, LayerLayout, Slot
 from mpu_cli.checkpoint.header import TensorInfo
-from mpu_cli.cli.layout_words import braced, count, describe_positions, expert_parts, parts, span
+from mpu_cli.cli.inspect_text import braced, count, describe_positions, expert_parts, parts, span
 
 ROLES: Mapping[str, str] = {
     "query_heads": "query heads",
     "key_value_heads": "key-value heads",
-    "q": "q, turned by RoPE",
-    "k": "k, turned by RoPE",
-    "q_free": "q, not turned",
-    "k_free": "k, not turned",
+    "q": "q, with RoPE",
+    "k": "k, with RoPE",
+    "q_free": "q, without RoPE",
+    "k_free": "k, without RoPE",
     "q_norm": "norm of q",
     "k_norm": "norm of k",
     "v": "v",
@@ -29,7 +29,7 @@ ROLES: Mapping[str, str] = {
     "router": "router",
     "experts": "experts",
     "noise": "noise only",
-    "alone": "left alone",
+    "alone": "left exact",
 }
 _NUMBER = re.compile(r"\.(\d+)(?=\.)")
 
@@ -40,16 +40,16 @@ class LayoutRow:
 
     role: str
     tensor: str
-    """Relative to the layer; the numbers of a series as {0..255}."""
+    """The name relative to the layer; a series has its numbers as {0..255}."""
     axis: str
     positions: str
     parts: str
-    """What lies there, from the outside in: 8 × 4 heads × 128."""
+    """The parts of the positions, from the outside in: 8 × 4 heads × 128."""
 
 
 @dataclass(slots=True)
-class Kind:
-    """Layers that are understood alike."""
+class LayerGroup:
+    """Layers with the same layout."""
 
     about: str
     rows: tuple[LayoutRow, ...]
@@ -57,29 +57,26 @@ class Kind:
 
 
 class LayoutReader:
-    """Layers as rows; `prefixes` are what the names of each layer's tensors begin with."""
+    """Turns layers into rows; `prefixes` holds the start of each layer's tensor names."""
 
     def __init__(self, tensors: Mapping[str, TensorInfo], prefixes: Mapping[int, str]) -> None:
         self.tensors, self.prefixes = tensors, prefixes
         self._positions: dict[tuple[int, int], str] = {}
-        self._keep: list[Index] = []
+        self._indices: list[Index] = []
 
-    def kinds(self, layers: Iterable[LayerLayout]) -> list[Kind]:
-        """All layers, grouped by how they are understood."""
-        found: dict[tuple[str, tuple[LayoutRow, ...]], Kind] = {}
+    def groups(self, layers: Iterable[LayerLayout]) -> list[LayerGroup]:
+        """All layers, grouped by layout."""
+        groups: dict[tuple[str, tuple[LayoutRow, ...]], LayerGroup] = {}
         for layer in layers:
             key = about(layer), tuple(self._rows(layer))
-            found.setdefault(key, Kind(*key)).layers.append(layer.index)
-        return list(found.values())
+            groups.setdefault(key, LayerGroup(*key)).layers.append(layer.index)
+        return list(groups.values())
 
     def positions(self, slot: Slot) -> str:
-        """Which positions of its axis a slot has.
-
-        All of them, one stretch, or stretches at one distance.
-        """
+        """The positions of a slot on its axis: all, one run, or runs at a constant distance."""
         key = id(slot.index), slot.size
         if key not in self._positions:
-            self._keep.append(slot.index)  # so that no other index gets its id
+            self._indices.append(slot.index)  # keeps the id from being reused
             self._positions[key] = describe_positions(slot.index, slot.size)
         return self._positions[key]
 
@@ -88,10 +85,10 @@ class LayoutReader:
             LayoutRow(
                 role, slot.tensor, str(slot.axis), self.positions(slot), parts(role, slot.index)
             )
-            for role, slot in (_turned(layer, *item) for item in slots_by_role(layer))
+            for role, slot in (_rotated(layer, *item) for item in slots_by_role(layer))
         ]
         rows += [
-            LayoutRow(role, name, "", "whole", "one a head")
+            LayoutRow(role, name, "", "whole", "one per head")
             for role, names in layer.head_tensors.items()
             for name in names
         ]
@@ -102,19 +99,16 @@ class LayoutReader:
                 for names in layer.experts.tensors
                 for name in names
             ]
-        told = {row.tensor for row in rows}
+        listed = {row.tensor for row in rows}
         rows += [
             LayoutRow("noise", name, "", self._shape(name), "")
             for name in layer.noised
-            if name not in told
+            if name not in listed
         ]
         rows += [LayoutRow("alone", name, "", self._shape(name), "") for name in layer.untouched]
         order = list(ROLES)
         prefix = self.prefixes[layer.index]
-        short = [
-            LayoutRow(row.role, row.tensor.removeprefix(prefix), row.axis, row.positions, row.parts)
-            for row in rows
-        ]
+        short = [replace(row, tensor=row.tensor.removeprefix(prefix)) for row in rows]
         return sorted(_merged(short), key=lambda row: order.index(row.role))
 
     def _shape(self, name: str) -> str:
@@ -122,10 +116,7 @@ class LayoutReader:
 
 
 def slots_by_role(layer: LayerLayout) -> Iterator[tuple[str, Slot]]:
-    """Every slot of a layer with its role.
-
-    attention, feed-forwards, the router's rows and stacked experts.
-    """
+    """Every slot of a layer with its role: attention, feed-forward, router and stacked experts."""
     for by_role in (layer.slots, *layer.ffns):
         for role, slots in by_role.items():
             yield from ((role, slot) for slot in slots)
@@ -140,8 +131,8 @@ def slots_by_role(layer: LayerLayout) -> Iterator[tuple[str, Slot]]:
             yield ("experts" if slot.tensor.startswith(branches) else "router"), slot
 
 
-def _turned(layer: LayerLayout, role: str, slot: Slot) -> tuple[str, Slot]:
-    """Of q and k, only what lies in RoPE planes."""
+def _rotated(layer: LayerLayout, role: str, slot: Slot) -> tuple[str, Slot]:
+    """Reduce the slots of q and k to the positions in RoPE planes."""
     if role not in {"q", "k"} or layer.planes.size == slot.index.shape[-1]:
         return role, slot
     return role, Slot(
@@ -150,31 +141,27 @@ def _turned(layer: LayerLayout, role: str, slot: Slot) -> tuple[str, Slot]:
 
 
 def about(layer: LayerLayout) -> str:
-    """A layer in one line: heads, planes, feed-forwards."""
+    """Describe a layer in one line: heads, RoPE planes, experts, feed-forwards."""
     kv_heads, group, size = layer.slots["query_heads"][0].index.shape
     on = "" if group == 1 else f" on {count(kv_heads, 'key-value head')}"
-    told = [f"{count(kv_heads * group, 'query head')}{on} of {size}", _planes(layer)]
+    texts = [f"{count(kv_heads * group, 'query head')}{on} of {size}", _planes(layer)]
     experts = layer.experts
-    mine: set[str] = set()
+    of_experts: set[str] = set()
     if experts is not None:
-        mine = {name for names in experts.tensors for name in names} | {
-            slot.tensor for slot in experts.slots
-        }
-        units = next(
-            ffn["down"][0].index.size for ffn in layer.ffns if ffn["down"][0].tensor in mine
-        )
-        told.append(
-            f"{experts.count} experts of {units} units"
-            + (f" in {experts.groups} groups" if experts.groups > 1 else "")
-        )
-    dense = [ffn for ffn in layer.ffns if ffn["down"][0].tensor not in mine]
-    sort = "shared " if experts else ""
-    told += [
-        f"{sort}{'' if 'up' in ffn else 'ungated '}feed-forward of {ffn['down'][0].index.size}"
+        of_experts = {name for names in experts.tensors for name in names}
+        of_experts |= {slot.tensor for slot in experts.slots}
+        downs = (ffn["down"][0] for ffn in layer.ffns)
+        units = next(down.index.size for down in downs if down.tensor in of_experts)
+        grouped = f" in {experts.groups} groups" if experts.groups > 1 else ""
+        texts.append(f"{experts.count} experts of {units} units{grouped}")
+    shared = "shared " if experts else ""
+    texts += [
+        f"{shared}{'' if 'up' in ffn else 'ungated '}feed-forward of {ffn['down'][0].index.size}"
         " units"
-        for ffn in dense
+        for ffn in layer.ffns
+        if ffn["down"][0].tensor not in of_experts
     ]
-    return ", ".join(told)
+    return ", ".join(texts)
 
 
 def _planes(layer: LayerLayout) -> str:
@@ -185,7 +172,7 @@ def _planes(layer: LayerLayout) -> str:
 
 
 def _merged(rows: list[LayoutRow]) -> list[LayoutRow]:
-    """Series of tensors that differ in one number only, and weights with their biases, as one row each."""
+    """Merge numbered series of tensors into one row each, and weights with their biases."""
     series: dict[tuple[str, ...], list[int]] = {}
     for row in rows:
         numbers = _NUMBER.findall(row.tensor)
@@ -197,6 +184,6 @@ def _merged(rows: list[LayoutRow]) -> list[LayoutRow]:
         stem, _, ending = name.replace("{}", span(members)).rpartition(".")
         endings.setdefault((role, stem, *rest), []).append(ending)
     return [
-        LayoutRow(role, f"{stem}.{braced(found)}", *rest)
-        for (role, stem, *rest), found in endings.items()
+        LayoutRow(role, f"{stem}.{braced(names)}", *rest)
+        for (role, stem, *rest), names in endings.items()
     ]

@@ -1,4 +1,4 @@
-"""Chat templates with names (`additional_chat_templates/`) travel in copies and results, and nothing else of a folder does."""
+"""Named chat templates (`additional_chat_templates/`) are published; other nested files are not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOOL_USE = "TOOLS {% for m in messages %}{{ m['content'] }}{% endfor %}"
 
 @pytest.fixture
 def named(own_round, mpu, tmp_path) -> Path:
-    """The round's model with a template of that name, handed out; the handoff's place."""
+    """A handoff of the round's model with a template of that name."""
     folder = own_round.model / TEMPLATES
     folder.mkdir()
     (own_round.model / "chat_template.jinja").write_text(
@@ -47,12 +47,12 @@ def named(own_round, mpu, tmp_path) -> Path:
 
 
 def inside(model: Path) -> list[str]:
-    """What lies in a model's folder of templates."""
+    """The files in a model's folder of templates."""
     return sorted(path.name for path in (model / TEMPLATES).iterdir())
 
 
-def test_they_travel(mpu, named, own_round, tmp_path):
-    """Copies, the aggregated model and a model that was unlearned alone have them, with the modes of public files."""
+def test_named_templates_are_published(mpu, named, own_round, tmp_path):
+    """Copies, aggregated models and unlearned models have them, with public modes."""
     for copy in ("copy-1", "copy-2"):
         assert inside(named / copy) == ["rag.jinja", "tool_use.jinja"]
         assert (named / copy / TEMPLATES / "tool_use.jinja").read_text() == TOOL_USE
@@ -80,8 +80,8 @@ def test_they_travel(mpu, named, own_round, tmp_path):
     )
 
 
-def test_a_folder_of_a_copy_is_checked_like_the_rest(named):
-    """Altered, added, removed, a link, an empty folder or one of another name: refused."""
+def test_the_template_folder_of_a_copy_is_checked(named):
+    """Altered, added or removed files, a link, an empty folder or another name are refused."""
 
     def spoilt(change) -> str:
         place = named.with_name("spoilt")
@@ -105,13 +105,15 @@ def test_a_folder_of_a_copy_is_checked_like_the_rest(named):
     assert "tool_use.jinja: is listed in mpu.yaml but absent" in spoilt(
         lambda folder: (folder / "tool_use.jinja").unlink()
     )
-    assert "not a plain file" in spoilt(lambda folder: [file.unlink() for file in folder.iterdir()])
-    assert "not a plain file" in spoilt(lambda folder: (folder / "deeper").mkdir())
-    assert "not a plain file" in spoilt(lambda folder: (folder.with_name("other")).mkdir())
-    assert "not a plain file" in spoilt(
+    assert "not a regular file" in spoilt(
+        lambda folder: [file.unlink() for file in folder.iterdir()]
+    )
+    assert "not a regular file" in spoilt(lambda folder: (folder / "deeper").mkdir())
+    assert "not a regular file" in spoilt(lambda folder: (folder.with_name("other")).mkdir())
+    assert "not a regular file" in spoilt(
         lambda folder: (folder / "link.jinja").symlink_to("/etc/passwd")
     )
-    assert "not a plain file" in spoilt(linked)
+    assert "not a regular file" in spoilt(linked)
     read_bundle(named)
 
 
@@ -135,8 +137,8 @@ def test_a_folder_of_a_copy_is_checked_like_the_rest(named):
         f"{TEMPLATES}/config.json",
     ],
 )
-def test_no_other_path_is_taken(name):
-    """A manifest may list files of that one folder by plain names, and no path that leads elsewhere."""
+def test_other_nested_paths_are_refused(name):
+    """A manifest may list plain names in this one folder, and no other path."""
     assert not is_allowed(name)
     manifest = HandoffManifest(
         "ab" * 16, "float32", (), (PublishedCopy("copy-1", {name: FileEntry("12" * 32, 3)}),)
@@ -147,14 +149,11 @@ def test_no_other_path_is_taken(name):
 
 @pytest.mark.parametrize(("number", "size"), [(65, 1), (1, MAX_TEMPLATE_BYTES + 1)])
 def test_sizes_are_bounded(named, own_round, mpu, tmp_path, number, size):
-    """More or larger templates than any model has.
-
-    Refused where they are listed, and where they would be copied.
-    """
+    """Too many or too large templates are refused when listed and when copied."""
     entry = FileEntry("12" * 32, size)
     files = {f"{TEMPLATES}/t{i}.jinja": entry for i in range(number)}
     manifest = HandoffManifest("ab" * 16, "float32", (), (PublishedCopy("copy-1", files),))
-    with pytest.raises(BadBundleError, match="lists more, or larger, chat templates"):
+    with pytest.raises(BadBundleError, match="chat templates, or one larger than"):
         TrustedBundle("to-client").read_manifest(encode(manifest))
     for i in range(number):
         (own_round.model / TEMPLATES / f"t{i}.jinja").write_text("x" * size)

@@ -1,4 +1,4 @@
-"""The header, the reader and the writer against safetensors' own library and against hostile bytes."""
+"""The safetensors header, reader and writer, against safetensors' own library and hostile bytes."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def _entry(
     ),
     st.integers(1, 9),
 )
-def test_a_written_file_is_byte_for_byte_what_safetensors_writes(tmp_path_factory, spec, piece):
-    """Any dtypes, shapes, scalars, empty tensors and names give the same file as save_file, however they are cut."""
+def test_a_written_file_equals_that_of_safetensors(tmp_path_factory, spec, piece):
+    """Any dtypes, shapes, names and block sizes give the bytes of save_file."""
     directory = tmp_path_factory.mktemp("same")
     tensors = {
         name: (dtype, _tensor(dtype, shape, seed)) for name, (dtype, shape, seed) in spec.items()
@@ -117,7 +117,7 @@ def test_a_written_file_is_byte_for_byte_what_safetensors_writes(tmp_path_factor
     )
 )
 def test_a_file_of_safetensors_is_read_back_to_the_same_bytes(tmp_path_factory, spec):
-    """read_header and blocks find each tensor's dtype, shape and bytes in a file that save_file wrote."""
+    """read_header and blocks return each tensor's dtype, shape and bytes of a file by save_file."""
     path = tmp_path_factory.mktemp("theirs") / "model.safetensors"
     tensors = {name: _tensor(dtype, shape, seed) for name, (dtype, shape, seed) in spec.items()}
     save_file(tensors, path, metadata={"format": "pt"})
@@ -131,8 +131,8 @@ def test_a_file_of_safetensors_is_read_back_to_the_same_bytes(tmp_path_factory, 
     )
 
 
-def test_shards_and_their_index_are_what_transformers_loads(tmp_path, tiny_pair):
-    """A model rewritten in many shards loads in transformers to the same weights, its index counting bytes and entries."""
+def test_transformers_loads_shards_and_their_index(tmp_path, tiny_pair):
+    """A model in many shards loads to the same weights; the index counts bytes and entries."""
     from transformers import AutoModelForCausalLM
 
     source = tiny_pair("llama").model
@@ -158,7 +158,7 @@ def test_shards_and_their_index_are_what_transformers_loads(tmp_path, tiny_pair)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_a_tensor_larger_than_a_shard_gets_a_file_of_its_own(tmp_path):
+def test_a_tensor_larger_than_a_shard_gets_its_own_file(tmp_path):
     """The limit splits between tensors, never inside one."""
     sizes = {"a": 100, "b": 10, "c": 10, "d": 100}
     shards = plan_shards(
@@ -171,8 +171,8 @@ def test_a_tensor_larger_than_a_shard_gets_a_file_of_its_own(tmp_path):
     ]
 
 
-def test_an_incomplete_or_overfull_tensor_is_a_mistake_of_the_caller(tmp_path):
-    """The writer never closes over missing bytes, nor lets a block run into the next tensor."""
+def test_an_incomplete_or_overfull_tensor_raises_value_error(tmp_path):
+    """The writer never closes with missing bytes and never crosses into the next tensor."""
     writer = CheckpointWriter(tmp_path, [TensorInfo("a", "F32", (2,), tmp_path, 0)])
     with pytest.raises(ValueError, match="which has 8"):
         writer.write(bytes(9))
@@ -292,7 +292,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_malformed_safetensors_file_is_refused_and_named(tmp_path, name):
-    """Every way of breaking the format is a BadModelError that names the file and says what is wrong."""
+    """Each violation of the format raises BadModelError with the file and the reason."""
     make, expected = HOSTILE[name]
     path = tmp_path / "model.safetensors"
     make(path)
@@ -308,7 +308,7 @@ def test_a_malformed_safetensors_file_is_refused_and_named(tmp_path, name):
 def test_a_header_with_any_damage_is_refused_or_still_well_formed(
     tmp_path_factory, position, bit, inserted
 ):
-    """No damage to a file makes the reader fail in another way than BadModelError, or believe what does not fit."""
+    """A damaged file raises BadModelError or still fits the specification."""
     path = tmp_path_factory.mktemp("damage", numbered=True) / "model.safetensors"
     save_file(
         {"a": torch.zeros(3), "b": torch.zeros(2, 2, dtype=torch.bfloat16)},

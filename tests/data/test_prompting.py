@@ -12,10 +12,11 @@ import sys
 import pytest
 
 from mpu_cli.data.context import Limit
+from mpu_cli.data.dates import format_day
 from mpu_cli.data.encoding import encode_rows
 from mpu_cli.data.prompting import DATE, Prompting, parse_variables
-from mpu_cli.data.rendering import formatted, render
-from mpu_cli.data.row_schema import Message
+from mpu_cli.data.rendering import render
+from mpu_cli.data.row import Message
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import encode
 from mpu_cli.errors import BadDataError, BadModelError, UsageError
@@ -103,10 +104,10 @@ def test_dates_are_formatted_as_strftime_does(year_month_day):
     day = datetime.date(*year_month_day)
     for letter in "aAbBdeHIjmMpSyYuwVGDFTRfhCcxXzZ%":
         if day.year > 1000 or letter not in "YGFcC":  # below the year 1000 C libraries differ
-            assert formatted(day, f"[%{letter}]") == datetime.datetime(
+            assert format_day(day, f"[%{letter}]") == datetime.datetime(
                 day.year, day.month, day.day
             ).strftime(f"[%{letter}]"), letter
-    assert formatted(datetime.date(2026, 1, 3), "%-d.%-m. %e %_m") == "3.1.  3  1"
+    assert format_day(datetime.date(2026, 1, 3), "%-d.%-m. %e %_m") == "3.1.  3  1"
 
 
 CHANCE = {

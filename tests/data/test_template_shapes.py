@@ -11,7 +11,7 @@ from __future__ import annotations
 import pytest
 
 from mpu_cli.data.prompting import Prompting, parse_variables
-from mpu_cli.data.row_schema import Message
+from mpu_cli.data.row import Message
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import IGNORED, encode_whole
 from mpu_cli.errors import BadDataError

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mpu_cli.data.prompting import Prompting
-from mpu_cli.data.row_schema import Message
+from mpu_cli.data.row import Message
 from mpu_cli.errors import BadDataError
 
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]

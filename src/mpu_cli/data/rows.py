@@ -24,7 +24,8 @@ from typing import Any
 from mpu_cli.data.formats import read_table
 from mpu_cli.data.formats.table import RowError, Table
 from mpu_cli.data.mapping import nearest_column
-from mpu_cli.data.row_schema import HINT, KEYS, TOOLS, Message, Row, recognise
+from mpu_cli.data.row import Message, Row
+from mpu_cli.data.row_schema import HINT, KEYS, TOOLS, recognise
 from mpu_cli.data.source import find_data
 from mpu_cli.errors import BadDataError
 

@@ -12,14 +12,11 @@ answer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mpu_cli.data.prompting import PLAIN, Prompting
-from mpu_cli.data.row_schema import Message
+from mpu_cli.data.row import Message, Row
 from mpu_cli.errors import BadDataError
-
-if TYPE_CHECKING:
-    from mpu_cli.data.rows import Row
 
 IGNORED = -100
 """The label of a token that does not count in the loss, as in torch and transformers."""

@@ -1,8 +1,11 @@
-"""Whether two records can be compared: refuse other rows, and note other settings."""
+"""What two records have in common: refuse other rows, note other settings, select equal parts."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from mpu_cli.errors import BadDataError
 from mpu_cli.evaluation.prompt_format import describe_difference
@@ -102,3 +105,36 @@ def _settings_of_checks(*records: Record) -> list[str]:
             for setting in settings
         )
     )
+
+
+def same_numbers(first: Record, other: Record) -> tuple[Record, Record]:
+    """Both records with numbers for the same rows: one row's number alone gives no difference."""
+    gaps = {
+        key: np.isnan(values) | np.isnan(other.columns[key])
+        for key, values in first.columns.items()
+    }
+    reasons = {**other.left_out, **first.left_out}
+
+    def masked(record: Record) -> Record:
+        columns = {
+            key: np.where(gaps[key], np.nan, values) for key, values in record.columns.items()
+        }
+        return replace(record, columns=columns, left_out=reasons)
+
+    return masked(first), masked(other)
+
+
+def common_part(record: Record, other: Record) -> Record:
+    """The record without sets and columns that the other one lacks.
+
+    A set is multiple choice if it is so in either record.
+    """
+    columns = {key: values for key, values in record.columns.items() if key in other.columns}
+    sets = {
+        name: replace(
+            info, multiple_choice=info.multiple_choice or other.sets[name].multiple_choice
+        )
+        for name, info in record.sets.items()
+        if name in other.sets
+    }
+    return replace(record, columns=columns, sets=sets)

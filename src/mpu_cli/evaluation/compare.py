@@ -9,14 +9,14 @@ choice of training seeds; for that, compare records of several seeds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from mpu_cli.errors import UsageError
 from mpu_cli.evaluation.columns import Columns
-from mpu_cli.evaluation.comparable import notes_on_difference
+from mpu_cli.evaluation.comparable import common_part, notes_on_difference, same_numbers
 from mpu_cli.evaluation.key_numbers import direction
 from mpu_cli.evaluation.metric import keys_used
 from mpu_cli.evaluation.metrics import model_metrics, row_metrics
@@ -98,7 +98,7 @@ class _Baseline:
         """The values before unlearning, on the same sets; the model's only if no set is missing."""
         if self.before is None:
             return {}
-        same = _common(self.before, first)
+        same = common_part(self.before, first)
         values = statistics(same.view(self.retain_record), model_metrics())[0]
         complete = set(same.sets) == set(first.sets)
         return {key: value for key, value in values.items() if key[0] != MODEL or complete}
@@ -166,7 +166,7 @@ def compare(
 
 
 def _lines(first: Record, other: Record, baseline: _Baseline) -> tuple[Line, ...]:
-    pair = _same_numbers(_common(first, other), _common(other, first))
+    pair = same_numbers(common_part(first, other), common_part(other, first))
     views = [record.view(baseline.retain_record) for record in pair]
     values, others = (statistics(view, model_metrics())[0] for view in views)
     sizes = {name: info.rows for name, info in pair[0].sets.items()}
@@ -245,39 +245,6 @@ def _rows(views: Sequence[Columns], key: tuple[str, str]) -> int:
 
 def _numbers(column: Array) -> int:
     return int((~np.isnan(column)).sum())
-
-
-def _same_numbers(first: Record, other: Record) -> tuple[Record, Record]:
-    """Both records with numbers for the same rows: one row's number alone gives no difference."""
-    gaps = {
-        key: np.isnan(values) | np.isnan(other.columns[key])
-        for key, values in first.columns.items()
-    }
-    reasons = {**other.left_out, **first.left_out}
-
-    def masked(record: Record) -> Record:
-        columns = {
-            key: np.where(gaps[key], np.nan, values) for key, values in record.columns.items()
-        }
-        return replace(record, columns=columns, left_out=reasons)
-
-    return masked(first), masked(other)
-
-
-def _common(record: Record, other: Record) -> Record:
-    """The record without sets and columns that the other one lacks.
-
-    A set is multiple choice if it is so in either record.
-    """
-    columns = {key: values for key, values in record.columns.items() if key in other.columns}
-    sets = {
-        name: replace(
-            info, multiple_choice=info.multiple_choice or other.sets[name].multiple_choice
-        )
-        for name, info in record.sets.items()
-        if name in other.sets
-    }
-    return replace(record, columns=columns, sets=sets)
 
 
 def labels(names: Sequence[str]) -> list[str]:

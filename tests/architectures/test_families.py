@@ -357,7 +357,11 @@ def test_a_familys_file_is_read_strictly():
         (good + "attention: {q: null}", "either q, k and v, or qkv"),
         (good + "attention: {qk_nrom: full}", "unknown key 'qk_nrom', did you mean qk_norm"),
         (good + "attention: null", "one of attention and latent_attention is needed"),
-        (good + "latent_attention: {q: q}", "one of attention and latent_attention is needed"),
+        (
+            text_of("deepseek-v2") + "attention: {qkv: qkv, o: o, rope: half}",
+            "one of attention and latent_attention is needed",
+        ),
+        ("model_types: [x]\nlayers: x\nnorms: []\noutside: {embedding: e}\ntiny: {}", "key 'ffn'"),
         (good + "ffn: {dense: {dawn: d}}", "ffn, dense: unknown key 'dawn', did you mean down"),
         (good + "ffn: {dense: {down: null}}", "ffn, dense: key 'down' is missing"),
         (good + "attention: {q_norm: q_norm}", "q_norm and qk_norm, its kind, need each other"),
@@ -387,7 +391,7 @@ def test_undeclared_means_not_used(tiny_pair):
         "qk_signed_permutation",
     }
     assert silent["head_permutation"].reason == "alibi is not stated"
-    excluded = read("except: {head_permutation: heads are counted}")["head_permutation"]
+    excluded = read("excluded: {head_permutation: heads are counted}")["head_permutation"]
     assert (excluded.kind, excluded.reason) == ("invalid", "heads are counted")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -27,11 +27,6 @@ from mpu_cli.registry import Registry, warn
 
 FAMILIES = Path(__file__).parent / "families"
 PRESETS = FAMILIES / "_presets.yaml"
-_REQUIRED = ("model_types", "layers", "ffn", "norms", "outside", "tiny")
-_OPTIONAL = (
-    *("extends", "when", "config", "sizes", "storage", "attention", "latent_attention"),
-    *("sometimes", "left_alone", "defaults", "except", "check"),
-)
 _OUTSIDE = ("embedding", "final_norm", "head", "positions", "project_in", "project_out")
 _MAPS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sizes": (("layers", "hidden", "heads", "kv_heads", "head_dim"), ()),
@@ -53,15 +48,15 @@ class Family:
     outside: Mapping[str, str]
     tiny: Mapping[str, Mapping[str, Any]]
     """Tiny configurations to test with, by a name."""
-    sometimes: tuple[str, ...]
+    sometimes: tuple[str, ...] = ()
     """Like `norms`, but only some configurations or layers have them."""
-    excluded: Mapping[str, str]
+    excluded: Mapping[str, str] = field(default_factory=dict)
     """Reasons by transform, where no fact says that the transform must not be used."""
     attention: Attention | None = None
     latent_attention: LatentAttention | None = None
     config: str | None = None
     """Key of config.json under which the language model's own configuration is."""
-    storage: str = "out_in"
+    storage: Literal["out_in", "in_out"] = "out_in"
     when: Mapping[str, Any] = field(default_factory=dict)
     sizes: Mapping[str, str | int] = field(default_factory=dict)
     left_alone: Mapping[str, str] = field(default_factory=dict)
@@ -70,6 +65,11 @@ class Family:
     """The values that transformers assumes for keys that config.json does not have."""
     check: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What config.json must say for a model of one dense, or of one sparse, layer."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless there is one section for attention."""
+        if (self.attention is None) == (self.latent_attention is None):
+            raise ValueError("one of attention and latent_attention is needed")
 
     def language(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """The language model's part of a config.json, with the defaults of transformers."""
@@ -97,33 +97,26 @@ def parse_family(name: str, text: str) -> Family:
     Raises:
         ValueError: a key is unknown (the nearest is named) or missing, or a value is bad.
     """
-    where = f"{name}.yaml"
-    own = yaml.safe_load(text)
-    check_keys(own, where, (*_REQUIRED, *_OPTIONAL))
+    where, own = f"{name}.yaml", yaml.safe_load(text)
+    if not isinstance(own, dict):
+        raise ValueError(f"{where}: expected a map")
     data: dict[str, Any] = {}
     for preset in own.pop("extends", ()):
         check_keys({preset: None}, f"{where}, extends", presets())
         data = _laid_over(data, presets()[preset])
     data = _laid_over(data, own)
-    check_keys(data, where, (*_REQUIRED, *_OPTIONAL), _REQUIRED)
-    for section, (known, required) in _MAPS.items():
-        if section in data:
-            check_keys(data[section], f"{where}, section {section}", known, required)
-    if data.get("storage", "out_in") not in ("out_in", "in_out"):
-        raise ValueError(f"{where}: storage must be out_in or in_out")
-    if ("attention" in data) == ("latent_attention" in data):
-        raise ValueError(f"{where}: one of attention and latent_attention is needed")
+    for section in data.keys() & _MAPS.keys():
+        check_keys(data[section], f"{where}, section {section}", *_MAPS[section])
     for section, cls in (("attention", Attention), ("latent_attention", LatentAttention)):
         if section in data:
             data[section] = parse_section(cls, data[section], f"{where}, section {section}")
-    data["ffn"] = [
-        parse_section(FeedForward, block, f"{where}, section ffn, {block_name}")
-        for block_name, block in data["ffn"].items()
-    ]
-    data["excluded"] = data.pop("except", {})
-    for key in ("model_types", "ffn", "norms", "sometimes"):
-        data[key] = tuple(data.get(key, ()))
-    return Family(name=name, **data)
+    if "ffn" in data:
+        data["ffn"] = [
+            parse_section(FeedForward, block, f"{where}, section ffn, {block_name}")
+            for block_name, block in data["ffn"].items()
+        ]
+    family: Family = parse_section(Family, {"name": name, **data}, where)
+    return family
 
 
 @cache

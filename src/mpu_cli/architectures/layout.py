@@ -76,6 +76,11 @@ class LayerLayout:
     """What the layer is (`sections.FACTS`); None and absent facts are unknown."""
 
     @property
+    def roles(self) -> set[str]:
+        """The roles of its slots, `ffn`, and `experts` if it has any."""
+        return {*self.slots, "ffn", *(("experts",) if self.experts else ())}
+
+    @property
     def group(self) -> str:
         """The name under which this layer's σ and offset are recorded."""
         return f"layer {self.index}"

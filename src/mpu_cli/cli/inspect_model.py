@@ -130,8 +130,8 @@ class ModelReport:
         """The layers that a valid transform changes."""
         if self.statuses[name].kind != "valid":
             return []
-        acts_on = load(name).acts_on
-        return [layer.index for layer in self.layout.layers if acts_on(layer)]
+        role = load(name).ACTS_ON
+        return [layer.index for layer in self.layout.layers if role in layer.roles]
 
     def _transforms(self) -> RenderableType:
         rows = []

@@ -19,7 +19,7 @@ from mpu_cli.registry import Registry, did_you_mean
 if TYPE_CHECKING:
     from mpu_cli.architectures.layout import LayerLayout
     from mpu_cli.server.secrets.randomness import IntegerStream
-    from mpu_cli.server.transforms.draw import DrawnTransform
+    from mpu_cli.server.transforms.draw import Reparameterization
 
 REPARAMETERIZATIONS = ("signed-permutation", "rotation", "paper-rotation", "none")
 """The choices of `--reparam`. Like the authors, `paper-rotation` has no signs in feed-forwards."""
@@ -46,16 +46,14 @@ class Transform(Protocol):
     """By reparameterization."""
     NEEDS: Mapping[str, Collection[str]]
     """By fact (`architectures.sections.FACTS`), the values with which it keeps the function."""
+    ACTS_ON: str
+    """The role (`LayerLayout.roles`) without which a layer has nothing for it to move."""
     EXACT: bool
     """Whether undoing it returns the same bits in any dtype."""
     EQUIVARIANT: frozenset[str]
     """Optimizers under which training commutes with it, so that κ = 0 returns the plain update."""
 
-    def acts_on(self, layer: LayerLayout) -> bool:
-        """Whether a layer has anything for it to move."""
-        ...
-
-    def draw(self, layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
+    def draw(self, layer: LayerLayout, stream: IntegerStream) -> Reparameterization:
         """Draw one random transform of a layer."""
         ...
 
@@ -68,7 +66,7 @@ def load(name: str) -> Transform:
             exist.
     """
     module = import_module(f"{__name__}.kinds.{name}")
-    for attribute in ("USES", "NEEDS", "EXACT", "EQUIVARIANT", "acts_on", "draw"):
+    for attribute in ("USES", "NEEDS", "EXACT", "EQUIVARIANT", "ACTS_ON", "draw"):
         if not hasattr(module, attribute):
             raise ValueError(f"declares no {attribute}")
     transform = cast(Transform, module)

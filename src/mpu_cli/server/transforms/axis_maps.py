@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,28 +16,6 @@ from mpu_cli.architectures.layout import Index, Slot
 
 if TYPE_CHECKING:
     import torch
-
-
-class AxisMap(Protocol):
-    """An orthogonal map along one axis."""
-
-    @property
-    def axis(self) -> int:
-        """The axis along which it acts."""
-        ...
-
-    @property
-    def exact(self) -> bool:
-        """Whether applying the map and its inverse returns the same bits in any dtype."""
-        ...
-
-    def apply(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return a new tensor."""
-        ...
-
-    def inverse(self) -> AxisMap:
-        """The map that undoes this one."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +109,10 @@ class PlaneRotation:
     def inverse(self) -> PlaneRotation:
         """The rotation by the negative angles."""
         return PlaneRotation(self.axis, self.first, self.second, -self.angle)
+
+
+AxisMap = SignedPermutation | PlaneRotation
+"""An orthogonal map along one axis; `exact` ones return the same bits when they are inverted."""
 
 
 def on_slots(

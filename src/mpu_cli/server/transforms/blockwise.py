@@ -77,13 +77,7 @@ class BlockwiseTransform:
     def apply(
         self, block: torch.Tensor, start: int, out: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """T of a block of θ, ordered by `places`.
-
-        Args:
-            block: θ's rows from `start`, (rows, columns).
-            start: number of the first row.
-            out: is filled and returned; by default a new tensor is.
-        """
+        """T of θ's rows from `start`, (rows, columns), ordered by `places`; fills `out` if given."""
         order = None if self._place is None else np.argsort(self._place[start : start + len(block)])
         moved = _selected(self._turned(block, start, back=False), order, self._source[1], out)
         for sign in self._signs(start, len(block), moved.dtype):
@@ -93,13 +87,7 @@ class BlockwiseTransform:
     def invert(
         self, block: torch.Tensor, start: int, out: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """T⁻¹ of the copy's rows at `places`, as θ's rows from `start`.
-
-        Args:
-            block: the copy's rows, (rows, columns); its numbers may change.
-            start: number of the first row of θ.
-            out: is filled and returned; by default a new tensor is.
-        """
+        """T⁻¹ of the copy's rows at `places`, as θ's rows from `start`; `block` may change."""
         for sign in self._signs(start, len(block), block.dtype):
             block.mul_(sign)
         order = (

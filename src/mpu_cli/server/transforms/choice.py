@@ -62,7 +62,7 @@ def _order(transform: Transform) -> tuple[int, int]:
 
 
 def _status(name: str, transform: Transform, layout: ModelLayout) -> Status:
-    layers = [layer for layer in layout.layers if transform.acts_on(layer)]
+    layers = [layer for layer in layout.layers if transform.ACTS_ON in layer.roles]
     if not layers:
         return Status("none")
     if name in layout.excluded:

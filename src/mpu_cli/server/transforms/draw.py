@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -17,20 +17,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnTransform:
-    """One transform of one layer, by the names of θ's tensors."""
+class Reparameterization:
+    """One transform of one layer, or all of them (T_k), by the names of θ's tensors."""
 
-    maps: Mapping[str, list[AxisMap]]
+    maps: Mapping[str, Sequence[AxisMap]]
+    """In the order of application."""
     targets: Mapping[str, str] = field(default_factory=dict)
     """For tensors that change places whole (experts): the name in the copy, by the name in θ."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reparameterization:
-    """T_k of one layer, by the names of θ's tensors: its axis maps are applied in order."""
-
-    maps: Mapping[str, tuple[AxisMap, ...]]
-    targets: Mapping[str, str] = field(default_factory=dict)
 
     def target(self, name: str) -> str:
         """The name of T(θ's tensor `name`) in the copy."""
@@ -58,7 +51,7 @@ def draw_layer(
     names: tuple[str, ...], layer: LayerLayout, master: bytes, draw_id: str, position: int
 ) -> Reparameterization:
     """T_k of one layer for the copy at `position` (from 0) of a draw: a function of the secret."""
-    maps: dict[str, tuple[AxisMap, ...]] = {}
+    maps: dict[str, list[AxisMap]] = {}
     targets: dict[str, str] = {}
     for name in names:
         stream = IntegerStream(
@@ -66,7 +59,7 @@ def draw_layer(
         )
         drawn = load(name).draw(layer, stream)
         for tensor, steps in drawn.maps.items():
-            maps[tensor] = (*maps.get(tensor, ()), *steps)
+            maps.setdefault(tensor, []).extend(steps)
         targets.update(drawn.targets)  # no two transforms move the same tensor
     return Reparameterization(maps, targets)
 

@@ -7,22 +7,22 @@ import numpy as np
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
-from mpu_cli.server.transforms.draw import DrawnTransform
+from mpu_cli.server.transforms.draw import Reparameterization
 
 
 def permute_inside(
     layer: LayerLayout, stream: IntegerStream, roles: tuple[str, str]
-) -> DrawnTransform:
+) -> Reparameterization:
     """Draw one signed permutation per key-value head for both roles.
 
     The transform is empty if the layer has no such coordinates.
     """
     slots = [slot for role in roles for slot in layer.slots.get(role, ())]
     if not slots:
-        return DrawnTransform({})
+        return Reparameterization({})
     kv_heads, size = slots[0].index.shape[0], slots[0].index.shape[-1]
     source = np.stack([stream.permutation(size) for _ in range(kv_heads)])
     sign = stream.signs(kv_heads * size).reshape(kv_heads, size)
     maps: dict[str, list[AxisMap]] = {}
     on_slots(slots, lambda slot: SignedPermutation.inside_heads(slot, source, sign), maps)
-    return DrawnTransform(maps)
+    return Reparameterization(maps)

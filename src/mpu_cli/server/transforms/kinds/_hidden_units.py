@@ -10,10 +10,10 @@ import numpy as np
 from mpu_cli.architectures.layout import LayerLayout, Slot
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
-from mpu_cli.server.transforms.draw import DrawnTransform
+from mpu_cli.server.transforms.draw import Reparameterization
 
 
-def permute_units(layer: LayerLayout, stream: IntegerStream, *, signed: bool) -> DrawnTransform:
+def permute_units(layer: LayerLayout, stream: IntegerStream, *, signed: bool) -> Reparameterization:
     """Permute gate, up and down alike; `signed` also changes signs of up and down alike."""
     maps: dict[str, list[AxisMap]] = {}
     for ffn in layer.ffns:
@@ -23,7 +23,7 @@ def permute_units(layer: LayerLayout, stream: IntegerStream, *, signed: bool) ->
         for role, slots in ffn.items():
             flips = sign if role in {"down", _linear_branch(ffn)} else np.ones_like(sign)
             on_slots(slots, partial(SignedPermutation.on_slot, source=order, sign=flips), maps)
-    return DrawnTransform(maps)
+    return Reparameterization(maps)
 
 
 def _linear_branch(ffn: Mapping[str, tuple[Slot, ...]]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mpu_cli.architectures.layout import Index, LayerLayout
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
-from mpu_cli.server.transforms.draw import DrawnTransform
+from mpu_cli.server.transforms.draw import Reparameterization
 
 
 def turned_heads(layer: LayerLayout) -> int:
@@ -19,10 +19,10 @@ def turned_heads(layer: LayerLayout) -> int:
     return layer.slots["k"][0].index.shape[0] if "k" in layer.slots else 0
 
 
-def turn(layer: LayerLayout, quarters: Index) -> DrawnTransform:
+def turn(layer: LayerLayout, quarters: Index) -> Reparameterization:
     """Turn plane p of key g, and of all query heads that use this key, by quarters[g, p] · 90°."""
     if "k" not in layer.slots:
-        return DrawnTransform({})
+        return Reparameterization({})
     heads, size = layer.slots["k"][0].index.shape
     first, second = layer.planes[:, 0], layer.planes[:, 1]
     source = np.tile(np.arange(size), (heads, 1))
@@ -45,4 +45,4 @@ def turn(layer: LayerLayout, quarters: Index) -> DrawnTransform:
             partial(SignedPermutation.inside_heads, source=source, sign=signs),
             maps,
         )
-    return DrawnTransform(maps)
+    return Reparameterization(maps)

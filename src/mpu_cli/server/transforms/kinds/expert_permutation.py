@@ -9,25 +9,21 @@ from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms import EVERY_OPTIMIZER, Use
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
-from mpu_cli.server.transforms.draw import DrawnTransform
+from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.kinds._groups import draw_grouped, source
 
 USES = dict.fromkeys(("signed-permutation", "rotation", "paper-rotation"), Use(60))
 NEEDS = {"routing": {"scores"}}
+ACTS_ON = "experts"
 EXACT = True
 EQUIVARIANT = EVERY_OPTIMIZER
 
 
-def acts_on(layer: LayerLayout) -> bool:
-    """Layers with experts."""
-    return layer.experts is not None
-
-
-def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
+def draw(layer: LayerLayout, stream: IntegerStream) -> Reparameterization:
     """The output is a sum over experts, weighted by the router's rows: their order is arbitrary."""
     experts = layer.experts
     if experts is None:
-        return DrawnTransform({})
+        return Reparameterization({})
     shape = (experts.groups, experts.count // experts.groups)
     came_from = source(shape, *draw_grouped(stream, *shape))
     maps: dict[str, list[AxisMap]] = {}
@@ -36,4 +32,4 @@ def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
     if experts.tensors:
         for place, old in enumerate(came_from.ravel().tolist()):
             targets.update(zip(experts.tensors[old], experts.tensors[place], strict=True))
-    return DrawnTransform(maps, targets)
+    return Reparameterization(maps, targets)

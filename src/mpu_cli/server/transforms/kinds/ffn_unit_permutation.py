@@ -5,7 +5,7 @@ from __future__ import annotations
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms import EVERY_OPTIMIZER, Use
-from mpu_cli.server.transforms.draw import DrawnTransform
+from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.kinds._hidden_units import permute_units
 
 USES = {
@@ -14,15 +14,11 @@ USES = {
     "paper-rotation": Use(50),
 }
 NEEDS = {"activation": {"elementwise"}}
+ACTS_ON = "ffn"
 EXACT = True
 EQUIVARIANT = EVERY_OPTIMIZER
 
 
-def acts_on(layer: LayerLayout) -> bool:
-    """Every layer has a feed-forward."""
-    return True
-
-
-def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
+def draw(layer: LayerLayout, stream: IntegerStream) -> Reparameterization:
     """The output is a sum over hidden units, so their order is arbitrary."""
     return permute_units(layer, stream, signed=False)

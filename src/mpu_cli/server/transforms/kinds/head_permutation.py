@@ -6,22 +6,18 @@ from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms import EVERY_OPTIMIZER, Use
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
-from mpu_cli.server.transforms.draw import DrawnTransform
+from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.kinds._facts import ANY_QK_NORM
 from mpu_cli.server.transforms.kinds._groups import draw_grouped, source
 
 USES = {"signed-permutation": Use(10)}
 NEEDS = {"alibi": {"none"}, "qk_norm": ANY_QK_NORM, "qk_norm_bias": {"none"}}
+ACTS_ON = "v"
 EXACT = True
 EQUIVARIANT = EVERY_OPTIMIZER
 
 
-def acts_on(layer: LayerLayout) -> bool:
-    """Every layer has heads."""
-    return True
-
-
-def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
+def draw(layer: LayerLayout, stream: IntegerStream) -> Reparameterization:
     """Query head h uses key-value head h // G, so the G query heads of a group stay together."""
     kv_heads, group, _ = layer.slots["query_heads"][0].index.shape
     order, inside = draw_grouped(stream, kv_heads, group)
@@ -47,4 +43,4 @@ def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
                 tensors[old]: place
                 for place, old in zip(tensors, came_from.ravel().tolist(), strict=True)
             }
-    return DrawnTransform(maps, targets)
+    return Reparameterization(maps, targets)

@@ -15,23 +15,19 @@ from mpu_cli.architectures.layout import Index, LayerLayout, rope_planes
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms import Use
 from mpu_cli.server.transforms.axis_maps import AxisMap, PlaneRotation
-from mpu_cli.server.transforms.draw import DrawnTransform
+from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.kinds._plane_turns import turned_heads
 
 USES = dict.fromkeys(("rotation", "paper-rotation"), Use(20, required=True))
 NEEDS = {"qk_norm": {"none"}, "clip": {"none"}, "v_norm": {"none"}}
+ACTS_ON = "v"
 EXACT = False
 EQUIVARIANT = frozenset({"sgd", "adam-mini", "muon"})
 
 _STEPS = 1 << 32
 
 
-def acts_on(layer: LayerLayout) -> bool:
-    """Every layer has values."""
-    return True
-
-
-def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
+def draw(layer: LayerLayout, stream: IntegerStream) -> Reparameterization:
     """The angles of q and k cancel in their dot product, those of v and o in the output.
 
     v and o have other angles than q and k where they have other planes: in layers without RoPE and
@@ -47,7 +43,7 @@ def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
         planes = rope_planes("half", size)
         angles = _angles(stream, kv_heads, len(planes))
     _turn(layer, ("v", "o"), planes, angles, maps)
-    return DrawnTransform(maps)
+    return Reparameterization(maps)
 
 
 def _angles(stream: IntegerStream, heads: int, planes: int) -> np.ndarray:

@@ -10,28 +10,24 @@ from mpu_cli.architectures.layout import Index, LayerLayout, Slot
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms import EVERY_OPTIMIZER, Use
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
-from mpu_cli.server.transforms.draw import DrawnTransform
+from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.kinds._facts import ANY_CLIP, ANY_QK_NORM
 
 USES = {"signed-permutation": Use(20, choice=2)}
 NEEDS = {"qk_norm": ANY_QK_NORM, "qk_norm_bias": {"none"}, "clip": ANY_CLIP}
+ACTS_ON = "v"
 EXACT = True
 EQUIVARIANT = EVERY_OPTIMIZER
 
 
-def acts_on(layer: LayerLayout) -> bool:
-    """Every layer has queries and keys."""
-    return True
-
-
-def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
+def draw(layer: LayerLayout, stream: IntegerStream) -> Reparameterization:
     """The signs of a key and of its queries cancel; a norm without a bias is an odd function."""
     roles = ("q", "k") if "k" in layer.slots else ("q_free", "k_free")
     slots = [slot for role in roles for slot in layer.slots[role]]
     sign = stream.signs(slots[0].index.shape[0])
     maps: dict[str, list[AxisMap]] = {}
     on_slots(slots, partial(_flipped, sign=sign), maps)
-    return DrawnTransform(maps)
+    return Reparameterization(maps)
 
 
 def _flipped(slot: Slot, sign: Index) -> SignedPermutation:

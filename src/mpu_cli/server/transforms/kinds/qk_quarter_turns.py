@@ -5,7 +5,7 @@ from __future__ import annotations
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms import EVERY_OPTIMIZER, Use
-from mpu_cli.server.transforms.draw import DrawnTransform
+from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.kinds._facts import ANY_CLIP
 from mpu_cli.server.transforms.kinds._plane_turns import turn, turned_heads
 
@@ -16,16 +16,12 @@ NEEDS = {
     "qk_norm_bias": {"none"},
     "clip": ANY_CLIP,
 }
+ACTS_ON = "k"
 EXACT = True
 EQUIVARIANT = EVERY_OPTIMIZER
 
 
-def acts_on(layer: LayerLayout) -> bool:
-    """Layers with RoPE."""
-    return "k" in layer.slots
-
-
-def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
+def draw(layer: LayerLayout, stream: IntegerStream) -> Reparameterization:
     """Nothing between the projection and RoPE may treat the two entries of a plane differently."""
     heads, planes = turned_heads(layer), len(layer.planes)
     return turn(layer, stream.below(4, heads * planes).reshape(heads, planes))

@@ -5,21 +5,17 @@ from __future__ import annotations
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms import EVERY_OPTIMIZER, Use
-from mpu_cli.server.transforms.draw import DrawnTransform
+from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.kinds._facts import ANY_CLIP
 from mpu_cli.server.transforms.kinds._heads import permute_inside
 
 USES = {"signed-permutation": Use(30)}
 NEEDS = {"qk_norm": {"none"}, "clip": ANY_CLIP}
+ACTS_ON = "k_free"
 EXACT = True
 EQUIVARIANT = EVERY_OPTIMIZER
 
 
-def acts_on(layer: LayerLayout) -> bool:
-    """Layers in which RoPE leaves coordinates of q and k alone."""
-    return "k_free" in layer.slots
-
-
-def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
+def draw(layer: LayerLayout, stream: IntegerStream) -> Reparameterization:
     """A dot product allows it, unless a norm treats the coordinates differently."""
     return permute_inside(layer, stream, ("k_free", "q_free"))

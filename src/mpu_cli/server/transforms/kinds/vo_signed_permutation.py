@@ -5,21 +5,17 @@ from __future__ import annotations
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms import EVERY_OPTIMIZER, Use
-from mpu_cli.server.transforms.draw import DrawnTransform
+from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.kinds._facts import ANY_CLIP
 from mpu_cli.server.transforms.kinds._heads import permute_inside
 
 USES = {"signed-permutation": Use(40)}
 NEEDS = {"v_norm": {"none"}, "clip": ANY_CLIP}
+ACTS_ON = "v"
 EXACT = True
 EQUIVARIANT = EVERY_OPTIMIZER
 
 
-def acts_on(layer: LayerLayout) -> bool:
-    """Every layer has values."""
-    return True
-
-
-def draw(layer: LayerLayout, stream: IntegerStream) -> DrawnTransform:
+def draw(layer: LayerLayout, stream: IntegerStream) -> Reparameterization:
     """Attention averages values, so o can undo the map; the bias of v moves with v."""
     return permute_inside(layer, stream, ("v", "o"))

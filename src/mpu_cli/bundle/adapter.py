@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from mpu_cli.bundle.schema import MAX_RANK, TENSOR_PATTERN, FieldReader
 from mpu_cli.checkpoint.header import TensorInfo, read_header
 from mpu_cli.checkpoint.model import ADAPTER_CONFIG as ADAPTER_CONFIG
@@ -24,6 +21,9 @@ from mpu_cli.checkpoint.model import blocks
 from mpu_cli.errors import BadBundleError, BadModelError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from mpu_cli.checkpoint.low_rank import Tensor
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -32,7 +32,7 @@ MAX_CONFIG_BYTES = 16 << 20
 PEFT_PREFIX = "base_model.model."
 _NAME = re.compile(re.escape(PEFT_PREFIX) + r"([!-~]{1,200})\.lora_([AB])\.weight")
 _DTYPES = ("F32", "BF16")
-_LARGEST = float(np.finfo(np.float32).max)
+_LARGEST = (2 - 2**-23) * 2.0**127  # the largest float32
 _MAKE_AGAIN = "make the update with mpu unlearn or mpu diff"
 _FIXED: dict[str, Any] = {
     "base_model_name_or_path": None,
@@ -249,6 +249,8 @@ def changes_of(pairs: Pairs, scale: float, *, transposed: bool) -> dict[str, Low
 
 def _largest(info: TensorInfo) -> float:
     """The largest magnitude of a tensor's entries; infinite if it holds a NaN."""
+    import numpy as np
+
     largest = 0.0
     for block in blocks(info):
         if info.dtype == "BF16":

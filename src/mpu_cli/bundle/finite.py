@@ -9,8 +9,6 @@ from functools import partial
 from math import isfinite
 from pathlib import Path
 
-import numpy as np
-
 from mpu_cli.checkpoint.buffers import read_pieces
 from mpu_cli.checkpoint.digest import (
     HASHERS,
@@ -39,6 +37,8 @@ def all_finite(dtype: str, block: memoryview) -> bool:
     """Whether a block of whole entries holds neither NaN nor infinity; true for integer dtypes."""
     if dtype not in _EXPONENTS:
         return True
+    import numpy as np
+
     if dtype == "F32":
         # A cheap first pass: if the sum is finite, every entry is.
         with np.errstate(all="ignore"):

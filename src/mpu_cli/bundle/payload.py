@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from mpu_cli.architectures.projections import Projections
 from mpu_cli.bundle.adapter import ADAPTER_CONFIG, LowRankChange, open_adapter
 from mpu_cli.bundle.finite import FileNumbers, not_finite
@@ -19,6 +16,9 @@ from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.errors import GateError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from mpu_cli.checkpoint.low_rank import Tensor
 
 

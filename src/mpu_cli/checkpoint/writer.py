@@ -16,13 +16,15 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from queue import Queue
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from mpu_cli.checkpoint.header import FLOAT_DTYPES, TensorInfo, file_order
 from mpu_cli.checkpoint.model import INDEX_FILE
 from mpu_cli.checkpoint.settings import DEFAULT_SHARD_BYTES
 from mpu_cli.checkpoint.shard_file import ShardFile
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _QUEUED = 2
 """The number of blocks that may wait for the disk."""
@@ -141,6 +143,8 @@ class CheckpointWriter:
         """Write whole rows of a tensor (first axes flattened); `rows` ascends like `block`."""
         shard, start, size = self._places[name]
         width = len(block) // len(rows)
+        import numpy as np  # not above: whoever only reads imports this module, too
+
         # Write consecutive rows at once.
         first = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
         offsets = (start + rows[first] * width).tolist()

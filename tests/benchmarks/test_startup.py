@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import startup
@@ -24,10 +25,8 @@ def test_reading_a_command_line_costs_what_typer_costs(name):
 NOT_FOR_HELP = {"numpy", "yaml", "torch", "pydantic", "rich.console", "cryptography"}
 
 
-@pytest.mark.parametrize("name", startup.command_lines())
-def test_what_reading_a_command_line_imports(name):
-    """Only what typer imports; of the commands only the one that is named."""
-    light = startup.command_lines()[name]
+def imported_by(light: startup.Light) -> set[str]:
+    """The modules that a command has imported when it ends."""
     code = (
         "import atexit, sys; from mpu_cli.__main__ import main;"
         " atexit.register(lambda: print(*sys.modules, sep='\\n', file=sys.stderr)); main()"
@@ -40,13 +39,34 @@ def test_what_reading_a_command_line_imports(name):
         env=os.environ | light.environment,
     )
     assert done.returncode == light.exit_code
-    imported = set(done.stderr.splitlines())
+    return set(done.stderr.splitlines())
+
+
+@pytest.mark.parametrize("name", startup.command_lines())
+def test_what_reading_a_command_line_imports(name):
+    """Only what typer imports; of the commands only the one that is named."""
+    light = startup.command_lines()[name]
+    imported = imported_by(light)
     assert "mpu_cli.cli.app" in imported
     assert not imported & NOT_FOR_HELP
     commands = {module for module in imported if module.startswith("mpu_cli.cli.commands.")}
     assert commands == {
         f"mpu_cli.cli.commands.{word}" for word in light.arguments if word == "perturb"
     }
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.mark.parametrize(
+    "line", ["inspect handoff-v1", "inspect update-v1", "inspect secret-v1", "verify secret-v1"]
+)
+def test_what_reads_no_numbers_imports_no_numpy(line):
+    """Manifests, headers and records are texts."""
+    command, name = line.split()
+    imported = imported_by(startup.Light((command, str(GOLDEN / name)), "", 0))
+    assert f"mpu_cli.cli.commands.{command}" in imported
+    assert not imported & {"numpy", "torch", "scipy", "transformers"}
 
 
 @pytest.mark.parametrize(

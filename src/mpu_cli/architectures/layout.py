@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-Index = npt.NDArray[np.int64]
+Index: TypeAlias = "npt.NDArray[np.int64]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,8 @@ class ModelLayout:
 
 def rope_planes(layout: str, rotary: int) -> Index:
     """RoPE planes of a head, (P, 2), i < r/2: (i, i + r/2) for `half`, else (2i, 2i + 1)."""
+    import numpy as np
+
     first = np.arange(rotary // 2)
     if layout == "half":
         return np.stack([first, first + rotary // 2], axis=1)

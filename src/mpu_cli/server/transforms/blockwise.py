@@ -77,7 +77,7 @@ class BlockwiseTransform:
     def apply(
         self, block: torch.Tensor, start: int, out: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """T of θ's rows from `start`, (rows, columns), ordered by `places`; fills `out` if given."""
+        """T of θ's rows from `start`, (rows, columns), ordered by `places`; `out` is optional."""
         order = None if self._place is None else np.argsort(self._place[start : start + len(block)])
         moved = _selected(self._turned(block, start, back=False), order, self._source[1], out)
         for sign in self._signs(start, len(block), moved.dtype):

@@ -4,13 +4,13 @@
 
 Runs the protocol end to end (perturb → train every copy → diff → aggregate) on the demo's model and
 data with a plain training loop, and prints ‖Δ̄ − Δ‖ / ‖Δ‖ against the noise-free Δ, median over
-draws, with log-log slopes. The claims (docs/design.md, Promises), offset 0 and a smooth optimizer: slope
-about 1 with one copy, 2 with harmonic denoising, m with extrapolation; with an offset it is 1
-whatever is done (--offset takes c relative to κ). About 80 seconds on one core.
+draws, with log-log slopes. The claims (docs/design.md, Promises), for offset 0 and a smooth
+optimizer: slope about 1 with one copy, 2 with harmonic denoising, m with extrapolation. With an
+offset the slope is always 1 (--offset is c relative to κ). About 80 seconds on one core.
 
-Norm weights stay as they are unless --train-norms is given. With --memorised the rows are in the
-very words that the model knows by heart: its loss is then so sharply curved that κ = .3 (noise of
-12 % of the weights at α = 2) leaves the range of the second-order claim (docs/log.md).
+Norm weights stay as they are unless --train-norms is given. With --memorised the rows have the
+exact words that the model has memorised: its loss is then so sharply curved that κ = .3 (noise of
+12 % of the weights at α = 2) is outside the range of the second-order claim (docs/log.md).
 """
 
 from __future__ import annotations

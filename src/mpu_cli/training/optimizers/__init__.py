@@ -4,9 +4,9 @@ Adding one touches only its own file.
 
 A file `some_name.py` defines one function under the `optimizer` decorator, which says where the
 optimizer comes from and whether its update is smooth in the gradient. That decides whether
-denoising works (docs/design.md, Protocol): the first-order error of the copies cancels only through a
-smooth update. On the command line it is `some-name`. Files whose names begin with an underscore are
-shared by the others.
+denoising works (docs/design.md, Protocol): the first-order error of the copies cancels only
+through a smooth update. On the command line it is `some-name`. Files whose names begin with an
+underscore are shared by the others.
 """
 
 from __future__ import annotations

@@ -31,20 +31,20 @@ def require_room_to_train(
     """
     if not this_process().is_first:
         return
-    kept = WorkDirectory(out, job.keeping)
+    work = WorkDirectory(out, job.keeping)
     needed = estimate(
         model,
         job.recipe.settings,
         job.delta_dtype,
         lora=job.recipe.lora,
         processes=this_process().size,
-        checkpoints=kept.wants_checkpoints,
+        checkpoints=work.wants_checkpoints,
     )
     name, result = (
         ("an update", needed["disk_bytes"]) if model_bytes is None else ("a model", model_bytes)
     )
     result, checkpoints = result + needed["temporary_disk_bytes"], needed["checkpoint_disk_bytes"]
-    if same_disk(out, kept.path):
+    if same_disk(out, work.path):
         what = f"{name} with the checkpoints on the way" if checkpoints else name
         require_space(out, result + checkpoints, what)
         return
@@ -52,7 +52,7 @@ def require_room_to_train(
     # Finished copies wait there for the others; on one disk they are links.
     copies = needed["disk_bytes"] if model.copies > 1 and model_bytes is None else 0
     require_space(
-        kept.path,
+        work.path,
         copies + checkpoints,
         "the work directory with two checkpoints" if checkpoints else "the work directory",
     )

@@ -22,7 +22,7 @@ class Session:
 
     staging: Staging | None
     """The directory to fill; None in all processes but the first."""
-    kept: WorkDirectory
+    work: WorkDirectory
     stop: StopSignal
 
 
@@ -50,33 +50,33 @@ def open_session(
         OutputError: the target exists, or an interrupted run left its work.
         StoppedError: instead of KeyboardInterrupt; it says what was kept.
     """
-    kept = WorkDirectory(work_beside or target, job.keeping)
+    work = WorkDirectory(work_beside or target, job.keeping)
     started = time.monotonic()
     first = this_process().is_first
     stop = StopSignal(job.note)
     with Staging(target, force=force, marked=marked) if first else nullcontext() as staging, stop:
         if staging is not None:
-            kept.begin(names, force=force)
+            work.begin(names, force=force)
         try:
-            yield Session(staging, kept, stop)
+            yield Session(staging, work, stop)
         except KeyboardInterrupt as interrupt:
-            raise _stopped(kept, names if first else [], job.resume_with) from interrupt
+            raise _stopped(work, names if first else [], job.resume_with) from interrupt
         except BaseException:
-            if staging is not None and kept.failed(names, time.monotonic() - started):
-                job.note(f"the work so far is kept in {kept.path}; resume with: {job.resume_with}")
+            if staging is not None and work.failed(names, time.monotonic() - started):
+                job.note(f"the work so far is kept in {work.path}; resume with: {job.resume_with}")
             raise
         if staging is not None:
-            kept.discard(names)
+            work.discard(names)
 
 
-def _stopped(kept: WorkDirectory, names: Sequence[str], resume_with: str) -> StoppedError:
-    done = kept.described(names)
+def _stopped(work: WorkDirectory, names: Sequence[str], resume_with: str) -> StoppedError:
+    done = work.described(names)
     if done:
-        return StoppedError(f"interrupted; {kept.path} keeps {done}", f"resume with: {resume_with}")
-    kept.discard(names)
+        return StoppedError(f"interrupted; {work.path} keeps {done}", f"resume with: {resume_with}")
+    work.discard(names)
     why = (
         "no checkpoint was complete yet"
-        if kept.wants_checkpoints
+        if work.wants_checkpoints
         else "--save-seconds 0 asks for no checkpoints"
     )
     return StoppedError(f"interrupted; nothing was kept: {why}", "run the same command again")

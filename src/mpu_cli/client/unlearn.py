@@ -165,7 +165,7 @@ def unlearn_model(
     require_room_to_train(to_train, job, out, stored_bytes(model, dtype))
     run = Run.of(job, source)
     with open_session(out, [_MODEL], job, force=force, marked=True) as session, disk_errors(out):
-        staging, kept = session.staging, session.kept
+        staging, work = session.staging, session.work
         after = (staging.path if staging else out) / _AFTER
         copy = CopyToTrain(
             source,
@@ -176,10 +176,10 @@ def unlearn_model(
             job.warn,
         )
         # Only the first process keeps checkpoints, so only it needs the digest.
-        digest = loaded_digest(model) if staging and kept.wants_checkpoints else ""
+        digest = loaded_digest(model) if staging and work.wants_checkpoints else ""
         processes.join(run.device)
         job.doing(f"loading {source.name}")
-        store = kept.store(_MODEL, run.job.identity(digest))
+        store = work.store(_MODEL, run.job.identity(digest))
         context = RunContext(
             run.device,
             lambda *step: on_step(source.name, *step),
@@ -211,14 +211,14 @@ class _HandoffTraining:
         self, name: str, directory: Path | None, stop_after: int | None
     ) -> tuple[TrainingReport, Files]:
         """Fill a copy's directory from an earlier run, or train the copy and keep it."""
-        kept, identity = self.session.kept, self._identity(name, stop_after)
-        finished = kept.take(name, directory, identity) if directory else None
+        work, identity = self.session.work, self._identity(name, stop_after)
+        finished = work.take(name, directory, identity) if directory else None
         processes.join(self.run.device)
         self.session.stop.end_if_asked()
         # All processes train the copy if the first one did not find it finished.
         report, files = processes.from_first(finished) or self.train(name, directory, stop_after)
         if directory and not finished:
-            kept.keep(name, directory, identity, report, files)
+            work.keep(name, directory, identity, report, files)
         return report, files
 
     def train(
@@ -237,7 +237,7 @@ class _HandoffTraining:
         )
         if name == next(iter(self.opened.copies)):  # copies share their warnings: once is enough
             copy = replace(copy, warn=job.warn)
-        store = self.session.kept.store(name, self._identity(name, stop_after))
+        store = self.session.work.store(name, self._identity(name, stop_after))
         context = RunContext(
             self.run.device,
             lambda *step: self.on_step(name, *step),

@@ -31,7 +31,7 @@ def _system_error(error: BaseException) -> OSError | None:
     while link is not None:
         if isinstance(link, OSError):
             return OSError(link.errno, link.strerror, link.filename)
-        if found := re.search(r"\(os error (\d+)\)", str(link)):
-            return OSError(int(found[1]), os.strerror(int(found[1])))
+        if match := re.search(r"\(os error (\d+)\)", str(link)):
+            return OSError(int(match[1]), os.strerror(int(match[1])))
         link = link.__cause__ or link.__context__
     return None

@@ -1,7 +1,4 @@
-"""Tiny real models and tokenizers for the tests of data, training and client.
-
-Built on the spot, nothing downloaded.
-"""
+"""Tiny real models and tokenizers for the tests, built on the spot."""
 
 from __future__ import annotations
 
@@ -46,10 +43,7 @@ TURNS = (
 def make_tokenizer(
     chat_template: str | None = None, *, pad: bool = True, bos: bool = False
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of about 320 tokens, trained on `TEXT`.
-
-    With `bos` it puts <s> before every text.
-    """
+    """A byte-level BPE tokenizer of about 320 tokens from `TEXT`; `bos` puts <s> in front."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -76,10 +70,7 @@ def make_tokenizer(
 
 
 def make_prefix_space_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-piece tokenizer in sentencepiece's manner.
-
-    Every text gets a leading space mark, <s> in front.
-    """
+    """A sentencepiece-like tokenizer: every text gets a leading space mark, and <s> in front."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     core.decoder = decoders.Metaspace(prepend_scheme="always")
@@ -98,10 +89,7 @@ def make_prefix_space_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(family: str = "llama", seed: int = 0, vocabulary: int = 320, **changes: Any) -> Any:
-    """A model of hidden size 32 and 2 layers whose norms and biases are random too.
-
-    all-ones norms hide mistakes.
-    """
+    """A model of hidden size 32 and 2 layers; norms and biases are random to show mistakes."""
     shared = {"vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
     decoder = {
         "hidden_size": 32,

@@ -120,7 +120,7 @@ def killed(arguments: list[str], where: str, count: int, environment: dict[str, 
 def test_a_killed_run_goes_on_with_the_same_bits(
     where, count, finished_round, uninterrupted, tmp_path, environment, mpu
 ):
-    """Killed with a checkpoint half-written, or with a copy just finished, then resumed in another process."""
+    """A run killed while it writes a checkpoint or finishes a copy resumes in another process."""
     out, kept = tmp_path / "to-server", tmp_path / ".to-server.mpu-work"
     killed(command(finished_round, out, *EVERY), where, count, environment)
     assert not out.exists()
@@ -336,7 +336,7 @@ def test_what_was_written_is_not_read_again_for_its_digests(
 
 
 def test_a_file_that_nobody_wrote_stops_the_manifest(finished_round, tmp_path):
-    """A directory that holds something else than what was written into it is not listed by what was written."""
+    """A directory with other files than were written is refused."""
     from mpu_cli.bundle.read import read_handoff
     from mpu_cli.client.update import write_manifest
 

@@ -123,7 +123,7 @@ def test_two_processes_are_one(model, data, tmp_path, environment, mpu):
 def test_two_processes_are_one_after_twenty_steps(
     more, method, model, data, tmp_path, environment, mpu
 ):
-    """DDP and FSDP2, with a reference that is measured on the sharded model and thresholds that measure it each epoch."""
+    """DDP and FSDP2 match one process, with a reference and thresholds on the sharded model."""
     arguments = [
         "unlearn",
         model,
@@ -158,7 +158,7 @@ OWN = {
 def test_methods_with_something_of_their_own(
     method, own, more, deep_model, data, tmp_path, environment, mpu
 ):
-    """RMU, which leaves the upper layers without gradient, and PDU, whose λ is the same in all processes."""
+    """RMU, which trains lower layers only, and PDU, whose λ all processes share."""
     arguments = [
         "unlearn",
         deep_model,
@@ -306,7 +306,7 @@ def test_the_second_process_says_nothing(model, data, tmp_path, mpu, monkeypatch
 def test_launchers_that_do_something_else_are_refused(
     names, message, model, data, tmp_path, mpu, monkeypatch
 ):
-    """`accelerate launch --cpu --num_processes 2` sets the first of these and starts one process."""
+    """`accelerate launch --cpu --num_processes 2` sets the first and starts one process."""
     for name, value in names.items():
         monkeypatch.setenv(name, value)
     done = mpu("unlearn", model, *data, "--out", tmp_path / "out")

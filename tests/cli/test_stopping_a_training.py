@@ -77,7 +77,7 @@ def test_the_first_signal_leaves_what_is_done(
     mpu,
     signalled,
 ):
-    """Exit 130, what was kept and the whole command to resume with, which gives the bits of an undisturbed run."""
+    """Exit 130 names what was kept and the command that resumes to an uninterrupted run's bits."""
     out = tmp_path / "to-server"
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     signalled(step, number)

@@ -1,7 +1,4 @@
-"""What a client without our code does.
-
-peft's own adapters, trained by a plain loop, and what a hostile one would send.
-"""
+"""What a client without mpu does: peft's own adapters from a plain loop, and hostile ones."""
 
 from __future__ import annotations
 
@@ -26,10 +23,7 @@ def load(directory):
 
 
 def train_with_peft(source, out, targets=RESIDUAL, steps=5, rate=1e-3, save=None, **config):
-    """Gradient difference on fixed random rows by a plain loop.
-
-    Saved by peft itself, with the options of `save`.
-    """
+    """Train gradient difference on fixed random rows by a plain loop, and save by peft."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(7)  # the same A for every copy

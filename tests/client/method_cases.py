@@ -1,7 +1,4 @@
-"""What the tests of the methods share.
-
-rows, settings under which each method works on a tiny model, plain numbers.
-"""
+"""Rows, settings that suit a tiny model, and plain numbers, for the tests of the methods."""
 
 from __future__ import annotations
 
@@ -54,7 +51,7 @@ def values_of(method: methods.MethodInfo, changes: dict[str, Any] | None = None)
 class Numbers:
     """What a model says of one row.
 
-    Logits z (n, V) that predict the labelled tokens y (n,), states h (m, D) of layer 1.
+    Logits z (n, V) that predict the labelled tokens y (n,), and states h (m, D) of layer 1.
     """
 
     z: np.ndarray
@@ -105,10 +102,7 @@ def world(model: Any) -> World:
 
 
 def exact(model: Any) -> Any:
-    """The model in float64 throughout.
-
-    transformers' norm computes in float32, too coarse for differences.
-    """
+    """The model in float64, norms included: transformers computes them in float32."""
     model = model.to(torch.float64)
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
@@ -143,7 +137,7 @@ def batch_of(before: World) -> dict[str, Any]:
 
 @cache
 def memorised() -> dict[str, torch.Tensor]:
-    """The weights of a tiny model that knows forget and retain rows by heart, as one to be unlearned does."""
+    """The weights of a tiny model that has memorised forget and retain rows."""
     model = make_model(num_hidden_layers=LAYERS).train()
     rows = collate(FORGET + RETAIN, 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

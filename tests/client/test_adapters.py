@@ -1,4 +1,4 @@
-"""`mpu diff` of adapters that peft made, and what an update with the payload `lora` may and may not hold."""
+"""`mpu diff` of peft's adapters, and what an update with the payload `lora` may hold."""
 
 import json
 import shutil
@@ -64,10 +64,7 @@ def take(where, update, tmp_path, pair, **settings):
 
 
 def test_an_update_of_adapters_says_nothing_of_where_it_was_made(handed):
-    """The two files of peft with the keys that count, full module names, no path, no version.
-
-    The manifest says lora.
-    """
+    """It holds peft's two files with full module names, without path or version."""
     update = read_update(handed / "u")
     assert [copy.payload for copy in update.copies] == ["lora", "lora"]
     assert set(update.copies[0].files) == {"adapter_config.json", "adapter_model.safetensors"}
@@ -93,7 +90,7 @@ def test_an_update_of_adapters_says_nothing_of_where_it_was_made(handed):
 
 
 def test_peft_loads_an_update_onto_the_published_copy(handed):
-    """PeftModel reads the directory as it stands in the update and computes what the trained model computed."""
+    """PeftModel reads the update's directory and computes what the trained model computed."""
     from peft import PeftModel
 
     rows = torch.arange(24).reshape(2, 12)
@@ -109,7 +106,7 @@ def test_peft_loads_an_update_onto_the_published_copy(handed):
 
 @pytest.mark.parametrize(("family", "config"), [("llama", {}), ("llama-biased", {})])
 def test_expanded_by_the_server_it_is_the_dense_way(tiny_pair, tmp_path, entropy, family, config):
-    """Adapters, the same merged by --merge, and the full models merged by peft give one model, to 1e-6 of the change."""
+    """Adapters, --merge, and full models merged by peft agree to 1e-6 of the change."""
     from peft import PeftModel
 
     pair = tiny_pair(family, **config)
@@ -160,10 +157,7 @@ def test_expanded_by_the_server_it_is_the_dense_way(tiny_pair, tmp_path, entropy
 
 
 def test_the_expansion_itself_is_exact(handed, tmp_path):
-    """Rows in any blocks are those of scale · B A.
-
-    Transposed where the weights are stored the other way round.
-    """
+    """Rows in any blocks equal those of scale · B A, also where weights are stored transposed."""
     from dataclasses import replace
 
     from mpu_cli.bundle.adapter import open_adapter
@@ -186,10 +180,7 @@ def test_the_expansion_itself_is_exact(handed, tmp_path):
 
 
 def test_gpt2_is_adapted_the_other_way_round(tmp_path, entropy):
-    """Weights stored (inputs, outputs), q, k and v fused.
-
-    Peft says fan_in_fan_out, the update too, the result is right.
-    """
+    """An adapter on fused q, k and v, stored (inputs, outputs), gives the right result."""
     from peft import PeftModel
 
     model = _gpt2(tmp_path / "model")
@@ -319,10 +310,7 @@ def test_more_than_lora_is_refused_with_a_remedy(handed, tmp_path, config, words
 def test_embeddings_that_peft_saves_along_are_compared_and_left_out(
     tiny_pair, tmp_path, entropy, family, dtype
 ):
-    """`save_embedding_layers=True`.
-
-    The published copy's own are dropped, in any dtype and tied or not; others are refused by name.
-    """
+    """With `save_embedding_layers=True`, unchanged embeddings are dropped, others refused."""
     model = _gpt2(tmp_path / "model") if family == "gpt2" else tiny_pair(family).model
     settings = PerturbSettings(check="none", copies=1, kappa=0.05, noise_relative_to="weights")
     perturb(
@@ -408,7 +396,7 @@ def test_an_adapter_saved_as_a_pickle_or_beside_a_model_is_refused(handed, tmp_p
 
 
 def test_dropout_and_inexact_targets_are_warned_of_once(handed, tmp_path):
-    """lora_dropout, and adapters on o and down, whose A the reparameterization turns into another."""
+    """lora_dropout is warned of, and adapters on o and down, whose A differs by copy."""
     warned = []
     train_all_with_peft(
         handed / "h",
@@ -429,10 +417,7 @@ def test_dropout_and_inexact_targets_are_warned_of_once(handed, tmp_path):
 
 
 def test_dropout_in_a_trained_config_is_warned_of(handed, tmp_path):
-    """A full model whose config.json has dropout on.
-
-    It may have been, and then the copies differ by it.
-    """
+    """A full model whose config.json sets dropout is warned of: it may have been on in training."""
     shutil.copytree(handed / "h", tmp_path / "t", ignore=shutil.ignore_patterns("mpu.yaml"))
     config = json.loads((tmp_path / "t/copy-1/config.json").read_text())
     (tmp_path / "t/copy-1/config.json").write_text(
@@ -477,7 +462,7 @@ HOSTILE_CONFIGS = [
 
 @pytest.mark.parametrize("values", HOSTILE_CONFIGS, ids=str)
 def test_a_hostile_configuration_is_refused(handed, tmp_path, values):
-    """By verify already: the manifest is right, only adapter_config.json says something that no update says."""
+    """Verify refuses a foreign key in adapter_config.json although the manifest is right."""
     shutil.copytree(handed / "u", tmp_path / "u")
     change_config(tmp_path / "u/copy-1", **values)
     manifest = listed_again(tmp_path / "u", handed / "h")
@@ -497,10 +482,7 @@ def test_a_configuration_that_is_no_json_is_refused(handed, tmp_path, data):
 
 
 def test_a_form_of_its_own_is_refused(handed, tmp_path):
-    """Another order, white space or a doubled key could carry a message.
-
-    One adapter has one form.
-    """
+    """Another order, white space or a duplicate key could carry a message, and is refused."""
     file = tmp_path / "u/copy-1/adapter_config.json"
     shutil.copytree(handed / "u", tmp_path / "u")
     text = file.read_text()
@@ -588,10 +570,7 @@ def test_the_server_refuses_adapters_where_none_may_be(handed, tiny_pair, tmp_pa
 
 
 def test_files_of_the_other_payload_are_refused(handed, tmp_path):
-    """A manifest that says lora lists the two files of peft.
-
-    One that says delta lists deltas; nothing beside them.
-    """
+    """A lora manifest lists peft's two files, a delta manifest lists deltas, nothing else."""
     shutil.copytree(handed / "u", tmp_path / "u")
     (tmp_path / "u/copy-1/delta.safetensors").write_bytes(b"x")
     listed_again(tmp_path / "u", handed / "h")
@@ -640,7 +619,7 @@ def test_one_adapter_alone_is_enough_for_a_split_hand_back(handed, tiny_pair, tm
 
 
 def test_swapped_adapters_do_not_agree(handed, tiny_pair, tmp_path):
-    """The adapter of one copy handed in as another's is seen by the cosine, as with dense deltas."""
+    """The cosine detects one copy's adapter in the place of another's, as with deltas."""
     shutil.copytree(handed / "u", tmp_path / "u")
     (tmp_path / "u/copy-1").rename(tmp_path / "u/x")
     (tmp_path / "u/copy-2").rename(tmp_path / "u/copy-1")
@@ -651,10 +630,7 @@ def test_swapped_adapters_do_not_agree(handed, tiny_pair, tmp_path):
 
 
 def test_an_adapter_is_small(tiny_pair, tmp_path, entropy):
-    """Rank 8 on q, k, v, gate and up of a layer as wide as a small model's.
-
-    At most 3 % of the full update.
-    """
+    """Rank 8 on q, k, v, gate and up of a small model's layer is at most 3 % of the full update."""
     pair = tiny_pair(
         "llama",
         hidden_size=576,

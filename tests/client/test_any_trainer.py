@@ -1,7 +1,4 @@
-"""`mpu diff` of what other programs trained and saved.
-
-transformers' Trainer, with peft or without, sharded, bfloat16.
-"""
+"""`mpu diff` on what other programs saved: transformers' Trainer, peft, shards, bfloat16."""
 
 import shutil
 
@@ -80,10 +77,7 @@ def weights(directory):
 def test_trainers_update_without_noise_is_that_of_plain_training(
     tiny_pair, tmp_path, entropy, rank
 ):
-    """Full weights in several shards, or peft's adapter.
-
-    Κ = 0, AdamW, aggregated onto θ, against Trainer on θ.
-    """
+    """At κ = 0 with AdamW, the aggregated model is the one that Trainer makes of θ."""
     pair = tiny_pair("llama")
     settings = PerturbSettings(check="none", copies=2, kappa=0.0)
     perturb(
@@ -132,10 +126,7 @@ def test_trainers_update_without_noise_is_that_of_plain_training(
 
 
 def test_a_model_saved_in_bfloat16_is_compared_with_the_rounded_copy(tiny_pair, tmp_path, entropy):
-    """The change of a program that keeps bfloat16 is the change on that grid.
-
-    Nothing trained is nothing changed.
-    """
+    """A bfloat16 model is compared with the copy rounded to bfloat16."""
     pair = tiny_pair("llama")
     settings = PerturbSettings(check="none", copies=1, kappa=0.1)
     perturb(

@@ -64,10 +64,7 @@ def test_optimizer_state_is_what_a_step_leaves(name: str) -> None:
 
 
 def test_seven_billion_from_the_configuration_alone(seven_billion: Path) -> None:
-    """The published count; AdamW's two moments.
-
-    The change in bfloat16; adapters of a rank; and the file itself will do.
-    """
+    """The counts of a published 7B model, whole and with adapters."""
     needs = estimate_unlearn(seven_billion, SETTINGS, "bfloat16")
     embeddings = 2 * 32000 * 4096
     assert needs["parameters"] == 6_738_415_616
@@ -86,10 +83,7 @@ def test_seven_billion_from_the_configuration_alone(seven_billion: Path) -> None
 
 
 def test_what_saves_memory_saves_memory(seven_billion: Path) -> None:
-    """Checkpointing, shorter rows, sharding, another optimizer.
-
-    DDP does not, and costs its buckets.
-    """
+    """Checkpointing, shorter rows, sharding, another optimizer save memory; DDP does not."""
     plain = estimate_unlearn(seven_billion, SETTINGS, "float32")
     checkpointed = estimate_unlearn(
         seven_billion, replace(SETTINGS, gradient_checkpointing=True), "float32"
@@ -158,8 +152,10 @@ from mpu_cli.training.run_context import RunContext
 from mpu_cli.training.training_sets import TrainingSets
 
 torch.set_num_threads(1)
-source, name, rank, settings = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), TrainingSettings(**json.loads(sys.argv[4]))
-ids = [tuple((7 * i + j) % 500 + 5 for j in range(settings.max_length)) for i in range(2 * settings.batch_size)]
+source, name, rank = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+settings = TrainingSettings(**json.loads(sys.argv[4]))
+length, count = settings.max_length, 2 * settings.batch_size
+ids = [tuple((7 * i + j) % 500 + 5 for j in range(length)) for i in range(count)]
 rows, method = [TokenizedRow(row, row) for row in ids], methods.get(name)
 values, model = method.parse([]), load_model(source).model
 if rank:
@@ -193,9 +189,7 @@ MEASURED = {
 )
 @pytest.mark.parametrize("case", MEASURED)
 def test_the_peak_of_a_real_training_is_as_estimated(case: str, tmp_path: Path) -> None:
-    """Three steps of a 28M model in a process of their own, rows of full length.
-
-    The whole sum within 25 %.
+    """The peak of three steps of a 28M model is within 25 % of the estimate.
 
     Measured with torch 2.13, estimate over peak: 0.91 (LoRA) to 1.13 (bfloat16).
     """

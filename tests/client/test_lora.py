@@ -1,7 +1,4 @@
-"""`mpu unlearn --lora-rank`: the same adapter on every copy, which the server undoes exactly.
-
-And where it cannot.
-"""
+"""`mpu unlearn --lora-rank`: the same adapter on every copy, which the server undoes exactly."""
 
 from __future__ import annotations
 
@@ -119,18 +116,12 @@ def error_at_no_noise(pair_, where, entropy, lora, **settings):
 
 @pytest.mark.parametrize("family", ["llama", "llama-biased", "qwen3"])
 def test_without_noise_the_update_is_that_of_plain_lora(tiny_pair, tmp_path, entropy, family):
-    """κ = 0, AdamW, 20 steps, the default targets.
-
-    The aggregated model is the one that plain LoRA makes.
-    """
+    """At κ = 0 with AdamW and default targets, the aggregated model is the one of plain LoRA."""
     assert error_at_no_noise(tiny_pair(family), tmp_path, entropy(3), Lora(8)) <= 5e-5
 
 
 def test_fused_projections_are_exact_too(tmp_path, entropy):
-    """q, k and v in one tensor, stored (inputs, outputs).
-
-    GPT-2's adapters are undone as exactly.
-    """
+    """GPT-2's adapters, on fused q, k and v stored (inputs, outputs), are undone exactly."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from tiny_models import make_tokenizer
@@ -165,7 +156,7 @@ def test_fused_projections_are_exact_too(tmp_path, entropy):
 
 
 def test_with_o_and_down_it_is_not(tiny_pair, tmp_path, entropy):
-    """The negative control: a random A on what a reparameterization moves is another A for each copy; it is warned of."""
+    """Negative control: with targets whose input is reparameterized, the update is off."""
     pair_ = tiny_pair("llama")
     assert error_at_no_noise(pair_, tmp_path, entropy(3), Lora(8, targets=ALL)) > 0.1
     assert "down_proj, o_proj" in inexact(choose(Lora(8, targets=ALL), matrices_of(pair_.model)))
@@ -173,10 +164,7 @@ def test_with_o_and_down_it_is_not(tiny_pair, tmp_path, entropy):
 
 
 def test_the_adapter_is_all_that_an_update_holds(tiny_pair, tmp_path, entropy):
-    """One command, or copy by copy and finished: the same bytes.
-
-    peft's files only; the handoff's own warning is told.
-    """
+    """One command, or copy by copy, gives the same bytes: peft's files and nothing else."""
     pair_ = tiny_pair("llama")
     publish(pair_, tmp_path, entropy(4), copies=2, kappa=0.1)
     warned: list[str] = []
@@ -257,10 +245,7 @@ def test_gradient_checkpointing_really_trains(tiny_pair, tmp_path):
 
 
 def test_reentrant_checkpointing_trains_too(tiny_pair):
-    """The silent failure of others.
-
-    Frozen embeddings give checkpointed layers inputs without a gradient.
-    """
+    """Reentrant checkpointing trains adapters although inputs have no gradient."""
     pair_ = tiny_pair("llama")
     model, rows = load(pair_.model), torch.arange(24).reshape(2, 12)
     targets = attach(model, Lora(4), matrices_of(pair_.model), (), 0)
@@ -271,10 +256,7 @@ def test_reentrant_checkpointing_trains_too(tiny_pair):
 
 
 def test_an_adapter_that_did_not_move_is_an_error(tiny_pair, tmp_path, monkeypatch):
-    """No gradient at all, or none for an earlier layer.
-
-    Later layers alone may stay as they are (RMU).
-    """
+    """An adapter without a gradient is an error, except in layers after all others (RMU)."""
     pair_ = tiny_pair("llama")
     model = load(pair_.model)
     targets = attach(model, Lora(4), matrices_of(pair_.model), (), 0)
@@ -318,10 +300,7 @@ def test_rmu_adapts_the_layers_before_its_own(tiny_pair, tmp_path):
 
 
 def test_a_resumed_copy_ends_in_the_same_bits(tiny_pair, tmp_path):
-    """Checkpoints hold the adapter and its optimizer.
-
-    A run that goes on is the run that was never interrupted.
-    """
+    """A resumed run gives the bits of an uninterrupted one."""
     from mpu_cli.client.settings import CheckpointSettings
     from mpu_cli.client.work_directory import WorkDirectory
 
@@ -438,10 +417,7 @@ def test_experts_that_are_fused_in_memory_get_no_adapter(tmp_path):
     ],
 )
 def test_what_is_counted_is_what_is_trained(built_tiny, name):
-    """Dense and shared projections pass for parts of the experts' one parameter in peft.
-
-    The estimate knows.
-    """
+    """The estimate counts no adapter on dense and shared parts that peft takes for experts."""
     model = load(built_tiny(name))
     attach(model, Lora(2), matrices_of(built_tiny(name)), (), 0)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -461,10 +437,7 @@ def test_dense_parts_out_of_reach_are_told(built_tiny):
 
 
 def test_experts_out_of_reach_are_told_once(tiny_pair, tmp_path):
-    """By name and number, before training.
-
-    Not where nobody asked for them, and not of a model that has none.
-    """
+    """The warning gives name and number, and comes only if a target is an expert."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = {

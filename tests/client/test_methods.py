@@ -43,10 +43,7 @@ SHOWN = {
 
 
 def test_names_need_no_torch() -> None:
-    """Listing, describing, parsing and checking import nothing heavy.
-
-    The names are as users write them.
-    """
+    """Listing, describing, parsing and checking import nothing heavy."""
     code = (
         "import sys; from mpu_cli.client import methods; print(*methods.names());info ="
         " methods.find('gradDIFF'); info.check(info.parse(['gamma=2']), has_retain=True,"
@@ -59,10 +56,7 @@ def test_names_need_no_torch() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_description_is_what_the_file_declares(name: str) -> None:
-    """What is read from the source is what importing the file gives.
-
-    types, defaults, choices, bounds, needs, all.
-    """
+    """What is read from the source equals what importing the file gives."""
     described, imported = methods.find(name), methods.get(name)
     for field in (
         "name",
@@ -78,7 +72,7 @@ def test_description_is_what_the_file_declares(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_is_declared_in_full(name: str) -> None:
-    """Each is found in any spelling of its case, with paper, formula, known needs and settings, bounds on its parameters."""
+    """Each is found in any case, and has paper, formula, known inputs, settings and bounds."""
     method = methods.get(name)
     assert method == methods.get(name.upper()) == methods.get(name.lower())
     assert method.name == name
@@ -180,7 +174,7 @@ def test_every_type_of_parameter_is_parsed() -> None:
 
 
 def test_what_is_missing_is_asked_for() -> None:
-    """A retain set and alternates are asked for before any work, only where the parameters make them count."""
+    """A missing retain set or alternate is refused early, if the parameters make it count."""
 
     def check(name: str, *assignments: str, retain: bool, alternates: bool = False) -> None:
         info = methods.find(name)
@@ -213,7 +207,7 @@ def test_what_is_missing_is_asked_for() -> None:
 
 
 def test_needs_follow_the_parameters() -> None:
-    """KL asks for retain logits, alpha 0 for nothing of the retain set, RMU for the hidden states of its layer."""
+    """KL reads retain logits, alpha 0 no retain rows, RMU the hidden states of its layer."""
 
     def needs(name: str, *assignments: str) -> frozenset[str]:
         info = methods.find(name)

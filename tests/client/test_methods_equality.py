@@ -1,9 +1,8 @@
-"""Every method on a reparameterized copy.
+"""Without noise, every method's update of a reparameterized copy is that of plain unlearning.
 
-With no noise, what comes back is plain unlearning (docs/design.md, Promises).
-
-This is where a method would fail that looks at something the copies do not share: the order of
-heads or feed-forward units. RMU's steering vector lies in the residual stream, which they do share.
+A method would fail here that reads what copies do not share: the order of heads or feed-forward
+units. RMU's steering vector lies in the residual stream, which they share. The bars are in
+docs/design.md (Promises).
 """
 
 from __future__ import annotations
@@ -69,10 +68,7 @@ def unlearn(source: Path, out: Path, name: str, changes: dict[str, Any], frozen:
 
 
 def memorise(source: Path, out: Path) -> Path:
-    """Fine-tune on all rows.
-
-    A model that knows nothing of them has next to no gradient to compare.
-    """
+    """Fine-tune on all rows: a model that does not know them has hardly any gradient to compare."""
     loaded = load_model(source)
     rows = collate([*FORGET, *RETAIN], 0)
     optimizer = torch.optim.AdamW(
@@ -116,12 +112,11 @@ CASES.append(("GradDiff", {"retain_loss": "KL"}))
 def test_a_reparameterized_copy_unlearns_alike(
     name: str, changes: dict[str, Any], handoff: Any, tmp_path: Path
 ) -> None:
-    """κ = 0, Adafactor, 20 steps.
+    """At κ = 0 with Adafactor, 20 steps on a copy equal 20 steps on the model.
 
-    A method that looks at what copies do not share is off by the order of 1.
-
-    Measured here: 3e-6 … 4e-5, and more for rows that are known better (2e-4 after 60 steps of
-    fine-tuning instead of 25). That this is float32's rounding and nothing else is shown below.
+    A method that reads what copies do not share is off by the order of 1. Measured: 3e-6 … 4e-5,
+    and more for rows that are known better (2e-4 after 60 steps of fine-tuning instead of 25). The
+    next test shows that this is float32's rounding.
     """
     model, place = handoff
     frozen = sorted(layout_of(model).frozen)
@@ -140,10 +135,7 @@ def test_a_reparameterized_copy_unlearns_alike(
 def change(
     source: Path, loss: Any, inputs: Any, frozen: list[str], dtype: torch.dtype, optimizer: str
 ) -> torch.Tensor:
-    """What twenty steps in this precision do to the logits of all rows, (tokens, V), float64.
-
-    The same for every copy.
-    """
+    """What twenty steps in this precision do to the logits of all rows, (tokens, V), float64."""
     model = load_model(source, frozen).model.to(dtype)
     rows = collate([*FORGET, *RETAIN, *ALTERNATES], 0)
 
@@ -175,15 +167,13 @@ WORST = {("CE-U", "adamw"), ("PDU", "adamw")}
     ],
 )
 def test_what_is_left_is_rounding(name: str, optimizer: str, handoff: Any) -> None:
-    """In float64 a copy unlearns as the model itself does.
+    """Copy and model differ in float32 as much as the model differs from itself in float64.
 
-    In float32 they differ as the model differs from itself in float64.
-
-    Measured: float64 2e-16 at most (norms and softmax of transformers stay float32, which swallows
-    what float64 rounds). float32: 3e-6 … 3e-5 for most, GradDiff under Adafactor 1.1e-4, and under
-    AdamW CE-U 1.3e-4, PDU 6e-5: it divides each entry by that entry's own size, so where gradients
-    are tiny it makes whole steps of what rounding leaves. The model alone, float32 against float64,
-    is off by as much (CE-U 1.0e-4, PDU 3e-5): 0.5 to 4 times, hence the bound.
+    Measured: float64 at most 2e-16 (transformers' norms and softmax stay float32, which hides what
+    float64 rounds). float32: 3e-6 … 3e-5 for most methods, GradDiff with Adafactor 1.1e-4, and with
+    AdamW CE-U 1.3e-4, PDU 6e-5: AdamW divides each entry by that entry's own size, so it makes
+    whole steps of rounding where gradients are tiny. The model alone, float32 against float64, is
+    off by as much (CE-U 1.0e-4, PDU 3e-5): 0.5 to 4 times, hence the bound.
     """
     model, place = handoff
     frozen, copy, method = (
@@ -206,10 +196,7 @@ def test_what_is_left_is_rounding(name: str, optimizer: str, handoff: Any) -> No
 
 
 def test_a_loss_that_looks_at_the_order_of_units_is_seen(handoff: Any) -> None:
-    """The control: the size of feed-forward unit 0, which is another one in the copy.
-
-    float64 does not hide that.
-    """
+    """Negative control: a loss on feed-forward unit 0, which copies reorder, fails."""
     model, place = handoff
     frozen = sorted(layout_of(model).frozen)
 

@@ -1,4 +1,4 @@
-"""Each loss against its paper's formula in numpy, its gradient against finite differences of that formula."""
+"""Each loss and gradient equal its paper's formula in numpy and the finite differences."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ FORMULAS: dict[str, Callable[[World, World, World, Values], float]] = {
     "RMU": rmu,
     "PDU": pdu,
 }
-"""(now, before, start, parameters) → loss. `before` is the reference; what a loss takes no gradient through is of `start`."""
+"""(now, before, start, parameters) → loss; `before` is the reference, `start` has no gradient."""
 
 
 @pytest.fixture(scope="module")
@@ -190,10 +190,7 @@ def fresh(family: str = "llama") -> Any:
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 @pytest.mark.parametrize("name", methods.names())
 def test_loss_is_the_papers_formula(name: str, family: str, before: World) -> None:
-    """The loss equals the formula evaluated in numpy, row by row, without padding.
-
-    By 1e-6 and better.
-    """
+    """The loss equals the formula evaluated in numpy, row by row, without padding, within 1e-6."""
     method, model = methods.get(name), fresh(family)
     batch, now = batch_of(before), world(model)
     for changes in SETTINGS:
@@ -205,7 +202,7 @@ def test_loss_is_the_papers_formula(name: str, family: str, before: World) -> No
 
 @pytest.mark.parametrize("name", methods.names())
 def test_every_parameter_changes_the_loss(name: str, before: World) -> None:
-    """Negative control: a parameter that is a little off is seen, so none is ignored and no formula is blind to it."""
+    """Negative control: the comparison detects a small change of each parameter."""
     # A model that knows the rows: where a token's probability is next to nothing, some weights have
     # no say.
     method, model = methods.get(name), exact(memorised_model())
@@ -264,10 +261,7 @@ def test_gradient_is_that_of_the_formula(name: str, changes: Values, before: Wor
 
 @pytest.mark.parametrize("name", methods.names())
 def test_only_declared_needs_are_read(name: str, before: World) -> None:
-    """A loss runs on a batch that holds just what it declares, and misses each of it.
-
-    Without retain rows at alpha 0.
-    """
+    """A loss runs on exactly the inputs that it declares, and fails if one is missing."""
     method, model = methods.get(name), fresh()
     batch = batch_of(before)
     for changes in ({}, {"retain_loss": "KL", "alpha": 1}, {"alpha": 0}):
@@ -301,10 +295,7 @@ def test_starts_at_two_over_beta_log_two(name: str) -> None:
 
 
 def test_kl_is_zero_at_the_reference() -> None:
-    """Where model and reference agree, the KL retain loss is 0 and has no gradient.
-
-    Elsewhere it is positive.
-    """
+    """The KL retain loss is 0 without gradient at the reference, and positive elsewhere."""
     model, method = fresh(), methods.get("GradDiff")
     values = values_of(method, {"gamma": 0, "retain_loss": "KL"})
     loss = method.bind(values)(model, batch_of(world(model)))
@@ -316,7 +307,7 @@ def test_kl_is_zero_at_the_reference() -> None:
 
 
 def test_what_is_left_of_nothing_is_zero() -> None:
-    """CE-U on answers shorter than the tokens it ignores has loss 0 and a gradient of 0, not NaN."""
+    """CE-U on answers shorter than the tokens it ignores has loss and gradient 0, not NaN."""
     model, method = memorised_model(), methods.get("CE-U")
     loss = method.bind(values_of(method, {"ignore_first": 50}))(model, batch_of(world(model)))
     loss.backward()
@@ -325,10 +316,7 @@ def test_what_is_left_of_nothing_is_zero() -> None:
 
 
 def test_steering_vector_is_pinned() -> None:
-    """RMU's direction is a promise.
-
-    Copies may be trained by different versions of Python, so it must never change.
-    """
+    """RMU's direction never changes: copies may be trained by different versions of Python."""
     from mpu_cli.client.methods.rmu import steering_vector
 
     u = steering_vector(4, 0)
@@ -340,12 +328,10 @@ def test_steering_vector_is_pinned() -> None:
 
 
 def test_dual_variable_follows_every_pass(before: World) -> None:
-    """PDU's λ moves after every forward pass once the warm-up is over.
+    """After the warm-up, PDU's λ follows the authors' rule after every forward pass.
 
-    Λ ← max(0, λ + step (retain loss − ε)), used a pass later.
-
-    The authors' rule, written down again over a run whose model moves: three epochs of two passes,
-    the first a warm-up.
+    λ ← max(0, λ + step (retain loss − ε)), used one pass later, over three epochs of two passes of
+    a moving model; the first epoch is the warm-up.
     """
     model, batch, method = fresh().train(), batch_of(before), methods.get("PDU")
     values = values_of(
@@ -370,7 +356,7 @@ def test_dual_variable_follows_every_pass(before: World) -> None:
 
 
 def test_dual_variable_may_follow_the_epoch(before: World) -> None:
-    """With dual_update=epoch λ moves at the end of each epoch from the last of the warm-up on, by the epoch's own retain loss."""
+    """With dual_update=epoch λ moves at the end of epochs, from the warm-up's last on."""
     model = fresh().train()
     batch, method = batch_of(before), methods.get("PDU")
     nll = token_mean([row.nll for row in world(model.eval()).retain])
@@ -409,7 +395,7 @@ def test_the_dual_variable_never_falls_below_zero(update: str, before: World) ->
 
 @pytest.mark.parametrize("update", ["step", "epoch"])
 def test_state_survives_an_interruption(update: str, before: World) -> None:
-    """A loss restored in the middle of an epoch, through JSON, ends where an uninterrupted one ends, bit for bit."""
+    """A loss restored through JSON in the middle of an epoch ends with the same bits."""
     import json
 
     from mpu_cli.training.stateful import StatefulLoss
@@ -433,7 +419,7 @@ def test_state_survives_an_interruption(update: str, before: World) -> None:
 
 
 def test_measuring_does_not_count_into_the_epoch(before: World) -> None:
-    """A PDU loss evaluated without gradient or in evaluation mode leaves the dual variable and its sums alone."""
+    """Without gradient or in evaluation mode, PDU's dual variable and sums do not change."""
     model, batch, method = fresh(), batch_of(before), methods.get("PDU")
     for update in ("step", "epoch"):
         loss = method.bind(values_of(method, {"warmup_epochs": 0, "dual_update": update}))

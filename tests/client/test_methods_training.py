@@ -23,7 +23,7 @@ RATES = {"sgd": 2e-2, "muon": 3e-3}
 WEIGHTS = {"SatImp": 20}
 """Its weights are small on rows that a model knows by heart."""
 WEIGHTED = ("WGA", "SatImp", "CE-U")
-"""No gradient goes through their weights or target, so the number itself need not fall; the probability must."""
+"""Their weights or target have no gradient, so the probability must fall, not the loss."""
 
 
 def settings(optimizer: str, **changes: Any) -> TrainingSettings:
@@ -86,10 +86,10 @@ OPTIMIZERS = [
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", methods.names())
 def test_methods_and_optimizers(name: str, optimizer: str) -> None:
-    """The forget loss goes down, the forget rows become less probable, all is finite, and the bits are the same twice.
+    """The forget loss and the rows' probability fall, and two runs give the same bits.
 
-    What neither loss reaches (RMU: the layers above its own) does not move, embeddings never do,
-    all else does.
+    What neither loss reaches (RMU: the layers above its own) and embeddings do not move; all else
+    does.
     """
     # With the retain loss at full weight, six steps would tell of that rather than of forgetting.
     changes = {
@@ -122,10 +122,7 @@ def test_methods_and_optimizers(name: str, optimizer: str) -> None:
 
 
 def test_satimp_forgets_with_its_own_defaults() -> None:
-    """γ = 1 and α = .1 forget.
-
-    The two the other way round, as a YAML of another project has them, hardly do.
-    """
+    """γ = 1 and α = .1 forget; swapped, as in another project's YAML, they hardly do."""
 
     def probability(changes: dict[str, Any]) -> float:
         model = trained("SatImp", "adamw", changes, epochs=12, learning_rate=2e-3)
@@ -165,7 +162,7 @@ def test_bfloat16_autocast() -> None:
 
 
 def test_padding_does_not_matter() -> None:
-    """A batch of all rows has the loss that the numbers of single rows give (see the formulas), in any order."""
+    """A batch's loss is the one that its rows' own numbers give, in any order."""
     model = memorised_model()
     rows = prepare(model, {"forget_logits"}, TrainingSets(FORGET), settings("adamw"))
     method = methods.get("UnDIAL")

@@ -12,7 +12,7 @@ from mpu_cli.training.settings import TrainingSettings
 
 @pytest.mark.parametrize("name", sorted(ROUNDS_AND_EPOCHS))
 def test_every_method_of_the_paper(name: str) -> None:
-    """Ten epochs in all, both losses weighted by 1, settings that are valid, parameters that the method has."""
+    """Ten epochs in all, weights of 1, valid settings, and parameters of the method."""
     settings, assignments, rounds = paper(methods.find(name), [])
     values = methods.find(name).parse(assignments)
     assert rounds * settings["epochs"] == 10

@@ -25,10 +25,7 @@ from mpu_cli.client.reference_source import open_reference
 def test_an_edited_configuration_is_another_model(
     model_directory: Path, tmp_path: Path, key: str, value: object
 ) -> None:
-    """The digest of a reference changes with a value of config.json.
-
-    The model digest, which lineages use, does not.
-    """
+    """A reference's digest depends on config.json; the model digest of lineages does not."""
     copied = Path(shutil.copytree(model_directory, tmp_path / "model"))
     before = open_reference(copied).digest
     config = json.loads((copied / "config.json").read_text())

@@ -1,7 +1,4 @@
-"""Which order a copy gets.
-
-The same in all copies of a handoff, another in the next, one that a baseline can share.
-"""
+"""The order of rows: the same in all copies of a handoff, different in the next round."""
 
 from __future__ import annotations
 
@@ -35,10 +32,7 @@ def handoff(identity: str, copies: int) -> Any:
 
 
 def test_copies_agree_and_handoffs_do_not() -> None:
-    """By default the handoff's id decides, and the copy does not.
-
-    A model has the order of round 1.
-    """
+    """By default the handoff's id decides the order; a model has the order of round 1."""
     first, second = handoff("a" * 32, 2), handoff("b" * 32, 2)
     assert (
         row_sampling(PLAIN, first, "copy-1")
@@ -51,10 +45,7 @@ def test_copies_agree_and_handoffs_do_not() -> None:
 
 
 def test_holders_of_a_split_agree() -> None:
-    """Their handoffs have one copy and other ids, so ids decide nothing there.
-
-    That new rows need --round is said.
-    """
+    """Handoffs of one copy have the same order whatever their ids, and the note names --round."""
     assert (
         row_sampling(PLAIN, handoff("a" * 32, 1), "copy-1")
         == row_sampling(PLAIN, handoff("b" * 32, 1), "copy-1")
@@ -64,10 +55,7 @@ def test_holders_of_a_split_agree() -> None:
 
 
 def test_a_round_is_the_same_for_handoff_and_baseline() -> None:
-    """With --round N ids mean nothing.
-
-    Handoff and model go on after (N - 1) rounds of these epochs.
-    """
+    """With --round N, handoff and model continue after N − 1 rounds, whatever the id."""
     third = TrainingSettings(epochs=3, round_number=3)
     assert (
         row_sampling(third, handoff("a" * 32, 2), "copy-1") == row_sampling(third) == RowSampling(6)
@@ -89,10 +77,7 @@ def test_an_order_of_its_own_for_each_copy() -> None:
 
 
 def test_refusals_anew_in_each_epoch() -> None:
-    """Once for each epoch, going on over rounds.
-
-    Without the setting, or without refusals, the rows as they are.
-    """
+    """Refusals are drawn for each epoch and round; without the setting rows stay unchanged."""
     rows = [Row(f"f:{number}", prompt="Q", answer="A", alternate="own") for number in range(4)]
     cards = [f"refusal {number}" for number in range(9)]
     anew = TrainingSettings(epochs=3, redraw_refusals=True)
@@ -110,10 +95,7 @@ def test_refusals_anew_in_each_epoch() -> None:
 
 
 def test_an_interrupted_run_goes_on_in_its_own_order(tiny_pair: Any, tmp_path: Path) -> None:
-    """Own order, independent rows, refusals anew, another reference, pure bfloat16.
-
-    resumed, the same bits as never stopped.
-    """
+    """A resumed run with its own order, redrawn refusals and a reference gives the same bits."""
     pair = tiny_pair("llama")
     forget = [
         Row(f"f:{i}", prompt=f"w{i} ?", answer=f"w{i + 2} w{i + 3} .", alternate="w1 .")
@@ -199,10 +181,7 @@ def test_an_interrupted_run_goes_on_in_its_own_order(tiny_pair: Any, tmp_path: P
 def test_what_is_said_of_copies_with_an_order_of_their_own(
     number: int | None, copies: int, shared: bool
 ) -> None:
-    """Rows of a copy's own are never called those of a baseline.
-
-    A single copy's are those of its round.
-    """
+    """The note never calls a copy's own rows those of a baseline."""
     own = TrainingSettings(epochs=3, order_per_copy=True, round_number=number)
     text = words(own, handoff("a" * 32, copies))
     assert ("no " in text and "noise-free baseline" in text) != shared

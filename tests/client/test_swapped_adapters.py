@@ -1,7 +1,4 @@
-"""Adapters that changed places before the update was made.
-
-The agreement of a small adapter does not always tell.
-"""
+"""Adapters that were swapped before the update was made: agreement does not always detect it."""
 
 from __future__ import annotations
 
@@ -24,12 +21,10 @@ GATE = AggregateSettings().min_agreement
 @pytest.mark.slow
 @pytest.mark.parametrize(("targets", "worst"), [(RESIDUAL, 0.18), (("q_proj",), 0.40)])
 def test_agreement_alone_does_not_always_see_a_swap(tiny_pair, tmp_path, entropy, targets, worst):
-    """A tiny model, six draws of T_k.
+    """On a tiny model and six draws of T_k, swapped copies mostly disagree, but sometimes pass.
 
-    Right copies agree every time, swapped ones mostly do not, and sometimes pass the gate.
-
-    So copies are told apart by name (`of`), and docs/lora.md says, with these numbers, that
-    mixed-up directories are not always seen.
+    So copies are identified by name (`of`), and docs/lora.md says with these numbers that mixed-up
+    directories are not always detected.
     """
     pair, right, swapped = tiny_pair("llama"), [], []
     for seed in range(6):

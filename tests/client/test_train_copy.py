@@ -76,7 +76,7 @@ DEALT = [
 
 @pytest.mark.parametrize(("name", "optimizer"), DEALT)
 def test_every_method(name: str, optimizer: str, model_directory: Path, tmp_path: Path) -> None:
-    """The result has the source's tensors in float32, embeddings bit for bit, and all else moved (RMU: one layer)."""
+    """The result has the source's tensors in float32; all but embeddings moved (RMU: one layer)."""
     after = tmp_path / "after"
     rows = forget_for(name)
     rate = 0.1 if optimizer == "sgd" else 1e-3
@@ -140,10 +140,7 @@ def test_same_seed_same_bits(model_directory: Path, tmp_path: Path) -> None:
 def test_configuration_and_names_are_the_sources(
     family: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Tied heads, dropout, sizes and the experts' names on disk are saved as they were.
-
-    Files load again.
-    """
+    """Tied heads, dropout, sizes and experts' names are saved unchanged, and load again."""
     source = save(
         make_model(family, **changes), make_tokenizer(CHATML, pad=False), tmp_path / "source"
     )
@@ -197,7 +194,7 @@ def test_dropout_only_when_asked(tmp_path: Path) -> None:
 def test_retain_rows_are_ignored_by_a_method_without_them(
     model_directory: Path, tmp_path: Path
 ) -> None:
-    """GradAscent gives the same bytes with and without a retain set, and GradDiff at alpha 0 the same as GradAscent."""
+    """GradAscent ignores a retain set, and GradDiff at alpha 0 gives the same bytes."""
     train_copy(model_directory, tmp_path / "a", FORGET, RETAIN, recipe("GradAscent"))
     train_copy(model_directory, tmp_path / "b", FORGET, None, recipe("GradAscent"))
     train_copy(model_directory, tmp_path / "c", FORGET, None, recipe("GradDiff", ("alpha=0",)))
@@ -224,7 +221,7 @@ def test_result_that_cannot_be_written(model_directory: Path, tmp_path: Path) ->
 
 
 def test_nothing_is_printed(model_directory: Path, tmp_path: Path) -> None:
-    """In a process of its own, training writes nothing to stdout or stderr and no file but its result."""
+    """Training writes nothing to stdout or stderr, and no file but its result."""
     code = f"""
 import sys
 from pathlib import Path

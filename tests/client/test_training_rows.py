@@ -1,7 +1,4 @@
-"""Rows are bound to a recipe as tokens.
-
-The same files under another tokenizer, template or limit are another recipe.
-"""
+"""A recipe holds its rows as tokens: another tokenizer, template or limit is another recipe."""
 
 from __future__ import annotations
 
@@ -53,9 +50,9 @@ def chatting(model_directory: Path, tmp_path: Path) -> Path:
 
 
 def test_the_digest_is_of_the_tokens(model_directory: Path, chatting: Path) -> None:
-    """Template, date, system prompt, limit, windows and the sets' order change it.
+    """Template, date, system prompt, limit, windows and the order of rows change the digest.
 
-    training's order and seed do not.
+    The seed and the order of training do not.
     """
 
     def digest(place: Path, forget: list[Row], retain: list[Row], **settings: Any) -> str:
@@ -92,10 +89,7 @@ def test_labels_are_a_part_of_it(model_directory: Path) -> None:
 
 
 def test_the_context_bounds_a_row(chatting: Path) -> None:
-    """By default rows are cut at the model's context, and that is told.
-
-    More than that is refused before weights are read.
-    """
+    """Rows are cut at the model's context with a note, and a longer limit is refused."""
     config = json.loads((chatting / "config.json").read_text())
     (chatting / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 60}))
     long, told = [replace(FORGET[0], answer="In Oskel. " * 30)], []
@@ -120,10 +114,7 @@ def test_a_row_that_the_template_refuses_is_named(chatting: Path) -> None:
 
 
 def test_alternate_answers_are_a_part_of_it(model_directory: Path) -> None:
-    """Those of the rows, and every refusal that may be dealt in a later epoch.
-
-    Without any, the digest is as it was.
-    """
+    """The digest covers the alternates, and every refusal that a later epoch may draw."""
     rows = [replace(FORGET[0], alternate="I do not know.")]
     once, anew = TrainingSettings(), TrainingSettings(redraw_refusals=True)
     encoder = RowEncoder(model_directory, recipe())
@@ -148,7 +139,7 @@ def test_alternate_answers_are_a_part_of_it(model_directory: Path) -> None:
 
 
 def test_two_words_of_the_refusals_alone(chatting: Path) -> None:
-    """A tokenizer that differs only in tokens of the alternates gives another digest to the whole work."""
+    """A tokenizer that differs only in tokens of the alternates gives another digest."""
     settings = TrainingSettings()
     dpo = Recipe(
         "DPO", tuple(sorted(methods.get("DPO").parse(()).items())), settings, "0" * 64, "1" * 64

@@ -1,7 +1,4 @@
-"""The hidden directory of an interrupted `mpu unlearn`.
-
-Its name can be foreseen, so what others put there is left alone.
-"""
+"""The hidden work directory has a predictable name, so what others put there is left alone."""
 
 from __future__ import annotations
 
@@ -15,10 +12,7 @@ from mpu_cli.errors import OutputError
 @pytest.mark.parametrize("place", [".out.mpu-work", ".out.mpu-work/copy-1"])
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_planted_link_erases_nothing_and_is_not_read(tmp_path, place, resume):
-    """--force would remove what an earlier run left there, --resume would go on with it.
-
-    Neither follows a link.
-    """
+    """Neither --force nor --resume follows a link in the place of the work directory."""
     victim = tmp_path / "victim"
     for folder in (victim, victim / "copy-1"):
         folder.mkdir()

@@ -47,7 +47,7 @@ def test_float32_whatever_config_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_embeddings_are_frozen_by_default(tmp_path: Path, tied: bool) -> None:
-    """Without names, input and output embeddings do not train, whether tied or not, and all else does."""
+    """Without names, input and output embeddings are frozen, tied or not, and all else trains."""
     loaded = load_model(saved(tmp_path, tie_word_embeddings=tied))
     assert (
         frozen_names(loaded.model)
@@ -75,7 +75,7 @@ def test_frozen_by_name_or_pattern(tmp_path: Path, patterns: list[str], expected
 
 @pytest.mark.parametrize("name", ["lm_head.weight", "model.embed_tokens.weight"])
 def test_tied_tensor_is_frozen_under_either_name(tmp_path: Path, name: str) -> None:
-    """The head of a tied model is not on disk, and freezing it by that name freezes the one tensor there is."""
+    """Freezing a tied model's head, which is not on disk, freezes the embedding."""
     directory = saved(tmp_path, tie_word_embeddings=True)
     assert "lm_head.weight" not in load_file(directory / "model.safetensors")
     assert frozen_names(load_model(directory, [name]).model) == {
@@ -85,10 +85,7 @@ def test_tied_tensor_is_frozen_under_either_name(tmp_path: Path, name: str) -> N
 
 
 def test_fused_experts_are_frozen_by_their_names_on_disk(tmp_path: Path) -> None:
-    """Transformers fuses experts in memory.
-
-    All of a layer's can be frozen by disk names, one alone cannot.
-    """
+    """All fused experts of a layer can be frozen by their disk names, one alone cannot."""
     directory = saved(tmp_path, "mixtral")
     on_disk = set(load_file(directory / "model.safetensors"))
     assert any(".experts.2." in name for name in on_disk)
@@ -105,10 +102,7 @@ def test_unknown_frozen_name(tmp_path: Path) -> None:
 
 
 def test_dropout_is_off_and_the_source_config_keeps_it(tmp_path: Path) -> None:
-    """In training mode the model computes what it computes in evaluation mode.
-
-    keep_dropout brings dropout back.
-    """
+    """Training mode computes what evaluation mode does; keep_dropout brings dropout back."""
     for family, changes in (
         ("llama", {"attention_dropout": 0.5}),
         ("gpt2", {"resid_pdrop": 0.5, "attn_pdrop": 0.5}),
@@ -133,7 +127,7 @@ def test_router_noise_is_off(tmp_path: Path) -> None:
 
 
 def test_missing_and_misshapen_tensors(tmp_path: Path) -> None:
-    """What from_pretrained would silently initialise is refused by name, and so is a wrong shape."""
+    """A tensor that from_pretrained would silently initialise is refused; so is a wrong shape."""
     directory = saved(tmp_path)
     tensors = load_file(directory / "model.safetensors")
     name = "model.layers.1.mlp.up_proj.weight"

@@ -54,10 +54,7 @@ def plain_nll(model: Any, encoded: TokenizedRow) -> list[float]:
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_answer_nll_is_the_sum_over_each_row_alone(family: str) -> None:
-    """Padding, batching and sorting by length change nothing.
-
-    Sums and counts come back in the given order.
-    """
+    """Padding, batching and sorting change nothing, and results come in the given order."""
     model = make_model(family)
     found = answer_nll(model, ROWS, batch_size=3, pad_id=0)
     for (nll, tokens), encoded in zip(found, ROWS, strict=True):
@@ -68,7 +65,7 @@ def test_answer_nll_is_the_sum_over_each_row_alone(family: str) -> None:
 
 
 def test_answer_nll_restores_the_mode_and_uses_no_dropout() -> None:
-    """A model in training mode with dropout is measured without it and comes back in training mode."""
+    """A model in training mode is measured without dropout, and is in training mode afterwards."""
     model = make_model(attention_dropout=0.5).train()
     assert answer_nll(model, ROWS, 2, 0) == answer_nll(model, ROWS, 2, 0)
     assert model.training
@@ -76,10 +73,7 @@ def test_answer_nll_restores_the_mode_and_uses_no_dropout() -> None:
 
 
 def test_predictions_are_shifted_and_masked() -> None:
-    """Logits at t are those of the label at t + 1, of labelled tokens alone.
-
-    Comparing with t instead gives something else.
-    """
+    """Logits at t are those of the label at t + 1, of labelled tokens only."""
     model, batch = make_model(), collate(ROWS, pad_id=0)
     logits, targets = labelled_predictions(model, batch)
     assert targets.tolist() == [

@@ -1,4 +1,4 @@
-"""With the `kernels` package installed, no configuration makes transformers ask anybody for code."""
+"""With the `kernels` package installed, no configuration makes transformers load code."""
 
 from __future__ import annotations
 
@@ -96,13 +96,14 @@ try:
     AutoModelForCausalLM.from_pretrained(sys.argv[2], local_files_only=True)
 except Exception:
     pass
-print(json.dumps({"opened": opened, "asked": before, "control": Path(os.environ["ASKED"]).read_text()}))
+control = Path(os.environ["ASKED"]).read_text()
+print(json.dumps({"opened": opened, "asked": before, "control": control}))
 """
 
 
 @pytest.fixture(scope="module")
 def answered(tiny_pair, tmp_path_factory) -> dict:
-    """What a process with the stub was asked for, over all configurations, and then by transformers alone."""
+    """What the stub was asked for over all configurations, and then by transformers alone."""
     root = tmp_path_factory.mktemp("kernels")
     models, packages = root / "models", root / "packages"
     (packages / "kernels").mkdir(parents=True)
@@ -139,14 +140,11 @@ def answered(tiny_pair, tmp_path_factory) -> dict:
 
 
 def test_nothing_is_asked(answered):
-    """Neither the kernels package nor the network, for any key of config.json or tokenizer_config.json."""
+    """No key of config.json or tokenizer_config.json reaches the kernels package or the network."""
     assert answered["asked"] == ""
     assert answered["opened"] > len(CONFIGS) + len(TOKENIZERS)  # most are opened, not refused
 
 
 def test_the_stub_would_have_been_asked(answered):
-    """Transformers alone does ask for the kernel that config.json names.
-
-    The stub is seen, and the test can fail.
-    """
+    """Transformers alone loads the kernel that config.json names, so the stub can be called."""
     assert "org/kernel" in answered["control"]

@@ -72,7 +72,7 @@ TENSORS = {
     NORM: (HIDDEN,),
     EMBEDDING: (7, HIDDEN),
 }
-"""All kinds of tensors: per-head, transposed to each other, stacked experts, a norm, a bias, an embedding."""
+"""All kinds of tensors: heads, transposed pairs, stacked experts, a norm, a bias, embeddings."""
 RATE, DECAY = 0.01, 0.1
 Arrays = dict[str, np.ndarray]
 
@@ -112,7 +112,7 @@ class Run:
 
 
 def largest_difference(name: str, rule: Any, count: int = 3) -> float:
-    """Three steps of an optimizer against `rule(name, gradients so far) → direction` in numpy, the largest difference."""
+    """The largest difference of three steps from `rule(name, gradients so far)` in numpy."""
     run = Run(name)
     theta, seen = run.arrays(), []
     for number in range(count):
@@ -150,7 +150,7 @@ def test_adamw_is_the_papers() -> None:
 
 
 def test_adam_mini_is_the_papers() -> None:
-    """One second moment per head of q, k and v, per row of other matrices and of every expert, per vector."""
+    """One second moment a head of q, k and v, a row of other matrices and experts, a vector."""
 
     def mean(name: str, square: np.ndarray) -> np.ndarray:
         if square.ndim == 1:
@@ -169,10 +169,7 @@ def test_adam_mini_is_the_papers() -> None:
 
 
 def adafactor(name: str, gradients: list[np.ndarray]) -> np.ndarray:
-    """Algorithm 4 of the Adafactor paper with the decay and the clipping of algorithm 5.
-
-    A vector has one second moment.
-    """
+    """Algorithm 4 of the paper with algorithm 5's decay and clipping; one v for a vector."""
     rows = columns = one = 0.0
     for t, g in enumerate(gradients, start=1):
         decay, square = 1 - t**-0.8, g * g + 1e-30
@@ -217,10 +214,7 @@ def newton_schulz(matrix: np.ndarray) -> np.ndarray:
 
 
 def test_muon_is_the_blogs() -> None:
-    """Nesterov momentum, orthogonalised, times 0.2 √max.
-
-    Each expert alone; the rest by Adam with one v per tensor.
-    """
+    """Matrices and experts get 0.2 √max · orthogonalised Nesterov momentum, the rest Adam."""
 
     def rule(name: str, gradients: list[np.ndarray]) -> np.ndarray:
         if gradients[0].ndim == 1 or name == EMBEDDING:
@@ -238,7 +232,7 @@ def test_muon_is_the_blogs() -> None:
 
 @pytest.mark.parametrize("shape", [(8, 20), (20, 8), (16, 16), (3, 12, 6)])
 def test_newton_schulz_orthogonalises(shape: tuple[int, ...]) -> None:
-    """Singular values are near 1, the singular vectors stay, and an orthogonal map before or after only passes through."""
+    """Singular values are near 1, vectors stay, and orthogonal maps commute with it."""
     generator = torch.Generator().manual_seed(2)
     matrix = torch.randn(shape, generator=generator)
     found = orthogonalised(matrix)
@@ -260,7 +254,7 @@ def test_newton_schulz_orthogonalises(shape: tuple[int, ...]) -> None:
 
 
 def test_muon_moves_matrices_as_much_as_adamw() -> None:
-    """The root mean square of a matrix's step is 0.2 of the rate, whatever its shape and the gradient's size."""
+    """The RMS of a matrix's step is 0.2 of the rate, whatever the shape and gradient."""
     run = Run("muon", decay=0.0)
     before = run.arrays()
     run.step({name: 1e-3 * gradient for name, gradient in randoms(1).items()})
@@ -272,7 +266,7 @@ def test_muon_moves_matrices_as_much_as_adamw() -> None:
 
 
 def test_an_expert_without_tokens_stays() -> None:
-    """A gradient of zero for one expert moves nothing there, and makes nothing infinite elsewhere."""
+    """A zero gradient for one expert moves nothing there, and all else stays finite."""
     experts = f"{PREFIX}mlp.experts.gate_up_proj"
     for name in optimizers.names():
         run = Run(name, decay=0.0)
@@ -291,10 +285,7 @@ def test_an_expert_without_tokens_stays() -> None:
 
 @pytest.mark.parametrize("name", optimizers.names())
 def test_rounding_noise_of_a_bias_is_not_blown_up(name: str) -> None:
-    """The keys' bias without RoPE has no effect, and a gradient of 1e-10.
-
-    It hardly moves, under AdamW too.
-    """
+    """The keys' bias without RoPE has a gradient of 1e-10, and hardly moves, with AdamW too."""
     run = Run(name, decay=0.0)
     before = run.arrays()[NORM]
     run.step({key: 1e-10 * value if key == NORM else value for key, value in randoms(1).items()})
@@ -303,7 +294,7 @@ def test_rounding_noise_of_a_bias_is_not_blown_up(name: str) -> None:
 
 @pytest.mark.parametrize("name", optimizers.names())
 def test_weight_decay_is_decoupled(name: str) -> None:
-    """With gradients of zero a matrix shrinks by rate · decay and a vector, in its own group, stays."""
+    """With zero gradients a matrix shrinks by rate · decay, and a vector in its group stays."""
     run = Run(name)
     before = run.arrays()
     run.step({key: torch.zeros_like(value) for key, value in randoms(1).items()})
@@ -314,7 +305,7 @@ def test_weight_decay_is_decoupled(name: str) -> None:
 
 @pytest.mark.parametrize("name", optimizers.names())
 def test_a_saved_state_goes_on_with_the_same_bits(name: str) -> None:
-    """Saved after two steps, read without pickled code into a new optimizer, it ends where an uninterrupted run ends."""
+    """An optimizer restored after two steps, without pickled code, ends with the same bits."""
     whole, first, second = Run(name), Run(name), Run(name)
     for number in range(5):
         whole.step(randoms(number))
@@ -337,7 +328,7 @@ def test_a_saved_state_goes_on_with_the_same_bits(name: str) -> None:
 
 @pytest.mark.parametrize("name", optimizers.names())
 def test_declared_smoothness_is_true(name: str) -> None:
-    """What is left of opposite noises on the gradient falls with their square under a smooth rule, else more slowly."""
+    """The effect of opposite gradient noises falls with their square under a smooth rule only."""
 
     def update(noise: float) -> torch.Tensor:
         run = Run(name, rate=1.0, decay=0.0)
@@ -399,7 +390,7 @@ def tiny(family: str) -> TinyModel:
 
 @pytest.mark.parametrize("family", STORED)
 def test_blocks_are_the_heads_that_the_server_sees(family: str, tmp_path: Path) -> None:
-    """However q, k and v are stored, a block is one head of the server's layout, and other outputs stand alone."""
+    """A block is a head of the server's layout, however q, k and v are stored, or one output."""
     directory = tiny(family).build(tmp_path / "model")
     checkpoint = open_checkpoint(directory)
     layer = read_layout(checkpoint.config, shapes(checkpoint.tensors), directory).layers[0]
@@ -439,10 +430,7 @@ def test_blocks_are_the_heads_that_the_server_sees(family: str, tmp_path: Path) 
 
 
 def test_embeddings_adapters_and_namesakes_have_their_own_rows() -> None:
-    """Rows of an embedding are tokens although GPT-2 stores [in, out].
-
-    An adapter's B has heads, its A none.
-    """
+    """GPT-2's embedding has tokens as rows although it stores [in, out]; an adapter's A has no heads."""
     gpt2 = Blocks(
         tiny("gpt2").family.tiny["plain"]
         | {

@@ -52,7 +52,7 @@ ALL = {
 
 
 def alone(model: Any, encoded: TokenizedRow) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One row's logits that predict labelled tokens, their ℓ_t, and the states of layer 1 at labelled tokens."""
+    """One row's predicting logits, their ℓ_t, and layer 1's states at labelled tokens."""
     with torch.no_grad():
         output = model(torch.tensor([encoded.input_ids]), output_hidden_states=True)
     labels = encoded.labels
@@ -119,7 +119,7 @@ def open_files(directory: Path) -> list[os.stat_result]:
 def test_files_have_no_name_and_go_away(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody can open them, they take the bytes that were announced, and are gone after close and after an error."""
+    """Nameless files take the announced bytes, and are gone after close and after an error."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     rows = prepare(model, ALL, SETS, SETTINGS)
     assert not list(tmp_path.iterdir())
@@ -176,7 +176,7 @@ def test_nothing_is_written_without_need(
 
 
 def test_only_retain_rows_that_are_met_are_measured(model: Any) -> None:
-    """Two epochs over four forget rows meet eight of eleven retain rows, and only those take disk."""
+    """Two epochs over four forget rows meet eight of eleven retain rows; only those take disk."""
     from mpu_cli.data.batches import epoch_pairs
 
     met = SETS.retain_rows_met(SETTINGS)
@@ -194,7 +194,7 @@ def test_only_retain_rows_that_are_met_are_measured(model: Any) -> None:
 
 
 def test_no_room(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is too small is refused before the first forward pass, with sizes and a remedy."""
+    """A disk that is too small is refused before the first forward pass, with a remedy."""
     calls: list[int] = []
     model.register_forward_hook(lambda *_: calls.append(1))
     monkeypatch.setattr(
@@ -215,10 +215,7 @@ def test_missing_rows_are_a_programming_error(model: Any) -> None:
 
 
 def test_layers(model: Any) -> None:
-    """-1 is 7/16 of the depth.
-
-    A layer that is not there, or the last one, is refused before any forward pass.
-    """
+    """−1 is 7/16 of the depth; a layer that does not exist or is last is refused early."""
     assert [resolve_layer(-1, depth) for depth in (2, 4, 16, 30, 32)] == [0, 1, 7, 13, 14]
     for layer in (3, 4, -2):
         with pytest.raises(UsageError, match=f"--set layer={layer}: the model has 4 layers"):

@@ -34,10 +34,7 @@ NOW = {
     ],
 )
 def test_what_differs_is_named(then, told):
-    """One line for each kind of value.
-
-    A marker of an earlier version, which holds a digest only, names what may.
-    """
+    """Each kind of value has its line; a marker of an earlier version names what may differ."""
     assert difference(then, NOW).endswith(told)
     assert difference(then, NOW) == told or told.startswith(",")
 

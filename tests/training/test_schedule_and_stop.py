@@ -93,7 +93,7 @@ def test_stops_after_the_epoch_that_reaches_the_threshold() -> None:
 
 
 def test_stops_where_too_much_is_lost() -> None:
-    """The retain threshold works with a loss that does not look at retain rows, and before the forget threshold."""
+    """The retain threshold works with a loss that reads no retain rows."""
     settings = replace(SETTINGS, epochs=6, stop_retain_below=1.0, stop_forget_below=0.0)
     _, report = run(settings=settings, loss=ascent, inputs=frozenset())
     assert report.steps == 2
@@ -110,7 +110,7 @@ def test_thresholds_that_are_not_reached_change_nothing() -> None:
 
 
 def test_other_copies_end_where_the_first_did() -> None:
-    """stop_after beats the thresholds, keeps the schedule of the whole run, and measures nothing."""
+    """stop_after wins over thresholds, keeps the whole run's schedule, and measures nothing."""
     settings = replace(SETTINGS, epochs=6, lr_scheduler="linear", stop_forget_below=0.0)
     model, report = run(settings=settings, context={"stop_after": 4})
     assert (report.steps, report.evaluations) == (4, ())
@@ -131,10 +131,7 @@ def test_a_threshold_on_rows_that_are_not_there() -> None:
 
 @pytest.mark.parametrize("family", ["llama", "mixtral", "gpt2"])
 def test_gradient_checkpointing_changes_no_bit(family: str) -> None:
-    """Also with frozen embeddings, whose outputs ask for no gradient.
-
-    Afterwards the model is as it was.
-    """
+    """Checkpointing gives the same bits, with frozen embeddings too, and is off afterwards."""
 
     def frozen() -> Any:
         model = make_model(family)
@@ -180,10 +177,7 @@ def test_a_log_without_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_log(tmp_path: Path) -> None:
-    """Loss and rate of every step and what the thresholds measured, readable by TensorBoard.
-
-    No bit changes.
-    """
+    """Losses, rates and measured thresholds are readable by TensorBoard, and no bit changes."""
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -60,10 +60,7 @@ def test_one_kind_of_warm_up() -> None:
 
 
 def test_counts_steps() -> None:
-    """10 rows at batch 4 and 2 accumulated: 3 batches, 2 steps an epoch.
-
-    max_steps cuts and never adds.
-    """
+    """10 rows at batch 4 and accumulation 2 make 2 steps an epoch; max_steps never adds steps."""
     settings = TrainingSettings(epochs=3, batch_size=4, gradient_accumulation=2)
     assert (settings.steps_per_epoch(10), settings.total_steps(10)) == (2, 6)
     assert TrainingSettings(epochs=3, batch_size=4, max_steps=5).total_steps(10) == 5

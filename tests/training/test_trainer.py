@@ -44,7 +44,7 @@ FORGET, RETAIN = rows(8, 10), rows(5, 100)
 
 
 def descent(model: Any, batch: Any) -> torch.Tensor:
-    """The plain token-mean NLL of the forget rows, plus that of the retain rows if there are any."""
+    """The token-mean NLL of the forget rows, plus that of the retain rows if there are any."""
     loss = token_mean_nll(model, batch["forget"])
     return loss + token_mean_nll(model, batch["retain"]) if "retain" in batch else loss
 
@@ -107,10 +107,7 @@ def recorder(seen: list[tuple[int, int | None]]) -> Callable[[Any, Any], torch.T
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_every_copy_sees_the_same_rows_at_the_same_step(family: str) -> None:
-    """The rows of every epoch are those of epoch_pairs, whatever the model.
-
-    So the epoch does reach the sampler.
-    """
+    """The rows of every epoch are those of epoch_pairs, whatever the model."""
     seen: list[tuple[int, int | None]] = []
     run(make_model(family), replace(SETTINGS, epochs=3, batch_size=3), loss=recorder(seen))
     expected = [pair for epoch in range(3) for pair in epoch_pairs(3, epoch, 8, 5)]
@@ -119,10 +116,7 @@ def test_every_copy_sees_the_same_rows_at_the_same_step(family: str) -> None:
 
 
 def test_same_seed_same_bits() -> None:
-    """Two runs give bit-identical weights, even from another state of the global generators.
-
-    Another seed does not.
-    """
+    """Two runs give the same bits from any state of the generators; another seed does not."""
     first, report = run()
     torch.manual_seed(99)
     second, again = run()
@@ -133,7 +127,7 @@ def test_same_seed_same_bits() -> None:
 
 @pytest.fixture
 def plain_descent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the optimizer by gradient descent, which unlike AdamW and Adafactor shows the gradient's scale."""
+    """Replace the optimizer by gradient descent, which shows the gradient's scale."""
     spec = optimizers.OptimizerSpec(
         "sgd", "test", True, lambda groups, rate, config: torch.optim.SGD(groups, lr=rate)
     )
@@ -147,7 +141,7 @@ ACCUMULATED = replace(
 
 @pytest.mark.usefixtures("plain_descent")
 def test_accumulation_equals_a_larger_batch() -> None:
-    """Batch 4 with 2 accumulated is batch 8, in weights and in reported loss, for rows of equal length."""
+    """Batch 4 with accumulation 2 equals batch 8 for rows of equal length."""
     small, report = run(settings=ACCUMULATED, inputs=frozenset())
     large, expected = run(
         settings=replace(ACCUMULATED, batch_size=8, gradient_accumulation=1), inputs=frozenset()
@@ -172,10 +166,7 @@ def test_accumulation_would_be_wrong_if_the_loss_were_called_scaled(
 
 @pytest.mark.usefixtures("plain_descent")
 def test_steps_are_the_gradient_of_the_loss() -> None:
-    """Steps of gradient descent through Trainer equal steps made by hand.
-
-    Constant rate, gradient untouched.
-    """
+    """Steps of gradient descent through Trainer equal steps made by hand."""
     settings = replace(ACCUMULATED, batch_size=8, gradient_accumulation=1, epochs=4)
     model, _ = run(settings=settings, inputs=frozenset())
     expected = make_model()
@@ -189,10 +180,7 @@ def test_steps_are_the_gradient_of_the_loss() -> None:
 
 
 def test_uneven_last_batch_and_steps() -> None:
-    """8 rows at batch 3 and 2 accumulated make 2 steps an epoch.
-
-    max_steps cuts, and never adds epochs.
-    """
+    """8 rows at batch 3 and accumulation 2 make 2 steps an epoch; max_steps never adds epochs."""
     settings = replace(SETTINGS, batch_size=3, gradient_accumulation=2)
     calls: list[tuple[int, int]] = []
     _, report = run(
@@ -206,7 +194,7 @@ def test_uneven_last_batch_and_steps() -> None:
 
 
 def test_losses_are_reported() -> None:
-    """The callback gets the loss of each step before its update, and it falls while training descends."""
+    """The callback gets each step's loss before its update, and the loss falls."""
     losses: list[float] = []
     start = answer_nll(make_model(), FORGET, 8, 0)
     mean = sum(nll for nll, _ in start) / sum(tokens for _, tokens in start)
@@ -221,7 +209,7 @@ def test_losses_are_reported() -> None:
 
 
 def test_reference_is_the_model_before_the_first_step() -> None:
-    """The reference NLLs are those of the model as it came in, row by row, in every epoch, though it has moved."""
+    """The reference NLLs are those of the model before training, in every epoch."""
     expected = answer_nll(make_model(), FORGET, 4, 0)
     checked = 0
 
@@ -240,7 +228,7 @@ def test_reference_is_the_model_before_the_first_step() -> None:
 
 
 def test_reference_has_the_precision_of_the_run() -> None:
-    """Under bfloat16 the first step's NLLs equal the reference, so that NPO starts from a ratio of 1."""
+    """In bfloat16 the first step's NLLs equal the reference, so NPO starts from a ratio of 1."""
     differences: list[float] = []
 
     def loss(model: Any, batch: Any) -> torch.Tensor:
@@ -282,7 +270,7 @@ def test_only_what_is_needed_is_in_the_batch() -> None:
 
 @pytest.mark.parametrize("name", optimizers.names())
 def test_frozen_parameters_do_not_move(name: str) -> None:
-    """What does not require a gradient keeps its bits under every optimizer, weight decay included; the rest moves."""
+    """Frozen weights keep their bits under every optimizer and weight decay; the rest moves."""
     model = make_model()
     model.model.embed_tokens.weight.requires_grad_(False)
     before = weights(model)
@@ -305,7 +293,7 @@ def test_weight_decay_spares_norms_and_biases() -> None:
 
 
 def test_bfloat16_is_autocast_over_float32() -> None:
-    """Weights stay float32, the run differs a little from float32's, and forward() comes back unwrapped."""
+    """Weights stay float32, the run differs a little, and forward() is unwrapped afterwards."""
     exact, full = run()
     model, half = run(settings=replace(SETTINGS, precision="bfloat16"))
     assert all(value.dtype == torch.float32 for value in weights(model).values())
@@ -342,7 +330,7 @@ def test_loss_that_is_not_finite(value: float) -> None:
 
 
 def test_gradient_that_is_not_finite() -> None:
-    """A NaN that only the last step's gradient has, which no later loss would show, is found in the weights."""
+    """A NaN in the last step's gradient, which no later loss shows, is found in the weights."""
 
     def loss(model: Any, batch: Any) -> torch.Tensor:
         value = descent(model, batch)
@@ -365,7 +353,7 @@ def test_leaves_nothing_behind(
     capfd: pytest.CaptureFixture[str],
     recwarn: pytest.WarningsRecorder,
 ) -> None:
-    """Nothing is printed or warned of, no file is left, and the model's configuration and mode are as they were."""
+    """Nothing is printed, no file is left, and the model's configuration and mode are restored."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
@@ -385,7 +373,7 @@ def test_leaves_nothing_behind(
 def test_the_temporary_directory_stays_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trainer makes no directory, and the references (logits of the client's rows) lie in a file that has no name."""
+    """Trainer makes no directory, and the references lie in a nameless file."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     found: list[list[Path]] = []
     context = {"on_step": lambda step, total, loss: found.append(list(tmp_path.iterdir()))}
@@ -397,10 +385,7 @@ def test_the_temporary_directory_stays_empty(
 @pytest.mark.usefixtures("plain_descent")
 @pytest.mark.parametrize(("partial_step", "factor"), [("mean", 1.0), ("share", 1 / 4)])
 def test_the_last_step_of_an_epoch(partial_step: Any, factor: float) -> None:
-    """Ten rows in batches of 2 and steps of 4 passes.
-
-    The one pass that is left counts whole, or with its share of a step.
-    """
+    """With ten rows in steps of 4 passes of 2, the last pass counts whole, or by its share."""
     settings = replace(
         SETTINGS,
         epochs=1,
@@ -426,10 +411,7 @@ def test_the_last_step_of_an_epoch(partial_step: Any, factor: float) -> None:
 
 @pytest.mark.parametrize("decay_all", [False, True])
 def test_what_weight_decay_touches(decay_all: bool) -> None:
-    """With a gradient of zero only the decay moves weights.
-
-    Matrices always, norms and biases where asked for.
-    """
+    """With a zero gradient the decay moves matrices, and norms and biases only with `decay_all`."""
     settings = replace(
         SETTINGS,
         optimizer="adamw",
@@ -462,10 +444,7 @@ def test_pure_bfloat16_stays_bfloat16(optimizer: str) -> None:
 
 
 def test_alternates_of_each_epoch() -> None:
-    """Twice as many alternates as rows.
-
-    The second epoch gets the second half, and its references with it.
-    """
+    """With twice as many alternates as rows, the second epoch gets the second half."""
     seen: list[tuple[int, int, float]] = []
 
     def loss(model: Any, batch: Any) -> torch.Tensor:
@@ -484,7 +463,7 @@ def test_alternates_of_each_epoch() -> None:
 
 
 def test_a_reference_of_another_model() -> None:
-    """References are of the model that is loaded for them, and the trained model's are not looked at."""
+    """References come from the model that is loaded for them, not from the trained one."""
     seen: list[tuple[int, float]] = []
 
     def loss(model: Any, batch: Any) -> torch.Tensor:

@@ -42,15 +42,12 @@ CONFIGS = {
 
 @pytest.mark.parametrize("case", CONFIGS)
 def test_sizes_are_read_under_the_familys_own_keys(case):
-    """GPT-2 has other keys than Llama.
-
-    What cannot be read is no reason to fail, the loader will say it better.
-    """
+    """GPT-2's keys differ from Llama's; the loader refuses a configuration without them."""
     config, rate = CONFIGS[case]
     assert rate_for(config, "config.json") == pytest.approx(rate)
 
 
 @pytest.mark.parametrize("tiny", list(tiny_models()), ids=lambda tiny: tiny.name)
 def test_every_family_has_a_rate(tiny):
-    """The configuration that transformers saves of each family gives one, by its hidden size and layers."""
+    """Each family's configuration gives a rate, by its hidden size and layers."""
     assert rate_for(tiny.config().to_dict(), tiny.name) == pytest.approx(usual_rate(32, 2), rel=1.0)

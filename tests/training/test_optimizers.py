@@ -430,7 +430,7 @@ def test_blocks_are_the_heads_that_the_server_sees(family: str, tmp_path: Path) 
 
 
 def test_embeddings_adapters_and_namesakes_have_their_own_rows() -> None:
-    """GPT-2's embedding has tokens as rows although it stores [in, out]; an adapter's A has no heads."""
+    """Embeddings have tokens as rows, in GPT-2 too; an adapter's B has heads, its A has none."""
     gpt2 = Blocks(
         tiny("gpt2").family.tiny["plain"]
         | {

@@ -33,7 +33,7 @@ def open_session(
     job: UnlearnJob,
     *,
     force: bool,
-    work_beside: Path | None = None,
+    work_for: Path | None = None,
     marked: bool = False,
 ) -> Iterator[Session]:
     """Open the target and the work directory, and catch signals until both are closed.
@@ -43,14 +43,14 @@ def open_session(
         names: of the copies that are trained.
         job: what is trained.
         force: replace an existing target, and what an interrupted run left.
-        work_beside: the path that the work directory belongs to; None = `target`.
+        work_for: the path that the work directory belongs to; None = `target`.
         marked: see `Staging`.
 
     Raises:
         OutputError: the target exists, or an interrupted run left its work.
         StoppedError: instead of KeyboardInterrupt; it says what was kept.
     """
-    work = WorkDirectory(work_beside or target, job.keeping)
+    work = WorkDirectory(work_for or target, job.keeping)
     started = time.monotonic()
     first = this_process().is_first
     stop = StopSignal(job.note)

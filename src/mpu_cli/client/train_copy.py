@@ -31,7 +31,7 @@ class CopyToTrain:
     frozen: Sequence[str] | None = None
     """On-disk tensor names or patterns that must not move; None = input and output embeddings."""
     sampling: RowSampling = FIRST_ROUND
-    """The order of the rows, beside the seed."""
+    """The order of the rows, besides the seed."""
     reference: Path | None = None
     """The model directory that the method compares with; None = `source`."""
     warn: Callable[[str], None] = lambda text: None

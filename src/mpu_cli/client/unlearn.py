@@ -108,7 +108,7 @@ def unlearn_one_copy(
     if (out / MANIFEST).exists():
         raise OutputError(f"{out}: this update is already finished", "choose another --out")
     run = Run.of(job, opened.copies[name].path)
-    with open_session(out / name, [name], job, force=force, work_beside=out) as session:
+    with open_session(out / name, [name], job, force=force, work_for=out) as session:
         training = _HandoffTraining(opened, run, session, out, on_step)
         staging = session.staging
         report, files = training.train(name, staging.path if staging else None)

@@ -86,7 +86,7 @@ def write_note(
     *,
     train_embeddings: bool = False,
 ) -> None:
-    """Note beside one copy's payload its recipe, handoff and files, for `finish` to compare."""
+    """Write one copy's recipe, handoff and files next to its payload, for `finish` to compare."""
     note = {
         "recipe": fingerprint,
         "handoff": handoff.digest,

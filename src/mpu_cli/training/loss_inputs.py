@@ -1,4 +1,4 @@
-"""What a loss may read beside the forget rows, by name; this module does not import torch.
+"""What a loss may read besides the forget rows, by name; this module does not import torch.
 
 A reference is what the model said before its first step: a client's model is the published copy. It
 is computed once, so no second model stays in memory; see `training/reference.py`.

@@ -34,7 +34,7 @@ Count = Callable[[TokenizedRow], int]
 def prepare(
     model: Any, inputs: AbstractSet[str], sets: TrainingSets, settings: TrainingSettings
 ) -> PairedRows:
-    """Put everything that the loss reads beside the rows.
+    """Attach everything that the loss reads to the rows.
 
     Args:
         model: as it is before its first step, on its device; mode and weights stay as they are.

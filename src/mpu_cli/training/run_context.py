@@ -18,7 +18,7 @@ OnStep = Callable[[int, int, float], None]
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What `train` is given beside model, loss, rows and settings."""
+    """What `train` is given besides model, loss, rows and settings."""
 
     device: str
     """Where to train; see `distributed.choose_shared_device`."""

@@ -23,7 +23,7 @@ class TrainingSets:
     alternates: Sequence[TokenizedRow] | None = None
     """Another answer to each forget row, in order; or as many for each epoch, in turn."""
     sampling: RowSampling = FIRST_ROUND
-    """What the order depends on beside the seed."""
+    """What the order depends on besides the seed."""
 
     def check(self, inputs: Collection[str]) -> None:
         """Make sure that the rows are there that a loss with these inputs reads.

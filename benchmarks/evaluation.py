@@ -35,7 +35,8 @@ from mpu_cli.evaluation.metrics import row_metrics
 from mpu_cli.evaluation.model_under_test import ModelUnderTest
 from mpu_cli.evaluation.questions import FORGET, QuestionSet, read_questions
 from mpu_cli.evaluation.settings import EvalSettings
-from mpu_cli.modeling.load import load_model, load_tokenizer
+from mpu_cli.modeling.load import load_model
+from mpu_cli.modeling.tokenizer import load_tokenizer
 
 SCORING_BAR, GENERATION_BAR = 1.3, 5.0
 

@@ -32,7 +32,8 @@ from mpu_cli.data.batches import collate, pad_id
 from mpu_cli.data.rows import read_rows
 from mpu_cli.data.templates import encode
 from mpu_cli.demo.demonstration import assets
-from mpu_cli.modeling.load import load_model, load_tokenizer
+from mpu_cli.modeling.load import load_model
+from mpu_cli.modeling.tokenizer import load_tokenizer
 from mpu_cli.server.lineage.exposure import ledger, left, noise_of, pooled
 from mpu_cli.server.lineage.models import Lineage
 from mpu_cli.server.publishing.perturb import Target, perturb

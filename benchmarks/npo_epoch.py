@@ -36,7 +36,8 @@ from mpu_cli.client import methods
 from mpu_cli.data.batches import collate, epoch_pairs, pad_id
 from mpu_cli.data.encoding import encode_rows
 from mpu_cli.data.rows import read_rows
-from mpu_cli.modeling.load import load_model, load_tokenizer
+from mpu_cli.modeling.load import load_model
+from mpu_cli.modeling.tokenizer import load_tokenizer
 from mpu_cli.training.run_context import RunContext
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.trainer import train

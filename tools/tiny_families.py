@@ -23,7 +23,8 @@ from mpu_cli.architectures.layout import ModelLayout
 from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.model import open_checkpoint
-from mpu_cli.modeling.load import auto_class, quiet_transformers
+from mpu_cli.modeling.hooks.loading import auto_class
+from mpu_cli.modeling.tokenizer import quiet_transformers
 from mpu_cli.server import transforms
 from mpu_cli.server.transforms.choice import statuses
 from mpu_cli.server.transforms.draw import draw_layer

@@ -15,7 +15,8 @@ from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.errors import BadModelError, FunctionChangedError
 from mpu_cli.modeling.head import logits_at
 from mpu_cli.modeling.hooks.loading import auto_class
-from mpu_cli.modeling.load import load_model, quiet_transformers
+from mpu_cli.modeling.load import load_model
+from mpu_cli.modeling.tokenizer import quiet_transformers
 from mpu_cli.server import transforms
 from mpu_cli.server.publishing.function_check import check_layer, require_passed
 from mpu_cli.server.transforms.choice import chosen, statuses

@@ -350,7 +350,7 @@ def test_an_invalid_token_is_refused(model, name, content):
 
 def test_special_tokens_map_cannot_replace_the_vocabulary(model):
     """A special_tokens_map.json that names another tokenizer.json changes no token."""
-    from mpu_cli.modeling.load import load_tokenizer
+    from mpu_cli.modeling.tokenizer import load_tokenizer
 
     settings = json.loads((model / "tokenizer_config.json").read_text())
     settings.pop("added_tokens_decoder", None)  # with it, transformers does not read the map

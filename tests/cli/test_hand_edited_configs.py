@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.side_files import copy_side_files
 from mpu_cli.evaluation.generation import generate
-from mpu_cli.modeling.load import load_model, load_tokenizer
+from mpu_cli.modeling.load import load_model
+from mpu_cli.modeling.tokenizer import load_tokenizer
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13, 14], [20, 21, 22]]
 HARMLESS: list[dict[str, Any]] = [

@@ -22,7 +22,8 @@ from mpu_cli.evaluation.metrics import row_metrics
 from mpu_cli.evaluation.model_under_test import ModelUnderTest
 from mpu_cli.evaluation.sampling import RandomChoice, Sampling
 from mpu_cli.evaluation.scoring import score
-from mpu_cli.modeling.load import load_model, load_tokenizer
+from mpu_cli.modeling.load import load_model
+from mpu_cli.modeling.tokenizer import load_tokenizer
 from tiny_families import tiny_models
 
 FAMILIES = ["gpt2", "opt", "gpt-bigcode", "llama", "mistral", "mixtral"]

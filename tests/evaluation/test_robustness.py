@@ -23,7 +23,8 @@ from mpu_cli.evaluation.relearned import curves, means_of, rate_name, worst
 from mpu_cli.evaluation.robustness import all_checks
 from mpu_cli.evaluation.robustness.quantization import quantized, round_to_nearest
 from mpu_cli.evaluation.robustness.relearning import steps_measured
-from mpu_cli.modeling.load import load_model, load_tokenizer
+from mpu_cli.modeling.load import load_model
+from mpu_cli.modeling.tokenizer import load_tokenizer
 
 QUICK = [row_metrics()[name] for name in ("answer_probability", "exact_memorization")]
 

@@ -13,7 +13,8 @@ from mpu_cli.errors import BadDataError, UsageError
 from mpu_cli.evaluation.evaluate import evaluate
 from mpu_cli.evaluation.prompt_format import CONTINUATION, PromptFormat
 from mpu_cli.evaluation.texts import Encoder
-from mpu_cli.modeling.load import load_model, load_tokenizer
+from mpu_cli.modeling.load import load_model
+from mpu_cli.modeling.tokenizer import load_tokenizer
 
 LONG = " ".join(["w3"] * 130)
 

@@ -80,7 +80,8 @@ def refused(*args, **kwargs):
 
 socket.getaddrinfo = socket.socket.connect = refused
 from mpu_cli.errors import MpuError
-from mpu_cli.modeling.load import load_model, load_tokenizer
+from mpu_cli.modeling.load import load_model
+from mpu_cli.modeling.tokenizer import load_tokenizer
 
 opened = 0
 for directory in sorted(Path(sys.argv[1]).iterdir()):

@@ -12,8 +12,9 @@ from mpu_cli.checkpoint.staging import disk_errors
 from mpu_cli.client import lora
 from mpu_cli.client.run import Run
 from mpu_cli.data.batches import FIRST_ROUND, RowSampling
-from mpu_cli.modeling.load import LoadedModel, load_model, quiet_transformers
+from mpu_cli.modeling.load import LoadedModel, load_model
 from mpu_cli.modeling.processes import this_process
+from mpu_cli.modeling.tokenizer import quiet_transformers
 from mpu_cli.training import run_state
 from mpu_cli.training.report import TrainingReport
 from mpu_cli.training.run_context import RunContext

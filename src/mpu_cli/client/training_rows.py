@@ -53,7 +53,8 @@ class RowEncoder:
         """
         from mpu_cli.data.context import context_length, row_limit
         from mpu_cli.data.templates import lead_ids
-        from mpu_cli.modeling.load import check_fits, load_tokenizer
+        from mpu_cli.modeling.load import check_fits
+        from mpu_cli.modeling.tokenizer import load_tokenizer
 
         config = check_fits(open_checkpoint(source))
         self.vocabulary: int = config.get_text_config().vocab_size

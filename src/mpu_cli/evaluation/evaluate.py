@@ -32,8 +32,9 @@ from mpu_cli.evaluation.settings import EvalSettings
 from mpu_cli.evaluation.summarise import summarise
 from mpu_cli.evaluation.token_scores import TokenScores
 from mpu_cli.modeling.device import choose_device
-from mpu_cli.modeling.load import load_model, load_tokenizer
+from mpu_cli.modeling.load import load_model
 from mpu_cli.modeling.processes import this_process
+from mpu_cli.modeling.tokenizer import load_tokenizer
 
 _LONG = 10.0
 """Seconds; the time of a check that took less is not reported."""

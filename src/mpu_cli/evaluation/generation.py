@@ -15,7 +15,7 @@ from mpu_cli.evaluation.decoding import continued, refuse_without_cache
 from mpu_cli.evaluation.rope_regime import CROSSING, regime, switch_length
 from mpu_cli.evaluation.sampling import Greedy, RandomChoice, Sampling, text_seed
 from mpu_cli.modeling.hooks.cache import reads_padding
-from mpu_cli.modeling.load import quiet_transformers
+from mpu_cli.modeling.tokenizer import quiet_transformers
 
 _STOP_INTERVAL = 8
 """New tokens of a row between two searches for a stop text; what follows the stop is cut off."""

@@ -23,10 +23,13 @@ from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint, read_json
 from mpu_cli.checkpoint.side_settings import generation_settings
 from mpu_cli.errors import BadModelError
 from mpu_cli.modeling.hooks.loading import auto_class, from_tensors, names_in_memory, sharded
-from mpu_cli.modeling.tokenizer import CORRECT_CONFIG, LOADING_ERRORS, load_config, one_line
-from mpu_cli.modeling.tokenizer import has_tokenizer as has_tokenizer
-from mpu_cli.modeling.tokenizer import load_tokenizer as load_tokenizer
-from mpu_cli.modeling.tokenizer import quiet_transformers as quiet_transformers
+from mpu_cli.modeling.tokenizer import (
+    CORRECT_CONFIG,
+    LOADING_ERRORS,
+    load_config,
+    one_line,
+    quiet_transformers,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from mpu_cli.errors import CheckFailedError
 from mpu_cli.modeling import processes
 from mpu_cli.modeling.hidden import freeze_above
 from mpu_cli.modeling.hooks.trainer import HookedTrainer
-from mpu_cli.modeling.load import quiet_transformers
+from mpu_cli.modeling.tokenizer import quiet_transformers
 from mpu_cli.training import distributed, optimizers, reference, run_state
 from mpu_cli.training.arguments import trainer_arguments
 from mpu_cli.training.early_stop import Thresholds

@@ -335,7 +335,7 @@ def test_the_preset_as_it_stands(open_handoff_, finished_round, tmp_path, mpu):
         "gamma 1, alpha 1",
         "yours: learning-rate 0.001, batch-size 2",
         "2 rounds of 5 epochs each",
-        "an order of its own",
+        "in its own order",
     ):
         assert words in done.err, words
     for name in ("copy-1", "copy-2"):

@@ -13,7 +13,8 @@ from mpu_cli.evaluation.model_under_test import ModelUnderTest
 from mpu_cli.evaluation.questions import FORGET, Question, QuestionSet
 from mpu_cli.evaluation.settings import EvalSettings
 from mpu_cli.evaluation.token_scores import TokenScores
-from mpu_cli.modeling.load import load_model, load_tokenizer
+from mpu_cli.modeling.load import load_model
+from mpu_cli.modeling.tokenizer import load_tokenizer
 
 
 def answers_of(tested: ModelUnderTest) -> dict[tuple[str, int], TokenScores]:

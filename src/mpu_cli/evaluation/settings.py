@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from mpu_cli.data.prompting import PLAIN, Prompting
 from mpu_cli.errors import UsageError
+from mpu_cli.modeling.device import Device
 from mpu_cli.option import check, option
-from mpu_cli.training.settings import Device
 
 # The lowest brings hardly anything back; at the highest a small model learns fastest.
 RELEARN_RATES = (1e-5, 1e-4, 3e-4, 1e-3)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Literal
 
 from mpu_cli.errors import UsageError
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def choose_device(wanted: str) -> str:
@@ -13,6 +15,8 @@ def choose_device(wanted: str) -> str:
     Raises:
         UsageError: this machine has none of that kind.
     """
+    import torch
+
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from mpu_cli.errors import UsageError
+from mpu_cli.modeling.device import choose_device
 from mpu_cli.modeling.processes import HOW_TO_LAUNCH, this_process
 from mpu_cli.training import optimizers
 from mpu_cli.training.loss_inputs import hidden_layer
@@ -33,8 +34,6 @@ def choose_shared_device(settings: TrainingSettings, n_forget: int, inputs: Coll
     Raises:
         UsageError: the message names the flag.
     """
-    from mpu_cli.modeling.device import choose_device
-
     device = choose_device(settings.device)
     size, batch_size = this_process().size, settings.batch_size
     if settings.fsdp and size == 1:

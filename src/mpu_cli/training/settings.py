@@ -7,11 +7,11 @@ from typing import Literal
 
 from mpu_cli.data.settings import WindowSettings
 from mpu_cli.errors import UsageError
+from mpu_cli.modeling.device import Device
 from mpu_cli.option import check, option
 from mpu_cli.training import optimizers
 
 Precision = Literal["float32", "bfloat16", "pure-bfloat16"]
-Device = Literal["auto", "cpu", "cuda", "mps"]
 Schedule = Literal["constant", "linear", "cosine"]
 Draws = Literal["dealt", "independent"]
 PartialStep = Literal["mean", "share"]

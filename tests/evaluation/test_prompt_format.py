@@ -21,7 +21,8 @@ from mpu_cli.evaluation.generation import _before, generate
 from mpu_cli.evaluation.model_under_test import ModelUnderTest
 from mpu_cli.evaluation.prompt_format import MUSE_STOPS, prompt_format, with_examples
 from mpu_cli.evaluation.settings import EvalSettings
-from mpu_cli.modeling.load import load_model, load_tokenizer
+from mpu_cli.modeling.load import load_model
+from mpu_cli.modeling.tokenizer import load_tokenizer
 from tiny_models import CHATML, make_model, make_tokenizer
 
 EXAMPLES = [{"question": "Who?", "answer": "Nora"}, {"question": "When?", "answer": "1990"}]

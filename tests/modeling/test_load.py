@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mpu_cli.errors import BadModelError
-from mpu_cli.modeling.load import load_model, load_tokenizer
+from mpu_cli.modeling.load import load_model
+from mpu_cli.modeling.tokenizer import load_tokenizer
 from tiny_models import make_model, make_tokenizer, save
 
 

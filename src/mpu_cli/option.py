@@ -30,7 +30,8 @@ class Option:
 
     help: str
     """One plain phrase, without the default and the choices."""
-    panel: Panel
+    panel: Panel | None = None
+    """The section of the help; None = that of the field before."""
     flag: str | None = None
     """"--x" or "--x/--no-x", where it does not follow from the field's name; a word without
     hyphens is the name of a positional argument."""
@@ -54,23 +55,21 @@ class Option:
     """An environment variable that is read where the option is not given."""
 
 
-def option(default: T, help: str, *, panel: Panel, **details: Any) -> T:
-    """Declare a dataclass field that is an option; `details` are the other fields of `Option`.
+def option(default: T, help: str, **details: Any) -> T:
+    """Declare a dataclass field that is an option.
 
     Args:
         default: the value without the option, or `REQUIRED`.
-        help: one plain phrase, without the default and the choices.
-        panel: the section of the help.
-        details: see `Option`.
+        help: see `Option`.
+        details: the other fields of `Option`.
     """
-    declared = Option(help=help, panel=panel, **details)
-    return field(default=default, metadata={Option: declared})
+    return field(default=default, metadata={Option: Option(help=help, **details)})
 
 
 def same_option(settings: type, name: str) -> Any:
     """A field with the option and the default of another class's field."""
-    other = next(item for item in fields(settings) if item.name == name)
-    return field(default=other.default, metadata=other.metadata)
+    other = next(item for item in options_of(settings) if item.field == name)
+    return field(default=other.default, metadata={Option: other.option})
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +173,15 @@ class Declared:
 @cache
 def options_of(settings: Any) -> tuple[Declared, ...]:
     """The options of a settings class, without those of its parts."""
-    types, found = get_type_hints(settings), []
+    types, panel, declared = get_type_hints(settings), None, []
     for item in fields(settings):
         if Option in item.metadata:
+            spec: Option = item.metadata[Option]
+            panel = spec.panel or panel
+            spec, required = replace(spec, panel=panel), item.default is REQUIRED
             kind, choices = _kind(types[item.name])
-            spec, required = item.metadata[Option], item.default is REQUIRED
-            found.append(Declared(item.name, kind, item.default, choices, spec, required))
-    return tuple(found)
+            declared.append(Declared(item.name, kind, item.default, choices, spec, required))
+    return tuple(declared)
 
 
 @cache
@@ -211,7 +212,7 @@ def flags_of(settings: type) -> dict[str, str]:
 
 
 def check(settings: Any) -> None:
-    """Check every option of a settings object; for `__post_init__`.
+    """Check every option of a settings object.
 
     Raises:
         UsageError: the first value that is not allowed.
@@ -219,6 +220,16 @@ def check(settings: Any) -> None:
     kind: Any = type(settings)
     for item in options_of(kind):
         item.check(getattr(settings, item.field))
+
+
+class Settings:
+    """Base of settings classes that checks every option."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for the first value that is not allowed."""
+        check(self)
 
 
 def check_choice(flag: str, value: object, known: Sequence[str]) -> None:

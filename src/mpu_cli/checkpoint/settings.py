@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mpu_cli.errors import UsageError
-from mpu_cli.option import option
+from mpu_cli.option import Settings, option
 
 StoredDtype = Literal["auto", "float32", "bfloat16", "float16"]
 UpdateDtype = Literal["float32", "bfloat16"]
@@ -30,7 +30,7 @@ def parse_size(text: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class StorageSettings:
+class StorageSettings(Settings):
     """How a model is stored."""
 
     max_shard_bytes: int = option(
@@ -43,5 +43,5 @@ class StorageSettings:
         parse=parse_size,
     )
     dtype: StoredDtype = option(
-        "auto", "Data type of a stored model; auto keeps that of the input.", panel="Output"
+        "auto", "Data type of a stored model; auto keeps that of the input."
     )

@@ -24,7 +24,7 @@ class ConfigCommand(TyperCommand):
     def make_context(
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
     ) -> Any:
-        """Read the file of `--config` before the arguments are parsed, so that flags win over it."""
+        """Read the file of `--config` before the arguments are parsed, so that they win over it."""
         path = _config_path(args)
         if path is not None:
             extra["default_map"] = self._defaults(path)

@@ -44,67 +44,45 @@ class EvalOptions(Job):
         flag="MODEL",
     )
     handoff: Path | None = option(
-        None,
-        "Measure a copy of this handoff as your update MODEL changes it.",
-        panel="Model",
-        metavar="DIR",
+        None, "Measure a copy of this handoff as your update MODEL changes it.", metavar="DIR"
     )
-    copy: int | None = option(
-        None, "Number of the copy, with --handoff.", panel="Model", shown="1", metavar="K"
-    )
+    copy: int | None = option(None, "Number of the copy, with --handoff.", shown="1", metavar="K")
     reference: str | None = option(
-        None,
-        "Another model, for membership inference with a reference.",
-        panel="Model",
-        metavar="MODEL",
+        None, "Another model, for membership inference with a reference.", metavar="MODEL"
     )
     retain_record: Path | None = option(
         None,
         "Record of a model that never saw the forget set, from mpu or open-unlearning.",
-        panel="Model",
         metavar="RECORD",
     )
-    before: Path | None = option(
-        None, "Record of the model before unlearning.", panel="Model", metavar="RECORD"
-    )
+    before: Path | None = option(None, "Record of the model before unlearning.", metavar="RECORD")
     forget: str | None = option(
         None, "Rows that the model should have forgotten.", panel="Data", metavar="FILE"
     )
-    retain: str | None = option(
-        None, "Rows that the model should still know.", panel="Data", metavar="FILE"
-    )
+    retain: str | None = option(None, "Rows that the model should still know.", metavar="FILE")
     holdout: str | None = option(
-        None,
-        "Rows like the forget set that the model never saw.",
-        panel="Data",
-        metavar="FILE",
+        None, "Rows like the forget set that the model never saw.", metavar="FILE"
     )
     utility: tuple[str, ...] = option(
         (),
         "More rows that the model should still know. Repeatable.",
-        panel="Data",
         metavar="[NAME=]FILE",
         repeated=True,
     )
     knowledge: tuple[str, ...] = option(
         (),
         "Questions about a forget set of plain texts (MUSE). Repeatable.",
-        panel="Data",
         metavar="[NAME=]FILE",
         repeated=True,
     )
     few_shot: tuple[str, ...] = option(
         (),
         "Questions with answers to put before each question of a knowledge set. Repeatable.",
-        panel="Data",
         metavar="[NAME=]FILE",
         repeated=True,
     )
     verbatim: str | None = option(
-        None,
-        "Beginnings of forgotten texts, with their continuations (MUSE).",
-        panel="Data",
-        metavar="FILE",
+        None, "Beginnings of forgotten texts, with their continuations (MUSE).", metavar="FILE"
     )
     allow_overlap: bool = same_option(Shared, "allow_overlap")
     columns: ColumnSettings
@@ -120,9 +98,7 @@ class EvalOptions(Job):
         repeated=True,
     )
     list_metrics: bool = option(
-        False,
-        "Print every metric and check with its formula and source, and stop.",
-        panel="Method",
+        False, "Print every metric and check with its formula and source, and stop."
     )
     record: Path | None = option(
         None,
@@ -133,12 +109,9 @@ class EvalOptions(Job):
     layout: Literal["mpu", "open-unlearning"] = option(
         "mpu",
         "Layout of the record. The code of open-unlearning ignores the last token of a plain text.",
-        panel="Output",
         flag="--format",
     )
-    texts: bool = option(
-        False, "Keep the texts that the model wrote in the record too.", panel="Output"
-    )
+    texts: bool = option(False, "Keep the texts that the model wrote in the record too.")
     all: bool = same_option(Shared, "all")
     output_format: OutputFormat = same_option(Shared, "output_format")
     force: bool = same_option(Shared, "force")

@@ -16,14 +16,14 @@ import typer
 from mpu_cli.cli.config import QUIET, VERBOSE, set_voice
 from mpu_cli.cli.output import Output
 from mpu_cli.errors import MpuError, UsageError
-from mpu_cli.option import REQUIRED, Declared, all_options, option, options_of, parts_of
+from mpu_cli.option import REQUIRED, Declared, Settings, all_options, option, options_of, parts_of
 
 Given = Mapping[str, tuple[str, ...]]
 """The options that the user gave, by flag, with their values as text; a switch has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(Settings):
     """Base of the classes that hold a command's options."""
 
     given: Given = field(default_factory=dict)
@@ -43,14 +43,14 @@ class General:
     """The options of every command."""
 
     verbose: bool = option(False, VERBOSE, panel="General", short="-v")
-    quiet: bool = option(False, QUIET, panel="General", short="-q")
+    quiet: bool = option(False, QUIET, short="-q")
     json: bool = option(
-        False, "Print one JSON object on standard output and nothing else.", panel="General"
+        False,
+        "Print one JSON object on standard output and nothing else.",
     )
     config: Path | None = option(
         None,
         "Read options from this YAML file, by their long names. Options on the command line win.",
-        panel="General",
         metavar="FILE",
     )
 

@@ -30,19 +30,18 @@ class Shared:
         parse=tar_file,
     )
     force: bool = option(
-        False, "Replace a result that exists. A secret is never replaced.", panel="Output"
+        False,
+        "Replace a result that exists. A secret is never replaced.",
     )
     dry_run: bool = option(
         False,
         "Print what the command would need (files, disk, memory), and stop.",
-        panel="Output",
     )
-    delta_dtype: UpdateDtype = option("float32", "Data type of the stored change.", panel="Output")
-    output_format: OutputFormat = option("text", "Format of the printed result.", panel="Output")
+    delta_dtype: UpdateDtype = option("float32", "Data type of the stored change.")
+    output_format: OutputFormat = option("text", "Format of the printed result.")
     all: bool = option(
         False,
         "Print every number instead of the most important dozen. CSV and JSON always have all.",
-        panel="Output",
     )
     allow_overlap: bool = option(
         False,

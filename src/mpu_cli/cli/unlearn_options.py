@@ -14,7 +14,7 @@ from mpu_cli.client import methods
 from mpu_cli.client.settings import CheckpointSettings, Lora
 from mpu_cli.data.prompting import Prompting
 from mpu_cli.data.settings import ColumnSettings
-from mpu_cli.option import check, option, same_option
+from mpu_cli.option import option, same_option
 from mpu_cli.training.settings import TrainingSettings
 
 DEFAULT_METHOD = "NPO"
@@ -26,15 +26,14 @@ class UnlearnOptions(Job):
 
     source: str | None = option(
         None,
-        "Handoff or its tar file (the result is an update), or model directory or Hub id (the result"
-        " is a model).",
+        "Handoff or its tar file (the result is an update), or model directory or Hub id (the"
+        " result is a model).",
         panel="Model",
         flag="SOURCE",
     )
     reference: str | None = option(
         None,
         "Model that NPO, DPO, UnDIAL and KL compare with: round 1's handoff, or a model.",
-        panel="Model",
         shown="the copy itself",
         metavar="MODEL",
     )
@@ -44,14 +43,9 @@ class UnlearnOptions(Job):
         panel="Data",
         metavar="FILE",
     )
-    retain: str | None = option(
-        None, "Rows to keep, in the same formats.", panel="Data", metavar="FILE"
-    )
+    retain: str | None = option(None, "Rows to keep, in the same formats.", metavar="FILE")
     refusals: str | None = option(
-        None,
-        "Answers to give instead of the forgotten ones (DPO), one per line.",
-        panel="Data",
-        metavar="FILE",
+        None, "Answers to give instead of the forgotten ones (DPO), one per line.", metavar="FILE"
     )
     allow_overlap: bool = same_option(Shared, "allow_overlap")
     columns: ColumnSettings
@@ -66,31 +60,23 @@ class UnlearnOptions(Job):
     assignments: tuple[str, ...] = option(
         (),
         "Parameter of the method. Repeatable.",
-        panel="Method",
         flag="--set",
         metavar="NAME=VALUE",
         repeated=True,
     )
     list_methods: bool = option(
-        False,
-        "Print every method with its formula, parameters and source, and stop.",
-        panel="Method",
+        False, "Print every method with its formula, parameters and source, and stop."
     )
     preset_name: Literal["paper"] | None = option(
         None,
         "Use the authors' settings for this method. Options that you give win.",
-        panel="Method",
         flag="--preset",
     )
     lora: Lora | None = None
     training: TrainingSettings
     out: Path | None = option(None, "Directory to write.", panel="Output", metavar="DIR")
-    copy: int | None = option(
-        None, "Train copy K only, and write OUT/copy-K.", panel="Output", metavar="K"
-    )
-    finish: bool = option(
-        False, "Check all copies made with --copy, and write the update.", panel="Output"
-    )
+    copy: int | None = option(None, "Train copy K only, and write OUT/copy-K.", metavar="K")
+    finish: bool = option(False, "Check all copies made with --copy, and write the update.")
     delta_dtype: UpdateDtype = same_option(Shared, "delta_dtype")
     storage: StorageSettings
     pack: Path | None = same_option(Shared, "pack")
@@ -107,10 +93,6 @@ class UnlearnOptions(Job):
         metavar="N",
     )
     force: bool = same_option(Shared, "force")
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        check(self)
 
     @classmethod
     def preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:

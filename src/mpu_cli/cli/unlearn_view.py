@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich.console import RenderableType
-
 from mpu_cli.cli.output import facts, size, table
 from mpu_cli.cli.progress import duration
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from mpu_cli.client.methods import MethodInfo
     from mpu_cli.training.report import TrainingReport
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpu_cli.bundle.schema import MAX_RANK
-from mpu_cli.option import REQUIRED, check, option
+from mpu_cli.option import REQUIRED, Settings, option
 from mpu_cli.training.checkpoints import SavePlan
 
 DEFAULT_ROLES = ("q", "k", "v", "gate", "up")
@@ -19,7 +19,7 @@ def parse_targets(text: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Lora:
+class Lora(Settings):
     """The adapter that is trained instead of the weights.
 
     Raises:
@@ -37,7 +37,6 @@ class Lora:
     alpha: float | None = option(
         None,
         "Scale α of the adapter: B A is multiplied by α / rank.",
-        panel="Method",
         flag="--lora-alpha",
         shown="twice the rank",
         above=0,
@@ -46,16 +45,11 @@ class Lora:
     targets: tuple[str, ...] = option(
         (),
         "Weights that get an adapter: roles (q, k, v, gate, up, o, down) or module names.",
-        panel="Method",
         flag="--lora-targets",
         shown=",".join(DEFAULT_ROLES),
         metavar="NAME,NAME,…",
         parse=parse_targets,
     )
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        check(self)
 
     @property
     def scaling(self) -> float:
@@ -64,14 +58,13 @@ class Lora:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckpointSettings:
+class CheckpointSettings(Settings):
     """When a run writes checkpoints, and where."""
 
     resume: bool = option(False, "Continue an interrupted run of the same command.", panel="Output")
     steps: int | None = option(
         None,
         "Write a checkpoint each time this number of steps has passed.",
-        panel="Output",
         flag="--save-steps",
         least=1,
         metavar="STEPS",
@@ -80,7 +73,6 @@ class CheckpointSettings:
     seconds: float = option(
         900.0,
         "Write a checkpoint each time this number of seconds has passed; 0 writes none by time.",
-        panel="Output",
         flag="--save-seconds",
         least=0,
         metavar="SECONDS",
@@ -88,15 +80,10 @@ class CheckpointSettings:
     directory: Path | None = option(
         None,
         "Directory for checkpoints.",
-        panel="Output",
         flag="--work",
         shown="a hidden private directory beside OUT",
         metavar="DIR",
     )
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        check(self)
 
     @property
     def asked(self) -> bool:

@@ -77,7 +77,6 @@ class Prompting:
     variables: tuple[tuple[str, str], ...] = option(
         (),
         "Variable of the chat template, for example enable_thinking=false. Repeatable.",
-        panel="Data",
         flag="--template-var",
         metavar="NAME=VALUE",
         parse=parse_variables,
@@ -86,14 +85,11 @@ class Prompting:
     date: str = option(
         DATE,
         "Date that the chat template takes for today.",
-        panel="Data",
         flag="--template-date",
         metavar="YYYY-MM-DD",
     )
     content_parts: bool = option(
-        False,
-        "Give the chat template each turn as a list of one text part instead of a string.",
-        panel="Data",
+        False, "Give the chat template each turn as a list of one text part instead of a string."
     )
 
     def __post_init__(self) -> None:

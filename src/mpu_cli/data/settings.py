@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mpu_cli.data.mapping import parse_mapping
 from mpu_cli.errors import UsageError
-from mpu_cli.option import check, option
+from mpu_cli.option import Settings, option
 
 
 def parse_delimiter(text: str) -> str:
@@ -25,7 +25,7 @@ def parse_delimiter(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class ColumnSettings:
+class ColumnSettings(Settings):
     """How the columns of a file are read."""
 
     columns: tuple[tuple[str, str], ...] = option(
@@ -41,7 +41,6 @@ class ColumnSettings:
     delimiter: str | None = option(
         None,
         "Character between the columns of CSV files, or the word tab.",
-        panel="Data",
         shown="detected from the header",
         metavar="CHARACTER",
         parse=parse_delimiter,
@@ -54,7 +53,7 @@ class ColumnSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class WindowSettings:
+class WindowSettings(Settings):
     """How long rows are cut and short texts are packed.
 
     Raises:
@@ -72,15 +71,8 @@ class WindowSettings:
     overlap: int | None = option(
         None,
         "Number of tokens that two windows of a long text share.",
-        panel="Data",
         shown="an eighth of a window",
         least=1,
         metavar="TOKENS",
     )
-    pack: bool = option(
-        False, "Pack short plain texts together into blocks.", panel="Data", flag="--packing"
-    )
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        check(self)
+    pack: bool = option(False, "Pack short plain texts together into blocks.", flag="--packing")

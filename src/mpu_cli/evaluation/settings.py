@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mpu_cli.data.prompting import PLAIN, Prompting
 from mpu_cli.errors import UsageError
 from mpu_cli.modeling.device import Device
-from mpu_cli.option import check, option
+from mpu_cli.option import Settings, check, option
 
 # The lowest brings hardly anything back; at the highest a small model learns fastest.
 RELEARN_RATES = (1e-5, 1e-4, 3e-4, 1e-3)
@@ -41,48 +41,33 @@ class EvalSettings:
         (),
         "Check whether the rows stay forgotten: quantization, relearning, paraphrase, leak, or all."
         " Repeatable.",
-        panel="Method",
         metavar="NAME",
         repeated=True,
     )
     generate: bool = option(
         True,
         "Let the model write texts, which ROUGE and fluency need.",
-        panel="Method",
         flag="--generate/--no-generate",
     )
     max_new_tokens: int | None = None
-    """Number of tokens that the model may write; None = depends on the set, see `prompt_format.py`."""
+    """Number of tokens that the model may write; None: see `prompt_format.py`."""
     tokens_by_set: tuple[tuple[str, int], ...] = ()
     """The same for single sets, (name, tokens)."""
     stop: tuple[str, ...] = option(
         (),
         r"Text that ends an answer; \n is a line break. Repeatable.",
-        panel="Method",
         shown="for knowledge sets that of MUSE",
         metavar="TEXT",
         parse=parse_stops,
         repeated=True,
     )
-    samples: int = option(
-        8,
-        "Number of answers to draw for each question (leak).",
-        panel="Method",
-        least=1,
-    )
-    temperature: float = option(
-        1.0, "Temperature of the drawn answers (leak).", panel="Method", above=0, most=100
-    )
-    relearn_rows: int = option(
-        10, "Number of forget rows to train on again (relearning).", panel="Method", least=1
-    )
-    relearn_steps: int = option(
-        20, "Number of training steps (relearning).", panel="Method", least=1
-    )
+    samples: int = option(8, "Number of answers to draw for each question (leak).", least=1)
+    temperature: float = option(1.0, "Temperature of the drawn answers (leak).", above=0, most=100)
+    relearn_rows: int = option(10, "Number of forget rows to train on again (relearning).", least=1)
+    relearn_steps: int = option(20, "Number of training steps (relearning).", least=1)
     relearn_rates: tuple[float, ...] = option(
         RELEARN_RATES,
         "Learning rate of AdamW (relearning); of several the worst result counts. Repeatable.",
-        panel="Method",
         flag="--relearn-rate",
         metavar="RATE",
         repeated=True,
@@ -102,7 +87,7 @@ class EvalSettings:
         panel="Method",
         least=1000,
     )
-    seed: int = option(0, "Seed of all random choices.", panel="Method", least=0)
+    seed: int = option(0, "Seed of all random choices.", least=0)
     device: Device = option(
         "auto",
         "Device to run on. The value auto takes the first one available of cuda, mps and cpu.",
@@ -134,7 +119,7 @@ class EvalSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class CompareSettings:
+class CompareSettings(Settings):
     """Settings of one comparison.
 
     Raises:
@@ -149,20 +134,11 @@ class CompareSettings:
         most=1,
     )
     margin: float | None = option(
-        None,
-        "Margin itself, the same for every metric.",
-        panel="Method",
-        shown="--share of the change",
-        above=0,
+        None, "Margin itself, the same for every metric.", shown="--share of the change", above=0
     )
     resamples: int = option(
         10_000,
         "Number of random weightings of the rows, from which the intervals come.",
-        panel="Method",
         least=1000,
     )
-    seed: int = option(0, "Seed of the random weightings.", panel="Method", least=0)
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        check(self)
+    seed: int = option(0, "Seed of the random weightings.", least=0)

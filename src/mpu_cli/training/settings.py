@@ -36,36 +36,29 @@ class TrainingSettings(WindowSettings):
         "dealt",
         "How retain rows and refusals are drawn: each once before any repeats (dealt), or"
         " independently.",
-        panel="Data",
     )
     redraw_refusals: bool = option(
-        False,
-        "Draw new refusals in each epoch.",
-        panel="Data",
-        flag="--redraw-refusals/--one-refusal",
+        False, "Draw new refusals in each epoch.", flag="--redraw-refusals/--one-refusal"
     )
     order_per_copy: bool = option(
         False,
         "Show each copy of a handoff the rows in an order of its own.",
-        panel="Data",
         flag="--order-per-copy/--one-order",
     )
     round_number: int | None = option(
         None,
         "Number of this round, from 1. The order of rows continues where the last round ended.",
-        panel="Data",
         flag="--round",
         shown="the order depends on the handoff",
         least=1,
     )
     group_by_length: bool = option(
-        False, "Batch rows of similar length together, which saves padding.", panel="Data"
+        False, "Batch rows of similar length together, which saves padding."
     )
     # numpy's generator, which Trainer seeds along with torch's, takes 32 bits.
     seed: int = option(
         0,
         "Seed of the order of rows and of an adapter's matrix A, the same for every copy.",
-        panel="Data",
         least=0,
         most=2**32 - 1,
     )
@@ -76,9 +69,7 @@ class TrainingSettings(WindowSettings):
         flag="--train-embeddings/--no-train-embeddings",
     )
     keep_dropout: bool = option(
-        False,
-        "Keep the model's dropout. It makes the copies differ by more than their noise.",
-        panel="Method",
+        False, "Keep the model's dropout. It makes the copies differ by more than their noise."
     )
     # Why Adafactor: docs/decisions/0003.
     optimizer: str = option(
@@ -88,71 +79,44 @@ class TrainingSettings(WindowSettings):
         metavar="|".join(optimizers.names()),
         names=optimizers.names,
     )
-    epochs: int = option(5, "Number of passes over the forget set.", panel="Optimisation", least=1)
-    max_steps: int | None = option(
-        None, "Stop after this number of steps.", panel="Optimisation", least=1
-    )
+    epochs: int = option(5, "Number of passes over the forget set.", least=1)
+    max_steps: int | None = option(None, "Stop after this number of steps.", least=1)
     learning_rate: float = option(
         1e-5,
         "Highest learning rate of the run.",
-        panel="Optimisation",
         shown="from the model's size, and printed",
         above=0,
     )
     lr_scheduler: Schedule = option(
-        "constant",
-        "Learning rate after the warm-up. The schedules linear and cosine end at 0.",
-        panel="Optimisation",
+        "constant", "Learning rate after the warm-up. The schedules linear and cosine end at 0."
     )
     warmup_steps: int = option(
-        0,
-        "Number of first steps in which the learning rate rises linearly from 0.",
-        panel="Optimisation",
-        least=0,
+        0, "Number of first steps in which the learning rate rises linearly from 0.", least=0
     )
     warmup_ratio: float = option(
-        0.0,
-        "Length of the warm-up as a share of all steps.",
-        panel="Optimisation",
-        least=0,
-        most=1,
+        0.0, "Length of the warm-up as a share of all steps.", least=0, most=1
     )
     batch_size: int = option(
         8,
-        "Number of forget rows in one forward pass, over all processes. As many retain rows go with"
-        " them.",
-        panel="Optimisation",
+        "Number of forget rows in one forward pass, over all processes. As many retain rows go"
+        " with them.",
         least=1,
     )
-    gradient_accumulation: int = option(
-        1, "Number of forward passes per step.", panel="Optimisation", least=1
-    )
+    gradient_accumulation: int = option(1, "Number of forward passes per step.", least=1)
     partial_step: PartialStep = option(
         "mean",
         "Gradient of an epoch's last step if it has fewer forward passes: their mean, or their share"
         " of a whole step.",
-        panel="Optimisation",
     )
-    weight_decay: float = option(
-        0.0,
-        "Decoupled weight decay, without norms and biases.",
-        panel="Optimisation",
-        least=0,
-    )
+    weight_decay: float = option(0.0, "Decoupled weight decay, without norms and biases.", least=0)
     decay_all: bool = option(
-        False,
-        "Apply weight decay to norms and biases too.",
-        panel="Optimisation",
-        flag="--decay-all/--no-decay-all",
+        False, "Apply weight decay to norms and biases too.", flag="--decay-all/--no-decay-all"
     )
-    max_grad_norm: float = option(
-        1.0, "Largest norm of a step's gradient; 0 never clips.", panel="Optimisation", least=0
-    )
+    max_grad_norm: float = option(1.0, "Largest norm of a step's gradient; 0 never clips.", least=0)
     stop_forget_below: float | None = option(
         None,
         "Stop after the first epoch in which the mean answer probability on the forget rows is at"
         " most this.",
-        panel="Optimisation",
         least=0,
         most=1,
     )
@@ -160,30 +124,24 @@ class TrainingSettings(WindowSettings):
         None,
         "Stop after the first epoch in which the mean answer probability on the retain rows is at"
         " most this.",
-        panel="Optimisation",
         least=0,
         most=1,
     )
     precision: Precision = option(
         "float32",
-        "Precision of training. With bfloat16 only the forward passes use it; weights, gradients and"
-        " optimizer stay float32.",
-        panel="Optimisation",
+        "Precision of training. With bfloat16 only the forward passes use it; weights, gradients"
+        " and optimizer stay float32.",
     )
     device: Device = option(
         "auto",
         "Device to train on. The value auto takes the first one available of cuda, mps and cpu.",
-        panel="Optimisation",
     )
     gradient_checkpointing: bool = option(
         False,
         "Recompute activations in the backward pass: less memory, about a third more time, the same"
         " values.",
-        panel="Optimisation",
     )
-    fsdp: bool = option(
-        False, "Shard the model over the processes of torchrun (FSDP2).", panel="Optimisation"
-    )
+    fsdp: bool = option(False, "Shard the model over the processes of torchrun (FSDP2).")
 
     def __post_init__(self) -> None:
         """Check every value."""

@@ -40,13 +40,10 @@ class AggregateOptions(Job):
     secret: Path = option(
         REQUIRED,
         "Directory of the lineage's secret.",
-        panel="Model",
         metavar="DIR",
         environment=SECRET,
     )
-    model: str = option(
-        REQUIRED, "Model to update: the head of the lineage.", panel="Model", metavar="MODEL"
-    )
+    model: str = option(REQUIRED, "Model to update: the head of the lineage.", metavar="MODEL")
     out: Path = option(REQUIRED, "Directory for the new model.", panel="Output", metavar="DIR")
     settings: AggregateSettings
     dry_run: bool = same_option(Shared, "dry_run")

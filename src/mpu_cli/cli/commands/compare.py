@@ -11,7 +11,7 @@ from mpu_cli.cli.options import OutputFormat, Shared
 from mpu_cli.cli.output import Output
 from mpu_cli.errors import UsageError
 from mpu_cli.evaluation.settings import CompareSettings
-from mpu_cli.option import REQUIRED, check, option, same_option
+from mpu_cli.option import REQUIRED, option, same_option
 
 GUIDE = Guide(
     "both",
@@ -35,22 +35,16 @@ class CompareOptions(Job):
     before: Path | None = option(
         None,
         "Record of the model before unlearning: the margin is a share of what changed since.",
-        panel="Data",
         metavar="RECORD",
     )
     retain_record: Path | None = option(
         None,
         "Record of a model that never saw the forget set.",
-        panel="Data",
         metavar="RECORD",
     )
     settings: CompareSettings
     all: bool = same_option(Shared, "all")
     output_format: OutputFormat = same_option(Shared, "output_format")
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        check(self)
 
 
 @command()

@@ -17,7 +17,7 @@ from mpu_cli.cli.output import Output
 from mpu_cli.data.prompting import Prompting
 from mpu_cli.data.settings import ColumnSettings, WindowSettings
 from mpu_cli.errors import BadDataError, CheckFailedError, MpuError, UsageError
-from mpu_cli.option import REQUIRED, check, option
+from mpu_cli.option import REQUIRED, option
 
 if TYPE_CHECKING:
     from mpu_cli.data.check import Findings
@@ -43,29 +43,22 @@ class DataCheckOptions(Job):
         panel="Data",
         flag="FILE",
     )
-    retain: str | None = option(
-        None, "Second file, to compare with the first.", panel="Data", metavar="FILE"
-    )
+    retain: str | None = option(None, "Second file, to compare with the first.", metavar="FILE")
     model: str | None = option(
         None,
         "Model directory, handoff or Hub id whose tokenizer to use.",
         panel="Model",
         metavar="MODEL",
     )
-    tokenizer: Path | None = option(
-        None, "Directory with tokenizer files only.", panel="Model", metavar="DIR"
-    )
+    tokenizer: Path | None = option(None, "Directory with tokenizer files only.", metavar="DIR")
     columns: ColumnSettings
     prompting: Prompting
     windows: WindowSettings
     row: int = option(1, "Number of the usable row to print, from 1.", panel="Output", least=1)
     strict: bool = option(
-        False, "Exit 1 on duplicates, cut rows, or rows in both files.", panel="Output"
+        False,
+        "Exit 1 on duplicates, cut rows, or rows in both files.",
     )
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        check(self)
 
 
 @data.callback()

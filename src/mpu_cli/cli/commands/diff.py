@@ -12,7 +12,7 @@ from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import after_update
 from mpu_cli.cli.options import Shared, use_one_thread
 from mpu_cli.cli.output import Output
-from mpu_cli.option import REQUIRED, check, option, same_option
+from mpu_cli.option import REQUIRED, option, same_option
 
 GUIDE = Guide(
     "client",
@@ -34,21 +34,17 @@ class DiffOptions(Job):
     trained: Path = option(
         REQUIRED,
         "Directory with the trained models or PEFT adapters, copy-1 … copy-m.",
-        panel="Model",
         flag="TRAINED",
     )
     out: Path = option(REQUIRED, "Directory for the update.", panel="Output", metavar="DIR")
     merge: bool = option(
-        False, "Write an adapter as the full change that it makes.", panel="Output"
+        False,
+        "Write an adapter as the full change that it makes.",
     )
     delta_dtype: UpdateDtype = same_option(Shared, "delta_dtype")
     max_shard_bytes: int = same_option(StorageSettings, "max_shard_bytes")
     pack: Path | None = same_option(Shared, "pack")
     force: bool = same_option(Shared, "force")
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        check(self)
 
 
 @command()

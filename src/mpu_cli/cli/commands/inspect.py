@@ -1,14 +1,10 @@
-"""`mpu inspect`: what is this directory, and what does it say (both parties; never a secret, never torch)."""
+"""`mpu inspect`: what a directory is and what it says (both parties); it never imports torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.console import RenderableType
-from rich.text import Text
-from rich.tree import Tree
+from typing import TYPE_CHECKING, Any
 
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateManifest
 from mpu_cli.checkpoint.recognise import (
@@ -29,6 +25,10 @@ from mpu_cli.cli.next_steps import on_handoff, on_secret, on_update
 from mpu_cli.cli.options import given_path
 from mpu_cli.cli.output import Output, facts, size, table, unknown
 from mpu_cli.option import REQUIRED, option
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.tree import Tree
 
 GUIDE = Guide(
     "both",
@@ -347,6 +347,9 @@ def _offset_groups(lineage: Any) -> str:
 
 
 def _tree(lineage: Any) -> Tree:
+    from rich.text import Text
+    from rich.tree import Tree
+
     root = next(record for record in lineage.models.values() if record.parent is None)
 
     def label(record: Any) -> Text:

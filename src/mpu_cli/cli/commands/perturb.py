@@ -17,7 +17,7 @@ from mpu_cli.cli.options import SECRET, Shared, estimate_facts, server_words, us
 from mpu_cli.cli.output import Output, facts, share, table, unknown
 from mpu_cli.documentation import page
 from mpu_cli.errors import UsageError
-from mpu_cli.option import REQUIRED, check, flags_of, option, same_option
+from mpu_cli.option import REQUIRED, flags_of, option, same_option
 from mpu_cli.server.publishing.settings import PAPER, PerturbSettings
 
 if TYPE_CHECKING:
@@ -49,20 +49,17 @@ class PerturbOptions(Job):
     base: str | None = option(
         None,
         "Public model that MODEL was fine-tuned from.",
-        panel="Model",
         metavar="MODEL",
     )
     secret: Path | None = option(
         None,
         "Directory of the lineage's secret; the first perturb makes it.",
-        panel="Model",
         metavar="DIR",
         environment=SECRET,
     )
     new_lineage: Path | None = option(
         None,
         "Start another lineage of a model that has one, with its secret in this new directory.",
-        panel="Model",
         metavar="DIR",
     )
     probe: Path | None = option(
@@ -84,16 +81,11 @@ class PerturbOptions(Job):
     reissue: str | None = option(
         None,
         "Write the lost handoff with this id again, bit for bit.",
-        panel="Output",
         metavar="ID",
     )
     pack: Path | None = same_option(Shared, "pack")
     dry_run: bool = same_option(Shared, "dry_run")
     force: bool = same_option(Shared, "force")
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        check(self)
 
     @classmethod
     def preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -313,7 +305,7 @@ def _handed_out(result: PerturbResult, handoff: Path) -> list[Path]:
 
 
 def _exposed(result: PerturbResult) -> list[tuple[str, str]]:
-    """The exposure of this draw, then that of its holders with all that they have of the lineage."""
+    """The exposure by this draw, then by all that its holders have of the lineage."""
     from mpu_cli.server.publishing.advice import who_pool
 
     shown, ledger = result.exposure, result.ledger

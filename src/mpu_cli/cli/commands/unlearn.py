@@ -110,7 +110,8 @@ def _check_outputs(job: UnlearnOptions, source: str, *, is_handoff: bool) -> Non
 
 
 def _print_estimate(job: UnlearnOptions, output: Output, place: Path) -> None:
-    from mpu_cli.cli.unlearn_job import print_rate, resource_estimate
+    from mpu_cli.cli.unlearn_estimate import resource_estimate
+    from mpu_cli.cli.unlearn_job import print_rate
     from mpu_cli.cli.unlearn_view import dry_run_words
 
     needs = resource_estimate(job, output, place)

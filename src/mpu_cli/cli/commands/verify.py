@@ -26,7 +26,7 @@ from mpu_cli.cli.options import given_path
 from mpu_cli.cli.output import Output
 from mpu_cli.cli.progress import ProgressCallback
 from mpu_cli.errors import BadModelError
-from mpu_cli.option import REQUIRED, check, option
+from mpu_cli.option import REQUIRED, option
 
 GUIDE = Guide(
     "both",
@@ -46,12 +46,9 @@ class VerifyOptions(Job):
         flag="PATH",
     )
     expect: Literal["handoff", "update", "secret", "model"] | None = option(
-        None, "Kind that the directory must have.", panel="Model"
+        None,
+        "Kind that the directory must have.",
     )
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        check(self)
 
 
 @command()

@@ -7,7 +7,7 @@ from math import inf
 from typing import Literal
 
 from mpu_cli.checkpoint.settings import StorageSettings
-from mpu_cli.option import check, option
+from mpu_cli.option import option
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,23 +22,13 @@ class AggregateSettings(StorageSettings):
         1.0, "Share η of the aggregated update to apply.", panel="Method", above=0
     )
     missing: Literal["refuse", "reweight"] = option(
-        "refuse",
-        "What to do if copies are missing. With reweight some noise stays in the result.",
-        panel="Method",
+        "refuse", "What to do if copies are missing. With reweight some noise stays in the result."
     )
     min_agreement: float = option(
-        0.15,
-        "Smallest cosine between the changes of two copies.",
-        panel="Method",
-        least=-1,
-        most=1,
+        0.15, "Smallest cosine between the changes of two copies.", least=-1, most=1
     )
     max_relative_norm: float = option(
-        0.5,
-        "Largest norm of the update, relative to the model's.",
-        panel="Method",
-        above=0,
-        most=inf,
+        0.5, "Largest norm of the update, relative to the model's.", above=0, most=inf
     )
     fork: bool = option(
         False, "Use a model that a newer accepted model has replaced.", panel="Model"
@@ -46,7 +36,3 @@ class AggregateSettings(StorageSettings):
     disclose: bool = option(
         False, "Describe in the model card how the copies were made.", panel="Output"
     )
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        check(self)

@@ -44,18 +44,14 @@ class PerturbSettings(StorageSettings):
     kappa: float = option(
         0.1,
         "Size κ of the noise as a share of the task vector (of the weights without --base).",
-        panel="Method",
         least=0,
         most=LARGEST,
         hint=_SHARE,
     )
-    denoising: Denoising = option(
-        "harmonic", "How the noise of the copies cancels.", panel="Method"
-    )
+    denoising: Denoising = option("harmonic", "How the noise of the copies cancels.")
     alphas: tuple[float, ...] | None = option(
         None,
         "Noise scale of each copy, in copy order, such as 1,1.5,2 (harmonic).",
-        panel="Method",
         shown="equal steps from 1 to 2, in a secret order",
         metavar="NUMBER,…",
         parse=partial(parse_numbers, "--alphas"),
@@ -63,7 +59,6 @@ class PerturbSettings(StorageSettings):
     nodes: tuple[float, ...] | None = option(
         None,
         "Node of each copy on the line of noise, in copy order, such as 1,-1 (extrapolation).",
-        panel="Method",
         shown="1,-1 or 1,-1,2 or 1,-1,1.5,-1.5",
         metavar="NUMBER,…",
         parse=partial(parse_numbers, "--nodes"),
@@ -72,46 +67,34 @@ class PerturbSettings(StorageSettings):
         None,
         "Size c of the secret offset in the unit of the noise; fixed at the first perturb of the"
         " lineage.",
-        panel="Method",
         shown="what the lineage has, 0 at first",
         least=0,
         most=LARGEST,
         hint=_SHARE,
     )
     noise_relative_to: Literal["task-vector", "weights"] | None = option(
-        None,
-        "Unit of the noise.",
-        panel="Method",
-        shown="task-vector with --base, weights without",
+        None, "Unit of the noise.", shown="task-vector with --base, weights without"
     )
     scope: Literal["layers", "all"] = option(
-        "layers",
-        "Tensors that get noise: the layers, or also embeddings, head and final norm.",
-        panel="Method",
+        "layers", "Tensors that get noise: the layers, or also embeddings, head and final norm."
     )
     reparam: Reparameterization = option(
         "signed-permutation",
         "Reparameterization, which changes the weights and keeps the function.",
-        panel="Method",
     )
     # The client's command has to ask for it too.
     train_embeddings: bool = option(
         False,
         "Let the client train the embeddings.",
-        panel="Method",
         flag="--train-embeddings/--no-train-embeddings",
     )
     check: Literal["sample", "all", "none"] = option(
-        "sample",
-        "Layers on which to check that the reparameterization keeps the function.",
-        panel="Method",
+        "sample", "Layers on which to check that the reparameterization keeps the function."
     )
     split: bool = option(
         False, "Write one handoff per copy, each for a different holder.", panel="Output"
     )
-    client: str = option(
-        "", "Name of the client; only the secret holds it.", panel="Output", metavar="NAME"
-    )
+    client: str = option("", "Name of the client; only the secret holds it.", metavar="NAME")
     fork: bool = option(
         False, "Use a model that a newer accepted model has replaced.", panel="Model"
     )

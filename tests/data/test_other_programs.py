@@ -348,8 +348,7 @@ def test_a_delimiter_that_is_given_wins(tmp_path: Path) -> None:
 
 def test_the_option() -> None:
     """One letter, or a name of one; nothing that means something else in CSV."""
-    assert [parse_delimiter(text) for text in (None, ";", "tab", "\\t", "\t", "semicolon")] == [
-        None,
+    assert [parse_delimiter(text) for text in (";", "tab", "\\t", "\t", "semicolon")] == [
         ";",
         "\t",
         "\t",

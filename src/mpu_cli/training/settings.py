@@ -105,8 +105,8 @@ class TrainingSettings(WindowSettings):
     gradient_accumulation: int = option(1, "Number of forward passes per step.", least=1)
     partial_step: PartialStep = option(
         "mean",
-        "Gradient of an epoch's last step if it has fewer forward passes: their mean, or their share"
-        " of a whole step.",
+        "Gradient of an epoch's last step if it has fewer forward passes: their mean, or their"
+        " share of a whole step.",
     )
     weight_decay: float = option(0.0, "Decoupled weight decay, without norms and biases.", least=0)
     decay_all: bool = option(

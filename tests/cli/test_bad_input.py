@@ -247,7 +247,7 @@ CASES = {
     ),
     "heads that do not divide": _perturb(
         code=3,
-        words=("config.json", "key-value heads"),
+        words=("config.json", "num_key_value_heads, 3"),
         prepare=lambda r: _config(r.model, num_key_value_heads=3),
     ),
     "sizes of another model": _perturb(
@@ -610,7 +610,7 @@ CASES = {
     ),
     # the command line itself
     "unknown command": Case(
-        2, ("'perturbb'", "Did you mean 'perturb'?"), lambda r, tmp: ("perturbb", r.model)
+        2, ("'perturbb'", "did you mean perturb?"), lambda r, tmp: ("perturbb", r.model)
     ),
     "unknown option": Case(
         2, ("--kapa", "--kappa"), lambda r, tmp: ("perturb", r.model, "--kapa", "1")

@@ -10,12 +10,12 @@ from mpu_cli.checkpoint.settings import StorageSettings
 from mpu_cli.errors import UsageError
 from mpu_cli.option import check, option
 from mpu_cli.server.denoising import check_coefficients, default_coefficients
+from mpu_cli.server.transforms import Reparameterization
 
 LARGEST = 1000
 """κ and c are shares; copies with more noise are noise alone, and soon overflow float32."""
 _SHARE = "0.1 is 10 % of the task vector"
 Denoising = Literal["harmonic", "extrapolation"]
-Reparameterization = Literal["signed-permutation", "rotation", "paper-rotation", "none"]
 
 
 def parse_numbers(flag: str, text: str) -> tuple[float, ...]:

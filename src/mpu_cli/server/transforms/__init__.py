@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
 
 from mpu_cli.architectures.sections import FACTS
 from mpu_cli.registry import Registry, did_you_mean
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from mpu_cli.server.secrets.randomness import IntegerStream
     from mpu_cli.server.transforms.draw import Reparameterization
 
-REPARAMETERIZATIONS = ("signed-permutation", "rotation", "paper-rotation", "none")
+Reparameterization = Literal["signed-permutation", "rotation", "paper-rotation", "none"]
+REPARAMETERIZATIONS: tuple[str, ...] = get_args(Reparameterization)
 """The choices of `--reparam`. Like the authors, `paper-rotation` has no signs in feed-forwards."""
 EVERY_OPTIMIZER = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
 """Optimizers that commute with signed permutations, as tests/server/test_transforms.py measures."""

@@ -10,7 +10,7 @@ from mpu_cli.checkpoint.settings import StorageSettings
 from mpu_cli.errors import UsageError
 from mpu_cli.option import check, option
 from mpu_cli.server.denoising import check_coefficients, default_coefficients
-from mpu_cli.server.transforms import Reparameterization
+from mpu_cli.server.transforms import Reparam
 
 LARGEST = 1000
 """κ and c are shares; copies with more noise are noise alone, and soon overflow float32."""
@@ -78,9 +78,9 @@ class PerturbSettings(StorageSettings):
     scope: Literal["layers", "all"] = option(
         "layers", "Tensors that get noise: the layers, or also embeddings, head and final norm."
     )
-    reparam: Reparameterization = option(
+    reparam: Reparam = option(
         "signed-permutation",
-        "Reparameterization, which changes the weights and keeps the function.",
+        "Reparam, which changes the weights and keeps the function.",
     )
     # The client's command has to ask for it too.
     train_embeddings: bool = option(

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mpu_cli.server.secrets.randomness import IntegerStream
     from mpu_cli.server.transforms.draw import Reparameterization
 
-Reparameterization = Literal["signed-permutation", "rotation", "paper-rotation", "none"]
-REPARAMETERIZATIONS: tuple[str, ...] = get_args(Reparameterization)
+Reparam = Literal["signed-permutation", "rotation", "paper-rotation", "none"]
+REPARAMETERIZATIONS: tuple[str, ...] = get_args(Reparam)
 """The choices of `--reparam`. Like the authors, `paper-rotation` has no signs in feed-forwards."""
 EVERY_OPTIMIZER = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
 """Optimizers that commute with signed permutations, as tests/server/test_transforms.py measures."""

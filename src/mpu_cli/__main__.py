@@ -1,4 +1,4 @@
-"""`python -m mpu_cli`, and what the console script calls."""
+"""The entry point of `python -m mpu_cli` and of the console script."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run `mpu`; Ctrl-C while the command line itself is still being imported is an interruption like any other."""
+    """Run `mpu`; Ctrl-C during its imports ends it as at any other time."""
     try:
         from mpu_cli.cli.streams import reserve_numbers
 

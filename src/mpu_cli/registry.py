@@ -1,4 +1,4 @@
-"""Registries: directories whose files are the entries, found by looking, so that adding one adds a file.
+"""Registries: directories in which every file is an entry, so that adding one is adding a file.
 
 A registry is a package of Python files or a directory of YAML files. Names that begin with `_` or
 `.` are not entries: helper files of such a package start with `_`. A file is read only when an
@@ -94,7 +94,7 @@ def attribute(package: str, name: str) -> Callable[[Path], Any]:
 
 
 def instances(package: str, kind: type[Loaded]) -> Callable[[Path], list[Loaded]]:
-    """A reader of Python files: it imports a file of `package` and returns its objects of a type."""
+    """A reader of Python files: it imports a file of `package` and returns what is a `kind`."""
 
     def read(path: Path) -> list[Loaded]:
         module = import_module(f"{package}.{path.stem}")

@@ -1,4 +1,4 @@
-"""Light commands take little more CPU time than importing what they need, and import nothing heavy."""
+"""Light commands take little more CPU time than importing what they need."""
 
 import os
 import subprocess

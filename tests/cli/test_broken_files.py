@@ -1,4 +1,4 @@
-"""A half-written file of a registry is named and skipped; it stops no command that does not need it."""
+"""A half-written file of a registry is named and skipped, and stops no other command."""
 
 from __future__ import annotations
 

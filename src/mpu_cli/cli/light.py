@@ -1,4 +1,4 @@
-"""What a process that runs one command and ends may leave out, because nobody will ask it for anything else."""
+"""What a process can leave out if it ends after one command."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _ends_after_one_command = False
 
 
 def ends_after_one_command() -> None:
-    """Say so; only the program's entry point knows."""
+    """Note that this process runs one command; the program's entry point calls this."""
     global _ends_after_one_command
     _ends_after_one_command = True
 
 
 @contextmanager
 def without_torch() -> Iterator[None]:
-    """Let transformers believe that torch is not installed, as it may be for those who only read tokenizers and configurations.
+    """Hide torch from transformers, for a command that reads only tokenizers and configurations.
 
-    With torch it imports its whole machinery for models, too: 4 of 5 CPU-seconds. It keeps this
-    belief as long as the process lives, so this does nothing where the process may go on to load a
-    model, or where torch or transformers is there already.
+    With torch, transformers imports all that models need, which takes 4 of 5 CPU seconds. It looks
+    for torch once, so this does nothing in a process that may load a model later, or if torch or
+    transformers is imported already.
     """
     if not _ends_after_one_command or {"torch", "transformers"} & sys.modules.keys():
         yield
@@ -32,5 +32,5 @@ def without_torch() -> Iterator[None]:
     try:
         yield
     finally:
-        # scipy, for one, takes whatever lies here for a module.
+        # scipy, for example, would use the None as a module.
         del sys.modules["torch"]

@@ -78,7 +78,7 @@ def refuse_unsharded(settings: TrainingSettings) -> None:
         UsageError: the message names the flag.
     """
     if settings.fsdp and not optimizers.get(settings.optimizer).sharded:
-        fit = ", ".join(name for name in optimizers.names() if optimizers.get(name).sharded)
+        fit = ", ".join(optimizers.sharded_names())
         raise UsageError(
             f"--optimizer {settings.optimizer} needs whole tensors, and --fsdp cuts them up",
             f"use {fit}, or leave --fsdp out",

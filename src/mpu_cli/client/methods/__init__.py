@@ -1,12 +1,10 @@
-"""The unlearning methods, one file each, found by looking into this directory.
-
-Adding one touches only its own file.
+"""The unlearning methods; adding one is adding a file to this directory.
 
 A file defines one function (or, where the loss has a state, one class) under the `method`
 decorator: `loss(model, batch, *, gamma: float = 1.0, …) → scalar`. Its keyword parameters are the
 method's parameters, with the published defaults; `--set name=value` follows their types. By
 convention gamma weighs the forget loss and alpha the retain loss. Methods are listed and described
-from the files' source, since importing one imports torch.
+from their source, because importing one imports torch.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from mpu_cli.registry import Registry, choose, instances
 
 
 class Declaration(NamedTuple):
-    """A method's file by its stem, and what it declares."""
+    """The stem of a method's file, and what the file declares."""
 
     stem: str
     info: MethodInfo

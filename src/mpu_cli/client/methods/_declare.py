@@ -1,4 +1,4 @@
-"""What a method declares about itself, and the decorator it does so with."""
+"""The declaration of a method, and the decorator that makes one."""
 
 from __future__ import annotations
 
@@ -18,26 +18,23 @@ Value = float | int | bool | str
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter of a method.
-
-    Its type, published default and, for a choice, what may be chosen.
-    """
+    """One parameter of a method: its type, its published default and its choices, if any."""
 
     name: str
     type: type
     default: Value | None
-    """None: the paper leaves it to the user, who must set it."""
+    """None if the paper has no value, so that the user must set one."""
     choices: tuple[str, ...] = ()
     bound: str = ""
-    """"> 0", ">= 0" or nothing."""
+    """One of "> 0", ">= 0" and ""."""
     source: str = ""
     """Where the default was read: a repository and a file of it, or a paper."""
 
     def convert(self, text: str, assignment: str) -> Value:
-        """The value that was written as `text`.
+        """Convert the text of a value.
 
         Raises:
-            UsageError: it is of another type, outside the bound, or no choice.
+            UsageError: it is of another type, out of bounds, or none of the choices.
         """
         if self.choices:
             for choice in self.choices:
@@ -66,28 +63,25 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class MethodInfo:
-    """What a method's file says, without its loss: no torch is needed for this."""
+    """What a method's file declares beside its loss; reading it needs no torch."""
 
     name: str
     paper: str
     formula: str
     inputs: frozenset[str]
-    """Words of `training.loss_inputs.LOSS_INPUTS`, under the default parameters."""
+    """Names of `training.loss_inputs.LOSS_INPUTS`, for the default parameters."""
     parameters: tuple[Parameter, ...]
     recommended: tuple[tuple[str, float | str], ...] = ()
-    """(setting, value) by TrainingSettings' names: what `recommended_by` trained with.
-
-    Shown, never applied by itself.
-    """
+    """Pairs (field of TrainingSettings, value) that `recommended_by` trained with; only shown."""
     recommended_by: str = ""
-    """Where these settings were read."""
+    """The source of these settings."""
 
     def parse(self, assignments: Iterable[str]) -> dict[str, Value]:
-        """All parameters' values: the defaults, changed by `--set` assignments such as "beta=0.5".
+        """The values of all parameters: the defaults, changed by assignments such as "beta=0.5".
 
         Raises:
-            UsageError: not of the form name=value, an unknown name, the same name twice, a value of
-                another type or out of bounds, or a parameter without a default that is not set.
+            UsageError: an assignment is not name=value, has an unknown name or one given before, or
+                has a bad value; or a parameter without a default is not set.
         """
         known = {parameter.name: parameter for parameter in self.parameters}
         given: dict[str, Value] = {}
@@ -117,10 +111,7 @@ class MethodInfo:
         return values
 
     def inputs_with(self, parameters: Mapping[str, Value]) -> frozenset[str]:
-        """What is needed under these parameters.
-
-        With alpha 0 no retain row has any say, and KL needs retain logits.
-        """
+        """The loss inputs for these parameters: alpha 0 needs no retain rows, KL retain logits."""
         inputs = set(self.inputs)
         if parameters.get("retain_loss") == "KL":
             inputs.add("retain_logits")
@@ -132,7 +123,7 @@ class MethodInfo:
         return with_layer(inputs, int(parameters.get("layer", -1)))
 
     def references_with(self, parameters: Mapping[str, Value]) -> frozenset[str]:
-        """Which of the inputs are what a model said before the first step."""
+        """Those of the inputs that a model computes before the first step."""
         return frozenset(
             name
             for name in self.inputs_with(parameters)
@@ -142,7 +133,7 @@ class MethodInfo:
     def check(
         self, parameters: Mapping[str, Value], *, has_retain: bool, has_alternates: bool
     ) -> None:
-        """Refuse before any work starts.
+        """Check that the rows have what the method needs.
 
         Raises:
             UsageError: the method needs a retain set or alternate answers, and there are none.
@@ -165,10 +156,7 @@ class Method(MethodInfo):
     loss: Callable[..., Any] = lambda *_: None
 
     def bind(self, parameters: Mapping[str, Value]) -> Callable[[Any, Any], Any]:
-        """The loss as a function of (model, batch) alone.
-
-        A fresh `training.stateful.StatefulLoss` where it has a state.
-        """
+        """The loss as a function of (model, batch); a class gives a new StatefulLoss."""
         has_state = inspect.isclass(self.loss)
         bound: Callable[[Any, Any], Any] = (
             self.loss(**parameters) if has_state else partial(self.loss, **parameters)
@@ -195,16 +183,16 @@ def method(
         name: on the command line; upper and lower case do not matter there.
         paper: link to the paper whose formula this is.
         formula: the loss in one line, for help texts and docs.
-        inputs: words of `training.loss_inputs.LOSS_INPUTS`.
+        inputs: names of `training.loss_inputs.LOSS_INPUTS`.
         bounds: "> 0" or ">= 0" by parameter.
-        sources: where each parameter's default was read, by parameter: the authors' own repository
-            before anyone else's.
-        recommended: the training settings that belong to these defaults, by the names of
+        sources: the source of each parameter's default, by parameter; prefer the authors' own
+            repository.
+        recommended: the training settings that belong to these defaults, by field of
             TrainingSettings.
-        recommended_by: where these were read.
+        recommended_by: the source of these settings.
 
-    A parameter without a default must be set by the user. One named `alpha` weighs the retain loss
-    and switches it off at 0; `retain_loss` chooses between NLL and KL; `layer` is that of "hidden".
+    A parameter without a default must be set by the user. `alpha` is the weight of the
+    retain loss (0 removes it), `retain_loss` is NLL or KL, and `layer` is the layer of "hidden".
     """
 
     def declare(loss: Callable[..., Any]) -> Method:

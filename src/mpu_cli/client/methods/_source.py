@@ -1,4 +1,4 @@
-"""A method's declaration, read from its file's source: importing the file would import torch."""
+"""Read a method's declaration from its source, because importing the file imports torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One file per metric; whatever a file lists in METRICS is a metric."""
+"""The metrics: each file lists one or several in METRICS."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ METRICS: Registry[Metric] = Registry(
 
 @cache
 def all_metrics() -> dict[str, Metric]:
-    """Every metric by name, rows' before the model's, else in the order of their files."""
+    """All metrics by name, in the order of their files; those of rows before those of models."""
     metrics = METRICS.entries().items()
     return dict(sorted(metrics, key=lambda item: isinstance(item[1], ModelMetric)))
 
 
 def row_metrics() -> dict[str, RowMetric]:
-    """Those that give every row a number."""
+    """The metrics that give every row a number."""
     return {name: metric for name, metric in all_metrics().items() if isinstance(metric, RowMetric)}
 
 
 def model_metrics() -> dict[str, ModelMetric]:
-    """Those that give the model a number."""
+    """The metrics that give the model one number."""
     return {
         name: metric for name, metric in all_metrics().items() if isinstance(metric, ModelMetric)
     }

@@ -1,8 +1,8 @@
-"""Does it stay forgotten? One file per check; whatever a file names CHECK is a check.
+"""Robustness checks, which test whether forgotten text comes back. Each file declares one `Check`.
 
-A check measures row metrics again under a *condition* (weights in 4 bits, after relearning, asked
-otherwise) and gives columns whose metric is called `metric@condition`: they are averaged, compared
-and recorded like any other.
+A check measures row metrics again under a *condition* (4-bit weights, after relearning, rephrased
+questions). Its columns are named `metric@condition` and are averaged, compared and recorded like
+all others.
 """
 
 from __future__ import annotations

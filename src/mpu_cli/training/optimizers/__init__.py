@@ -1,12 +1,9 @@
-"""The optimizers, one file each, found by looking into this directory.
-
-Adding one touches only its own file.
+"""The optimizers; adding one is adding a file to this directory.
 
 A file `some_name.py` defines one function under the `optimizer` decorator, which says where the
-optimizer comes from and whether its update is smooth in the gradient. That decides whether
-denoising works (docs/design.md, Protocol): the first-order error of the copies cancels only
-through a smooth update. On the command line it is `some-name`. Files whose names begin with an
-underscore are shared by the others.
+optimizer comes from and whether its update is smooth in the gradient. Denoising depends on that
+(docs/design.md, Protocol): the first-order error of the copies cancels only through a smooth
+update. On the command line the optimizer is `some-name`. Names of shared files begin with `_`.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ from typing import Any
 from mpu_cli.registry import Registry, choose, instances
 
 Groups = list[dict[str, Any]]
-"""Parameter groups as torch takes them: `params`, a list of (name in the model, parameter), and `weight_decay`."""
+"""Parameter groups for torch: `params`, a list of (name, parameter), and `weight_decay`."""
 Build = Callable[[Groups, float, Mapping[str, Any]], Any]
 """(groups, learning rate, the model's configuration as in config.json) → a torch optimizer."""
 
@@ -33,10 +30,7 @@ class OptimizerSpec:
     smooth: bool
     build: Build
     sharded: bool = False
-    """Whether it may run where a process holds a part of each tensor (FSDP).
-
-    Its rule treats every entry alone.
-    """
+    """Whether its rule treats each entry alone, so that processes may hold parts (FSDP)."""
 
 
 def optimizer(
@@ -65,6 +59,11 @@ _OPTIMIZERS = Registry("optimizer", Path(__file__).parent, _read)
 def names() -> list[str]:
     """List all optimizers as users write them, sorted; nothing is imported."""
     return sorted(_name(stem) for stem in _OPTIMIZERS.files())
+
+
+def sharded_names() -> list[str]:
+    """List the optimizers that can train a model sharded over processes; imports all."""
+    return [spec.name for spec in _OPTIMIZERS.entries().values() if spec.sharded]
 
 
 def find(name: str) -> str:

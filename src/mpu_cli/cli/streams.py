@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import errno
-import json
 import os
 import sys
 import unicodedata
@@ -46,6 +45,8 @@ def printable(text: str, encoding: str) -> str:
 
 def print_json(data: Mapping[str, Any]) -> None:
     """Print one JSON object; characters that the encoding lacks are escaped."""
+    import json
+
     text = json.dumps(data, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding)

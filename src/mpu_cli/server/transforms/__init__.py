@@ -13,7 +13,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
 
-from mpu_cli.architectures.sections import FACTS
 from mpu_cli.registry import Registry, did_you_mean
 
 if TYPE_CHECKING:
@@ -66,6 +65,8 @@ def load(name: str) -> Transform:
         ValueError: the file lacks something, or names a fact or a reparameterization that does not
             exist.
     """
+    from mpu_cli.architectures.sections import FACTS  # not above: perturb --help needs no facts
+
     module = import_module(f"{__name__}.kinds.{name}")
     for attribute in ("USES", "NEEDS", "EXACT", "EQUIVARIANT", "ACTS_ON", "draw"):
         if not hasattr(module, attribute):

@@ -1,21 +1,27 @@
-"""Rows, settings that suit a tiny model, and plain numbers, for the tests of the methods."""
+"""Rows, settings that suit a tiny model, and plain numbers, for the tests of the methods.
+
+The test file of each method, `methods/test_NAME.py`, has its `CASE`; the shared tests find it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from cases import case_of
 from mpu_cli.client import methods
 from mpu_cli.data.batches import collate
 from mpu_cli.data.templates import IGNORED, TokenizedRow
 from tiny_models import make_model
 
-REQUIRED = {"PDU": ["epsilon=0.5"]}
-"""Assignments without which a method does not start."""
+Values = dict[str, Any]
+FOLDER = Path(__file__).parent / "methods"
 LAYERS = 4
 """Enough for RMU to have a choice."""
 
@@ -39,10 +45,48 @@ RETAIN = [row(4, 7, 3), row(5, 14, 6), row(6, 5, 1)]
 ALTERNATES = [answered(FORGET[0], 7, 3), answered(FORGET[1], 8, 6), answered(FORGET[2], 9, 2)]
 
 
+@dataclass(frozen=True)
+class MethodCase:
+    """What the shared tests must know of one method."""
+
+    formula: Callable[[World, World, World, Values], float]
+    """(now, before, start, parameters) → loss; `before` is the reference, `start` is constant."""
+    published: Values
+    """All parameters with their published defaults; those without a default as in `required`."""
+    required: Mapping[str, Any] = field(default_factory=dict)
+    """A value for each parameter without a default."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Values for a run of six steps, where the defaults hardly forget."""
+    forget_only: Mapping[str, Any] = field(default_factory=dict)
+    """Values that, beside alpha=0, leave only the forget loss."""
+    sensitive: Mapping[str, Any] = field(default_factory=dict)
+    """Values at which a small change of each parameter changes the loss."""
+    only_in_training: Collection[str] = ()
+    """Parameters that do not change the first loss; the method's own tests cover them."""
+    weighted: bool = False
+    """Whether its weights or target have no gradient: the rows' probability falls, not its loss."""
+    layers_above_stay: bool = False
+    """Whether it trains only the layers up to `layer`."""
+    recommended: bool = True
+    """Whether the file says what settings its authors trained with."""
+
+
+@cache
+def method_case(name: str) -> MethodCase:
+    """The case of a method, from its test file."""
+    case: MethodCase = case_of(FOLDER, methods._find(name).stem, "add-a-method")
+    return case
+
+
+def required(name: str) -> list[str]:
+    """Assignments without which a method does not start."""
+    return [f"{key}={value}" for key, value in method_case(name).required.items()]
+
+
 def values_of(method: methods.MethodInfo, changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """The method's defaults, with what it requires and those of the changes that it knows."""
     known = {parameter.name for parameter in method.parameters}
-    given = dict(assignment.split("=") for assignment in REQUIRED.get(method.name, []))
+    given = dict(method_case(method.name).required)
     given |= {name: value for name, value in (changes or {}).items() if name in known}
     return method.parse(f"{name}={value}" for name, value in given.items())
 
@@ -155,3 +199,50 @@ def memorised_model() -> Any:
     for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
         embedding.weight.requires_grad_(False)
     return model.eval()
+
+
+def fresh(family: str = "llama") -> Any:
+    """The model under test, in float64."""
+    return exact(make_model(family, seed=1, num_hidden_layers=LAYERS))
+
+
+def token_mean(rows: list[np.ndarray]) -> float:
+    """The mean over all tokens."""
+    return float(np.concatenate(rows).mean())
+
+
+def log_sigmoid(x: float) -> float:
+    """The logarithm of the logistic function."""
+    return float(-np.log1p(np.exp(-x)))
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def one_hot(row: Numbers) -> np.ndarray:
+    """(n, V), 1 at each labelled token."""
+    return np.eye(row.z.shape[1])[row.y]
+
+
+def retained(now: World, before: World, p: Values) -> float:
+    """The weighted retain loss: token-mean NLL, or KL(reference ‖ model)."""
+    if p["retain_loss"] == "NLL":
+        return p["alpha"] * token_mean([row.nll for row in now.retain])
+    pairs = zip(now.retain, before.retain, strict=True)
+    return p["alpha"] * token_mean(
+        [(np.exp(q.log_p) * (q.log_p - r.log_p)).sum(-1) for r, q in pairs]
+    )
+
+
+def preferred(now: World, before: World, p: Values) -> float:
+    """DPO over sums of log-ratios."""
+    terms = []
+    for win, win_ref, lose, lose_ref in zip(
+        now.alternate, before.alternate, now.forget, before.forget, strict=True
+    ):
+        ratio = (win_ref.nll.sum() - win.nll.sum()) - (lose_ref.nll.sum() - lose.nll.sum())
+        terms.append(-2 / p["beta"] * log_sigmoid(p["beta"] * ratio))
+    return p["gamma"] * float(np.mean(terms)) + retained(now, before, p)

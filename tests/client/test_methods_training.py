@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from method_cases import ALTERNATES, FORGET, RETAIN, memorised_model, values_of
+from method_cases import ALTERNATES, FORGET, RETAIN, memorised_model, method_case, values_of
 
 from mpu_cli.client import methods
 from mpu_cli.data.batches import collate
@@ -20,10 +20,6 @@ from mpu_cli.training.trainer import train
 from mpu_cli.training.training_sets import TrainingSets
 
 RATES = {"sgd": 2e-2, "muon": 3e-3}
-WEIGHTS = {"SatImp": 20}
-"""Its weights are small on rows that a model knows by heart."""
-WEIGHTED = ("WGA", "SatImp", "CE-U")
-"""Their weights or target have no gradient, so the probability must fall, not the loss."""
 
 
 def settings(optimizer: str, **changes: Any) -> TrainingSettings:
@@ -58,10 +54,8 @@ def trained(name: str, optimizer: str, changes: dict[str, Any], **options: Any) 
 def forget_loss(name: str, model: Any) -> float:
     """The method's own forget term, its reference the model before unlearning."""
     method = methods.get(name)
-    values = values_of(method, {"alpha": 0, "lambda_start": 0, "gamma": 1})
+    values = values_of(method, {"alpha": 0, "gamma": 1, **method_case(name).forget_only})
     everything = set(method.inputs_with(values)) | {"forget_nll"}
-    if "retain" in everything or name == "PDU":
-        everything.add("retain")
     before = prepare(
         memorised_model(),
         everything,
@@ -91,15 +85,9 @@ def test_methods_and_optimizers(name: str, optimizer: str) -> None:
     What neither loss reaches (RMU: the layers above its own) and embeddings do not move; all else
     does.
     """
-    # With the retain loss at full weight, six steps would tell of that rather than of forgetting.
-    changes = {
-        "gamma": WEIGHTS.get(name, 1),
-        "alpha": 0.1,
-        "warmup_epochs": 1,
-        "layer": 1,
-        "lambda_start": 1,
-        "dual_step": 0.1,
-    }
+    case = method_case(name)
+    # With the retain loss at full weight, six steps would show that loss rather than forgetting.
+    changes = {"gamma": 1, "alpha": 0.1, "layer": 1, **case.training}
     model, again, before = (
         trained(name, optimizer, changes),
         trained(name, optimizer, changes),
@@ -112,10 +100,11 @@ def test_methods_and_optimizers(name: str, optimizer: str) -> None:
     beyond = {
         key
         for key in origin
-        if name == "RMU" and key.startswith(("model.layers.2", "model.layers.3", "model.norm"))
+        if case.layers_above_stay
+        and key.startswith(("model.layers.2", "model.layers.3", "model.norm"))
     }
     assert still == {"model.embed_tokens.weight", "lm_head.weight"} | beyond
-    if name not in WEIGHTED:
+    if not case.weighted:
         assert forget_loss(name, model) < forget_loss(name, before)
     nll = [sum(each for each, _ in answer_nll(m, FORGET, 3, 0)) for m in (before, model)]
     assert nll[1] > nll[0]

@@ -18,7 +18,7 @@ import pytest
 import typer
 from rounds import FORGET, RETAIN, Done
 
-from mpu_cli.cli.app import app
+from mpu_cli.cli.app import app, run
 
 HOME = Path(__file__).parents[2]
 PAGES = sorted(
@@ -283,7 +283,7 @@ def test_a_shell_completes_commands_methods_and_optimizers(line, found, monkeypa
     ):
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit):
-        group().main(args=[], prog_name="mpu")
+        run([])
     assert capsys.readouterr().out.split() == found
 
 

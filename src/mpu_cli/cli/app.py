@@ -34,6 +34,7 @@ from mpu_cli.registry import did_you_mean
 
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
+_COMPLETE = "_MPU_COMPLETE"
 
 WHERE_TO_BEGIN = """\
 mpu makes a language model forget data that the model's owner may not see.
@@ -120,7 +121,7 @@ def _run(arguments: list[str]) -> int:
     try:
         for argument in arguments:
             _check_text(argument)
-        if arguments:
+        if arguments or _COMPLETE in os.environ:  # a shell asks for completions without arguments
             code = typer.main.get_command(app).main(
                 args=arguments, prog_name="mpu", standalone_mode=False, obj={"arguments": arguments}
             )

@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from rounds import Round
+
+from mpu_cli.cli.app import app
+from mpu_cli.cli.eval_options import EvalOptions
+from mpu_cli.cli.flags import read_job
 
 
 @pytest.fixture
@@ -54,6 +59,37 @@ def test_flags_win_over_the_file(perturb):
     """What is given on the command line is not taken from the file."""
     done = perturb({"copies": 2, "kappa": 0.02}, "--kappa", "0.03")
     assert (done.json["copies"], done.json["kappa"]) == (2, 0.03)
+
+
+@pytest.mark.parametrize(
+    ("content", "trains"),
+    [
+        ({"no-train-embeddings": True}, False),
+        ({"no-train-embeddings": False}, True),
+        ({"train-embeddings": False}, False),
+        ({}, True),
+    ],
+)
+def test_a_negative_key_means_the_negative_option(perturb, content, trains):
+    """`no-x: true` is `--no-x`, and wins over a preset as that does."""
+    done = perturb({"preset": "paper", **content}, "--dry-run")
+    assert done.code == 0, done.err
+    assert f"train-embeddings {trains}" in done.err
+
+
+def test_a_negative_key_is_true_or_false(perturb):
+    """Other values have no clear meaning."""
+    error = perturb({"no-train-embeddings": "maybe"}).json["error"]
+    assert "no-train-embeddings maybe: expected true or false" in error["message"]
+
+
+def test_a_switch_that_the_file_sets_to_false_is_not_given():
+    """Next commands repeat the options that were given; this one was not."""
+    command = typer.main.get_command(app).get_command(None, "eval")
+    options = {"content_parts": False, "generate": False, "system_prompt": "Hi"}
+    context = command.make_context("eval", [], default_map=options)
+    given = read_job(EvalOptions, context).given
+    assert given == {"--generate": (), "--system-prompt": ("Hi",)}
 
 
 def test_required_options_and_arguments_may_come_from_the_file(mpu, finished_round, tmp_path):

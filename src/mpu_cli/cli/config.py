@@ -68,7 +68,11 @@ class ConfigCommand(TyperCommand):
                 )
             values = value if isinstance(value, list) else [value]
             # The command line has a list with commas, or an option that is repeated.
-            if parameters[key].multiple:
+            if f"--{key}" in parameters[key].secondary_opts:
+                if not isinstance(value, bool):
+                    raise UsageError(f"{path}: {key} {value}: expected true or false")
+                value = not value
+            elif parameters[key].multiple:
                 value = [str(item) for item in values]
             elif isinstance(value, list):
                 value = ",".join(map(str, values))

@@ -185,10 +185,17 @@ def read_job(job_class: type[J], context: typer.Context) -> J:
     }
     preset = {name: value for name, value in job_class.preset(given).items() if name not in given}
     words = {
-        item.flag: _words(given[item.name]) for item in all_options(job_class) if item.name in given
+        item.flag: _words(given[item.name])
+        for item in all_options(job_class)
+        if item.name in given and not _is_off(item, given[item.name])
     }
     job: J = _built(job_class, context.params, preset, given=words)
     return job
+
+
+def _is_off(item: Declared, value: Any) -> bool:
+    """Whether a config file sets a switch to false that has no --no- form."""
+    return value is False and "/" not in (item.option.flag or "")
 
 
 def _words(value: Any) -> tuple[str, ...]:

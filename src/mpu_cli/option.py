@@ -163,6 +163,8 @@ class Declared:
     def _range(self) -> str:
         least, above, most = self.option.least, self.option.above, self.option.most
         kind = "a whole number" if self.type is int else "a finite number"
+        if most == math.inf:
+            most, kind = None, "a number"
         if most is None:
             return f"{kind} above {above:g}" if least is None else f"{kind}, at least {least:g}"
         if least is None:

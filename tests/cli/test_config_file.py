@@ -188,3 +188,12 @@ def test_repeated_options_are_lists_in_the_file(mpu, finished_round: Round, tmp_
     done = mpu("unlearn", finished_round.handoff, "--config", path, "--out", tmp_path / "new")
     assert done.code == 2
     assert "betta" in done.json["error"]["message"]
+
+
+def test_repeated_arguments_are_lists_in_the_file(mpu, tmp_path):
+    """`records:` takes a list where the command line has several arguments."""
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"records": ["same", "same"]}))
+    done = mpu("compare", "--config", path)
+    assert done.code == 2
+    assert "the same record is given twice" in done.err

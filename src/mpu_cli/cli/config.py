@@ -67,12 +67,12 @@ class ConfigCommand(TyperCommand):
                     f"{path}: unknown option {key!r}", did_you_mean(str(key), sorted(parameters))
                 )
             values = value if isinstance(value, list) else [value]
-            # The command line has a list with commas, or an option that is repeated.
+            # The command line has a list with commas, or an option or argument that is repeated.
             if f"--{key}" in parameters[key].secondary_opts:
                 if not isinstance(value, bool):
                     raise UsageError(f"{path}: {key} {value}: expected true or false")
                 value = not value
-            elif parameters[key].multiple:
+            elif parameters[key].multiple or parameters[key].nargs < 0:
                 value = [str(item) for item in values]
             elif isinstance(value, list):
                 value = ",".join(map(str, values))

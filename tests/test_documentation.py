@@ -110,6 +110,7 @@ DATED = {"log.md", "first-hour.md"}
 WORDS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
 
 
+@pytest.mark.slow
 def test_counts_in_the_pages_are_those_of_the_registries() -> None:
     """Numbers such as "23 metrics", "44 families", "five optimizers" are those of the registry."""
     from mpu_cli.evaluation.metrics import all_metrics
@@ -134,6 +135,7 @@ def test_counts_in_the_pages_are_those_of_the_registries() -> None:
         assert value == counts[kind], f"{name}: {number} {kind}"
 
 
+@pytest.mark.slow
 def test_every_method_is_named_in_the_readme() -> None:
     """The list of methods is the registry's."""
     from mpu_cli.client import methods

@@ -19,6 +19,7 @@ import typer
 from rounds import FORGET, RETAIN, Done
 
 from mpu_cli.cli.app import app, run
+from mpu_cli.cli.guide import HEADINGS, Guide
 
 HOME = Path(__file__).parents[2]
 PAGES = sorted(
@@ -30,7 +31,7 @@ PAGES = sorted(
     ]
 )
 ROUND = ("perturb", "verify", "inspect", "data", "unlearn", "aggregate", "eval", "compare", "diff")
-"""The order in which the examples run; tests/demo runs those of `demo`."""
+"""These examples need those before them; tests/demo runs those of `demo`."""
 FASTER = {
     "unlearn": ("--max-steps", "2", "--learning-rate", "1e-3"),
     "eval": ("--metric", "answer_probability", "--no-generate"),
@@ -42,12 +43,21 @@ def group():
     return typer.main.get_command(app)
 
 
+def guide_of(name: str) -> Guide:
+    """What a command's file says of it."""
+    return import_module(f"mpu_cli.cli.commands.{name}").GUIDE
+
+
+def all_commands() -> list[str]:
+    """Commands in the order in which their examples run: those of a round first."""
+    return [*ROUND, *(name for name in group().list_commands(None) if name not in ROUND)]
+
+
 def examples(name: str) -> list[list[str]]:
     """A command's examples, split as a shell does."""
-    guide = import_module(f"mpu_cli.cli.commands.{name}").GUIDE
     return [
         words
-        for line in guide.examples
+        for line in guide_of(name).examples
         if (words := shlex.split(line.replace("\\\n", " "), comments=True))
     ]
 
@@ -107,11 +117,11 @@ def play(mpu: Callable[..., Done], words: list[str]) -> None:
     assert done.code == 0, (words, done.err)
 
 
-@pytest.mark.parametrize("name", [*ROUND, "demo"])
+@pytest.mark.parametrize("name", all_commands())
 def test_every_help_has_an_example_and_says_who_runs_it(name, mpu):
     """The list of commands prints the same summary, in one line."""
     shown, listed = mpu(name, "--help").out, mpu("--help").out
-    guide = import_module(f"mpu_cli.cli.commands.{name}").GUIDE
+    guide = guide_of(name)
     assert all(line in shown for example in guide.examples for line in example.splitlines())
     assert "Run by " in shown
     assert re.search(rf"^  {name} +{re.escape(guide.summary)}$", listed, re.MULTILINE)
@@ -131,13 +141,18 @@ def test_the_list_of_commands_says_who_runs_what(mpu):
     assert sorted(name for rows in names.values() for name in rows) == sorted(
         group().list_commands(None)
     )
-    assert names["Commands of the server (who owns the model)"] == ["aggregate", "perturb"]
-    assert names["Commands of the client (who owns the data)"] == ["data", "diff", "unlearn"]
+    for who, heading in HEADINGS.items():
+        owned = [name for name in group().list_commands(None) if guide_of(name).who == who]
+        assert names[heading] == owned
+    assert guide_of("perturb").who == guide_of("aggregate").who == "server"
+    assert guide_of("data").who == guide_of("diff").who == guide_of("unlearn").who == "client"
 
 
 def test_the_examples_of_a_round_run(desk, mpu):
     """They run one after the other in one directory, as printed."""
-    for name in ROUND:
+    for name in all_commands():
+        if name == "demo":
+            continue
         if name == "diff":  # what another program would have trained
             shutil.copytree("to-client", "trained", ignore=lambda path, names: ["mpu.yaml"])
         for words in examples(name):

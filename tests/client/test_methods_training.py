@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from method_cases import ALTERNATES, FORGET, RETAIN, memorised_model, method_case, values_of
+from optimizer_cases import optimizer_case
 
 from mpu_cli.client import methods
 from mpu_cli.data.batches import collate
@@ -19,15 +20,12 @@ from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.trainer import train
 from mpu_cli.training.training_sets import TrainingSets
 
-RATES = {"sgd": 2e-2, "muon": 3e-3}
-
 
 def settings(optimizer: str, **changes: Any) -> TrainingSettings:
     """A short run: 6 steps."""
-    rate = RATES.get(optimizer, 1e-3)
     shared = {
         "epochs": 3,
-        "learning_rate": rate,
+        "learning_rate": optimizer_case(optimizer).rate,
         "batch_size": 2,
         "device": "cpu",
         "optimizer": optimizer,

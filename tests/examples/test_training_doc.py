@@ -44,6 +44,7 @@ def commands(page: str, kind: str) -> list[list[str]]:
     return [shlex.split(line) for line in lines if line.startswith(("mpu ", "torchrun "))]
 
 
+@pytest.mark.slow
 def test_the_table_of_methods_is_what_the_files_declare():
     """Name, parameters with their defaults, and paper of every method."""
     rows = [
@@ -68,6 +69,7 @@ def test_the_table_of_methods_is_what_the_files_declare():
     assert found == declared
 
 
+@pytest.mark.slow
 def test_the_sources_of_defaults_are_what_the_files_declare():
     """Each parameter's default and where it was read.
 
@@ -92,6 +94,7 @@ def test_the_sources_of_defaults_are_what_the_files_declare():
     ] == defaults + settings
 
 
+@pytest.mark.slow
 def test_the_table_of_optimizers_is_what_the_files_declare():
     """Every name, smooth or not, sharded or not."""
     rows = re.findall(

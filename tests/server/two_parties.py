@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from optimizer_cases import optimizer_case
 from safetensors.torch import load_file, save_file
 
 from mpu_cli.architectures.read import read_layout
@@ -170,7 +171,7 @@ def train(source, out, optimizer, steps=20, rate=None, batch=4, length=12, seed=
     ]
     groups = [{"params": named, "weight_decay": 0.0}]
     built = optimizers.get(optimizer).build(
-        groups, rate or RATES[optimizer], model.config.to_dict()
+        groups, rate or optimizer_case(optimizer).round_rate, model.config.to_dict()
     )
     generator = torch.Generator().manual_seed(seed)
     vocabulary = model.config.vocab_size
@@ -225,7 +226,3 @@ def fingerprint(directory):
 def leftovers(root):
     """Hidden files and directories below a folder."""
     return sorted(str(path.relative_to(root)) for path in root.rglob(".*") if path.name != MARKER)
-
-
-RATES = {"sgd": 0.03, "adamw": 1e-3, "adafactor": 1e-3, "adam-mini": 1e-3, "muon": 2e-3}
-"""By optimizer: each moves the tiny models by some per cent in 20 steps."""

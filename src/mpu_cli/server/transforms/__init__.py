@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 Reparam = Literal["signed-permutation", "rotation", "paper-rotation", "none"]
 REPARAMETERIZATIONS: tuple[str, ...] = get_args(Reparam)
 """The choices of `--reparam`. Like the authors, `paper-rotation` has no signs in feed-forwards."""
-EVERY_OPTIMIZER = frozenset({"sgd", "adamw", "adafactor", "adam-mini", "muon"})
-"""Optimizers that commute with signed permutations, as tests/server/test_transforms.py measures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +47,7 @@ class Transform(Protocol):
     ACTS_ON: str
     """The role (`LayerLayout.roles`) without which a layer has nothing for it to move."""
     EXACT: bool
-    """Whether undoing it returns the same bits in any dtype."""
-    EQUIVARIANT: frozenset[str]
-    """Optimizers under which training commutes with it, so that κ = 0 returns the plain update."""
+    """Whether it only moves and negates entries: every optimizer commutes with it."""
 
     def draw(self, layer: LayerLayout, stream: IntegerStream) -> Reparameterization:
         """Draw one random transform of a layer."""
@@ -68,7 +64,7 @@ def load(name: str) -> Transform:
     from mpu_cli.architectures.sections import FACTS  # not above: perturb --help needs no facts
 
     module = import_module(f"{__name__}.kinds.{name}")
-    for attribute in ("USES", "NEEDS", "EXACT", "EQUIVARIANT", "ACTS_ON", "draw"):
+    for attribute in ("USES", "NEEDS", "EXACT", "ACTS_ON", "draw"):
         if not hasattr(module, attribute):
             raise ValueError(f"declares no {attribute}")
     transform = cast(Transform, module)

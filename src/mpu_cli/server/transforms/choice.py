@@ -52,7 +52,7 @@ def chosen(reparameterization: str, layout: ModelLayout) -> tuple[str, ...]:
 def is_rotation(reparameterization: str) -> bool:
     """Whether it uses a transform that AdamW does not commute with."""
     return any(
-        reparameterization in transform.USES and "adamw" not in transform.EQUIVARIANT
+        reparameterization in transform.USES and not transform.EXACT
         for transform in transforms().values()
     )
 

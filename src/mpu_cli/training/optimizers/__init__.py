@@ -30,24 +30,26 @@ class OptimizerSpec:
     smooth: bool
     build: Build
     sharded: bool = False
-    """Whether its rule treats each entry alone, so that processes may hold parts (FSDP)."""
+    """Whether its rule treats every entry alone, so that FSDP may split a tensor."""
+    commutes_with_rotations: bool = False
+    """Whether its rule treats the entries of a head alike, as `--reparam rotation` needs."""
 
 
 def optimizer(
-    *, source: str, smooth: bool, sharded: bool = False
+    *, source: str, smooth: bool, sharded: bool = False, commutes_with_rotations: bool = False
 ) -> Callable[[Build], OptimizerSpec]:
     """Declare an optimizer; its name is that of its file, with hyphens.
 
     Args:
         source: the paper, and whose implementation is used.
         smooth: the update is a smooth function of the gradient (no per-entry normalisation).
-        sharded: see `OptimizerSpec`.
+        sharded: the rule treats every entry alone (FSDP).
+        commutes_with_rotations: the rule treats the entries of a head alike.
     """
 
     def declare(build: Build) -> OptimizerSpec:
-        return OptimizerSpec(
-            _name(build.__module__.rpartition(".")[2]), source, smooth, build, sharded
-        )
+        name = _name(build.__module__.rpartition(".")[2])
+        return OptimizerSpec(name, source, smooth, build, sharded, commutes_with_rotations)
 
     return declare
 

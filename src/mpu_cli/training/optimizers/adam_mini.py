@@ -25,7 +25,11 @@ class AdamMini(Tensorwise):
         return adam(gradient, self._blocks.mean(name, gradient.square()), state)
 
 
-@optimizer(source="Zhang et al. 2406.16793, algorithms 1 and 3; our own, in float32", smooth=True)
+@optimizer(
+    source="Zhang et al. 2406.16793, algorithms 1 and 3; our own, in float32",
+    smooth=True,
+    commutes_with_rotations=True,
+)
 def build(groups: Groups, learning_rate: float, config: Mapping[str, Any]) -> Tensorwise:
     """β = (0.9, 0.999), ε = 1e-8; one second moment a token of embeddings, and a vector.
 

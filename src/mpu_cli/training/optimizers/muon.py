@@ -53,6 +53,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
         " 2502.16982"
     ),
     smooth=True,
+    commutes_with_rotations=True,
 )
 def build(groups: Groups, learning_rate: float, config: Mapping[str, Any]) -> Tensorwise:
     """Momentum 0.95, Nesterov, 5 steps, AdamW's learning rates, no weight decay by default."""

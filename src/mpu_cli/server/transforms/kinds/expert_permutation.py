@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
-from mpu_cli.server.transforms import EVERY_OPTIMIZER, Use
+from mpu_cli.server.transforms import Use
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
 from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.kinds._groups import draw_grouped, source
@@ -16,7 +16,6 @@ USES = dict.fromkeys(("signed-permutation", "rotation", "paper-rotation"), Use(6
 NEEDS = {"routing": {"scores"}}
 ACTS_ON = "experts"
 EXACT = True
-EQUIVARIANT = EVERY_OPTIMIZER
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> Reparameterization:

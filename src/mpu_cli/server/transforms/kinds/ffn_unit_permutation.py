@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
-from mpu_cli.server.transforms import EVERY_OPTIMIZER, Use
+from mpu_cli.server.transforms import Use
 from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.kinds._hidden_units import permute_units
 
@@ -16,7 +16,6 @@ USES = {
 NEEDS = {"activation": {"elementwise"}}
 ACTS_ON = "ffn"
 EXACT = True
-EQUIVARIANT = EVERY_OPTIMIZER
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> Reparameterization:

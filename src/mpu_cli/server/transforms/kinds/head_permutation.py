@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
-from mpu_cli.server.transforms import EVERY_OPTIMIZER, Use
+from mpu_cli.server.transforms import Use
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
 from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.kinds._facts import ANY_QK_NORM
@@ -14,7 +14,6 @@ USES = {"signed-permutation": Use(10)}
 NEEDS = {"alibi": {"none"}, "qk_norm": ANY_QK_NORM, "qk_norm_bias": {"none"}}
 ACTS_ON = "v"
 EXACT = True
-EQUIVARIANT = EVERY_OPTIMIZER
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> Reparameterization:

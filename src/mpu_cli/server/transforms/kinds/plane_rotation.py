@@ -22,7 +22,6 @@ USES = dict.fromkeys(("rotation", "paper-rotation"), Use(20, required=True))
 NEEDS = {"qk_norm": {"none"}, "clip": {"none"}, "v_norm": {"none"}}
 ACTS_ON = "v"
 EXACT = False
-EQUIVARIANT = frozenset({"sgd", "adam-mini", "muon"})
 
 _STEPS = 1 << 32
 

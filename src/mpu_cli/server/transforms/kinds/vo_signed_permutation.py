@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
-from mpu_cli.server.transforms import EVERY_OPTIMIZER, Use
+from mpu_cli.server.transforms import Use
 from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.kinds._facts import ANY_CLIP
 from mpu_cli.server.transforms.kinds._heads import permute_inside
@@ -13,7 +13,6 @@ USES = {"signed-permutation": Use(40)}
 NEEDS = {"v_norm": {"none"}, "clip": ANY_CLIP}
 ACTS_ON = "v"
 EXACT = True
-EQUIVARIANT = EVERY_OPTIMIZER
 
 
 def draw(layer: LayerLayout, stream: IntegerStream) -> Reparameterization:

@@ -364,7 +364,7 @@ def test_a_familys_file_is_read_strictly():
         ("model_types: [x]\nlayers: x\nnorms: []\noutside: {embedding: e}\ntiny: {}", "key 'ffn'"),
         (good + "ffn: {dense: {dawn: d}}", "ffn, dense: unknown key 'dawn', did you mean down"),
         (good + "ffn: {dense: {down: null}}", "ffn, dense: key 'down' is missing"),
-        (good + "attention: {q_norm: q_norm}", "q_norm and qk_norm, its kind, need each other"),
+        (good + "attention: {q_norm: q_norm}", "q_norm and qk_norm must be given together"),
         (good + "outside: {inside: x}", "unknown key 'inside'"),
         (good + "storage: out", "storage must be out_in or in_out"),
         ("- llama", "expected a map"),
@@ -434,7 +434,7 @@ def test_a_checkpoint_of_the_bare_model_gets_a_hint(tmp_path):
     bare = {name.removeprefix("transformer."): info.shape for name, info in model.tensors.items()}
     with pytest.raises(BadModelError, match=r"transformer\.wte\.weight is missing") as caught:
         read_layout(model.config, bare, directory)
-    assert "there as wte.weight: load the model once in transformers" in caught.value.hint
+    assert "stores it as wte.weight: load the model in transformers" in caught.value.hint
 
 
 def test_the_how_to_shows_the_file_that_is_there():

@@ -185,7 +185,7 @@ def test_force_replaces_only_what_mpu_wrote(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("mine")
     with (
-        pytest.raises(OutputError, match="holds no list of files by mpu"),
+        pytest.raises(OutputError, match="has no file list from mpu"),
         Staging(tmp_path / "home", force=True),
     ):
         pass
@@ -404,7 +404,7 @@ def test_a_directory_without_a_valid_list_is_never_replaced(tmp_path, files):
     """A user's model, or a foreign manifest, does not allow to remove other files."""
     _write(tmp_path / "out", {**files, "precious": "mine"}, marked=False)
     with (
-        pytest.raises(OutputError, match="holds no list of files by mpu"),
+        pytest.raises(OutputError, match="has no file list from mpu"),
         Staging(tmp_path / "out", force=True),
     ):
         pass

@@ -699,7 +699,7 @@ def test_a_target_that_exists_is_refused_by_every_command_and_kept(mpu, own_roun
     assert not (tmp_path / "fresh").exists()
     done = mpu(*commands[3], "--force")
     assert done.code == 3
-    assert "holds no list of files by mpu" in done.err
+    assert "has no file list from mpu" in done.err
     shutil.copytree(r.update, target, dirs_exist_ok=True)
     done = mpu(*commands[3], "--force")
     assert done.code == 3

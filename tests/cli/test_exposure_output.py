@@ -40,7 +40,7 @@ def test_one_copy_is_stated_with_the_prior(perturb, kappa, offset, stated):
         and "behaves" in told["exposure_means"]
     )
     out = perturb("h2", "-m", 1, "--kappa", kappa, "--reparam", "none", secret="s2").out
-    assert "left unknown of the task vector, at most" in out and "with no copy" in out
+    assert "share of the task vector still unknown (upper bound)" in out and "with no copy" in out
 
 
 def test_a_second_round_counts_the_copies_of_the_first(perturb, mpu, tmp_path):
@@ -76,7 +76,7 @@ def test_inspect_corrects_exposure_in_old_records(mpu):
         stated == told["all_together"] == pytest.approx(0.05 / sqrt(1 + 0.05**2))
         and "at most" in told["means"]
     )
-    assert "left unknown, at most" in mpu("inspect", GOLDEN).out
+    assert "share still unknown (upper bound)" in mpu("inspect", GOLDEN).out
 
 
 def test_interrupted_handoffs_count(perturb, mpu, tmp_path, monkeypatch):
@@ -105,7 +105,7 @@ def test_without_a_base_the_unit_is_explained(perturb):
     """What 1 means if noise is relative to the weights, and that a base changes it."""
     out = " ".join(perturb("h", "-m", 1, "--kappa", 0.01, base=False).out.split())
     assert (
-        "left unknown of the weights, at most" in out
+        "share of the weights still unknown (upper bound)" in out
         and "if a base exists, name it with --base" in out
     )
     out = " ".join(

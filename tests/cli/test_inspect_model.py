@@ -114,7 +114,7 @@ def test_a_plain_model(shown):
     assert "qk_half_turns keeps the function every layer –" in lines
     assert "expert_permutation has nothing to act on – –" in lines
     assert "gets noise 18 tensors, 15,488 entries: 79 % of the parameters" in lines
-    assert "model.norm.weight 32 outside the decoder layers: exact without --scope all" in lines
+    assert "model.norm.weight 32 outside the decoder layers: no noise without --scope all" in lines
 
 
 def test_fused_and_partial_rope_projections(shown):

@@ -79,7 +79,7 @@ def others(finished_round, tiny_pair, tmp_path_factory):
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--method", "GradDiff", "--reference", "{model}"), 2, "GradDiff compares with nothing"),
+        (("--method", "GradDiff", "--reference", "{model}"), 2, "GradDiff uses no reference model"),
         (
             (*REFERENCED, "--reference", "{narrow}"),
             3,

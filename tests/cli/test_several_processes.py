@@ -237,7 +237,7 @@ def test_two_killed_processes_go_on_with_the_same_bits(more, model, data, tmp_pa
     assert not (tmp_path / "resumed").exists()
     done = launch([*saving, "--resume"], environment)
     assert done.returncode == 0, done.stderr
-    assert "went on from step" in done.stdout
+    assert "resumed from step" in done.stdout
     assert (tmp_path / "resumed" / "model.safetensors").read_bytes() == (
         tmp_path / "whole" / "model.safetensors"
     ).read_bytes()

@@ -307,7 +307,7 @@ def test_a_working_directory_that_is_not_utf_8_or_gone(
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     assert run(["inspect", "x"]) == 3
-    assert "the working directory is gone" in capsys.readouterr().err
+    assert "the working directory no longer exists" in capsys.readouterr().err
     assert run(["--help"]) == 0
 
 

@@ -67,7 +67,7 @@ def test_methods_for_a_reader(mpu):
                 "--stop-retain-below",
                 "0.5",
             ),
-            "about the retain set",
+            "needs a retain set",
         ),
         (
             ("{handoff}", "--out", "{out}", "{rows}", "--stop-forget-below", "0.1", "--copy", "1"),

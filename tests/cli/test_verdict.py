@@ -211,7 +211,7 @@ def test_eval_of_an_update_leaves_no_copy_behind(finished_round, mpu, tmp_path, 
 
 def test_the_learning_rate_follows_the_size_unless_it_is_given(finished_round, mpu, tmp_path):
     """A model, a handoff and a dry run give the same rate; a given or a preset's rate wins."""
-    r, said = finished_round, "by the model's size; --learning-rate sets another"
+    r, said = finished_round, "chosen from the model's size; --learning-rate overrides it"
     config = json.loads((r.model / "config.json").read_text())
     rate = (
         "mpu: note: learning rate"

@@ -279,8 +279,7 @@ def test_a_folder_whose_case_changed_in_transit_is_named(mpu, own_round, kind):
     done = mpu("verify", path)
     assert done.code == 3
     assert (
-        f"{path / 'Copy-1'}: differs from the listed copy-1 only in upper and lower case"
-        in done.err
+        f"{path / 'Copy-1'}: differs from the listed copy-1 only in the case of letters" in done.err
     )
     assert "rename it to copy-1" in done.err
     (path / "Copy-1").rename(path / "copy-1")

@@ -160,7 +160,7 @@ def test_what_is_missing_is_asked_for() -> None:
 
     with pytest.raises(UsageError, match="GradDiff needs a retain set") as caught:
         check("GradDiff", retain=False)
-    assert caught.value.hint == "add --retain FILE, or --set alpha=0 to go without"
+    assert caught.value.hint == "add --retain FILE, or --set alpha=0 to train without one"
     check("GradDiff", retain=True)
     for name in ("GradDiff", "NPO", "RMU", "SimNPO", "WGA", "SatImp"):
         check(name, "alpha=0", retain=False)

@@ -105,7 +105,7 @@ def test_null_and_empty_are_absent(value, tmp_path):
 def test_a_plain_text_has_no_other_wordings(tmp_path):
     """There is no answer to replace."""
     with pytest.raises(
-        BadDataError, match=r"forget\.jsonl:1: 'perturbed_answer' stands beside a plain text"
+        BadDataError, match=r"forget\.jsonl:1: 'perturbed_answer' cannot belong to a plain text"
     ):
         read(tmp_path, {"text": "In Oskel.", "perturbed_answer": ["x"]})
 

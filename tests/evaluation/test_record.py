@@ -67,7 +67,7 @@ def test_force_replaces_a_record_of_ours_and_no_other_programs(found, tmp_path, 
     write_record(target, found, layout, texts=False, force=True)
     (target / MARKER).unlink()
     before = {path.name: path.read_bytes() for path in target.iterdir()}
-    with pytest.raises(OutputError, match="holds no list of files by mpu") as caught:
+    with pytest.raises(OutputError, match="has no file list from mpu") as caught:
         write_record(target, found, layout, texts=False, force=True)
     assert "remove it yourself" in str(caught.value.hint)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
@@ -130,7 +130,7 @@ def test_an_older_record_is_replaced_only_by_force(found, kept, tmp_path):
     own = tmp_path / "own"
     own.mkdir()
     (own / "thesis.txt").write_text("mine")
-    with pytest.raises(OutputError, match="holds no list of files by mpu"):
+    with pytest.raises(OutputError, match="has no file list from mpu"):
         write_record(own, found, "mpu", texts=False, force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["own", "record"]
 

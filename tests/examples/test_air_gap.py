@@ -165,5 +165,5 @@ def test_an_interrupted_client_goes_on_with_what_it_was_told(tiny_pair, tmp_path
     assert not list(tmp_path.glob(".handoff.tar*")) and not Path("update.tar").exists()
     done = subprocess.run([*line, "--resume"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert Path("update.tar").is_file() and "went on from step" in done.stdout
+    assert Path("update.tar").is_file() and "resumed from step" in done.stdout
     assert not Path("update").exists() and "update.tar" in done.stdout

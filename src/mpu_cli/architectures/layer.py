@@ -50,7 +50,7 @@ def read_layer(
     untouched = tuple(name for name in left_alone if name.startswith(lookup.prefix))
     twice = sorted(set(untouched) & set(lookup.noised))
     if twice:
-        raise ValueError(f"{family.name}.yaml: {twice[0]} is both used and left alone")
+        raise ValueError(f"{family.name}.yaml: {twice[0]} is both used and listed as unused")
     return LayerLayout(
         index,
         attention.slots,

@@ -78,7 +78,7 @@ class Attention(AttentionFacts):
         if (self.qkv is None) == (None in (self.q, self.k, self.v)):
             raise ValueError("either q, k and v, or qkv")
         if (self.q_norm is None) != (self.qk_norm in (None, "none")):
-            raise ValueError("q_norm and qk_norm, its kind, need each other")
+            raise ValueError("q_norm and qk_norm must be given together")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,8 +55,8 @@ class TensorLookup:
         bare = name.partition(".")[2]
         if bare in self.shapes:
             hint = (
-                f"it is there as {bare}: load the model once in transformers and save_pretrained,"
-                " which writes the full names"
+                f"the file stores it as {bare}: load the model in transformers and call"
+                " save_pretrained, which writes full names"
             )
         else:
             hint = "the checkpoint is incomplete"

@@ -174,7 +174,9 @@ def open_adapter(path: Path) -> dict[str, LowRankChange]:
     except BadModelError as error:
         raise BadBundleError(error.message, error.hint) from error
     if metadata not in ({}, {"format": "pt"}):
-        raise BadBundleError(f"{file}: its metadata holds more than the format", _MAKE_AGAIN)
+        raise BadBundleError(
+            f"{file}: its metadata has keys that the format does not allow", _MAKE_AGAIN
+        )
     pairs = pair_up(tensors, file, BadBundleError)
     if tuple(sorted(pairs)) != config.modules:
         odd = min(set(pairs) ^ set(config.modules))

@@ -18,8 +18,9 @@ TENSOR_PATTERN = re.compile(r"[!-~]{1,255}")
 """A tensor's name or a glob pattern: printable ASCII, safe to show and to compare."""
 
 MAX_RANK = 512
-"""Largest rank of an adapter. A dense update is smaller than one of a higher rank, whose A no longer
-fits the memory that aggregation promises."""
+"""Largest rank of an adapter.
+
+Beyond it a dense update is smaller, and A does not fit the memory that aggregation promises."""
 
 
 class FieldReader:

@@ -25,7 +25,7 @@ def explain_stray(name: str, listed: Collection[str], present: Collection[str]) 
     )
     if twin is not None:
         return (
-            f"differs from the listed {twin} only in upper and lower case",
+            f"differs from the listed {twin} only in the case of letters",
             f"rename it to {twin}",
         )
     whole = unfinished_name(name)

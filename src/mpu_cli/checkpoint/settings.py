@@ -42,6 +42,4 @@ class StorageSettings(Settings):
         metavar="SIZE",
         parse=parse_size,
     )
-    dtype: StoredDtype = option(
-        "auto", "Data type of a stored model; auto keeps that of the input."
-    )
+    dtype: StoredDtype = option("auto", "Data type of the written model; auto keeps the input's.")

@@ -175,7 +175,7 @@ def refuse_existing(target: Path, *, force: bool | None = False) -> None:
         listed = written_by_mpu(target)
         if not listed:
             raise OutputError(
-                f"{target}: holds no list of files by mpu, so --force does not replace it",
+                f"{target}: has no file list from mpu, so --force does not replace it",
                 "choose another path, or remove it yourself",
             )
         foreign = first_foreign(target, listed)

@@ -103,7 +103,7 @@ def root(
         _check_text(str(Path.cwd()))  # records hold absolute paths
     except FileNotFoundError as error:
         raise BadInputError(
-            "the working directory is gone", "change to another directory"
+            "the working directory no longer exists", "change to another directory"
         ) from error
     for name, asked in (("verbose", verbose), ("quiet", quiet)):
         if asked:

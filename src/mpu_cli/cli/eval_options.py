@@ -44,11 +44,11 @@ class EvalOptions(Job):
         flag="MODEL",
     )
     handoff: Path | None = option(
-        None, "Measure a copy of this handoff as your update MODEL changes it.", metavar="DIR"
+        None, "Handoff of which to measure a copy, changed by your update MODEL.", metavar="DIR"
     )
     copy: int | None = option(None, "Number of the copy, with --handoff.", shown="1", metavar="K")
     reference: str | None = option(
-        None, "Another model, for membership inference with a reference.", metavar="MODEL"
+        None, "Reference model for membership inference.", metavar="MODEL"
     )
     retain_record: Path | None = option(
         None,
@@ -61,7 +61,7 @@ class EvalOptions(Job):
     )
     retain: str | None = option(None, "Rows that the model should still know.", metavar="FILE")
     holdout: str | None = option(
-        None, "Rows like the forget set that the model never saw.", metavar="FILE"
+        None, "Rows that are like the forget set and that the model never saw.", metavar="FILE"
     )
     utility: tuple[str, ...] = option(
         (),
@@ -77,7 +77,8 @@ class EvalOptions(Job):
     )
     few_shot: tuple[str, ...] = option(
         (),
-        "Questions with answers to put before each question of a knowledge set. Repeatable.",
+        "Examples (questions with answers) to put before each question of a knowledge set."
+        " Repeatable.",
         metavar="[NAME=]FILE",
         repeated=True,
     )
@@ -102,16 +103,16 @@ class EvalOptions(Job):
     )
     record: Path | None = option(
         None,
-        "Keep the summary and the numbers of each row in this new directory.",
+        "New directory for the record: a summary, and the numbers of each row.",
         panel="Output",
         metavar="DIR",
     )
     layout: Literal["mpu", "open-unlearning"] = option(
         "mpu",
-        "Layout of the record. The code of open-unlearning ignores the last token of a plain text.",
+        "Layout of the record. open-unlearning's own code ignores the last token of a plain text.",
         flag="--format",
     )
-    texts: bool = option(False, "Keep the texts that the model wrote in the record too.")
+    texts: bool = option(False, "Also keep the generated texts in the record.")
     all: bool = same_option(Shared, "all")
     output_format: OutputFormat = same_option(Shared, "output_format")
     force: bool = same_option(Shared, "force")

@@ -23,7 +23,7 @@ from mpu_cli.errors import UsageError
 from mpu_cli.server.transforms import REPARAMETERIZATIONS, load
 from mpu_cli.server.transforms.choice import chosen, statuses
 
-OUTSIDE = "outside the decoder layers: exact without --scope all"
+OUTSIDE = "outside the decoder layers: no noise without --scope all"
 _VALIDITY = {
     "valid": "keeps the function",
     "invalid": "would change the function",

@@ -24,7 +24,7 @@ class Shared:
 
     pack: Path | None = option(
         None,
-        "Write the result as one tar file too, without times and names of users.",
+        "Also write the result as one tar file, without timestamps and user names.",
         panel="Output",
         metavar="FILE.tar",
         parse=tar_file,
@@ -41,7 +41,8 @@ class Shared:
     output_format: OutputFormat = option("text", "Format of the printed result.")
     all: bool = option(
         False,
-        "Print every number instead of the most important dozen. CSV and JSON always have all.",
+        "Print every number instead of the dozen most important. CSV and JSON always hold all of"
+        " them.",
     )
     allow_overlap: bool = option(
         False,
@@ -63,7 +64,7 @@ def server_words(needs: Mapping[str, int], result: str) -> list[str]:
     files = f" in {needs['files']:,} file{'s' * (needs['files'] > 1)}" if "files" in needs else ""
     return [
         f"disk    at most {size(needs['disk_bytes'])} for {result}{files}",
-        f"memory  about {size(needs['memory_bytes'])} beside the program itself",
+        f"memory  about {size(needs['memory_bytes'])} in addition to the program itself",
         "",
     ]
 

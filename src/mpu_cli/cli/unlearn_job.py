@@ -96,7 +96,8 @@ def print_rate(job: UnlearnOptions, output: Output, place: Path) -> None:
     """Print the learning rate that the model's size chose, once nothing can be refused any more."""
     if _rate_is_free(job) and (rate := _rate_of(place)) is not None:
         output.note(
-            f"note: learning rate {rate:g}, by the model's size; --learning-rate sets another"
+            f"note: learning rate {rate:g}, chosen from the model's size; --learning-rate overrides"
+            " it"
         )
 
 
@@ -239,7 +240,7 @@ def _files(
             "--forget is needed", "give the rows to forget: JSON, JSONL, CSV, Parquet or text"
         )
     if settings.stop_retain_below is not None and job.retain is None:
-        raise UsageError("--stop-retain-below is about the retain set", "give --retain FILE too")
+        raise UsageError("--stop-retain-below needs a retain set", "give --retain FILE too")
     forget = find_data(job.forget)
     retain = find_data(job.retain) if job.retain is not None else None
     refusals = find_data(job.refusals) if job.refusals is not None else None
@@ -318,7 +319,7 @@ def _reference(
         return None
     if not method.references_with(parameters):
         raise UsageError(
-            f"--reference: {method.name} compares with nothing",
+            f"--reference: {method.name} uses no reference model",
             "leave it out, or choose NPO, DPO or UnDIAL",
         )
     if job.training.fsdp:

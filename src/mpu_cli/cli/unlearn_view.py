@@ -84,7 +84,7 @@ def trained(reports: Mapping[str, TrainingReport]) -> list[RenderableType]:
         body.append(table("answer probability", "epoch", "forget", "retain", rows=seen))
     for name, report in reports.items():
         if report.resumed_from is not None:
-            body.append(f"{name} went on from step {report.resumed_from}")
+            body.append(f"{name} resumed from step {report.resumed_from}")
     return body
 
 
@@ -106,20 +106,17 @@ def dry_run_words(needs: Mapping[str, int], *, has_rows: bool) -> list[str]:
     lines = [
         f"memory  about {size(needs['memory_bytes'])} in each process (± 25 %), for {where}",
         (
-            f"disk    {size(needs['disk_bytes'])} for the update{whole}, and {size(on_the_way)} on"
-            " the way"
+            f"disk    {size(needs['disk_bytes'])} for the update{whole}, and {size(on_the_way)} of"
+            " temporary files"
         ),
     ]
     if has_rows:
         lines.append(
             f"time    about {duration(needs['seconds'])} for {copies} of {needs['steps']} steps (a"
-            " third to three times that, from how fast this machine multiplies now)"
+            " third to three times that; estimated from this machine's current speed)"
         )
     else:
-        lines.append(
-            "time    give --forget, and --retain if the method needs it, for an estimate for those"
-            " rows"
-        )
+        lines.append("time    give --forget, and --retain if the method needs it, for an estimate")
     return [*lines, ""]
 
 
@@ -157,7 +154,7 @@ def rounds_advice(method: str, rounds: int, epochs: int) -> str:
         return f"preset paper: {method}, one round of {epochs} epochs"
     return (
         f"preset paper: {method}, {rounds} rounds of {epochs} epoch{'s' if epochs > 1 else ''}"
-        " each; this is one round, after which the server aggregates and hands out again"
+        " each; this is one round, after which the server aggregates and publishes new copies"
     )
 
 

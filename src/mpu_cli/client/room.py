@@ -45,7 +45,7 @@ def require_room_to_train(
     )
     result, checkpoints = result + needed["temporary_disk_bytes"], needed["checkpoint_disk_bytes"]
     if same_disk(out, work.path):
-        what = f"{name} with the checkpoints on the way" if checkpoints else name
+        what = f"{name} with its checkpoints" if checkpoints else name
         require_space(out, result + checkpoints, what)
         return
     require_space(out, result, name)

@@ -72,7 +72,7 @@ class CheckpointSettings(Settings):
     # A killed run loses at most this, beside the time of writing a checkpoint.
     seconds: float = option(
         900.0,
-        "Write a checkpoint each time this number of seconds has passed; 0 writes none by time.",
+        "Write a checkpoint each time this number of seconds has passed; 0 turns this off.",
         flag="--save-seconds",
         least=0,
         metavar="SECONDS",

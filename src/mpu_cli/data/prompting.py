@@ -84,12 +84,12 @@ class Prompting:
     )
     date: str = option(
         DATE,
-        "Date that the chat template takes for today.",
+        "Date that the chat template uses as today's.",
         flag="--template-date",
         metavar="YYYY-MM-DD",
     )
     content_parts: bool = option(
-        False, "Give the chat template each turn as a list of one text part instead of a string."
+        False, "Pass each turn to the chat template as a list of one text part instead of a string."
     )
 
     def __post_init__(self) -> None:

@@ -175,7 +175,7 @@ def _notes(tested: ModelUnderTest, seconds: Mapping[str, float]) -> list[str]:
 
 
 def _tokens(question_set: QuestionSet, tokenizer: Any, settings: EvalSettings) -> str:
-    """Digest of the rows as tokens; of the bare prompts in a set that is asked as MUSE asks."""
+    """Digest of the rows as tokens; of the bare prompts in a set with MUSE's prompts."""
     asked = prompt_format(question_set, settings)
     texts = [(question.row, asked.text(question.row)) for question in question_set.questions]
     rows = (row if text is None else Row(row.where, text=text) for row, text in texts)

@@ -78,7 +78,7 @@ def prompt_format(question_set: QuestionSet, settings: EvalSettings) -> PromptFo
     """Choose how a set is asked, by its role and the settings.
 
     Raises:
-        BadDataError: a chat, or a plain text among questions, in a set that is asked as MUSE asks;
+        BadDataError: a chat, or a plain text among questions, in a set with MUSE's prompts;
             or plain texts among the questions of another set that the model is to write about,
             since texts have other limits and ends than questions.
     """
@@ -89,8 +89,8 @@ def prompt_format(question_set: QuestionSet, settings: EvalSettings) -> PromptFo
     elif settings.generate and question_set.has_texts and any(row.text is None for row in rows):
         text = next(row for row in rows if row.text is not None)
         raise BadDataError(
-            f"{text.where}: a plain text among the questions of the {question_set.name} set, which"
-            " are asked in another way",
+            f"{text.where}: a plain text in the {question_set.name} set, which also has questions:"
+            " the two need different prompts",
             "put the texts into a file of their own (--utility NAME=FILE), or give --no-generate",
         )
     continues = question_set.has_texts or prompt == CONTINUATION
@@ -114,7 +114,7 @@ def _require_muse_rows(name: str, prompt: str, rows: Sequence[Row]) -> None:
         if row.messages or (row.text is not None and prompt == QUESTION):
             kind = "chat" if row.messages else "plain text"
             raise BadDataError(
-                f"{row.where}: a {kind} in the {name} set, which is asked as MUSE asks", hint
+                f"{row.where}: a {kind} in the {name} set, which uses MUSE's prompts", hint
             )
 
 
@@ -154,7 +154,7 @@ def with_examples(question_set: QuestionSet, examples: Sequence[Row]) -> Questio
     """The set with examples before each of its questions (`--few-shot`).
 
     Raises:
-        UsageError: the set is not asked as MUSE asks.
+        UsageError: the set does not use MUSE's prompts.
         BadDataError: an example is not a question and its answer, or is also a question of the set,
             so that its answer would be given away.
     """
@@ -176,6 +176,6 @@ def with_examples(question_set: QuestionSet, examples: Sequence[Row]) -> Questio
         if (where := places.get(normalised(example.prompt))) is not None:
             raise BadDataError(
                 f"{example.where}: this example is also asked ({where})",
-                "leave the example out: it would give the answer away",
+                "remove the example: it would reveal the answer",
             )
     return replace(question_set, examples=tuple(examples))

@@ -170,7 +170,7 @@ def _texts(row: Row, value: dict[str, object], key: str) -> tuple[str, ...]:
         )
     if row.text is not None:
         raise BadDataError(
-            f"{row.where}: {key!r} stands beside a plain text, which has no answer",
+            f"{row.where}: {key!r} cannot belong to a plain text, which has no answer",
             "give prompt and answer, or leave the key out",
         )
     return tuple(str(text) for text in texts)

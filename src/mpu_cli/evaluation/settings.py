@@ -56,7 +56,7 @@ class EvalSettings:
     stop: tuple[str, ...] = option(
         (),
         r"Text that ends an answer; \n is a line break. Repeatable.",
-        shown="for knowledge sets that of MUSE",
+        shown="MUSE's for knowledge sets, else none",
         metavar="TEXT",
         parse=parse_stops,
         repeated=True,
@@ -67,7 +67,8 @@ class EvalSettings:
     relearn_steps: int = option(20, "Number of training steps (relearning).", least=1)
     relearn_rates: tuple[float, ...] = option(
         RELEARN_RATES,
-        "Learning rate of AdamW (relearning); of several the worst result counts. Repeatable.",
+        "Learning rate of AdamW (relearning). If you give several, the worst result counts."
+        " Repeatable.",
         flag="--relearn-rate",
         metavar="RATE",
         repeated=True,
@@ -90,7 +91,7 @@ class EvalSettings:
     seed: int = option(0, "Seed of all random choices.", least=0)
     device: Device = option(
         "auto",
-        "Device to run on. The value auto takes the first one available of cuda, mps and cpu.",
+        "Device to run on. With auto, the first available of cuda, mps and cpu.",
         panel="Optimisation",
     )
     prompting: Prompting = PLAIN
@@ -134,7 +135,7 @@ class CompareSettings(Settings):
         most=1,
     )
     margin: float | None = option(
-        None, "Margin itself, the same for every metric.", shown="--share of the change", above=0
+        None, "Absolute margin, the same for every metric.", shown="--share of the change", above=0
     )
     resamples: int = option(
         10_000,

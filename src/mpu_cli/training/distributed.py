@@ -58,7 +58,8 @@ def choose_shared_device(settings: TrainingSettings, n_forget: int, inputs: Coll
     if batch_size % size:
         below = batch_size // size * size or size
         raise UsageError(
-            f"--batch-size {batch_size} is over all processes, and {size} do not divide it",
+            f"--batch-size {batch_size} counts the rows of all processes, and is not a multiple of"
+            f" {size}",
             f"give {below}, or another multiple",
         )
     last = n_forget % batch_size

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 LOSS_INPUTS = {
     "retain": "a retain set, whose rows are in the batch",
     "alternate": "another answer to each forget row, in the batch",
-    "hidden": "hidden states at one layer; what lies above it is not trained",
+    "hidden": "hidden states at one layer; the layers above it are not trained",
     "forget_nll": "reference: NLL of each forget row",
     "alternate_nll": "reference: NLL of each alternate answer",
     "forget_logits": (

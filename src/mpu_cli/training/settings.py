@@ -42,7 +42,7 @@ class TrainingSettings(WindowSettings):
     )
     order_per_copy: bool = option(
         False,
-        "Show each copy of a handoff the rows in an order of its own.",
+        "Train each copy of a handoff on its own order of the rows.",
         flag="--order-per-copy/--one-order",
     )
     round_number: int | None = option(
@@ -83,23 +83,25 @@ class TrainingSettings(WindowSettings):
     max_steps: int | None = option(None, "Stop after this number of steps.", least=1)
     learning_rate: float = option(
         1e-5,
-        "Highest learning rate of the run.",
-        shown="from the model's size, and printed",
+        "Peak learning rate.",
+        shown="chosen from the model's size, and printed",
         above=0,
     )
     lr_scheduler: Schedule = option(
         "constant", "Learning rate after the warm-up. The schedules linear and cosine end at 0."
     )
     warmup_steps: int = option(
-        0, "Number of first steps in which the learning rate rises linearly from 0.", least=0
+        0,
+        "Number of steps at the start during which the learning rate rises linearly from 0.",
+        least=0,
     )
     warmup_ratio: float = option(
         0.0, "Length of the warm-up as a share of all steps.", least=0, most=1
     )
     batch_size: int = option(
         8,
-        "Number of forget rows in one forward pass, over all processes. As many retain rows go"
-        " with them.",
+        "Number of forget rows in one forward pass, over all processes. It takes as many retain"
+        " rows.",
         least=1,
     )
     gradient_accumulation: int = option(1, "Number of forward passes per step.", least=1)
@@ -112,7 +114,9 @@ class TrainingSettings(WindowSettings):
     decay_all: bool = option(
         False, "Apply weight decay to norms and biases too.", flag="--decay-all/--no-decay-all"
     )
-    max_grad_norm: float = option(1.0, "Largest norm of a step's gradient; 0 never clips.", least=0)
+    max_grad_norm: float = option(
+        1.0, "Largest norm of a step's gradient; 0 disables clipping.", least=0
+    )
     stop_forget_below: float | None = option(
         None,
         "Stop after the first epoch in which the mean answer probability on the forget rows is at"
@@ -134,7 +138,7 @@ class TrainingSettings(WindowSettings):
     )
     device: Device = option(
         "auto",
-        "Device to train on. The value auto takes the first one available of cuda, mps and cpu.",
+        "Device to train on. With auto, the first available of cuda, mps and cpu.",
     )
     gradient_checkpointing: bool = option(
         False,

@@ -15,7 +15,7 @@ from mpu_cli.option import REQUIRED, option, same_option
 
 GUIDE = Guide(
     "both",
-    "Put records of evaluations side by side, with verdicts.",
+    "Compare evaluation records, and print a verdict for each number.",
     ("mpu compare before after",),
 )
 

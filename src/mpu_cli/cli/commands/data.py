@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 GUIDE = Guide(
     "client",
-    "Look at rows to forget and to keep (mpu data check).",
+    "Check the rows to forget and to keep (mpu data check).",
     (
         "mpu data check forget.jsonl --retain retain.jsonl --model to-client",
         "mpu data check forget.csv --map prompt=instruction --map answer=output",
@@ -63,7 +63,7 @@ class DataCheckOptions(Job):
 
 @data.callback()
 def group() -> None:
-    """Look at rows to forget and to keep."""
+    """Check the rows to forget and to keep."""
 
 
 @data.command("check", cls=ConfigCommand)

@@ -14,10 +14,10 @@ from mpu_cli.option import option
 
 GUIDE = Guide(
     "newcomer",
-    "Play one round on an embedded model, about two minutes.",
+    "Run one round on an embedded model (about two minutes).",
     (
         "mpu demo",
-        "mpu demo --keep demo    # and look at what was made",
+        "mpu demo --keep demo    # keep all files, to look at them",
     ),
 )
 
@@ -27,7 +27,7 @@ class DemoOptions(Job):
     """What `mpu demo` was asked to do."""
 
     keep: Path | None = option(
-        None, "Keep everything that is made in this new directory.", panel="Output", metavar="DIR"
+        None, "Keep all files in this new directory.", panel="Output", metavar="DIR"
     )
 
 
@@ -83,18 +83,18 @@ def demo(job: DemoOptions, output: Output) -> None:
         data,
         "",
         table("mean answer probability", "forget", "retain", rows=rows),
-        "Both results are alike (within .012 over three draws of noise). The default noise of"
+        "Both results agree (within .012 over three draws of the noise). The default noise of"
         " perturb, 0.1, is 2 to 4 % of these small weights: it does not cancel completely, and the"
         " model forgets less.",
         "",
         table(
-            "left unknown of the task vector, at most",
+            "share of the task vector still unknown (upper bound)",
             "to a holder of one copy",
             "to a holder of all copies",
             rows=left,
         ),
-        "An offset hides something even from a client that holds all copies, at the price of an"
-        " error of first order in the offset.",
+        "An offset hides something even from a client that holds all copies, but adds an error of"
+        " first order in the offset.",
         "",
         "try next",
         *after_demo(keep),

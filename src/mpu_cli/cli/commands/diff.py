@@ -39,7 +39,7 @@ class DiffOptions(Job):
     out: Path = option(REQUIRED, "Directory for the update.", panel="Output", metavar="DIR")
     merge: bool = option(
         False,
-        "Write an adapter as the full change that it makes.",
+        "Merge adapters: write the full change of the weights.",
     )
     delta_dtype: UpdateDtype = same_option(Shared, "delta_dtype")
     max_shard_bytes: int = same_option(StorageSettings, "max_shard_bytes")

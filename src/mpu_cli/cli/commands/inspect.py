@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 GUIDE = Guide(
     "both",
-    "Say what a directory is and what it says.",
+    "Describe a directory: what it is, and what it holds.",
     (
         "mpu inspect to-client",
         "mpu inspect server    # on the server's side: rounds, holders, exposure",
@@ -52,7 +52,7 @@ class InspectOptions(Job):
     )
     digest: bool = option(
         True,
-        "Print the digest of a model, which takes reading all of it.",
+        "Print the digest of a model, for which mpu reads all its weights.",
         panel="Output",
         flag="--digest/--no-digest",
     )
@@ -124,7 +124,7 @@ def _record(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
         "",
         *body,
         *lines,
-        "next  put it beside another record (mpu compare --help)",
+        "next  compare it with another record (mpu compare --help)",
     ]
 
 
@@ -317,7 +317,7 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     ]
     body: list[RenderableType] = [facts(told), _tree(lineage)]
     if rows:
-        body += [table("exposure so far", "left unknown, at most", rows=rows), means]
+        body += [table("exposure so far", "share still unknown (upper bound)", rows=rows), means]
     if exposed.prepared:
         body.append(interrupted(exposed.prepared))
     answered = {id_ for model in lineage.models.values() for id_ in model.handoffs}

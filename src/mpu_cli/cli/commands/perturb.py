@@ -59,7 +59,7 @@ class PerturbOptions(Job):
     )
     new_lineage: Path | None = option(
         None,
-        "Start another lineage of a model that has one, with its secret in this new directory.",
+        "New directory for the secret of another lineage, for a model that already has a lineage.",
         metavar="DIR",
     )
     probe: Path | None = option(
@@ -278,7 +278,9 @@ def _body(
     body: list[RenderableType] = [facts(told)]
     from mpu_cli.server.publishing.advice import interrupted, meaning
 
-    body.append(table("exposure", f"left unknown {unit}, at most", rows=_exposed(result)))
+    body.append(
+        table("exposure", f"share {unit} still unknown (upper bound)", rows=_exposed(result))
+    )
     body.append(f"{meaning(result.relative_to, result.exposure.no_copy)} ({page('threat-model')})")
     if result.ledger.prepared:
         body.append(interrupted(result.ledger.prepared))

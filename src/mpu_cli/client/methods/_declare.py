@@ -140,7 +140,7 @@ class MethodInfo:
         """
         inputs = self.inputs_with(parameters)
         if "retain" in inputs and not has_retain:
-            without = ", or --set alpha=0 to go without" if "alpha" in parameters else ""
+            without = ", or --set alpha=0 to train without one" if "alpha" in parameters else ""
             raise UsageError(f"{self.name} needs a retain set", f"add --retain FILE{without}")
         if "alternate" in inputs and not has_alternates:
             raise UsageError(

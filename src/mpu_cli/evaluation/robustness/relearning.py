@@ -97,7 +97,7 @@ def _teach(
     steps: int,
     measure: Callable[[int, float], None],
 ) -> None:
-    """Train for some steps and call `measure(step, rate)` on the way.
+    """Train for some steps and call `measure(step, rate)` at some of them.
 
     Afterwards the weights are restored bit for bit.
     """

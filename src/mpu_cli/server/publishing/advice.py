@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mpu_cli.documentation import page
 from mpu_cli.server.lineage.exposure import left
 
-BEHAVIOUR = "a copy behaves as the model does, even where its numbers are hidden"
+BEHAVIOUR = "a copy behaves like the model, even where its weights are hidden"
 
 
 def meaning(relative_to: str, no_copy: float = 1.0) -> str:

@@ -163,7 +163,7 @@ def frozen_offset(
         raise GateError(
             f"--offset {settings.offset:g}: this lineage froze its offset at"
             f" {secret.offset.ratio:g}",
-            "leave --offset out: two scales of one offset give the model away",
+            "leave --offset out: two scales of one offset would reveal the model",
         )
     if settings.scope != secret.offset.scope:
         raise GateError(

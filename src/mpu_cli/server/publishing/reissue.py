@@ -85,8 +85,8 @@ def reissue(
             )
             if manifest.digest != record.digest:
                 raise CheckFailedError(
-                    f"handoff {id_} does not come out the same on this machine (another processor"
-                    " or version)",
+                    f"handoff {id_} cannot be reproduced on this machine (another processor or"
+                    " version)",
                     "issue it again on the machine that made it, or make a new handoff with mpu"
                     " perturb",
                 )

@@ -67,7 +67,7 @@ class PerturbSettings(StorageSettings):
         None,
         "Size c of the secret offset in the unit of the noise; fixed at the first perturb of the"
         " lineage.",
-        shown="what the lineage has, 0 at first",
+        shown="the lineage's own, 0 in a new one",
         least=0,
         most=LARGEST,
         hint=_SHARE,
@@ -80,7 +80,7 @@ class PerturbSettings(StorageSettings):
     )
     reparam: Reparam = option(
         "signed-permutation",
-        "Reparam, which changes the weights and keeps the function.",
+        "Reparameterization: it changes the weights and keeps the function.",
     )
     # The client's command has to ask for it too.
     train_embeddings: bool = option(
@@ -94,7 +94,7 @@ class PerturbSettings(StorageSettings):
     split: bool = option(
         False, "Write one handoff per copy, each for a different holder.", panel="Output"
     )
-    client: str = option("", "Name of the client; only the secret holds it.", metavar="NAME")
+    client: str = option("", "Name of the client, stored in the secret only.", metavar="NAME")
     fork: bool = option(
         False, "Use a model that a newer accepted model has replaced.", panel="Model"
     )

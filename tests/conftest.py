@@ -99,7 +99,7 @@ def family_pair(request: pytest.FixtureRequest, tiny_pair: Callable[..., Pair]) 
 
 @pytest.fixture(scope="session")
 def built_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`built_tiny(name)`: the directory of a tiny model of a family file (`tiny_families`), built once."""
+    """`built_tiny(name)`: the directory of a family's tiny model (`tiny_families`), built once."""
     from tiny_families import tiny_models
 
     known = {tiny.name: tiny for tiny in tiny_models()}

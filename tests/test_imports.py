@@ -60,7 +60,7 @@ sys.exit(code)
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_commands_that_compute_nothing_load_no_torch(name):
-    """Help, inspect, verify and errors found before any work answer without torch, transformers or the Hub's library."""
+    """Help, inspect, verify and early errors import no torch, transformers or Hub library."""
     done = _run("-c", WATCH.format(heavy=HEAVY), *LIGHT[name])
     assert done.stderr.splitlines()[-1] == "LOADED", done.stderr
     assert done.returncode == (3 if "missing" in name else 2 if "error" in name else 0), done.stderr
@@ -130,7 +130,7 @@ def test_what_reads_hostile_bytes_never_imports_torch(package):
 
 
 def test_no_code_unpickles_or_evaluates():
-    """No pickle, no torch.load but of weights only, no eval, exec, yaml.load but the strict one, and no trust in remote code."""
+    """No pickle, eval, exec, remote code, loose yaml.load, or torch.load of more than weights."""
     for path in MODULES:
         names = _imports(path)
         assert not names & {"pickle", "marshal", "shelve", "dill", "joblib"}, path
@@ -164,7 +164,7 @@ def test_no_module_is_longer_than_400_lines():
     assert {
         str(path.relative_to(ROOT)): n
         for path in MODULES
-        if (n := len(path.read_text().splitlines())) > 500
+        if (n := len(path.read_text().splitlines())) > 400
     } == {}
 
 
@@ -198,7 +198,7 @@ def test_no_imports_go_in_circles():
             for name, imports in graph.items()
             if name in imported and imports & graph.keys()
         }
-    # Still to be opened: the package's protocol names its draw, and its draw loads from the package.
+    # Still to be opened: the protocol names its draw, and the draw loads from the package.
     assert [name for name in graph if not name.startswith("mpu_cli.server.transforms")] == []
 
 

@@ -8,7 +8,7 @@ import pytest
 
 TRIALS = 500
 CLOSE = ("30% of rows differ by 1", "two values, ± .3")
-"""Whose error rates are nearly the nominal 5 %, so that it takes more trials to tell them from more than 6 %."""
+"""Distributions with error rates near the nominal 5 %: more trials separate them from 6 %."""
 CASES = {case.name: case for case in errors.DIFFERENCES}
 SPARSE = "1% of rows differ by 1, the others by noise of 0.001"
 
@@ -19,7 +19,7 @@ def _failed(found):
 
 @pytest.mark.parametrize("name", ["minus exponential, sd .1", SPARSE, "30% of rows differ by 1"])
 def test_few_trials_of_the_hard_cases(name):
-    """Skewed and sparse differences, which Student's t calls equivalent too often on the very same rows (negative control)."""
+    """Negative control: on skewed and sparse differences Student's t errs too often."""
     found = errors.differences(CASES[name], 20, 200, {"t": errors.student_interval})
     assert found.holds
     assert found.beside["t: equivalent"] > errors.WORST_ERROR
@@ -65,7 +65,7 @@ def test_a_distribution_has_the_mean_that_it_says():
 @pytest.mark.slow
 @pytest.mark.parametrize("n", errors.SIZES)
 def test_error_rates_of_differences(n):
-    """Every distribution, "equivalent" at a difference of the margin, "different" at none, and the interval."""
+    """Verdicts at a difference of the margin and at none, and the interval, by distribution."""
     assert not _failed(
         errors.differences(case, n, 2000 if case.name in CLOSE else TRIALS, {})
         for case in errors.DIFFERENCES

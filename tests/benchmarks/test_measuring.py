@@ -6,14 +6,14 @@ from one_round import workspace
 
 
 def test_the_sampler_sees_a_short_allocation():
-    """Control: 64 MiB that a child holds for 50 ms are in the measured peak, and nothing else of that size is."""
+    """Control: the peak includes 64 MiB that a child holds for 50 ms, and nothing else so large."""
     code = "{}; time.sleep(.05); del x"
     assert 64 <= measured("", code.format("x = b'1' * (64 << 20)")).peak_mib < 80
     assert measured("", code.format("x = 1")).peak_mib < 8
 
 
 def test_seconds_are_those_of_the_command_and_its_children():
-    """Imports are left out, work of a process that the command starts is counted, waiting is wall time only."""
+    """Imports do not count, work of child processes does, and waiting is wall time only."""
     burn = "end = time.process_time() + .2\nwhile time.process_time() < end: pass"
     child = (
         "import subprocess; subprocess.run([sys.executable, '-c',"

@@ -31,7 +31,7 @@ def test_both_sides_run_and_train_alike(tmp_path):
 
 
 def test_sides_that_trained_differently_are_refused(monkeypatch):
-    """Negative control: another norm of one tensor's change, or another set of trained tensors, is no comparison."""
+    """Negative control: runs with another change of a tensor, or other tensors, do not compare."""
     for other in ({"a": 1.0, "b": 2.1}, {"a": 1.0}):
         moved = {"ours": {"a": 1.0, "b": 2.0}, "plain": other}
 

@@ -264,7 +264,7 @@ def test_embeddings_move_where_both_parties_ask_for_it(
 
 
 def test_a_handoff_that_freezes_embeddings_is_told(open_handoff_, finished_round, tmp_path, mpu):
-    """`--no-train-embeddings` at perturb wins over the preset, and the client's preset says what it then leaves out."""
+    """In perturb `--no-train-embeddings` wins over the preset, and the client's preset says so."""
     pair = open_handoff_[1]
     told = mpu(
         "perturb",
@@ -386,7 +386,7 @@ def test_a_model_in_pure_bfloat16_starts_from_its_rounded_weights(finished_round
 
 @pytest.mark.slow
 def test_copy_by_copy_is_the_same_update(open_handoff_, finished_round, tmp_path, mpu):
-    """Orders come from the handoff and the copy's name, so copies trained alone are those of one command, byte for byte."""
+    """Orders depend on the handoff and the copy's name: copies trained alone have equal bytes."""
     handoff, data = open_handoff_[0] / "to-client", rows(finished_round)
     options = (
         *data,
@@ -490,7 +490,7 @@ def test_an_option_without_effect_is_refused_where_it_was_given(settings, messag
 
 
 def test_an_adapter_under_the_preset(open_handoff_, finished_round, tmp_path, mpu):
-    """The preset's embeddings are dropped with a note, and the warning that they are trained with them."""
+    """The preset's embeddings are dropped with a note, and so is the warning about them."""
     told = (
         "--preset",
         "paper",

@@ -112,7 +112,7 @@ FAST = ("DPO", "SatImp")
     ],
 )
 def test_two_rounds_are_the_authors(method, tiny_pair, data, mpu):
-    """AdamW 1e-5, two rounds, each update within 1e-4 of the plain loop's on the same published copies."""
+    """AdamW 1e-5, two rounds: each update is within 1e-4 of the plain loop's on the same copies."""
     pair = tiny_pair("llama")
     model, errors = pair.model, []
     for number in (1, 2):
@@ -161,7 +161,7 @@ OTHERWISE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("method", OTHERWISE)
 def test_each_setting_is_seen(method, tiny_pair, data, mpu):
-    """Negative controls: with any one setting of the preset undone, the same comparison of a copy's change fails."""
+    """Negative controls: if any one setting of the preset is undone, the comparison fails."""
     pair, root = tiny_pair("llama"), data / "round-1"
     play(mpu, data, pair, method, 1, pair.model)
     copy = root / "to-client" / "copy-1"

@@ -187,7 +187,7 @@ def test_every_path_of_every_command(spelling, finished_round: Round, tmp_path, 
 
 
 def test_no_path_option_is_left_out():
-    """Every parameter of a command that is a path is in the table, so that a new one is tried, too."""
+    """The table has every parameter of a command that is a path, so that a new one is tried."""
     lines = _lines(lambda name: f"PATH {name}")
     for module in pkgutil.iter_modules(commands.__path__):
         found = import_module(f"{commands.__name__}.{module.name}")

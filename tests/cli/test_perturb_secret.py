@@ -46,8 +46,8 @@ def known_elsewhere(digest, model, there, here):
             " holds no lineage"
         ),
         (
-            f"give --secret {there} to continue that lineage; to begin another, whose noise averages"
-            f" away with the first's, give --new-lineage {here} instead of --secret"
+            f"give --secret {there} to continue that lineage; to begin another, whose noise"
+            f" averages away with the first's, give --new-lineage {here} instead of --secret"
         ),
     )
 

@@ -104,7 +104,6 @@ def test_the_delimiter_is_used(mpu, german, command):
     done = mpu(*arguments(command, german), "--delimiter", ";;")
     assert done.code == 2
     assert (
-        done.err
-        == "mpu: error: --delimiter ';;': expected one character\nmpu: hint: for instance --delimiter"
-        " ';' or --delimiter tab\n"
+        done.err == "mpu: error: --delimiter ';;': expected one character\nmpu: hint: for instance"
+        " --delimiter ';' or --delimiter tab\n"
     )

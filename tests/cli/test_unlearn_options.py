@@ -122,7 +122,7 @@ def test_options_that_contradict_each_other(arguments, message, finished_round, 
 
 
 def test_the_preset_and_what_is_given_besides(finished_round, tmp_path, mpu):
-    """The preset's values reach the run, an option that is given wins, a file's too, and the rounds are told."""
+    """The preset's values reach the run, given options and files win, the rounds are printed."""
     r = finished_round
     (tmp_path / "options.yaml").write_text("gradient-accumulation: 1\n")
     preset = [

@@ -1,4 +1,4 @@
-"""The air-gap example, run as it is written, by parties whose directories are closed to each other."""
+"""The air-gap example, by two parties who cannot read each other's directories."""
 
 import json
 import os
@@ -112,7 +112,7 @@ def test_two_clients_one_after_the_other_share_only_tar_files(parties):
 
 @pytest.mark.slow
 def test_an_interrupted_client_goes_on_with_what_it_was_told(tiny_pair, tmp_path, monkeypatch):
-    """Every path that the interrupted run prints is there, and the same line with --resume ends with the tar file."""
+    """Every path that the interrupted run prints exists, and --resume ends with the tar file."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
     pair = tiny_pair("llama", num_hidden_layers=1)

@@ -38,7 +38,7 @@ def losses(output):
 
 
 def test_a_plain_loop_unlearns(tmp_path):
-    """The forget rows lose much and the retained ones little, by a program that knows nothing of mpu."""
+    """With a trainer that does not know mpu, forget rows lose much and retain rows little."""
     found = losses(make(tmp_path, "STEPS=10"))
     assert [copy.payload for copy in read_update(tmp_path / "server/to-server").copies] == [
         "delta",
@@ -60,7 +60,7 @@ def test_pefts_adapters_unlearn_too(tmp_path):
 
 
 def test_the_trainer_knows_nothing_of_mpu():
-    """The script imports torch and transformers (and peft), and neither our code nor anything else."""
+    """The script imports torch, transformers and peft only, and nothing of mpu."""
     tree = ast.parse((EXAMPLE / "unlearn.py").read_text())
     names = {
         alias.name

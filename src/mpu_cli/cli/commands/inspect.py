@@ -108,7 +108,7 @@ def _record(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
         summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
         sets = ", ".join(f"{name} ({info['rows']} rows)" for name, info in summary["sets"].items())
         body, lines = shown(summary, View(every=True))
-        told = {
+        properties = {
             "kind": "record: an evaluation of a model",
             "model": str(summary["model"]["name"]),
             "sets": sets,
@@ -120,7 +120,7 @@ def _record(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
             "evaluate again",
         ) from None
     return summary, [
-        facts(told),
+        facts(properties),
         "",
         *body,
         *lines,
@@ -136,7 +136,7 @@ def _evidence(summary: dict[str, Any]) -> dict[str, str]:
         summary["settings"].get("prompting") or {},
     )
     handoff = model.get("handoff") or {}
-    told = {
+    properties = {
         "digest": model.get("digest"),
         "handoff": ", ".join(f"{name} {value}" for name, value in handoff.items()) or None,
         "date": made.get("date"),
@@ -151,7 +151,7 @@ def _evidence(summary: dict[str, Any]) -> dict[str, str]:
         "template": ", ".join(f"{name} {value}" for name, value in prompting.items() if value),
         "robustness": ", ".join(summary["settings"].get("robustness") or ()),
     }
-    return {name: str(value) for name, value in told.items() if value}
+    return {name: str(value) for name, value in properties.items() if value}
 
 
 def _bundle(path: Path, given: Path) -> tuple[dict[str, Any], list[RenderableType]]:
@@ -226,13 +226,13 @@ def _update(
         )
         for c in copies
     ]
-    told = {
+    properties = {
         "kind": "update: how a client's training changed the copies",
         "handoff": manifest.handoff_id,
         "digest": manifest.digest,
     }
     return data, [
-        facts(told),
+        facts(properties),
         table("copy", "payload", "changed tensors", "dtype", "size", rows=rows),
         "",
         *on_update(given),
@@ -300,7 +300,7 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
         ],
         "exposure": {**exposed.content(), "means": means},
     }
-    told = {
+    properties = {
         "kind": "secret of one lineage: never leaves the server",
         "lineage": lineage.secret.lineage,
         "offset": (
@@ -309,13 +309,13 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
         ),
     }
     if lineage.secret.origin == "test":
-        told["origin"] = "test: prepared by a test, hides nothing"
+        properties["origin"] = "test: prepared by a test, hides nothing"
     rows = [(f"to {holder}", unknown(left)) for holder, left in exposed.by_holder.items()]
     rows += [
         (who_pool(size, len(exposed.by_holder)), unknown(left))
         for size, left in exposed.coalitions[1:]
     ]
-    body: list[RenderableType] = [facts(told), _tree(lineage)]
+    body: list[RenderableType] = [facts(properties), _tree(lineage)]
     if rows:
         body += [table("exposure so far", "share still unknown (upper bound)", rows=rows), means]
     if exposed.prepared:

@@ -265,7 +265,7 @@ def _body(
     if "noise" in realised:
         noise.append(f"realised × {realised['noise']:.4f}")
     noise.append(f"{realised['changed']:.2%} of entries changed" if realised["changed"] else "none")
-    told = {
+    properties = {
         "copies": f"{first.size}, {first.dtype}, {first.denoising}",
         "noise": ", ".join(noise),
         "cancels to": f"{share(realised['residual'])} of the weights",
@@ -275,7 +275,7 @@ def _body(
         ),
         "checked": _checked(result),
     }
-    body: list[RenderableType] = [facts(told)]
+    body: list[RenderableType] = [facts(properties)]
     from mpu_cli.server.publishing.advice import interrupted, meaning
 
     body.append(

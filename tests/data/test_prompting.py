@@ -77,12 +77,12 @@ def test_the_clock_the_zone_and_the_locale_change_nothing():
     seen = {
         subprocess.run(
             [sys.executable, "-c", code],
-            env=surroundings,
+            env=environment,
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-        for surroundings in (
+        for environment in (
             {"TZ": "UTC", "LC_ALL": "C", "PYTHONHASHSEED": "1"},
             {"TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "2"},
         )

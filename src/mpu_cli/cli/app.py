@@ -68,7 +68,7 @@ app = typer.Typer(
 
 
 class InternalError(MpuError):
-    """A fault of mpu itself."""
+    """An internal error of mpu."""
 
     exit_code = INTERNAL_ERROR
 

@@ -1,4 +1,4 @@
-"""What `mpu unlearn` says: the methods, the trained copies, and the preset's advice."""
+"""The output of `mpu unlearn`: the methods, the trained copies, and the preset's advice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the client asks `mpu unlearn` to do, and whom it tells what happens."""
+"""What the client asks `mpu unlearn` to do, and the callbacks for progress and warnings."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class UnlearnJob:
     """Called with the name of each phase that is not a training step."""
 
     def identity(self, source: str) -> dict[str, Any]:
-        """What must be the same for a checkpoint of this job to be continued.
+        """The identity of this job: a checkpoint with another one is not resumed.
 
         `source` is the digest of the handoff or model. Other versions of a library give other bits.
         """

@@ -1,4 +1,4 @@
-"""A job that is ready to train: the one place that decides method, rows, device, resumption."""
+"""A job that is ready to train. Only this module decides method, rows, device and resumption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one `mpu unlearn` writes, keeps through an interruption, and hears of signals."""
+"""The target, work directory and signal handling of one `mpu unlearn` run."""
 
 from __future__ import annotations
 

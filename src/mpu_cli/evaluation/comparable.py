@@ -1,4 +1,4 @@
-"""What two records have in common: refuse other rows, note other settings, select equal parts."""
+"""Check that two records are comparable: same rows, noted settings, common parts."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _asked(record: Record, set_name: str) -> dict[str, Any]:
 
 
 def _hint_on_tokens(first: Record, record: Record, set_name: str) -> str:
-    """The likeliest cause of other tokens: other examples, if their digests differ."""
+    """The likeliest cause of different tokens: different examples, if their digests differ."""
     digests = {_asked(made, set_name).get("examples_digest") for made in (first, record)}
     return (
         OTHER_TOKENS if len(digests) == 1 else "run mpu eval on both with the same --few-shot file"

@@ -120,7 +120,7 @@ def compare(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Comparison:
-    """Compare the first of several records with each other one.
+    """Compare the first of several records with each of the others.
 
     Args:
         records: two or more, by the name to show.

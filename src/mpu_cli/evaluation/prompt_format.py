@@ -119,7 +119,7 @@ def _require_muse_rows(name: str, prompt: str, rows: Sequence[Row]) -> None:
 
 
 def describe_difference(recorded: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """What of one record's prompt format (`PromptFormat.as_recorded`) is not so in another's."""
+    """The parts of two records' prompt formats (`PromptFormat.as_recorded`) that differ."""
     keys = [key for key in {**recorded, **other} if recorded.get(key) != other.get(key)]
     return ", ".join(
         "other examples" if key == "examples_digest" else f"{key} {recorded.get(key)!r}"
@@ -156,7 +156,7 @@ def with_examples(question_set: QuestionSet, examples: Sequence[Row]) -> Questio
     Raises:
         UsageError: the set does not use MUSE's prompts.
         BadDataError: an example is not a question and its answer, or is also a question of the set,
-            so that its answer would be given away.
+            so that its answer would be revealed.
     """
     if question_set.role != KNOWLEDGE:
         raise UsageError(

@@ -126,8 +126,8 @@ def read_questions(
     """Read all rows of a file with their other wordings.
 
     Raises:
-        BadDataError: `read_rows` refuses the file, another wording is not text, or it stands beside
-            a plain text.
+        BadDataError: `read_rows` refuses the file, another wording is not text, or belongs to a
+            plain text.
     """
     wordings = {PARAPHRASED_QUESTION, PARAPHRASED_ANSWER, PERTURBED_ANSWER}
     scan = read_scan(location, mapping, delimiter=delimiter, tell=tell, beside=wordings)

@@ -1,4 +1,4 @@
-"""`mpu compare`: records of evaluations side by side (both parties)."""
+"""`mpu compare`: compare evaluation records (both parties)."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def compare(job: CompareOptions, output: Output) -> None:
 
     The verdict is equivalent, different, or not enough data. Equivalent means that two one-sided
     tests at 5 % put the difference within the margin, by default 1 % of what unlearning changed in
-    the first record. The intervals are over rows, and allow for rows that were not seen: a margin
-    of .05 takes 59 rows or more, one of .01 takes 299. They say nothing about other training seeds.
+    the first record. The intervals also cover rows that were not measured: a margin of .05 needs
+    at least 59 rows, one of .01 at least 299. They do not cover other training seeds.
     """
     from mpu_cli.cli.compare_view import compared, headline
     from mpu_cli.cli.figures import check_output_format, print_figures

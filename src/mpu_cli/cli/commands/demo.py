@@ -33,7 +33,7 @@ class DemoOptions(Job):
 
 @command()
 def demo(job: DemoOptions, output: Output) -> None:
-    """Play one round between a model owner and a data owner, about two minutes on a laptop's CPU.
+    """Run one round between a model owner and a data owner: about two minutes on a laptop's CPU.
 
     A tiny Llama that knows 20 invented people unlearns two of them. Both parties are real mpu
     processes that cannot read each other's directory.

@@ -142,7 +142,7 @@ def _show(
 
 
 def _notes_on_format(layout: str, sets: list[QuestionSet]) -> list[str]:
-    """How the layout's own tool treats these rows in another way."""
+    """A note on rows that the layout's own tool treats differently."""
     from mpu_cli.evaluation.records.open_unlearning import LAST_TOKEN
 
     texts = any(question.row.text is not None for item in sets for question in item.questions)

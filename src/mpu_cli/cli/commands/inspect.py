@@ -1,4 +1,4 @@
-"""`mpu inspect`: what a directory is and what it says (both parties); it never imports torch."""
+"""`mpu inspect`: describe a directory (both parties); it never imports torch."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class InspectOptions(Job):
 
 @command()
 def inspect(job: InspectOptions, output: Output) -> None:
-    """Print what a directory is and what it says.
+    """Print what a directory is and what it holds.
 
     It reads manifests and headers, and a model's weights for its digest; `verify` checks them.
     """
@@ -88,7 +88,7 @@ def inspect(job: InspectOptions, output: Output) -> None:
 
 
 def _view(place: Path, given: Path) -> tuple[dict[str, Any], list[RenderableType]]:
-    """What lies at `place`, called by the name that was `given` for it."""
+    """Describe what lies at `place`; messages call it `given`."""
     kind = recognise(place).kind
     if kind in {BUNDLE, HANDOFF, UPDATE}:
         return _bundle(place, given)
@@ -129,7 +129,7 @@ def _record(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
 
 
 def _evidence(summary: dict[str, Any]) -> dict[str, str]:
-    """Which model, when and with what, as far as the record says."""
+    """The model, the date and the versions that a record states."""
     model, made, prompting = (
         summary["model"],
         summary.get("made") or {},

@@ -260,17 +260,17 @@ def _body(
 ) -> list[RenderableType]:
     first = result.handoffs[0]
     unit = "of the task vector" if result.relative_to == "task-vector" else "of the weights"
-    realised = first.realised
-    noise = [f"asked {first.kappa:g} {unit}"]
-    if "noise" in realised:
-        noise.append(f"realised × {realised['noise']:.4f}")
-    noise.append(f"{realised['changed']:.2%} of entries changed" if realised["changed"] else "none")
+    measured = first.realised
+    noise = [f"asked for {first.kappa:g} {unit}"]
+    if "noise" in measured:
+        noise.append(f"measured {measured['noise']:.4f} of that")
+    noise.append(f"{measured['changed']:.2%} of entries changed" if measured["changed"] else "none")
     properties = {
         "copies": f"{first.size}, {first.dtype}, {first.denoising}",
         "noise": ", ".join(noise),
-        "cancels to": f"{share(realised['residual'])} of the weights",
+        "cancels to": f"{share(measured['residual'])} of the weights",
         "recoverable": (
-            f"{realised['recoverable']:.2%} of entries, by rounding a copy to the model's own"
+            f"{measured['recoverable']:.2%} of entries, by rounding a copy to the model's own"
             " number grid"
         ),
         "checked": _checked(result),

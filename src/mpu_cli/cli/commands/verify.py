@@ -55,9 +55,9 @@ class VerifyOptions(Job):
 def verify(job: VerifyOptions, output: Output) -> None:
     """Check a directory completely: manifest, listing, digests, headers, key sets, finite values.
 
-    Exit code 0 means that all of it holds, 3 that it does not, 1 that an update is complete but
-    holds NaN or infinity. In a script give --expect: the sender decides what kind of directory it
-    is, and --expect decides which kind you accept.
+    Exit code 0 means that every check passed, 3 that one failed, and 1 that an update is complete
+    but holds NaN or infinity. In a script, give --expect: without it, the sender decides what kind
+    of directory you accept.
 
     Two things are not checked: who made the directory (there is no signature yet), and whether an
     update belongs to a handoff (aggregate checks that against its records).

@@ -2,7 +2,7 @@
 
 A score is a loss: lower means more likely a member. The result is the area under the ROC curve of
 forget rows against the holdout set: 1 where every member is recognised, 0.5 where none is. Below
-0.5 the forget rows stand out as *worse* than unseen ones, which gives them away as well.
+0.5 the forget rows stand out as *worse* than unseen ones, which reveals them as well.
 """
 
 from __future__ import annotations

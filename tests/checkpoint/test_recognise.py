@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mpu_cli.checkpoint.recognise import recognise
+from mpu_cli.checkpoint.model import open_config
+from mpu_cli.checkpoint.recognise import MODEL, SECRET, UPDATE, instead_of, recognise
 from mpu_cli.data.rows import read_rows
-from mpu_cli.errors import BadDataError
+from mpu_cli.errors import BadDataError, BadModelError
 
 NAMES = ["plain", "my model", "it's", 'a "quoted" one', "$HOME `id`; ls & #"]
 
@@ -88,3 +89,27 @@ def test_rows_are_extracted_with_the_printed_command(tmp_path: Path, name: str) 
         ">",
         "rows.json",
     ]
+
+
+def test_a_missing_path_names_what_lies_beside_it(tmp_path: Path) -> None:
+    """The tar file that travelled is named for its directory, and a typo's nearest neighbour."""
+    (tmp_path / "to-server.tar").write_bytes(b"")
+    (tmp_path / "server").mkdir()
+    assert instead_of(tmp_path / "to-server", UPDATE).hint == (
+        f"did you mean {tmp_path / 'to-server.tar'}?"
+    )
+    assert instead_of(tmp_path / "sever", SECRET).hint == f"did you mean {tmp_path / 'server'}?"
+    assert str(instead_of(tmp_path / "zzz", UPDATE).hint).startswith("give ")
+
+
+def test_a_model_in_place_of_a_secret_and_a_tar_file_in_place_of_a_model(tmp_path: Path) -> None:
+    """Both say what to give."""
+    (tmp_path / "config.json").write_text("{}")
+    assert "mpu perturb created" in str(instead_of(tmp_path, SECRET).hint)
+    packed = tmp_path / "to-client.tar"
+    with tarfile.open(packed, "w"):
+        pass
+    with pytest.raises(BadModelError, match="is an archive, expected a model directory") as caught:
+        open_config(packed)
+    assert caught.value.hint == f"unpack it first: tar -xf {packed}"
+    assert str(instead_of(tmp_path / "absent", MODEL).hint).startswith("give a model directory")

@@ -168,7 +168,8 @@ def test_a_missing_file_is_a_usage_error(mpu, finished_round):
     """The message names it."""
     done = mpu("verify", finished_round.handoff, "--config", "/no/config.yaml")
     assert done.code == 2
-    assert "/no/config.yaml: No such file or directory" in done.err
+    assert "/no/config.yaml: no such file or directory" in done.err
+    assert "hint: give a YAML file" in done.err
 
 
 def test_repeated_options_are_lists_in_the_file(mpu, finished_round: Round, tmp_path):

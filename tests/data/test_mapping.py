@@ -132,7 +132,8 @@ def test_an_unknown_column_names_the_nearest(
     assert caught.value.hint == "did you mean instruction?"
     with pytest.raises(BadDataError) as caught:
         read_rows(path, {"prompt": "zzz"})
-    assert caught.value.hint == "columns found: 'instruction', 'output'"
+    both = "; --map applies to every file of rows: use the same column names"
+    assert caught.value.hint == f"columns found: 'instruction', 'output'{both}"
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def test_copies_that_do_not_agree_are_refused(server, fault):
     with pytest.raises(GateError, match="do not agree") as caught:
         server.aggregate(server.root / "wrong")
     assert float(caught.value.message.split("cosine ")[1].split(",")[0]) < 0.06
+    assert {"--min-agreement", "--kappa"} <= set(str(caught.value.hint).split())
     assert not (server.root / "next").exists() and len(server.lineage.models) == 1
     write_update(handed[0], server.root / "right", honest)
     assert server.aggregate(server.root / "right").agreement[0] > 0.999

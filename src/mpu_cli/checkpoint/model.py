@@ -157,6 +157,8 @@ def open_config(path: Path) -> ConfigFile:
         BadModelError: there is none, it needs remote code, is quantised, or has an invalid value.
     """
     file = path / CONFIG_FILE
+    if path.is_file():
+        raise instead_of(path, MODEL, BadModelError)
     if not file.exists():
         raise BadModelError(
             f"{path}: no config.json",

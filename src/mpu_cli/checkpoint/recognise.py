@@ -13,6 +13,7 @@ from pathlib import Path
 from shlex import quote
 
 from mpu_cli.errors import BadInputError, MpuError
+from mpu_cli.registry import nearest
 
 MODEL, HANDOFF, UPDATE, BUNDLE = "model", "handoff", "update", "bundle"
 SECRET, RECORD, ANY = "secret", "record", "any"
@@ -77,7 +78,7 @@ def instead_of(path: Path, wanted: str, error: type[MpuError] = BadInputError) -
             MODEL: ", or a Hub id as org/name[@revision]",
             SECRET: ": perturb created it as --secret",
         }.get(wanted, "")
-        return error(f"{path}: {what}", f"give {_NAMED[wanted]}{more}")
+        return error(f"{path}: {what}", near_missing(path) or f"give {_NAMED[wanted]}{more}")
     thing = recognise(path)
     hint = thing.hint or (_GUIDE.get(thing.kind) if wanted in {MODEL, ANY} else None)
     if thing.kind == HANDOFF and wanted == MODEL:
@@ -85,8 +86,24 @@ def instead_of(path: Path, wanted: str, error: type[MpuError] = BadInputError) -
     elif wanted in {HANDOFF, UPDATE, BUNDLE} and thing.kind in _NAMED:
         who = "model owner sent" if wanted == HANDOFF else "client sent back"
         hint = f"give the directory that the {who}"
+    elif wanted == SECRET and hint is None:
+        hint = "give the directory that mpu perturb created as --secret"
     wrong = "" if wanted == ANY or thing.kind == "outer" else f", expected {_NAMED[wanted]}"
     return error(f"{path}: {thing.about}{wrong}", hint)
+
+
+def near_missing(path: Path) -> str | None:
+    """The hint that names what lies beside a missing path under almost its name.
+
+    A round that travels as a tar file has no directory: `to-server` is then `to-server.tar`.
+    """
+    packed = path.with_name(f"{path.name}.tar") if path.name else path
+    if packed.is_file():
+        return f"did you mean {packed}?"
+    beside = path.parent
+    known = _names(beside) if beside.is_dir() else set[str]()
+    match = nearest(path.name, [name for name in known if not name.startswith(".")], cutoff=0.8)
+    return None if match is None else f"did you mean {beside / match}?"
 
 
 def in_place_of_weights(path: Path, error: type[MpuError]) -> MpuError:

@@ -76,13 +76,15 @@ def given_path(text: str) -> Path:
         BadInputError: there is neither.
     """
     from mpu_cli.checkpoint.locate import is_hub_id, locate
+    from mpu_cli.checkpoint.recognise import near_missing
 
     if Path(text).exists():
         return Path(text)
     if not is_hub_id(text):
         raise BadInputError(
             f"{text}: no such directory",
-            "give a directory, or a model's Hub id as org/name[@revision]",
+            near_missing(Path(text))
+            or "give a directory, or a model's Hub id as org/name[@revision]",
         )
     return locate(text).path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from mpu_cli.errors import UsageError
-from mpu_cli.registry import did_you_mean
+from mpu_cli.registry import did_you_mean, nearest
 
 FIELDS = ("prompt", "answer", "messages", "text", "alternate")
 _FORMS = ({"prompt", "answer"}, {"messages"}, {"text"})
@@ -46,8 +46,13 @@ def for_retain(mapping: Mapping[str, str]) -> dict[str, str]:
 def nearest_column(column: str, columns: Iterable[str]) -> str:
     """The hint for a missing column."""
     known = [str(name) for name in columns]
-    listed = f"columns found: {', '.join(map(repr, known)) or 'none'}"
-    return did_you_mean(column, known, listed) or listed
+    match = nearest(column, known, cutoff=0.75)  # a typo, not a word of another language
+    if match is not None:
+        return f"did you mean {match}?"
+    listed = ", ".join(map(repr, known)) or "none"
+    return (
+        f"columns found: {listed}; --map applies to every file of rows: use the same column names"
+    )
 
 
 def _refuse_two_forms(mapping: Mapping[str, str]) -> None:

@@ -35,7 +35,7 @@ _BESIDE_CONTENT = (
 KEYS = frozenset(key for keys in FORMS.values() for key in keys) | {ALTERNATE}
 HINT = (
     "a row has question and answer, or prompt and completion, or messages, or text; other names:"
-    " --map answer=COLUMN"
+    " --map prompt=COLUMN --map answer=COLUMN"
 )
 _DEFAULTS = {"prompt": ("question", "prompt"), "answer": ("answer", "completion", "gt")}
 

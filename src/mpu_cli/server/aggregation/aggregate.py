@@ -164,8 +164,9 @@ def _require_agreement(draw: DrawAggregator, smallest: float) -> float | None:
             f"the copies' changes do not agree (cosine {cosine:.3f}, at least {smallest:g} is"
             f" needed): copies of {draw.updates.deltas[0].where.parent} were swapped, repeated, or"
             " trained differently",
-            "ask the client to make the update again with one recipe and one row order; lower"
-            f" --min-agreement only if the noise (κ = {draw.updates.record.kappa:g}) is the cause",
+            "ask the client whether one mpu unlearn command trained every copy: if so, the noise"
+            f" (κ = {draw.updates.record.kappa:g}) is the likely cause, --min-agreement accepts the"
+            " update, and a smaller --kappa avoids this; if not, ask for a new update",
         )
     return cosine
 

@@ -169,6 +169,8 @@ def test_names_that_are_taken_get_a_number(tmp_path, monkeypatch):
     (tmp_path / "to-server").mkdir()
     (tmp_path / "to-server-2").symlink_to("nowhere")
     assert next_steps.free("to-server") == "to-server-3"
+    Path("to-server-3.tar").touch()  # the round before travelled as a tar file
+    assert next_steps.free("to-server") == "to-server-4"
 
 
 def test_a_path_that_starts_with_a_hyphen():

@@ -35,9 +35,9 @@ def path(place: Path | str) -> str:
 
 
 def free(name: str) -> str:
-    """The first of NAME, NAME-2, NAME-3 … that does not exist in the working directory."""
+    """The first of NAME, NAME-2, NAME-3 … that does not exist here, nor as a tar file."""
     number, candidate = 1, name
-    while lexists(candidate):
+    while lexists(candidate) or lexists(f"{candidate}.tar"):
         number += 1
         candidate = f"{name}-{number}"
     return candidate

@@ -120,6 +120,16 @@ def test_inspect_and_verify_print_json_or_text(name, mpu, finished_round):
         assert name in mpu(command, path).out
 
 
+def test_an_option_with_a_variable_names_it(mpu, monkeypatch):
+    """Without --secret the hint names MPU_SECRET; without another option it names none."""
+    monkeypatch.delenv("MPU_SECRET", raising=False)
+    given = ("aggregate", "update", "--model", "m", "--out", "o")
+    done = mpu(*given)
+    assert "missing option '--secret'" in done.err
+    assert "set MPU_SECRET" in done.err
+    assert "set MPU" not in mpu(*given[:-2], "--secret", "s").err
+
+
 def test_inspect_never_shows_a_secret(mpu, finished_round):
     """Neither the master secret nor α nor σ."""
     from mpu_cli.server.lineage.models import Lineage

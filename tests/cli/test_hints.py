@@ -47,7 +47,8 @@ REACHED_FROM = {
     "evaluation": ("eval",),
     "evaluation/compare.py": ("compare",),
     "evaluation/answer_scores.py": ("perturb",),
-    "evaluation/record.py": ("eval", "compare"),
+    "evaluation/records": ("eval", "compare"),
+    "evaluation/comparable.py": ("compare",),
     "evaluation/settings.py": None,
     "server": ("perturb",),
     "server/aggregation": ("aggregate",),
@@ -148,6 +149,11 @@ def test_every_flag_in_a_message_exists_where_it_is_printed():
             if found := unknown_flags(text, commands_of(name), known):
                 wrong[f"{name}: {text}"] = found
     assert not wrong
+
+
+def test_every_module_in_the_table_exists():
+    """A module that was moved takes its entry with it."""
+    assert not [name for name in REACHED_FROM if not (SOURCE / name).exists()]
 
 
 def test_the_search_finds_an_unknown_flag():

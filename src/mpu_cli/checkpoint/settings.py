@@ -42,4 +42,8 @@ class StorageSettings(Settings):
         metavar="SIZE",
         parse=parse_size,
     )
-    dtype: StoredDtype = option("auto", "Data type of the written model; auto keeps the input's.")
+    dtype: StoredDtype = option(
+        "auto",
+        "Data type of the written model; auto keeps the input's, or takes float32 if rounding would"
+        " lose too much.",
+    )

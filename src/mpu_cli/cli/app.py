@@ -149,8 +149,11 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     message, _, commands = error.format_message().partition(". Did you mean ")
     context = getattr(error, "ctx", None)
     hint = f"see: {context.command_path if context else 'mpu'} --help"
+    variable = getattr(getattr(error, "param", None), "envvar", None)
     if commands:
         hint = f"did you mean {commands.replace(chr(39), '')}"
+    elif variable and message.startswith("Missing"):
+        hint = f"give it, or set {variable}; {hint}"
     elif options := getattr(error, "possibilities", None):
         message = str(error)
         hint = did_you_mean(getattr(error, "option_name", ""), options, hint) or hint

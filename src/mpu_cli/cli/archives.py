@@ -16,7 +16,7 @@ def tar_file(text: str) -> Path:
     if file.suffix.lower() != ".tar":
         raise UsageError(
             f"--pack {file}: not the name of a tar file",
-            "give --pack FILE.tar; to pack short texts into blocks, give --packing",
+            "give --pack FILE.tar; mpu unlearn packs short texts into blocks with --packing",
         )
     return file
 

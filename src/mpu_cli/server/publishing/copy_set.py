@@ -8,12 +8,8 @@ from dataclasses import dataclass
 from mpu_cli.architectures.layout import LayerLayout, ModelLayout
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.server.publishing.noise import NoiseDraw
-from mpu_cli.server.transforms.draw import (
-    DrawnLayers,
-    Reparameterization,
-    draw_layer,
-    draw_model,
-)
+from mpu_cli.server.transforms.draw import DrawnLayers, draw_layer, draw_model
+from mpu_cli.server.transforms.reparameterization import Reparameterization
 
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, how much of it is done, and its total."""

@@ -22,7 +22,7 @@ from mpu_cli.server.publishing.copy_set import CopySet, Progress
 from mpu_cli.server.publishing.noise import TensorNoise
 from mpu_cli.server.publishing.noise_statistics import NoiseStatistics
 from mpu_cli.server.transforms.blockwise import BLOCK, BlockwiseTransform, row_blocks
-from mpu_cli.server.transforms.draw import Reparameterization
+from mpu_cli.server.transforms.reparameterization import Reparameterization
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.errors import FunctionChangedError
 from mpu_cli.server.publishing.copy_set import CopySet, Progress
 from mpu_cli.server.publishing.one_layer import OneLayer
-from mpu_cli.server.transforms.draw import Reparameterization
+from mpu_cli.server.transforms.reparameterization import Reparameterization
 
 TOLERANCE = 20.0
 """The largest difference allowed, as a multiple of the layer's own rounding error."""

@@ -18,7 +18,7 @@ from mpu_cli.registry import Registry, did_you_mean
 if TYPE_CHECKING:
     from mpu_cli.architectures.layout import LayerLayout
     from mpu_cli.server.secrets.randomness import IntegerStream
-    from mpu_cli.server.transforms.draw import Reparameterization
+    from mpu_cli.server.transforms.reparameterization import Reparameterization
 
 Reparam = Literal["signed-permutation", "rotation", "paper-rotation", "none"]
 REPARAMETERIZATIONS: tuple[str, ...] = get_args(Reparam)

@@ -7,7 +7,7 @@ import numpy as np
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
-from mpu_cli.server.transforms.draw import Reparameterization
+from mpu_cli.server.transforms.reparameterization import Reparameterization
 
 
 def permute_inside(

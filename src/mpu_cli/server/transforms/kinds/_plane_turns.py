@@ -11,7 +11,7 @@ import numpy as np
 
 from mpu_cli.architectures.layout import Index, LayerLayout
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
-from mpu_cli.server.transforms.draw import Reparameterization
+from mpu_cli.server.transforms.reparameterization import Reparameterization
 
 
 def turned_heads(layer: LayerLayout) -> int:

@@ -9,8 +9,8 @@ from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms import Use
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
-from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.kinds._groups import draw_grouped, source
+from mpu_cli.server.transforms.reparameterization import Reparameterization
 
 USES = dict.fromkeys(("signed-permutation", "rotation", "paper-rotation"), Use(60))
 NEEDS = {"routing": {"scores"}}

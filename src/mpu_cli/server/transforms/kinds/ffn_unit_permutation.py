@@ -5,8 +5,8 @@ from __future__ import annotations
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms import Use
-from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.kinds._hidden_units import permute_units
+from mpu_cli.server.transforms.reparameterization import Reparameterization
 
 USES = {
     "signed-permutation": Use(50, choice=1),

@@ -6,9 +6,9 @@ from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms import Use
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
-from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.kinds._facts import ANY_QK_NORM
 from mpu_cli.server.transforms.kinds._groups import draw_grouped, source
+from mpu_cli.server.transforms.reparameterization import Reparameterization
 
 USES = {"signed-permutation": Use(10)}
 NEEDS = {"alibi": {"none"}, "qk_norm": ANY_QK_NORM, "qk_norm_bias": {"none"}}

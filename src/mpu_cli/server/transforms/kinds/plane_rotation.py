@@ -15,8 +15,8 @@ from mpu_cli.architectures.layout import Index, LayerLayout, rope_planes
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms import Use
 from mpu_cli.server.transforms.axis_maps import AxisMap, PlaneRotation
-from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.kinds._plane_turns import turned_heads
+from mpu_cli.server.transforms.reparameterization import Reparameterization
 
 USES = dict.fromkeys(("rotation", "paper-rotation"), Use(20, required=True))
 NEEDS = {"qk_norm": {"none"}, "clip": {"none"}, "v_norm": {"none"}}

@@ -10,8 +10,8 @@ from mpu_cli.architectures.layout import Index, LayerLayout, Slot
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms import Use
 from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
-from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.kinds._facts import ANY_CLIP, ANY_QK_NORM
+from mpu_cli.server.transforms.reparameterization import Reparameterization
 
 USES = {"signed-permutation": Use(20, choice=2)}
 NEEDS = {"qk_norm": ANY_QK_NORM, "qk_norm_bias": {"none"}, "clip": ANY_CLIP}

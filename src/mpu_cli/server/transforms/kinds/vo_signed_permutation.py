@@ -5,9 +5,9 @@ from __future__ import annotations
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms import Use
-from mpu_cli.server.transforms.draw import Reparameterization
 from mpu_cli.server.transforms.kinds._facts import ANY_CLIP
 from mpu_cli.server.transforms.kinds._heads import permute_inside
+from mpu_cli.server.transforms.reparameterization import Reparameterization
 
 USES = {"signed-permutation": Use(40)}
 NEEDS = {"v_norm": {"none"}, "clip": ANY_CLIP}

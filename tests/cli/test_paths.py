@@ -191,7 +191,7 @@ def test_no_path_option_is_left_out():
     lines = _lines(lambda name: f"PATH {name}")
     for module in pkgutil.iter_modules(commands.__path__):
         found = import_module(f"{commands.__name__}.{module.name}")
-        function = getattr(found, "check" if module.name == "data" else module.name)
+        function = getattr(found, "check_rows" if module.name == "data" else module.name)
         paths = {
             name.removesuffix("_to")
             for name, hint in get_type_hints(function).items()

@@ -244,7 +244,7 @@ def test_two_killed_processes_go_on_with_the_same_bits(more, model, data, tmp_pa
 
 
 REFUSED = [
-    (("--batch-size", "3"), "--batch-size 3 is over all processes"),
+    (("--batch-size", "3"), "--batch-size 3 counts the rows of all processes"),
     (("--batch-size", "7", "--packing"), "--batch-size 7"),
     (("--fsdp", "--optimizer", "adafactor"), "--optimizer adafactor needs whole tensors"),
     (("--fsdp", "--optimizer", "muon"), "--optimizer muon needs whole tensors"),

@@ -166,7 +166,8 @@ def _require_agreement(draw: DrawAggregator, smallest: float) -> float | None:
             " trained differently",
             "ask the client whether one mpu unlearn command trained every copy: if so, the noise"
             f" (κ = {draw.updates.record.kappa:g}) is the likely cause, --min-agreement accepts the"
-            " update, and a smaller --kappa avoids this; if not, ask for a new update",
+            " update, and perturb with a smaller --kappa avoids this; if not, ask for a new"
+            " update",
         )
     return cosine
 

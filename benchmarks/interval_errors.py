@@ -25,8 +25,11 @@ from scipy.stats import t as student
 from mpu_cli.evaluation.compare import compare
 from mpu_cli.evaluation.metrics import row_metrics
 from mpu_cli.evaluation.records.record import Record, SetInfo
-from mpu_cli.evaluation.statistics import DIFFERENT, EQUIVALENT, RESAMPLES, auc, harmonic_mean
+from mpu_cli.evaluation.settings import CompareSettings
+from mpu_cli.evaluation.statistics import DIFFERENT, EQUIVALENT, auc, harmonic_mean
 from mpu_cli.evaluation.summarise import summarise
+
+RESAMPLES = CompareSettings().resamples
 
 Array = NDArray[np.float64]
 Random = np.random.Generator
@@ -580,7 +583,10 @@ def print_time(trials: int) -> None:
             columns,
         )
         for word, call in (
-            ("summarise", lambda found=found: summarise(found, found, (), 0, RESAMPLES)),
+            (
+                "summarise",
+                lambda found=found: summarise(found, found, (), 0, RESAMPLES),
+            ),
             (
                 "compare",
                 lambda found=found: compare(

@@ -21,7 +21,7 @@ from mpu_cli.checkpoint.config_file import (
     layer_counts,
     read_config,
 )
-from mpu_cli.checkpoint.header import FLOAT_DTYPES, TensorInfo, file_order, read_header
+from mpu_cli.checkpoint.header import FLOAT_DTYPES, TensorInfo, read_header
 from mpu_cli.checkpoint.plain_file import is_lfs_pointer, lfs_pointer, plain_file, refuse_links_out
 from mpu_cli.checkpoint.recognise import MODEL, in_place_of_weights, instead_of, require_one_kind
 from mpu_cli.errors import BadModelError
@@ -74,10 +74,6 @@ class Checkpoint:
     def elements(self) -> int:
         """Number of parameters on disk."""
         return sum(info.elements for info in self.tensors.values())
-
-    def in_file_order(self) -> list[TensorInfo]:
-        """All tensors in the order of a single safetensors file."""
-        return file_order(self.tensors.values())
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -99,12 +99,12 @@ def _processes(context: typer.Context, as_json: bool, *, joint: bool) -> Iterato
         return
     from mpu_cli.modeling import processes
 
-    processes.check_launch()
     silent = not processes.this_process().is_first
     output = Output(context, as_json=as_json, silent=silent)
-    if (alone := processes.leave_allocation()) is not None:
-        output.warn(alone)
     try:
+        processes.check_launch()
+        if (alone := processes.leave_allocation()) is not None:
+            output.warn(alone)
         yield output
     except MpuError as error:
         # Every process raises the same error, and the first one reports it.

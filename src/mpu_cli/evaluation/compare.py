@@ -21,9 +21,9 @@ from mpu_cli.evaluation.key_numbers import direction
 from mpu_cli.evaluation.metric import keys_used
 from mpu_cli.evaluation.metrics import model_metrics, row_metrics
 from mpu_cli.evaluation.records.record import Record, require_same_rows
+from mpu_cli.evaluation.settings import CompareSettings
 from mpu_cli.evaluation.statistics import (
     FEWEST,
-    RESAMPLES,
     UNDECIDED,
     Array,
     Resampled,
@@ -31,6 +31,8 @@ from mpu_cli.evaluation.statistics import (
     verdict,
 )
 from mpu_cli.evaluation.summarise import MODEL, resample, statistics
+
+_DEFAULTS = CompareSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +117,10 @@ def compare(
     *,
     before: Record | None = None,
     retain_record: Record | None = None,
-    share: float = 0.01,
-    margin: float | None = None,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
+    share: float = _DEFAULTS.share,
+    margin: float | None = _DEFAULTS.margin,
+    seed: int = _DEFAULTS.seed,
+    resamples: int = _DEFAULTS.resamples,
 ) -> Comparison:
     """Compare the first of several records with each of the others.
 

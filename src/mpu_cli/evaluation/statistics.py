@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 LEVEL = 0.95
-RESAMPLES = 10_000
 FEWEST = 20
 """Rows that a verdict needs; benchmarks/interval_errors.py measured error rates from here on."""
 EQUIVALENT, DIFFERENT, UNDECIDED, NO_MARGIN = (

@@ -151,7 +151,7 @@ class UnlearningTrainer(HookedTrainer):
         run: RunContext,
     ) -> None:
         """See `train`, which makes one and runs it."""
-        self._loss, self._pairs, self._order = loss, pairs, order
+        self._loss, self._order = loss, order
         self._settings, self._run = settings, run
         self._thresholds: Thresholds | None = None
         self._steps_per_epoch = settings.steps_per_epoch(pairs.n_forget)

@@ -240,11 +240,6 @@ def require_nothing_else(path: Path) -> None:
             raise BadSecretError(f"{item}: does not belong here", "move it away")
 
 
-def is_secret(path: Path) -> bool:
-    """Whether a directory is a server's secret directory."""
-    return (path / SECRET_FILE).exists()
-
-
 @contextmanager
 def open_locked(path: Path) -> Iterator[Lineage]:
     """Read a lineage and lock it for writing.

@@ -35,6 +35,14 @@ main()
 """
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard():
+    """A shell without job control starts background jobs with SIGINT ignored; tests hear it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def signalled(monkeypatch):
     """`signalled(n, SIGINT, …)`.

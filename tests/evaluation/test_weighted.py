@@ -14,9 +14,11 @@ from scipy.stats import beta, binom
 from mpu_cli.evaluation import weighted
 from mpu_cli.evaluation.metrics import model_metrics, row_metrics
 from mpu_cli.evaluation.records.record import Record, SetInfo
-from mpu_cli.evaluation.statistics import RESAMPLES
+from mpu_cli.evaluation.settings import CompareSettings
 from mpu_cli.evaluation.summarise import resample, summarise
 from mpu_cli.evaluation.weighted import draw_weights
+
+RESAMPLES = CompareSettings().resamples
 
 
 def record(columns: dict[tuple[str, str], np.ndarray]) -> Record:

@@ -1,0 +1,1 @@
+"""What each party can learn from what it gets: the attacks, run on the user's own files."""

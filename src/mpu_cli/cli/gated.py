@@ -1,0 +1,55 @@
+"""Print the result of an audit, then fail if a condition of `--fail-if` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from mpu_cli.audit.gates import Gate, check, failure
+from mpu_cli.cli.output import Output
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def print_gated(
+    output: Output,
+    data: Mapping[str, Any],
+    *body: RenderableType,
+    gates: Sequence[Gate],
+    numbers: Mapping[str, float | None],
+    brief: str | None = None,
+) -> None:
+    """Print everything, and then one line for each condition that holds.
+
+    Args:
+        output: of the command.
+        data: what --json prints; `numbers` and `failed_gates` are added to it.
+        body: what is printed without --json.
+        gates: the conditions.
+        numbers: the audit's numbers by name; None where nothing was measured.
+        brief: the line that -q prints.
+
+    Raises:
+        CheckFailedError: a condition holds (exit 1).
+        UsageError: a condition needs a number that was not measured.
+    """
+    lines = check(gates, numbers)
+    content = {**data, "numbers": dict(numbers), "failed_gates": lines}
+    error = failure(lines) if lines else None
+    if error is not None and output.as_json:  # stdout holds one object, which has the error
+        content["error"] = {
+            "kind": type(error).__name__.removesuffix("Error"),
+            "message": error.message,
+            "hint": error.hint,
+            "exit_code": error.exit_code,
+        }
+        output.result(content)
+        raise typer.Exit(error.exit_code)
+    output.result(content, *body, brief=brief)
+    if error is not None:
+        for line in lines if len(lines) > 1 else ():
+            output.warn(line)
+        raise error

@@ -140,6 +140,9 @@ MAKERS = {
     "GNU tar, dotted": lambda place: subprocess.run(
         ["tar", "-cf", "x.tar", "./to-client"], cwd=place, check=True
     ),
+    "GNU tar, the folder above": lambda place: subprocess.run(
+        ["tar", "--exclude=./x.tar", "-cf", "x.tar", "."], cwd=place, check=True
+    ),
     "GNU tar, v7": lambda place: subprocess.run(
         ["tar", "--format=v7", "-cf", "x.tar", "to-client"], cwd=place, check=True
     ),
@@ -197,6 +200,20 @@ def test_directories_of_killed_runs_are_removed(handoff, tmp_path):
     with as_directory(tmp_path / "x.tar") as first, as_directory(tmp_path / "x.tar") as second:
         assert first != second and not left.exists()
         assert files_in(first) == files_in(second) == files_in(handoff)
+
+
+def test_a_tar_file_that_shrinks_while_it_is_unpacked_is_refused(handoff, tmp_path):
+    """Another program writes to it meanwhile: the half-unpacked directory is removed."""
+    tar = tmp_path / "x.tar"
+    pack(handoff, tar)
+    with (
+        pytest.raises(BadBundleError) as raised,
+        as_directory(tar, progress=lambda *_: os.truncate(tar, 1000)),
+    ):
+        pytest.fail("it was unpacked")
+    assert raised.value.message.startswith(f"{tar}: ends inside copy-")
+    assert raised.value.hint == "run again, and do not change the file meanwhile"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["to-client", "x.tar"]
 
 
 def test_no_space_or_no_writable_directory(handoff, tmp_path, monkeypatch):
@@ -283,6 +300,9 @@ def _extended(size, count=1):
 
 
 SIZE, HUGE = 124, b"\x80" + (1 << 60).to_bytes(11, "big")
+BACKWARDS = (-2048).to_bytes(12, "big", signed=True)
+NAMELESS = b".".ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2
+"""A header up to its size."""
 HOSTILE = {
     "symbolic link": (
         lambda: _archive(
@@ -385,7 +405,12 @@ HOSTILE = {
     "huge": (lambda: _patched("copy-1/config.json", SIZE, HUGE), "ends inside"),
     "huge manifest": (lambda: _patched("mpu.yaml", SIZE, HUGE), "ends inside"),
     "negative": (lambda: _patched("copy-1/config.json", SIZE, b"\xff" * 12), ""),
-    "backwards": (lambda: _patched("copy-1/config.json", SIZE, b"\xff" * 10 + b"\xf8\x00"), ""),
+    "backwards": (lambda: _patched("copy-1/config.json", SIZE, BACKWARDS), ""),
+    "a file without a name": (lambda: _archive(_member(".", b"x")), "a file without a name"),
+    "a file without a name, backwards": (
+        lambda: _patched("copy-1/config.json", 0, NAMELESS + BACKWARDS),
+        "a file without a name",
+    ),
     "huge extended header": (lambda: _extended(1 << 40), "a header is too large"),
     "negative extended header": (lambda: _extended(-512), ""),
     "extended headers of extended headers": (lambda: _extended(0, 5000), "damaged"),

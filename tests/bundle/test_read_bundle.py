@@ -6,11 +6,13 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from flips import BITS_OF_A_BYTE, flipped_bits
 from safetensors.torch import load_file, save_file
 
 from mpu_cli.bundle.manifest import FileEntry, HandoffManifest, PublishedCopy, decode, encode
@@ -45,7 +47,7 @@ def secret(tmp_path) -> Path:
     return Path(shutil.copytree(GOLDEN / "secret-v1", tmp_path / "secret"))
 
 
-def _flips(path: Path, bits: Iterator[int] | range) -> Iterator[int]:
+def _flips(path: Path, bits: Iterable[int]) -> Iterator[int]:
     """Flip one bit of each file in turn, and restore it afterwards."""
     original = path.read_bytes()
     try:
@@ -59,7 +61,7 @@ def _flips(path: Path, bits: Iterator[int] | range) -> Iterator[int]:
 
 
 def _accepted(
-    path: Path, bits: Iterator[int] | range, read: Callable[[], object], error: type[Exception]
+    path: Path, bits: Iterable[int], read: Callable[[], object], error: type[Exception]
 ) -> list[int]:
     accepted = []
     for bit in _flips(path, bits):
@@ -91,25 +93,23 @@ def test_a_flipped_bit_in_any_file_of_a_bundle_is_refused(tmp_path, kind):
     read_bundle(bundle)
 
 
-def test_every_bit_of_a_secret_is_covered(tmp_path):
-    """Flipping any one bit of secret.yaml is refused."""
+@BITS_OF_A_BYTE
+def test_every_byte_of_a_secret_is_covered(tmp_path, bits_of_a_byte):
+    """Flipping one bit of secret.yaml is refused, in whatever byte."""
     content = Secret(
         "ab" * 16, "test", MASTER, None, None, Offset(0.1, "weights", "layers", {"layer 0": 0.25})
     )
     path = tmp_path / "secret.yaml"
     write_signed(path, content.content(), MASTER)
     assert read_secret(tmp_path) == content
-    assert (
-        _accepted(
-            path, range(8 * path.stat().st_size), lambda: read_secret(tmp_path), BadSecretError
-        )
-        == []
-    )
+    bits = flipped_bits(path.stat().st_size, bits_of_a_byte)
+    assert _accepted(path, bits, lambda: read_secret(tmp_path), BadSecretError) == []
 
 
+@BITS_OF_A_BYTE
 @pytest.mark.parametrize("kind", ["handoff", "model"])
-def test_every_bit_of_a_record_is_covered(tmp_path, kind):
-    """Flipping any one bit of a handoff's or a model's record is refused."""
+def test_every_byte_of_a_record_is_covered(tmp_path, kind, bits_of_a_byte):
+    """Flipping one bit of a handoff's or a model's record is refused, in whatever byte."""
     path = tmp_path / "record.yaml"
     if kind == "model":
         record: HandoffRecord | ModelRecord = ModelRecord(
@@ -147,7 +147,8 @@ def test_every_bit_of_a_record_is_covered(tmp_path, kind):
         return type(record).read(read_signed(path, f"{kind}-record", MASTER))
 
     assert read() == record
-    assert _accepted(path, range(8 * path.stat().st_size), read, BadSecretError) == []
+    bits = flipped_bits(path.stat().st_size, bits_of_a_byte)
+    assert _accepted(path, bits, read, BadSecretError) == []
 
 
 @pytest.mark.slow
@@ -394,6 +395,56 @@ def test_a_missing_misnamed_or_foreign_secret_file_is_refused(secret):
     shutil.rmtree(secret / "handoffs")
     with pytest.raises(BadSecretError, match="handoffs: the folder is missing"):
         Lineage.read(secret)
+
+
+ROOT_MODEL = "c86da3a0351f9890a6ac95e7ce2d77a7949e718034abc85112c5437d7c26e7d5"
+A_HANDOFF = "62be29a756105a3a4b4404baff767603"
+CONTRADICTIONS = {
+    "an absent parent": (
+        lambda models, _: [replace(models[ROOT_MODEL], digest="0" * 64, parent="1" * 64)],
+        f"secret/models: the parent of {'0' * 64} is missing",
+    ),
+    "two first models": (
+        lambda models, _: [replace(models[ROOT_MODEL], digest="0" * 64)],
+        "secret/models: there must be exactly one first model",
+    ),
+    "a handoff of an unknown model": (
+        lambda _, handoffs: [replace(handoffs[A_HANDOFF], model="0" * 64)],
+        f"secret/handoffs: handoff {A_HANDOFF} was made from an unknown model",
+    ),
+    "a transform of a later version": (
+        lambda _, handoffs: [replace(handoffs[A_HANDOFF], transforms=("rotate_all",))],
+        f"handoffs/{A_HANDOFF}.yaml: field 'transforms' names rotate_all, which this version of mpu"
+        " does not know",
+    ),
+    "a flag that is a text": (
+        lambda _, handoffs: [replace(handoffs[A_HANDOFF], train_embeddings="no")],
+        f"handoffs/{A_HANDOFF}.yaml: field 'train_embeddings' is neither true nor false",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_records_that_contradict_each_other_are_refused(secret, case):
+    """Each is validly signed: an interrupted restore, or an older mpu on a newer lineage."""
+    forge, words = CONTRADICTIONS[case]
+    lineage = Lineage.read(secret)
+    for record in forge(lineage.models, lineage.handoffs):
+        if isinstance(record, ModelRecord):
+            lineage.save_model(record)
+        else:
+            lineage.save_handoff(record)
+    with pytest.raises(BadSecretError) as refused:
+        Lineage.read(secret)
+    assert words in refused.value.message
+
+
+def test_a_directory_with_too_many_files_is_refused_while_it_is_listed(handoff, monkeypatch):
+    """The bound holds for what lies on disk, whatever the manifest lists."""
+    read_bundle(handoff)
+    monkeypatch.setattr("mpu_cli.bundle.read._MAX_FILES", 3)
+    with pytest.raises(BadBundleError, match=r"handoff: holds more than 3 files$"):
+        read_bundle(handoff)
 
 
 def test_a_record_signed_under_another_master_is_refused(secret):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from adapter_cases import (
 )
 from safetensors.torch import load_file
 
-from mpu_cli.bundle.manifest import decode
+from mpu_cli.bundle.manifest import decode, encode
 from mpu_cli.bundle.payload import check_update_tensors
 from mpu_cli.bundle.read import read_update
 from mpu_cli.checkpoint.locate import Located
@@ -158,8 +159,6 @@ def test_expanded_by_the_server_it_is_the_dense_way(tiny_pair, tmp_path, entropy
 
 def test_the_expansion_itself_is_exact(handed, tmp_path):
     """Rows in any blocks equal those of scale · B A, also where weights are stored transposed."""
-    from dataclasses import replace
-
     from mpu_cli.bundle.adapter import open_adapter
 
     change = open_adapter(handed / "u/copy-1")["model.layers.1.mlp.gate_proj.weight"]
@@ -172,11 +171,11 @@ def test_the_expansion_itself_is_exact(handed, tmp_path):
     import numpy as np
 
     places = np.array([0, 1, 5, 17, 18, 47])
-    assert torch.allclose(change.rows(places, 32).double(), product[places], rtol=1e-7, atol=0)
+    assert torch.allclose(change.rows(places).double(), product[places], rtol=1e-7, atol=0)
     other = replace(change, transposed=True)
     assert other.shape == (32, 48)
     places = np.array([3, 4, 31])
-    assert torch.allclose(other.rows(places, 48).double(), product.T[places], rtol=1e-7, atol=0)
+    assert torch.allclose(other.rows(places).double(), product.T[places], rtol=1e-7, atol=0)
 
 
 def test_gpt2_is_adapted_the_other_way_round(tmp_path, entropy):
@@ -496,6 +495,51 @@ def test_a_form_of_its_own_is_refused(handed, tmp_path):
             check_update_tensors(tmp_path / "u", listed_again(tmp_path / "u", handed / "h"))
 
 
+UNREADABLE = {
+    "a configuration of more than 16 MiB": (
+        lambda copy: (copy / "adapter_config.json").write_bytes(b" " * ((16 << 20) + 1)),
+        "adapter_config.json: larger than 16777216 bytes",
+    ),
+    "a configuration of another rank": (
+        lambda copy: change_config(copy, r=8),
+        "adapter_model.safetensors: the adapter of model.layers.0.mlp.gate_proj has rank 4, but"
+        " adapter_config.json says 8",
+    ),
+    "weights that are no safetensors": (
+        lambda copy: (copy / "adapter_model.safetensors").write_bytes(b"x" * 99),
+        "adapter_model.safetensors: not a valid safetensors file",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_an_adapter_that_cannot_be_read_is_named(handed, tmp_path, kind):
+    """The manifest is right, so only the two files themselves can be refused."""
+    spoil, words = UNREADABLE[kind]
+    shutil.copytree(handed / "u", tmp_path / "u")
+    spoil(tmp_path / "u/copy-1")
+    manifest = listed_again(tmp_path / "u", handed / "h")
+    with pytest.raises(BadBundleError) as refused:
+        check_update_tensors(tmp_path / "u", manifest)
+    assert refused.value.message.startswith(f"{tmp_path}/u/copy-1/{words}")
+
+
+def test_an_adapter_without_its_configuration_is_refused(handed, tmp_path):
+    """A manifest may list the weights alone, and then nobody knows alpha."""
+    shutil.copytree(handed / "u", tmp_path / "u")
+    (tmp_path / "u/copy-1/adapter_config.json").unlink()
+    whole = decode((tmp_path / "u/mpu.yaml").read_bytes(), "mpu.yaml")
+    first = whole.copies[0]
+    weights = {"adapter_model.safetensors": first.files["adapter_model.safetensors"]}
+    copies = (replace(first, files=weights), *whole.copies[1:])
+    (tmp_path / "u/mpu.yaml").write_bytes(encode(replace(whole, copies=copies)))
+    manifest = read_update(tmp_path / "u")  # every listed file is there
+    with pytest.raises(BadBundleError) as refused:
+        check_update_tensors(tmp_path / "u", manifest)
+    name = f"{tmp_path}/u/copy-1/adapter_config.json"
+    assert refused.value.message == f"{name}: No such file or directory"
+
+
 def _drop(name):
     return lambda tensors: {key: value for key, value in tensors.items() if key != name}
 
@@ -506,6 +550,7 @@ def _put(name, tensor):
 
 Q_A, Q_B = NAME.format("q_proj", "A"), NAME.format("q_proj", "B")
 HOSTILE_TENSORS = {
+    "nothing": (lambda tensors: {}, "adapter_model.safetensors: holds no adapter"),
     "half a pair": (_drop(Q_A), "has no A"),
     "foreign tensor": (_put("model.layers.0.mlp.bias", torch.zeros(3)), "not an A or B"),
     "a magnitude": (
@@ -518,6 +563,10 @@ HOSTILE_TENSORS = {
     "integers": (_put(Q_A, torch.zeros(4, 32).int()), "expected float32"),
     "NaN": (_put(Q_A, torch.full((4, 32), torch.nan)), "NaN"),
     "infinity": (_put(Q_B, torch.full((32, 4), torch.inf)), "NaN"),
+    "NaN in bfloat16": (
+        lambda t: {**t, Q_A: torch.full((4, 32), torch.nan).bfloat16(), Q_B: t[Q_B].bfloat16()},
+        "NaN",
+    ),
     "finite, their product not": (
         lambda t: {**t, Q_A: torch.full((4, 32), 1e30), Q_B: torch.full((32, 4), 1e30)},
         "NaN",
@@ -567,6 +616,55 @@ def test_the_server_refuses_adapters_where_none_may_be(handed, tiny_pair, tmp_pa
     listed_again(tmp_path / "u", handed / "h")
     with pytest.raises(GateError, match=words):
         take(handed, tmp_path / "u", tmp_path, tiny_pair("llama"))
+
+
+def _only(directory, module, a, b, **values):
+    """Make an adapter of one module of the first copy's."""
+    change_config(directory, target_modules=[module], **values)
+    halves = {
+        f"base_model.model.{module}.lora_{half}.weight": t for half, t in (("A", a), ("B", b))
+    }
+    change_tensors(directory, lambda tensors: halves)
+
+
+def test_an_adapter_of_embeddings_is_refused_although_they_may_be_trained(
+    tiny_pair, tmp_path, entropy
+):
+    """The server expands adapters of projections only; the hint says how to send the change."""
+    pair = tiny_pair("llama", num_hidden_layers=1)
+    perturb(
+        Located(pair.model, None),
+        Located(pair.base, None),
+        Target(tmp_path / "h", tmp_path / "s"),
+        PerturbSettings(check="none", copies=1, kappa=0.1, train_embeddings=True),
+        entropy=entropy(7),
+    )
+    train_all_with_peft(tmp_path / "h", tmp_path / "t", steps=1)
+    diff(tmp_path / "h", tmp_path / "t", tmp_path / "u", DeltaFormat("float32", SHARD))
+    _only(tmp_path / "u/copy-1", "model.embed_tokens", torch.ones(4, 32), torch.zeros(64, 4))
+    listed_again(tmp_path / "u", tmp_path / "h")
+    with pytest.raises(GateError) as refused:
+        take(tmp_path, tmp_path / "u", tmp_path / "again", pair)
+    assert refused.value.message == (
+        f"{tmp_path}/u/copy-1: holds an adapter of model.embed_tokens.weight, which is not an"
+        " attention or feed-forward projection"
+    )
+    assert "mpu diff" in refused.value.hint
+
+
+def test_a_square_adapter_of_the_other_orientation_is_refused(handed, tiny_pair, tmp_path):
+    """Its shape fits either way, so only `fan_in_fan_out` can tell."""
+    shutil.copytree(handed / "u", tmp_path / "u")
+    module = "model.layers.0.self_attn.q_proj"
+    halves = torch.ones(4, 32), torch.ones(32, 4)
+    _only(tmp_path / "u/copy-1", module, *halves, fan_in_fan_out=True)
+    listed_again(tmp_path / "u", handed / "h")
+    with pytest.raises(GateError) as refused:
+        take(handed, tmp_path / "u", tmp_path, tiny_pair("llama"))
+    assert refused.value.message == (
+        f"{tmp_path}/u/copy-1: fan_in_fan_out is true, but {module}.weight is stored the other way"
+        " round"
+    )
 
 
 def test_files_of_the_other_payload_are_refused(handed, tmp_path):

@@ -16,6 +16,7 @@ from two_parties import (
 from mpu_cli.bundle.manifest import listed
 from mpu_cli.bundle.read import read_update
 from mpu_cli.checkpoint.digest import file_digest
+from mpu_cli.checkpoint.locate import Located
 from mpu_cli.errors import (
     BadModelError,
     BadSecretError,
@@ -23,6 +24,8 @@ from mpu_cli.errors import (
     GateError,
 )
 from mpu_cli.server.lineage.models import open_locked
+from mpu_cli.server.publishing.perturb import Target, perturb
+from mpu_cli.server.publishing.settings import PerturbSettings
 
 
 def test_an_aggregated_model_is_a_candidate_until_it_is_used(server):
@@ -114,6 +117,56 @@ def test_a_model_that_the_lineage_does_not_know_is_refused(server, tiny_pair):
     )
     assert (server.root / "sharded" / "model.safetensors.index.json").exists()
     server.perturb("sharded")
+
+
+def test_an_unknown_model_with_an_update_that_is_none_names_the_secret(server, tiny_pair):
+    """Neither argument belongs to the lineage, so --secret is the one that is wrong."""
+    server.perturb()
+    foreign = tiny_pair("llama", seed=5).model
+    with pytest.raises(GateError, match="is not in the lineage") as refused:
+        take_back(server.root / "nothing", server.secret, foreign, server.root / "out")
+    assert refused.value.hint == (
+        "the update answers no handoff of this lineage either: give as --secret the directory that"
+        " mpu perturb wrote for it"
+    )
+
+
+def test_a_model_card_without_a_digest_still_tells_that_there_is_a_lineage(server):
+    """The Hub's editor may have removed the line; a second lineage is still refused."""
+    server.aggregate(server.update(server.perturb()), out="a")
+    card = server.root / "a" / "README.md"
+    lines = card.read_text().splitlines(keepends=True)
+    card.write_text("".join(line for line in lines if not line.startswith("- digest")))
+    elsewhere = server.root / "elsewhere"
+    with pytest.raises(GateError) as refused:
+        publish(
+            server.root / "a",
+            server.pair.base,
+            server.root / "h",
+            elsewhere,
+            server.entropy,
+            new_lineage=False,
+        )
+    assert refused.value.message == (
+        f"{server.root}/a: its README.md says that mpu aggregate made it, so it has a lineage, and"
+        f" {elsewhere} holds none"
+    )
+    assert not elsewhere.exists()
+
+
+def test_the_card_of_a_model_from_the_hub_names_its_source(server):
+    """`base_model` is what the Hub shows; the commit stays in the record."""
+    perturb(
+        Located(server.pair.model, f"org/model@{'0' * 40}"),
+        Located(server.pair.base, None),
+        Target(server.root / "h", server.secret, new_lineage=True),
+        PerturbSettings(check="none"),
+        entropy=server.entropy,
+    )
+    (record,) = server.lineage.handoffs.values()
+    server.aggregate(server.update((server.root / "h", record)), out="a")
+    card = (server.root / "a" / "README.md").read_text()
+    assert "\nbase_model: org/model\n" in card and "0000" not in card
 
 
 def test_a_lineage_keeps_its_base(server, tiny_pair):

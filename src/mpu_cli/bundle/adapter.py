@@ -81,15 +81,13 @@ class LowRankChange:
         outputs, inputs = self.b.shape[0], self.a.shape[1]
         return (inputs, outputs) if self.transposed else (outputs, inputs)
 
-    def rows(self, places: npt.NDArray[np.int64], columns: int) -> Tensor:
+    def rows(self, places: npt.NDArray[np.int64]) -> Tensor:
         """Rows of the change, in ascending order: (rows, columns) float32.
 
         Memory holds only these rows and A.
         """
         from mpu_cli.checkpoint.low_rank import product_rows
 
-        if columns != self.shape[1]:
-            raise ValueError(f"{self.name} has {self.shape[1]} columns, not {columns}")
         return product_rows(self.a, self.b, self.scale, places, transposed=self.transposed)
 
     def is_finite(self) -> bool:

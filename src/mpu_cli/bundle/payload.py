@@ -1,11 +1,10 @@
-"""The changed tensors of one copy of an update, dense or low-rank (torch only for reading rows)."""
+"""The changed tensors of one copy of an update, dense or low-rank. Never imports torch."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 from mpu_cli.architectures.projections import Projections
 from mpu_cli.bundle.adapter import ADAPTER_CONFIG, LowRankChange, open_adapter
@@ -14,34 +13,6 @@ from mpu_cli.bundle.manifest import UpdateManifest
 from mpu_cli.bundle.tensors import check_delta, open_delta, shapes
 from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.errors import GateError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from mpu_cli.checkpoint.low_rank import Tensor
-
-
-class ChangedTensor(Protocol):
-    """The change of one on-disk tensor of a published copy."""
-
-    @property
-    def dtype(self) -> str:
-        """The dtype (safetensors' name) of the stored change."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the changed tensor."""
-        ...
-
-    def rows(self, places: npt.NDArray[np.int64], columns: int) -> Tensor:
-        """Rows, in ascending order, of the tensor viewed as a matrix: (rows, columns), float32."""
-        ...
-
-    def is_finite(self) -> bool:
-        """Whether every entry is finite."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +23,21 @@ class DenseChange:
 
     @property
     def dtype(self) -> str:
-        """See `ChangedTensor`."""
+        """The dtype (safetensors' name) of the stored change."""
         return self.info.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """See `ChangedTensor`."""
+        """The shape of the changed tensor."""
         return self.info.shape
 
-    def rows(self, places: npt.NDArray[np.int64], columns: int) -> Tensor:
-        """See `ChangedTensor`."""
-        from mpu_cli.checkpoint.low_rank import dense_rows
-
-        return dense_rows(self.info, places, columns)
-
     def is_finite(self) -> bool:
-        """See `ChangedTensor`."""
+        """Whether every entry is finite."""
         return not_finite({self.info.name: self.info}) is None
 
 
+ChangedTensor = DenseChange | LowRankChange
+"""The change of one on-disk tensor of a published copy."""
 Changes = Mapping[str, ChangedTensor]
 """The changes by on-disk tensor; an absent tensor did not change."""
 

@@ -90,6 +90,8 @@ def _parts(path: Path, member: tarfile.TarInfo) -> tuple[str, ...]:
             f"{path}: {member.name}: is {kind}; a bundle holds only regular files and folders",
             _AGAIN,
         )
+    if not parts and not member.isdir():
+        raise BadBundleError(f"{path}: holds a file without a name", _AGAIN)
     if len(parts) > (2 if member.isdir() else 3):
         raise BadBundleError(f"{path}: {member.name}: is nested too deep for a bundle", _AGAIN)
     return parts
@@ -104,16 +106,15 @@ def _side_by_side(path: Path, first: str, second: str | None = None) -> BadBundl
 
 
 def _headers(path: Path, file: BufferedReader) -> Iterator[tarfile.TarInfo]:
-    """Yield the archive's members without reading their content."""
+    """Yield the archive's members without reading their content.
+
+    A member of negative size would be followed by earlier ones: the caller stops at it.
+    """
     try:
         with tarfile.open(
             fileobj=_Headers(file), mode="r:", encoding="utf-8", errors="surrogateescape"
         ) as archive:  # type: ignore[call-overload]
-            last = -1
             while (member := archive.next()) is not None:
-                if member.offset <= last:
-                    raise tarfile.ReadError("members overlap")
-                last = member.offset
                 archive.members = []  # tarfile would keep all of them
                 yield member
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:

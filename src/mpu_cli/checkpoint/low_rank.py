@@ -1,4 +1,4 @@
-"""Rows of tensors on disk, and of low-rank products, as float32. This module imports torch."""
+"""Rows of low-rank products as float32. This module imports torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ from mpu_cli.checkpoint.dtypes import read_rows, read_tensor
 from mpu_cli.checkpoint.header import TensorInfo
 
 Places = npt.NDArray[np.int64]
-
-
-def dense_rows(info: TensorInfo, places: Places, columns: int) -> Tensor:
-    """Rows, in ascending order, of a tensor viewed as a matrix: (rows, columns)."""
-    return read_rows(info, places, columns).float()
 
 
 def product_rows(

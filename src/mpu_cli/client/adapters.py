@@ -301,5 +301,5 @@ def row_spans(change: LowRankChange) -> Iterator[tuple[int, int, torch.Tensor]]:
         yield (
             start * columns,
             stop * columns,
-            change.rows(np.arange(start, stop), columns).reshape(-1),
+            change.rows(np.arange(start, stop)).reshape(-1),
         )

@@ -107,7 +107,7 @@ class DrawAggregator:
             if isinstance(changed, DenseChange):
                 stored = read_rows(changed.info, places, transform.columns, self._read)
             else:
-                stored = changed.rows(places, transform.columns)
+                stored = changed.rows(places)
             out = self._undone[number].tensor(torch.float32, stop - start, transform.columns)
             if transform.maps:
                 out = transform.invert(converted(stored, torch.float32, self._wide), start, out)

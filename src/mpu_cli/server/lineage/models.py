@@ -247,15 +247,11 @@ def open_locked(path: Path) -> Iterator[Lineage]:
     Raises:
         BusyError: another process holds the lock.
         BadSecretError: see `Lineage.read`.
+        OSError: this user may not read the directory.
     """
     if not path.is_dir():
         raise instead_of(path, SECRET, BadSecretError)
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise BadSecretError(
-            f"{path}: {error.strerror}", "give the server's secret directory with --secret"
-        ) from error
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

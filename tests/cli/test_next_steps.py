@@ -59,7 +59,7 @@ def first(place: Path, mpu: Callable[..., Done], *more: object) -> Done:
 
 def test_a_round_and_the_next_one_run_from_printed_commands(place, mpu):
     """Perturb prints the whole round, aggregate the evaluation and the next round."""
-    printed = commands(first(place, mpu))
+    printed = commands(first(place, mpu, "--client", "Ana & Ben"))
     assert [command[0] for command in printed] == ["verify", "unlearn", "verify", "aggregate"]
     for command in printed:
         done = mpu(*command, *(SMALL if command[0] == "unlearn" else ()))
@@ -71,6 +71,7 @@ def test_a_round_and_the_next_one_run_from_printed_commands(place, mpu):
     measure, again = commands(done)
     measured = mpu(*measure, *QUICKLY)
     assert [mpu(*command).code for command in commands(measured)] == [0]
+    assert again[again.index("--client") + 1] == "Ana & Ben"
     second = commands(mpu(*again))
     assert second[1][second[1].index("--out") + 1] == "to-server-2"
     assert second[3][-1] == "model-next-2"
@@ -78,8 +79,11 @@ def test_a_round_and_the_next_one_run_from_printed_commands(place, mpu):
 
 @pytest.mark.slow
 def test_a_split_round_is_printed_for_every_holder(place, mpu):
-    """Each handoff has its own update, and one command aggregates all of them."""
-    printed = commands(first(place, mpu, "--split"))
+    """Each handoff has its own update, and one command aggregates all of them.
+
+    The next round is for the same client; the holders' numbers are not part of its name.
+    """
+    printed = commands(first(place, mpu, "--split", "--client", "ward-7"))
     assert [command[0] for command in printed] == [
         "verify",
         "unlearn",
@@ -92,6 +96,9 @@ def test_a_split_round_is_printed_for_every_holder(place, mpu):
     for command in printed:
         done = mpu(*command, *(SMALL if command[0] == "unlearn" else ()))
         assert done.code == 0, (command, done.err)
+    for printed_by in (done, mpu("inspect", place.relative_to(Path.cwd()) / "server")):
+        again = commands(printed_by)[-1]
+        assert again[again.index("--client") + 1] == "ward-7"
 
 
 def test_the_commands_of_inspect_run(finished_round, tmp_path, monkeypatch, mpu):
@@ -109,7 +116,8 @@ def test_the_commands_of_inspect_run_for_a_secret(own_round, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     shutil.copytree(own_round.model, "model")
     shutil.copytree(own_round.update, "to-server")
-    aggregate, _ = commands(mpu("inspect", own_round.secret))
+    aggregate, again = commands(mpu("inspect", own_round.secret))
+    assert "--client" not in again
     assert mpu(*aggregate).code == 0
     Path("model").rename("model-before")
     Path("model-next").rename("model")

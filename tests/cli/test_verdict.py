@@ -80,7 +80,12 @@ CASES = {
     "rose": ((0.5, 0.6), None, ("little was forgotten",)),
     "retained knowledge fell": ((0.9, 0.1), (0.9, 0.7), ("retained knowledge fell",)),
     "both": ((0.9, 0.89), (0.9, 0.7), ("little was forgotten", "retained knowledge fell")),
-    "nothing was known": ((0.0, 0.0), None, ("little was forgotten",)),
+    "nothing was known": (
+        (0.0004, 0.0),
+        None,
+        ("the model did not know these rows before",),
+    ),
+    "little was known": ((0.0006, 0.0), None, ()),
 }
 
 
@@ -89,9 +94,11 @@ def test_the_warnings_of_a_verdict(case):
     """Little was forgotten, or retained knowledge fell, relative to the value before."""
     forget, retain, expected = CASES[case]
     effect = Effect(Change(*forget, 8, 8), retain and Change(*retain, 8, 8))
-    found = verdict({"copy-1": TrainingReport(1, 1.0, 1.0, 1.0, effect=effect)})
-    assert [text.partition(" (")[0] for text in found.warnings] == list(expected)
-    assert all("--learning-rate" in text for text in found.warnings)
+    given = verdict({"copy-1": TrainingReport(1, 1.0, 1.0, 1.0, effect=effect)}).warnings
+    assert [text.partition(" (")[0] for text in given] == list(expected)
+    assert all(
+        ("--forget" if "did not know" in text else "--learning-rate") in text for text in given
+    )
 
 
 def test_a_report_of_an_older_mpu_can_be_read():

@@ -168,12 +168,20 @@ def test_the_adapter_is_all_that_an_update_holds(tiny_pair, tmp_path, entropy):
     pair_ = tiny_pair("llama")
     publish(pair_, tmp_path, entropy(4), copies=2, kappa=0.1)
     warned: list[str] = []
-    short = replace(work(Lora(4, targets=("q_proj", "down"))), warn=warned.append)
+    checked: list[tuple[int, int]] = []
+    short = replace(
+        work(Lora(4, targets=("q_proj", "down"))),
+        warn=warned.append,
+        checking=lambda done, total: checked.append((done, total)),
+    )
     short = replace(
         short, recipe=replace(short.recipe, settings=replace(short.recipe.settings, max_steps=2))
     )
     update, _ = unlearn_handoff(tmp_path / "h", tmp_path / "u", short, quiet)
     assert len(warned) == 1 and "down_proj" in warned[0]
+    files = [file for file in (tmp_path / "h").rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files if file.name != "mpu.yaml")
+    assert max(checked) == (size, size)
     for number in (1, 2):
         unlearn_one_copy(tmp_path / "h", tmp_path / "v", number, short, quiet)
     finished = finish_update(tmp_path / "h", tmp_path / "v")

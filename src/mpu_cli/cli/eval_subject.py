@@ -48,7 +48,8 @@ def model_under_test(
     number = 1 if job.copy is None else job.copy
     with tempfile.TemporaryDirectory(prefix="mpu-eval-") as folder:
         with unpacked(output, job.handoff, Path(model)) as [published, update]:
-            write_changed_copy(published, update, number, Path(folder))
+            with output.progress("checking the handoff and the update") as progress:
+                write_changed_copy(published, update, number, Path(folder), progress)
             origin = _origin(published, update, f"copy-{number}")
         yield Located(Path(folder), f"{Path(model).resolve().name}, copy-{number}"), origin
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from os.path import lexists
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +18,11 @@ from mpu_cli.cli.flags import Given
 from mpu_cli.documentation import page
 
 if TYPE_CHECKING:
-    from mpu_cli.server.secrets.secret import Secret
+    from mpu_cli.server.lineage.models import Lineage
+    from mpu_cli.server.lineage.records import HandoffRecord
 
+UNNAMED = "client"
+"""The name of a client without --client."""
 ROWS = {"--forget": "forget.jsonl", "--retain": "retain.jsonl"}
 _READING = ("--system-prompt", "--template-date", "--map", "--template-var", "--content-parts")
 
@@ -126,42 +130,82 @@ def after_model(model: Path, given: Given) -> list[str]:
     ]
 
 
-def after_aggregate(model: Path, secret: Path, base: str | None, *, has_base: bool) -> list[str]:
-    """How to evaluate the new model, start another round, or publish the model on the Hub.
+@dataclass(frozen=True, slots=True)
+class NextRound:
+    """What the perturb command of a lineage's next round repeats of the last one."""
 
-    `base` is the path or Hub id of the lineage's base, if known.
-    """
+    secret: Path
+    base: str | None
+    """Path or Hub id of the lineage's base, if known."""
+    has_base: bool
+    client: str | None
+    """The one client of the last round; None if it had several, or one without a name."""
+
+    @classmethod
+    def of(
+        cls, secret: Path, base: str | None, handoffs: Iterable[HandoffRecord], *, has_base: bool
+    ) -> NextRound:
+        """`handoffs` are those of the last round."""
+        clients = {_client(handoff) for handoff in handoffs}
+        client = clients.pop() if len(clients) == 1 else None
+        return cls(secret, base, has_base, client if client != UNNAMED else None)
+
+    @classmethod
+    def of_lineage(cls, lineage: Lineage) -> NextRound:
+        """After the handoffs of the newest model that was handed out."""
+        handoffs, secret = list(lineage.handoffs.values()), lineage.secret
+        last = [handoff for handoff in handoffs if handoff.model == handoffs[-1].model]
+        return cls.of(lineage.path, secret.base_source, last, has_base=secret.base is not None)
+
+    def command(self, model: str) -> str:
+        """The perturb command on a model."""
+        words = [model]
+        words += ["--base", path(_short(self.base))] if self.base else []
+        words += ["--secret", path(self.secret)]
+        words += ["--client", self.client] if self.client else []
+        return command("perturb", *words, "--handoff", free("to-client"))
+
+
+def _client(handoff: HandoffRecord) -> str:
+    """The name that --client had; the holders of a split have a number after it."""
+    is_split = handoff.size > len(handoff.copies)
+    return handoff.holder.rpartition("-")[0] if is_split else handoff.holder
+
+
+def after_aggregate(model: Path, following: NextRound) -> list[str]:
+    """How to evaluate the new model, start another round, or publish the model on the Hub."""
     name = re.sub(r"[^\w.-]+", "-", model.resolve().name)
     return [
         "next  evaluate it on a machine that has the rows:",
         *_indented(command("eval", path(model), *_rows({}), "--record", free(f"{name}-record"))),
-        *another_round(path(model), secret, base, has_base=has_base),
+        *another_round(path(model), following),
         "or    publish it (after hf auth login):",
         *_indented(shlex.join(["hf", "upload", name, path(model), "--private"])),
     ]
 
 
-def another_round(
-    model: str, secret: Path, base: str | None, *, has_base: bool, when: str = "then"
-) -> list[str]:
+def another_round(model: str, following: NextRound, when: str = "then") -> list[str]:
     """The perturb command of the next round of a lineage."""
-    arguments = [model, *(["--base", path(_short(base))] if base else []), "--secret", path(secret)]
-    more = "" if base is not None or not has_base else ", with the --base of the first round"
-    return [
-        f"{when}  start another round{more}:",
-        *_indented(command("perturb", *arguments, "--handoff", free("to-client"))),
-    ]
+    unknown = following.has_base and following.base is None
+    more = ", with the --base of the first round" if unknown else ""
+    return [f"{when}  start another round{more}:", *_indented(following.command(model))]
 
 
-def on_secret(secret: Path, digest: str, content: Secret, *, waiting: bool) -> list[str]:
+def on_secret(digest: str, following: NextRound, *, waiting: bool) -> list[str]:
     """The server's commands for the newest model of a lineage, which has this digest.
 
     `waiting` means that one of its handoffs has no update yet.
     """
-    base, has_base = content.base_source, content.base is not None
-    rest = another_round("model", secret, base, has_base=has_base, when="next")
+    rest = another_round("model", following, when="next")
     if waiting:
-        files = ("--secret", path(secret), "--model", "model", "--out", free("model-next"))
+        files = (
+            "--secret",
+            path(following.secret),
+            "--model",
+            "model",
+            "--out",
+            free("model-next"),
+        )
         rest[0] = rest[0].replace("next", "or  ", 1)
         rest = [
             "next  when the update is back:",

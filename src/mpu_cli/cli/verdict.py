@@ -24,7 +24,7 @@ class Verdict:
 
 def verdict(reports: Mapping[str, TrainingReport]) -> Verdict | None:
     """The mean over the copies; None if an older mpu trained all of them and measured nothing."""
-    from mpu_cli.training.effect import LITTLE, mean_effect
+    from mpu_cli.training.effect import LITTLE, UNKNOWN, mean_effect
 
     effects = [report.effect for report in reports.values() if report.effect is not None]
     if not effects:
@@ -32,7 +32,13 @@ def verdict(reports: Mapping[str, TrainingReport]) -> Verdict | None:
     effect = mean_effect(effects)
     words = _sentence("Forget", effect.forget, "lower")
     warnings = []
-    if effect.forget.fall < LITTLE:
+    if effect.forget.before < UNKNOWN:
+        warnings.append(
+            f"the model did not know these rows before (forget rows {_shown(effect.forget)}), so"
+            " there was nothing to forget: check --forget and the prompt format (mpu data check"
+            " --model shows one row as the model sees it)"
+        )
+    elif effect.forget.fall < LITTLE:
         warnings.append(
             f"little was forgotten (forget rows {_shown(effect.forget)}): triple --learning-rate or"
             " raise --epochs, then train again"

@@ -15,6 +15,7 @@ from mpu_cli.bundle.read import read_update
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.bundle.trusted import check_update_of
 from mpu_cli.checkpoint.change import Spans, write_changed
+from mpu_cli.checkpoint.digest import Progress
 from mpu_cli.checkpoint.dtypes import read_span, spans
 from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.staging import disk_errors
@@ -25,8 +26,12 @@ from mpu_cli.errors import GateError, UsageError
 _SHARD_BYTES = 50_000_000_000
 
 
-def write_changed_copy(handoff: Path, update: Path, number: int, directory: Path) -> None:
+def write_changed_copy(
+    handoff: Path, update: Path, number: int, directory: Path, progress: Progress | None = None
+) -> None:
     """Write copy `number` of `handoff`, changed by `update`, into `directory`, which is empty.
+
+    `progress` gets (what, bytes done, bytes in total) while the two are checked.
 
     Raises:
         UsageError: there is no such copy.
@@ -35,8 +40,8 @@ def write_changed_copy(handoff: Path, update: Path, number: int, directory: Path
         OutputError: the disk is full.
     """
     # Embeddings may have moved, if the client asked for it; what the handoff freezes may not.
-    opened = open_handoff(handoff, train_embeddings=True)
-    manifest = read_update(update)
+    opened = open_handoff(handoff, train_embeddings=True, progress=progress)
+    manifest = read_update(update, progress)
     name, count = f"copy-{number}", len(opened.copies)
     if name not in opened.copies:
         raise UsageError(

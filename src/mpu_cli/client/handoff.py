@@ -11,6 +11,7 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.manifest import HandoffManifest
 from mpu_cli.bundle.read import read_handoff
 from mpu_cli.bundle.tensors import is_frozen, open_copies, shapes
+from mpu_cli.checkpoint.digest import Progress
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.errors import BadBundleError
 
@@ -29,7 +30,9 @@ class OpenHandoff:
     """The attention and feed-forward projections, on which an adapter may sit."""
 
 
-def open_handoff(path: Path, *, train_embeddings: bool = False) -> OpenHandoff:
+def open_handoff(
+    path: Path, *, train_embeddings: bool = False, progress: Progress | None = None
+) -> OpenHandoff:
     """Verify a handoff completely and open its copies.
 
     Input and output embeddings are frozen whatever the manifest says, unless the client asks to
@@ -40,7 +43,7 @@ def open_handoff(path: Path, *, train_embeddings: bool = False) -> OpenHandoff:
         BadBundleError: see `read_handoff` and `open_copies`; or nothing is left to train.
         BadModelError: the copies are of an architecture that this mpu does not know.
     """
-    manifest = read_handoff(path)
+    manifest = read_handoff(path, progress)
     copies = open_copies(path, manifest)
     first = next(iter(copies.values()))
     layout = read_layout(first.config, shapes(first.tensors), first.path)

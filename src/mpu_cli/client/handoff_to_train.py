@@ -20,7 +20,11 @@ def open_to_train(handoff: Path, job: UnlearnJob) -> OpenHandoff:
             embeddings that the handoff freezes and the job trains; LoRA targets that do not exist.
     """
     settings, lora = job.recipe.settings, job.recipe.lora
-    opened = open_handoff(handoff, train_embeddings=settings.train_embeddings)
+    opened = open_handoff(
+        handoff,
+        train_embeddings=settings.train_embeddings,
+        progress=lambda _, done, total: job.checking(done, total),
+    )
     check_tokenizers(opened)
     if settings.train_embeddings and opened.manifest.frozen:
         raise UsageError(

@@ -39,6 +39,8 @@ class UnlearnJob:
     """Called with what the user must not miss."""
     note: Callable[[str], None] = lambda text: None
     """Called with what became of the rows."""
+    checking: Callable[[int, int], None] = lambda done, total: None
+    """Called with the bytes of the handoff that were checked, and with all of them."""
     doing: Callable[[str], None] = lambda what: None
     """Called with the name of each phase that is not a training step."""
 

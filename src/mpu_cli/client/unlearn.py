@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mpu_cli.bundle.manifest import MANIFEST, UpdateManifest
-from mpu_cli.checkpoint.digest import loaded_digest
+from mpu_cli.checkpoint.digest import Progress, loaded_digest
 from mpu_cli.checkpoint.header import NAMES
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.side_files import check_side_files
@@ -125,10 +125,13 @@ def unlearn_one_copy(
     return report
 
 
-def finish_update(handoff: Path, out: Path) -> UpdateManifest:
-    """Check all copies made with `--copy` and write the update's manifest."""
+def finish_update(handoff: Path, out: Path, progress: Progress | None = None) -> UpdateManifest:
+    """Check all copies made with `--copy` and write the update's manifest.
+
+    `progress` gets (what, bytes done, bytes in total) while the handoff is checked.
+    """
     refuse_nesting(out, handoff)
-    opened = open_handoff(handoff)
+    opened = open_handoff(handoff, progress=progress)
     check_tokenizers(opened)
     return finish(out, opened)
 

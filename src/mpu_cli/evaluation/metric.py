@@ -32,7 +32,7 @@ class Evidence:
     question: Question
     role: str
     scores: Mapping[str, tuple[TokenScores, ...]]
-    """By variant (`questions.VARIANTS`); "answer" has exactly one."""
+    """By variant (`Question.variants`); "answer" has exactly one."""
     ended: bool = False
     """Whether the answer's last token ends the turn: the model's own mark, not a word."""
     generation: str | None = None

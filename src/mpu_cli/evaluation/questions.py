@@ -33,8 +33,6 @@ ROLES = FORGET, RETAIN, HOLDOUT, UTILITY, KNOWLEDGE, VERBATIM = (
 """What a set is given for."""
 RETAIN_KNOWLEDGE = "retain_knowledge"
 """The name of a knowledge set about the retain set (MUSE has one): --knowledge NAME=FILE."""
-VARIANTS = ("answer", "paraphrased answer", "perturbed answers", "paraphrased question")
-"""The texts of a row that can be scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,10 @@ class Question:
         return row.messages[-1].content if row.messages else (row.answer or row.text or "")
 
     def variants(self, name: str) -> tuple[Row, ...]:
-        """The rows to score under a name of `VARIANTS`; empty if the file does not have them."""
+        """The rows to score under a metric's name of a variant; empty if the file has none of them.
+
+        The names are answer, paraphrased answer, perturbed answers and paraphrased question.
+        """
         if name == "answer":
             return (self.row,)
         if name == "perturbed answers":

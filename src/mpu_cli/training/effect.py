@@ -23,6 +23,8 @@ _SHARE = 0.1
 """Share of the training's own work that may be spent on measuring more than the fewest rows."""
 LITTLE = 0.1
 """The smallest relative change of a probability that is worth reporting."""
+UNKNOWN = 5e-4
+"""Below this mean answer probability, shown as .000, a model did not know the rows."""
 
 
 @dataclass(frozen=True, slots=True)

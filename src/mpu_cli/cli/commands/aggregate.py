@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.guide import Guide
-from mpu_cli.cli.next_steps import after_aggregate
+from mpu_cli.cli.next_steps import NextRound, after_aggregate
 from mpu_cli.cli.options import SECRET, Shared, estimate_facts, server_words, use_one_thread
 from mpu_cli.cli.output import Output, facts
 from mpu_cli.option import REQUIRED, option, same_option
@@ -97,13 +97,19 @@ def aggregate(job: AggregateOptions, output: Output) -> None:
         "staleness": f"{result.updates.staleness} models since the oldest handoff",
         "digest": result.model.digest,
     }
+    following = NextRound.of(
+        secret,
+        result.base_source,
+        [draw.record for draw in result.updates.draws],
+        has_base=result.has_base,
+    )
     output.result(
         data,
         facts(rows),
         "",
         f"model {out}  (a candidate; using it in perturb or aggregate accepts it)",
         f"keep  {secret}",
-        *after_aggregate(out, secret, result.base_source, has_base=result.has_base),
+        *after_aggregate(out, following),
         brief=f"model {out}",
     )
 

@@ -21,7 +21,7 @@ from mpu_cli.checkpoint.recognise import (
 from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.guide import Guide
-from mpu_cli.cli.next_steps import on_handoff, on_secret, on_update
+from mpu_cli.cli.next_steps import NextRound, on_handoff, on_secret, on_update
 from mpu_cli.cli.options import given_path
 from mpu_cli.cli.output import Output, facts, size, table, unknown
 from mpu_cli.option import REQUIRED, option
@@ -327,7 +327,8 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     )
     results = [] if waiting else [record.digest for record in lineage.children(lineage.head)]
     model = results[-1] if results else lineage.head
-    return data, [*body, "", *on_secret(path, model, lineage.secret, waiting=waiting)]
+    following = NextRound.of_lineage(lineage)
+    return data, [*body, "", *on_secret(model, following, waiting=waiting)]
 
 
 def _dated(date: str) -> str:

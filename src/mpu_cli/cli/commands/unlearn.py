@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,8 @@ def _finish(
 ) -> None:
     from mpu_cli.client.unlearn import finish_update
 
-    update = finish_update(place, out)
+    with output.progress("checking the handoff") as progress:
+        update = finish_update(place, out, progress)
     write_packs(output, packs, force=job.force)
     data = {
         "update": str(out),
@@ -194,7 +196,8 @@ def _reports(
         from mpu_cli.client import unlearn as client
 
         over = OverCopies(progress, names, output.note if output.verbose else None)
-        work = replace(build_job(job, output, place), doing=over.doing)
+        checking = partial(progress, "checking the handoff")
+        work = replace(build_job(job, output, place), checking=checking, doing=over.doing)
         if not is_handoff:
             report = client.unlearn_model(
                 place, out, work, over.on_step, dtype=job.storage.dtype, force=job.force

@@ -50,6 +50,7 @@ def test_synthetic_models_differ_by_the_task_vector(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_memory(tmp_path):
     """All commands, several sizes: peaks, seconds, growth."""
     found = run("memory", "--size", "tiny", "--copies", "2", work=tmp_path)
@@ -63,6 +64,7 @@ def test_memory(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_throughput(tmp_path):
     """Ratios for both commands and both ways of hashing, and the stream."""
     found = run("throughput", "--size", "tiny", "--repeats", "1", work=tmp_path)

@@ -12,6 +12,7 @@ from measuring import Cost
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "npo_epoch.py"
 
 
+@pytest.mark.slow
 def test_both_sides_run_and_train_alike(tmp_path):
     """The demo's model, two steps: seconds, peaks and ratios.
 

@@ -497,12 +497,14 @@ def test_other_examples_are_named_as_the_cause_of_other_tokens():
     """The remedy is the file of examples, not the chat template."""
     made = []
     for digest in ("one", "two"):
-        each = record(
+        one_record = record(
             {"knowledge": probabilities()},
             asked={"knowledge": {"prompt": "question", "examples_digest": digest}},
         )
         made.append(
-            replace(each, sets={"knowledge": replace(each.sets["knowledge"], tokens=digest)})
+            replace(
+                one_record, sets={"knowledge": replace(one_record.sets["knowledge"], tokens=digest)}
+            )
         )
     with pytest.raises(BadDataError) as error:
         compare({"a": made[0], "b": made[1]}, margin=0.1)

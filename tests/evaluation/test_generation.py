@@ -212,9 +212,9 @@ def test_scores_do_not_depend_on_a_longer_row_beside(longrope):
 def test_a_text_without_a_rest_is_refused(tiny_model, tmp_path):
     """Nothing is left to be written, which is no zero."""
     directory = tiny_model("llama")
-    each = questions(tmp_path, "verbatim", "verbatim", [{"text": "w5"}])
+    question_set = questions(tmp_path, "verbatim", "verbatim", [{"text": "w5"}])
     tested = ModelUnderTest(
-        load_model(directory).model, load_tokenizer(directory), [each], settings()
+        load_model(directory).model, load_tokenizer(directory), [question_set], settings()
     )
     with pytest.raises(BadDataError, match=r"verbatim\.jsonl:1"):
         tested.measure([row_metrics()["verbatim_memorization"]])
@@ -250,10 +250,10 @@ def test_a_question_that_does_not_fit_is_refused_where_only_writing_is_asked_for
     """Never cut, and no other set suffers."""
     directory = tiny_model("llama")
     model, tokenizer = load_model(directory).model, load_tokenizer(directory)
-    each = questions(
+    question_set = questions(
         tmp_path, "knowledge", "knowledge", [{"question": " ".join(["w7"] * 140), "answer": "w1"}]
     )
-    tested = ModelUnderTest(model, tokenizer, [each], settings())
+    tested = ModelUnderTest(model, tokenizer, [question_set], settings())
     with pytest.raises(
         BadDataError, match=r"knowledge\.jsonl:1: the prompt needs 14\d tokens, the limit is 128"
     ):
@@ -399,20 +399,20 @@ def test_nothing_is_written_beyond_the_context(family, tiny_model, tmp_path):
     Learned positions end there, too.
     """
     directory = tiny_model(family)
-    each = questions(
+    question_set = questions(
         tmp_path,
         "forget",
         "forget",
         [{"question": " ".join(["w7"] * 99), "answer": "w1"}, *rows(3, 0)],
     )
     model, tokenizer = load_model(directory).model, load_tokenizer(directory)
-    tested = ModelUnderTest(model, tokenizer, [each], settings(max_new_tokens=200))
-    written = tested.write([each])
+    tested = ModelUnderTest(model, tokenizer, [question_set], settings(max_new_tokens=200))
+    written = tested.write([question_set])
     assert len(written) == 4
     assert max(len(text.split()) for text in written.values()) == 29
     alone = ModelUnderTest(
-        model, tokenizer, [each], settings(max_new_tokens=29, batch_size=1)
-    ).write([each])
+        model, tokenizer, [question_set], settings(max_new_tokens=29, batch_size=1)
+    ).write([question_set])
     assert written == alone
 
 
@@ -423,15 +423,19 @@ def test_a_templates_end_of_turn_ends_an_answer(tmp_path):
     tokenizer = make_tokenizer(CHATML)
     model = make_model("llama", vocabulary=len(tokenizer))
     mark = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    each = questions(tmp_path, "forget", "forget", [{"question": "Where?", "answer": "In Oskel."}])
-    tested = ModelUnderTest(model, tokenizer, [each], settings())
-    assert tested.encoder.ends(each.questions) == (mark,)
-    free = generate(model, tokenizer, [tested.encoder.prompt(each.questions[0])], 8, 1)[0][0]
+    question_set = questions(
+        tmp_path, "forget", "forget", [{"question": "Where?", "answer": "In Oskel."}]
+    )
+    tested = ModelUnderTest(model, tokenizer, [question_set], settings())
+    assert tested.encoder.ends(question_set.questions) == (mark,)
+    free = generate(model, tokenizer, [tested.encoder.prompt(question_set.questions[0])], 8, 1)[0][
+        0
+    ]
     with torch.no_grad():
         # The mark is now always what comes first to the model's mind.
         model.lm_head.weight.zero_()
         model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer)))
         model.lm_head.bias[mark] = 1.0
     assert free != ""
-    assert tested.write([each]) == {("forget", 0): ""}
+    assert tested.write([question_set]) == {("forget", 0): ""}
     assert generate(model, tokenizer, [[5]], 8, 1) == [[""]]  # marks alone, skipped one by one

@@ -337,11 +337,11 @@ def test_a_texts_membership_does_not_depend_on_what_is_written(models, tmp_path)
     assert with_writing.columns["forget", "zlib"] == pytest.approx(
         without.columns["forget", "zlib"]
     )
-    for each in sets:
-        for row, question in enumerate(each.questions):
+    for question_set in sets:
+        for row, question in enumerate(question_set.questions):
             size = len(zlib.compress(question.row.text.encode()))
-            assert with_writing.columns[each.name, "zlib"][row] == pytest.approx(
-                with_writing.columns[each.name, "loss"][row] / size
+            assert with_writing.columns[question_set.name, "zlib"][row] == pytest.approx(
+                with_writing.columns[question_set.name, "loss"][row] / size
             )
 
 

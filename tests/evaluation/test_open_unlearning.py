@@ -291,11 +291,11 @@ def test_broken_files_are_refused(name, theirs):
 
 def test_another_number_of_rows_is_refused(theirs, tiny_pair, tmp_path):
     """Their files have no digest: the number of rows must do."""
-    each = questions(tmp_path, "forget", "forget", rows(7, 0))
+    question_set = questions(tmp_path, "forget", "forget", rows(7, 0))
     with pytest.raises(BadDataError, match="its forget set has 8 rows, the set given here has 7"):
         evaluate(
             tiny_pair("llama").model,
-            [each],
+            [question_set],
             settings(generate=False),
             retain_record=read_record(theirs),
         )

@@ -88,9 +88,9 @@ def known(request):
     return tiny(CHATML, bos=False) if request.param == "a chat template" else tiny(None, bos=True)
 
 
-def under_test(known, each, **changes) -> ModelUnderTest:
+def under_test(known, question_set, **changes) -> ModelUnderTest:
     """The model on one set, with the defaults of `mpu eval`."""
-    return ModelUnderTest(*known, [each], EvalSettings(device="cpu", **changes))
+    return ModelUnderTest(*known, [question_set], EvalSettings(device="cpu", **changes))
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -99,28 +99,30 @@ def test_knowledge_is_asked_as_muse_asks(count, known, tmp_path):
 
     No chat turn, no newline added.
     """
-    each = with_examples(
+    question_set = with_examples(
         questions(tmp_path, "knowledge", "knowledge", ASKED),
         read_rows(rows_file(tmp_path, EXAMPLES[:count] or EXAMPLES)),
     )
-    each = each if count else questions(tmp_path, "again", "knowledge", ASKED)
-    tested = under_test(known, each)
+    question_set = question_set if count else questions(tmp_path, "again", "knowledge", ASKED)
+    tested = under_test(known, question_set)
     general = "".join(
         f"Question: {one['question']}\nAnswer: {one['answer']}\n\n" for one in EXAMPLES[:count]
     )
     found = tested.measure(metrics("knowledge_memorization"))
-    for number, (row, question) in enumerate(zip(ASKED, each.questions, strict=True)):
+    for number, (row, question) in enumerate(zip(ASKED, question_set.questions, strict=True)):
         prompt = f"{general}Question: {row['question']}\nAnswer: "
         assert list(
-            tested.encoder.prompt(question, "answer", tested.prompt_formats[each.name])
+            tested.encoder.prompt(question, "answer", tested.prompt_formats[question_set.name])
         ) == list(known[1](prompt).input_ids)
         written, score = muse(
             *known, prompt, row["answer"], 32, ["\n\n", "\nQuestion", "Question:"]
         )
-        assert found.written[each.name, number] == written.strip()
-        assert found.columns[each.name, "knowledge_memorization"][number] == pytest.approx(score)
+        assert found.written[question_set.name, number] == written.strip()
+        assert found.columns[question_set.name, "knowledge_memorization"][number] == pytest.approx(
+            score
+        )
     if count:
-        assert found.columns[each.name, "knowledge_memorization"].max() == 1, found.written
+        assert found.columns[question_set.name, "knowledge_memorization"].max() == 1, found.written
 
 
 def rows_file(directory: Path, values: list[dict]) -> Path:
@@ -143,13 +145,13 @@ def test_texts_are_gone_on_with_as_muse_does(most, known, tmp_path):
 
     The reference is cut to as many tokens as may be written, a first mark counted.
     """
-    each = questions(tmp_path, "verbatim", "verbatim", TEXTS)
+    question_set = questions(tmp_path, "verbatim", "verbatim", TEXTS)
     model, tokenizer = known
     tested = under_test(
-        known, each, **({} if most == 128 else {"tokens_by_set": (("verbatim", most),)})
+        known, question_set, **({} if most == 128 else {"tokens_by_set": (("verbatim", most),)})
     )
     found = tested.measure(metrics("verbatim_memorization", "verbatim_memorization_stemmed"))
-    for number, (row, question) in enumerate(zip(TEXTS, each.questions, strict=True)):
+    for number, (row, question) in enumerate(zip(TEXTS, question_set.questions, strict=True)):
         ids = list(tokenizer(row["prompt"]).input_ids)
         assert (
             list(tested.encoder.prompt(question, "answer", tested.prompt_formats["verbatim"]))
@@ -217,7 +219,10 @@ def test_limits_and_stops_by_set(tmp_path):
     }
 
     def of(**changes):
-        asked = {name: prompt_format(each, EvalSettings(**changes)) for name, each in sets.items()}
+        asked = {
+            name: prompt_format(question_set, EvalSettings(**changes))
+            for name, question_set in sets.items()
+        }
         return [one.tokens for one in asked.values()], [one.stops for one in asked.values()]
 
     assert of() == ([200, 128, 32, 128], [(), (), MUSE_STOPS, ()])
@@ -257,14 +262,14 @@ def test_the_record_says_how_it_asked(tiny_pair, tmp_path):
 def test_the_digest_of_tokens_is_of_what_is_asked(tmp_path):
     """The digest follows examples and prompts of MUSE's sets, and the template of other sets."""
     tokenizer, plain = make_tokenizer(CHATML), make_tokenizer()
-    each = questions(tmp_path, "knowledge", "knowledge", ASKED)
-    shown = with_examples(each, read_rows(rows_file(tmp_path, EXAMPLES)))
+    question_set = questions(tmp_path, "knowledge", "knowledge", ASKED)
+    shown = with_examples(question_set, read_rows(rows_file(tmp_path, EXAMPLES)))
     others = [
         questions(tmp_path, "verbatim", "verbatim", TEXTS),
         questions(tmp_path, "forget", "forget", ASKED),
     ]
     one, other = (
-        [_tokens(some, known, EvalSettings()) for some in (each, shown, *others)]
+        [_tokens(some, known, EvalSettings()) for some in (question_set, shown, *others)]
         for known in (tokenizer, plain)
     )
     assert one[:3] == other[:3]
@@ -274,12 +279,12 @@ def test_the_digest_of_tokens_is_of_what_is_asked(tmp_path):
 
 def test_questions_without_examples_are_said(tiny_pair, tmp_path):
     """MUSE's numbers are of ten examples, so a number without any is noted."""
-    each = questions(tmp_path, "knowledge", "knowledge", rows(3, 1))
+    question_set = questions(tmp_path, "knowledge", "knowledge", rows(3, 1))
     assert any(
         "asked without examples" in note
-        for note in evaluate(tiny_pair("llama").model, [each], settings()).notes
+        for note in evaluate(tiny_pair("llama").model, [question_set], settings()).notes
     )
-    shown = with_examples(each, read_rows(rows_file(tmp_path, rows(2, 9))))
+    shown = with_examples(question_set, read_rows(rows_file(tmp_path, rows(2, 9))))
     assert not any(
         "examples" in note for note in evaluate(tiny_pair("llama").model, [shown], settings()).notes
     )
@@ -293,11 +298,11 @@ CHAT = {"messages": [{"role": "user", "content": "w1 ?"}, {"role": "assistant", 
 )
 def test_what_muse_cannot_ask_is_refused(role, row, tiny_pair, tmp_path):
     """A chat, or a text without a question, with its line and where it belongs."""
-    each = questions(tmp_path, role, role, [row])
+    question_set = questions(tmp_path, role, role, [row])
     with pytest.raises(
         BadDataError, match=rf"^{role}\.jsonl:1: a (chat|plain text) in the {role} set"
     ):
-        evaluate(tiny_pair("llama").model, [each], settings())
+        evaluate(tiny_pair("llama").model, [question_set], settings())
 
 
 def test_examples_that_give_answers_away_are_refused(tmp_path):
@@ -305,12 +310,14 @@ def test_examples_that_give_answers_away_are_refused(tmp_path):
 
     One without a question; examples for another set.
     """
-    each = questions(tmp_path, "knowledge", "knowledge", [{"question": "w1 w2 ?", "answer": "w3"}])
+    question_set = questions(
+        tmp_path, "knowledge", "knowledge", [{"question": "w1 w2 ?", "answer": "w3"}]
+    )
     with pytest.raises(
         BadDataError, match=r"examples\.jsonl:2: this example is also asked \(knowledge\.jsonl:1\)"
     ):
         with_examples(
-            each,
+            question_set,
             read_rows(
                 rows_file(tmp_path, [*rows(1, 0), {"question": " W1  w2 ?", "answer": "w3"}])
             ),
@@ -318,7 +325,7 @@ def test_examples_that_give_answers_away_are_refused(tmp_path):
     with pytest.raises(
         BadDataError, match=r"examples\.jsonl:1: an example is a question and its answer"
     ):
-        with_examples(each, read_rows(rows_file(tmp_path, [{"text": "w1 w2"}])))
+        with_examples(question_set, read_rows(rows_file(tmp_path, [{"text": "w1 w2"}])))
     with pytest.raises(UsageError, match="--few-shot forget"):
         with_examples(
             questions(tmp_path, "forget", "forget", rows(1, 1)),
@@ -328,9 +335,10 @@ def test_examples_that_give_answers_away_are_refused(tmp_path):
 
 def test_a_prompt_that_fills_the_context_is_refused(tiny_pair, tmp_path):
     """Examples and question need more than the model sees: said with the row, not cut."""
-    each = questions(tmp_path, "knowledge", "knowledge", rows(2, 1))
+    question_set = questions(tmp_path, "knowledge", "knowledge", rows(2, 1))
     long = with_examples(
-        each, read_rows(rows_file(tmp_path, [{"question": " ".join(["w7"] * 140), "answer": "w1"}]))
+        question_set,
+        read_rows(rows_file(tmp_path, [{"question": " ".join(["w7"] * 140), "answer": "w1"}])),
     )
     with pytest.raises(
         BadDataError,

@@ -168,9 +168,9 @@ def test_mapped_columns_are_followed(tmp_path):
         {"q": row["question"], "a": row["answer"], "perturbed_answer": row["perturbed_answer"]}
         for row in rows(3, 0)
     ]
-    each = read_questions(
+    question_set = read_questions(
         "x", "forget", write(tmp_path / "own.jsonl", values), {"prompt": "q", "answer": "a"}
     )
-    assert [len(question.perturbed_answers) for question in each.questions] == [
+    assert [len(question.perturbed_answers) for question in question_set.questions] == [
         len(row["perturbed_answer"]) for row in values
     ]

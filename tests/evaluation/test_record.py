@@ -279,10 +279,13 @@ def test_a_digest_that_is_no_text_is_compared_not_crashed_on(found, kept, tiny_p
     summary = json.loads((kept / "summary.json").read_text())
     summary["sets"]["forget"]["digest"] = 7
     (kept / "summary.json").write_text(json.dumps(summary))
-    each = questions(tmp_path, "forget", "forget", rows(6, 0))
+    question_set = questions(tmp_path, "forget", "forget", rows(6, 0))
     with pytest.raises(BadDataError, match="its forget set has other rows"):
         evaluate(
-            tiny_pair("llama").model, [each], settings(generate=False), before=read_record(kept)
+            tiny_pair("llama").model,
+            [question_set],
+            settings(generate=False),
+            before=read_record(kept),
         )
 
 
@@ -316,10 +319,10 @@ def test_intervals_of_few_rows_are_numbers(tiny_pair, tmp_path):
 
     Of the other one alone nothing is known, and the summary has neither an interval nor a NaN.
     """
-    each = questions(tmp_path, "forget", "forget", rows(2, 0))
+    question_set = questions(tmp_path, "forget", "forget", rows(2, 0))
     found = evaluate(
         tiny_pair("llama").model,
-        [each],
+        [question_set],
         settings(generate=False, robustness=("relearning",), relearn_steps=1),
     ).record
     one = found.values["forget"]["answer_probability@relearned-1@1e-5"]
@@ -334,5 +337,5 @@ def test_the_summary_says_which_model_and_what_was_asked(found, tiny_pair, tmp_p
     monkeypatch.chdir(model)
     from pathlib import Path
 
-    each = questions(tmp_path, "forget", "forget", rows(2, 0))
-    assert evaluate(Path(), [each], settings(generate=False)).record.model["name"] == "mine"
+    question_set = questions(tmp_path, "forget", "forget", rows(2, 0))
+    assert evaluate(Path(), [question_set], settings(generate=False)).record.model["name"] == "mine"

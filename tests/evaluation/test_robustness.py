@@ -266,8 +266,10 @@ def test_relearning_measures_the_other_rows_only(demo, tmp_path):
     """
     values = (demo / "forget.jsonl").read_text().splitlines()[:20]
     (tmp_path / "forget.jsonl").write_text("\n".join(values))
-    each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
-    of = under_test(demo / "base", [each], relearn_rows=6, relearn_steps=5, relearn_rates=(3e-3,))
+    question_set = read_questions("forget", "forget", tmp_path / "forget.jsonl")
+    of = under_test(
+        demo / "base", [question_set], relearn_rows=6, relearn_steps=5, relearn_rates=(3e-3,)
+    )
     found = run("relearning", of).columns
     conditions = [
         "relearned-0",
@@ -293,12 +295,12 @@ def test_relearning_teaches_what_it_says(demo, tmp_path):
     """Sanity: if the taught rows are also measured, a few large steps make them nearly certain."""
     values = (demo / "forget.jsonl").read_text().splitlines()[:3]
     (tmp_path / "forget.jsonl").write_text("\n".join(values * 4))
-    each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
+    question_set = read_questions("forget", "forget", tmp_path / "forget.jsonl")
     found = run(
         "relearning",
         under_test(
             demo / "base",
-            [each],
+            [question_set],
             relearn_rows=6,
             relearn_steps=8,
             relearn_rates=(5e-3,),
@@ -317,13 +319,13 @@ def test_relearning_is_one_batch_whatever_the_batch_size(demo, tmp_path):
     (tmp_path / "forget.jsonl").write_text(
         "\n".join((demo / "forget.jsonl").read_text().splitlines()[:10])
     )
-    each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
+    question_set = read_questions("forget", "forget", tmp_path / "forget.jsonl")
     found = [
         run(
             "relearning",
             under_test(
                 demo / "model",
-                [each],
+                [question_set],
                 relearn_rows=5,
                 relearn_steps=2,
                 relearn_rates=(1e-3,),
@@ -344,16 +346,18 @@ def test_every_rate_begins_with_the_same_weights(demo, tmp_path):
     (tmp_path / "forget.jsonl").write_text(
         "\n".join((demo / "forget.jsonl").read_text().splitlines()[:10])
     )
-    each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
+    question_set = read_questions("forget", "forget", tmp_path / "forget.jsonl")
     of = under_test(
-        demo / "base", [each], relearn_rows=5, relearn_steps=4, relearn_rates=(1e-5, 5e-3)
+        demo / "base", [question_set], relearn_rows=5, relearn_steps=4, relearn_rates=(1e-5, 5e-3)
     )
     weights = {name: value.clone() for name, value in of.model.state_dict().items()}
     both = run("relearning", of).columns
     assert all(torch.equal(value, weights[name]) for name, value in of.model.state_dict().items())
     alone = run(
         "relearning",
-        under_test(demo / "base", [each], relearn_rows=5, relearn_steps=4, relearn_rates=(5e-3,)),
+        under_test(
+            demo / "base", [question_set], relearn_rows=5, relearn_steps=4, relearn_rates=(5e-3,)
+        ),
     ).columns
     for key in alone:
         np.testing.assert_array_equal(both[key], alone[key])
@@ -372,9 +376,9 @@ def test_a_rate_that_breaks_the_model_leaves_the_others(demo, tmp_path):
     (tmp_path / "forget.jsonl").write_text(
         "\n".join((demo / "forget.jsonl").read_text().splitlines()[:6])
     )
-    each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
+    question_set = read_questions("forget", "forget", tmp_path / "forget.jsonl")
     of = under_test(
-        demo / "base", [each], relearn_rows=3, relearn_steps=2, relearn_rates=(1e-3, 0.99)
+        demo / "base", [question_set], relearn_rows=3, relearn_steps=2, relearn_rates=(1e-3, 0.99)
     )
     plain, calls = of.measure, []
 
@@ -453,8 +457,8 @@ def test_steps_to_recover(demo, tmp_path):
     (tmp_path / "forget.jsonl").write_text(
         "\n".join((demo / "forget.jsonl").read_text().splitlines()[:12])
     )
-    each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
-    before = evaluate(demo / "model", [each], settings(generate=False)).record
+    question_set = read_questions("forget", "forget", tmp_path / "forget.jsonl")
+    before = evaluate(demo / "model", [question_set], settings(generate=False)).record
     assert before.values["forget"].get("relearning_steps") is None
 
     def steps(model, rate):
@@ -465,7 +469,7 @@ def test_steps_to_recover(demo, tmp_path):
             relearn_rows=3,
             relearn_rates=(rate,),
         )
-        return evaluate(demo / model, [each], asked, before=before).record
+        return evaluate(demo / model, [question_set], asked, before=before).record
 
     assert steps("model", 1e-6).values["forget"]["relearning_steps"] == {"value": 0.0}
     never = steps("base", 1e-6)
@@ -483,8 +487,8 @@ def test_steps_to_recover_are_the_first_that_are_enough(demo, tmp_path):
     (tmp_path / "forget.jsonl").write_text(
         "\n".join((demo / "forget.jsonl").read_text().splitlines()[:3] * 4)
     )
-    each = read_questions("forget", "forget", tmp_path / "forget.jsonl")
-    before = evaluate(demo / "model", [each], settings(generate=False)).record
+    question_set = read_questions("forget", "forget", tmp_path / "forget.jsonl")
+    before = evaluate(demo / "model", [question_set], settings(generate=False)).record
     asked = settings(
         generate=False,
         robustness=("relearning",),
@@ -492,7 +496,7 @@ def test_steps_to_recover_are_the_first_that_are_enough(demo, tmp_path):
         relearn_rows=6,
         relearn_rates=(5e-3,),
     )
-    found = evaluate(demo / "base", [each], asked, before=before).record
+    found = evaluate(demo / "base", [question_set], asked, before=before).record
     step = int(found.values["forget"]["relearning_steps"]["value"])
     (curve,) = curves(means_of(found.columns, "forget")).values()
     enough = [

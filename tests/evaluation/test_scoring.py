@@ -194,10 +194,10 @@ def test_plain_texts_count_every_token_but_the_first(tiny_pair, tmp_path):
     from transformers import AutoModelForCausalLM
 
     text = words(random.Random(5), 12, 12)
-    each = questions(tmp_path, "forget", "forget", [{"text": text}])
+    question_set = questions(tmp_path, "forget", "forget", [{"text": text}])
     found = evaluate(
         tiny_pair("llama").model,
-        [each, questions(tmp_path, "holdout", "holdout", [{"text": text}])],
+        [question_set, questions(tmp_path, "holdout", "holdout", [{"text": text}])],
         settings(),
     ).record
     ids = torch.tensor([[int(word[1:]) + 5 for word in text.split()]])

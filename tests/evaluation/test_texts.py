@@ -50,27 +50,30 @@ def test_an_answer_longer_than_the_context_is_refused(key, variant, tiny_pair, t
 
 def test_the_limit_may_be_set_lower_but_not_above_the_context(tiny_pair, tmp_path):
     """--max-length 8 refuses what needs nine tokens; 129 is refused itself."""
-    each = questions(
+    question_set = questions(
         tmp_path, "forget", "forget", [{"question": "w1 w2 ?", "answer": "w1 w2 w3 w4 ."}]
     )
     for limit, refused in ((8, True), (9, False)):
         if refused:
             with pytest.raises(BadDataError, match="needs 9 tokens, the limit is 8"):
-                evaluate(tiny_pair("llama").model, [each], settings(max_length=limit))
+                evaluate(tiny_pair("llama").model, [question_set], settings(max_length=limit))
         else:
             assert (
-                evaluate(tiny_pair("llama").model, [each], settings(max_length=limit)).notes == ()
+                evaluate(tiny_pair("llama").model, [question_set], settings(max_length=limit)).notes
+                == ()
             )
     with pytest.raises(UsageError, match="the model's context has 128 tokens"):
-        evaluate(tiny_pair("llama").model, [each], settings(max_length=129))
+        evaluate(tiny_pair("llama").model, [question_set], settings(max_length=129))
 
 
 def test_a_long_plain_text_is_measured_at_its_beginning_and_said(tiny_pair, tmp_path):
     """One note for all of them, however often they are measured."""
-    each = questions(
+    question_set = questions(
         tmp_path, "forget", "forget", [{"text": LONG}, {"text": "w1 w2 w3"}, {"text": LONG}]
     )
-    found = evaluate(tiny_pair("llama").model, [each], settings(robustness=("quantization",)))
+    found = evaluate(
+        tiny_pair("llama").model, [question_set], settings(robustness=("quantization",))
+    )
     assert found.notes == (
         "2 plain texts are longer than 128 tokens: only their first tokens are measured",
     )
@@ -85,7 +88,7 @@ def test_a_tokenizer_of_another_model_is_refused(tiny_pair, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(directory)
     tokenizer.add_tokens(["Oskel"])
     tokenizer.save_pretrained(directory)
-    each = questions(
+    question_set = questions(
         tmp_path, "forget", "forget", [*rows(2, 0), {"question": "w1 ?", "answer": "Oskel ."}]
     )
     with pytest.raises(
@@ -94,7 +97,7 @@ def test_a_tokenizer_of_another_model_is_refused(tiny_pair, tmp_path):
             r"^forget\.jsonl:3: the token .* \(id 64\) is outside the model's embedding of 64 rows$"
         ),
     ):
-        evaluate(directory, [each], settings(generate=False))
+        evaluate(directory, [question_set], settings(generate=False))
 
 
 def test_the_prompt_is_the_question_as_it_was_scored(encoder, tmp_path):
@@ -117,12 +120,14 @@ def test_an_end_mark_is_no_word_and_an_unknown_word_is(encoder, tmp_path):
 
     The token for unknown words does not.
     """
-    each = questions(tmp_path, "forget", "forget", [{"question": "w1 ?", "answer": "w3 Oskel"}])
-    (text,) = encoder.texts([each], ["answer"])
+    question_set = questions(
+        tmp_path, "forget", "forget", [{"question": "w1 ?", "answer": "w3 Oskel"}]
+    )
+    (text,) = encoder.texts([question_set], ["answer"])
     assert text.ended
-    assert encoder.ends(each.questions) == (1,)
+    assert encoder.ends(question_set.questions) == (1,)
     encoder.tokenizer.eos_token = None
-    (text,) = Encoder(encoder.tokenizer, load_config(), None).texts([each], ["answer"])
+    (text,) = Encoder(encoder.tokenizer, load_config(), None).texts([question_set], ["answer"])
     assert text.encoded.input_ids[-1] == encoder.tokenizer.unk_token_id
     assert not text.ended
 
@@ -145,13 +150,13 @@ def test_an_empty_prompt_to_go_on_from(begins, encoder, tmp_path):
         encoder.tokenizer._tokenizer.post_processor = TemplateProcessing(
             "</s> $A", special_tokens=[end]
         )
-    each = questions(
+    question_set = questions(
         tmp_path, "verbatim", "verbatim", [{"prompt": "w1", "gt": "w2"}, {"prompt": "", "gt": "w2"}]
     )
     asked = PromptFormat(CONTINUATION, 4)
-    assert encoder.prompt(each.questions[0], "answer", asked)
+    assert encoder.prompt(question_set.questions[0], "answer", asked)
     if begins:
-        assert encoder.prompt(each.questions[1], "answer", asked) == (
+        assert encoder.prompt(question_set.questions[1], "answer", asked) == (
             encoder.tokenizer.eos_token_id,
         )
     else:
@@ -159,4 +164,4 @@ def test_an_empty_prompt_to_go_on_from(begins, encoder, tmp_path):
             BadDataError,
             match=r"^verbatim\.jsonl:2: the prompt is empty, and this tokenizer puts no token",
         ):
-            encoder.prompt(each.questions[1], "answer", asked)
+            encoder.prompt(question_set.questions[1], "answer", asked)

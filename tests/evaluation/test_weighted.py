@@ -243,7 +243,7 @@ def test_every_metric_with_an_interval_is_made_of_means_and_areas():
         for metric in row_metrics()
     }
     found = record(columns)
-    (each,) = resample(
+    (draws_by_metric,) = resample(
         [found.view(found)],
         dict.fromkeys(("forget", "retain", "holdout"), 30),
         model_metrics(),
@@ -251,8 +251,8 @@ def test_every_metric_with_an_interval_is_made_of_means_and_areas():
         1000,
     )
     for name, metric in model_metrics().items():
-        assert ("model", name) in each or not metric.interval
-    assert {draws.ends[0].shape for draws in each.values()} == {(1000,)}
+        assert ("model", name) in draws_by_metric or not metric.interval
+    assert {draws.ends[0].shape for draws in draws_by_metric.values()} == {(1000,)}
 
 
 def test_a_metric_that_falls_where_its_rows_rise_has_an_interval_around_it():

@@ -37,6 +37,7 @@ def losses(output):
     }
 
 
+@pytest.mark.slow
 def test_a_plain_loop_unlearns(tmp_path):
     """With a trainer that does not know mpu, forget rows lose much and retain rows little."""
     found = losses(make(tmp_path, "STEPS=10"))

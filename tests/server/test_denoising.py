@@ -76,6 +76,7 @@ def test_default_coefficients():
     Nodes are the documented defaults (1, −1; 1, −1, 2; …); more than four copies need --nodes.
     """
     assert default_coefficients("harmonic", 1) == (1.0,)
+    assert default_coefficients("harmonic", 2) == (1.0, 2.0)
     assert default_coefficients("harmonic", 3) == (1.0, 1.5, 2.0)
     assert default_coefficients("extrapolation", 4) == (1.0, -1.0, 1.5, -1.5)
     amplification = [
@@ -83,29 +84,51 @@ def test_default_coefficients():
         for m in (2, 3, 4)
     ]
     assert amplification == pytest.approx([1, 5 / 3, 2.6], rel=1e-9)
-    for size, message in ((1, "at least two"), (5, "no default nodes")):
-        with pytest.raises(UsageError, match=message):
-            default_coefficients("extrapolation", size)
+    with pytest.raises(UsageError) as refused:
+        default_coefficients("extrapolation", 1)
+    assert (refused.value.message, refused.value.hint) == ONE_COPY
+    with pytest.raises(UsageError) as refused:
+        default_coefficients("extrapolation", 5)
+    assert (refused.value.message, refused.value.hint) == (
+        "--denoising extrapolation has no default nodes for 5 copies",
+        "give --nodes",
+    )
+
+
+ALPHAS = ("--alphas: every alpha must be a positive number", None)
+NODES = ("--nodes: nodes must be distinct and not zero", None)
+ONE_COPY = (
+    "--denoising extrapolation needs at least two copies",
+    "give --copies 2 or more",
+)
 
 
 @pytest.mark.parametrize(
-    ("denoising", "values"),
+    ("denoising", "values", "expected"),
     [
-        ("harmonic", (1.0, 0.0)),
-        ("harmonic", (1.0, -2.0)),
-        ("harmonic", (1.0, float("inf"))),
-        ("harmonic", (float("nan"), 1.0)),
-        ("extrapolation", (1.0,)),
-        ("extrapolation", (1.0, 1.0)),
-        ("extrapolation", (1.0, 0.0)),
-        ("extrapolation", (float("nan"), 1.0)),
-        ("extrapolation", (1.0, float("-inf"))),
+        ("harmonic", (1.0, 0.0), ALPHAS),
+        ("harmonic", (1.0, -2.0), ALPHAS),
+        ("harmonic", (1.0, float("inf")), ALPHAS),
+        ("harmonic", (float("nan"), 1.0), ALPHAS),
+        ("extrapolation", (1.0,), ONE_COPY),
+        ("extrapolation", (1.0, 1.0), NODES),
+        ("extrapolation", (1.0, 0.0), NODES),
+        ("extrapolation", (float("nan"), 1.0), NODES),
+        ("extrapolation", (1.0, float("-inf")), NODES),
     ],
 )
-def test_senseless_coefficients_are_refused(denoising, values):
+def test_senseless_coefficients_are_refused(denoising, values, expected):
     """An α that is not positive is a usage error, and so are equal, zero or infinite nodes."""
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError) as refused:
         check_coefficients(denoising, values)
+    assert (refused.value.message, refused.value.hint) == expected
+
+
+def test_coefficients_at_the_border_are_accepted():
+    """Any positive α, equal ones too; two nodes are enough, below one and negative."""
+    check_coefficients("harmonic", (1e-9,))
+    check_coefficients("harmonic", (0.5, 0.5))
+    check_coefficients("extrapolation", (0.5, -0.5))
 
 
 @pytest.mark.parametrize(

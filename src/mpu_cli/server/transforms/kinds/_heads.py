@@ -6,7 +6,7 @@ import numpy as np
 
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
-from mpu_cli.server.transforms.axis_maps import AxisMap, SignedPermutation, on_slots
+from mpu_cli.server.transforms.build import move_inside
 from mpu_cli.server.transforms.reparameterization import Reparameterization
 
 
@@ -23,6 +23,4 @@ def permute_inside(
     kv_heads, size = slots[0].index.shape[0], slots[0].index.shape[-1]
     source = np.stack([stream.permutation(size) for _ in range(kv_heads)])
     sign = stream.signs(kv_heads * size).reshape(kv_heads, size)
-    maps: dict[str, list[AxisMap]] = {}
-    on_slots(slots, lambda slot: SignedPermutation.inside_heads(slot, source, sign), maps)
-    return Reparameterization(maps)
+    return move_inside(layer, roles, source, sign)

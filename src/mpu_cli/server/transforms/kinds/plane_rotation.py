@@ -11,10 +11,11 @@ from math import pi
 
 import numpy as np
 
-from mpu_cli.architectures.layout import Index, LayerLayout, rope_planes
+from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms import Use
-from mpu_cli.server.transforms.axis_maps import AxisMap, PlaneRotation
+from mpu_cli.server.transforms.axis_maps import AxisMap
+from mpu_cli.server.transforms.build import rotate_planes, value_planes
 from mpu_cli.server.transforms.kinds._plane_turns import turned_heads
 from mpu_cli.server.transforms.reparameterization import Reparameterization
 
@@ -32,35 +33,20 @@ def draw(layer: LayerLayout, stream: IntegerStream) -> Reparameterization:
     v and o have other angles than q and k where they have other planes: in layers without RoPE and
     in latent attention.
     """
-    maps: dict[str, list[AxisMap]] = {}
     heads, planes = turned_heads(layer), layer.planes
     angles = _angles(stream, heads, len(planes))
-    if heads:
-        _turn(layer, ("q", "k"), planes, angles, maps)
-    kv_heads, size = layer.slots["v"][0].index.shape
-    if heads != kv_heads or layer.slots["k"][0].index.shape[-1] != size:
-        planes = rope_planes("half", size)
-        angles = _angles(stream, kv_heads, len(planes))
-    _turn(layer, ("v", "o"), planes, angles, maps)
+    turned = [rotate_planes(layer, ("q", "k"), planes, angles)] if heads else []
+    planes, same = value_planes(layer)
+    if not same:
+        angles = _angles(stream, layer.slots["v"][0].index.shape[0], len(planes))
+    turned.append(rotate_planes(layer, ("v", "o"), planes, angles))
+    maps: dict[str, list[AxisMap]] = {}
+    for part in turned:
+        for tensor, steps in part.maps.items():
+            maps.setdefault(tensor, []).extend(steps)
     return Reparameterization(maps)
 
 
 def _angles(stream: IntegerStream, heads: int, planes: int) -> np.ndarray:
     # Multiples of 2π / 2³²: the same on every machine.
     return stream.below(_STEPS, heads * planes).reshape(heads, planes) * (2 * pi / _STEPS)
-
-
-def _turn(
-    layer: LayerLayout,
-    roles: tuple[str, str],
-    planes: Index,
-    angles: np.ndarray,
-    maps: dict[str, list[AxisMap]],
-) -> None:
-    for slot in (slot for role in roles for slot in layer.slots[role]):
-        first, second = slot.index[..., planes[:, 0]], slot.index[..., planes[:, 1]]
-        grouped = angles.reshape(len(angles), *(1,) * (slot.index.ndim - 2), len(planes))
-        spread = np.broadcast_to(grouped, first.shape).ravel().copy()
-        maps.setdefault(slot.tensor, []).append(
-            PlaneRotation(slot.axis, first.ravel(), second.ravel(), spread)
-        )

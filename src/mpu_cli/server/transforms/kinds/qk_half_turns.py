@@ -5,8 +5,9 @@ from __future__ import annotations
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms import Use
+from mpu_cli.server.transforms.build import turn_planes
 from mpu_cli.server.transforms.kinds._facts import ANY_CLIP
-from mpu_cli.server.transforms.kinds._plane_turns import turn, turned_heads
+from mpu_cli.server.transforms.kinds._plane_turns import turned_heads
 from mpu_cli.server.transforms.reparameterization import Reparameterization
 
 USES = {"signed-permutation": Use(20, choice=1)}
@@ -18,4 +19,4 @@ EXACT = True
 def draw(layer: LayerLayout, stream: IntegerStream) -> Reparameterization:
     """RMS norms allow it too: signs do not change a norm, and each entry keeps its weight."""
     heads, planes = turned_heads(layer), len(layer.planes)
-    return turn(layer, (2 * stream.below(2, heads * planes)).reshape(heads, planes))
+    return turn_planes(layer, (2 * stream.below(2, heads * planes)).reshape(heads, planes))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.server.secrets.randomness import IntegerStream
 from mpu_cli.server.transforms import Use
+from mpu_cli.server.transforms.build import turn_planes
 from mpu_cli.server.transforms.kinds._facts import ANY_CLIP
-from mpu_cli.server.transforms.kinds._plane_turns import turn, turned_heads
+from mpu_cli.server.transforms.kinds._plane_turns import turned_heads
 from mpu_cli.server.transforms.reparameterization import Reparameterization
 
 USES = {"signed-permutation": Use(20, choice=0)}
@@ -23,4 +24,4 @@ EXACT = True
 def draw(layer: LayerLayout, stream: IntegerStream) -> Reparameterization:
     """Nothing between the projection and RoPE may treat the two entries of a plane differently."""
     heads, planes = turned_heads(layer), len(layer.planes)
-    return turn(layer, stream.below(4, heads * planes).reshape(heads, planes))
+    return turn_planes(layer, stream.below(4, heads * planes).reshape(heads, planes))

@@ -24,6 +24,7 @@ CONTENTS = {
         "docs/training",
         "docs/lora",
         "docs/evaluation",
+        "docs/audit",
         "docs/api",
         "docs/exit-codes",
     ],

@@ -1,0 +1,104 @@
+"""All that an attack sees of one layer: the copies in the anchor's frame, and the base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mpu_cli.architectures.layout import LayerLayout
+from mpu_cli.audit.handoff.alignment import FAILED_BELOW, LayerAlignment, align
+from mpu_cli.audit.handoff.alignment.products import Tensors
+from mpu_cli.audit.handoff.holding import Holding
+from mpu_cli.server.transforms.reparameterization import Reparameterization
+
+
+@dataclass(frozen=True, slots=True)
+class AlignedLayer:
+    """One layer of some copies, in the frame of the base, or of the first copy without a base."""
+
+    index: int
+    copies: tuple[Tensors, ...]
+    """The noised tensors of each copy by name, float32."""
+    base: Tensors | None
+    gram: np.ndarray
+    """Products of (copy − base) of each two copies, or of the copies themselves without a base,
+    (copies, copies), float64."""
+
+    def of(self, numbers: Sequence[int]) -> AlignedLayer:
+        """The same layer of some of the copies."""
+        chosen = list(numbers)
+        return AlignedLayer(
+            self.index,
+            tuple(self.copies[number] for number in chosen),
+            self.base,
+            self.gram[np.ix_(chosen, chosen)],
+        )
+
+
+class Aligner:
+    """Reads and aligns layers; keeps the estimated transforms, which are small, for later passes.
+
+    The first copy is aligned with the base. The others are aligned with the first copy, to which
+    they are nearer as long as there is less noise than task vector, or else with the base. So all
+    copies are in one frame, also where the base leaves a choice: hidden units that the fine-tuning
+    has moved far. Without a base the first copy is the anchor. The frame changes no output.
+    """
+
+    def __init__(self, holding: Holding) -> None:
+        self.holding = holding
+        self._known: dict[tuple[int, int], LayerAlignment] = {}
+
+    def layer(self, index: int) -> AlignedLayer:
+        """One layer of all copies."""
+        layer = self.holding.layout.layers[index]
+        base = self.holding.layer_of_base(index)
+        copies: list[Tensors] = []
+        for number in range(len(self.holding.copies)):
+            copy = self.holding.layer_of_copy(number, index)
+            if (number, index) not in self._known:
+                anchors = [it for it in (copies[0] if copies else None, base) if it is not None]
+                self._known[number, index] = _nearest(layer, anchors, copy)
+            copies.append(self._known[number, index].undo(layer, copy))
+        return AlignedLayer(index, tuple(copies), base, _gram(copies, base))
+
+    def first_copy(self, index: int) -> LayerAlignment:
+        """How the first copy was aligned, in a layer that was read."""
+        return self._known[0, index]
+
+    def clear_share(self, number: int) -> float:
+        """The share of a copy's hidden units, in the layers read, that were matched clearly."""
+        found = [alignment for (copy, _), alignment in self._known.items() if copy == number]
+        return sum(it.clear for it in found) / max(1, sum(it.units for it in found))
+
+    def cosine(self, number: int) -> float:
+        """Mean cosine of a copy and the anchor after alignment, over the layers read."""
+        found = [it.cosine for (copy, _), it in self._known.items() if copy == number]
+        return sum(found) / max(1, len(found))
+
+    def failed(self) -> list[int]:
+        """The copies whose alignment failed."""
+        return [
+            number
+            for number in range(len(self.holding.copies))
+            if self.clear_share(number) < FAILED_BELOW
+        ]
+
+
+def _nearest(layer: LayerLayout, anchors: Sequence[Tensors], copy: Tensors) -> LayerAlignment:
+    """The alignment with the anchor that the copy is nearest to; the identity without any."""
+    found = [align(layer, anchor, copy) for anchor in anchors]
+    still = LayerAlignment(Reparameterization({}), 1, 1, 1.0)
+    return max(found, key=lambda alignment: alignment.cosine, default=still)
+
+
+def _gram(copies: Sequence[Tensors], base: Tensors | None) -> np.ndarray:
+    gram = np.zeros((len(copies), len(copies)))
+    for name in copies[0]:
+        table = torch.stack([copy[name].double().ravel() for copy in copies])
+        if base is not None:
+            table -= base[name].double().ravel()
+        gram += (table @ table.T).numpy()
+    return gram

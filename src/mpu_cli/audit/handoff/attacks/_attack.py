@@ -1,0 +1,61 @@
+"""What an attack is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from mpu_cli.audit.handoff.aligned import AlignedLayer
+from mpu_cli.audit.handoff.alignment.products import Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The copies that are attacked together, as the attacker knows them."""
+
+    handoffs: tuple[int, ...]
+    """For each copy, the number of the handoff that it came in."""
+    has_base: bool
+
+    @property
+    def size(self) -> int:
+        """The number of copies."""
+        return len(self.handoffs)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A guess of the model's layer."""
+
+    label: str
+    """Which of the attack's estimates it is; the same in every layer."""
+    tensors: Tensors
+    """By name, in the frame of the `AlignedLayer`, float32 or float64."""
+    noisy: bool = False
+    """Whether noise may be left. With a base the attacker then also moves the guess towards the
+    base, by a share that it tries from a short list (`truth.SHARES`): it cannot tell noise of an
+    unknown size from a task vector."""
+
+
+class Attacker(Protocol):
+    """One attack on one pool. It sees every layer twice."""
+
+    def observe(self, layer: AlignedLayer) -> None:
+        """See a layer, to fit what all layers share."""
+        ...
+
+    def estimates(self, layer: AlignedLayer) -> Iterator[Estimate]:
+        """Guess a layer, after all layers were observed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """One way to estimate the model from copies."""
+
+    name: str
+    about: str
+    source: str
+    start: Callable[[Pool], Attacker | None]
+    """The attack on a pool; None if it has nothing to do there."""

@@ -1,0 +1,223 @@
+"""`mpu audit handoff`: run every attack on every pool of copies, and score it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mpu_cli.audit.handoff.aligned import AlignedLayer, Aligner
+from mpu_cli.audit.handoff.attacks import all_attacks
+from mpu_cli.audit.handoff.attacks._attack import Attacker
+from mpu_cli.audit.handoff.holding import Holding
+from mpu_cli.audit.handoff.pools import HeldPool, pools_of
+from mpu_cli.audit.handoff.stated import LedgerRow, ledger, stated
+from mpu_cli.audit.handoff.truth import Score, Truth
+from mpu_cli.server.lineage.records import HandoffRecord
+
+WORSE = 0.9
+"""A measured error below this share of the stated one is a bug of the statement."""
+SMALLEST = 1e-3
+"""Stated errors up to this are not compared: they mean that everything is known."""
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One estimate of one attack on a pool."""
+
+    attack: str
+    label: str
+    error: float
+    """‖estimate − θ‖ in the unit."""
+    exact: float
+    """Share of bit-exact entries."""
+    share: float
+    """How much of (estimate − base) the best guess keeps."""
+
+    @property
+    def name(self) -> str:
+        """The attack and which of its estimates."""
+        kept = f", {self.share:g} of the way from the base" if self.share != 1 else ""
+        return f"{self.attack}: {self.label}{kept}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the holder of a pool can learn."""
+
+    label: str
+    holders: tuple[str, ...]
+    copies: tuple[str, ...]
+    handoffs: tuple[str, ...]
+    """Ids."""
+    stated: float
+    attempts: tuple[Attempt, ...]
+    unaligned: tuple[str, ...]
+    """Copies whose alignment failed, so that attacks on them may be blind."""
+
+    @property
+    def nearest(self) -> Attempt:
+        """The attempt with the smallest error."""
+        return min(self.attempts, key=lambda attempt: attempt.error)
+
+    @property
+    def exact(self) -> float:
+        """The largest share of bit-exact entries."""
+        return max(attempt.exact for attempt in self.attempts)
+
+    @property
+    def worse(self) -> bool:
+        """Whether more leaks than stated, by more than 10 %."""
+        return self.stated > SMALLEST and self.nearest.error < WORSE * self.stated
+
+
+@dataclass(frozen=True, slots=True)
+class HandoffAudit:
+    """The whole result."""
+
+    rows: tuple[Row, ...]
+    ledger: tuple[tuple[LedgerRow, Attempt | None], ...]
+    """What each holder has been given, and what was measured of it if all of it was attacked."""
+    layers: tuple[int, ...]
+    all_layers: int
+    unit: str
+    has_base: bool
+    left_out: bool
+    """Whether some groups of handoffs were not tried."""
+    clear: Mapping[str, float] = field(default_factory=dict)
+    """Share of clearly matched hidden units, by copy."""
+
+    @property
+    def worse(self) -> list[Row]:
+        """The rows in which more leaks than stated."""
+        return [row for row in self.rows if row.worse]
+
+
+def audit_handoff(
+    aligner: Aligner,
+    names: Sequence[str],
+    truth: Truth,
+    records: Sequence[HandoffRecord],
+    published: Sequence[HandoffRecord],
+    *,
+    layers: int = 4,
+    seed: int = 0,
+    progress: Progress = lambda *_: None,
+) -> HandoffAudit:
+    """Attack every pool of the holding's copies.
+
+    Args:
+        aligner: of the copies that are attacked.
+        names: what to call its handoffs.
+        truth: for the scores.
+        records: of its handoffs, in their order.
+        published: all records of the lineage.
+        layers: how many layers to sample; 0 means all.
+        seed: of the choice of groups of handoffs.
+        progress: is called for every layer of both passes.
+    """
+    holding = aligner.holding
+    pools, left_out = pools_of(holding, names, seed)
+    chosen = sampled(holding, records, layers)
+    runs = [
+        _Run(pool, name, attacker)
+        for pool in pools
+        for name, attack in all_attacks().items()
+        if (attacker := attack.start(pool.seen(holding))) is not None
+    ]
+    for number, index in enumerate(chosen):
+        progress("undoing the reparameterization", number, 2 * len(chosen))
+        aligned = aligner.layer(index)
+        for run in runs:
+            run.attacker.observe(run.part(aligned))
+    for number, index in enumerate(chosen, len(chosen)):
+        progress("attacking", number, 2 * len(chosen))
+        aligned = aligner.layer(index)
+        for run in runs:
+            run.score(aligned, truth)
+    groups = {holding.layout.layers[index].group for index in chosen}
+    failed = aligner.failed()
+    rows = tuple(_row(pool, runs, holding, records, groups, failed) for pool in pools)
+    clear = {copy.label: aligner.clear_share(number) for number, copy in enumerate(holding.copies)}
+    return HandoffAudit(
+        rows,
+        tuple((row, _measured(row, rows)) for row in ledger(published)),
+        tuple(chosen),
+        len(holding.layout.layers),
+        records[0].relative_to,
+        holding.has_base,
+        left_out,
+        clear,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One attack on one pool."""
+
+    pool: HeldPool
+    attack: str
+    attacker: Attacker
+    scores: dict[str, Score] = field(default_factory=dict)
+
+    def part(self, aligned: AlignedLayer) -> AlignedLayer:
+        return aligned.of(self.pool.copies)
+
+    def score(self, aligned: AlignedLayer, truth: Truth) -> None:
+        part = self.part(aligned)
+        for estimate in self.attacker.estimates(part):
+            score = self.scores.setdefault(estimate.label, Score())
+            truth.add(score, part, estimate, self.pool.handoffs)
+
+    def attempts(self) -> list[Attempt]:
+        found = []
+        for label, score in self.scores.items():
+            error, share = score.best()
+            found.append(Attempt(self.attack, label, error, score.exact_share, share))
+        return found
+
+
+def sampled(holding: Holding, records: Sequence[HandoffRecord], count: int) -> list[int]:
+    """The layers to attack: evenly spread over those that get noise; all of them for 0.
+
+    A layer without noise equals the base, so there is nothing to learn of it.
+    """
+    noisy = {group for record in records for group, sigma in record.sigma.items() if sigma}
+    layers = [
+        layer.index for layer in holding.layout.layers if not noisy or layer.group in noisy
+    ] or [layer.index for layer in holding.layout.layers]
+    if not count or count >= len(layers):
+        return layers
+    if count == 1:
+        return [layers[len(layers) // 2]]
+    return [layers[round(k * (len(layers) - 1) / (count - 1))] for k in range(count)]
+
+
+def _row(
+    pool: HeldPool,
+    runs: Sequence[_Run],
+    holding: Holding,
+    records: Sequence[HandoffRecord],
+    groups: set[str],
+    failed: Sequence[int],
+) -> Row:
+    held = [records[number] for number in pool.handoffs]
+    names: dict[str, list[str]] = {record.id: [] for record in held}
+    for number in pool.copies:
+        copy = holding.copies[number]
+        names[records[copy.handoff].id].append(copy.name)
+    return Row(
+        pool.label,
+        tuple(dict.fromkeys(record.holder for record in held)),
+        tuple(holding.copies[number].label for number in pool.copies),
+        tuple(record.id for record in held),
+        stated(held, names, groups),
+        tuple(attempt for run in runs if run.pool == pool for attempt in run.attempts()),
+        tuple(holding.copies[number].label for number in pool.copies if number in failed),
+    )
+
+
+def _measured(row: LedgerRow, rows: Sequence[Row]) -> Attempt | None:
+    """The best attempt on exactly these handoffs, whole."""
+    same = [it for it in rows if set(it.handoffs) == set(row.handoffs)]
+    return max(same, key=lambda it: len(it.copies)).nearest if same else None

@@ -1,0 +1,269 @@
+"""`mpu audit handoff`: what holders of handoffs can learn of the model (server)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from mpu_cli.cli.archives import unpacked
+from mpu_cli.cli.flags import Job, command
+from mpu_cli.cli.next_steps import command as command_line
+from mpu_cli.cli.next_steps import path
+from mpu_cli.cli.options import SECRET, use_one_thread
+from mpu_cli.cli.output import Output, facts, share, table, unknown
+from mpu_cli.documentation import page
+from mpu_cli.errors import CheckFailedError, UsageError
+from mpu_cli.option import REQUIRED, option
+
+if TYPE_CHECKING:
+    from mpu_cli.audit.handoff.audit import HandoffAudit
+
+
+def layer_count(text: str) -> int:
+    """Read the value of --layers; 0 stands for all.
+
+    Raises:
+        UsageError: it is neither `all` nor a whole number above 0.
+    """
+    if str(text).strip().lower() == "all":
+        return 0
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise UsageError(f"--layers {text}: expected a whole number, at least 1, or all")
+    return count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditHandoffOptions(Job):
+    """What `mpu audit handoff` was asked to do."""
+
+    handoffs: tuple[Path, ...] = option(
+        REQUIRED,
+        "Handoffs that one party, or several together, may hold: directories or tar files.",
+        panel="Model",
+        flag="HANDOFFS",
+        metavar="HANDOFF…",
+        repeated=True,
+    )
+    secret: Path = option(
+        REQUIRED,
+        "Directory of the lineage's secret, which says what perturb stated.",
+        metavar="DIR",
+        environment=SECRET,
+    )
+    model: tuple[str, ...] = option(
+        REQUIRED,
+        "Model that a handoff was made from, for the scores; may be given several times.",
+        metavar="MODEL",
+        repeated=True,
+    )
+    base: str | None = option(
+        None,
+        "Public base that the attacks start from.",
+        shown="where the secret says that it was",
+        metavar="BASE",
+    )
+    layers: int = option(
+        4,
+        "Number of layers to attack, evenly spread, or all.",
+        panel="Method",
+        metavar="N|all",
+        parse=layer_count,
+    )
+    seed: int = option(0, "Seed of the choice among more than 64 groups of handoffs.", least=0)
+
+
+@command()
+def handoff(job: AuditHandoffOptions, output: Output) -> None:
+    """Attack handoffs as their holders could, and compare what leaks with what perturb stated.
+
+    Every copy, every handoff and every group of handoffs is attacked. The attacks use the copies
+    and the public base alone; the secret and the model only score them. A number is ‖estimate − θ‖
+    in the unit of the noise: 1 is what the base alone leaves unknown. Exit code 1 means that more
+    than 10 % more leaks than stated, which is a bug of perturb.
+    """
+    from mpu_cli.audit.handoff.aligned import Aligner
+    from mpu_cli.audit.handoff.audit import audit_handoff
+    from mpu_cli.audit.handoff.holding import open_holding
+    from mpu_cli.audit.handoff.inputs import find_base, match_models, match_records, read_lineage
+    from mpu_cli.audit.handoff.truth import Truth
+
+    use_one_thread()
+    lineage = read_lineage(job.secret)
+    names = _names(job.handoffs)
+    with (
+        unpacked(output, *job.handoffs) as places,
+        output.progress("reading the handoffs") as progress,
+    ):
+        base = find_base(job.base, lineage, progress)
+        holding = open_holding(places, base.checkpoint, progress, names)
+        records = match_records(holding, lineage)
+        models = match_models(job.model, holding, records, progress)
+        aligner = Aligner(holding)
+        truth = Truth(aligner, lineage, records, models, job.secret)
+        result = audit_handoff(
+            aligner,
+            names,
+            truth,
+            records,
+            list(lineage.handoffs.values()),
+            layers=job.layers,
+            seed=job.seed,
+            progress=progress,
+        )
+    warnings = _warnings(result, base.remark, is_test=lineage.secret.origin == "test")
+    failed = _verdict(result)
+    data = {**_data(result), "warnings": warnings}
+    if failed is not None and output.as_json:
+        data["error"] = {
+            "kind": "CheckFailed",
+            "message": failed.message,
+            "hint": failed.hint,
+            "exit_code": failed.exit_code,
+        }
+    if not output.as_json:
+        for text in warnings:
+            output.warn(text)
+    worst = min(result.rows, key=lambda row: row.nearest.error)
+    output.result(
+        data,
+        *_body(result, job.handoffs[0] / holding.copies[0].name),
+        brief=f"unknown to the holder of {worst.label}: {unknown(worst.nearest.error)}",
+    )
+    if failed is not None:
+        if output.as_json:
+            raise typer.Exit(failed.exit_code)
+        raise failed
+
+
+def _names(paths: tuple[Path, ...]) -> list[str]:
+    """What to call the handoffs: by their names, and with their folders if these are the same."""
+    short = [path.name.removesuffix(".tar") for path in paths]
+    if len(set(short)) == len(short):
+        return short
+    return [str(path).removesuffix(".tar") for path in paths]
+
+
+def _verdict(result: HandoffAudit) -> CheckFailedError | None:
+    if not result.worse:
+        return None
+    row = min(result.worse, key=lambda it: it.nearest.error / it.stated)
+    return CheckFailedError(
+        f"{row.label}: {share(row.nearest.error)} is left unknown, and perturb stated"
+        f" {share(row.stated)}: more leaks than stated",
+        "this is a bug of mpu perturb: please report it with the output of --json; until then use a"
+        " larger --offset",
+    )
+
+
+def _warnings(result: HandoffAudit, remark: str, *, is_test: bool) -> list[str]:
+    lines = [remark] if remark and not result.has_base else []
+    if is_test:
+        lines.append("this secret was prepared by a test (origin: test): it hides nothing")
+    blind = sorted({name for row in result.rows for name in row.unaligned})
+    if blind:
+        lines.append(
+            f"the reparameterization of {', '.join(blind)} was not undone: the attacks were blind,"
+            " and their numbers are no bound on what others can learn"
+        )
+    if result.left_out:
+        lines.append("there are more than 64 groups of handoffs: some, drawn by --seed, were tried")
+    return lines
+
+
+def _body(result: HandoffAudit, copy: Path) -> list[Any]:
+    rows = [
+        (
+            row.label,
+            ", ".join(row.holders),
+            unknown(row.stated),
+            unknown(row.nearest.error),
+            f"{100 * row.exact:.3g} %",
+            row.nearest.name,
+        )
+        for row in result.rows
+    ]
+    unit = "the task vector" if result.unit == "task-vector" else "the weights"
+    given = [
+        (
+            row.holder,
+            str(len(row.handoffs)),
+            unknown(row.stated),
+            "–" if measured is None else unknown(measured.error),
+        )
+        for row, measured in result.ledger
+    ]
+    lines = [
+        f"Unknown is the error of the best attack in the unit of {unit}; stated is the upper bound"
+        " of mpu perturb.",
+        "Exact is the share of entries that an attack gives back bit for bit. Neither number says"
+        " how the copies behave:",
+        f"a copy answers as the model does ({page('audit')}).",
+    ]
+    lines.append(
+        "What may differ from the model without changing any output (the order of hidden units and"
+        " heads, rotations) was taken out before scoring."
+    )
+    return [
+        facts(
+            {
+                "attacked with": "the public base" if result.has_base else "no base",
+                "layers": f"{len(result.layers)} of {result.all_layers}"
+                f" ({', '.join(map(str, result.layers))})",
+            }
+        ),
+        "",
+        table("pool", "holders", "stated", "measured", "exact", "nearest attack", rows=rows),
+        "",
+        *lines,
+        "",
+        "Given out so far, by the records:",
+        table("holder", "handoffs", "stated", "measured", rows=given),
+        "",
+        "next  measure how a copy behaves, which no number above says, with rows of yours:",
+        f"  {command_line('eval', path(copy), '--forget', 'forget.jsonl')}",
+        "or    give away less: several holders (--split), or an offset from the first perturb on:",
+        f"  {command_line('perturb', '--help')}",
+    ]
+
+
+def _data(result: HandoffAudit) -> dict[str, Any]:
+    return {
+        "unit": result.unit,
+        "base": result.has_base,
+        "layers": list(result.layers),
+        "all_layers": result.all_layers,
+        "groups_left_out": result.left_out,
+        "clearly_matched": dict(result.clear),
+        "rows": [
+            {
+                "pool": row.label,
+                "holders": list(row.holders),
+                "copies": list(row.copies),
+                "handoffs": list(row.handoffs),
+                "stated": row.stated,
+                "measured": row.nearest.error,
+                "exact": row.exact,
+                "nearest": row.nearest.name,
+                "worse_than_stated": row.worse,
+                "alignment_failed": list(row.unaligned),
+                "attempts": [asdict(attempt) for attempt in row.attempts],
+            }
+            for row in result.rows
+        ],
+        "ledger": [
+            {
+                "holder": row.holder,
+                "handoffs": list(row.handoffs),
+                "stated": row.stated,
+                "measured": None if measured is None else measured.error,
+            }
+            for row, measured in result.ledger
+        ],
+    }

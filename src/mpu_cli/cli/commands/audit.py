@@ -1,0 +1,27 @@
+"""`mpu audit`: what the other party can learn, measured by attacking our own files.
+
+Each subcommand is a file of its own, `cli/audit_NAME.py`; this one only puts them together.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from mpu_cli.cli.audit_handoff import handoff
+from mpu_cli.cli.config import ConfigCommand
+from mpu_cli.cli.guide import Guide
+
+GUIDE = Guide(
+    "both",
+    "Measure what the other party can learn, by attacking your own files.",
+    ("mpu audit handoff to-client --secret server --model model --base base",),
+)
+audit = typer.Typer(name="audit", add_completion=False, rich_markup_mode=None)
+
+
+@audit.callback()
+def group() -> None:
+    """Measure what the other party can learn, by attacking your own files."""
+
+
+audit.command("handoff", cls=ConfigCommand)(handoff)

@@ -1,0 +1,132 @@
+"""`mpu audit handoff` on the demo's model: what leaks is what perturb states."""
+
+import shutil
+from math import hypot
+
+import pytest
+
+from tiny_models import make_model, save
+
+
+def left(noise):
+    """What a best linear estimate leaves of a task vector of size 1."""
+    return noise / hypot(1, noise)
+
+
+def test_the_papers_protocol_gives_the_model_to_who_holds_all_copies(owner):
+    """One copy leaves κα; all of them, offset 0, leave less than 1e-4 at κ = .1."""
+    (handoff,) = owner.perturb(kappa=0.1)
+    rows = owner.rows(handoff, options=("--layers", "2"))
+    copies = [row for row in rows.values() if len(row["copies"]) == 1]
+    expected = sorted(left(0.1 * alpha) for alpha in (1, 1.5, 2))
+    assert sorted(row["stated"] for row in copies) == pytest.approx(expected)
+    assert sorted(row["measured"] for row in copies) == pytest.approx(expected, rel=0.05)
+    pooled = rows["handoff-1"]
+    assert pooled["stated"] == 0 and pooled["measured"] < 1e-4 and pooled["exact"] > 0.5
+    errors = {it["label"]: it["error"] for it in pooled["attempts"] if it["attack"] == "pooling"}
+    assert errors["default α"] < 1e-6 and errors["least squares"] < 0.01
+    assert not pooled["alignment_failed"]
+
+
+def test_copies_give_the_model_away_without_the_base_too(own_base):
+    """The first copy is then the anchor of the others."""
+    (handoff,) = own_base.perturb(kappa=0.1)
+    shutil.rmtree(own_base.base)
+    done = own_base.audit(handoff, options=("--layers", "2"))
+    rows = {row["pool"]: row for row in done.json["rows"]}
+    assert done.code == 0 and not done.json["base"] and "attacked without it" in done.out
+    assert rows["handoff-1"]["measured"] < 1e-4
+    worst = [row["measured"] for row in rows.values() if len(row["copies"]) == 1]
+    assert sorted(worst) == pytest.approx([0.1, 0.15, 0.2], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit"),
+    [
+        ({"denoising": "extrapolation"}, 1e-6),
+        ({"denoising": "extrapolation", "nodes": (1.0, -1.3)}, 0.01),
+        ({"reparam": "rotation"}, 1e-4),
+        ({"alphas": (1.0, 1.7)}, 0.01),
+        ({"alphas": (1.0, 1.1, 1.9)}, 1e-3),
+        ({"copies": 2, "alphas": (1.0, 1.0)}, 1e-6),
+    ],
+)
+def test_other_draws_fall_too(owner, settings, limit):
+    """Extrapolation, rotations, and secret α or nodes of the user's own."""
+    chosen = {"copies": len(settings.get("alphas", settings.get("nodes", (1, 2, 3)))), **settings}
+    (handoff,) = owner.perturb(kappa=0.1, **chosen)
+    assert owner.rows(handoff, options=("--layers", "1"))["handoff-1"]["measured"] < limit
+
+
+def test_an_offset_stays_and_is_what_was_stated(owner):
+    """C = .1 over two rounds with all copies: never less than .9 of c/√(1 + c²)."""
+    handoffs = [owner.perturb(kappa=0.1, offset=0.1, copies=2)[0], owner.perturb(copies=2)[0]]
+    rows = owner.rows(*handoffs, options=("--layers", "2"))
+    everything = rows["all 2 handoffs"]
+    assert everything["stated"] == pytest.approx(left(0.1))
+    assert everything["measured"] == pytest.approx(left(0.1), rel=0.05)
+    assert all(row["measured"] > 0.95 * row["stated"] for row in rows.values())
+
+
+def test_holders_of_a_split_know_what_was_stated_of_every_group(owner):
+    """κ = 1 over three holders: each, each two, and all together; the ledger says the same."""
+    handoffs = owner.perturb(kappa=1.0, split=True, client="lab")
+    done = owner.audit(*handoffs, options=("--layers", "all"))
+    rows = {row["pool"]: row for row in done.json["rows"]}
+    assert done.code == 0 and len(rows) == 7
+    for row in rows.values():
+        if len(row["copies"]) < 3:
+            assert row["measured"] == pytest.approx(row["stated"], rel=0.05), row["pool"]
+    assert rows["all 3 handoffs"]["measured"] < 0.06  # second order: κ² of a large κ
+    assert rows["holder-2/copy-1"]["holders"] == ["lab-2"]
+    ledger = {row["holder"]: row for row in done.json["ledger"]}
+    assert ledger["lab-1"]["measured"] == rows["holder-1/copy-1"]["measured"]
+    assert ledger["all together"]["measured"] == rows["all 3 handoffs"]["measured"]
+
+
+def test_rounding_to_the_grid_of_a_bfloat16_model_gives_entries_back(owner, tiny_pair):
+    """Noise far below half a step of the base's own grid hides nothing."""
+    pair = tiny_pair("llama", dtype="bfloat16")
+    owner.model, owner.base = pair.model, pair.base
+    (handoff,) = owner.perturb(kappa=0.01, copies=1, dtype="float32")
+    (row,) = owner.rows(handoff).values()
+    exact = {it["attack"]: it["exact"] for it in row["attempts"]}
+    assert exact["grid"] > 0.5
+    assert row["nearest"].startswith("grid: rounded to bfloat16")
+
+
+def test_what_leaks_more_than_stated_is_exit_1(owner, monkeypatch):
+    """A statement that is too good is a bug of perturb, and the audit says so after its table."""
+    (handoff,) = owner.perturb(kappa=0.1, copies=1)
+    monkeypatch.setattr("mpu_cli.server.lineage.exposure.draw_noise", lambda *_: 0.5)
+    done = owner.audit(handoff, options=("--layers", "1"))
+    assert done.code == 1 and done.json["rows"][0]["worse_than_stated"]
+    assert done.json["error"]["message"].endswith("more leaks than stated")
+    assert "bug of mpu perturb" in done.json["error"]["hint"]
+
+
+def refusal(done):
+    """The message of an audit that must fail, with its exit code."""
+    return done.code, done.json["error"]["message"]
+
+
+def test_what_does_not_belong_is_refused_by_name(own_base, tmp_path, tokenizer):
+    """Another lineage, model or base, a handoff twice, a missing copy, a wrong --layers."""
+    owner = own_base
+    (handoff,) = owner.perturb(copies=2)
+    (foreign,) = owner.perturb(copies=1, secret=tmp_path / "other", new_lineage=True)
+    code, message = refusal(owner.audit(foreign))
+    assert code == 1 and message.endswith(f"is not in the lineage of {owner.secret}")
+    other = save(make_model(), tokenizer, tmp_path / "other-model")
+    code, message = refusal(owner.audit(handoff, model=other))
+    assert code == 1 and message.startswith(f"--model {other}: no handoff given was made from it")
+    code, message = refusal(owner.audit(handoff, base=owner.model))
+    assert code == 3 and message.startswith(f"--base {owner.model}: another base (digest ")
+    assert refusal(owner.audit(handoff, handoff)) == (2, f"{handoff}: this handoff is given twice")
+    assert refusal(owner.audit(handoff, options=("--layers", "0"))) == (
+        2,
+        "--layers 0: expected a whole number, at least 1, or all",
+    )
+    shutil.rmtree(handoff / "copy-2")
+    code, message = refusal(owner.audit(handoff))
+    assert code == 3 and "copy-2" in message

@@ -42,7 +42,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class AuditRow:
     """What the holder of a pool can learn."""
 
     label: str
@@ -75,7 +75,7 @@ class Row:
 class HandoffAudit:
     """The whole result."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[AuditRow, ...]
     ledger: tuple[tuple[LedgerRow, Attempt | None], ...]
     """What each holder has been given, and what was measured of it if all of it was attacked."""
     layers: tuple[int, ...]
@@ -88,7 +88,7 @@ class HandoffAudit:
     """Share of clearly matched hidden units, by copy."""
 
     @property
-    def worse(self) -> list[Row]:
+    def worse(self) -> list[AuditRow]:
         """The rows in which more leaks than stated."""
         return [row for row in self.rows if row.worse]
 
@@ -200,13 +200,13 @@ def _row(
     records: Sequence[HandoffRecord],
     groups: set[str],
     failed: Sequence[int],
-) -> Row:
+) -> AuditRow:
     held = [records[number] for number in pool.handoffs]
     names: dict[str, list[str]] = {record.id: [] for record in held}
     for number in pool.copies:
         copy = holding.copies[number]
         names[records[copy.handoff].id].append(copy.name)
-    return Row(
+    return AuditRow(
         pool.label,
         tuple(dict.fromkeys(record.holder for record in held)),
         tuple(holding.copies[number].label for number in pool.copies),
@@ -217,7 +217,7 @@ def _row(
     )
 
 
-def _measured(row: LedgerRow, rows: Sequence[Row]) -> Attempt | None:
+def _measured(row: LedgerRow, rows: Sequence[AuditRow]) -> Attempt | None:
     """The best attempt on exactly these handoffs, whole."""
     same = [it for it in rows if set(it.handoffs) == set(row.handoffs)]
     return max(same, key=lambda it: len(it.copies)).nearest if same else None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 
-from mpu_cli.audit.handoff.attacks._attack import Pool
+from mpu_cli.audit.handoff.attacks._attack import CopyPool
 from mpu_cli.audit.handoff.holding import Holding
 
 MOST_GROUPS = 64
@@ -24,9 +24,9 @@ class HeldPool:
     handoffs: tuple[int, ...]
     """Numbers of their handoffs, each once."""
 
-    def seen(self, holding: Holding) -> Pool:
+    def seen(self, holding: Holding) -> CopyPool:
         """The pool as attacks see it."""
-        return Pool(
+        return CopyPool(
             tuple(holding.copies[number].handoff for number in self.copies), holding.has_base
         )
 

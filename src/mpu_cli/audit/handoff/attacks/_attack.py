@@ -11,7 +11,7 @@ from mpu_cli.audit.handoff.alignment.products import Tensors
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class CopyPool:
     """The copies that are attacked together, as the attacker knows them."""
 
     handoffs: tuple[int, ...]
@@ -57,5 +57,5 @@ class Attack:
     name: str
     about: str
     source: str
-    start: Callable[[Pool], Attacker | None]
+    start: Callable[[CopyPool], Attacker | None]
     """The attack on a pool; None if it has nothing to do there."""

@@ -16,7 +16,7 @@ import torch
 from scipy.optimize import least_squares
 
 from mpu_cli.audit.handoff.aligned import AlignedLayer
-from mpu_cli.audit.handoff.attacks._attack import Pool
+from mpu_cli.audit.handoff.attacks._attack import CopyPool
 from mpu_cli.server.denoising import default_coefficients
 from mpu_cli.server.denoising import weights as weights_of
 
@@ -33,7 +33,7 @@ Solve = Callable[[np.ndarray], np.ndarray | None]
 class FittedWeights:
     """Weights of the copies of a pool, fitted while layers are observed."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: CopyPool) -> None:
         self._pool, self._gram = pool, np.zeros((pool.size, pool.size))
         self._fitted: dict[str, np.ndarray] | None = None
 

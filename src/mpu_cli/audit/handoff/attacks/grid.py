@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from mpu_cli.audit.handoff.aligned import AlignedLayer
-from mpu_cli.audit.handoff.attacks._attack import Attack, Estimate, Pool
+from mpu_cli.audit.handoff.attacks._attack import Attack, CopyPool, Estimate
 from mpu_cli.audit.handoff.attacks._weights import FittedWeights, combined
 
 _GRIDS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -16,7 +16,7 @@ _GRIDS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 class _Grid:
     """The grid is the coarsest that holds the base exactly; without a base, bfloat16 is tried."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: CopyPool) -> None:
         self._pool, self._fitted = pool, FittedWeights(pool)
         self._grids = list(_GRIDS) if pool.has_base else ["bfloat16"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mpu_cli.audit.handoff.aligned import AlignedLayer
-from mpu_cli.audit.handoff.attacks._attack import Attack, Estimate, Pool
+from mpu_cli.audit.handoff.attacks._attack import Attack, CopyPool, Estimate
 from mpu_cli.audit.handoff.attacks._weights import FittedWeights, combined
 
 
 class _Pooling:
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: CopyPool) -> None:
         self._fitted = FittedWeights(pool)
 
     def observe(self, layer: AlignedLayer) -> None:

@@ -33,8 +33,8 @@ DIGESTS = {
 }
 COMPUTED = {"sha256", "digest", "hmac", "of", "realised"}
 """Fields over noised bytes, which another processor may round otherwise."""
-OF_ITS_DAY = {"date", "base_source"}
-"""Fields that depend on date or place; the mpu that made the committed records had none."""
+OF_ITS_DAY = {"date", "base_source", "structure", "grid"}
+"""Fields that the mpu that made the committed records did not have."""
 CORRECTED = {"exposure"}
 """Too high in the committed record, made before there was a prior; mpu computes it again."""
 

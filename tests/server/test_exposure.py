@@ -572,16 +572,16 @@ def test_the_weights_as_unit_are_stated_layer_by_layer(tiny_pair, tmp_path, entr
     copy = weights(tmp_path / "h" / "copy-1")
     lost = unit = 0.0
     for names in groups.values():
-        task, seen = (
-            torch.cat([(tensors[name] - base[name]).double().ravel() for name in names])
-            for tensors in (before, copy)
-        )
+        for name in names:  # of different sizes, so each tensor gets its own estimate
+            task, seen = (
+                (tensors[name] - base[name]).double().ravel() for tensors in (before, copy)
+            )
+            lost += float((seen * (seen @ task / (seen @ seen)) - task).square().sum())
         matrices = torch.cat(
             [before[name].double().ravel() for name in names if before[name].dim() > 1]
         )
-        lost += float((seen * (seen @ task / (seen @ seen)) - task).square().sum())
-        unit += len(task) * float(matrices.square().mean())
-    assert result.exposure.all_copies == pytest.approx(sqrt(lost / unit), rel=0.02)
+        unit += sum(before[name].numel() for name in names) * float(matrices.square().mean())
+    assert result.exposure.all_copies == pytest.approx(sqrt(lost / unit), rel=0.05)
     computed = ledger(Lineage.read(tmp_path / "s").handoffs.values())
     assert computed.all_together == computed.by_holder["client"] == result.exposure.all_copies
 

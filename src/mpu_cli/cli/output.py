@@ -140,6 +140,6 @@ def share(number: float) -> str:
     return f"{number:.3g}"
 
 
-def unknown(left: float) -> str:
-    """An exposure: at most how much stays unknown."""
-    return share(left) if left else "nothing (≤ 1e-5)"
+def unknown(left: float, attack: str = "") -> str:
+    """An exposure: at most how much stays unknown, and after which attack."""
+    return (share(left) if left else "nothing (≤ 1e-5)") + f" {attack}" * bool(left and attack)

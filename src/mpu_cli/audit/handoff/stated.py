@@ -44,9 +44,10 @@ def of_groups(whole: Prior, groups: Collection[str]) -> Prior:
     total = sum(shares.values())
     if not total:
         return whole
-    return Prior(
-        {group: share / total for group, share in shares.items()},
-        {group: whole.sizes[group] for group in shares},
+    return replace(
+        whole,
+        shares={group: share / total for group, share in shares.items()},
+        sizes={group: whole.sizes[group] for group in shares},
     )
 
 

@@ -256,7 +256,7 @@ def _model(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
 def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     from mpu_cli.server.lineage.exposure import ledger, prior
     from mpu_cli.server.lineage.models import Lineage
-    from mpu_cli.server.publishing.advice import interrupted, meaning, who_pool
+    from mpu_cli.server.publishing.advice import attack, interrupted, meaning, who_pool
 
     lineage = Lineage.read(path)
     exposed, means = (
@@ -310,9 +310,12 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     }
     if lineage.secret.origin == "test":
         properties["origin"] = "test: prepared by a test, hides nothing"
-    rows = [(f"to {holder}", unknown(left)) for holder, left in exposed.by_holder.items()]
+    how = {name: attack(bound) for name, bound in exposed.bounds.items()}
+    rows = [
+        (f"to {holder}", unknown(left, how[holder])) for holder, left in exposed.by_holder.items()
+    ]
     rows += [
-        (who_pool(size, len(exposed.by_holder)), unknown(left))
+        (who_pool(size, len(exposed.by_holder)), unknown(left, how[f"{size} together"]))
         for size, left in exposed.coalitions[1:]
     ]
     body: list[RenderableType] = [facts(properties), _tree(lineage)]

@@ -246,6 +246,7 @@ def _data(result: PerturbResult, handoff: Path, secret: Path) -> dict[str, Any]:
         "sigma": dict(first.sigma),
         "realised": dict(first.realised),
         "exposure": result.exposure.content(),
+        "exposure_by": dict(result.exposure.bounds),
         "exposure_means": meaning(result.relative_to, result.exposure.no_copy),
         "ledger": result.ledger.content(),
         "checks": len(result.checks),
@@ -308,25 +309,40 @@ def _handed_out(result: PerturbResult, handoff: Path) -> list[Path]:
 
 def _exposed(result: PerturbResult) -> list[tuple[str, str]]:
     """The exposure by this draw, then by all that its holders have of the lineage."""
-    from mpu_cli.server.publishing.advice import who_pool
+    from mpu_cli.server.publishing.advice import attack, who_pool
 
     shown, ledger = result.exposure, result.ledger
     earlier = ledger.handoffs - len(result.handoffs)
     lefts = [
-        ("with no copy", shown.no_copy),
-        ("to a holder of one copy (the best-known one)", shown.one_copy),
-        ("to a holder of all copies", shown.all_copies),
+        ("with no copy", shown.no_copy, ""),
+        (
+            "to a holder of one copy (the best-known one)",
+            shown.one_copy,
+            attack(shown.bounds["one_copy"]),
+        ),
+        ("to a holder of all copies", shown.all_copies, attack(shown.bounds["all_copies"])),
     ]
     before = f", with {earlier} earlier handoff{'s' * (earlier > 1)}" if earlier else ""
     pools = (
         ledger.coalitions if earlier else ledger.coalitions[1:-1]
     )  # the first and the last are above
-    lefts += [(who_pool(size, len(ledger.by_holder)) + before, left) for size, left in pools]
+    lefts += [
+        (
+            who_pool(size, len(ledger.by_holder)) + before,
+            left,
+            attack(ledger.bounds[f"{size} together"]),
+        )
+        for size, left in pools
+    ]
     if earlier and not ledger.coalitions:
-        lefts += [(f"to {holder}{before}", left) for holder, left in ledger.by_holder.items()]
-    if ledger.all_together < min(left for _, left in lefts):
-        lefts.append(("to all holders of this lineage together", ledger.all_together))
-    return [(who, unknown(left)) for who, left in lefts]
+        lefts += [
+            (f"to {holder}{before}", left, attack(ledger.bounds[holder]))
+            for holder, left in ledger.by_holder.items()
+        ]
+    if ledger.all_together < min(left for _, left, _ in lefts):
+        together = attack(ledger.bounds["all together"])
+        lefts.append(("to all holders of this lineage together", ledger.all_together, together))
+    return [(who, unknown(left, how)) for who, left, how in lefts]
 
 
 def _checked(result: PerturbResult) -> str:

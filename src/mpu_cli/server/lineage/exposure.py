@@ -6,26 +6,36 @@ of knowledge add as precisions (1/variance), and the prior is one of them. So th
 draws, rounds and holders are combined first. The frozen offset is the same in all of them and is
 added to their noise. The prior comes last.
 
+Two more attacks leave less, and the smallest number is stated. *Singular values*: a task vector of
+low rank, or whose size differs between tensors, lets a holder remove a part of the noise, so that
+noise of size s is as good as smaller noise (`publishing.task_structure`). *Number grid*: what is
+left is rounded to the numbers that the model's dtype has (`publishing.number_grid`). Both are
+measured when a draw is made, on some layers and for every size of the noise, and are kept in its
+record; records of an earlier mpu have neither.
+
 Conditions: the holder undoes T with the public base and finds every scalar of the draw (both were
 measured to be possible), and the model does not change over the rounds (a client knows what its own
-updates changed). The numbers are upper bounds, because a task vector with structure (few large
-singular values, sizes that differ between tensors, a coarse number grid) leaves less unknown:
-`benchmarks/exposure.py` measures it. If the unit is the weights and there is a base, every group
-has a prior of its own and is combined by itself; one common prior would leave more.
+updates changed). The numbers are upper bounds: a better attack may be found.
+`benchmarks/exposure.py` compares them with attacks. If the unit is the weights and there is a base,
+every group has a prior of its own and is combined by itself; one common prior would leave more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, combinations
 from math import comb, hypot, inf, sqrt
 
 from mpu_cli.server.denoising import error_order
+from mpu_cli.server.lineage.curve import LEVEL, Curve, lowest
 from mpu_cli.server.lineage.records import HandoffRecord
 
 _MOST_COALITIONS = 1000
 """Largest number of groups of k holders to try; a k with more groups is left out."""
+LINEAR, SINGULAR_VALUES, NUMBER_GRID = "linear", "singular values", "number grid"
+_DECIDES = 0.95
+"""An attack is named where it removes at least 5 % of the noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,10 @@ class Prior:
     """Each group's share of the unit's square."""
     sizes: Mapping[str, float]
     """What the holder does not know of each group."""
+    structure: Curve = LEVEL
+    """The noise that is as good after shrinkage of singular values, as a share of the noise."""
+    grid: Curve = LEVEL
+    """What rounding leaves, as a share of what the linear estimate leaves."""
 
     @classmethod
     def of_all(cls, size: float) -> Prior:
@@ -45,9 +59,26 @@ class Prior:
     @property
     def size(self) -> float:
         """The prior of all groups together."""
-        return self.left(inf)
+        return self.linear(inf)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a base makes it smaller than all of the unit."""
+        return (self.shares, self.sizes) != (WHOLE.shares, WHOLE.sizes)
 
     def left(self, noise: float) -> float:
+        """What the best known attack through noise of this size leaves of all groups."""
+        noise *= self.structure.at(noise)
+        return self.linear(noise) * self.grid.at(noise)
+
+    def bound(self, noise: float) -> str:
+        """The attack that decides what noise of this size leaves."""
+        share = self.structure.at(noise)
+        if self.grid.at(noise * share) < _DECIDES:
+            return NUMBER_GRID
+        return SINGULAR_VALUES if share < _DECIDES else LINEAR
+
+    def linear(self, noise: float) -> float:
         """What the best linear estimate through noise of this size leaves of all groups."""
         return hypot(
             *(sqrt(share) * left(noise, self.sizes[group]) for group, share in self.shares.items())
@@ -69,13 +100,20 @@ class Exposure:
     all_copies: float
     order: int
     """The power of the noise with which the update's error grows."""
+    bounds: Mapping[str, str]
+    """The attack that decides `one_copy` and `all_copies`: linear, singular values, number grid."""
 
     def content(self) -> dict[str, float]:
         """The exposure as a handoff record stores it.
 
         Records made before 2026-11-29 have no `no_copy`, and their numbers are larger.
         """
-        return {**asdict(self), "order": float(self.order)}
+        return {
+            "no_copy": self.no_copy,
+            "one_copy": self.one_copy,
+            "all_copies": self.all_copies,
+            "order": float(self.order),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +129,16 @@ class Ledger:
     """Handoffs that these holders have, or may have."""
     prepared: int
     """Interrupted handoffs of the lineage, which are counted: a holder may or may not have them."""
+    bounds: Mapping[str, str]
+    """The attack that decides a number: of a holder, of `k together` and of `all together`."""
 
     def content(self) -> dict[str, object]:
         """The ledger as --json prints it."""
-        return {**asdict(self), "coalitions": {str(size): left for size, left in self.coalitions}}
+        return {
+            **asdict(self),
+            "coalitions": {str(size): left for size, left in self.coalitions},
+            "bounds": dict(self.bounds),
+        }
 
 
 def left(noise: float, prior: float = 1.0) -> float:
@@ -107,13 +151,17 @@ def exposure(
 ) -> Exposure:
     """The exposure of one draw whose copies have these α or nodes."""
     size = len(coefficients)
-    best_known = [min(coefficients, key=abs)]
     one_copy, all_copies = (
-        prior.left(hypot(draw_noise(denoising, kappa, copies, size), offset))
-        for copies in (best_known, coefficients)
+        hypot(draw_noise(denoising, kappa, copies, size), offset)
+        for copies in ([min(coefficients, key=abs)], coefficients)
     )
-    order = error_order(denoising, size, offset=offset > 0)
-    return Exposure(prior.size, one_copy, all_copies, order)
+    return Exposure(
+        prior.size,
+        prior.left(one_copy),
+        prior.left(all_copies),
+        error_order(denoising, size, offset=offset > 0),
+        {"one_copy": prior.bound(one_copy), "all_copies": prior.bound(all_copies)},
+    )
 
 
 def exposure_of(records: Sequence[HandoffRecord]) -> Exposure:
@@ -188,17 +236,27 @@ def prior(records: Iterable[HandoffRecord]) -> Prior:
 
 
 def least(priors: Iterable[Prior]) -> Prior:
-    """The smallest prior; of equal ones the one with the most groups, which never leaves more."""
-    return min(
+    """The smallest prior; of equal ones the one with the most groups, which never leaves more.
+
+    What an attack gains on one round's task vector, it is taken to gain on all of them.
+    """
+    priors = list(priors)
+    smallest = min(
         priors, key=lambda prior: (float(f"{prior.size:.6g}"), -len(prior.shares)), default=WHOLE
     )
+    structure = lowest([prior.structure for prior in priors])
+    return replace(smallest, structure=structure, grid=lowest([prior.grid for prior in priors]))
 
 
 def _prior(record: HandoffRecord) -> Prior:
-    if record.prior_shares:
-        return Prior(record.prior_shares, record.prior_sizes)
-    # Records of an earlier mpu do not have the groups.
-    return Prior.of_all(record.exposure.get("no_copy", 1.0))
+    # Records of an earlier mpu do not have the groups, nor the curves.
+    groups = (
+        Prior(record.prior_shares, record.prior_sizes)
+        if record.prior_shares
+        else Prior.of_all(record.exposure.get("no_copy", 1.0))
+    )
+    curves = (Curve.read(record.structure), Curve.read(record.grid))
+    return replace(groups, structure=curves[0], grid=curves[1])
 
 
 def ledger(records: Collection[HandoffRecord], holders: Collection[str] | None = None) -> Ledger:
@@ -209,21 +267,27 @@ def ledger(records: Collection[HandoffRecord], holders: Collection[str] | None =
         for holder, handoffs in _by(records, lambda record: record.holder).items()
         if holders is None or holder in holders
     }
+    alone = {name: noise_of(held) for name, held in holdings.items()}
+    coalitions, together = _coalitions(list(holdings.values())), noise_of(records)
+    numbered = {f"{size} together": noise for size, noise in coalitions}
     return Ledger(
-        by_holder={name: before.left(noise_of(held)) for name, held in holdings.items()},
-        coalitions=_coalitions(list(holdings.values()), before),
-        all_together=before.left(noise_of(records)),
+        by_holder={name: before.left(noise) for name, noise in alone.items()},
+        coalitions=tuple((size, before.left(noise)) for size, noise in coalitions),
+        all_together=before.left(together),
         handoffs=sum(map(len, holdings.values())),
         prepared=sum(record.state == "prepared" for record in records),
+        bounds={
+            name: before.bound(noise)
+            for name, noise in {**alone, **numbered, "all together": together}.items()
+        },
     )
 
 
-def _coalitions(
-    holdings: Sequence[Sequence[HandoffRecord]], before: Prior
-) -> tuple[tuple[int, float], ...]:
+def _coalitions(holdings: Sequence[Sequence[HandoffRecord]]) -> list[tuple[int, float]]:
+    """(k, the least noise of k holders together); empty for one holder."""
     count = len(holdings)
-    return tuple(
-        (size, before.left(min(noise_of(chain(*group)) for group in combinations(holdings, size))))
+    return [
+        (size, min(noise_of(chain(*group)) for group in combinations(holdings, size)))
         for size in range(1, count + 1)
         if count > 1 and comb(count, size) <= _MOST_COALITIONS
-    )
+    ]

@@ -17,7 +17,8 @@ from mpu_cli.server.transforms import names as transform_names
 
 DENOISINGS = ("harmonic", "extrapolation")
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
-_LATER = ("train_embeddings", "date", "prior_shares", "prior_sizes")
+SIZE = re.compile(r"[0-9]+(\.[0-9]+)?")
+_LATER = ("train_embeddings", "date", "prior_shares", "prior_sizes", "structure", "grid")
 """Fields that records of an earlier mpu do not have."""
 
 
@@ -87,6 +88,10 @@ class HandoffRecord:
     prior_shares: Mapping[str, float] = field(default_factory=dict)
     """See `exposure.Prior`; empty if `no_copy` of the exposure is the prior of all groups."""
     prior_sizes: Mapping[str, float] = field(default_factory=dict)
+    structure: Mapping[str, float] = field(default_factory=dict)
+    """`exposure.Prior`'s curve, by size of the noise; empty if shrinkage gains nothing."""
+    grid: Mapping[str, float] = field(default_factory=dict)
+    """Likewise, for rounding to the model's number grid."""
 
     def content(self) -> dict[str, Any]:
         """The record as plain data, without its HMAC and without later fields that are empty."""
@@ -133,6 +138,8 @@ class HandoffRecord:
             date=reader.text("date", DATE) if reader.has("date") else "",
             prior_shares=reader.numbers("prior_shares") if reader.has("prior_shares") else {},
             prior_sizes=reader.numbers("prior_sizes") if reader.has("prior_sizes") else {},
+            structure=_curve(reader, "structure"),
+            grid=_curve(reader, "grid"),
         )
         reader.done()
         return record
@@ -187,6 +194,14 @@ def now() -> str:
 def frozen_of(layout: ModelLayout, train_embeddings: bool) -> tuple[str, ...]:
     """Tensors that a handoff's manifest freezes."""
     return () if train_embeddings else tuple(layout.frozen)
+
+
+def _curve(reader: FieldReader, name: str) -> Mapping[str, float]:
+    curve = reader.numbers(name) if reader.has(name) else {}
+    for size, value in curve.items():
+        if not SIZE.fullmatch(size) or not 0 <= value <= 1:
+            raise reader.wrong(name, f"holds {size}: {value}, and is not a curve")
+    return curve
 
 
 def _without_empty(plain: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mpu_cli.documentation import page
-from mpu_cli.server.lineage.exposure import left
+from mpu_cli.server.lineage.exposure import LINEAR, NUMBER_GRID, SINGULAR_VALUES, left
 
+_ATTACKS = {
+    LINEAR: "",
+    SINGULAR_VALUES: "after shrinking singular values",
+    NUMBER_GRID: "after rounding to the model's own number grid",
+}
 BEHAVIOUR = "a copy behaves like the model, even where its weights are hidden"
 
 
@@ -24,7 +29,12 @@ def meaning(relative_to: str, no_copy: float = 1.0) -> str:
             "of the weights stays unknown (1 is all of them, to a holder without a base; if a base"
             " exists, name it with --base, because less stays unknown to a holder who has it)"
         )
-    return f"at most this share {unit}, and less if the fine-tuning has structure; {BEHAVIOUR}"
+    return f"at most this share {unit}, and less if there is a better attack; {BEHAVIOUR}"
+
+
+def attack(bound: str) -> str:
+    """Words for the attack that decides a number; "" for the linear estimate."""
+    return _ATTACKS[bound]
 
 
 def who_pool(size: int, count: int) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from mpu_cli.architectures.fingerprint import fingerprint
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, PublishedCopy, encode, listed
 from mpu_cli.checkpoint.writer import write_new
-from mpu_cli.server.lineage.exposure import WHOLE
 from mpu_cli.server.lineage.records import CopyRecord, HandoffRecord, frozen_of, now
 from mpu_cli.server.publishing.copy_writer import WrittenCopies
 from mpu_cli.server.publishing.plan import Plan
@@ -97,6 +96,8 @@ def _record(
         exposure=plan.exposure(positions).content(),
         train_embeddings=settings.train_embeddings,
         date=now(),
-        prior_shares={} if plan.prior == WHOLE else plan.prior.shares,
-        prior_sizes={} if plan.prior == WHOLE else plan.prior.sizes,
+        prior_shares=plan.prior.shares if plan.prior.is_known else {},
+        prior_sizes=plan.prior.sizes if plan.prior.is_known else {},
+        structure=plan.prior.structure.content(),
+        grid=plan.prior.grid.content(),
     )

@@ -121,7 +121,9 @@ def perturb(
         rivals = lineages_beside(statistics.digest, searched, secret)
         if begins_unasked:
             refuse_unasked(model.path, statistics.digest, secret, rivals)
-        plan = make_plan(settings, source, layout, transforms, statistics, lineage, entropy)
+        plan = make_plan(
+            settings, source, base_checkpoint, layout, transforms, statistics, lineage, entropy
+        )
         require_handoff_space(handoff, source, settings.copies, plan.copies.dtype)
         checks = check_copies(plan.copies, settings.check, progress)
         staging = stack.enter_context(Staging(handoff, force=target.force))

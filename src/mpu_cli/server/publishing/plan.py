@@ -10,11 +10,14 @@ from mpu_cli.checkpoint.header import NAMES, STORED_NAMES
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.errors import BadModelError, GateError, UsageError
 from mpu_cli.server.denoising import default_coefficients
+from mpu_cli.server.lineage.curve import LEVEL
 from mpu_cli.server.lineage.exposure import WHOLE, Exposure, Prior, exposure, least, prior
 from mpu_cli.server.lineage.models import Lineage
 from mpu_cli.server.publishing.copy_set import CopySet
 from mpu_cli.server.publishing.noise import NoiseDraw, dealt
+from mpu_cli.server.publishing.number_grid import grid_curve
 from mpu_cli.server.publishing.settings import PerturbSettings
+from mpu_cli.server.publishing.task_structure import structure_curve
 from mpu_cli.server.publishing.weight_statistics import WeightStatistics
 from mpu_cli.server.secrets.secret import Offset, Secret, SystemEntropy
 from mpu_cli.server.transforms import load
@@ -49,12 +52,14 @@ class Plan:
         whole = exposure(draw.denoising, kappa, draw.coefficients, offset, self.prior)
         held = [draw.coefficients[position] for position in positions]
         part = exposure(draw.denoising, kappa, held, offset, self.prior)
-        return replace(whole, one_copy=part.one_copy)
+        bounds = {**whole.bounds, "one_copy": part.bounds["one_copy"]}
+        return replace(whole, one_copy=part.one_copy, bounds=bounds)
 
 
 def make_plan(
     settings: PerturbSettings,
     model: Checkpoint,
+    base: Checkpoint | None,
     layout: ModelLayout,
     transforms: tuple[str, ...],
     statistics: WeightStatistics,
@@ -97,7 +102,16 @@ def make_plan(
             if offset.ratio and size and not offset.scale.get(group)
         ),
         prior=least(
-            [draw_prior(statistics, unit), prior(lineage.handoffs.values() if lineage else ())]
+            [
+                replace(
+                    draw_prior(statistics, unit),
+                    structure=structure_curve(model, base, layout, statistics, sizes)
+                    if base
+                    else LEVEL,
+                    grid=grid_curve(model, base, layout, statistics, sizes),
+                ),
+                prior(lineage.handoffs.values() if lineage else ()),
+            ]
         ),
     )
 

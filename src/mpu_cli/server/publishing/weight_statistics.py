@@ -19,7 +19,7 @@ from mpu_cli.errors import BadModelError
 
 _PIECE = 1 << 16
 """Entries computed with at once."""
-_MANTISSA_BITS = {"F32": 23, "BF16": 7, "F16": 10}
+MANTISSA_BITS = {"F32": 23, "BF16": 7, "F16": 10}
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class GroupSize:
 
     def rounding_rms(self, dtype: str) -> float:
         """RMS of the rounding to `dtype`: the error is uniform over a spacing of 2^(e − bits)."""
-        return sqrt(self.spacing / 12 / self.elements) * 2.0 ** -_MANTISSA_BITS[dtype]
+        return sqrt(self.spacing / 12 / self.elements) * 2.0 ** -MANTISSA_BITS[dtype]
 
 
 @dataclass(frozen=True, slots=True)

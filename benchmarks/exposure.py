@@ -3,19 +3,23 @@
 `python benchmarks/exposure.py [--json]`.
 
 The reparameterization is left out (`--reparam none`): a client with the public base undoes it in
-seconds, so what is measured is what stays then. Unknown is ‖estimate − θ‖ / ‖θ − base‖ over the
+seconds, so what is measured is what stays then. Three pairs are attacked: the demo's; its base plus
+a task vector of rank 8 in every matrix, as a merged LoRA leaves it; its base in bfloat16 plus a
+change of .4 % of the weights. Unknown is ‖estimate − θ‖ / ‖θ − base‖ over the
 decoder layers. Estimates: *linear*, the base plus the best combination of (copy − base), fitted
 with θ in hand, so no attack of this form does better; *singular values*, from one copy, each matrix
 of (copy − base) with its singular values shrunk for the known size of the noise (Gavish and Donoho
-2017). Beside them what such a number does not say: KL(θ‖copy) / KL(θ‖base) of the answers on 40
-rows, and the share of the noised entries that come back exactly when a copy is rounded to the
-model's own number grid. About 15 seconds on one core.
+2017), or *best*: each one's share chosen with θ in hand, so no shrinker does better; *rounding*,
+from one copy, to bfloat16. Beside them what such a number does not say: KL(θ‖copy) / KL(θ‖base) of
+the answers on 40 rows, and the share of the noised entries that come back exactly when a copy is
+rounded to the model's own number grid. About 40 seconds on one core.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -24,6 +28,7 @@ from math import hypot, sqrt
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from mpu_cli.checkpoint.dtypes import read_tensor
 from mpu_cli.checkpoint.locate import Located
@@ -119,6 +124,86 @@ def singular_values(copy: Tensors, base: Tensors, task: Tensors, noise: float) -
     return sqrt(error / total)
 
 
+def best_shrinker(copy: Tensors, base: Tensors, task: Tensors) -> float:
+    """What the best choice of singular values of copy − base leaves of the task vector, relative.
+
+    A tensor that is no matrix gets the best share of its difference.
+    """
+    error = 0.0
+    for name, change in task.items():
+        seen = copy[name] - base[name]
+        if seen.dim() == 2:
+            u, _, v = torch.linalg.svd(seen, full_matrices=False)
+            guess = u @ torch.diag(((u.T @ change) * v).sum(1)) @ v
+        else:
+            guess = seen * (seen @ change / (seen @ seen))
+        error += float((guess - change).square().sum())
+    return sqrt(error) / float(flat(task).norm())
+
+
+def rounding(copy: Tensors, theta: Tensors, task: Tensors) -> float:
+    """What rounding the copy to bfloat16 leaves of the task vector, relative."""
+    rounded = {name: value.bfloat16().double() for name, value in copy.items()}
+    return float((flat(rounded) - flat(theta)).norm() / flat(task).norm())
+
+
+def made_pair(folder: Path, kind: str) -> tuple[Path, Path]:
+    """Write a model and its base below `folder`: `rank 8` or `light bfloat16`."""
+    generator = torch.Generator().manual_seed(8)
+    tensors = {
+        name: read_tensor(info) for name, info in open_checkpoint(assets() / "base").tensors.items()
+    }
+    changed = {}
+    for name, value in tensors.items():
+        if ".layers." not in name or value.dim() != 2:
+            continue
+        rms = float(value.square().mean().sqrt())
+        if kind == "rank 8":
+            thin = [torch.randn(size, 8, generator=generator) for size in value.shape]
+            changed[name] = 0.02 * rms * thin[0] @ thin[1].T
+        else:
+            changed[name] = 0.004 * rms * torch.randn(value.shape, generator=generator)
+    dtype = torch.float32 if kind == "rank 8" else torch.bfloat16
+    before = {name: value.to(dtype) for name, value in tensors.items()}
+    after = {
+        name: (value.float() + changed[name]).to(dtype) if name in changed else value
+        for name, value in before.items()
+    }
+    for name, made in (("model", after), ("base", before)):
+        shutil.copytree(assets() / "base", folder / name)
+        save_file(made, folder / name / "model.safetensors", metadata={"format": "pt"})
+        config = folder / name / "config.json"
+        config.write_text(config.read_text().replace("float32", str(dtype).removeprefix("torch.")))
+    return folder / "model", folder / "base"
+
+
+def structures(kind: str) -> list[dict[str, float]]:
+    """Stated and measured, of one copy in noise of several sizes, for one kind of task vector."""
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        pair = (
+            (assets() / "model", assets() / "base") if kind == "demo" else made_pair(folder, kind)
+        )
+        theta, base = map(layers, pair)
+        task = {name: theta[name] - base[name] for name in theta}
+        for noise in (0.01, 0.03, 0.1, 0.3, 1.0):
+            setting = {"kappa": noise, "copies": 1, "dtype": "float32"}
+            (result,), ((copy,),) = publish(folder / f"{noise}", [setting], pair=pair)
+            seen = layers(copy)
+            rows.append(
+                {
+                    "noise": noise,
+                    "stated": result.exposure.one_copy,
+                    "linear": best_linear([flat(seen) - flat(base)], flat(task)),
+                    "singular values": singular_values(seen, base, task, noise),
+                    "best singular values": best_shrinker(seen, base, task),
+                    "rounding": rounding(seen, theta, task),
+                }
+            )
+    return rows
+
+
 def log_probabilities(path: Path) -> torch.Tensor:
     """Log p of every answer token's distribution, (tokens, V)."""
     tokenizer = load_tokenizer(path)
@@ -139,13 +224,16 @@ def kl(truth: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def publish(
-    folder: Path, settings: Sequence[Mapping[str, object]], seed: bytes = b"exposure benchmark"
+    folder: Path,
+    settings: Sequence[Mapping[str, object]],
+    seed: bytes = b"exposure benchmark",
+    pair: tuple[Path, Path] | None = None,
 ) -> tuple[list[PerturbResult], list[list[Path]]]:
-    """Rounds of one lineage on the demo model.
+    """Rounds of one lineage on the demo model, or on another pair of model and base.
 
     The results, and by holder the copies' directories.
     """
-    model, base = assets() / "model", assets() / "base"
+    model, base = pair or (assets() / "model", assets() / "base")
     entropy = PreparedEntropy(sha256(seed).digest())
     results, held = [], {}
     for number, setting in enumerate(settings):
@@ -251,8 +339,13 @@ def main() -> None:
     several["κ 0, offset 1, one copy of each of two lineages"] = [
         two_lineages(SETTINGS["κ 0, offset 1, one copy"], base, task)
     ]
+    kinds = {kind: structures(kind) for kind in ("demo", "rank 8", "light bfloat16")}
     if options.json:
-        print(json.dumps({"base KL": base_kl, "settings": draws, "pooled": several}))
+        print(
+            json.dumps(
+                {"base KL": base_kl, "settings": draws, "pooled": several, "structures": kinds}
+            )
+        )
         return
     print(f"KL of the base from the model: {base_kl:.3g} nats per token\n")
     print(f"{'':28}{'one copy leaves':^36}{'all copies leave':^21}{'KL, share':>11}{'exact':>9}")
@@ -276,6 +369,11 @@ def main() -> None:
     for name, rows in several.items():
         for row in rows:
             print(f"{name:52}{row['holders']:17}{row['stated']:10.4f}{digits(row['linear']):>10}")
+    names = ("stated", "linear", "singular values", "best singular values", "rounding")
+    print(f"\n{'task vector':16}{'noise':>7}" + "".join(f"{name:>22}" for name in names))
+    for kind, rows in kinds.items():
+        for row in rows:
+            print(f"{kind:16}{row['noise']:7g}" + "".join(f"{row[name]:22.4f}" for name in names))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import save_file
 from two_parties import layout_of, publish, weights
 
+from mpu_cli.bundle.schema import FieldReader
+from mpu_cli.errors import BadSecretError
 from mpu_cli.server.lineage.curve import SIZES, Curve, lowest
 from mpu_cli.server.lineage.exposure import exposure_of, left
 from mpu_cli.server.lineage.models import Lineage
@@ -161,6 +163,11 @@ def test_the_record_keeps_what_was_measured_and_an_earlier_one_does_without(
         if name not in {"structure", "grid"}
     }
     assert exposure_of([HandoffRecord(**earlier)]).one_copy == pytest.approx(left(KAPPA))
+    for wrong in ({"0.1": 1.5}, {"0": 0.5}, {"one": 0.5}):
+        content = {**record.content(), "structure": wrong}
+        del content["kind"], content["format"]
+        with pytest.raises(BadSecretError, match="structure"):
+            HandoffRecord.read(FieldReader(content, "record", BadSecretError))
     # A later model of the lineage has no less structure than is known already.
     both = exposure_of([HandoffRecord(**earlier), record])
     assert both.one_copy <= result.exposure.one_copy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from mpu_cli.cli.archives import check_pack, write_packs
 from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.guide import Guide
-from mpu_cli.cli.next_steps import after_perturb, on_handoff
+from mpu_cli.cli.next_steps import on_handoff
 from mpu_cli.cli.options import SECRET, Shared, estimate_facts, server_words, use_one_thread
-from mpu_cli.cli.output import Output, facts, share, table, unknown
-from mpu_cli.documentation import page
+from mpu_cli.cli.output import Output, facts
+from mpu_cli.cli.perturb_view import body, data, handed_out, trial_rows
 from mpu_cli.errors import UsageError
 from mpu_cli.option import REQUIRED, flags_of, option, same_option
-from mpu_cli.server.publishing.settings import PAPER, PerturbSettings
+from mpu_cli.server.publishing.settings import AUTO, PAPER, PerturbSettings
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from mpu_cli.checkpoint.locate import Located
+    from mpu_cli.cli.progress import ProgressCallback
+    from mpu_cli.server.publishing.noise_search import Search, Trial
+    from mpu_cli.server.publishing.perturb import Target
     from mpu_cli.server.publishing.result import PerturbResult
 
 GUIDE = Guide(
@@ -68,6 +69,14 @@ class PerturbOptions(Job):
         panel="Data",
         metavar="FILE",
     )
+    budget: float | None = option(
+        None,
+        "Most that a copy may lose on the --probe rows, in nats per token, for --kappa auto and"
+        " --offset auto.",
+        above=0,
+        hint="0.05 nats are 5 % of the probability of each token",
+        panel="Method",
+    )
     preset_name: Literal["paper"] | None = option(
         None,
         "Use the authors' settings. Options that you give win.",
@@ -93,6 +102,31 @@ class PerturbOptions(Job):
         return PAPER if given.get("preset") == "paper" else {}
 
     @property
+    def search(self) -> Search | None:
+        """What `--kappa auto` and `--offset auto` ask for; None without them.
+
+        Raises:
+            UsageError: `--budget` or `--probe` is missing, or there is nothing to search.
+        """
+        kappa, offset = (self.given.get(flag) == (AUTO,) for flag in ("--kappa", "--offset"))
+        if not kappa and not offset:
+            if self.budget is not None:
+                raise UsageError(
+                    "--budget has no effect without --kappa auto or --offset auto",
+                    "give one of them too",
+                )
+            return None
+        if self.budget is None or self.probe is None:
+            raise UsageError(
+                f"{'--kappa' if kappa else '--offset'} auto needs --budget and --probe",
+                "give what a copy may lose, and the rows to measure it on: --budget 0.05 --probe"
+                " rows.jsonl",
+            )
+        from mpu_cli.server.publishing.noise_search import Search
+
+        return Search(kappa, offset, self.budget)
+
+    @property
     def directory(self) -> Path:
         """The directory of the secret.
 
@@ -112,7 +146,7 @@ class PerturbOptions(Job):
 @command()
 def perturb(job: PerturbOptions, output: Output) -> None:
     """Publish perturbed copies of a model, and keep the secret that aggregates their updates."""
-    directory = job.directory
+    directory, search = job.directory, job.search
     if job.preset_name is not None:
         output.note(_preset_words(job))
     from mpu_cli.checkpoint.locate import locate
@@ -130,31 +164,46 @@ def perturb(job: PerturbOptions, output: Output) -> None:
         return
     with output.progress() as progress:
         from mpu_cli.server.publishing.perturb import Target
-        from mpu_cli.server.publishing.perturb import perturb as run
 
         use_one_thread()
-        result = run(
-            source,
-            locate(job.base) if job.base else None,
-            Target(
-                job.handoff,
-                directory,
-                new_lineage=job.new_lineage is not None,
-                named_secrets=_named_secrets(),
-                force=job.force,
-            ),
-            job.settings,
-            probe=_probe(job.probe),
-            progress=progress,
+        target = Target(
+            job.handoff,
+            directory,
+            new_lineage=job.new_lineage is not None,
+            named_secrets=_named_secrets(),
+            force=job.force,
         )
+        result, trials = _run(job, source, target, search, progress)
     write_packs(output, packs, force=job.force)
     _tell(result, output)
     packed = [str(file) for file in packs.values()]
-    places = list(packs.values()) or _handed_out(result, job.handoff)
+    places = list(packs.values()) or handed_out(result, job.handoff)
     output.result(
-        _data(result, job.handoff, directory) | {"packed": packed},
-        *_body(result, places, directory, job.model),
+        data(result, trials, job.handoff, directory) | {"packed": packed},
+        *trial_rows(trials, result, job.budget),
+        *body(result, places, directory, job.model),
         brief=f"handoff {', '.join(map(str, places))}",
+    )
+
+
+def _run(
+    job: PerturbOptions,
+    source: Located,
+    target: Target,
+    search: Search | None,
+    progress: ProgressCallback,
+) -> tuple[PerturbResult, tuple[Trial, ...]]:
+    from mpu_cli.checkpoint.locate import locate
+
+    base, probe = locate(job.base) if job.base else None, _probe(job.probe)
+    if search is None:
+        from mpu_cli.server.publishing.perturb import perturb as run
+
+        return run(source, base, target, job.settings, probe=probe, progress=progress), ()
+    from mpu_cli.server.publishing.noise_search import perturb_within_budget
+
+    return perturb_within_budget(
+        source, base, target, job.settings, search, probe, progress=progress
     )
 
 
@@ -163,7 +212,13 @@ def _print_estimate(job: PerturbOptions, output: Output, model: Path) -> None:
 
     needs, copies = estimate_perturb(model, job.settings), job.settings.copies
     words = server_words(needs, f"{copies} cop{'y' if copies == 1 else 'ies'}")
-    output.result(needs, *words, facts(estimate_facts(needs)))
+    more: dict[str, int] = {}
+    if job.search is not None:
+        from mpu_cli.server.publishing.noise_search import TRIALS
+
+        more = {"trials": TRIALS}
+        words = [*words, f"at most {TRIALS} trials before, each of one copy that is removed again"]
+    output.result({**needs, **more}, *words, facts(estimate_facts(needs)))
 
 
 def _write_again(
@@ -173,14 +228,14 @@ def _write_again(
 
     record = reissue(source, job.handoff, job.directory, id, force=job.force)
     write_packs(output, packs, force=job.force)
-    data = {
+    told = {
         "handoff": str(job.handoff),
         "id": record.id,
         "digest": record.digest,
         "packed": [str(job.pack)] if job.pack else [],
     }
     output.result(
-        data,
+        told,
         f"handoff {record.id} written again, bit for bit: {job.handoff}",
         *on_handoff(job.pack or job.handoff),
     )
@@ -191,7 +246,8 @@ def _preset_words(job: PerturbOptions) -> str:
     flags = flags_of(PerturbSettings)
     sets, own = (
         [
-            f"{flags[name].removeprefix('--')} {getattr(job.settings, name)}"
+            f"{flags[name].removeprefix('--')} "
+            + " ".join(job.given.get(flags[name]) or (str(getattr(job.settings, name)),))
             for name in PAPER
             if (flags[name] in job.given) == is_own
         ]
@@ -221,136 +277,3 @@ def _tell(result: PerturbResult, output: Output) -> None:
     if output.verbose:
         for line in result.background:
             output.note(line)
-
-
-def _data(result: PerturbResult, handoff: Path, secret: Path) -> dict[str, Any]:
-    from mpu_cli.server.publishing.advice import meaning
-
-    first = result.handoffs[0]
-    return {
-        "handoffs": [
-            {"path": h.target, "id": h.id, "digest": h.digest, "holder": h.holder}
-            for h in result.handoffs
-        ],
-        "handoff": str(handoff),
-        "secret": str(secret),
-        "new_lineage": result.new_lineage,
-        "model": first.model,
-        "copies": first.size,
-        "dtype": first.dtype,
-        "denoising": first.denoising,
-        "kappa": first.kappa,
-        "offset": first.offset,
-        "relative_to": result.relative_to,
-        "transforms": list(first.transforms),
-        "sigma": dict(first.sigma),
-        "realised": dict(first.realised),
-        "exposure": result.exposure.content(),
-        "exposure_by": dict(result.exposure.bounds),
-        "exposure_means": meaning(result.relative_to, result.exposure.no_copy),
-        "ledger": result.ledger.content(),
-        "checks": len(result.checks),
-        "probe": dict(result.probe),
-        "advice": list(result.advice),
-        "warnings": list(result.warnings),
-    }
-
-
-def _body(
-    result: PerturbResult, sent: Sequence[Path], secret: Path, model: str
-) -> list[RenderableType]:
-    first = result.handoffs[0]
-    unit = "of the task vector" if result.relative_to == "task-vector" else "of the weights"
-    measured = first.realised
-    noise = [f"asked for {first.kappa:g} {unit}"]
-    if "noise" in measured:
-        noise.append(f"measured {measured['noise']:.4f} of that")
-    noise.append(f"{measured['changed']:.2%} of entries changed" if measured["changed"] else "none")
-    properties = {
-        "copies": f"{first.size}, {first.dtype}, {first.denoising}",
-        "noise": ", ".join(noise),
-        "cancels to": f"{share(measured['residual'])} of the weights",
-        "recoverable": (
-            f"{measured['recoverable']:.2%} of entries, by rounding a copy to the model's own"
-            " number grid"
-        ),
-        "checked": _checked(result),
-    }
-    body: list[RenderableType] = [facts(properties)]
-    from mpu_cli.server.publishing.advice import interrupted, meaning
-
-    body.append(
-        table("exposure", f"share {unit} still unknown (upper bound)", rows=_exposed(result))
-    )
-    body.append(f"{meaning(result.relative_to, result.exposure.no_copy)} ({page('threat-model')})")
-    if result.ledger.prepared:
-        body.append(interrupted(result.ledger.prepared))
-    body.append(f"error of a smooth update: order {result.exposure.order} in the noise")
-    if result.probe:
-        rows = [(name, f"{loss:.4f}") for name, loss in result.probe.items()]
-        body.append(table("probe", "loss, nats per token", rows=rows))
-    body.extend(f"note: {line}" for line in result.advice)
-    body.append("")
-    for place, record in zip(sent, result.handoffs, strict=True):
-        body.append(f"send  {place}  to {record.holder}")
-    body.append(f"keep  {secret}  (secret; back it up, never send it)")
-    return [*body, *after_perturb(sent, secret, model)]
-
-
-def _handed_out(result: PerturbResult, handoff: Path) -> list[Path]:
-    """The handoffs as the user named them; the records have absolute paths."""
-    here = handoff.absolute()
-    targets = [Path(record.target) for record in result.handoffs]
-    return [
-        handoff / target.relative_to(here) if target.is_relative_to(here) else target
-        for target in targets
-    ]
-
-
-def _exposed(result: PerturbResult) -> list[tuple[str, str]]:
-    """The exposure by this draw, then by all that its holders have of the lineage."""
-    from mpu_cli.server.publishing.advice import attack, who_pool
-
-    shown, ledger = result.exposure, result.ledger
-    earlier = ledger.handoffs - len(result.handoffs)
-    lefts = [
-        ("with no copy", shown.no_copy, ""),
-        (
-            "to a holder of one copy (the best-known one)",
-            shown.one_copy,
-            attack(shown.bounds["one_copy"]),
-        ),
-        ("to a holder of all copies", shown.all_copies, attack(shown.bounds["all_copies"])),
-    ]
-    before = f", with {earlier} earlier handoff{'s' * (earlier > 1)}" if earlier else ""
-    pools = (
-        ledger.coalitions if earlier else ledger.coalitions[1:-1]
-    )  # the first and the last are above
-    lefts += [
-        (
-            who_pool(size, len(ledger.by_holder)) + before,
-            left,
-            attack(ledger.bounds[f"{size} together"]),
-        )
-        for size, left in pools
-    ]
-    if earlier and not ledger.coalitions:
-        lefts += [
-            (f"to {holder}{before}", left, attack(ledger.bounds[holder]))
-            for holder, left in ledger.by_holder.items()
-        ]
-    if ledger.all_together < min(left for _, left, _ in lefts):
-        together = attack(ledger.bounds["all together"])
-        lefts.append(("to all holders of this lineage together", ledger.all_together, together))
-    return [(who, unknown(left, how)) for who, left, how in lefts]
-
-
-def _checked(result: PerturbResult) -> str:
-    if not result.checks:
-        return "nothing (no reparameterization, or --check none)"
-    worst = max(check.difference / check.rounding for check in result.checks)
-    layers = len({check.layer for check in result.checks})
-    return (
-        f"{layers} layers × {result.handoffs[0].size} copies keep the function, at most"
-        f" {worst:.1f}× their own rounding (limit 20×)"
-    )

@@ -199,7 +199,7 @@ def frozen_of(layout: ModelLayout, train_embeddings: bool) -> tuple[str, ...]:
 def _curve(reader: FieldReader, name: str) -> Mapping[str, float]:
     curve = reader.numbers(name) if reader.has(name) else {}
     for size, value in curve.items():
-        if not SIZE.fullmatch(size) or not 0 <= value <= 1:
+        if not SIZE.fullmatch(size) or not float(size) or not 0 <= value <= 1:
             raise reader.wrong(name, f"holds {size}: {value}, and is not a curve")
     return curve
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mpu_cli.architectures.fingerprint import fingerprint
@@ -24,23 +25,33 @@ def make_folders(root: Path, size: int, *, split: bool) -> list[Path]:
     return folders
 
 
+def draft_records(plan: Plan, target: Path, sequence: int) -> list[HandoffRecord]:
+    """The records of a draw without what is known once its copies are written.
+
+    Args:
+        plan: the draw.
+        target: where the handoff will be once it is renamed into place.
+        sequence: number of the first record.
+    """
+    positions = list(range(plan.copies.size))
+    handoffs = [[position] for position in positions] if plan.settings.split else [positions]
+    return [_draft(plan, held, target, sequence + number) for number, held in enumerate(handoffs)]
+
+
 def build_handoffs(
-    plan: Plan, written: WrittenCopies, target: Path, sequence: int, new_id: Callable[[], str]
+    plan: Plan, written: WrittenCopies, drafts: Sequence[HandoffRecord], new_id: Callable[[], str]
 ) -> list[HandoffRecord]:
     """Write the manifest of every handoff; return the records, which are not saved yet.
 
     Args:
         plan: the draw.
         written: its copies, in the folders of `make_folders`.
-        target: where the handoff will be once it is renamed into place.
-        sequence: number of the first record.
+        drafts: see `draft_records`.
         new_id: gives a handoff its id.
     """
-    positions = list(range(plan.copies.size))
-    split = plan.settings.split
-    handoffs = [[position] for position in positions] if split else [positions]
     records = []
-    for number, held in enumerate(handoffs):
+    for draft in drafts:
+        held = [copy.position for copy in draft.copies]
         folder = written.folders[held[0]].parent
         manifest = HandoffManifest(
             new_id(),
@@ -52,34 +63,37 @@ def build_handoffs(
             ),
         )
         write_new(folder / MANIFEST, encode(manifest))
-        place = target / folder.name if split else target
-        records.append(_record(plan, manifest, held, place, sequence + number, written))
+        copies = tuple(
+            replace(copy, name=made.name, digest=made.digest)
+            for copy, made in zip(draft.copies, manifest.copies, strict=True)
+        )
+        records.append(
+            replace(
+                draft,
+                id=manifest.id,
+                digest=manifest.digest,
+                copies=copies,
+                realised=written.noise,
+            )
+        )
     return records
 
 
-def _record(
-    plan: Plan,
-    manifest: HandoffManifest,
-    positions: Sequence[int],
-    place: Path,
-    sequence: int,
-    written: WrittenCopies,
-) -> HandoffRecord:
+def _draft(plan: Plan, positions: Sequence[int], target: Path, sequence: int) -> HandoffRecord:
     settings, copies, draw = plan.settings, plan.copies, plan.copies.draw
-    holder = settings.client or "client"
+    holder, number = settings.client or "client", positions[0] + 1
     return HandoffRecord(
-        id=manifest.id,
-        digest=manifest.digest,
+        id="",
+        digest="",
         sequence=sequence,
         state="prepared",
-        target=str(place),
-        holder=f"{holder}-{positions[0] + 1}" if settings.split else holder,
+        target=str(target / f"holder-{number}" if settings.split else target),
+        holder=f"{holder}-{number}" if settings.split else holder,
         model=plan.statistics.digest,
         draw=draw.id,
         size=draw.size,
         copies=tuple(
-            CopyRecord(copy.name, copy.digest, position, draw.coefficients[position])
-            for copy, position in zip(manifest.copies, positions, strict=True)
+            CopyRecord("", "", position, draw.coefficients[position]) for position in positions
         ),
         denoising=settings.denoising,
         kappa=settings.kappa,
@@ -92,7 +106,7 @@ def _record(
         dtype=copies.dtype,
         source_dtype=copies.model.dtype,
         shard_bytes=settings.max_shard_bytes,
-        realised=written.noise,
+        realised={},
         exposure=plan.exposure(positions).content(),
         train_embeddings=settings.train_embeddings,
         date=now(),

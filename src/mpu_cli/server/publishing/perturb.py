@@ -32,8 +32,9 @@ from mpu_cli.server.publishing.commit import begin_lineage, issue, save
 from mpu_cli.server.publishing.copy_set import Progress
 from mpu_cli.server.publishing.copy_writer import write_copies
 from mpu_cli.server.publishing.estimate import require_handoff_space
+from mpu_cli.server.publishing.exposure_gate import require_unknown
 from mpu_cli.server.publishing.function_check import check_copies
-from mpu_cli.server.publishing.handoff_builder import build_handoffs, make_folders
+from mpu_cli.server.publishing.handoff_builder import build_handoffs, draft_records, make_folders
 from mpu_cli.server.publishing.perturb_warnings import (
     noise_warnings,
     plan_warnings,
@@ -84,7 +85,7 @@ def perturb(
 
     Raises:
         GateError: `target.secret` would begin a second lineage of the model without
-            `target.new_lineage`.
+            `target.new_lineage`, or the draw would pass `settings.max_exposure`.
         MpuError: see the modules that decide: settings, plan, lineage, function_check, checkpoint.
     """
     handoff, secret = target.handoff, target.secret
@@ -124,14 +125,18 @@ def perturb(
         plan = make_plan(
             settings, source, base_checkpoint, layout, transforms, statistics, lineage, entropy
         )
+        sequence = lineage.next_sequence if lineage else 1
+        staging = Staging(handoff, force=target.force)
+        drafts = draft_records(plan, staging.target, sequence)
+        earlier = lineage.handoffs.values() if lineage else ()
+        require_unknown(settings.max_exposure, drafts, earlier, plan.prior)
         require_handoff_space(handoff, source, settings.copies, plan.copies.dtype)
         checks = check_copies(plan.copies, settings.check, progress)
-        staging = stack.enter_context(Staging(handoff, force=target.force))
+        stack.enter_context(staging)
         with disk_errors(handoff):
             folders = make_folders(staging.path, settings.copies, split=settings.split)
             written = write_copies(plan.copies, folders, statistics.dtype, progress)
-            sequence = lineage.next_sequence if lineage else 1
-            records = build_handoffs(plan, written, staging.target, sequence, entropy.new_id)
+            records = build_handoffs(plan, written, drafts, entropy.new_id)
             master = plan.copies.draw.master
             require_no_secret(staging.path, master)
             check_published(folders[0])

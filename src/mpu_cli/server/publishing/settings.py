@@ -14,6 +14,9 @@ from mpu_cli.server.transforms import Reparam
 
 LARGEST = 1000
 """κ and c are shares; copies with more noise are noise alone, and soon overflow float32."""
+AUTO = "auto"
+LARGEST_TRIED = 10.0
+"""Where `auto` begins its search: such a copy is nearly the base with noise."""
 _SHARE = "0.1 is 10 % of the task vector"
 Denoising = Literal["harmonic", "extrapolation"]
 
@@ -32,6 +35,18 @@ def parse_numbers(flag: str, text: str) -> tuple[float, ...]:
         ) from error
 
 
+def parse_size(flag: str, text: str) -> float:
+    """Read a size of the noise; `auto` is the largest one that is tried.
+
+    Raises:
+        UsageError: it is neither a number nor `auto`.
+    """
+    try:
+        return LARGEST_TRIED if text == AUTO else float(text)
+    except ValueError as error:
+        raise UsageError(f"{flag} {text}: expected a number or {AUTO}") from error
+
+
 @dataclass(frozen=True, slots=True)
 class PerturbSettings(StorageSettings):
     """What the copies of a handoff are like (docs/design.md, Protocol).
@@ -43,10 +58,13 @@ class PerturbSettings(StorageSettings):
     copies: int = option(3, "Number of copies.", panel="Method", short="-m", least=1)
     kappa: float = option(
         0.1,
-        "Size κ of the noise as a share of the task vector (of the weights without --base).",
+        "Size κ of the noise as a share of the task vector (of the weights without --base); auto:"
+        " the largest within --budget.",
         least=0,
         most=LARGEST,
         hint=_SHARE,
+        metavar=f"NUMBER|{AUTO}",
+        parse=partial(parse_size, "--kappa"),
     )
     denoising: Denoising = option("harmonic", "How the noise of the copies cancels.")
     alphas: tuple[float, ...] | None = option(
@@ -66,11 +84,21 @@ class PerturbSettings(StorageSettings):
     offset: float | None = option(
         None,
         "Size c of the secret offset in the unit of the noise; fixed at the first perturb of the"
-        " lineage.",
+        " lineage; auto: as --kappa auto, and equal to κ if both are.",
         shown="the lineage's own, 0 in a new one",
         least=0,
         most=LARGEST,
         hint=_SHARE,
+        metavar=f"NUMBER|{AUTO}",
+        parse=partial(parse_size, "--offset"),
+    )
+    max_exposure: float | None = option(
+        None,
+        "Refuse a handoff after which this client, or all clients together, would know more than"
+        " this share of the task vector; 0.9: at least 0.1 of it stays unknown.",
+        least=0,
+        most=1,
+        hint="it is 1 minus the share that stays unknown",
     )
     noise_relative_to: Literal["task-vector", "weights"] | None = option(
         None, "Unit of the noise.", shown="task-vector with --base, weights without"

@@ -19,8 +19,14 @@ KAPPA = OFFSET = 0.1
 
 
 def fine_tuned(pair, directory, change, dtype=torch.float32):
-    """The pair's base with `change(matrix, generator)` added to every matrix of its layers."""
-    base = {name: value.to(dtype) for name, value in weights(pair.base).items()}
+    """The pair's base with `change(matrix, generator)` added to every matrix of its layers.
+
+    Norms stay float32, as in many checkpoints.
+    """
+    base = {
+        name: value.to(dtype) if value.dim() == 2 else value
+        for name, value in weights(pair.base).items()
+    }
     model, generator = dict(base), torch.Generator().manual_seed(3)
     for layer in layout_of(pair.model).layers:
         for name in layer.noised:
@@ -71,8 +77,8 @@ def shrunk(seen, base, noise):
 
 
 def rounded(seen, base, noise):
-    """The copy's own entries, as bfloat16 holds them."""
-    return seen.float().bfloat16().double()
+    """The copy's own entries, as bfloat16 holds them; norms are float32."""
+    return linear(seen, base, noise) if seen.dim() < 2 else seen.float().bfloat16().double()
 
 
 def attacked(attack, directory, handoff, share):

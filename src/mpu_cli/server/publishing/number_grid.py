@@ -1,6 +1,6 @@
 """What rounding to the model's own number grid lets a holder remove of the noise.
 
-A model in bfloat16 or float16 has few numbers to choose from. Where noise is smaller than half a
+A tensor in bfloat16 or float16 has few numbers to choose from. Where noise is smaller than half a
 step between them, rounding a copy gives the weight itself. Three estimates are tried on a sample of
 θ's entries with noise of our own: the linear one, and rounding the copy or the linear estimate
 where the step is so large that it helps. The best of them counts, tensor by tensor.
@@ -19,7 +19,7 @@ from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.server.lineage.curve import LEVEL, SIZES, Curve
 from mpu_cli.server.publishing.task_structure import sampled_layers
-from mpu_cli.server.publishing.weight_statistics import MANTISSA_BITS, WeightStatistics
+from mpu_cli.server.publishing.weight_statistics import MANTISSA_BITS, narrowest_dtype
 
 _SPANS, _SPAN = 8, 4096
 """Entries that are looked at in each tensor: evenly spaced spans."""
@@ -34,7 +34,6 @@ def grid_curve(
     model: Checkpoint,
     base: Checkpoint | None,
     layout: ModelLayout,
-    statistics: WeightStatistics,
     sizes: Mapping[str, float],
 ) -> Curve:
     """What is left after rounding, over what the linear estimate leaves, by size of the noise.
@@ -43,25 +42,26 @@ def grid_curve(
         model: θ.
         base: the public base; without one the linear estimate starts from 0.
         layout: the model's.
-        statistics: of θ; their `dtype` is the grid.
         sizes: the unit of κ by group, weight units.
     """
-    if statistics.dtype == "F32":
+    samples = [
+        (name, size, _sample(model.tensors[name]))
+        for group, names in sampled_layers(layout, sizes).items()
+        for name, size in ((name, sizes[group]) for name in names)
+    ]
+    dtypes = [narrowest_dtype(values) for *_, values in samples]
+    if all(dtype == "F32" for dtype in dtypes):
         return LEVEL
     generator = torch.Generator().manual_seed(_SEED)
     rounded, linear = [0.0] * len(SIZES), [0.0] * len(SIZES)
-    for group, names in sampled_layers(layout, sizes).items():
-        for name in names:
-            values = _sample(model.tensors[name])
-            before = _sample(base.tensors[name]) if base else torch.zeros(len(values))
-            normals = torch.randn(len(values), generator=generator)
-            weight = model.tensors[name].elements / len(values)
-            for number, size in enumerate(SIZES):
-                plain, best = _errors(
-                    values, before, normals * (size * sizes[group]), statistics.dtype
-                )
-                linear[number] += weight * plain
-                rounded[number] += weight * best
+    for (name, unit, values), dtype in zip(samples, dtypes, strict=True):
+        before = _sample(base.tensors[name]) if base else torch.zeros(len(values))
+        normals = torch.randn(len(values), generator=generator)
+        weight = model.tensors[name].elements / len(values)
+        for number, size in enumerate(SIZES):
+            plain, best = _errors(values, before, normals * (size * unit), dtype)
+            linear[number] += weight * plain
+            rounded[number] += weight * best
     shares = [
         sqrt(best / plain) if plain else 1.0 for best, plain in zip(rounded, linear, strict=True)
     ]
@@ -78,8 +78,8 @@ def _errors(
         return 0.0, 0.0
     share = task / (task + sigma**2)
     estimate = before + share * (seen - before)
-    errors = [estimate]
-    for guess, size in ((seen, sigma), (estimate, sigma * sqrt(share))):
+    errors, guesses = [estimate], ((seen, sigma), (estimate, sigma * sqrt(share)))
+    for guess, size in guesses if dtype != "F32" else ():
         step = _step(guess, dtype)
         near = guess.to(TORCH_DTYPES[dtype]).float()
         errors.append(torch.where(step > _HELPS * size, near, estimate))

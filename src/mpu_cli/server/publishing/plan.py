@@ -108,7 +108,7 @@ def make_plan(
                     structure=structure_curve(model, base, layout, statistics, sizes)
                     if base
                     else LEVEL,
-                    grid=grid_curve(model, base, layout, statistics, sizes),
+                    grid=grid_curve(model, base, layout, sizes),
                 ),
                 prior(lineage.handoffs.values() if lineage else ()),
             ]

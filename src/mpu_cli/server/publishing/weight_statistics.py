@@ -194,6 +194,11 @@ def _not_finite(info: TensorInfo, what: str) -> BadModelError:
     )
 
 
+def narrowest_dtype(values: torch.Tensor) -> str:
+    """The narrowest dtype, as F32, that holds these float32 values exactly."""
+    return next((dtype for dtype in ("BF16", "F16") if _holds_exactly(dtype, values)), "F32")
+
+
 def _holds_exactly(dtype: str, values: torch.Tensor) -> bool:
     return bool(torch.equal(values.to(TORCH_DTYPES[dtype]).float(), values))
 

@@ -39,7 +39,7 @@ CONTENTS = {
         "docs/architectures",
         "docs/method-defaults",
     ],
-    "Project": ["docs/decisions/*", "docs/log"],
+    "Project": ["docs/decisions/*", "docs/log", "docs/mutation"],
 }
 """The side bar, by heading; pages that no pattern names are added to the last list."""
 _LINK = re.compile(r"(\]\()((?!\w+:|#)[^)\s#]+)")

@@ -75,6 +75,7 @@ def test_throughput(tmp_path):
     assert found["stream"]["normals"] == 2 * sum(Size("tiny").noised.values())
 
 
+@pytest.mark.slow
 def test_cpu(tmp_path):
     """A ratio by number of threads."""
     found = run("cpu", "--size", "tiny", "--repeats", "1", "--threads", "1", work=tmp_path)

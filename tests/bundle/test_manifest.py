@@ -16,6 +16,7 @@ from mpu_cli.bundle.manifest import (
     UpdateManifest,
     decode,
     encode,
+    listed,
 )
 from mpu_cli.bundle.trusted import TrustedBundle, check_update_of
 from mpu_cli.errors import BadBundleError, GateError
@@ -45,6 +46,15 @@ def test_a_manifest_survives_encoding(manifest):
     assert canonical.digest(manifest.content()) == manifest.digest
 
 
+def test_digests_are_fixed():
+    """The digests of format 1 never change: updates name those of the handoff and its copies."""
+    assert (HANDOFF.digest, HANDOFF.copies[0].digest, UPDATE.digest) == (
+        "7e4fa1c185dd2581894810a161820b4beed918430dd455cbf3b91adc9e94c22b",
+        "d976bea8b31528d58744f9bcc4d0b4c57197b54c755e49c121b514171cafdcce",
+        "3fea2d702e94d6c56d9030007980e54f4670d4453eb464743ef7a6d201fb382c",
+    )
+
+
 @BITS_OF_A_BYTE
 @pytest.mark.parametrize("manifest", [HANDOFF, UPDATE])
 def test_every_byte_of_a_manifest_is_covered(manifest, bits_of_a_byte):
@@ -68,6 +78,10 @@ def _copy(**changes: object) -> dict[str, object]:
 
 def _file(name: str = "config.json", **entry: object) -> dict[str, object]:
     return _copy(files={name: {"sha256": HASH, "bytes": 1, **entry}})
+
+
+def _update(**changes: object) -> dict[str, object]:
+    return {**UPDATE.content(), "copies": [{**UPDATE.content()["copies"][0], **changes}]}
 
 
 CONTENTS = {
@@ -105,6 +119,21 @@ CONTENTS = {
         {**UPDATE.content(), "handoff": {"id": "cd" * 16, "digest": HASH, "path": "/home/bob"}},
         "'path'",
     ),
+    "handoff of the update a text": (
+        {**UPDATE.content(), "handoff": "cd" * 16},
+        "mpu.yaml: handoff: expected a map",
+    ),
+    "handoff of the update without a good id": (
+        {**UPDATE.content(), "handoff": {"id": "AB" * 16, "digest": HASH}},
+        "mpu.yaml: handoff: field 'id'",
+    ),
+    "handoff of the update without a good digest": (
+        {**UPDATE.content(), "handoff": {"id": "cd" * 16, "digest": "AB" * 32}},
+        "mpu.yaml: handoff: field 'digest'",
+    ),
+    "unknown field of a copy of the update": (_update(kappa=1), "'kappa' is not a known field"),
+    "copy of the update with another name": (_update(name="copy-0"), "'name'"),
+    "copy of the update of no digest": (_update(of="x"), "'of'"),
     "fields of the other kind": (
         {**UPDATE.content(), "frozen": []},
         "'frozen' is not a known field",
@@ -119,6 +148,64 @@ def test_unexpected_content_is_refused(name):
     with pytest.raises(BadBundleError) as caught:
         decode(_encoded(content), "mpu.yaml")
     assert expected in caught.value.message
+
+
+AGAIN = "ask for the files again"
+REFUSALS = {
+    "format": (
+        _encoded({**HANDOFF.content(), "format": 2}),
+        "in.yaml: has format 2, but this mpu reads format 1",
+        "update mpu",
+    ),
+    "digest": (
+        canonical.dump({**HANDOFF.content(), "digest": HASH}),
+        "in.yaml: does not match its own digest: it was altered or damaged",
+        AGAIN,
+    ),
+    "digest that is none": (
+        canonical.dump({**HANDOFF.content(), "digest": "x"}),
+        "in.yaml: field 'digest' has an unexpected value",
+        "update mpu if a newer version wrote the file, or else ask for the file again",
+    ),
+    "no copies": (
+        _encoded({**HANDOFF.content(), "copies": []}),
+        "in.yaml: lists no copies, or lists one twice",
+        None,
+    ),
+    "no manifest": (
+        b"x",
+        "in.yaml: not in canonical form: it was edited or damaged",
+        f"{AGAIN}; do not edit manifests by hand",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_refusal_says_what_is_wrong_and_what_to_do(case):
+    """Word for word, with the name that the caller gave."""
+    data, message, hint = REFUSALS[case]
+    with pytest.raises(BadBundleError) as caught:
+        decode(data, "in.yaml")
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_every_dtype_of_the_format_is_read(dtype):
+    """They are what safetensors calls F32, BF16 and F16."""
+    manifest = replace(HANDOFF, dtype=dtype)
+    assert decode(encode(manifest), "mpu.yaml") == manifest
+
+
+@pytest.mark.parametrize("payload", ["delta", "lora"])
+def test_every_payload_of_the_format_is_read(payload):
+    """Dense changes and adapters."""
+    manifest = replace(UPDATE, copies=(replace(UPDATE.copies[0], payload=payload),))
+    assert decode(encode(manifest), "mpu.yaml") == manifest
+
+
+def test_written_files_become_entries():
+    """Digest and size by name, as writers return them."""
+    assert listed({"a": (HASH, 3)}) == {"a": FileEntry(HASH, 3)}
 
 
 def test_half_a_surrogate_pair_is_refused():

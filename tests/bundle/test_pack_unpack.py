@@ -197,9 +197,12 @@ def test_directories_of_killed_runs_are_removed(handoff, tmp_path):
     left.mkdir(0o700)
     (left / "mpu.yaml").touch()
     (tmp_path / ".x.tar.link.mpu-unpacked").symlink_to(handoff, target_is_directory=True)
+    fresh = tmp_path / ".x.tar.fresh.mpu-unpacked"  # of a run that has not locked it yet
+    fresh.mkdir(0o700)
     with as_directory(tmp_path / "x.tar") as first, as_directory(tmp_path / "x.tar") as second:
         assert first != second and not left.exists()
         assert files_in(first) == files_in(second) == files_in(handoff)
+        assert fresh.is_dir()
 
 
 def test_a_tar_file_that_shrinks_while_it_is_unpacked_is_refused(handoff, tmp_path):

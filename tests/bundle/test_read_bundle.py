@@ -15,6 +15,7 @@ import torch
 from flips import BITS_OF_A_BYTE, flipped_bits
 from safetensors.torch import load_file, save_file
 
+from mpu_cli.bundle.finite import FileNumbers
 from mpu_cli.bundle.manifest import FileEntry, HandoffManifest, PublishedCopy, decode, encode
 from mpu_cli.bundle.payload import check_update_tensors
 from mpu_cli.bundle.read import read_bundle, read_handoff, read_update
@@ -340,8 +341,12 @@ def test_nan_and_infinity_are_found_in_an_update(update, value, dtype):
     check_update_tensors(update, decode((update / "mpu.yaml").read_bytes(), "x"))
     tensors[name][-1, -1] = value
     save_file(tensors, path)
-    with pytest.raises(GateError, match=f"copy-2: tensor {name} holds NaN or infinity"):
-        check_update_tensors(update, decode((update / "mpu.yaml").read_bytes(), "x"))
+    numbers = FileNumbers()  # as verify has them, from the pass that computed the digests
+    for file in update.rglob("*.safetensors"):
+        numbers.digest(file)
+    for noted in (None, numbers):
+        with pytest.raises(GateError, match=f"copy-2: tensor {name} holds NaN or infinity"):
+            check_update_tensors(update, decode((update / "mpu.yaml").read_bytes(), "x"), noted)
 
 
 def test_a_delta_in_shards_is_read_and_its_index_checked(update):

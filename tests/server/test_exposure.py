@@ -341,6 +341,20 @@ def test_the_exposure_of_a_draw():
     }
 
 
+def test_the_order_of_a_draw_is_that_of_its_denoising():
+    """From the coefficients, and from the records of a handoff."""
+    orders = {
+        ("harmonic", (2.0,)): 1,
+        ("harmonic", (1.0, 1.5, 2.0)): 2,
+        ("extrapolation", (1.0, -1.0, 2.0)): 3,
+    }
+    for (denoising, values), order in orders.items():
+        assert exposure(denoising, 0.1, values, 0.0).order == order
+        copies = tuple(enumerate(values))
+        records = [record(copies=copies, size=len(values), denoising=denoising)]
+        assert exposure_of(records).order == order
+
+
 def test_independent_estimates_pool_as_precisions():
     """Four of equal noise have half of it.
 
@@ -370,6 +384,9 @@ def test_holders_and_coalitions_are_told_apart():
         < computed.coalitions[0][1]
         == computed.by_holder["client-1"]
     )
+    assert computed.content()["coalitions"] == {
+        str(size): left_ for size, left_ in computed.coalitions
+    }
     twice = [*split, replace(split[0], draw=B, id=B)]
     assert ledger(twice).by_holder["client-1"] == pytest.approx(left(0.1 / sqrt(2)))
     assert ledger(twice, {"client-1"}).by_holder.keys() == {"client-1"}
@@ -392,9 +409,17 @@ def test_many_holders_take_bounded_time():
     )
 
 
+def test_coalitions_of_the_limit_are_tried(monkeypatch):
+    """Three groups where three are allowed; with two allowed only all three holders together."""
+    split = [record(A, ((k, 1 + k / 2),), holder=f"client-{k + 1}") for k in range(3)]
+    for most, sizes in ((3, [1, 2, 3]), (2, [3])):
+        monkeypatch.setattr("mpu_cli.server.lineage.exposure._MOST_COALITIONS", most)
+        assert [size for size, _ in ledger(split).coalitions] == sizes
+
+
 def test_interrupted_handoffs_count():
     """A prepared handoff may have left: it counts like an issued one, and is said to."""
-    known = ledger([record(A), replace(record(B, kappa=0.0), state="prepared")])
+    known = ledger([record(A), record("c" * 32), replace(record(B, kappa=0.0), state="prepared")])
     assert known.all_together == 0.0 and known.prepared == 1 and known.content()["prepared"] == 1
 
 

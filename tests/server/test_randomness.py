@@ -1,6 +1,7 @@
 """The keyed stream: golden values, uniformity, and values that do not depend on the blocks."""
 
 from itertools import pairwise
+from math import log, sqrt
 
 import numpy as np
 import pytest
@@ -62,9 +63,8 @@ def test_streams_have_fixed_values():
 @settings(deadline=None, max_examples=50)
 def test_permutations_are_permutations(size, number):
     """Fisher-Yates returns every number once, for any size."""
-    assert sorted(
-        IntegerStream(derive_key(MASTER, "p", number)).permutation(size).tolist()
-    ) == list(range(size))
+    drawn = IntegerStream(derive_key(MASTER, "p", number)).permutation(size)
+    assert sorted(drawn.tolist()) == list(range(size)) and drawn.dtype == np.int64
 
 
 def test_permutations_are_uniform():
@@ -94,6 +94,55 @@ def test_biased_words_are_drawn_again():
     drawn = IntegerStream(KEY).below(3 << 61, 20_000)
     assert drawn.min() >= 0 and drawn.max() < 3 << 61
     assert abs((drawn < (3 << 60)).mean() - 0.5) < 5 * 0.5 / 20_000**0.5
+
+
+class Chosen(IntegerStream):
+    """A stream of chosen words: those that are drawn again come once in 2⁶⁴."""
+
+    def __init__(self, *words):
+        super().__init__(KEY)
+        self.left = list(words)
+
+    def words(self, count):
+        """The next of the chosen words."""
+        taken, self.left = self.left[:count], self.left[count:]
+        return np.array(taken, dtype=np.uint64)
+
+
+LAST = 2**64 - 1
+"""2⁶⁴ = 1 modulo 3: of the words below it each remainder comes equally often."""
+
+
+def test_words_of_the_last_interval_are_drawn_again():
+    """The first rejected word itself, and only that one."""
+    assert Chosen(LAST, 5, 7, 8).below(3, 2).tolist() == [1, 2]
+    assert Chosen(LAST - 1, 5).below(3, 2).tolist() == [2, 2]
+    assert Chosen(LAST, LAST).below(2, 2).tolist() == [1, 1]
+    assert Chosen(LAST, LAST, LAST, 4).permutation(3).tolist() == [0, 2, 1]
+    assert Chosen(LAST - 1, LAST).permutation(3).tolist() == [0, 1, 2]
+
+
+def test_words_are_read_in_order():
+    """Two draws are one draw of both lengths."""
+    stream, whole = IntegerStream(KEY), IntegerStream(KEY).words(7).tolist()
+    assert stream.words(3).tolist() + stream.words(4).tolist() == whole
+
+
+def test_the_largest_and_the_smallest_uniform_give_numbers():
+    """1 has the radius 0, and 2⁻²⁴ the largest, 5.77; the logarithm never sees 0."""
+
+    def radius(block, place):
+        both = normals(KEY, block * NORMAL_BLOCK, (block + 1) * NORMAL_BLOCK)
+        return float(both[[place, place + NORMAL_BLOCK // 2]].double().norm())
+
+    assert radius(568, 23355) == 0.0
+    assert radius(592, 27096) == pytest.approx(sqrt(48 * log(2)), rel=1e-6)
+
+
+def test_no_normals_are_an_empty_tensor():
+    """Anywhere in the stream."""
+    assert normals(KEY, 0, 0).shape == normals(KEY, 5, 5).shape == (0,)
+    assert normals(KEY, NORMAL_BLOCK, NORMAL_BLOCK).shape == (0,)
 
 
 @given(

@@ -20,6 +20,7 @@ ANY = {"--help", "--json", "--config", "--version", "--verbose", "--quiet"}
 FOREIGN = re.compile(r"\b(hf upload|hf download|torchrun|with tar) ")
 """Programs of others: what follows them is theirs."""
 REACHED_FROM = {
+    "audit/update": ("audit update",),
     "bundle": ("unlearn", "diff", "aggregate", "verify", "inspect"),
     "checkpoint/change.py": ("aggregate", "unlearn"),
     "checkpoint/recognise.py": (

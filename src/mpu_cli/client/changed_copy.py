@@ -34,7 +34,7 @@ def write_changed_copy(
     `progress` gets (what, bytes done, bytes in total) while the two are checked.
 
     Raises:
-        UsageError: there is no such copy.
+        UsageError: there is no such copy, or the update lacks it.
         BadBundleError: a malformed handoff or update.
         GateError: the update answers another handoff, or does not fit this one.
         OutputError: the disk is full.
@@ -56,9 +56,12 @@ def write_changed_copy(
             "give the handoff that was trained on",
         ) from error
     published, where = opened.copies[name], update / name
-    changes = open_changes(
-        where, next(copy.payload for copy in manifest.copies if copy.name == name)
-    )
+    payloads = {copy.name: copy.payload for copy in manifest.copies}
+    if name not in payloads:
+        raise UsageError(
+            f"--copy {number}: {update} holds {', '.join(payloads)}", "give a copy that it holds"
+        )
+    changes = open_changes(where, payloads[name])
     check_changes(where, changes, shapes(published.tensors), opened.frozen, opened.matrices)
     with disk_errors(directory):
         write_changed(

@@ -78,6 +78,7 @@ def test_fingerprint_depends_on_everything(recipe: Recipe) -> None:
         replace(recipe, forget_digest="0" * 64),
         replace(recipe, retain_digest=None),
         replace(recipe, refusals_digest="0" * 64),
+        replace(recipe, cover_digest="0" * 64),
         replace(recipe, mapping=(("answer", "output"),)),
         replace(recipe, tokens_digest="0" * 64),
         replace(recipe, prompting=Prompting("You are a teacher.")),

@@ -149,7 +149,7 @@ def _print(
         "",
         *(_words(item) for item in findings),
         "",
-        "AUC .5 tells the server nothing, 1 everything; the control must be near .5.",
+        *_next(job),
     ]
     brief = "; ".join(f"{item.what} {item.measured}" for item in areas)
     _refuse_strings(job, output, data, body, findings)
@@ -196,3 +196,13 @@ def _cells(item: Finding) -> tuple[str, ...]:
 def _words(item: Finding) -> str:
     measured = "" if item.interval is not None else f" {item.measured}."
     return f"{item.what}:{measured} {item.meaning}"
+
+
+def _next(job: AuditUpdateOptions) -> list[str]:
+    lines = ["AUC .5 tells the server nothing, 1 everything; the control must be near .5."]
+    if job.cover is None:
+        lines.append(
+            "To hide your rows among others, forget cover rows along with them: mpu unlearn"
+            " --cover FILE, then mpu audit update --cover FILE."
+        )
+    return lines

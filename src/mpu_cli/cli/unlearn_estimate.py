@@ -86,6 +86,8 @@ def _row_sizes(job: UnlearnOptions, settings: TrainingSettings, place: Path) -> 
     )
     encoder = RowEncoder(place / "copy-1" if is_bundle(place) else place, recipe)
     forget_rows = read_rows(forget, mapping, delimiter=delimiter)
+    if job.cover is not None:
+        forget_rows += read_rows(find_data(job.cover), mapping, delimiter=delimiter)
     retain_rows = (
         read_rows(retain, for_retain(mapping), delimiter=delimiter) if retain is not None else None
     )

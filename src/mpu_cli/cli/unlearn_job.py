@@ -157,6 +157,7 @@ def build_job(job: UnlearnOptions, output: Output, place: Path) -> UnlearnJob:
     """
     from mpu_cli.bundle.read import is_bundle
     from mpu_cli.cli.unlearn_effect import RunInput, refuse_without_effect
+    from mpu_cli.client.cover import with_cover, words
     from mpu_cli.client.job import UnlearnJob
     from mpu_cli.client.recipe import Recipe
     from mpu_cli.data.mapping import for_retain
@@ -165,12 +166,16 @@ def build_job(job: UnlearnOptions, output: Output, place: Path) -> UnlearnJob:
 
     chosen = plan(job, output, place)
     method, settings = chosen.method, chosen.settings
-    forget, retain, refusals = _files(job, settings)
+    forget, retain, refusals, cover = _files(job, settings)
     parameters = method.parse(chosen.assignments)
     _warn_of_warm_up(output, method, parameters, settings.epochs)
     reference = _reference(job, method, parameters)
     mapping, delimiter = job.columns.mapping, job.columns.delimiter
     rows = read_rows(forget, mapping, delimiter=delimiter, tell=output.note)
+    if cover is not None:
+        covering = read_rows(cover, mapping, delimiter=delimiter, tell=output.note)
+        output.note(words(len(rows), len(covering)))
+        rows = with_cover(rows, covering)
     answers: list[str] = []
     if refusals is not None:
         if "alternate" not in method.inputs_with(parameters):
@@ -210,6 +215,7 @@ def build_job(job: UnlearnOptions, output: Output, place: Path) -> UnlearnJob:
         lora=job.lora,
         prompting=job.prompting,
         reference=reference.digest if reference else None,
+        cover=cover,
     )
     return UnlearnJob(
         rows,
@@ -229,8 +235,8 @@ def build_job(job: UnlearnOptions, output: Output, place: Path) -> UnlearnJob:
 
 def _files(
     job: UnlearnOptions, settings: TrainingSettings
-) -> tuple[Path, Path | None, Path | None]:
-    """The files of rows to forget, rows to keep, and refusals."""
+) -> tuple[Path, Path | None, Path | None, Path | None]:
+    """The files of rows to forget, rows to keep, refusals, and cover rows."""
     from mpu_cli.checkpoint.staging import refuse_nesting
     from mpu_cli.data.source import find_data
     from mpu_cli.training.event_log import check_available
@@ -244,12 +250,13 @@ def _files(
     forget = find_data(job.forget)
     retain = find_data(job.retain) if job.retain is not None else None
     refusals = find_data(job.refusals) if job.refusals is not None else None
-    private = (forget, retain, refusals, job.log_dir, job.checkpoints.directory)
+    cover = find_data(job.cover) if job.cover is not None else None
+    private = (forget, retain, refusals, cover, job.log_dir, job.checkpoints.directory)
     assert job.out is not None
     refuse_nesting(job.out, *(path for path in private if path is not None))
     if job.log_dir is not None:
         check_available()
-    return forget, retain, refusals
+    return forget, retain, refusals, cover
 
 
 def _warn_of_warm_up(
@@ -280,7 +287,8 @@ def _warn_of_overlap(
     """Warn of rows to forget that are also rows to keep; refuse if all of them are."""
     from mpu_cli.data.overlap import RowSet, check_disjoint
 
-    forget, retain = RowSet("--forget", rows), RowSet("--retain", retain_rows)
+    forget = RowSet("--forget" if job.cover is None else "--forget and --cover", rows)
+    retain = RowSet("--retain", retain_rows)
     warning = check_disjoint(forget, retain, allow=job.allow_overlap)
     if warning is not None:
         output.warn(warning)

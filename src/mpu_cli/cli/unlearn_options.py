@@ -44,6 +44,12 @@ class UnlearnOptions(Job):
         metavar="FILE",
     )
     retain: str | None = option(None, "Rows to keep, in the same formats.", metavar="FILE")
+    cover: str | None = option(
+        None,
+        "Rows to forget along with them, so that the server cannot tell which ones you had to"
+        " forget.",
+        metavar="FILE",
+    )
     refusals: str | None = option(
         None, "Answers to give instead of the forgotten ones (DPO), one per line.", metavar="FILE"
     )

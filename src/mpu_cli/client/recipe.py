@@ -21,6 +21,7 @@ _NAMES = {
     "forget_digest": "the forget file",
     "retain_digest": "the retain file",
     "refusals_digest": "the file of refusals",
+    "cover_digest": "the cover file",
     "tokens_digest": TOKENS,
     "method": "--method",
     "mapping": "--map",
@@ -54,6 +55,8 @@ class Recipe:
     """The part of a prompt that is the same for all rows."""
     reference: str | None = None
     """Digest of the given reference; None = the copy itself."""
+    cover_digest: str | None = None
+    """SHA-256 of the file of cover rows, or None without one."""
     tokens_digest: str | None = None
     """Digest of the rows as tokens and labels (`TrainingRows.digest`).
 
@@ -73,23 +76,32 @@ class Recipe:
         lora: Lora | None = None,
         prompting: Prompting = PLAIN,
         reference: str | None = None,
+        cover: Path | None = None,
     ) -> Recipe:
         """The recipe that trains on these files.
 
         Raises:
             BadDataError: a file cannot be read.
         """
-        retain_digest, refusals_digest = (
-            None if path is None else _file_digest(path) for path in (retain, refusals)
+        retain_digest, refusals_digest, cover_digest = (
+            None if path is None else _file_digest(path) for path in (retain, refusals, cover)
         )
         columns = tuple(sorted((mapping or {}).items()))
         values = tuple(sorted(parameters.items()))
         digests = (_file_digest(forget), retain_digest, refusals_digest)
-        return cls(method, values, settings, *digests, columns, lora, prompting, reference)
+        return cls(
+            method, values, settings, *digests, columns, lora, prompting, reference, cover_digest
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """The plain values of which the fingerprint is made."""
-        return {**asdict(self), "parameters": dict(self.parameters)}
+        """The plain values of which the fingerprint is made.
+
+        A recipe without cover has the fingerprint that it had before there was any.
+        """
+        values = {**asdict(self), "parameters": dict(self.parameters)}
+        if self.cover_digest is None:
+            del values["cover_digest"]
+        return values
 
     def in_words(self) -> dict[str, Any]:
         """The recipe as one flat map, by the names that messages use."""

@@ -1,6 +1,6 @@
 """Membership attacks on one row: how much the update looks as if it had forgotten this row.
 
-Each takes the copy, its change and the rows, which whoever guesses a document can make. No attack
+Each takes the copy, the changed copy and the rows, as whoever guesses a document can. No attack
 sees which set a row belongs to.
 """
 
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from mpu_cli.audit.update.encoded_rows import Progress
-from mpu_cli.audit.update.subject import Subject
 from mpu_cli.data.batches import collate
 from mpu_cli.data.templates import TokenizedRow
 from mpu_cli.evaluation.statistics import Array
@@ -33,30 +32,32 @@ class Machine:
     progress: Progress
 
 
-Attack = Callable[[Subject, Sequence[TokenizedRow], Machine], Array]
-"""(copy and change, rows, machine) → (rows,) scores; a forgotten row should score high."""
+Attack = Callable[[Path, Path, Sequence[TokenizedRow], Machine], Array]
+"""(copy, changed copy, rows, machine) → (rows,) scores; a forgotten row should score high."""
 
 
-def loss_change(subject: Subject, rows: Sequence[TokenizedRow], machine: Machine) -> Array:
+def loss_change(
+    published: Path, changed: Path, rows: Sequence[TokenizedRow], machine: Machine
+) -> Array:
     """The loss on copy + change minus the loss on the copy, per answer token, in nats.
 
     A forgotten row's loss rises most. One model is in memory at a time.
     """
-    before, after = (
-        _losses(path, rows, machine) for path in (subject.published.path, subject.changed)
-    )
+    before, after = (_losses(path, rows, machine) for path in (published, changed))
     return after - before
 
 
-def gradient_cosine(subject: Subject, rows: Sequence[TokenizedRow], machine: Machine) -> Array:
+def gradient_cosine(
+    published: Path, changed: Path, rows: Sequence[TokenizedRow], machine: Machine
+) -> Array:
     """The cosine between a row's gradient of the loss on the copy and the update, layers only.
 
     Unlearning climbs the loss of the rows that it forgets. Embeddings and head are left out, so the
     attack also works where they are frozen. One forward and one backward pass for each row; three
     times the model's float32 size is in memory.
     """
-    model = load_model(subject.published.path).model.to(machine.device)
-    after = load_model(subject.changed).model.to(machine.device)
+    model = load_model(published).model.to(machine.device)
+    after = load_model(changed).model.to(machine.device)
     parameters = dict(model.named_parameters())
     change = {}
     with torch.no_grad():

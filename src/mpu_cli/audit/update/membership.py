@@ -82,7 +82,7 @@ def membership(
     everything = [row for members in rows.sets.values() for row in members]
     ends = np.cumsum([len(members) for members in rows.sets.values()])[:-1]
     for name, (attack, words) in ATTACKS.items():
-        parts = np.split(attack(subject, everything, machine), ends)
+        parts = np.split(attack(subject.published.path, subject.changed, everything, machine), ends)
         scores[name] = dict(zip(rows.sets, parts, strict=True))
         control = _control(scores[name])
         findings += [_compare(item, name, words, scores[name], control) for item in comparisons]

@@ -176,7 +176,8 @@ def _train(
         brief = f"copy {out / f'copy-{job.copy}'}"
         output.result(data, *body, *after_copy(source, out, _copies(place)), brief=brief)
     else:
-        files = [str(file) for file in (job.forget, job.retain, job.refusals) if file is not None]
+        sets = (job.forget, job.retain, job.refusals, job.cover)
+        files = [str(file) for file in sets if file is not None]
         lines = [
             *after_update(out, source, job.given, packs.get(out)),
             f"keep  {' and '.join(files)}",

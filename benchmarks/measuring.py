@@ -63,7 +63,7 @@ for dtype in (torch.float32, torch.float64):
         tiny = AutoModel.from_config(AutoConfig.for_model("llama", **small), dtype=dtype)
         tiny(input_ids=torch.zeros(1, 4, dtype=torch.long))
 """
-"""What `--check` imports on top, some of it at a model's first use only."""
+"""What commands that open a model, and `--check`, import on top; some of it at a first use only."""
 
 
 @dataclass(frozen=True, slots=True)

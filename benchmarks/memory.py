@@ -30,11 +30,13 @@ BAR_MIB, BAR_GROWTH = 150, 0.10
 LARGE, LARGE_MATRIX = 70e9, 4 * 8192 * 28672
 """Llama 3.1 70B, on paper: its parameters, and the bytes of a layer's largest matrix."""
 COMMANDS = ("perturb", "verify handoff", "diff", "verify update", "aggregate", "verify model")
+MASKED = ("mask update", "aggregate masked")
+"""With --masked also these, of a group of two members."""
 Found = dict[str, dict[int, dict[str, Cost]]]
 """By size, copies and command."""
 
 
-def one_round(root: Path, size: Size, copies: int) -> dict[str, Cost]:
+def one_round(root: Path, size: Size, copies: int, *, masked: bool = False) -> dict[str, Cost]:
     """Every command once; the model stays, the rest is removed as soon as it is not needed."""
     run = Round(root, copies)
     run.make_model(size)
@@ -43,12 +45,17 @@ def one_round(root: Path, size: Size, copies: int) -> dict[str, Cost]:
         "verify handoff": run.verify(run.handoff),
         "diff": run.diff(),
     }
+    if masked:
+        found["mask update"] = run.mask()
     run.remove(run.handoff)
     found |= {
         "verify update": run.verify(run.update),
         "aggregate": run.aggregate(),
         "verify model": run.verify(run.next),
     }
+    if masked:
+        run.remove(run.next)
+        found["aggregate masked"] = run.aggregate(root / "masked-a", root / "masked-b")
     run.remove()
     return found
 
@@ -70,7 +77,7 @@ def growth(found: Found, copies: int) -> dict[str, dict[str, float]]:
         [size.matrix_bytes for size in sizes],
     )
     rows = {}
-    for command in COMMANDS:
+    for command in found[sizes[0].name][copies]:
         costs = [found[size.name][copies][command] for size in sizes]
         peaks = [cost.peak_mib for cost in costs]
         (over_parameters, slope), (over_matrix, matrix_slope) = (
@@ -93,7 +100,7 @@ def per_copy(costs: dict[int, dict[str, Cost]]) -> dict[str, float]:
     """By command: MiB that one more copy adds, one size."""
     return {
         command: fitted(list(costs), [row[command].peak_mib for row in costs.values()])[1]
-        for command in COMMANDS
+        for command in next(iter(costs.values()))
     }
 
 
@@ -186,17 +193,28 @@ def main() -> None:
         default=[3],
         help="how many copies, one or more numbers from 2 (default 3)",
     )
+    options.add_argument(
+        "--masked",
+        action="store_true",
+        help="measure mpu mask update, and aggregate of its results, too; they need more disk",
+    )
     given = options.parse_args()
     if min(given.copies) < 2:
         options.error("--copies: the stand-ins for trained copies need at least two")
     here = machine()
-    needed = max(Size(name).disk(copies) for name in given.size for copies in given.copies)
+    needed = max(
+        Size(name).disk(copies, masked=2 * given.masked)
+        for name in given.size
+        for copies in given.copies
+    )
     found: Found = {}
     for name in given.size:
         with workspace(given.work, needed) as root:
             for copies in given.copies:
                 say(f"{name}, m = {copies} …")
-                found.setdefault(name, {})[copies] = one_round(root, Size(name), copies)
+                found.setdefault(name, {})[copies] = one_round(
+                    root, Size(name), copies, masked=given.masked
+                )
     summary = {copies: growth(found, copies) for copies in given.copies} if len(found) > 1 else {}
     copies_add = (
         {name: per_copy(costs) for name, costs in found.items()}

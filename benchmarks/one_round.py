@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,7 @@ class Round:
             self.copies,
             "--check",
             self.check,
-            setup=MPU + (TRANSFORMERS if self.check != "none" else ""),
+            setup=MPU + TRANSFORMERS,
             interval=self.interval,
         )
 
@@ -69,7 +70,32 @@ class Round:
         """`mpu verify`."""
         return mpu("verify", what, interval=self.interval)
 
-    def aggregate(self) -> Cost:
+    def mask(self) -> Cost:
+        """`mpu mask update` of two members, both with the same update; the cost of the second."""
+        quietly("mask", "key", "--out", self.root / "a.key")
+        quietly("mask", "key", "--out", self.root / "b.key")
+        group = self.root / "group.txt"
+        lines = (self.root / "a.key.pub", self.root / "b.key.pub")
+        quietly("mask", "group", *lines, "--out", group)
+        for name in ("a", "b"):
+            cost = mpu(
+                "mask",
+                "update",
+                self.update,
+                "--handoff",
+                self.handoff,
+                "--group",
+                group,
+                "--key",
+                self.root / f"{name}.key",
+                "--out",
+                self.root / f"masked-{name}",
+                setup=MPU + "import mpu_cli.client.masks.mask_update\n",
+                interval=self.interval,
+            )
+        return cost
+
+    def aggregate(self, *updates: Path) -> Cost:
         """`mpu aggregate`, without the gates that a stand-in cannot pass, on the old secret."""
         before = self.root / "server-before"
         if not before.exists():
@@ -78,7 +104,7 @@ class Round:
         shutil.copytree(before, self.secret)
         return mpu(
             "aggregate",
-            self.update,
+            *(updates or (self.update,)),
             "--secret",
             self.secret,
             "--model",
@@ -87,6 +113,7 @@ class Round:
             self.next,
             "--min-agreement=-1",
             "--max-relative-norm=1e9",
+            setup=MPU + TRANSFORMERS,
             interval=self.interval,
         )
 
@@ -98,8 +125,17 @@ class Round:
             self.update,
             self.next,
             self.root / "server-before",
+            *self.root.glob("masked-*"),
         ):
             shutil.rmtree(path, ignore_errors=True)
+        for file in () if paths else (*self.root.glob("*.key*"), *self.root.glob("group.txt")):
+            file.unlink()
+
+
+def quietly(*words: object) -> None:
+    """Run an `mpu` command that is not measured."""
+    command = [sys.executable, "-m", "mpu_cli", *map(str, words)]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def parser(

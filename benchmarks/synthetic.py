@@ -158,9 +158,10 @@ class Size:
         """Bytes of a decoder layer's largest tensor, which a transform may move as a whole."""
         return 4 * max(self.noised.values())
 
-    def disk(self, copies: int) -> int:
-        """Bytes that one round needs at its fullest: model, base, handoff and update."""
-        return (2 + copies) * self.nbytes + copies * 4 * sum(self.noised.values()) + 2**20
+    def disk(self, copies: int, masked: int = 0) -> int:
+        """Bytes that one round needs at its fullest: model, base, handoff, update, masked ones."""
+        update = copies * 4 * sum(self.noised.values())
+        return (2 + copies) * self.nbytes + (1 + masked) * update + 2**20
 
 
 def write_model(directory: Path, size: Size, task: float) -> Path:

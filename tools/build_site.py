@@ -23,6 +23,7 @@ CONTENTS = {
         "docs/data",
         "docs/training",
         "docs/lora",
+        "docs/masks",
         "docs/evaluation",
         "docs/audit",
         "docs/api",

@@ -38,6 +38,8 @@ REACHED_FROM = {
     "client/adapters.py": ("unlearn", "diff"),
     "client/delta.py": ("unlearn", "diff"),
     "client/diff.py": ("diff",),
+    "client/masks": ("mask update",),
+    "client/masks/key.py": ("mask key",),
     "client/payload_writer.py": ("diff",),
     "data": ("unlearn", "eval", "data check"),
     "data/check.py": ("data check",),

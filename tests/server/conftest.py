@@ -56,6 +56,12 @@ class Server:
         return Lineage.read(self.secret)
 
 
+@pytest.fixture(scope="session")
+def server_in(tiny_pair, entropy):
+    """`server_in(root)`: the server whose directories lie in `root`."""
+    return lambda root, number=1: Server(tiny_pair("llama"), root, entropy(number))
+
+
 @pytest.fixture
 def server(tiny_pair, tmp_path, entropy):
     """A server with a tiny Llama and nothing handed out yet."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpu_cli.bundle import canonical
+from mpu_cli.bundle.mask import MASKED, Mask
 from mpu_cli.bundle.schema import (
     COPY_NAME,
     FILE_NAME,
@@ -79,11 +80,12 @@ class HandoffManifest:
 
 @dataclass(frozen=True, slots=True)
 class UpdateCopy:
-    """The change of one copy; `of` is the published copy's digest, `payload` `delta` or `lora`."""
+    """The change of one copy; `of` is the digest of the published copy."""
 
     name: str
     of: str
     payload: str
+    """`delta`, `lora` or `masked`"""
     files: Files
 
 
@@ -94,6 +96,8 @@ class UpdateManifest:
     handoff_id: str
     handoff_digest: str
     copies: tuple[UpdateCopy, ...]
+    mask: Mask | None = None
+    """Who masked it; None if its changes can be read."""
 
     def content(self) -> dict[str, Any]:
         """The manifest as plain data, without its digest."""
@@ -110,6 +114,7 @@ class UpdateManifest:
                 }
                 for copy in self.copies
             ],
+            **({} if self.mask is None else {"mask": self.mask.content()}),
         }
 
     @property
@@ -143,7 +148,7 @@ def decode(data: bytes, where: object) -> HandoffManifest | UpdateManifest:
             f"{where}: does not match its own digest: it was altered or damaged",
             "ask for the files again",
         )
-    manifest = _handoff(reader) if kind == "handoff" else _update(reader)
+    manifest = _handoff(reader) if kind == "handoff" else _update(reader, where)
     reader.done()
     names = [copy.name for copy in manifest.copies]
     if not names or len(set(names)) != len(names):
@@ -164,18 +169,22 @@ def _handoff(reader: FieldReader) -> HandoffManifest:
     )
 
 
-def _update(reader: FieldReader) -> UpdateManifest:
+def _update(reader: FieldReader, where: object) -> UpdateManifest:
     copies = []
     for item in reader.maps("copies"):
         name, of = item.text("name", COPY_NAME), item.text("of", HEX_256)
-        copies.append(
-            UpdateCopy(name, of, item.text("payload", choices=("delta", "lora")), _read_files(item))
-        )
+        payload = item.text("payload", choices=("delta", "lora", MASKED))
+        copies.append(UpdateCopy(name, of, payload, _read_files(item)))
         item.done()
     handoff = FieldReader(reader.take("handoff"), "mpu.yaml: handoff", BadBundleError)
     id_, digest = handoff.text("id", HEX_128), handoff.text("digest", HEX_256)
     handoff.done()
-    return UpdateManifest(id_, digest, tuple(copies))
+    mask = None
+    if reader.has("mask"):
+        mask = Mask.read(FieldReader(reader.take("mask"), f"{where}: mask", BadBundleError))
+    if any((copy.payload == MASKED) != (mask is not None) for copy in copies):
+        raise reader.wrong("mask", "and the copies' payloads disagree")
+    return UpdateManifest(id_, digest, tuple(copies), mask)
 
 
 def _read_files(reader: FieldReader) -> Files:

@@ -10,6 +10,8 @@ from mpu_cli.architectures.projections import Projections
 from mpu_cli.bundle.adapter import ADAPTER_CONFIG, LowRankChange, open_adapter
 from mpu_cli.bundle.finite import FileNumbers, not_finite
 from mpu_cli.bundle.manifest import UpdateManifest
+from mpu_cli.bundle.mask import MASKED
+from mpu_cli.bundle.masked import open_masked
 from mpu_cli.bundle.tensors import check_delta, open_delta, shapes
 from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.errors import GateError
@@ -52,7 +54,13 @@ def open_changes(directory: Path, payload: str) -> Changes:
 
     Raises:
         BadBundleError: malformed files.
+        GateError: the update is masked.
     """
+    if payload == MASKED:
+        raise GateError(
+            f"{directory.parent}: is masked: only the sum of all members' updates can be read",
+            "give the update from which mpu mask made it",
+        )
     if payload == "lora":
         return open_adapter(directory)
     return {name: DenseChange(info) for name, info in open_delta(directory).items()}
@@ -120,6 +128,9 @@ def check_update_tensors(
     """
     for copy in manifest.copies:
         where = path / copy.name
+        if copy.payload == MASKED:
+            open_masked(where)
+            continue
         changes = open_changes(where, copy.payload)
         check_delta(where, changes, shapes(changes), ())
         if numbers is None or copy.payload != "delta":

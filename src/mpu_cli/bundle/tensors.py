@@ -72,21 +72,23 @@ def is_frozen(name: str, frozen: Collection[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in frozen)
 
 
-def open_delta(path: Path) -> dict[str, TensorInfo]:
+def open_delta(path: Path, stem: str = DELTA_STEM) -> dict[str, TensorInfo]:
     """The tensors of one copy of an update (one file, or shards with an index).
+
+    `stem` is what the files' names begin with.
 
     Raises:
         BadBundleError: malformed files, or an index that disagrees with its shards.
     """
     try:
-        if (path / f"{DELTA_STEM}.safetensors").exists():
-            return read_header(path / f"{DELTA_STEM}.safetensors")[0]
-        index = path / f"{DELTA_STEM}.safetensors.index.json"
+        if (path / f"{stem}.safetensors").exists():
+            return read_header(path / f"{stem}.safetensors")[0]
+        index = path / f"{stem}.safetensors.index.json"
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict):
             raise BadBundleError(f"{index}: weight_map is not a map")
         tensors: dict[str, TensorInfo] = {}
-        for shard in sorted(path.glob(f"{DELTA_STEM}-*.safetensors")):
+        for shard in sorted(path.glob(f"{stem}-*.safetensors")):
             for name, info in read_header(shard)[0].items():
                 if weight_map.get(name) != shard.name:
                     raise BadBundleError(

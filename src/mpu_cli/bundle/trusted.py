@@ -20,6 +20,7 @@ from mpu_cli.bundle.manifest import (
     UpdateManifest,
     decode,
 )
+from mpu_cli.bundle.mask import MASKED
 from mpu_cli.bundle.strays import explain_stray
 from mpu_cli.bundle.tensors import DELTA_STEM
 from mpu_cli.checkpoint.plain_file import TEMPLATES
@@ -136,7 +137,8 @@ def update_may_hold(payload: str, name: str) -> bool:
     """Whether a file of this name may lie in the directory of an update's copy."""
     if payload == "lora":
         return name in ADAPTER_FILES
-    return name.endswith(_WEIGHTS) and name.startswith((f"{DELTA_STEM}.", f"{DELTA_STEM}-"))
+    stem = MASKED if payload == MASKED else DELTA_STEM
+    return name.endswith(_WEIGHTS) and name.startswith((f"{stem}.", f"{stem}-"))
 
 
 def check_update_of(

@@ -13,19 +13,27 @@ from mpu_cli.checkpoint.staging import PARTIAL, disk_errors, flush, lock, replac
 from mpu_cli.errors import OutputError
 
 
-def refuse_existing_file(target: Path, *, force: bool = False) -> None:
-    """Raise OutputError if `target` exists; `force` allows to replace a regular file only."""
+def refuse_existing_file(target: Path, *, force: bool | None = False) -> None:
+    """Raise OutputError if `target` exists; `force` allows to replace a regular file only.
+
+    None means that the command has no --force.
+    """
     if not os.path.lexists(target):
         return
     if target.is_symlink() or not target.is_file():
         raise OutputError(f"{target}: exists and is not a regular file", "choose another path")
     if not force:
-        raise OutputError(f"{target}: exists", "choose another path, or give --force to replace it")
+        more = "" if force is None else ", or give --force to replace it"
+        raise OutputError(f"{target}: exists", f"choose another path{more}")
 
 
 @contextmanager
-def staged_file(target: Path, *, force: bool = False) -> Iterator[BinaryIO]:
+def staged_file(
+    target: Path, *, force: bool | None = False, mode: int = 0o644
+) -> Iterator[BinaryIO]:
     """Yield a hidden sibling file; rename it to `target` at the end, or remove it after an error.
+
+    Only its owner can read the sibling; `target` gets `mode`.
 
     Raises:
         OutputError: see `refuse_existing_file`; the sibling exists and is not this user's file;
@@ -42,7 +50,7 @@ def staged_file(target: Path, *, force: bool = False) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
                 with suppress(PermissionError):  # the file systems of memory sticks have no modes
-                    os.fchmod(file.fileno(), 0o644)
+                    os.fchmod(file.fileno(), mode)
                 if not os.path.samestat(os.fstat(file.fileno()), partial.lstat()):
                     raise replaced(partial)
                 refuse_existing_file(target, force=force)

@@ -7,21 +7,20 @@ together.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from mpu_cli.bundle.adapter import LowRankChange
 from mpu_cli.bundle.payload import ChangedTensor, DenseChange, check_changes, open_changes
-from mpu_cli.bundle.read import read_update
 from mpu_cli.bundle.tensors import shapes
-from mpu_cli.bundle.trusted import check_update_of
 from mpu_cli.checkpoint.change import Spans, write_changed
 from mpu_cli.checkpoint.digest import Progress
 from mpu_cli.checkpoint.dtypes import read_span, spans
 from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.staging import disk_errors
 from mpu_cli.client.adapters import row_spans
-from mpu_cli.client.handoff import open_handoff
-from mpu_cli.errors import GateError, UsageError
+from mpu_cli.client.own_update import open_own_update
+from mpu_cli.errors import UsageError
 
 _SHARD_BYTES = 50_000_000_000
 
@@ -39,22 +38,12 @@ def write_changed_copy(
         GateError: the update answers another handoff, or does not fit this one.
         OutputError: the disk is full.
     """
-    # Embeddings may have moved, if the client asked for it; what the handoff freezes may not.
-    opened = open_handoff(handoff, train_embeddings=True, progress=progress)
-    manifest = read_update(update, progress)
+    opened, manifest = open_own_update(update, handoff, progress)
     name, count = f"copy-{number}", len(opened.copies)
     if name not in opened.copies:
         raise UsageError(
             f"--copy {number}: the handoff has {count} copies", f"give a number from 1 to {count}"
         )
-    digests = {copy.name: copy.digest for copy in opened.manifest.copies}
-    try:
-        check_update_of(manifest, opened.manifest.id, opened.manifest.digest, digests)
-    except GateError as error:
-        raise GateError(
-            f"{update} was not made from {handoff}: {error.message}",
-            "give the handoff that was trained on",
-        ) from error
     published, where = opened.copies[name], update / name
     payloads = {copy.name: copy.payload for copy in manifest.copies}
     if name not in payloads:
@@ -64,12 +53,11 @@ def write_changed_copy(
     changes = open_changes(where, payloads[name])
     check_changes(where, changes, shapes(published.tensors), opened.frozen, opened.matrices)
     with disk_errors(directory):
-        write_changed(
-            published, lambda info: _spans(changes, info), directory, "auto", _SHARD_BYTES
-        )
+        write_changed(published, partial(change_spans, changes), directory, "auto", _SHARD_BYTES)
 
 
-def _spans(changes: Mapping[str, ChangedTensor], info: TensorInfo) -> Spans | None:
+def change_spans(changes: Mapping[str, ChangedTensor], info: TensorInfo) -> Spans | None:
+    """The change of one tensor in consecutive pieces, flat float64; None if it did not change."""
     change = changes.get(info.name)
     if isinstance(change, DenseChange):
         return (

@@ -16,6 +16,7 @@ from mpu_cli.bundle.manifest import (
     encode,
     listed,
 )
+from mpu_cli.bundle.mask import MASKED, Mask
 from mpu_cli.bundle.payload import check_changes, check_numbers, open_changes, payload_of
 from mpu_cli.bundle.read import read_update
 from mpu_cli.bundle.tensors import shapes
@@ -40,7 +41,10 @@ def make_copy_directory(path: Path, out: Path) -> Path:
 
 
 def write_manifest(
-    directory: Path, handoff: HandoffManifest, written: Mapping[str, Files] | None = None
+    directory: Path,
+    handoff: HandoffManifest,
+    written: Mapping[str, Files] | None = None,
+    mask: Mask | None = None,
 ) -> UpdateManifest:
     """List every copy of the handoff below `directory` and write `mpu.yaml` atomically.
 
@@ -49,6 +53,7 @@ def write_manifest(
         handoff: what it answers.
         written: digests and sizes of each copy's files as they were written; files of copies that
             it lacks are hashed.
+        mask: whose masks lie on all copies.
 
     Raises:
         RuntimeError: the directory holds other files than were written.
@@ -66,10 +71,9 @@ def write_manifest(
             (name, size) for name, (_, size) in files.items()
         }:
             raise RuntimeError(f"{directory / copy.name} does not hold what was written there")
-        copies.append(
-            UpdateCopy(copy.name, copy.digest, payload_of(directory / copy.name), listed(files))
-        )
-    manifest = UpdateManifest(handoff.id, handoff.digest, tuple(copies))
+        payload = payload_of(directory / copy.name) if mask is None else MASKED
+        copies.append(UpdateCopy(copy.name, copy.digest, payload, listed(files)))
+    manifest = UpdateManifest(handoff.id, handoff.digest, tuple(copies), mask)
     partial = directory / _PARTIAL
     partial.unlink(missing_ok=True)
     write_new(partial, encode(manifest))

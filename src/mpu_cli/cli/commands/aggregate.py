@@ -56,7 +56,11 @@ def aggregate(job: AggregateOptions, output: Output) -> None:
 
     The result is a candidate: it becomes the head of the lineage when perturb or aggregate uses it.
     Several candidates may be made from the same updates, for instance with another --server-lr.
+
+    Updates that a group has masked (mpu mask) are given together, every member's once. They add up,
+    as all updates do.
     """
+    from mpu_cli.bundle.mask import group_digest, readable
     from mpu_cli.checkpoint.locate import locate
     from mpu_cli.server.aggregation.aggregate import aggregate as run
 
@@ -82,6 +86,11 @@ def aggregate(job: AggregateOptions, output: Output) -> None:
             f"{len(job.updates)}, {sum(len(draw.deltas) for draw in result.updates.draws)} copies"
         )
     }
+    if result.updates.mask_groups:
+        rows["masked"] = ", ".join(
+            f"{len(keys)} members of group {readable(group_digest(keys))}: only their sum is known"
+            for keys in result.updates.mask_groups
+        )
     if result.changed is not None:
         agreement = ", ".join(
             "not comparable" if value is None else f"{value:.3f}" for value in result.agreement
@@ -150,6 +159,8 @@ def _warnings(result: AggregateResult, asked_dtype: str) -> list[str]:
 
 
 def _data(result: AggregateResult, out: Path, asked_dtype: str) -> dict[str, Any]:
+    from mpu_cli.bundle.mask import group_digest
+
     return {
         "model": str(out),
         "digest": result.model.digest,
@@ -159,6 +170,10 @@ def _data(result: AggregateResult, out: Path, asked_dtype: str) -> dict[str, Any
         "relative_norm": result.changed.relative_norm if result.changed else None,
         "agreement": list(result.agreement),
         "staleness": result.updates.staleness,
+        "mask_groups": [
+            {"digest": group_digest(keys), "members": len(keys)}
+            for keys in result.updates.mask_groups
+        ],
         "missing": sum(draw.missing for draw in result.updates.draws),
         "unchanged": result.unchanged,
         "completed": result.changed is None,

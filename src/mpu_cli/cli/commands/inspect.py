@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateManifest
+from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest
 from mpu_cli.checkpoint.recognise import (
     ANY,
     BUNDLE,
@@ -21,7 +21,7 @@ from mpu_cli.checkpoint.recognise import (
 from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.guide import Guide
-from mpu_cli.cli.next_steps import NextRound, on_handoff, on_secret, on_update
+from mpu_cli.cli.next_steps import NextRound, on_handoff, on_secret
 from mpu_cli.cli.options import given_path
 from mpu_cli.cli.output import Output, facts, size, table, unknown
 from mpu_cli.option import REQUIRED, option
@@ -157,12 +157,13 @@ def _evidence(summary: dict[str, Any]) -> dict[str, str]:
 def _bundle(path: Path, given: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     from mpu_cli.bundle.manifest import decode
     from mpu_cli.bundle.read import manifest_bytes
+    from mpu_cli.cli.inspect_update import update_view
 
     manifest = decode(manifest_bytes(path), path / MANIFEST)
     return (
         _handoff(given, manifest)
         if isinstance(manifest, HandoffManifest)
-        else _update(path, given, manifest)
+        else update_view(path, given, manifest)
     )
 
 
@@ -186,57 +187,6 @@ def _handoff(path: Path, manifest: HandoffManifest) -> tuple[dict[str, Any], lis
         "digest": manifest.digest,
     }
     return data, [facts(rows), "", *on_handoff(path)]
-
-
-def _update(
-    path: Path, given: Path, manifest: UpdateManifest
-) -> tuple[dict[str, Any], list[RenderableType]]:
-    from mpu_cli.bundle.adapter import LowRankChange
-    from mpu_cli.bundle.payload import open_changes
-
-    copies: list[dict[str, Any]] = []
-    for copy in manifest.copies:
-        tensors = open_changes(path / copy.name, copy.payload)
-        copies.append(
-            {
-                "name": copy.name,
-                "payload": copy.payload,
-                "tensors": len(tensors),
-                "dtype": next((change.dtype for change in tensors.values()), "-"),
-                "rank": next(
-                    (c.a.shape[0] for c in tensors.values() if isinstance(c, LowRankChange)), None
-                ),
-                "bytes": sum(entry.bytes for entry in copy.files.values()),
-            }
-        )
-    data = {
-        "kind": "update",
-        "path": str(given),
-        "handoff": manifest.handoff_id,
-        "digest": manifest.digest,
-        "copies": copies,
-    }
-    rows = [
-        (
-            c["name"],
-            f"lora, rank {c['rank']}" if c["rank"] else "delta",
-            str(c["tensors"]),
-            c["dtype"],
-            size(c["bytes"]),
-        )
-        for c in copies
-    ]
-    properties = {
-        "kind": "update: how a client's training changed the copies",
-        "handoff": manifest.handoff_id,
-        "digest": manifest.digest,
-    }
-    return data, [
-        facts(properties),
-        table("copy", "payload", "changed tensors", "dtype", "size", rows=rows),
-        "",
-        *on_update(given),
-    ]
 
 
 def _model(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:

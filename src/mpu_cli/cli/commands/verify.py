@@ -105,11 +105,10 @@ def _bundle(path: Path, progress: ProgressCallback) -> dict[str, Any]:
             "summary": f"handoff, {files} files match, every copy is complete",
         }
     check_update_tensors(path, manifest, numbers)
-    return {
-        "kind": "update",
-        "digest": manifest.digest,
-        "summary": f"update, {files} files match, every entry is finite",
-    }
+    what = "update, {} files match, every entry is finite"
+    if (mask := manifest.mask) is not None:
+        what = f"masked update, {{}} files match, member {mask.member} of {len(mask.group)}"
+    return {"kind": "update", "digest": manifest.digest, "summary": what.format(files)}
 
 
 def _require_finite(path: Path, bad: str | None) -> None:

@@ -19,6 +19,7 @@ from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.checkpoint.space import require_space
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.errors import GateError
+from mpu_cli.server.aggregation.mask_groups import check_mask_groups, unverified
 from mpu_cli.server.aggregation.model_update import DrawAggregator, ModelUpdate
 from mpu_cli.server.aggregation.settings import AggregateSettings
 from mpu_cli.server.aggregation.validate_updates import (
@@ -80,6 +81,7 @@ def aggregate(
     sizes = shapes(source.tensors)
     layout = read_layout(source.config, sizes, source.path)
     require_space(out, model_bytes(source, settings.dtype), "the new model")
+    check_mask_groups(unverified(updates))
     with open_locked(secret) as lineage:
         recovered = lineage.recover(out)
         digest = model_digest(source, progress)

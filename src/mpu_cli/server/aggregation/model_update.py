@@ -12,6 +12,7 @@ from mpu_cli.bundle.payload import ChangedTensor, DenseChange, check_numbers
 from mpu_cli.checkpoint.change import PIECE, Spans
 from mpu_cli.checkpoint.dtypes import Scratch, converted, read_rows
 from mpu_cli.checkpoint.header import TensorInfo
+from mpu_cli.server.aggregation.masked_sum import MaskedSum
 from mpu_cli.server.aggregation.validate_updates import DrawUpdates
 from mpu_cli.server.transforms.blockwise import BLOCK, BlockwiseTransform, row_blocks
 from mpu_cli.server.transforms.draw import draw_model
@@ -72,7 +73,8 @@ class DrawAggregator:
         # If write_changed reads the tensors a second time, every entry doubles and the cosines do
         # not change.
         self._gram = torch.zeros(len(deltas), len(deltas), dtype=torch.float64)
-        self._read, self._wide, self._undone = Scratch(), Scratch(), [Scratch() for _ in deltas]
+        self._read, self._part, self._wide = Scratch(), Scratch(), Scratch()
+        self._undone = [Scratch() for _ in deltas]
 
     def changes(self, name: str) -> bool:
         """Whether any copy changed this tensor of θ."""
@@ -106,6 +108,8 @@ class DrawAggregator:
             places = transform.places(start, stop)
             if isinstance(changed, DenseChange):
                 stored = read_rows(changed.info, places, transform.columns, self._read)
+            elif isinstance(changed, MaskedSum):
+                stored = changed.rows(places, self._read, self._part)
             else:
                 stored = changed.rows(places)
             out = self._undone[number].tensor(torch.float32, stop - start, transform.columns)
@@ -125,13 +129,15 @@ class DrawAggregator:
                     continue
                 product = float(torch.dot(first, second))
                 if i == j and not isfinite(product):
-                    check_numbers(self.updates.deltas[i].where, self.updates.deltas[i].tensors)
+                    delta = self.updates.deltas[i]
+                    own = {n: c for n, c in delta.tensors.items() if not isinstance(c, MaskedSum)}
+                    check_numbers(delta.where, own)
                 if moved:
                     self._gram[i, j] += product
                     if i != j:
                         self._gram[j, i] += product
 
-    def _changed_tensor(self, number: int, name: str) -> ChangedTensor | None:
+    def _changed_tensor(self, number: int, name: str) -> ChangedTensor | MaskedSum | None:
         """The tensor of delta `number` with the change of θ's tensor `name`, if it changed."""
         layer = self._layer_of.get(name)
         target = name if layer is None else self._drawn[number][layer].target(name)

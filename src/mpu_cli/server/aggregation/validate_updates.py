@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mpu_cli.architectures.projections import Projections
 from mpu_cli.bundle.manifest import UpdateManifest
-from mpu_cli.bundle.payload import Changes, check_changes, open_changes
+from mpu_cli.bundle.masked import check_masked, open_masked
+from mpu_cli.bundle.payload import ChangedTensor, check_changes, open_changes
 from mpu_cli.bundle.read import read_update
 from mpu_cli.bundle.trusted import check_update_of
 from mpu_cli.checkpoint.digest import Progress
 from mpu_cli.errors import GateError
+from mpu_cli.server.aggregation.mask_groups import check_mask_groups
+from mpu_cli.server.aggregation.masked_sum import MaskedSum, masked_sums
 from mpu_cli.server.denoising import residual_noise, weights
 from mpu_cli.server.lineage.models import Lineage
 from mpu_cli.server.lineage.not_in_lineage import unknown_handoff
 from mpu_cli.server.lineage.records import HandoffRecord, ModelRecord
+
+SomeChanges = Mapping[str, ChangedTensor | MaskedSum]
+"""The changes by on-disk tensor, of one update or of a whole mask group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ class Delta:
     where: Path
     position: int
     coefficient: float
-    tensors: Changes
+    tensors: SomeChanges
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,8 @@ class ValidatedUpdates:
     digests: tuple[str, ...]
     handoffs: tuple[str, ...]
     """Ids."""
+    mask_groups: tuple[tuple[str, ...], ...]
+    """Public keys of each mask group; of its members' updates only the sum is known."""
     staleness: int
     """How many models lie between the oldest handoff's model and the one that is updated."""
 
@@ -105,7 +113,7 @@ def validate_updates(
         BadBundleError: an update is malformed.
         GateError: another handoff, a handoff off the chain, a replay, a missing copy (unless
             `missing` is reweight), a foreign tensor, another shape, a frozen tensor, an adapter
-            where none may be.
+            where none may be, an incomplete group of masked updates.
     """
     chain = lineage.chain(model)
     ages = {record.digest: age for age, record in enumerate(chain)}
@@ -126,16 +134,24 @@ def validate_updates(
         update = _Update(record, manifest, path)
         _require_new(update, updates, chain, lineage)
         updates.append(update)
-    updates.sort(key=lambda update: update.record.sequence)  # whatever the order of the arguments
+    check_mask_groups((update.path, update.manifest) for update in updates)
+    updates.sort(key=_order)
     return ValidatedUpdates(
         tuple(
             _draw([update for update in updates if update.record.draw == draw], expected, missing)
             for draw in dict.fromkeys(update.record.draw for update in updates)
         ),
         tuple(update.manifest.digest for update in updates),
-        tuple(update.record.id for update in updates),
+        tuple(dict.fromkeys(update.record.id for update in updates)),
+        tuple(dict.fromkeys(u.manifest.mask.group for u in updates if u.manifest.mask)),
         max(ages[update.record.model] for update in updates),
     )
+
+
+def _order(update: _Update) -> tuple[int, int]:
+    """The order of updates, whatever the order of the arguments."""
+    mask = update.manifest.mask
+    return update.record.sequence, 0 if mask is None else mask.member
 
 
 def _require_new(
@@ -152,7 +168,8 @@ def _require_new(
         raise GateError(
             f"{path}: this update is already in the model (replay)", "give each update once"
         )
-    if record.id in used_handoffs | {other.record.id for other in others}:
+    beside = {other.record.id for other in others if update.manifest.mask is None}
+    if record.id in used_handoffs | beside:
         raise GateError(
             f"{path}: another update of the same handoff is already in the model",
             "an update belongs to one handoff; make a new handoff for more unlearning",
@@ -167,16 +184,11 @@ def _require_new(
 
 def _draw(updates: Sequence[_Update], expected: Expected, missing: str) -> DrawUpdates:
     """Open the changes of one draw's copies and check them against the model."""
-    deltas = []
-    for update in updates:
-        copies = {copy.name: copy for copy in update.record.copies}
-        frozen = () if update.record.train_embeddings else expected.frozen
-        for payload in update.manifest.copies:
-            where = update.path / payload.name
-            tensors = open_changes(where, payload.payload)
-            check_changes(where, tensors, expected.shapes, frozen, expected.matrices)
-            copy = copies[payload.name]
-            deltas.append(Delta(where, copy.position, copy.coefficient, tensors))
+    deltas = [
+        delta
+        for id_ in dict.fromkeys(update.record.id for update in updates)
+        for delta in _deltas([update for update in updates if update.record.id == id_], expected)
+    ]
     draw = DrawUpdates(updates[0].record, tuple(deltas))
     if draw.missing and missing == "refuse":
         raise GateError(
@@ -186,3 +198,31 @@ def _draw(updates: Sequence[_Update], expected: Expected, missing: str) -> DrawU
             " --missing reweight",
         )
     return draw
+
+
+def _deltas(updates: Sequence[_Update], expected: Expected) -> Iterator[Delta]:
+    """Open what answers one handoff: one update, or the masked ones of a whole group."""
+    first = updates[0]
+    copies = {copy.name: copy for copy in first.record.copies}
+    frozen = () if first.record.train_embeddings else expected.frozen
+    held = [copy.name for copy in first.manifest.copies]
+    for update in updates:
+        if sorted(copy.name for copy in update.manifest.copies) != sorted(held):
+            raise GateError(
+                f"{update.path}: holds other copies than {first.path}, so the masks do not cancel",
+                "all members mask updates of all copies",
+            )
+    for payload in first.manifest.copies:
+        where, copy = first.path / payload.name, copies[payload.name]
+        changes: SomeChanges
+        if first.manifest.mask is None:
+            own = open_changes(where, payload.payload)
+            check_changes(where, own, expected.shapes, frozen, expected.matrices)
+            changes = own
+        else:
+            members = []
+            for update in updates:
+                members.append(open_masked(update.path / payload.name))
+                check_masked(update.path / payload.name, members[-1], expected.shapes, frozen)
+            changes = masked_sums(where, members)
+        yield Delta(where, copy.position, copy.coefficient, changes)

@@ -1,0 +1,130 @@
+"""A member's key: X25519. The private part stays in a PEM file, the public part is one line."""
+
+from __future__ import annotations
+
+import base64
+import re
+import stat
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+from mpu_cli.checkpoint.staged_file import refuse_existing_file, staged_file
+from mpu_cli.client.masks.small_file import read_small_file
+from mpu_cli.errors import BadInputError, MpuWarning, UsageError
+
+PUBLIC_SUFFIX = ".pub"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""A member's name in a group file. It stays with the members."""
+_MAX_BYTES = 64 << 10
+_MAKE_ONE = "give the file that mpu mask key made"
+
+
+@dataclass(frozen=True, slots=True)
+class MaskKey:
+    """A member's private key, its public key (64 hexadecimal digits), and the file of the first."""
+
+    path: Path
+    public: str
+    private: X25519PrivateKey = field(repr=False)
+
+    def shared_with(self, public: str) -> bytes:
+        """The 32 bytes that only the owners of two keys can compute (RFC 7748).
+
+        Raises:
+            ValueError: see `is_usable`.
+        """
+        return self.private.exchange(_public_key(public))
+
+
+def new_key(path: Path, name: str) -> str:
+    """Make a key: the private part in `path` (mode 0600), the line for a group file in `path`.pub.
+
+    Returns:
+        The public key, 64 hexadecimal digits.
+
+    Raises:
+        UsageError: the name cannot stand in a group file.
+        OutputError: a file exists, or cannot be written.
+    """
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"--name {name}: not a name for a group file",
+            "use 1 to 64 letters, digits, dots, hyphens and underscores",
+        )
+    refuse_existing_file(public_path(path), force=None)
+    private = X25519PrivateKey.generate()
+    with staged_file(path, force=None, mode=0o600) as file:
+        file.write(
+            private.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+    public = private.public_key().public_bytes_raw().hex()
+    with staged_file(public_path(path), force=None) as file:
+        file.write(f"{name} {in_base64(public)}\n".encode())
+    return public
+
+
+def public_path(path: Path) -> Path:
+    """Where the public line of a private key lies: `lab.key.pub` beside `lab.key`, as with SSH."""
+    return path.with_name(path.name + PUBLIC_SUFFIX)
+
+
+def read_key(path: Path) -> MaskKey:
+    """Read a private key, and warn if other users can read it.
+
+    Raises:
+        BadInputError: no such file, or no unencrypted X25519 key in PEM form.
+    """
+    data = read_small_file(path, _MAX_BYTES, _MAKE_ONE)
+    try:
+        private = serialization.load_pem_private_key(data, password=None)
+    except TypeError as error:
+        raise BadInputError(
+            f"{path}: is encrypted", "decrypt it first, for instance with openssl pkey"
+        ) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise BadInputError(f"{path}: holds no private key in PEM form", _MAKE_ONE) from error
+    if not isinstance(private, X25519PrivateKey):
+        raise BadInputError(f"{path}: holds a key of another kind than X25519", _MAKE_ONE)
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        warnings.warn(
+            f"{path}: other users of this machine can read it (chmod 600)",
+            MpuWarning,
+            stacklevel=2,
+        )
+    return MaskKey(path, private.public_key().public_bytes_raw().hex(), private)
+
+
+def is_usable(public: str) -> bool:
+    """Whether a public key is none of the few with which every shared secret is zero."""
+    try:
+        X25519PrivateKey.generate().exchange(_public_key(public))
+    except ValueError:
+        return False
+    return True
+
+
+def in_base64(public: str) -> str:
+    """A public key as a group file has it (44 characters, as WireGuard writes its keys)."""
+    return base64.b64encode(bytes.fromhex(public)).decode()
+
+
+def from_base64(text: str) -> str | None:
+    """The reverse; None if the text is not the one spelling of 32 bytes."""
+    try:
+        public = base64.b64decode(text, validate=True).hex()
+    except ValueError:
+        return None
+    return public if len(public) == 64 and in_base64(public) == text else None
+
+
+def _public_key(public: str) -> X25519PublicKey:
+    return X25519PublicKey.from_public_bytes(bytes.fromhex(public))

@@ -48,6 +48,8 @@ import torch
 import mpu_cli.cli.commands.aggregate, mpu_cli.cli.commands.diff
 import mpu_cli.cli.commands.perturb, mpu_cli.cli.commands.verify
 import mpu_cli.bundle.tensors, mpu_cli.client.diff
+import mpu_cli.modeling.load, mpu_cli.modeling.tokenizer, mpu_cli.server.can_be_loaded
+from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 import mpu_cli.server.aggregation.aggregate, mpu_cli.server.publishing.perturb
 from mpu_cli.checkpoint import locate
 from mpu_cli.cli.app import run

@@ -49,6 +49,10 @@ class NoiseDraw:
         sigma, scale = self.sigma.get(group, 0.0), self.offset_scale.get(group, 0.0)
         return TensorNoise(self, tensor, sigma, scale) if sigma or scale else None
 
+    def stream_key(self, number: int, tensor: str) -> bytes:
+        """The key of one stream of standard normals, of which `mixture` makes a tensor's noise."""
+        return derive_key(self.master, "noise", self.id, number, tensor)
+
     def mixture(self, sigma: float) -> list[tuple[list[tuple[int, float]], float]]:
         """By copy: ([(stream of standard normals, its share of ε_k)], σ α_k or σ x_k)."""
         if self.denoising == "extrapolation" or self.size == 1:
@@ -67,10 +71,7 @@ class TensorNoise:
         self.sigma, self._scale = sigma, scale
         self._mixture = draw.mixture(sigma) if sigma else []
         count = max((number + 1 for shares, _ in self._mixture for number, _ in shares), default=0)
-        self._draws = [
-            _Normals(derive_key(draw.master, "noise", draw.id, number, tensor))
-            for number in range(count)
-        ]
+        self._draws = [_Normals(draw.stream_key(number, tensor)) for number in range(count)]
         # The frozen offset ξ is the same in every draw of a lineage.
         self._offset = _Normals(derive_key(draw.master, "offset", tensor)) if scale else None
 

@@ -56,7 +56,7 @@ def reissue(
         record.require_layout(fingerprint(layout), model.path)
         # The copies of one draw are computed together, also those of other holders.
         require_handoff_space(handoff, source, record.size, record.dtype)
-        draw = _draw(lineage, record)
+        draw = recorded_draw(lineage, record)
         with Staging(handoff, force=force) as staging, disk_errors(handoff):
             folders = [staging.path / f".position-{position}" for position in range(draw.size)]
             for copy in record.copies:
@@ -98,7 +98,8 @@ def reissue(
     return record
 
 
-def _draw(lineage: Lineage, record: HandoffRecord) -> NoiseDraw:
+def recorded_draw(lineage: Lineage, record: HandoffRecord) -> NoiseDraw:
+    """The draw of a handoff, which the handoffs of one split share."""
     coefficients = {
         copy.position: copy.coefficient
         for other in lineage.handoffs.values()

@@ -64,7 +64,7 @@ def audit_update(audit: UpdateAudit, progress: Progress = lambda *_: None) -> li
             public_facts(subject),
             string_scan(
                 subject,
-                [*sampled.forget, *sampled.cover],
+                [*audit.rows.forget, *audit.rows.cover],
                 private_names(audit.files),
                 audit.sent,
                 progress,

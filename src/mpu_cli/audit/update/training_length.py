@@ -19,7 +19,7 @@ from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.usual_rate import rate_for
 
 POWER = 0.65
-"""The median of p over three methods, two optimizers and 10 – 60 steps: .42 – .74."""
+"""About the median of p over three methods, two optimizers and 10 – 60 steps: .41 – .76."""
 _UNSURE = 3.0
 """The learning rate may be so many times larger or smaller than the default."""
 

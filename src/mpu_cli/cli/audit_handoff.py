@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
+from mpu_cli.audit.gates import GateSettings, require_names
 from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.flags import Job, command
+from mpu_cli.cli.gated import print_gated
 from mpu_cli.cli.next_steps import command as command_line
 from mpu_cli.cli.next_steps import path
 from mpu_cli.cli.options import SECRET, use_one_thread
@@ -20,6 +20,10 @@ from mpu_cli.option import REQUIRED, option
 
 if TYPE_CHECKING:
     from mpu_cli.audit.handoff.audit import HandoffAudit
+
+
+NUMBERS = ("one_copy", "all_copies", "exact", "of_stated")
+"""What a condition of `--fail-if` may name."""
 
 
 def layer_count(text: str) -> int:
@@ -77,6 +81,7 @@ class AuditHandoffOptions(Job):
         parse=layer_count,
     )
     seed: int = option(0, "Seed of the choice among more than 64 groups of handoffs.", least=0)
+    gates: GateSettings
 
 
 @command()
@@ -94,6 +99,7 @@ def handoff(job: AuditHandoffOptions, output: Output) -> None:
     from mpu_cli.audit.handoff.inputs import find_base, match_models, match_records, read_lineage
     from mpu_cli.audit.handoff.truth import Truth
 
+    require_names(job.gates.fail_if, NUMBERS)
     use_one_thread()
     lineage = read_lineage(job.secret)
     names = _names(job.handoffs)
@@ -120,26 +126,19 @@ def handoff(job: AuditHandoffOptions, output: Output) -> None:
     warnings = _warnings(result, base.remark, is_test=lineage.secret.origin == "test")
     failed = _verdict(result)
     data = {**_data(result), "warnings": warnings}
-    if failed is not None and output.as_json:
-        data["error"] = {
-            "kind": "CheckFailed",
-            "message": failed.message,
-            "hint": failed.hint,
-            "exit_code": failed.exit_code,
-        }
     if not output.as_json:
         for text in warnings:
             output.warn(text)
     worst = min(result.rows, key=lambda row: row.nearest.error)
-    output.result(
+    print_gated(
+        output,
         data,
         *_body(result, job.handoffs[0] / holding.copies[0].name),
+        gates=job.gates.fail_if,
+        numbers=_numbers(result),
         brief=f"unknown to the holder of {worst.label}: {unknown(worst.nearest.error)}",
+        failed=failed,
     )
-    if failed is not None:
-        if output.as_json:
-            raise typer.Exit(failed.exit_code)
-        raise failed
 
 
 def _names(paths: tuple[Path, ...]) -> list[str]:
@@ -148,6 +147,20 @@ def _names(paths: tuple[Path, ...]) -> list[str]:
     if len(set(short)) == len(short):
         return short
     return [str(path).removesuffix(".tar") for path in paths]
+
+
+def _numbers(result: HandoffAudit) -> dict[str, float | None]:
+    """The numbers of `--fail-if`."""
+    most = max(len(row.copies) for row in result.rows)
+    single = [row.nearest.error for row in result.rows if len(row.copies) == 1]
+    return {
+        "one_copy": min(single, default=None),
+        "all_copies": min(row.nearest.error for row in result.rows if len(row.copies) == most),
+        "exact": max(row.exact for row in result.rows),
+        "of_stated": min(
+            (row.nearest.error / row.stated for row in result.rows if row.stated), default=None
+        ),
+    }
 
 
 def _verdict(result: HandoffAudit) -> CheckFailedError | None:

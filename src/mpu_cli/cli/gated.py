@@ -9,6 +9,7 @@ import typer
 
 from mpu_cli.audit.gates import Gate, check, failure
 from mpu_cli.cli.output import Output
+from mpu_cli.errors import MpuError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,6 +22,7 @@ def print_gated(
     gates: Sequence[Gate],
     numbers: Mapping[str, float | None],
     brief: str | None = None,
+    failed: MpuError | None = None,
 ) -> None:
     """Print everything, and then one line for each condition that holds.
 
@@ -31,14 +33,15 @@ def print_gated(
         gates: the conditions.
         numbers: the audit's numbers by name; None where nothing was measured.
         brief: the line that -q prints.
+        failed: what the audit itself found wrong; it is raised after everything was printed.
 
     Raises:
-        CheckFailedError: a condition holds (exit 1).
+        MpuError: `failed`, or else CheckFailedError: a condition holds (exit 1).
         UsageError: a condition needs a number that was not measured.
     """
     lines = check(gates, numbers)
     content = {**data, "numbers": dict(numbers), "failed_gates": lines}
-    error = failure(lines) if lines else None
+    error = failed or (failure(lines) if lines else None)
     if error is not None and output.as_json:  # stdout holds one object, which has the error
         content["error"] = {
             "kind": type(error).__name__.removesuffix("Error"),
@@ -50,6 +53,6 @@ def print_gated(
         raise typer.Exit(error.exit_code)
     output.result(content, *body, brief=brief)
     if error is not None:
-        for line in lines if len(lines) > 1 else ():
+        for line in lines if len(lines) > 1 or failed else ():
             output.warn(line)
         raise error

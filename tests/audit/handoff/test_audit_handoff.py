@@ -106,6 +106,19 @@ def test_what_leaks_more_than_stated_is_exit_1(owner, monkeypatch):
     assert "bug of mpu perturb" in done.json["error"]["hint"]
 
 
+def test_a_condition_on_the_numbers_is_a_gate(owner):
+    """--fail-if sees what one copy leaves unknown; the table is printed all the same."""
+    (handoff,) = owner.perturb(kappa=0.1, copies=1)
+    words = ("--layers", "1", "--fail-if", "one_copy<0.2 and exact<1")
+    done = owner.audit(handoff, options=words)
+    assert done.code == 1 and done.json["rows"]
+    assert done.json["numbers"]["one_copy"] == done.json["numbers"]["all_copies"]
+    assert done.json["error"]["message"] == done.json["failed_gates"][0]
+    assert done.json["failed_gates"][0].startswith(f"--fail-if {words[-1]}: one_copy is 0.")
+    done = owner.audit(handoff, options=("--fail-if", "two_copies<1"))
+    assert refusal(done) == (2, "--fail-if two_copies<1: there is no number two_copies")
+
+
 def refusal(done):
     """The message of an audit that must fail, with its exit code."""
     return done.code, done.json["error"]["message"]

@@ -62,6 +62,7 @@ def test_a_group_on_the_command_line(members, mpu):
     assert masked(mpu, "clinic", "masked-clinic", "--pack", "masked-clinic.tar").code == 0
     shown = masked(mpu, "archive", "masked-archive").out
     assert "send  masked-archive  to the server, and never to-server" in shown
+    assert "one mpu aggregate command with the masked updates of all 3 members" in shown
     number, digest = first.json["member"], first.json["group"]
     everything = b"".join(path.read_bytes() for path in Path("masked-lab").rglob("*.*"))
     told = (b"lab", b"clinic", b"archive", b"group.txt", bytes(Path.cwd()), b"to-server")

@@ -73,5 +73,5 @@ def update_view(
             "copy", "payload", "tensors" if mask else "changed tensors", "dtype", "size", rows=rows
         ),
         "",
-        *on_update(given),
+        *on_update(given, masked=len(mask.group) if mask else 0),
     ]

@@ -94,10 +94,16 @@ def after_update(update: Path, handoff: Path, given: Given, sent: Path | None = 
     ]
 
 
-def on_update(update: Path, when: str = "next") -> list[str]:
-    """The server's commands for an update; only the server knows the paths for aggregate."""
+def on_update(update: Path, when: str = "next", masked: int = 0) -> list[str]:
+    """The server's commands for an update; only the server knows the paths for aggregate.
+
+    `masked` is the size of the mask group, all of whose updates are aggregated together.
+    """
+    then = "followed by the mpu aggregate command that mpu perturb printed"
+    if masked:
+        then = f"then one mpu aggregate command with the masked updates of all {masked} members"
     return [
-        f"{when}  on the server, followed by the mpu aggregate command that mpu perturb printed:",
+        f"{when}  on the server, {then}:",
         *_indented(command("verify", path(update), "--expect", "update")),
     ]
 

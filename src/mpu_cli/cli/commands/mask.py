@@ -235,6 +235,6 @@ def mask_update(job: MaskUpdateOptions, output: Output) -> None:
         f"send  {sent}  to the server, and never {job.update}",
         f"keep  {job.key}  until the server has all {size} masked updates",
         f"(what masks hide, and from whom: {page('masks')})",
-        *on_update(sent),
+        *on_update(sent, masked=size),
         brief=f"update {sent}",
     )

@@ -10,6 +10,7 @@ from mpu_cli.audit.gates import GateSettings, require_names
 from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.gated import print_gated
+from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import command as command_line
 from mpu_cli.cli.next_steps import path
 from mpu_cli.cli.options import SECRET, use_one_thread
@@ -20,6 +21,15 @@ from mpu_cli.option import REQUIRED, option
 
 if TYPE_CHECKING:
     from mpu_cli.audit.handoff.audit import HandoffAudit
+
+GUIDE = Guide(
+    "server",
+    "Attack handoffs as their holders could (mpu audit handoff).",
+    (
+        "mpu audit handoff to-client --secret server --model model --base base",
+        "mpu audit handoff to-client --secret server --model model --layers all --json",
+    ),
+)
 
 
 NUMBERS = ("one_copy", "all_copies", "exact", "of_stated")
@@ -90,8 +100,8 @@ def handoff(job: AuditHandoffOptions, output: Output) -> None:
 
     Every copy, every handoff and every group of handoffs is attacked. The attacks use the copies
     and the public base alone; the secret and the model only score them. A number is ‖estimate − θ‖
-    in the unit of the noise: 1 is what the base alone leaves unknown. Exit code 1 means that more
-    than 10 % more leaks than stated, which is a bug of perturb.
+    in the unit of the noise: 1 is what the base alone leaves unknown. Exit code 1 means that less
+    than .9 of what perturb stated stays unknown, which is a bug of perturb.
     """
     from mpu_cli.audit.handoff.aligned import Aligner
     from mpu_cli.audit.handoff.audit import audit_handoff
@@ -108,7 +118,7 @@ def handoff(job: AuditHandoffOptions, output: Output) -> None:
         output.progress("reading the handoffs") as progress,
     ):
         base = find_base(job.base, lineage, progress)
-        holding = open_holding(places, base.checkpoint, progress, names)
+        holding = open_holding(places, base.checkpoint, progress, names, job.handoffs)
         records = match_records(holding, lineage)
         models = match_models(job.model, holding, records, progress)
         aligner = Aligner(holding)

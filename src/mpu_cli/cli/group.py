@@ -1,6 +1,7 @@
 """The commands of `mpu`: the files of `cli/commands/`, each imported only when it runs.
 
-Adding a command is adding a file with a function of its name and a `GUIDE`.
+Adding a command is adding a file with a function of its name and a `GUIDE`. A group whose commands
+have guides of their own lists these in `GUIDES`, by the command's name.
 """
 
 from __future__ import annotations
@@ -80,5 +81,6 @@ def _build(path: Path) -> Any:
         single.command(name=path.stem, cls=ConfigCommand)(function)
         command = typer.main.get_command(single)
     for part in (command, *getattr(command, "commands", {}).values()):
-        part.help = module.GUIDE.added_to(inspect.cleandoc(part.help))
+        guide = getattr(module, "GUIDES", {}).get(part.name, module.GUIDE)
+        part.help = guide.added_to(inspect.cleandoc(part.help))
     return command

@@ -41,6 +41,7 @@ class Holding:
 
     manifests: tuple[HandoffManifest, ...]
     paths: tuple[Path, ...]
+    """What messages call the handoffs."""
     copies: tuple[HeldCopy, ...]
     base: Checkpoint | None
 
@@ -84,6 +85,7 @@ def open_holding(
     base: Checkpoint | None,
     progress: Progress | None = None,
     names: Sequence[str] = (),
+    given: Sequence[Path] = (),
 ) -> Holding:
     """Verify handoffs completely and open their copies.
 
@@ -92,6 +94,7 @@ def open_holding(
         base: the public base.
         progress: of the hashing.
         names: what to call the handoffs; default: their directories' names.
+        given: what messages call them, such as the tar files that they were unpacked from.
 
     Raises:
         BadBundleError: a handoff is malformed or altered, or its copies have other tensors than
@@ -102,19 +105,20 @@ def open_holding(
     manifests: list[HandoffManifest] = []
     copies: list[HeldCopy] = []
     names = _distinct(names or [path.name for path in paths])
-    for number, path in enumerate(paths):
+    given = list(given or paths)
+    for number, (path, shown) in enumerate(zip(paths, given, strict=True)):
         manifest = read_handoff(path, progress)
         if manifest.id in {other.id for other in manifests}:
-            raise UsageError(f"{path}: this handoff is given twice", "give each handoff once")
+            raise UsageError(f"{shown}: this handoff is given twice", "give each handoff once")
         manifests.append(manifest)
         for name, checkpoint in open_copies(path, manifest).items():
             if copies and shapes(checkpoint.tensors) != shapes(copies[0].checkpoint.tensors):
                 raise BadBundleError(
-                    f"{path}: its tensors differ from those of {paths[0]}",
+                    f"{shown}: its tensors differ from those of {given[0]}",
                     "give handoffs of one lineage",
                 )
             copies.append(HeldCopy(f"{names[number]}/{name}", number, name, checkpoint))
-    holding = Holding(tuple(manifests), tuple(paths), tuple(copies), base)
+    holding = Holding(tuple(manifests), tuple(given), tuple(copies), base)
     if base is not None:
         _check_base(holding, base)
     return holding

@@ -12,7 +12,7 @@ from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.locate import locate
 from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
 from mpu_cli.checkpoint.recognise import SECRET, instead_of
-from mpu_cli.errors import BadInputError, BadModelError, BadSecretError, GateError, MpuError
+from mpu_cli.errors import BadModelError, BadSecretError, GateError, MpuError
 from mpu_cli.server.lineage.models import HANDOFFS, Lineage
 from mpu_cli.server.lineage.records import HandoffRecord
 from mpu_cli.server.lineage.second_lineage import lineages_with, places
@@ -128,6 +128,6 @@ def find_base(given: str | None, lineage: Lineage, progress: Progress | None = N
         checkpoint = open_checkpoint(locate(source).path)
         if model_digest(checkpoint, progress) == expected:
             return FoundBase(checkpoint, f"base: {source}, as the secret says")
-    except (MpuError, OSError, BadInputError):
+    except (MpuError, OSError):
         return FoundBase(None, f"the base is no longer at {source}: attacked without it")
     return FoundBase(None, f"another model is now at {source}: attacked without a base")

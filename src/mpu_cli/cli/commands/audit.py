@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typer
 
+from mpu_cli.cli.audit_handoff import GUIDE as HANDOFF_GUIDE
 from mpu_cli.cli.audit_handoff import handoff
 from mpu_cli.cli.audit_trace import trace
 from mpu_cli.cli.audit_update import update
@@ -25,6 +26,14 @@ GUIDE = Guide(
         "mpu audit trace to-client/copy-1 --secret server",
     ),
 )
+GUIDES = {
+    "handoff": HANDOFF_GUIDE,
+    "update": Guide(
+        "client",
+        "Attack an update as the server could (mpu audit update).",
+        ("mpu audit update to-server to-client --forget forget.jsonl --decoys holdout.jsonl",),
+    ),
+}
 audit = typer.Typer(name="audit", add_completion=False, rich_markup_mode=None)
 
 

@@ -236,7 +236,12 @@ def _body(result: HandoffAudit, copy: Path) -> list[Any]:
     return [
         facts(
             {
-                "attacked with": "the public base" if result.has_base else "no base",
+                "attacked with": (
+                    "no base"
+                    if result.base_exact is None
+                    else "the public base, which equals the model in"
+                    f" {100 * result.base_exact:.3g} % of the entries"
+                ),
                 "layers": f"{len(result.layers)} of {result.all_layers}"
                 f" ({', '.join(map(str, result.layers))})",
             }
@@ -260,6 +265,7 @@ def _data(result: HandoffAudit) -> dict[str, Any]:
     return {
         "unit": result.unit,
         "base": result.has_base,
+        "base_exact": result.base_exact,
         "layers": list(result.layers),
         "all_layers": result.all_layers,
         "groups_left_out": result.left_out,

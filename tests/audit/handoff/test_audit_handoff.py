@@ -1,10 +1,13 @@
 """`mpu audit handoff` on the demo's model: what leaks is what perturb states."""
 
 import shutil
-from math import hypot
+from math import hypot, sqrt
+from operator import itemgetter
 
 import pytest
+from two_parties import change_all, small_change, take_back
 
+from mpu_cli.server.lineage.models import Lineage
 from tiny_models import make_model, save
 
 
@@ -13,18 +16,26 @@ def left(noise):
     return noise / hypot(1, noise)
 
 
+def assert_between(row, linear):
+    """Stated is the linear bound or less; measured lies between the two, ± 5 %."""
+    assert 0.8 * linear < row["stated"] < 1.001 * linear
+    assert 0.95 * row["stated"] < row["measured"] < 1.05 * linear
+
+
 def test_the_papers_protocol_gives_the_model_to_who_holds_all_copies(owner):
     """One copy leaves κα; all of them, offset 0, leave less than 1e-4 at κ = .1."""
     (handoff,) = owner.perturb(kappa=0.1)
     rows = owner.rows(handoff, options=("--layers", "2"))
     copies = [row for row in rows.values() if len(row["copies"]) == 1]
     expected = sorted(left(0.1 * alpha) for alpha in (1, 1.5, 2))
-    assert sorted(row["stated"] for row in copies) == pytest.approx(expected, rel=0.06)
-    assert sorted(row["measured"] for row in copies) == pytest.approx(expected, rel=0.05)
+    for row, linear in zip(sorted(copies, key=itemgetter("stated")), expected, strict=True):
+        assert_between(row, linear)
     pooled = rows["handoff-1"]
     assert pooled["stated"] == 0 and pooled["measured"] < 1e-4 and pooled["exact"] > 0.5
     errors = {it["label"]: it["error"] for it in pooled["attempts"] if it["attack"] == "pooling"}
-    assert errors["default α"] < 1e-6 and errors["least squares"] < 0.01
+    assert errors["default α"] < 1e-6
+    entries = 2 * (344 * 128 * 3 + 128 * 128 * 3)  # of two layers, about
+    assert errors["least squares"] < 3 * sqrt(2 / entries)  # secret α: √((m − 1)/N), up to chance
     assert not pooled["alignment_failed"]
 
 
@@ -38,6 +49,17 @@ def test_copies_give_the_model_away_without_the_base_too(own_base):
     assert rows["handoff-1"]["measured"] < 1e-4
     worst = [row["measured"] for row in rows.values() if len(row["copies"]) == 1]
     assert sorted(worst) == pytest.approx([0.1, 0.15, 0.2], rel=0.05)
+
+
+def test_another_family_with_norms_of_queries_and_keys(owner, tiny_pair):
+    """Qwen3: half turns in place of quarter turns, more query than hidden coordinates."""
+    pair = tiny_pair("qwen3")
+    owner.model, owner.base = pair.model, pair.base
+    (handoff,) = owner.perturb(kappa=0.1, copies=2)
+    rows = owner.rows(handoff)
+    copies = [row["measured"] for row in rows.values() if len(row["copies"]) == 1]
+    assert sorted(copies) == pytest.approx([left(0.1), left(0.2)], rel=0.05)
+    assert rows["handoff-1"]["measured"] < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -63,9 +85,24 @@ def test_an_offset_stays_and_is_what_was_stated(owner):
     handoffs = [owner.perturb(kappa=0.1, offset=0.1, copies=2)[0], owner.perturb(copies=2)[0]]
     rows = owner.rows(*handoffs, options=("--layers", "2"))
     everything = rows["all 2 handoffs"]
-    assert everything["stated"] == pytest.approx(left(0.1), rel=0.03)
-    assert everything["measured"] == pytest.approx(left(0.1), rel=0.05)
+    assert_between(everything, left(0.1))
     assert all(row["measured"] > 0.95 * row["stated"] for row in rows.values())
+
+
+def test_two_rounds_with_an_update_between_need_both_models(owner):
+    """Each round is scored with its own θ, and a pool of both with the newer one."""
+    (first,) = owner.perturb(kappa=0.1, copies=2)
+    (record,) = Lineage.read(owner.secret).handoffs.values()
+    update, after = owner.root / "update", owner.root / "next"
+    change = small_change(owner.model, share=0.001)
+    change_all(owner.secret, record, owner.model, first, update, change)
+    take_back(update, owner.secret, owner.model, after)
+    (second,) = owner.perturb(model=after, kappa=0.1, copies=2)
+    done = owner.audit(first, second)
+    assert done.code == 1 and f"{second}: the model that it was made from" in done.out
+    rows = owner.rows(first, second, options=("--model", after, "--layers", "1"))
+    assert max(rows[name]["measured"] for name in ("handoff-1", "handoff-2")) < 1e-4
+    assert rows["all 2 handoffs"]["stated"] == 0 and rows["all 2 handoffs"]["measured"] < 0.01
 
 
 def test_holders_of_a_split_know_what_was_stated_of_every_group(owner):
@@ -76,9 +113,8 @@ def test_holders_of_a_split_know_what_was_stated_of_every_group(owner):
     assert done.code == 0 and len(rows) == 7
     for row in rows.values():
         if len(row["copies"]) < 3:
-            # The demo's large singular values leave 14 % less than a linear estimate.
-            assert 0.84 * row["measured"] < row["stated"] < 1.05 * row["measured"], row["pool"]
-    assert rows["all 3 handoffs"]["measured"] < 0.06  # second order: κ² of a large κ
+            assert_between(row, 1.2 * row["stated"])
+    assert rows["all 3 handoffs"]["measured"] < 1e-4
     assert rows["holder-2/copy-1"]["holders"] == ["lab-2"]
     ledger = {row["holder"]: row for row in done.json["ledger"]}
     assert ledger["lab-1"]["measured"] == rows["holder-1/copy-1"]["measured"]
@@ -89,11 +125,13 @@ def test_rounding_to_the_grid_of_a_bfloat16_model_gives_entries_back(owner, tiny
     """Noise far below half a step of the base's own grid hides nothing."""
     pair = tiny_pair("llama", dtype="bfloat16")
     owner.model, owner.base = pair.model, pair.base
-    (handoff,) = owner.perturb(kappa=0.01, copies=1, dtype="float32")
-    (row,) = owner.rows(handoff).values()
-    exact = {it["attack"]: it["exact"] for it in row["attempts"]}
-    assert exact["grid"] > 0.5
+    (handoff,) = owner.perturb(kappa=0.001, copies=1, dtype="float32")
+    done = owner.audit(handoff)
+    (row,) = done.json["rows"]
+    errors = {it["attack"]: it["error"] for it in row["attempts"]}
     assert row["nearest"].startswith("grid: rounded to bfloat16")
+    assert row["exact"] > 0.9, (errors, row["exact"])
+    assert done.json["base_exact"] < 0.5
 
 
 def test_what_leaks_more_than_stated_is_exit_1(owner, monkeypatch):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mpu_cli.audit.handoff.aligned import AlignedLayer, Aligner
 from mpu_cli.audit.handoff.attacks import all_attacks
-from mpu_cli.audit.handoff.attacks._attack import Attacker
+from mpu_cli.audit.handoff.attacks._attack import Attacker, Estimate
 from mpu_cli.audit.handoff.holding import Holding
 from mpu_cli.audit.handoff.pools import HeldPool, pools_of
 from mpu_cli.audit.handoff.stated import LedgerRow, ledger, stated
@@ -84,6 +84,8 @@ class HandoffAudit:
     has_base: bool
     left_out: bool
     """Whether some groups of handoffs were not tried."""
+    base_exact: float | None = None
+    """Share of entries in which the base itself equals the model; None without a base."""
     clear: Mapping[str, float] = field(default_factory=dict)
     """Share of clearly matched hidden units, by copy."""
 
@@ -130,9 +132,13 @@ def audit_handoff(
         aligned = aligner.layer(index)
         for run in runs:
             run.attacker.observe(run.part(aligned))
+    alone = Score()
     for number, index in enumerate(chosen, len(chosen)):
         progress("attacking", number, 2 * len(chosen))
         aligned = aligner.layer(index)
+        if aligned.base is not None:
+            everyone = range(len(records))
+            truth.add(alone, aligned, Estimate("the base", aligned.base), everyone)
         for run in runs:
             run.score(aligned, truth)
     groups = {holding.layout.layers[index].group for index in chosen}
@@ -147,6 +153,7 @@ def audit_handoff(
         records[0].relative_to,
         holding.has_base,
         left_out,
+        alone.exact_share if holding.has_base else None,
         clear,
     )
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from mpu_cli.architectures.layout import ModelLayout
 from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.manifest import HandoffManifest
-from mpu_cli.bundle.read import read_handoff
+from mpu_cli.bundle.read import is_bundle, read_handoff
 from mpu_cli.bundle.tensors import open_copies, shapes
 from mpu_cli.checkpoint.digest import Progress
 from mpu_cli.checkpoint.model import Checkpoint
+from mpu_cli.checkpoint.recognise import HANDOFF, instead_of
 from mpu_cli.errors import BadBundleError, BadModelError, UsageError
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ def open_holding(
     names = _distinct(names or [path.name for path in paths])
     given = list(given or paths)
     for number, (path, shown) in enumerate(zip(paths, given, strict=True)):
+        if not is_bundle(path):
+            raise instead_of(path, HANDOFF, BadBundleError)
         manifest = read_handoff(path, progress)
         if manifest.id in {other.id for other in manifests}:
             raise UsageError(f"{shown}: this handoff is given twice", "give each handoff once")

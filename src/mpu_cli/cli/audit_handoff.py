@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from mpu_cli.audit.gates import GateSettings, require_names
 from mpu_cli.cli.archives import unpacked
+from mpu_cli.cli.audit_handoff_tables import (
+    behaviour_lines,
+    ran_data,
+    smallest_ratio,
+    three_numbers,
+    update_data,
+    update_lines,
+)
 from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.gated import print_gated
 from mpu_cli.cli.guide import Guide
@@ -21,6 +29,7 @@ from mpu_cli.option import REQUIRED, option
 
 if TYPE_CHECKING:
     from mpu_cli.audit.handoff.audit import HandoffAudit
+    from mpu_cli.audit.handoff.run_models import Runs
 
 GUIDE = Guide(
     "server",
@@ -32,7 +41,7 @@ GUIDE = Guide(
 )
 
 
-NUMBERS = ("one_copy", "all_copies", "exact", "of_stated")
+NUMBERS = ("one_copy", "all_copies", "exact", "of_stated", "behaviour")
 """What a condition of `--fail-if` may name."""
 
 
@@ -90,7 +99,33 @@ class AuditHandoffOptions(Job):
         metavar="N|all",
         parse=layer_count,
     )
-    seed: int = option(0, "Seed of the choice among more than 64 groups of handoffs.", least=0)
+    update: tuple[Path, ...] = option(
+        (),
+        "Update that the holder of the handoffs made itself, which it knows; may be given several"
+        " times.",
+        panel="Model",
+        metavar="UPDATE",
+        repeated=True,
+    )
+    probe: Path | None = option(
+        None,
+        "Rows to run the models on.",
+        shown="texts that the first copy writes",
+        panel="Data",
+        metavar="FILE",
+    )
+    no_behaviour: bool = option(
+        False,
+        "Do not run the models: neither KL(θ‖copy) nor the attack with the base's activations.",
+        panel="Method",
+    )
+    seed: int = option(
+        0,
+        "Seed of the texts that a copy writes, and of the choice among more than 64 groups of"
+        " handoffs.",
+        panel="Method",
+        least=0,
+    )
     gates: GateSettings
 
 
@@ -104,9 +139,11 @@ def handoff(job: AuditHandoffOptions, output: Output) -> None:
     than .9 of what perturb stated stays unknown, which is a bug of perturb.
     """
     from mpu_cli.audit.handoff.aligned import Aligner
-    from mpu_cli.audit.handoff.audit import audit_handoff
+    from mpu_cli.audit.handoff.audit import audit_handoff, sampled
     from mpu_cli.audit.handoff.holding import open_holding
     from mpu_cli.audit.handoff.inputs import find_base, match_models, match_records, read_lineage
+    from mpu_cli.audit.handoff.own_updates import open_own_updates
+    from mpu_cli.audit.handoff.run_models import base_directions, measure_behaviour, texts_for
     from mpu_cli.audit.handoff.truth import Truth
 
     require_names(job.gates.fail_if, NUMBERS)
@@ -115,13 +152,17 @@ def handoff(job: AuditHandoffOptions, output: Output) -> None:
     names = _names(job.handoffs)
     with (
         unpacked(output, *job.handoffs) as places,
+        unpacked(output, *job.update) as updates,
         output.progress("reading the handoffs") as progress,
     ):
         base = find_base(job.base, lineage, progress)
         holding = open_holding(places, base.checkpoint, progress, names, job.handoffs)
         records = match_records(holding, lineage)
         models = match_models(job.model, holding, records, progress)
-        aligner = Aligner(holding)
+        chosen = sampled(holding, records, job.layers)
+        texts = None if job.no_behaviour else texts_for(holding, job.probe, job.seed, progress)
+        directions = base_directions(holding, chosen, texts, progress) if texts else {}
+        aligner = Aligner(holding, directions, open_own_updates(updates, holding, progress))
         truth = Truth(aligner, lineage, records, models, job.secret)
         result = audit_handoff(
             aligner,
@@ -133,9 +174,10 @@ def handoff(job: AuditHandoffOptions, output: Output) -> None:
             seed=job.seed,
             progress=progress,
         )
+        runs = measure_behaviour(holding, records, models, texts, progress) if texts else None
     warnings = _warnings(result, base.remark, is_test=lineage.secret.origin == "test")
     failed = _verdict(result)
-    data = {**_data(result), "warnings": warnings}
+    data = {**_data(result), **ran_data(runs), "warnings": warnings}
     if not output.as_json:
         for text in warnings:
             output.warn(text)
@@ -143,9 +185,9 @@ def handoff(job: AuditHandoffOptions, output: Output) -> None:
     print_gated(
         output,
         data,
-        *_body(result, job.handoffs[0] / holding.copies[0].name),
+        *_body(result, runs, job.handoffs[0] / holding.copies[0].name),
         gates=job.gates.fail_if,
-        numbers=_numbers(result),
+        numbers=_numbers(result, runs),
         brief=f"unknown to the holder of {worst.label}: {unknown(worst.nearest.error)}",
         failed=failed,
     )
@@ -159,10 +201,11 @@ def _names(paths: tuple[Path, ...]) -> list[str]:
     return [str(path).removesuffix(".tar") for path in paths]
 
 
-def _numbers(result: HandoffAudit) -> dict[str, float | None]:
+def _numbers(result: HandoffAudit, runs: Runs | None) -> dict[str, float | None]:
     """The numbers of `--fail-if`."""
     most = max(len(row.copies) for row in result.rows)
     single = [row.nearest.error for row in result.rows if len(row.copies) == 1]
+    behaviour = smallest_ratio(runs)
     return {
         "one_copy": min(single, default=None),
         "all_copies": min(row.nearest.error for row in result.rows if len(row.copies) == most),
@@ -170,6 +213,7 @@ def _numbers(result: HandoffAudit) -> dict[str, float | None]:
         "of_stated": min(
             (row.nearest.error / row.stated for row in result.rows if row.stated), default=None
         ),
+        "behaviour": behaviour and behaviour[0],
     }
 
 
@@ -200,7 +244,7 @@ def _warnings(result: HandoffAudit, remark: str, *, is_test: bool) -> list[str]:
     return lines
 
 
-def _body(result: HandoffAudit, copy: Path) -> list[Any]:
+def _body(result: HandoffAudit, runs: Runs | None, copy: Path) -> list[Any]:
     rows = [
         (
             row.label,
@@ -226,13 +270,10 @@ def _body(result: HandoffAudit, copy: Path) -> list[Any]:
         f"Unknown is the error of the best attack in the unit of {unit}; stated is the upper bound"
         " of mpu perturb.",
         "Exact is the share of entries that an attack gives back bit for bit. Neither number says"
-        " how the copies behave:",
-        f"a copy answers as the model does ({page('audit')}).",
-    ]
-    lines.append(
+        f" how the copies behave ({page('audit')}).",
         "What may differ from the model without changing any output (the order of hidden units and"
-        " heads, rotations) was taken out before scoring."
-    )
+        " heads, rotations) was taken out before scoring.",
+    ]
     return [
         facts(
             {
@@ -244,12 +285,15 @@ def _body(result: HandoffAudit, copy: Path) -> list[Any]:
                 ),
                 "layers": f"{len(result.layers)} of {result.all_layers}"
                 f" ({', '.join(map(str, result.layers))})",
+                **three_numbers(result, runs),
             }
         ),
         "",
         table("pool", "holders", "stated", "measured", "exact", "nearest attack", rows=rows),
         "",
         *lines,
+        *update_lines(result.updates),
+        *behaviour_lines(runs),
         "",
         "Given out so far, by the records:",
         table("holder", "handoffs", "stated", "measured", rows=given),
@@ -286,6 +330,7 @@ def _data(result: HandoffAudit) -> dict[str, Any]:
             }
             for row in result.rows
         ],
+        "updates": update_data(result.updates),
         "ledger": [
             {
                 "holder": row.holder,

@@ -36,8 +36,9 @@ class Owner:
         )
         return sorted(folder.glob("holder-*")) or [folder]
 
-    def audit(self, *handoffs, options=(), **named):
+    def audit(self, *handoffs, options=(), behaviour=False, **named):
         """`mpu audit handoff … --json`: exit code, output and errors."""
+        options = (*options, *(() if behaviour else ("--no-behaviour",)))
         named = {"secret": self.secret, "model": self.model, **named}
         words = [word for name, value in named.items() for word in (f"--{name}", value)]
         self.capsys.readouterr()

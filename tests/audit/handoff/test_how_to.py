@@ -37,4 +37,4 @@ def test_the_page_adds_an_attack(owner, tmp_path, monkeypatch):
 
 def key(name):
     """The file of an attack."""
-    return name.replace(" ", "_")
+    return name.lower().replace(" ", "_")

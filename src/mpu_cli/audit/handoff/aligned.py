@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,7 +11,10 @@ import torch
 from mpu_cli.architectures.layout import LayerLayout
 from mpu_cli.audit.handoff.alignment import FAILED_BELOW, LayerAlignment, align
 from mpu_cli.audit.handoff.alignment.products import Tensors
+from mpu_cli.audit.handoff.directions import Directions
 from mpu_cli.audit.handoff.holding import Holding
+from mpu_cli.audit.handoff.own_updates import layer_of_changes
+from mpu_cli.bundle.payload import Changes
 from mpu_cli.server.transforms.reparameterization import Reparameterization
 
 
@@ -26,6 +29,10 @@ class AlignedLayer:
     gram: np.ndarray
     """Products of (copy − base) of each two copies, or of the copies themselves without a base,
     (copies, copies), float64."""
+    directions: Mapping[str, Directions] = field(default_factory=dict)
+    """Of the base's activations, by matrix; empty where the base was not run."""
+    changes: tuple[Tensors | None, ...] = ()
+    """For each copy, by how much the client's own update changed it; None if it is not known."""
 
     def of(self, numbers: Sequence[int]) -> AlignedLayer:
         """The same layer of some of the copies."""
@@ -35,6 +42,8 @@ class AlignedLayer:
             tuple(self.copies[number] for number in chosen),
             self.base,
             self.gram[np.ix_(chosen, chosen)],
+            self.directions,
+            tuple(self.changes[number] for number in chosen) if self.changes else (),
         )
 
 
@@ -47,8 +56,21 @@ class Aligner:
     has moved far. Without a base the first copy is the anchor. The frame changes no output.
     """
 
-    def __init__(self, holding: Holding) -> None:
-        self.holding = holding
+    def __init__(
+        self,
+        holding: Holding,
+        directions: Mapping[int, Mapping[str, Directions]] | None = None,
+        changes: Mapping[int, Changes] | None = None,
+    ) -> None:
+        """What an attacker has.
+
+        Args:
+            holding: the copies, and the base.
+            directions: of the base's activations, by layer and matrix.
+            changes: the client's own updates, by the number of the copy.
+        """
+        self.holding, self._directions = holding, directions or {}
+        self._changes = changes or {}
         self._known: dict[tuple[int, int], LayerAlignment] = {}
 
     def layer(self, index: int) -> AlignedLayer:
@@ -62,7 +84,17 @@ class Aligner:
                 anchors = [it for it in (copies[0] if copies else None, base) if it is not None]
                 self._known[number, index] = _nearest(layer, anchors, copy)
             copies.append(self._known[number, index].undo(layer, copy))
-        return AlignedLayer(index, tuple(copies), base, _gram(copies, base))
+        directions = self._directions.get(index, {})
+        changes = tuple(self._change(number, index) for number in range(len(copies)))
+        return AlignedLayer(index, tuple(copies), base, _gram(copies, base), directions, changes)
+
+    def _change(self, number: int, index: int) -> Tensors | None:
+        if number not in self._changes:
+            return None
+        layer = self.holding.layout.layers[index]
+        return self._known[number, index].undo(
+            layer, layer_of_changes(self.holding, self._changes[number], index)
+        )
 
     def first_copy(self, index: int) -> LayerAlignment:
         """How the first copy was aligned, in a layer that was read."""

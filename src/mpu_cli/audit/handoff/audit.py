@@ -72,10 +72,31 @@ class AuditRow:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateRow:
+    """What the holders of copies of two rounds learn of the update between them."""
+
+    rounds: tuple[int, int]
+    """Numbers of the rounds among those given, from 1."""
+    label: str
+    holders: tuple[str, ...]
+    attempts: tuple[Attempt, ...]
+    """Their errors are in the unit of the update. Nothing is stated of it by `perturb`."""
+    cosine: float
+    """Of the best guess and the update."""
+
+    @property
+    def nearest(self) -> Attempt:
+        """The attempt with the smallest error."""
+        return min(self.attempts, key=lambda attempt: attempt.error)
+
+
+@dataclass(frozen=True, slots=True)
 class HandoffAudit:
     """The whole result."""
 
     rows: tuple[AuditRow, ...]
+    updates: tuple[UpdateRow, ...]
+    """For each two rounds, the pool that learns most."""
     ledger: tuple[tuple[LedgerRow, Attempt | None], ...]
     """What each holder has been given, and what was measured of it if all of it was attacked."""
     layers: tuple[int, ...]
@@ -121,11 +142,12 @@ def audit_handoff(
     holding = aligner.holding
     pools, left_out = pools_of(holding, names, seed)
     chosen = sampled(holding, records, layers)
+    rounds = truth.rounds()
     runs = [
         _Run(pool, name, attacker)
         for pool in pools
         for name, attack in all_attacks().items()
-        if (attacker := attack.start(pool.seen(holding))) is not None
+        if (attacker := attack.start(pool.seen(holding, rounds))) is not None
     ]
     for number, index in enumerate(chosen):
         progress("undoing the reparameterization", number, 2 * len(chosen))
@@ -147,6 +169,7 @@ def audit_handoff(
     clear = {copy.label: aligner.clear_share(number) for number, copy in enumerate(holding.copies)}
     return HandoffAudit(
         rows,
+        tuple(_updates(runs, records)),
         tuple((row, _measured(row, rows)) for row in ledger(published)),
         tuple(chosen),
         len(holding.layout.layers),
@@ -166,6 +189,10 @@ class _Run:
     attack: str
     attacker: Attacker
     scores: dict[str, Score] = field(default_factory=dict)
+    of_update: dict[str, Score] = field(default_factory=dict)
+    """Of the guesses of an update."""
+    between: list[int] = field(default_factory=list)
+    """The rounds of those."""
 
     def part(self, aligned: AlignedLayer) -> AlignedLayer:
         return aligned.of(self.pool.copies)
@@ -173,15 +200,20 @@ class _Run:
     def score(self, aligned: AlignedLayer, truth: Truth) -> None:
         part = self.part(aligned)
         for estimate in self.attacker.estimates(part):
-            score = self.scores.setdefault(estimate.label, Score())
-            truth.add(score, part, estimate, self.pool.handoffs)
+            if estimate.between is None:
+                score = self.scores.setdefault(estimate.label, Score())
+                truth.add(score, part, estimate, self.pool.handoffs)
+                continue
+            self.between[:] = estimate.between
+            score = self.of_update.setdefault(estimate.label, Score())
+            truth.add_update(score, part, estimate, self.pool.handoffs)
 
-    def attempts(self) -> list[Attempt]:
+    def attempts(self, scores: Mapping[str, Score]) -> tuple[Attempt, ...]:
         found = []
-        for label, score in self.scores.items():
+        for label, score in scores.items():
             error, share = score.best()
             found.append(Attempt(self.attack, label, error, score.exact_share, share))
-        return found
+        return tuple(found)
 
 
 def sampled(holding: Holding, records: Sequence[HandoffRecord], count: int) -> list[int]:
@@ -219,9 +251,31 @@ def _row(
         tuple(holding.copies[number].label for number in pool.copies),
         tuple(record.id for record in held),
         stated(held, names, groups),
-        tuple(attempt for run in runs if run.pool == pool for attempt in run.attempts()),
+        tuple(attempt for run in runs if run.pool == pool for attempt in run.attempts(run.scores)),
         tuple(holding.copies[number].label for number in pool.copies if number in failed),
     )
+
+
+def _updates(runs: Sequence[_Run], records: Sequence[HandoffRecord]) -> list[UpdateRow]:
+    """For each two rounds, the pool whose best guess of the update is nearest."""
+    best: dict[tuple[int, int], UpdateRow] = {}
+    for run in runs:
+        if not run.of_update:
+            continue
+        older, newer = run.between
+        score = min(run.of_update.values(), key=lambda score: score.best())
+        held = [records[number] for number in run.pool.handoffs]
+        row = UpdateRow(
+            (older + 1, newer + 1),
+            run.pool.label,
+            tuple(dict.fromkeys(record.holder for record in held)),
+            run.attempts(run.of_update),
+            score.cosine,
+        )
+        known = best.get(row.rounds)
+        if known is None or row.nearest.error < known.nearest.error:
+            best[row.rounds] = row
+    return [best[rounds] for rounds in sorted(best)]
 
 
 def _measured(row: LedgerRow, rows: Sequence[AuditRow]) -> Attempt | None:

@@ -24,11 +24,10 @@ class HeldPool:
     handoffs: tuple[int, ...]
     """Numbers of their handoffs, each once."""
 
-    def seen(self, holding: Holding) -> CopyPool:
-        """The pool as attacks see it."""
-        return CopyPool(
-            tuple(holding.copies[number].handoff for number in self.copies), holding.has_base
-        )
+    def seen(self, holding: Holding, rounds: Sequence[int]) -> CopyPool:
+        """The pool as attacks see it; `rounds` has the round of each handoff of the holding."""
+        handoffs = tuple(holding.copies[number].handoff for number in self.copies)
+        return CopyPool(handoffs, holding.has_base, tuple(rounds[number] for number in handoffs))
 
 
 def pools_of(holding: Holding, names: Sequence[str], seed: int) -> tuple[list[HeldPool], bool]:

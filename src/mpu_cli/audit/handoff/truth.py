@@ -63,6 +63,12 @@ class Score:
         return sqrt(max(error, 0.0) / self.unit) if self.unit else 0.0, share
 
     @property
+    def cosine(self) -> float:
+        """Of (estimate − base) and (θ − base)."""
+        size = sqrt(self.length * self.task)
+        return self.product / size if size else 0.0
+
+    @property
     def exact_share(self) -> float:
         """Share of the entries that equal θ's after rounding to θ's own dtype."""
         return self.exact / max(1, self.entries)
@@ -103,7 +109,16 @@ class Truth:
     def newest(self, handoffs: Sequence[int]) -> str:
         """The digest of the newest model that these handoffs were made from."""
         digests = {self._records[number].model for number in handoffs}
-        return max(digests, key=lambda digest: (self._lineage.models[digest].sequence, digest))
+        return max(digests, key=self._age)
+
+    def rounds(self) -> tuple[int, ...]:
+        """The number of each handoff's model among those given, the oldest 0."""
+        digests = [record.model for record in self._records]
+        in_order = sorted(set(digests), key=self._age)
+        return tuple(in_order.index(digest) for digest in digests)
+
+    def _age(self, digest: str) -> tuple[int, str]:
+        return self._lineage.models[digest].sequence, digest
 
     def tensors(self, index: int, digest: str) -> Tensors:
         """θ's layer, float32, in the frame of the aligned copies; the layer was aligned before."""
@@ -159,6 +174,31 @@ class Truth:
                 score.length += float(moved.square().sum())
                 score.product += float((moved * task).sum())
                 score.task += float(task.square().sum())
+
+    def add_update(
+        self, score: Score, aligned: AlignedLayer, estimate: Estimate, handoffs: Sequence[int]
+    ) -> None:
+        """Add one layer of a guess of the update between the oldest and the newest of handoffs.
+
+        The unit is the update itself; where copies were rotated, what it shares with a rotation
+        that changes no output is taken out of it, because no attacker can know that.
+        """
+        newest = self.newest(handoffs)
+        oldest = min((self._records[number].model for number in handoffs), key=self._age)
+        before, after = self.tensors(aligned.index, oldest), self.tensors(aligned.index, newest)
+        after = self._without_leftover(self._layer(aligned.index), before, after)
+        score.shrinks = estimate.noisy
+        for name, tensor in after.items():
+            update = tensor.double() - before[name].double()
+            guess = estimate.tensors[name].double()
+            score.error += float((guess - update).square().sum())
+            score.length += float(guess.square().sum())
+            score.product += float((guess * update).sum())
+            score.task += float(update.square().sum())
+        score.unit = score.task
+
+    def _layer(self, index: int) -> LayerLayout:
+        return self._holding.layout.layers[index]
 
     def _without_leftover(self, layer: LayerLayout, theta: Tensors, estimate: Tensors) -> Tensors:
         if not self._turns:

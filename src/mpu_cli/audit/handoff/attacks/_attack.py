@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,16 @@ class CopyPool:
     handoffs: tuple[int, ...]
     """For each copy, the number of the handoff that it came in."""
     has_base: bool
+    rounds: tuple[int, ...] = ()
+    """For each copy, the number of the round it came in: the attacker knows when it got it."""
+
+    def of(self, numbers: Sequence[int]) -> CopyPool:
+        """The pool of some of the copies."""
+        return CopyPool(
+            tuple(self.handoffs[number] for number in numbers),
+            self.has_base,
+            tuple(self.rounds[number] for number in numbers),
+        )
 
     @property
     def size(self) -> int:
@@ -26,7 +36,7 @@ class CopyPool:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A guess of the model's layer."""
+    """A guess of the newest model's layer, or of what an update did to it."""
 
     label: str
     """Which of the attack's estimates it is; the same in every layer."""
@@ -36,6 +46,8 @@ class Estimate:
     """Whether noise may be left. With a base the attacker then also moves the guess towards the
     base, by a share that it tries from a short list (`truth.SHARES`): it cannot tell noise of an
     unknown size from a task vector."""
+    between: tuple[int, int] | None = None
+    """The rounds, older and newer, if this is a guess of the update between them."""
 
 
 class Attacker(Protocol):

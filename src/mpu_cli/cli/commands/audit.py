@@ -33,6 +33,11 @@ GUIDES = {
         "Attack an update as the server could (mpu audit update).",
         ("mpu audit update to-server to-client --forget forget.jsonl --decoys holdout.jsonl",),
     ),
+    "trace": Guide(
+        "server",
+        "Name the copy that a found model came from (mpu audit trace).",
+        ("mpu audit trace to-client/copy-1 --secret server",),
+    ),
 }
 audit = typer.Typer(name="audit", add_completion=False, rich_markup_mode=None)
 

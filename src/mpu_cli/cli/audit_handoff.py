@@ -10,6 +10,7 @@ from mpu_cli.audit.gates import GateSettings, require_names
 from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.audit_handoff_tables import (
     behaviour_lines,
+    not_run,
     ran_data,
     smallest_ratio,
     three_numbers,
@@ -140,6 +141,7 @@ def handoff(job: AuditHandoffOptions, output: Output) -> None:
     """
     from mpu_cli.audit.handoff.aligned import Aligner
     from mpu_cli.audit.handoff.audit import audit_handoff, sampled
+    from mpu_cli.audit.handoff.directions import without_directions
     from mpu_cli.audit.handoff.holding import open_holding
     from mpu_cli.audit.handoff.inputs import find_base, match_models, match_records, read_lineage
     from mpu_cli.audit.handoff.own_updates import open_own_updates
@@ -175,7 +177,10 @@ def handoff(job: AuditHandoffOptions, output: Output) -> None:
             progress=progress,
         )
         runs = measure_behaviour(holding, records, models, texts, progress) if texts else None
-    warnings = _warnings(result, base.remark, is_test=lineage.secret.origin == "test")
+    warnings = [
+        *_warnings(result, base.remark, is_test=lineage.secret.origin == "test"),
+        *not_run(without_directions(holding, directions)),
+    ]
     failed = _verdict(result)
     data = {**_data(result), **ran_data(runs), "warnings": warnings}
     if not output.as_json:

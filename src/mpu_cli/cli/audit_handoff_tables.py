@@ -109,6 +109,16 @@ def behaviour_lines(runs: Runs | None) -> list[Any]:
     return body
 
 
+def not_run(matrices: Sequence[str]) -> list[str]:
+    """A warning about matrices whose inputs were not seen."""
+    if not matrices:
+        return []
+    return [
+        f"activation Wiener could not see the inputs of {len(matrices)} matrices, for example"
+        f" {matrices[0]}: they are fused in memory, or have more than 4096 inputs"
+    ]
+
+
 def _distance(distance: Distance) -> tuple[str, str]:
     return f"{distance.kl:.3g}", f"{100 * distance.agreement:.4g} %"
 

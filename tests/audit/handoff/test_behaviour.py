@@ -1,9 +1,12 @@
 """How copies behave, on which texts, and what the base's activations add to an attack."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from two_parties import layout_of
 
 from mpu_cli.audit.handoff.behaviour import behaviour
@@ -82,3 +85,20 @@ def test_the_three_numbers_are_printed_together(owner, tmp_path):
     probe.write_text("[]")
     bad = owner.audit(handoff, options=("--probe", probe), behaviour=True)
     assert bad.code == 3 and "leave --probe out" in bad.json["error"]["hint"]
+
+
+def test_matrices_whose_inputs_were_not_seen_are_named(owner, built_tiny, tmp_path):
+    """Mixtral's experts are fused in memory; its attention is not."""
+    owner.model = built_tiny("mixtral")
+    owner.base = Path(shutil.copytree(owner.model, tmp_path / "base"))
+    weights = load_file(owner.base / "model.safetensors")
+    generator = torch.Generator().manual_seed(1)
+    moved = {
+        name: it + 0.1 * it.std() * torch.randn(it.shape, generator=generator)
+        for name, it in weights.items()
+    }
+    save_file(moved, owner.base / "model.safetensors", {"format": "pt"})
+    (handoff,) = owner.perturb(kappa=0.1, copies=1)
+    done = owner.audit(handoff, options=("--layers", "1"), behaviour=True)
+    (warning,) = [it for it in done.json["warnings"] if it.startswith("activation Wiener")]
+    assert "experts" in warning and "fused in memory" in warning

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mpu_cli.architectures.layout import ModelLayout
+from mpu_cli.audit.handoff.holding import Holding
 from mpu_cli.data.templates import TokenizedRow
 from mpu_cli.modeling.head import head_sees_only
 from mpu_cli.modeling.hooks.loading import names_in_memory
@@ -63,6 +64,19 @@ def input_directions(
         if (key := products.keys.get(matrix.name)) is not None:
             found[matrix.layer][matrix.name] = Directions(vectors[key], matrix.inputs_last)
     return found
+
+
+def without_directions(
+    holding: Holding, found: Mapping[int, Mapping[str, Directions]]
+) -> list[str]:
+    """The matrices of the layers that were run which have no directions."""
+    shapes = holding.copies[0].checkpoint.tensors
+    return [
+        name
+        for layer in found
+        for name in holding.layout.layers[layer].noised
+        if name not in found[layer] and len(shapes[name].shape) > 1
+    ]
 
 
 def _run(model: Any, batch: Mapping[str, torch.Tensor]) -> None:

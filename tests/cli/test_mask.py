@@ -101,6 +101,10 @@ def test_a_second_update_under_the_same_masks_is_refused(members, mpu):
     assert stat.S_IMODE(Path("lab.key.used").stat().st_mode) == 0o600
     other = ("unlearn", "to-client", "--forget", "forget.jsonl", "--retain", "retain.jsonl", *QUICK)
     assert mpu(*other, "--seed", "5", "--out", "other").code == 0
+    Path("elsewhere").mkdir()
+    Path("elsewhere", "lab.key").symlink_to(Path("lab.key").absolute())
+    linked = masked(mpu, "elsewhere/lab", "third", update="other")
+    assert (linked.code, Path("third").exists()) == (1, False)
     refused = masked(mpu, "lab", "third", update="other")
     assert (refused.code, Path("third").exists()) == (1, False)
     assert refused.err.splitlines()[-2:] == [
@@ -130,7 +134,7 @@ BAD_FILES = {
     "not a member": ("is not in group.txt", "have it added"),
     "a private key": ("lab.key: holds a private key", "wrote beside it"),
     "a bad line": ("bad.txt:2: not a name and a public key", "NAME PUBLIC-KEY"),
-    "a name twice": ("twice.txt:2: a second member named lab", "rename one"),
+    "a name twice": ("twice.txt:2: lab is given twice", "member's line once"),
     "a key twice": ("same.txt:2: b has the same key as a", "its own key"),
     "alone": ("alone.txt: a group has 2 to 256 members, not 1", "all members"),
     "a weak key": ("weak.txt:2: not a usable X25519 key", "ask clinic to make a new one"),

@@ -89,6 +89,7 @@ def update(job: AuditUpdateOptions, output: Output) -> None:
     given = {name: file for name in SETS if (file := getattr(job, name)) is not None}
     _require(given)
     require_names(job.gates.fail_if, NUMBERS)
+    _require_cover(job)
     with output.progress("reading rows") as progress:  # the imports take seconds
         from mpu_cli.audit.update.row_sets import read_sets
 
@@ -125,6 +126,17 @@ def _require(given: dict[str, str]) -> None:
             "give rows of the same kind that were neither forgotten nor trained on: an attack that"
             " recognises every row has learned nothing",
         )
+
+
+def _require_cover(job: AuditUpdateOptions) -> None:
+    """Refuse a condition on cover rows without any, before the attacks run."""
+    for gate in job.gates.fail_if:
+        for name in gate.names:
+            if job.cover is None and name.startswith("cover_"):
+                raise UsageError(
+                    f"--fail-if {gate.text}: {name} needs --cover",
+                    "give --cover FILE, the cover rows that were forgotten along with them",
+                )
 
 
 def _print(
@@ -169,9 +181,12 @@ def _refuse_strings(
     found = next((item for item in findings if item.numbers.get("found")), None)
     if found is None:
         return
-    error = CheckFailedError(
-        f"{job.update}: {found.measured}", "make the update again with mpu unlearn or mpu diff"
+    remedy = (
+        "make the tar file with --pack of mpu unlearn, mpu diff or mpu mask update"
+        if job.update.is_file()
+        else "make the update again with mpu unlearn or mpu diff"
     )
+    error = CheckFailedError(f"{job.update}: {found.measured}", remedy)
     if output.as_json:  # stdout holds one object, which has the error
         kind = {"kind": "CheckFailed", "message": error.message, "hint": error.hint}
         output.result({**data, "error": {**kind, "exit_code": error.exit_code}})
@@ -181,9 +196,12 @@ def _refuse_strings(
 
 
 def _numbers(findings: Sequence[Finding]) -> dict[str, float | None]:
-    """The numbers of `--fail-if`; None for what was not measured."""
+    """The numbers of `--fail-if`; None for what was not measured.
+
+    Of several tensors of token rows the one with the highest precision counts.
+    """
     numbers: dict[str, float | None] = dict.fromkeys(NUMBERS)
-    for item in findings:
+    for item in sorted(findings, key=lambda item: item.gated.get("token_precision", 0.0)):
         numbers |= {name: value for name, value in item.gated.items() if name in numbers}
     return numbers
 

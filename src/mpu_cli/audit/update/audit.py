@@ -55,6 +55,7 @@ def audit_update(audit: UpdateAudit, progress: Progress = lambda *_: None) -> li
             subject.published.path,
             audit.max_length,
             audit.prompting,
+            whole_texts=True,  # training cuts a long text into rows and uses them all
         )
         machine = Machine(audit.device, encoded.pad_id, progress)
         return [

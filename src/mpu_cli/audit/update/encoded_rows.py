@@ -21,7 +21,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class EncodedRows:
-    """Each set of `RowSets` by name, encoded; a long text is cut to its beginning."""
+    """Each set of `RowSets` by name, encoded; a long text is usually cut to its beginning."""
 
     sets: Mapping[str, Sequence[TokenizedRow]]
     vocabulary: int
@@ -40,9 +40,14 @@ class EncodedRows:
 
 
 def encode_sets(
-    rows: RowSets, source: Path, max_length: int | None, prompting: Prompting
+    rows: RowSets,
+    source: Path,
+    max_length: int | None,
+    prompting: Prompting,
+    *,
+    whole_texts: bool = False,
 ) -> EncodedRows:
-    """Encode all rows for the model in a directory.
+    """Encode all rows for the model in a directory; `whole_texts` leaves long texts uncut.
 
     Raises:
         BadDataError: a row that cannot be encoded.
@@ -59,5 +64,6 @@ def encode_sets(
         for row in members:
             whole = encode_whole(row, tokenizer, prompting)
             require_known(whole.input_ids, row.where, tokenizer, vocabulary)
-            encoded[name].append(cut(whole, row.where, limit.tokens))
+            uncut = whole_texts and row.text is not None
+            encoded[name].append(whole if uncut else cut(whole, row.where, limit.tokens))
     return EncodedRows(encoded, vocabulary, pad_id(tokenizer, vocabulary))

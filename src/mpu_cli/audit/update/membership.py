@@ -18,6 +18,7 @@ from mpu_cli.audit.update.encoded_rows import EncodedRows
 from mpu_cli.audit.update.finding import Finding
 from mpu_cli.audit.update.subject import Subject
 from mpu_cli.data.order import shuffled
+from mpu_cli.errors import CheckFailedError
 from mpu_cli.evaluation.statistics import Array
 
 ATTACKS: Mapping[str, tuple[Attack, str]] = {
@@ -76,14 +77,24 @@ _COVER = (
 def membership(
     subject: Subject, rows: EncodedRows, machine: Machine
 ) -> tuple[list[Finding], dict[str, dict[str, Array]]]:
-    """A finding for each attack and comparison, and the scores by attack and set."""
+    """A finding for each attack and comparison, and the scores by attack and set.
+
+    Raises:
+        CheckFailedError: the changed copy's loss is not a number.
+    """
     findings, scores = [], {}
     comparisons = (_FORGET, *(_COVER if rows.sets["cover"] else ()))
     everything = [row for members in rows.sets.values() for row in members]
     ends = np.cumsum([len(members) for members in rows.sets.values()])[:-1]
     for name, (attack, words) in ATTACKS.items():
-        parts = np.split(attack(subject.published.path, subject.changed, everything, machine), ends)
-        scores[name] = dict(zip(rows.sets, parts, strict=True))
+        measured = attack(subject.published.path, subject.changed, everything, machine)
+        if bad := int(np.isnan(measured).sum()):
+            raise CheckFailedError(
+                f"{subject.update_path / subject.name}: with this change the model computes no"
+                f" number for {bad} of {len(measured)} rows",
+                "lower the learning rate and train again",
+            )
+        scores[name] = dict(zip(rows.sets, np.split(measured, ends), strict=True))
         control = _control(scores[name])
         findings += [_compare(item, name, words, scores[name], control) for item in comparisons]
     return findings, scores

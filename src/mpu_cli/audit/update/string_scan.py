@@ -2,7 +2,8 @@
 
 Searched are pieces of each text (12 bytes, one after the other, so that any 23 bytes in a row hold
 one), its words of six letters and more, and names of files, user and machine; each as UTF-8, UTF-16
-in both byte orders, hexadecimal, and base64 at each alignment and in both alphabets. Strings that
+in both byte orders, hexadecimal, and base64 at each alignment and in both alphabets. A string of
+four or five bytes counts only between other text: among numbers it would be chance. Strings that
 every update of this handoff holds (names of tensors, keys of the format) are not searched.
 
 The whole of a tar file is read, headers included; of a directory its files' names and bytes.
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpu_cli.audit.update.encoded_rows import Progress
 from mpu_cli.audit.update.finding import Finding
@@ -32,7 +34,12 @@ _WORD = re.compile(r"\w{6,24}")
 _HEX = re.compile(r"[0-9a-f]{1,7}")
 """A digest may hold so short a name by chance."""
 _SHORTEST = 4
-"""Bytes of a name below which any file of numbers may hold it by chance."""
+"""Bytes of a name below which it is not searched."""
+_CERTAIN = 6
+"""Bytes of a string below which gigabytes of weights hold it by chance: it counts only in text."""
+_AROUND = 8
+"""Bytes before and after so short a string that must be text, or padding of text."""
+_TEXT = bytes([0, 9, 10, 13, *range(32, 127)])
 _ENCODED = 6
 """Bytes of a string whose base64 and hexadecimal forms are searched."""
 _BLOCK = 4 << 20
@@ -117,7 +124,9 @@ def data_strings(rows: Iterable[Row], names: Iterable[str], known: str) -> list[
         for text in contents(row):
             for form in {text, json.dumps(text)[1:-1]}:
                 data = form.encode()
-                pieces = [data[at : at + _PIECE] for at in range(0, len(data) - _ENCODED, _PIECE)]
+                pieces = [
+                    data[at : at + _PIECE] for at in range(0, len(data) - _ENCODED + 1, _PIECE)
+                ]
                 found |= dict.fromkeys(
                     piece.decode(errors="ignore") for piece in pieces if len(piece) >= _ENCODED
                 )
@@ -163,6 +172,7 @@ class _Table:
             self.by_prefix.setdefault(prefix, []).append(form)
             self.first[prefix[0] | prefix[1] << 8] = True
             self.second[prefix[2] | prefix[3] << 8] = True
+        self.prefixes: NDArray[np.uint32] = np.sort(np.frombuffer(b"".join(self.by_prefix), "<u4"))
 
 
 def _find(block: bytes, table: _Table) -> Iterator[tuple[str, str, int]]:
@@ -172,10 +182,20 @@ def _find(block: bytes, table: _Table) -> Iterator[tuple[str, str, int]]:
         return
     pairs = letters[:-1] | letters[1:] << 8
     starts = np.flatnonzero(table.first[pairs[:-2]] & table.second[pairs[2:]])
-    for start in starts.tolist():
-        for form, text, name in table.by_prefix.get(block[start : start + _SHORTEST], ()):
-            if block.startswith(form, start):
+    # Many strings let many pairs pass, so all four bytes are looked up before Python looks.
+    words = pairs[starts].astype(np.uint32) | pairs[starts + 2].astype(np.uint32) << 16
+    places = np.searchsorted(table.prefixes, words) % max(1, len(table.prefixes))
+    for start in starts[table.prefixes[places] == words].tolist():
+        for form, text, name in table.by_prefix[block[start : start + _SHORTEST]]:
+            if block.startswith(form, start) and (
+                len(form) >= _CERTAIN or _in_text(block, start, start + len(form))
+            ):
                 yield text, name, start
+
+
+def _in_text(block: bytes, start: int, stop: int) -> bool:
+    around = block[max(0, start - _AROUND) : start] + block[stop : stop + _AROUND]
+    return not around.translate(None, _TEXT)
 
 
 def _files(place: Path, overlap: int) -> Iterator[tuple[str, Iterator[_Block]]]:

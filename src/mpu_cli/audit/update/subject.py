@@ -19,7 +19,13 @@ import torch
 from mpu_cli.architectures.layout import ModelLayout
 from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateManifest, decode
-from mpu_cli.bundle.payload import ChangedTensor, Changes, DenseChange, open_changes
+from mpu_cli.bundle.payload import (
+    ChangedTensor,
+    Changes,
+    DenseChange,
+    check_numbers,
+    open_changes,
+)
 from mpu_cli.bundle.read import manifest_bytes
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.dtypes import read_rows
@@ -56,7 +62,7 @@ def open_subject(update: Path, handoff: Path, number: int) -> Iterator[Subject]:
 
     Raises:
         UsageError: there is no such copy.
-        BadBundleError, GateError, OutputError: see `write_changed_copy`.
+        BadBundleError, GateError, OutputError: see `write_changed_copy` and `check_numbers`.
         CheckFailedError: the update changes nothing in this copy.
     """
     with tempfile.TemporaryDirectory(prefix="mpu-audit-") as folder:
@@ -75,6 +81,7 @@ def open_subject(update: Path, handoff: Path, number: int) -> Iterator[Subject]:
                 f"{update / name}: changes nothing, so there is nothing to learn from it",
                 "give an update that unlearned something",
             )
+        check_numbers(update / name, changes)
         copy = open_checkpoint(handoff / name)
         layout = read_layout(copy.config, shapes(copy.tensors), copy.path)
         yield Subject(published, changing, update, name, copy, changed, changes, layout)

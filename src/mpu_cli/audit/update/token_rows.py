@@ -22,10 +22,11 @@ _BLOCK = 1 << 22
 """Entries in memory at a time."""
 _ROUNDING = 1e-5
 """Share of a row's norm that many rounded steps of weight decay may leave."""
-_PARALLEL = 0.999
-"""The cosine between a row and its move by decay, at least."""
+_PARALLEL = 0.95
+"""The cosine between a row and its move by decay, at least. Where the decay of a step is about the
+last bit of float32, every entry moves by one or two last bits: cosine .97 to .98."""
 _DECAY_ROUNDING = 0.02
-"""Share of the decay that a bfloat16 update may round away."""
+"""Share of the decay that a bfloat16 update may round away, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +82,17 @@ def moved_rows(info: TensorInfo, subject: Subject) -> MovedRows:
         norms[places] = before.square().sum(1).numpy()
         squares[places] = move.square().sum(1).numpy()
         shrinks[places] = -(before * move).sum(1).numpy()
-    # Rows that nothing but decay moved point exactly against themselves.
+    # Rows that nothing but decay moved point against themselves, exactly but for rounding.
     shrunk = shrinks > _PARALLEL * np.sqrt(norms * squares)
     decay = float(np.median(shrinks[shrunk] / norms[shrunk])) if shrunk.any() else 0.0
     # |move + decay · before|², from the three sums
     residual = squares - 2 * decay * shrinks + decay**2 * norms
     sizes = np.sqrt(np.maximum(residual, 0.0))
-    floor = (_ROUNDING + _DECAY_ROUNDING * decay) * np.sqrt(norms) if decay else 0.0
-    return MovedRows(info.name, sizes, sizes > floor, decay)
+    if not decay:
+        return MovedRows(info.name, sizes, sizes > 0, decay)
+    rounded = np.median(sizes[shrunk] / np.sqrt(norms[shrunk])) / decay
+    floor = _ROUNDING + max(_DECAY_ROUNDING, 2 * rounded) * decay
+    return MovedRows(info.name, sizes, sizes > floor * np.sqrt(norms), decay)
 
 
 def _finding(found: MovedRows, types: frozenset[int]) -> Finding:

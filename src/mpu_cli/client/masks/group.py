@@ -65,8 +65,15 @@ def read_group(*paths: Path) -> MaskGroup:
     keys: dict[str, str] = {}
     for path in paths:
         for where, member in _lines(path):
+            if member in members.values():
+                raise BadInputError(
+                    f"{where}: {member.name} is given twice", "give each member's line once"
+                )
             if member.name in members:
-                raise BadInputError(f"{where}: a second member named {member.name}", "rename one")
+                raise BadInputError(
+                    f"{where}: a second member named {member.name}",
+                    "change one of the two names in the file: names do not count in the digest",
+                )
             if member.public in keys:
                 raise BadInputError(
                     f"{where}: {member.name} has the same key as {keys[member.public]}",
@@ -96,7 +103,8 @@ def write_group(members: Sequence[GroupMember], path: Path, *, force: bool = Fal
 def _lines(path: Path) -> list[tuple[str, GroupMember]]:
     """The members in a file, each with its place (`file:line`) for messages."""
     try:
-        text = read_small_file(path, _MAX_BYTES, _FORM).decode()
+        # Some editors write a byte order mark.
+        text = read_small_file(path, _MAX_BYTES, _FORM).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInputError(f"{path}: not a group file", _FORM) from error
     if "PRIVATE KEY" in text:

@@ -53,8 +53,9 @@ def new_key(path: Path, name: str) -> str:
     """
     if not NAME.fullmatch(name):
         raise UsageError(
-            f"--name {name}: not a name for a group file",
-            "use 1 to 64 letters, digits, dots, hyphens and underscores",
+            f"{name!r} cannot be a member's name in a group file",
+            "give --name NAME: 1 to 64 of a-z, A-Z, 0-9, dots, hyphens and underscores, first a"
+            " letter or digit",
         )
     refuse_existing_file(public_path(path), force=None)
     private = X25519PrivateKey.generate()
@@ -104,7 +105,13 @@ def read_key(path: Path) -> MaskKey:
 
 
 def is_usable(public: str) -> bool:
-    """Whether a public key is none of the few with which every shared secret is zero."""
+    """Whether a public key has its one spelling, and not every shared secret with it is zero.
+
+    X25519 ignores the highest bit and reduces modulo 2²⁵⁵ − 19, so one key could stand in a group
+    under several spellings, as several members.
+    """
+    if int.from_bytes(bytes.fromhex(public), "little") >= 2**255 - 19:
+        return False
     try:
         X25519PrivateKey.generate().exchange(_public_key(public))
     except ValueError:

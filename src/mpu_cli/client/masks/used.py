@@ -35,7 +35,9 @@ class UsedMasks:
 
     def __init__(self, key: Path) -> None:
         self._key = key
-        self.path = key.with_name(f"{key.name}.used")
+        # One list, by whatever link the key is reached.
+        real = key.resolve() if key.is_symlink() else key
+        self.path = real.with_name(f"{real.name}.used")
 
     def check(self, use: MaskUse) -> tuple[str, ...]:
         """Refuse a second update under the same masks.

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -28,9 +29,9 @@ from typing import Any
 
 import torch
 from journal import Journal
-from offset_attacks import ATTACKS, SIBLING_ATTACKS, Seen
+from offset_levels import attack_all, layer_of, weights_of
 from offset_results import printed
-from offset_shape import KINDS, Moments, Shape, drawn, level_for, shape_of
+from offset_shape import KINDS, Moments, Shape, drawn, shape_of
 from offset_sibling import sibling
 from one_round import say
 from slopes import ASSETS
@@ -40,13 +41,15 @@ from mpu_cli.client import methods
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.row_order import row_sampling
 from mpu_cli.client.training_rows import RowEncoder
-from mpu_cli.data.batches import collate, pad_id
+from mpu_cli.data.batches import PairSampler, collate, pad_id
 from mpu_cli.data.rows import read_rows
 from mpu_cli.modeling.load import load_model
 from mpu_cli.modeling.logprobs import labelled_predictions, token_mean_kl
+from mpu_cli.modeling.tokenizer import quiet_transformers
+from mpu_cli.training import reference
 from mpu_cli.training.run_context import RunContext
 from mpu_cli.training.settings import TrainingSettings
-from mpu_cli.training.trainer import train
+from mpu_cli.training.trainer import UnlearningTrainer
 from mpu_cli.training.training_sets import TrainingSets
 from mpu_cli.training.usual_rate import rate_for
 
@@ -64,7 +67,8 @@ class Study:
         self.model = load_model(options.model).model
         self.theta = {name: each.detach().clone() for name, each in self.model.named_parameters()}
         self.rate = options.rate or rate_for(self.model.config.to_dict(), options.model)
-        self.settings = self._settings(options.steps * options.batch_size)
+        self.settings = self._settings(options.steps)
+        self.surrogate = self._settings(options.own_steps or options.steps)
         recipe = Recipe.of_files(SURROGATE, {}, self.settings, options.forget, options.retain)
         encoder = RowEncoder(options.model, recipe)
         forget, retain = (
@@ -75,17 +79,17 @@ class Study:
         else:
             own = encoder.encoded(read_rows(options.own), "own")
         size = options.steps * options.batch_size
-        half = min(size, len(own) // 2)
+        half = min((options.own_steps or options.steps) * options.batch_size, len(own) // 2)
         self.filler = pad_id(encoder.tokenizer, encoder.vocabulary)
         self.sets = self._sets(forget[:size], retain)
         self.own = self._sets(own[-half:], own[:-half])
         self.probe = collate(forget[:KL_ROWS], self.filler)
 
-    def _settings(self, size: int) -> TrainingSettings:
+    def _settings(self, steps: int) -> TrainingSettings:
         return TrainingSettings(
             learning_rate=self.rate,
-            epochs=size,
-            max_steps=self.options.steps,
+            epochs=steps * self.options.batch_size,  # enough for any number of rows
+            max_steps=steps,
             batch_size=self.options.batch_size,
             max_length=self.options.max_length,
             round_number=1,
@@ -101,7 +105,9 @@ class Study:
         for name, parameter in self.model.named_parameters():
             parameter.copy_(self.theta[name] + offset.get(name, 0))
 
-    def train(self, method: str, sets: TrainingSets) -> dict[str, Tensor]:
+    def train(
+        self, method: str, sets: TrainingSets, settings: TrainingSettings
+    ) -> dict[str, Tensor]:
         """The update of the weights that are in the model now."""
         before = {
             name: each.detach().clone()
@@ -110,14 +116,15 @@ class Study:
         }
         found = methods.get(method)
         parameters = found.parse([])
-        train(
-            self.model,
-            found.bind(parameters),
-            found.inputs_with(parameters),
-            sets,
-            self.settings,
-            RunContext("cpu"),
-        )
+        # As training.trainer.train, without its measurement of answers before and after.
+        pairs = reference.prepare(self.model, found.inputs_with(parameters), sets, settings)
+        order = PairSampler(settings.seed, pairs.n_forget, pairs.n_retain, sets.sampling)
+        with quiet_transformers():
+            UnlearningTrainer(
+                self.model, found.bind(parameters), pairs, order, settings, RunContext("cpu")
+            ).run(None)
+        pairs.close()
+        self.model.eval()
         now = dict(self.model.named_parameters())
         return {name: now[name].detach() - each for name, each in before.items()}
 
@@ -132,40 +139,25 @@ class Study:
         return float(token_mean_kl(self.model, self.probe, truth))
 
 
-def weights_of(path: Path) -> dict[str, Tensor]:
-    """All parameters of a model directory."""
-    return {name: each.detach() for name, each in load_model(path).model.named_parameters()}
-
-
-def shapes_of(study: Study) -> tuple[list[Shape], list[Tensor] | None]:
-    """Every matrix's shape and the sibling's task vector in its basis, kept in --work."""
+def shapes_of(study: Study) -> list[Shape]:
+    """Every matrix's shape, kept in --work."""
     kept = study.options.work / "shapes.pt"
     if kept.exists():
-        found = torch.load(kept, weights_only=False)
-        return found["shapes"], found["siblings"]
+        found: list[Shape] = torch.load(kept, weights_only=False)  # our own file
+        return found
     study.put({})
     moments = Moments(study.model)
-    study.train(SURROGATE, study.own)
+    study.train(SURROGATE, study.own, study.surrogate)
     moments.close()
     base = weights_of(study.options.base)
-    rms = layer_rms({name: study.theta[name] - base[name] for name in moments.inputs})
+    task = {name: study.theta[name] - base[name] for name in moments.inputs}
+    rms = layer_rms(task)
     shapes = [
-        shape_of(
-            name, study.theta[name] - base[name], moments, rms[name.split(".layers.")[0], layer]
-        )
-        for name, layer in ((name, layer_of(name)) for name in moments.inputs)
+        shape_of(name, each, moments, rms[name.split(".layers.")[0], layer_of(name)])
+        for name, each in task.items()
     ]
-    siblings = None
-    if study.options.sibling is not None:
-        taught = weights_of(study.options.sibling)
-        siblings = [each.into_basis(taught[each.name] - base[each.name]) for each in shapes]
-    torch.save({"shapes": shapes, "siblings": siblings}, kept)
-    return shapes, siblings
-
-
-def layer_of(name: str) -> str:
-    """The number of the layer in a parameter's name."""
-    return name.split(".layers.")[1].split(".")[0]
+    torch.save(shapes, kept)
+    return shapes
 
 
 def layer_rms(task: dict[str, Tensor]) -> dict[tuple[str, str], float]:
@@ -178,48 +170,6 @@ def layer_rms(task: dict[str, Tensor]) -> dict[tuple[str, str], float]:
     return {key: math.sqrt(square / count) for key, (square, count) in sums.items()}
 
 
-def attacked(
-    kind: str,
-    level: float,
-    draw: int,
-    shapes: Sequence[Shape],
-    siblings: Sequence[Tensor] | None,
-) -> dict[str, float]:
-    """What every attack leaves, by its name, relative to the task vector of these matrices."""
-    known = {**ATTACKS, **(SIBLING_ATTACKS if siblings is not None else {})}
-    lost, total = dict.fromkeys(known, 0.0), 0.0
-    for number, shape in enumerate(shapes):
-        unit = float(shape.task.square().mean().sqrt())  # so that no square underflows
-        noise = KINDS[kind](shape, level)
-        seen = Seen(
-            (shape.task + drawn(shape, noise, draw)) / unit,
-            noise / unit**2,
-            shape.energy / unit**2,
-            None if siblings is None else siblings[number] / unit,
-        )
-        for name, attack in known.items():
-            lost[name] += float((attack(seen) * unit - shape.task).double().square().sum())
-        total += float(shape.task.double().square().sum())
-    return {name: math.sqrt(value / total) for name, value in lost.items()}
-
-
-def calibrated(
-    kind: str, leak: float, shapes: Sequence[Shape], siblings: Sequence[Tensor] | None
-) -> dict[str, Any]:
-    """The level at which the worst attack on draw 0 leaves `leak`, within 1 %."""
-    asked = leak
-    for _ in range(5):
-        level = level_for(kind, shapes, asked)
-        found = attacked(kind, level, 0, shapes, siblings)
-        worst = min(found.values())
-        if abs(worst / leak - 1) < 0.01:
-            break
-        odds = [each**2 / (1 - each**2) for each in (asked, leak, worst)]
-        wanted = odds[0] * odds[1] / odds[2]
-        asked = math.sqrt(wanted / (1 + wanted))
-    return {"level": level, "asked": asked, "attacks": found}
-
-
 def noise_free(study: Study, method: str) -> dict[str, Tensor]:
     """Δ(θ), kept in --work."""
     kept = study.options.work / f"noise-free-{method}.pt"
@@ -227,7 +177,7 @@ def noise_free(study: Study, method: str) -> dict[str, Tensor]:
         found: dict[str, Tensor] = torch.load(kept, weights_only=True)
         return found
     study.put({})
-    plain = study.train(method, study.sets)
+    plain = study.train(method, study.sets, study.settings)
     torch.save(plain, kept)
     return plain
 
@@ -243,7 +193,7 @@ def trained(
     """Error of the update and share of the base's KL, of one copy."""
     study.put(offset)
     share = study.kl(truth) / base_kl
-    update = study.train(method, study.sets)
+    update = study.train(method, study.sets, study.settings)
     off = sum(float((update[name] - each).double().square().sum()) for name, each in plain.items())
     return {"error": math.sqrt(off / norm2(plain.values())), "KL share": share}
 
@@ -253,42 +203,17 @@ def norm2(tensors: Iterable[Tensor]) -> float:
     return sum(float(each.double().square().sum()) for each in tensors)
 
 
-def attack_all(
-    options: argparse.Namespace,
-    journal: Journal,
-    shapes: Sequence[Shape],
-    siblings: Sequence[Tensor] | None,
-) -> dict[tuple[str, float], float]:
-    """Levels by kind and leak; every draw is attacked at them."""
-    some = [i for i in range(len(shapes)) if not int(layer_of(shapes[i].name)) % options.every]
-    part = [shapes[i] for i in some]
-    their = None if siblings is None else [siblings[i] for i in some]
-    levels = {}
-    for leak, kind in product(options.leaks, options.kinds):
-        key = {"kind": kind, "leak": leak}
-        found = journal.get({"what": "level", **key}, partial(calibrated, kind, leak, part, their))
-        levels[kind, leak] = found["level"]
-        for draw in range(options.attack_draws):
-            journal.get(
-                {"what": "attack", "draw": draw, **key},
-                (lambda attacks=found["attacks"]: attacks)
-                if draw == 0
-                else partial(attacked, kind, found["level"], draw, part, their),
-            )
-        say(f"{kind} {leak:g}: level {found['level']:.3g}, worst {min(found['attacks'].values())}")
-    return levels
-
-
 def run(options: argparse.Namespace) -> None:
     """The study, as far as --work does not hold it."""
     options.work.mkdir(parents=True, exist_ok=True)
     journal = Journal(options.work / "results.jsonl")
     study = Study(options)
-    shapes, siblings = shapes_of(study)
-    levels = attack_all(options, journal, shapes, siblings)
+    shapes = shapes_of(study)
+    if options.shapes_only:
+        return
+    levels = attack_all(options, journal, shapes)
     if options.attacks_only:
         return
-    del siblings
     study.put({})
     truth = study.logits()
     base = weights_of(options.base)
@@ -319,8 +244,7 @@ def run(options: argparse.Namespace) -> None:
         say(f"{method}: the noise-free update is {size:.2%} of the weights")
         for key in wanted:
             if time.monotonic() > options.ends:
-                say("--limit: the rest another time")
-                return
+                sys.exit("--limit: the rest another time")
             measure = partial(one, method, plain, key["kind"], key["leak"], key["draw"])
             found = journal.get(key, measure)
             say(f"{method}, {key['kind']}, leak {key['leak']:g}, draw {key['draw']}: {found}")
@@ -361,12 +285,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     study.add_argument("--draws", type=int, default=3)
     study.add_argument("--steps", type=int, default=10)
     study.add_argument("--batch-size", type=int, default=4)
+    study.add_argument("--own-steps", type=int, help="of the surrogate run (default: --steps)")
     study.add_argument("--rate", type=float, help="learning rate (default: mpu unlearn's)")
     study.add_argument(
         "--every", type=int, default=1, help="attack only the matrices of each such layer"
     )
     study.add_argument("--attack-draws", type=int, help="draws that are attacked (default: all)")
     study.add_argument("--limit", type=float, help="seconds after which no run is begun")
+    study.add_argument("--shapes-only", action="store_true", help="end after the surrogate run")
     study.add_argument("--attacks-only", action="store_true", help="train nothing")
     options = parser.parse_args(arguments)
     if options.what == "study":
@@ -383,6 +309,8 @@ def main() -> None:
         return
     if options.what == "study":
         run(options)
+        if options.shapes_only:
+            return
     print(printed(options.work))
 
 

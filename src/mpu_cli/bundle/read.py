@@ -27,14 +27,17 @@ def read_bundle(
     path: Path,
     digest: Callable[[Path, ByteCounter], str] = file_digest,
     progress: Progress | None = None,
+    wanted: str = BUNDLE,
 ) -> HandoffManifest | UpdateManifest:
     """Verify a whole bundle: manifest, listing, and the digest of every file.
+
+    `wanted` is the kind that a message says was expected.
 
     Raises:
         BadBundleError: a file is missing, added, altered, or not a regular file.
     """
     trusted = TrustedBundle(path)
-    manifest = trusted.read_manifest(manifest_bytes(path))
+    manifest = trusted.read_manifest(manifest_bytes(path, wanted))
     trusted.check_listing(_listing(path))
     files = [(copy.name, name) for copy in manifest.copies for name in copy.files]
     total = sum(entry.bytes for copy in manifest.copies for entry in copy.files.values())
@@ -48,7 +51,7 @@ def read_bundle(
 
 def read_handoff(path: Path, progress: Progress | None = None) -> HandoffManifest:
     """Verify a bundle that must be a handoff."""
-    manifest = read_bundle(path, progress=progress)
+    manifest = read_bundle(path, progress=progress, wanted=HANDOFF)
     if not isinstance(manifest, HandoffManifest):
         raise instead_of(path, HANDOFF, BadBundleError)
     return manifest
@@ -56,21 +59,23 @@ def read_handoff(path: Path, progress: Progress | None = None) -> HandoffManifes
 
 def read_update(path: Path, progress: Progress | None = None) -> UpdateManifest:
     """Verify a bundle that must be an update."""
-    manifest = read_bundle(path, progress=progress)
+    manifest = read_bundle(path, progress=progress, wanted=UPDATE)
     if not isinstance(manifest, UpdateManifest):
         raise instead_of(path, UPDATE, BadBundleError)
     return manifest
 
 
-def manifest_bytes(path: Path) -> bytes:
+def manifest_bytes(path: Path, wanted: str = BUNDLE) -> bytes:
     """The unverified bytes of a bundle's manifest, at most one more than the limit.
+
+    `wanted`: see `read_bundle`.
 
     Raises:
         BadBundleError: no directory, no manifest, or not a regular file.
     """
     manifest = path / MANIFEST
     if not manifest.is_symlink() and not manifest.exists():
-        raise instead_of(path, BUNDLE, BadBundleError)
+        raise instead_of(path, wanted, BadBundleError)
     if manifest.is_symlink() or not manifest.is_file():
         raise BadBundleError(
             f"{manifest}: is not a regular file, so the directory is not a handoff or an update"

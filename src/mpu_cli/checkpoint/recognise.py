@@ -84,8 +84,10 @@ def instead_of(path: Path, wanted: str, error: type[MpuError] = BadInputError) -
     if thing.kind == HANDOFF and wanted == MODEL:
         hint = f"give one model directory, for instance the copy {_shell(path / 'copy-1')}"
     elif wanted in {HANDOFF, UPDATE, BUNDLE} and thing.kind in _NAMED:
-        who = "model owner sent" if wanted == HANDOFF else "client sent back"
-        hint = f"give the directory that the {who}"
+        hint = {
+            HANDOFF: "give the directory that the model owner sent",
+            UPDATE: "give the update: the directory that mpu unlearn, diff or mask update wrote",
+        }.get(wanted, "give the directory that the client sent back")
     elif wanted == SECRET and hint is None:
         hint = "give the directory that mpu perturb created as --secret"
     wrong = "" if wanted == ANY or thing.kind == "outer" else f", expected {_NAMED[wanted]}"

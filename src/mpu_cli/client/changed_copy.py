@@ -26,11 +26,18 @@ _SHARD_BYTES = 50_000_000_000
 
 
 def write_changed_copy(
-    handoff: Path, update: Path, number: int, directory: Path, progress: Progress | None = None
+    handoff: Path,
+    update: Path,
+    number: int,
+    directory: Path,
+    progress: Progress | None = None,
+    *,
+    dtype: str = "auto",
 ) -> None:
     """Write copy `number` of `handoff`, changed by `update`, into `directory`, which is empty.
 
-    `progress` gets (what, bytes done, bytes in total) while the two are checked.
+    `progress` gets (what, bytes done, bytes in total) while the two are checked. `dtype` is that of
+    the result (see `write_changed`).
 
     Raises:
         UsageError: there is no such copy, or the update lacks it.
@@ -53,7 +60,7 @@ def write_changed_copy(
     changes = open_changes(where, payloads[name])
     check_changes(where, changes, shapes(published.tensors), opened.frozen, opened.matrices)
     with disk_errors(directory):
-        write_changed(published, partial(change_spans, changes), directory, "auto", _SHARD_BYTES)
+        write_changed(published, partial(change_spans, changes), directory, dtype, _SHARD_BYTES)
 
 
 def change_spans(changes: Mapping[str, ChangedTensor], info: TensorInfo) -> Spans | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mpu_cli.audit.update.string_scan import scan
+from mpu_cli.audit.update.subject import open_subject
 
 
 def sets(client):
@@ -65,3 +67,32 @@ def test_a_condition_on_cover_rows_without_any_is_refused_at_once(client, mpu):
     done = mpu(*audit, "--fail-if", "cover_loss_change>.6")
     assert (done.code, done.out) == (2, "")
     assert "--fail-if cover_loss_change>.6: cover_loss_change needs --cover" in done.err
+
+
+def test_no_bit_of_the_change_is_rounded_away(client, mpu, tiny_pair, tmp_path):
+    """The server has the float32 change, whatever dtype the copies were published in."""
+    pair, handoff, update = tiny_pair("llama"), tmp_path / "to-client", tmp_path / "to-server"
+    perturb = ("perturb", pair.model, "--base", pair.base, "--handoff", handoff, "-m", 1)
+    options = ("--dtype", "bfloat16", "--check", "none", "--secret", tmp_path / "server")
+    assert mpu(*perturb, *options).code == 0
+    train = ("--method", "GradAscent", "--learning-rate", "1e-3", "--epochs", "1")
+    unlearn = ("unlearn", handoff, "--forget", client.rows["forget"], *train, "--out", update)
+    assert mpu(*unlearn).code == 0
+    with open_subject(update, handoff, 1) as subject:
+        before = load_file(handoff / "copy-1" / "model.safetensors")
+        after = load_file(subject.changed / "model.safetensors")
+    for name, change in load_file(update / "copy-1" / "delta.safetensors").items():
+        torch.testing.assert_close(after[name], before[name].float() + change, rtol=0, atol=0)
+
+
+def test_a_model_in_the_place_of_a_handoff_or_update_is_named(client, mpu, tiny_pair):
+    """The hint says what to give to a command that the client runs."""
+    model = tiny_pair("llama").model
+    swapped = {
+        (client.update, model): ("expected a handoff", "the directory that the model owner sent"),
+        (model, client.handoff): ("expected an update", "give the update: the directory that mpu"),
+    }
+    for places, (message, hint) in swapped.items():
+        done = mpu("audit", "update", *places, *sets(client))
+        error, remedy = done.err.splitlines()[-2:]
+        assert (done.code, message in error, hint in remedy) == (3, True, True), done.err

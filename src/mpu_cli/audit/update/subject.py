@@ -67,7 +67,8 @@ def open_subject(update: Path, handoff: Path, number: int) -> Iterator[Subject]:
     """
     with tempfile.TemporaryDirectory(prefix="mpu-audit-") as folder:
         changed = Path(folder)
-        write_changed_copy(handoff, update, number, changed)
+        # The server reads every bit of the change, so none is rounded to the copy's dtype.
+        write_changed_copy(handoff, update, number, changed, dtype="float32")
         published, changing = (
             decode(manifest_bytes(path), path / MANIFEST) for path in (handoff, update)
         )

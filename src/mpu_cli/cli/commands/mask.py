@@ -22,9 +22,12 @@ GUIDE = Guide(
     "client",
     "Mask updates so that the server learns only their sum.",
     (
+        "# each member makes a key, and sends FILE.pub to the others",
         "mpu mask key --out lab.key",
         "mpu mask key --out clinic.key",
-        "mpu mask group lab.key.pub clinic.key.pub --out group.txt",
+        "mpu mask key --out archive.key",
+        "# each member makes the same group file, and masks its update",
+        "mpu mask group lab.key.pub clinic.key.pub archive.key.pub --out group.txt",
         "mpu mask update to-server --handoff to-client --group group.txt --key lab.key \\\n"
         "    --out masked",
     ),
@@ -60,8 +63,8 @@ class MaskKeyOptions(Job):
 def make_key(job: MaskKeyOptions, output: Output) -> None:
     """Make the key of one member: an X25519 key pair.
 
-    The private key never leaves this machine. Send the line in FILE.pub to the other members, not
-    through the server: a server that supplies the keys can read every update.
+    Keep the private key on this machine. Send the line in FILE.pub to the other members, but not
+    through the server: a server that could exchange the keys could read every update.
     """
     from mpu_cli.client.masks.key import in_base64, new_key, public_path
 
@@ -164,11 +167,12 @@ def mask_update(job: MaskUpdateOptions, output: Output) -> None:
     """Mask an update: its entries become random integers, and only the group's sum can be read.
 
     All members answer one and the same handoff, and the server takes all masked updates in one
-    call of aggregate. If one member's is lost, none can be used. The changes add up; rounding moves
-    an entry by at most 2e-9 per member. An adapter is written as the full change of the weights.
+    call of mpu aggregate. If one member's update is lost, the others cannot be used either. The
+    changes add up; rounding moves an entry by at most 2e-9 per member. An adapter is written as the
+    full change of the weights.
 
-    A key masks one update for each handoff and group: two different ones would give away their
-    difference. FILE.used beside the key keeps the list.
+    A key masks only one update for each handoff and group: from two different ones the server could
+    compute their difference. The list of them is the file KEY.used beside the private key.
     """
     from mpu_cli.bundle.mask import readable
     from mpu_cli.client.masks.group import read_group

@@ -41,6 +41,16 @@ def probe(tmp_path):
     return tmp_path / "rows.jsonl"
 
 
+def test_a_model_that_equals_its_base_is_refused_whatever_the_unit(mpu, tiny_pair, tmp_path):
+    """Who has the base knows it: no noise hides it, and no share of nothing can stay unknown."""
+    model, folder = tiny_pair("llama", num_hidden_layers=1).model, tmp_path / "h"
+    given = ("--base", model, "--handoff", folder, "--secret", tmp_path / "s")
+    more = ("--noise-relative-to", "weights", "--max-exposure", 0.5)
+    done = mpu("perturb", model, *given, *more)
+    assert (done.code, folder.exists()) == (3, False)
+    assert "the model equals its base in every layer" in done.err
+
+
 def test_a_client_that_would_know_too_much_gets_nothing(perturb, tmp_path):
     """Known is 1 minus unknown, over all rounds; the refused handoff leaves no trace."""
     one = ("-m", 1, "--kappa", 1)

@@ -5,7 +5,8 @@ from math import hypot, sqrt
 from operator import itemgetter
 
 import pytest
-from two_parties import change_all, small_change, take_back
+from safetensors.torch import load_file, save_file
+from two_parties import change_all, layout_of, small_change, take_back
 
 from mpu_cli.server.lineage.models import Lineage
 from tiny_models import make_model, save
@@ -134,6 +135,20 @@ def test_rounding_to_the_grid_of_a_bfloat16_model_gives_entries_back(owner, tiny
     assert done.json["base_exact"] < 0.5
 
 
+def test_a_layer_that_equals_the_base_is_not_taken_for_a_leak(owner, tmp_path):
+    """With κ = 0 only the offset says which layers hide anything: the middle one does not."""
+    owner.model = shutil.copytree(owner.model, tmp_path / "partly-tuned")
+    weights, base = (load_file(it / "model.safetensors") for it in (owner.model, owner.base))
+    layout = layout_of(owner.model)
+    for name in layout.layers[len(layout.layers) // 2].noised:
+        weights[name] = base[name].to(weights[name].dtype)
+    save_file(weights, owner.model / "model.safetensors", {"format": "pt"})
+    (handoff,) = owner.perturb(kappa=0, offset=0.1, copies=1)
+    options = ("--layers", "1", "--no-behaviour")
+    (row,) = owner.audit(handoff, options=options).json["rows"]
+    assert not row["worse_than_stated"] and row["measured"] > 0.9 * row["stated"] > 0.05
+
+
 def test_what_leaks_more_than_stated_is_exit_1(owner, monkeypatch):
     """A statement that is too good is a bug of perturb, and the audit says so after its table."""
     (handoff,) = owner.perturb(kappa=0.1, copies=1)
@@ -141,7 +156,9 @@ def test_what_leaks_more_than_stated_is_exit_1(owner, monkeypatch):
     done = owner.audit(handoff, options=("--layers", "1"))
     assert done.code == 1 and done.json["rows"][0]["worse_than_stated"]
     assert done.json["error"]["message"].endswith("more leaks than stated")
-    assert "bug of mpu perturb" in done.json["error"]["hint"]
+    assert done.json["error"]["hint"].startswith("run it with --layers all")
+    done = owner.audit(handoff, options=("--layers", "all", "--no-behaviour"))
+    assert done.code == 1 and done.json["error"]["hint"].startswith("please report it")
 
 
 def test_a_condition_on_the_numbers_is_a_gate(owner):

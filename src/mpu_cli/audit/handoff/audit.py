@@ -141,7 +141,7 @@ def audit_handoff(
     """
     holding = aligner.holding
     pools, left_out = pools_of(holding, names, seed)
-    chosen = sampled(holding, records, layers)
+    chosen = sampled(holding, records, layers, truth.offset_scale)
     rounds = truth.rounds()
     runs = [
         _Run(pool, name, attacker)
@@ -216,15 +216,21 @@ class _Run:
         return tuple(found)
 
 
-def sampled(holding: Holding, records: Sequence[HandoffRecord], count: int) -> list[int]:
-    """The layers to attack: evenly spread over those that get noise; all of them for 0.
+def sampled(
+    holding: Holding,
+    records: Sequence[HandoffRecord],
+    count: int,
+    offset: Mapping[str, float],
+) -> list[int]:
+    """The layers to attack: evenly spread over those that get noise or the offset; all for 0.
 
-    A layer without noise equals the base, so there is nothing to learn of it.
+    Any other layer equals the base, so there is nothing to learn of it.
     """
-    noisy = {group for record in records for group, sigma in record.sigma.items() if sigma}
-    layers = [
-        layer.index for layer in holding.layout.layers if not noisy or layer.group in noisy
-    ] or [layer.index for layer in holding.layout.layers]
+    hidden = {group for record in records for group, sigma in record.sigma.items() if sigma}
+    hidden |= {group for group, size in offset.items() if size}
+    layers = [layer.index for layer in holding.layout.layers if layer.group in hidden] or [
+        layer.index for layer in holding.layout.layers
+    ]
     if not count or count >= len(layers):
         return layers
     if count == 1:

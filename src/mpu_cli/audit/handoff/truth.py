@@ -106,6 +106,11 @@ class Truth:
         self._turns = any(not load(name).EXACT for record in records for name in record.transforms)
         self._frame = lru_cache(maxsize=2)(self._read)
 
+    @property
+    def offset_scale(self) -> Mapping[str, float]:
+        """The size of the lineage's offset by group, weight units."""
+        return self._lineage.secret.offset.scale
+
     def newest(self, handoffs: Sequence[int]) -> str:
         """The digest of the newest model that these handoffs were made from."""
         digests = {self._records[number].model for number in handoffs}

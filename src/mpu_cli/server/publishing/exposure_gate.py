@@ -33,7 +33,7 @@ def require_unknown(
     unit = new[0].relative_to.replace("-", " ")
     lefts = [*told.by_holder.items(), ("all clients together", told.all_together)]
     for who, left in lefts:
-        known = 1 - left / prior.size
+        known = 1 - left / prior.size if prior.size else 1.0  # the base gives all of it away
         if known > most:
             raise GateError(
                 f"--max-exposure {most:g}: with this handoff {who} would know {known:.3g} of the"

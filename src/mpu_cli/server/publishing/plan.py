@@ -152,7 +152,8 @@ def reference_sizes(statistics: WeightStatistics, unit: str) -> dict[str, float]
         group: size.task_rms if unit == "task-vector" else size.rms
         for group, size in statistics.groups.items()
     }
-    if not any(sizes.values()):
+    known = statistics.base_digest is not None
+    if not any(size.task_rms if known else size.rms for size in statistics.groups.values()):
         raise BadModelError(
             "the model equals its base in every layer: there is nothing to hide and no noise to"
             " measure by",

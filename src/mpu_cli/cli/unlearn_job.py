@@ -174,8 +174,9 @@ def build_job(job: UnlearnOptions, output: Output, place: Path) -> UnlearnJob:
     rows = read_rows(forget, mapping, delimiter=delimiter, tell=output.note)
     if cover is not None:
         covering = read_rows(cover, mapping, delimiter=delimiter, tell=output.note)
+        both = with_cover(rows, covering)
         output.note(words(len(rows), len(covering)))
-        rows = with_cover(rows, covering)
+        rows = both
     answers: list[str] = []
     if refusals is not None:
         if "alternate" not in method.inputs_with(parameters):

@@ -39,7 +39,8 @@ def with_cover(forget: Sequence[Row], cover: Sequence[Row]) -> list[Row]:
 
 def words(forget: int, cover: int) -> str:
     """Tell the user what becomes of the rows."""
+    rows = "1 row is" if cover == 1 else f"{cover} rows are"
     return (
-        f"cover: {cover} rows are forgotten along with the {forget} forget rows; the probabilities"
-        " of forget rows count both"
+        f"cover: {rows} forgotten along with the {forget} forget rows; the answer probability of"
+        " forget rows, printed below, is over both (mpu eval measures the forget rows alone)"
     )

@@ -58,4 +58,17 @@ def test_rows_that_are_no_cover_are_refused(client, mpu, tmp_path, content, mess
     done = mpu("unlearn", client.handoff, *options, "--out", tmp_path / "out")
     assert (done.code, done.out) == (3, "")
     assert message in done.err and hint in done.err
+    assert "forgotten along" not in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_alternate_answers_are_needed_for_cover_rows_too(client, mpu, tmp_path):
+    """The forget file has them, so the hint names the cover file."""
+    forget = tmp_path / "forget.jsonl"
+    rows = [json.loads(line) for line in client.rows["forget"].read_text().splitlines()]
+    forget.write_text("".join(json.dumps({**row, "alternate": "w1"}) + "\n" for row in rows))
+    options = ("--forget", forget, "--cover", client.rows["cover"], "--method", "DPO")
+    options += ("--set", "alpha=0")
+    done = mpu("unlearn", client.handoff, *options, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "and of the cover file, an 'alternate' answer" in done.err

@@ -145,7 +145,8 @@ class MethodInfo:
         if "alternate" in inputs and not has_alternates:
             raise UsageError(
                 f"{self.name} needs an alternate answer to each forget row",
-                "give each row of the forget file an 'alternate' answer, or add --refusals FILE",
+                "give each row of the forget file, and of the cover file, an 'alternate' answer, or"
+                " add --refusals FILE",
             )
 
 

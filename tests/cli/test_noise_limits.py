@@ -41,6 +41,16 @@ def probe(tmp_path):
     return tmp_path / "rows.jsonl"
 
 
+def test_one_copy_for_each_client_is_helped_by_more_noise(perturb):
+    """Draws of one copy do not cancel when they are pooled: more κ helps, and is what is named."""
+    one = ("-m", 1, "--kappa", 1, "--max-exposure", 0.4)
+    assert perturb("h1", *one, "--client", "a").code == 0
+    done = perturb("h2", *one, "--client", "b")
+    assert done.code == 1 and "all clients together would know 0.423" in done.err
+    assert "hint: give a larger --kappa (the lineage's offset is fixed at 0); nothing" in done.err
+    assert perturb("h2", *one, "--kappa", 10, "--client", "b").code == 0
+
+
 def test_a_model_that_equals_its_base_is_refused_whatever_the_unit(mpu, tiny_pair, tmp_path):
     """Who has the base knows it: no noise hides it, and no share of nothing can stay unknown."""
     model, folder = tiny_pair("llama", num_hidden_layers=1).model, tmp_path / "h"

@@ -44,7 +44,7 @@ def require_unknown(
 
 def _remedy(record: HandoffRecord, *, alone: bool, is_first: bool) -> str:
     fixed = f"the lineage's offset is fixed at {record.offset:g}"
-    if not alone:
+    if not alone and record.size > 1:
         return (
             f"{'give a larger --offset' if is_first else fixed}: only an offset stays unknown when"
             " clients pool all copies; nothing was written"

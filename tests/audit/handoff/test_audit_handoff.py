@@ -135,6 +135,21 @@ def test_rounding_to_the_grid_of_a_bfloat16_model_gives_entries_back(owner, tiny
     assert done.json["base_exact"] < 0.5
 
 
+def test_rounding_where_it_helps_reaches_what_was_stated(owner, tiny_pair, tmp_path):
+    """A light bfloat16 fine-tune, κ = .3: plain rounding stops 10 % above the stated number."""
+    pair = tiny_pair("llama", dtype="bfloat16")
+    owner.model, owner.base = pair.model, shutil.copytree(pair.base, tmp_path / "near")
+    weights, base = (load_file(it / "model.safetensors") for it in (owner.model, owner.base))
+    for name, tensor in base.items():
+        near = weights[name].float().lerp(tensor.float(), 0.02 / 0.15)
+        base[name] = near.to(tensor.dtype)
+    save_file(base, owner.base / "model.safetensors", {"format": "pt"})
+    (handoff,) = owner.perturb(kappa=0.3, copies=1, dtype="float32")
+    (row,) = owner.rows(handoff, options=("--no-behaviour", "--layers", "all")).values()
+    assert row["measured"] == pytest.approx(row["stated"], rel=0.06)
+    assert row["nearest"].startswith("grid: rounded to bfloat16 where")
+
+
 def test_a_layer_that_equals_the_base_is_not_taken_for_a_leak(owner, tmp_path):
     """With κ = 0 only the offset says which layers hide anything: the middle one does not."""
     owner.model = shutil.copytree(owner.model, tmp_path / "partly-tuned")

@@ -66,6 +66,7 @@ config-keys: $(STAMP)
 docs/images: $(STAMP)
 	$(BIN)/python tools/draw_code_map.py > $@/code-map.svg
 	$(BIN)/python tools/draw_protocol.py > $@/protocol.svg
+	$(BIN)/python tools/draw_frontier.py > $@/frontier.svg
 
 # A recording of the demo, about two minutes.
 docs/images/demo.svg: $(STAMP)

@@ -25,6 +25,7 @@ COLOUR = {"server": "server", "client": "client"}
 WORDS = {
     "cli": "parses, prints, exits",
     "demo": "both parties on one machine",
+    "audit": "attacks on one's own files",
     "server": "the model owner's half",
     "client": "the data owner's half",
     "evaluation": "metrics, records, comparison",

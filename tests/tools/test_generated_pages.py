@@ -14,10 +14,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
-PICTURES = ("code-map", "protocol", "demo")
+PICTURES = ("code-map", "protocol", "frontier", "demo")
 
 
-@pytest.mark.parametrize("name", ["code-map", "protocol"])
+@pytest.mark.parametrize("name", ["code-map", "protocol", "frontier"])
 def test_a_picture_is_current(name: str) -> None:
     """After a change of the imports or of a script: `make docs/images`."""
     drawn = import_module(f"draw_{name.replace('-', '_')}").draw()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import signal
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
+from mpu_cli.cli import commands
 from mpu_cli.cli.app import run
 
 FORGET = [
@@ -53,3 +56,16 @@ def quietly(arguments: tuple[object, ...]) -> int:
         return run([str(argument) for argument in arguments])
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def every_command() -> dict:
+    """The function of every command by its words, those of groups one by one."""
+    functions = {}
+    for module in pkgutil.iter_modules(commands.__path__):
+        found = getattr(import_module(f"{commands.__name__}.{module.name}"), module.name)
+        parts = getattr(found, "registered_commands", None)  # of a typer.Typer
+        if parts is None:
+            functions[module.name] = found
+        else:
+            functions |= {f"{module.name} {part.name}": part.callback for part in parts}
+    return functions

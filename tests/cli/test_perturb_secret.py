@@ -124,7 +124,7 @@ def test_an_aggregated_model_stays_in_its_lineage(mpu, perturb, own_round, tmp_p
     assert perturb(merged, "--secret", moved).code == 0
 
 
-def test_a_new_lineage_gives_a_warning(perturb, own_round, tmp_path):
+def test_a_new_lineage_gives_a_warning(perturb, own_round, tmp_path, mpu):
     """At the first use of a secret and with --new-lineage, also in JSON; not in later rounds."""
     r = own_round
     second = r.secret.with_name("server 2")
@@ -137,13 +137,9 @@ def test_a_new_lineage_gives_a_warning(perturb, own_round, tmp_path):
         f" start here; give --secret '{second}' in every later round"
     )
     assert f"this model has another lineage already: {r.secret}" in other
-    first = perturb(
-        r.base,
-        "--noise-relative-to",
-        "weights",
-        "--secret",
-        tmp_path / "fresh" / "server",
-        "--json",
+    alone = ("--handoff", tmp_path / "fresh" / "to-client", "-m", 1, "--check", "none")
+    first = mpu(
+        *("perturb", r.base, *alone, "--secret", tmp_path / "fresh" / "server", "--json"),
     )
     assert first.json["new_lineage"] is True
     assert first.json["warnings"][0].startswith(

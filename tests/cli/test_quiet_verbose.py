@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import pkgutil
-
 import pytest
+from rounds import every_command
 
-from mpu_cli.cli import commands
-
-COMMANDS = [
-    name
-    for module in pkgutil.iter_modules(commands.__path__)
-    for name in ([module.name] if module.name != "data" else [])
-]
+COMMANDS = sorted(every_command())
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "data check"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_both(name, mpu):
     """Also in its help."""
     text = mpu(*name.split(), "--help").out

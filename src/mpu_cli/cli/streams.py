@@ -19,9 +19,9 @@ from mpu_cli.errors import OutputError
 
 _PAIRS = r"""
     α alpha  β beta  γ gamma  δ delta  Δ Delta  ε epsilon  η eta  θ theta  κ kappa  λ lambda
-    Λ Lambda  μ mu  ξ xi  π pi  Π Prod  σ sigma  Σ Sum  ℓ l  → ->  ← <-  – -  — -  − -  · *  × x
-    ⊕ (+)  ⊙ (*)  ± +-  ≤ <=  ≥ >=  ≠ !=  ≈ ~  ∝ ~  √ sqrt  ∞ inf  ‖ ||  ⟦ [[  ⟧ ]]  ⁻ ^-  ✓ yes
-    ✗ no  ↑ ^  ↓ v  ‘ '  ’ '  “ "  ” "  « "  » "
+    Λ Lambda  μ mu  ξ xi  π pi  Π Prod  σ sigma  Σ Sum  τ tau  ℓ l  → ->  ← <-  – -  — -  − -  · *
+    × x  ⊕ (+)  ⊙ (*)  ± +-  ≤ <=  ≥ >=  ≠ !=  ≈ ~  ∝ ~  √ sqrt  ∞ inf  ‖ ||  ⟦ [[  ⟧ ]]  ⟨ <  ⟩ >
+    ⁻ ^-  ✓ yes  ✗ no  ↑ ^  ↓ v  ‘ '  ’ '  “ "  ” "  « "  » "
 """
 _PLAIN = {
     **dict(zip(_PAIRS.split()[::2], _PAIRS.split()[1::2], strict=True)),

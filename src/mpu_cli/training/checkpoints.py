@@ -203,6 +203,8 @@ def verified(
     try:
         marker: dict[str, Any] = json.loads((path / MARKER).read_text(encoding="utf-8"))
         _, digest, files = marker[field], marker["identity"], dict(marker["files"])
+        if identity_digest(marker["run"]) != digest:
+            raise ValueError("the run and its digest differ")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckFailedError(
             f"{path / MARKER}: cannot be read", "give --force instead of --resume to start over"

@@ -14,7 +14,7 @@ from mpu_cli.bundle.manifest import MANIFEST, UpdateManifest, decode
 from mpu_cli.bundle.mask import Mask, readable
 from mpu_cli.bundle.read import manifest_bytes
 from mpu_cli.documentation import page
-from mpu_cli.errors import GateError
+from mpu_cli.errors import BadBundleError, GateError
 
 _TOGETHER = "give the updates of all members of one group in one call, each once"
 
@@ -30,13 +30,13 @@ class _Masked:
 def unverified(paths: Sequence[Path]) -> Iterator[tuple[Path, UpdateManifest]]:
     """The manifests of updates whose files nobody has checked yet.
 
-    Anything that is no update is left out: `read_update` says what it is.
-
-    Raises:
-        BadBundleError: a malformed manifest.
+    Anything that is no update is left out: `read_update` says later what it is.
     """
     for path in paths:
-        manifest = decode(manifest_bytes(path), path / MANIFEST)
+        try:
+            manifest = decode(manifest_bytes(path), path / MANIFEST)
+        except BadBundleError:
+            continue
         if isinstance(manifest, UpdateManifest):
             yield path, manifest
 

@@ -83,8 +83,8 @@ def _errors(
         step = _step(guess, dtype)
         near = guess.to(TORCH_DTYPES[dtype]).float()
         errors.append(torch.where(step > _HELPS * size, near, estimate))
-    plain, *others = (float((error - values).double().square().sum()) for error in errors)
-    return plain, min(plain, *others)
+    sums = [float((error - values).double().square().sum()) for error in errors]
+    return sums[0], min(sums)
 
 
 def _step(values: torch.Tensor, dtype: str) -> torch.Tensor:

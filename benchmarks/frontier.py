@@ -29,7 +29,7 @@ from statistics import median
 from typing import Any
 
 from measuring import describe, machine
-from one_round import say, table
+from one_round import say
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "paper: κ .01, m 2, rotation": ("--preset", "paper"),
@@ -190,19 +190,24 @@ def measure(task: Task, rows: Rows, draws: int, jobs: int) -> None:
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> str:
-    """One line for each setting: medians and ranges over its draws."""
-    lines = [["setting", "draws", *NUMBERS, "nearest attack on all copies"]]
+    """A Markdown table with one line for each setting: medians and ranges over its draws."""
+    lines = [["setting", "draws", *NUMBERS.values()], ["---"] * (2 + len(NUMBERS))]
     for name in (BEFORE, NOISE_FREE, *SETTINGS):
-        found = [row for row in rows if row["setting"] == name]
-        if not found:
-            continue
-        cells = [_range([row[key] for row in found if key in row]) for key in NUMBERS]
-        attacks = ", ".join(sorted({row["attack"] for row in found if "attack" in row}))
-        lines.append([name, str(len(found)), *cells, attacks])
-    return table(lines)
+        of_setting = [row for row in rows if row["setting"] == name]
+        if of_setting:
+            cells = [_range([row[key] for row in of_setting if key in row]) for key in NUMBERS]
+            lines.append([name, str(len(of_setting)), *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-NUMBERS = ("one_copy", "all_copies", "stated", "error", "forget", "retain")
+NUMBERS = {
+    "one_copy": "left to one copy",
+    "all_copies": "to all copies",
+    "stated": "stated",
+    "error": "error",
+    "forget": "forget",
+    "retain": "retain",
+}
 
 
 def _range(values: Sequence[float]) -> str:
@@ -220,6 +225,7 @@ def main() -> None:
     for name in ("model", "base", "forget", "retain", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="emptied as it goes")
+    parser.add_argument("--only-print", action="store_true", help="measure nothing more")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument(
@@ -240,7 +246,8 @@ def main() -> None:
     )
     say(describe(machine()))
     rows = Rows(given.out)
-    measure(task, rows, given.draws, given.jobs)
+    if not given.only_print:
+        measure(task, rows, given.draws, given.jobs)
     print(summary(rows.all))
 
 

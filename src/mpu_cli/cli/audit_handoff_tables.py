@@ -103,7 +103,7 @@ def behaviour_lines(runs: Runs | None) -> list[Any]:
             rows.append(("base", *_distance(behaviour.base), "1"))
         body += [
             "",
-            f"Behaviour on {behaviour.tokens} tokens of {runs.texts}:",
+            f"Behaviour beside {behaviour.model} on {behaviour.tokens} tokens of {runs.texts}:",
             table("", "KL(θ‖it), nats", "same top token", "share of the base's KL", rows=rows),
         ]
     return body

@@ -214,3 +214,11 @@ def test_what_does_not_belong_is_refused_by_name(own_base, tmp_path, tokenizer):
     shutil.rmtree(handoff / "copy-2")
     code, message = refusal(owner.audit(handoff))
     assert code == 3 and "copy-2" in message
+
+
+def test_who_holds_more_copies_is_left_no_more(owner):
+    """A holder may leave the noisier of two copies aside: 3 of them tell little beside .03."""
+    handoffs = [owner.perturb(kappa=kappa, copies=1)[0] for kappa in (0.03, 3.0)]
+    rows = owner.rows(*handoffs, options=("--layers", "1"))
+    single = [row["measured"] for row in rows.values() if len(row["copies"]) == 1]
+    assert rows["all 2 handoffs"]["measured"] <= min(single)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from mpu_cli.audit.handoff.aligned import AlignedLayer, Aligner
 from mpu_cli.audit.handoff.attacks import all_attacks
@@ -154,18 +154,19 @@ def audit_handoff(
         aligned = aligner.layer(index)
         for run in runs:
             run.attacker.observe(run.part(aligned))
-    alone = Score()
+    base_alone = Score()
     for number, index in enumerate(chosen, len(chosen)):
         progress("attacking", number, 2 * len(chosen))
         aligned = aligner.layer(index)
         if aligned.base is not None:
             everyone = range(len(records))
-            truth.add(alone, aligned, Estimate("the base", aligned.base), everyone)
+            truth.add(base_alone, aligned, Estimate("the base", aligned.base), everyone)
         for run in runs:
             run.score(aligned, truth)
     groups = {holding.layout.layers[index].group for index in chosen}
     failed = aligner.failed()
-    rows = tuple(_row(pool, runs, holding, records, groups, failed) for pool in pools)
+    by_pool = [_row(pool, runs, holding, records, groups, failed) for pool in pools]
+    rows = tuple(_with_parts(pools, by_pool, truth))
     clear = {copy.label: aligner.clear_share(number) for number, copy in enumerate(holding.copies)}
     return HandoffAudit(
         rows,
@@ -176,7 +177,7 @@ def audit_handoff(
         records[0].relative_to,
         holding.has_base,
         left_out,
-        alone.exact_share if holding.has_base else None,
+        base_alone.exact_share if holding.has_base else None,
         clear,
     )
 
@@ -260,6 +261,28 @@ def _row(
         tuple(attempt for run in runs if run.pool == pool for attempt in run.attempts(run.scores)),
         tuple(holding.copies[number].label for number in pool.copies if number in failed),
     )
+
+
+def _with_parts(
+    pools: Sequence[HeldPool], rows: Sequence[AuditRow], truth: Truth
+) -> Iterator[AuditRow]:
+    """The rows, each with the best attempt on a part of its copies if none on all is better.
+
+    Who holds more copies may leave some of them aside. A part counts only if it is scored by the
+    same model.
+    """
+    for pool, row in zip(pools, rows, strict=True):
+        parts = [
+            other
+            for held, other in zip(pools, rows, strict=True)
+            if set(held.copies) < set(pool.copies)
+            and truth.newest(held.handoffs) == truth.newest(pool.handoffs)
+        ]
+        best = min(parts, key=lambda part: part.nearest.error, default=row)
+        if best.nearest.error < row.nearest.error:
+            nearest = replace(best.nearest, label=f"{best.nearest.label}, of {best.label} alone")
+            row = replace(row, attempts=(*row.attempts, nearest))
+        yield row
 
 
 def _updates(runs: Sequence[_Run], records: Sequence[HandoffRecord]) -> list[UpdateRow]:

@@ -38,6 +38,8 @@ class Distance:
 class Behaviour:
     """Of some copies of one θ."""
 
+    model: Path
+    """θ's directory."""
     tokens: int
     base: Distance | None
     copies: Mapping[str, Distance]
@@ -76,7 +78,7 @@ def behaviour(
     for number, (name, path) in enumerate(others.items(), 1):
         progress("running the models", number, 1 + len(others))
         distances[name] = _distance(path, kept, right)
-    return Behaviour(tokens, distances.pop("", None), distances)
+    return Behaviour(theta, tokens, distances.pop("", None), distances)
 
 
 def _of_theta(

@@ -33,18 +33,19 @@ def main() -> str:
     for name in group.list_commands(None):
         command = group.get_command(None, name)
         subcommands = getattr(command, "commands", {})
-        for words, leaf in [(f"{name} {sub}", leaf) for sub, leaf in subcommands.items()] or [
-            (name, command)
-        ]:
-            parts.append(_section(words, leaf, _guide(name)))
+        if not subcommands:
+            parts.append(_section(name, command, _guide(name)))
+        for sub, leaf in subcommands.items():
+            parts.append(_section(f"{name} {sub}", leaf, _guide(name, sub)))
     general = group.get_command(None, "inspect")
     records = general.sections(_context("inspect", general))["General"]
     parts.append("## Options of every command\n\n" + _table(records))
     return "\n".join(parts)
 
 
-def _guide(name: str) -> Guide:
-    guide: Guide = import_module(f"{commands.__name__}.{name}").GUIDE
+def _guide(name: str, subcommand: str = "") -> Guide:
+    module = import_module(f"{commands.__name__}.{name}")
+    guide: Guide = getattr(module, "GUIDES", {}).get(subcommand, module.GUIDE)
     return guide
 
 
@@ -54,7 +55,8 @@ def _overview(group: Any) -> str:
         rows.append(f"| **{heading}** | |")
         for name in group.list_commands(None):
             if (guide := _guide(name)).who == who:
-                anchor = name if name != "data" else "data-check"
+                first = list(getattr(group.get_command(None, name), "commands", {}))[:1]
+                anchor = "-".join([name, *first])
                 rows.append(f"| [`mpu {name}`](#mpu-{anchor}) | {_cell(guide.summary)} |")
     return "\n".join([*rows, ""])
 

@@ -15,6 +15,7 @@ from mpu_cli.checkpoint.model import SPAN
 from mpu_cli.errors import BadModelError
 
 TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+MANTISSA_BITS = {"F32": 23, "BF16": 7, "F16": 10}
 
 
 class Scratch:
@@ -35,6 +36,12 @@ class Scratch:
 def converted(tensor: torch.Tensor, dtype: torch.dtype, scratch: Scratch) -> torch.Tensor:
     """Return the tensor itself if it has this dtype, or else a copy in `scratch`."""
     return tensor if tensor.dtype == dtype else scratch.tensor(dtype, *tensor.shape).copy_(tensor)
+
+
+def grid_step(values: torch.Tensor, dtype: str) -> torch.Tensor:
+    """The distance between neighbouring numbers of a dtype (safetensors' name) around values."""
+    _, exponent = torch.frexp(values)
+    return torch.ldexp(torch.ones_like(values), exponent - 1 - MANTISSA_BITS[dtype])
 
 
 def read_tensor(info: TensorInfo) -> torch.Tensor:

@@ -21,6 +21,7 @@ import typer
 from mpu_cli import __version__
 from mpu_cli.cli.config import QUIET, VERBOSE, set_voice, wants_json
 from mpu_cli.cli.group import LazyGroup
+from mpu_cli.cli.output import error_fields
 from mpu_cli.cli.streams import ReaderLeftError, forgiving_streams, print_json, printable
 from mpu_cli.errors import (
     BadInputError,
@@ -225,12 +226,8 @@ def _fail(error: MpuError, arguments: list[str]) -> int:
     """Print an error and return its exit code."""
     message, code = _one_line(error.message), error.exit_code
     if wants_json(arguments):
-        kind = type(error).__name__.removesuffix("Error")
-        kind = "Interrupted" if isinstance(error, StoppedError) else kind
         with suppress(OutputError):  # then it is printed on stderr
-            print_json(
-                {"error": {"kind": kind, "message": message, "hint": error.hint, "exit_code": code}}
-            )
+            print_json({"error": {**error_fields(error), "message": message}})
             sys.stdout.flush()
             return code
     print(f"mpu: error: {message}", file=sys.stderr)

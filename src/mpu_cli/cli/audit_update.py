@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from mpu_cli.audit.gates import GateSettings, require_names
 from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.flags import Job, command
@@ -186,13 +184,7 @@ def _refuse_strings(
         if job.update.is_file()
         else "make the update again with mpu unlearn or mpu diff"
     )
-    error = CheckFailedError(f"{job.update}: {found.measured}", remedy)
-    if output.as_json:  # stdout holds one object, which has the error
-        kind = {"kind": "CheckFailed", "message": error.message, "hint": error.hint}
-        output.result({**data, "error": {**kind, "exit_code": error.exit_code}})
-        raise typer.Exit(error.exit_code)
-    output.result(data, *body)
-    raise error
+    output.refuse(CheckFailedError(f"{job.update}: {found.measured}", remedy), data, *body)
 
 
 def _numbers(findings: Sequence[Finding]) -> dict[str, float | None]:

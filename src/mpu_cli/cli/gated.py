@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from mpu_cli.audit.gates import Gate, check, failure
 from mpu_cli.cli.output import Output
 from mpu_cli.errors import MpuError
@@ -42,15 +40,8 @@ def print_gated(
     lines = check(gates, numbers)
     content = {**data, "numbers": dict(numbers), "failed_gates": lines}
     error = failed or (failure(lines) if lines else None)
-    if error is not None and output.as_json:  # stdout holds one object, which has the error
-        content["error"] = {
-            "kind": type(error).__name__.removesuffix("Error"),
-            "message": error.message,
-            "hint": error.hint,
-            "exit_code": error.exit_code,
-        }
-        output.result(content)
-        raise typer.Exit(error.exit_code)
+    if error is not None and output.as_json:
+        output.refuse(error, content)
     output.result(content, *body, brief=brief)
     if error is not None:
         for line in lines if len(lines) > 1 or failed else ():

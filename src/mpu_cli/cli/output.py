@@ -5,16 +5,28 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import typer
 
 from mpu_cli.cli.progress import Lines, ProgressCallback, bar
 from mpu_cli.cli.streams import print_json
+from mpu_cli.errors import MpuError, StoppedError
 
 if TYPE_CHECKING:  # rich is slow to import, and a usage error does not need it
     from rich.console import Console, RenderableType
     from rich.table import Table
+
+
+def error_fields(error: MpuError) -> dict[str, Any]:
+    """An error as --json prints it."""
+    kind = type(error).__name__.removesuffix("Error")
+    return {
+        "kind": "Interrupted" if isinstance(error, StoppedError) else kind,
+        "message": error.message,
+        "hint": error.hint,
+        "exit_code": error.exit_code,
+    }
 
 
 class Output:
@@ -43,6 +55,14 @@ class Output:
             return
         for part in body if brief is None or not self.quiet else (brief,):
             self._print(part)
+
+    def refuse(self, error: MpuError, data: Mapping[str, Any], *body: RenderableType) -> NoReturn:
+        """Print the result, then fail; with --json stdout holds one object, which has the error."""
+        if not self.as_json:
+            self.result(data, *body)
+            raise error
+        self.result({**data, "error": error_fields(error)})
+        raise typer.Exit(error.exit_code)
 
     def _print(self, part: RenderableType) -> None:
         from rich.text import Text

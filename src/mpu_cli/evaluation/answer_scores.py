@@ -66,15 +66,24 @@ def copy_losses(rows: Path, model: Path, copies: Sequence[Path]) -> dict[str, fl
     Raises:
         BadDataError: the rows cannot be used.
     """
+    parsed = read_probe(rows)
+    return {name: mean_loss(path, parsed) for name, path in _names(model, copies).items()}
+
+
+def read_probe(file: Path) -> list[Row]:
+    """The rows of `--probe`.
+
+    Raises:
+        BadDataError: the rows cannot be used.
+    """
     try:
-        parsed = read_rows(rows)
-    except BadDataError as error:  # its hint names --map, which perturb does not have
+        return read_rows(file)
+    except BadDataError as error:  # its hint names --map, which comes with --forget only
         raise BadDataError(
             error.message,
             "give rows of question and answer or of text, or leave --probe out;"
             " see: mpu data check",
         ) from error
-    return {name: mean_loss(path, parsed) for name, path in _names(model, copies).items()}
 
 
 def mean_loss(model: Path, rows: Sequence[Row]) -> float:

@@ -34,6 +34,11 @@ class AlignedLayer:
     changes: tuple[Tensors | None, ...] = ()
     """For each copy, by how much the client's own update changed it; None if it is not known."""
 
+    @property
+    def scale(self) -> float:
+        """What products are multiplied by so that all layers count alike."""
+        return 1 / max(float(np.trace(self.gram)), 1e-300)
+
     def of(self, numbers: Sequence[int]) -> AlignedLayer:
         """The same layer of some of the copies."""
         chosen = list(numbers)
@@ -86,7 +91,8 @@ class Aligner:
             copies.append(self._known[number, index].undo(layer, copy))
         directions = self._directions.get(index, {})
         changes = tuple(self._change(number, index) for number in range(len(copies)))
-        return AlignedLayer(index, tuple(copies), base, _gram(copies, base), directions, changes)
+        gram = products(copies, base)
+        return AlignedLayer(index, tuple(copies), base, gram, directions, changes)
 
     def _change(self, number: int, index: int) -> Tensors | None:
         if number not in self._changes:
@@ -126,11 +132,15 @@ def _nearest(layer: LayerLayout, anchors: Sequence[Tensors], copy: Tensors) -> L
     return max(found, key=lambda alignment: alignment.cosine, default=still)
 
 
-def _gram(copies: Sequence[Tensors], base: Tensors | None) -> np.ndarray:
-    gram = np.zeros((len(copies), len(copies)))
+def products(
+    copies: Sequence[Tensors], base: Tensors | None, changes: Sequence[Tensors] = ()
+) -> np.ndarray:
+    """Products of each two of the copies (minus the base) and, after them, of changes; float64."""
+    size = len(copies) + len(changes)
+    gram = np.zeros((size, size))
     for name in copies[0]:
-        table = torch.stack([copy[name].double().ravel() for copy in copies])
+        table = torch.stack([it[name].double().ravel() for it in (*copies, *changes)])
         if base is not None:
-            table -= base[name].double().ravel()
+            table[: len(copies)] -= base[name].double().ravel()
         gram += (table @ table.T).numpy()
     return gram

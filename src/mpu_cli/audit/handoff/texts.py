@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mpu_cli.data.context import context_length, row_limit
-from mpu_cli.data.rows import read_rows
 from mpu_cli.data.templates import TokenizedRow, encode
-from mpu_cli.errors import BadDataError, BadModelError
+from mpu_cli.errors import BadModelError
+from mpu_cli.evaluation.answer_scores import read_probe
 from mpu_cli.evaluation.decoding import continued, refuse_without_cache
 from mpu_cli.evaluation.rope_regime import switch_length
 from mpu_cli.evaluation.sampling import RandomChoice
@@ -24,14 +24,7 @@ def given_texts(file: Path, directory: Path) -> list[TokenizedRow]:
     Raises:
         BadDataError: the rows cannot be used.
     """
-    try:
-        rows = read_rows(file)
-    except BadDataError as error:  # its hint names --map, which audit does not have
-        raise BadDataError(
-            error.message,
-            "give rows of question and answer or of text, or leave --probe out;"
-            " see: mpu data check",
-        ) from error
+    rows = read_probe(file)
     context = context_length(load_config(directory).get_text_config().to_dict())
     longest = row_limit(None, context).tokens
     tokenizer = load_tokenizer(directory)

@@ -100,16 +100,8 @@ def check_rows(job: DataCheckOptions, output: Output) -> None:
     failed = _verdict(findings, warnings, strict=job.strict)
     content = describe(findings, warnings)
     if failed is not None and output.as_json:
-        kind = type(failed).__name__.removesuffix("Error")
-        content["error"] = {
-            "kind": kind,
-            "message": failed.message,
-            "hint": failed.hint,
-            "exit_code": failed.exit_code,
-        }
+        output.refuse(failed, content)
     output.result(content, *shown(findings, limit))
-    if failed is not None and output.as_json:  # stdout holds one object, which has the error
-        raise typer.Exit(failed.exit_code)
     if not output.as_json:
         for note in dict.fromkeys(note for _, report in findings.reports for note in report.notes):
             output.note(note)

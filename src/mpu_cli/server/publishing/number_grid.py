@@ -14,12 +14,12 @@ from math import sqrt
 import torch
 
 from mpu_cli.architectures.layout import ModelLayout
-from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, read_span
+from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, grid_step, read_span
 from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.server.lineage.curve import LEVEL, SIZES, Curve
 from mpu_cli.server.publishing.task_structure import sampled_layers
-from mpu_cli.server.publishing.weight_statistics import MANTISSA_BITS, narrowest_dtype
+from mpu_cli.server.publishing.weight_statistics import narrowest_dtype
 
 _SPANS, _SPAN = 8, 4096
 """Entries that are looked at in each tensor: evenly spaced spans."""
@@ -80,17 +80,11 @@ def _errors(
     estimate = before + share * (seen - before)
     errors, guesses = [estimate], ((seen, sigma), (estimate, sigma * sqrt(share)))
     for guess, size in guesses if dtype != "F32" else ():
-        step = _step(guess, dtype)
+        step = grid_step(guess, dtype)
         near = guess.to(TORCH_DTYPES[dtype]).float()
         errors.append(torch.where(step > _HELPS * size, near, estimate))
     sums = [float((error - values).double().square().sum()) for error in errors]
     return sums[0], min(sums)
-
-
-def _step(values: torch.Tensor, dtype: str) -> torch.Tensor:
-    """The distance between neighbouring numbers of a dtype around these values."""
-    _, exponent = torch.frexp(values)
-    return torch.ldexp(torch.ones_like(values), exponent - 1 - MANTISSA_BITS[dtype])
 
 
 def _sample(info: TensorInfo) -> torch.Tensor:

@@ -12,14 +12,21 @@ import torch
 
 from mpu_cli.bundle.finite import examine_tensor
 from mpu_cli.checkpoint.digest import combine, tensor_digest
-from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, Scratch, converted, read_span, spans, to_bytes
+from mpu_cli.checkpoint.dtypes import (
+    MANTISSA_BITS,
+    TORCH_DTYPES,
+    Scratch,
+    converted,
+    read_span,
+    spans,
+    to_bytes,
+)
 from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.errors import BadModelError
 
 _PIECE = 1 << 16
 """Entries computed with at once."""
-MANTISSA_BITS = {"F32": 23, "BF16": 7, "F16": 10}
 
 
 @dataclass(slots=True)

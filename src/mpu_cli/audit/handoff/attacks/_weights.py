@@ -39,7 +39,7 @@ class FittedWeights:
 
     def observe(self, layer: AlignedLayer) -> None:
         """Add a layer; all count alike, whatever the size of their weights."""
-        self._gram += layer.gram / max(float(np.trace(layer.gram)), 1e-300)
+        self._gram += layer.scale * layer.gram
 
     def weights(self) -> dict[str, np.ndarray]:
         """By how they were found, weights that sum to one, (copies,)."""
@@ -61,6 +61,17 @@ class FittedWeights:
         if len(numbers) == 1:
             return {"": everything}
         return {"": everything, ", each handoff a draw": by_handoff}
+
+
+class FittingAttacker:
+    """An attacker that fits weights in its first pass; the second pass is its own."""
+
+    def __init__(self, pool: CopyPool) -> None:
+        self._fitted = FittedWeights(pool)
+
+    def observe(self, layer: AlignedLayer) -> None:
+        """Fit the weights of the copies."""
+        self._fitted.observe(layer)
 
 
 def combined(layer: AlignedLayer, weights: np.ndarray) -> dict[str, torch.Tensor]:

@@ -13,9 +13,9 @@ import torch
 
 from mpu_cli.audit.handoff.aligned import AlignedLayer
 from mpu_cli.audit.handoff.alignment.products import Tensors
-from mpu_cli.audit.handoff.attacks._attack import Attack, CopyPool, Estimate
+from mpu_cli.audit.handoff.attacks._attack import Attack, Estimate
 from mpu_cli.audit.handoff.attacks._residual import on_base, residual
-from mpu_cli.audit.handoff.attacks._weights import FittedWeights
+from mpu_cli.audit.handoff.attacks._weights import FittingAttacker
 
 _FLOORS = {
     "the weakest tenth of directions": (0.1, 1.0),
@@ -30,14 +30,7 @@ _EMPTIEST = 0.02
 """The share of directions that count as emptiest: a smallest one alone would be chance."""
 
 
-class _ActivationWiener:
-    def __init__(self, pool: CopyPool) -> None:
-        self._fitted = FittedWeights(pool)
-
-    def observe(self, layer: AlignedLayer) -> None:
-        """Fit the weights of the copies."""
-        self._fitted.observe(layer)
-
+class _ActivationWiener(FittingAttacker):
     def estimates(self, layer: AlignedLayer) -> Iterator[Estimate]:
         """One for each way to read the noise."""
         moved = residual(layer, self._fitted)

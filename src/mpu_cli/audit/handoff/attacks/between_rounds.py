@@ -28,7 +28,7 @@ class _BetweenRounds:
 
     def observe(self, layer: AlignedLayer) -> None:
         """Add the layer's products."""
-        self._gram += layer.gram / max(float(np.trace(layer.gram)), 1e-300)
+        self._gram += layer.scale * layer.gram
         for fitted, numbers in zip(self._fitted, self._numbers, strict=True):
             fitted.observe(layer.of(numbers))
 

@@ -9,26 +9,28 @@ import torch
 from mpu_cli.audit.handoff.aligned import AlignedLayer
 from mpu_cli.audit.handoff.alignment.products import Tensors
 from mpu_cli.audit.handoff.attacks._attack import Attack, CopyPool, Estimate
-from mpu_cli.audit.handoff.attacks._weights import FittedWeights, combined
+from mpu_cli.audit.handoff.attacks._weights import FittingAttacker, combined
+from mpu_cli.checkpoint.dtypes import grid_step
+from mpu_cli.checkpoint.header import STORED_NAMES
 
 _GRIDS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-_MANTISSA = {"bfloat16": 7, "float16": 10}
 _HELPS = 3.5
 """Rounding noise of size σ to steps above 3.5 σ leaves less than σ."""
 _NOISE = (0.1, 0.2, 0.3, 0.45, 0.6, 0.7, 0.8)
 """Shares of (copy − base) that may be noise."""
 
 
-class _Grid:
+class _Grid(FittingAttacker):
     """The grid is the coarsest that holds the base exactly; without a base, bfloat16 is tried."""
 
     def __init__(self, pool: CopyPool) -> None:
-        self._pool, self._fitted = pool, FittedWeights(pool)
+        super().__init__(pool)
+        self._pool = pool
         self._grids = list(_GRIDS) if pool.has_base else ["bfloat16"]
 
     def observe(self, layer: AlignedLayer) -> None:
         """Rule out the grids that do not hold the base."""
-        self._fitted.observe(layer)
+        super().observe(layer)
         if layer.base is not None:
             self._grids = [
                 grid
@@ -68,8 +70,7 @@ class _Grid:
                 left = share * float(moved.square().mean().sqrt()) * (1 - share**2) ** 0.5
                 guess = before + (1 - share**2) * moved
                 near = guess.float().to(_GRIDS[grid]).double()
-                _, exponent = torch.frexp(guess)
-                step = torch.ldexp(torch.ones_like(guess), exponent - 1 - _MANTISSA[grid])
+                step = grid_step(guess, STORED_NAMES[grid])
                 tensors[name] = torch.where(step > _HELPS * left, near, guess)
             yield Estimate(f"rounded to {grid} where {share:g} of the change is noise", tensors)
 

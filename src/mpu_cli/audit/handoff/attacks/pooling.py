@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mpu_cli.audit.handoff.aligned import AlignedLayer
-from mpu_cli.audit.handoff.attacks._attack import Attack, CopyPool, Estimate
-from mpu_cli.audit.handoff.attacks._weights import FittedWeights, combined
+from mpu_cli.audit.handoff.attacks._attack import Attack, Estimate
+from mpu_cli.audit.handoff.attacks._weights import FittingAttacker, combined
 
 
-class _Pooling:
-    def __init__(self, pool: CopyPool) -> None:
-        self._fitted = FittedWeights(pool)
-
-    def observe(self, layer: AlignedLayer) -> None:
-        """Add the layer's Gram matrix."""
-        self._fitted.observe(layer)
-
+class _Pooling(FittingAttacker):
     def estimates(self, layer: AlignedLayer) -> Iterator[Estimate]:
         """One for each way to find the weights."""
         for how, weights in self._fitted.weights().items():

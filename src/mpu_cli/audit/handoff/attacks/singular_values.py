@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from mpu_cli.audit.handoff.aligned import AlignedLayer
-from mpu_cli.audit.handoff.attacks._attack import Attack, CopyPool, Estimate
+from mpu_cli.audit.handoff.attacks._attack import Attack, Estimate
 from mpu_cli.audit.handoff.attacks._residual import SMALLEST_SIDE, on_base, residual
-from mpu_cli.audit.handoff.attacks._weights import FittedWeights
+from mpu_cli.audit.handoff.attacks._weights import FittingAttacker
 
 _LEVELS = {
     "the median": (0.5, 1.0),
@@ -101,14 +101,7 @@ def rebuilt(tensor: torch.Tensor, parts: list[SingularValues], noise: float) -> 
     return (wide.mT if rows > columns else wide).reshape(tensor.shape)
 
 
-class _Shrinkage:
-    def __init__(self, pool: CopyPool) -> None:
-        self._fitted = FittedWeights(pool)
-
-    def observe(self, layer: AlignedLayer) -> None:
-        """Fit the weights of the copies."""
-        self._fitted.observe(layer)
-
+class _Shrinkage(FittingAttacker):
     def estimates(self, layer: AlignedLayer) -> Iterator[Estimate]:
         """One for each quantile from which the noise is read."""
         moved = residual(layer, self._fitted)

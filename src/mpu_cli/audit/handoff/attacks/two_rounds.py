@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 
-from mpu_cli.audit.handoff.aligned import AlignedLayer
-from mpu_cli.audit.handoff.alignment.products import Tensors
+from mpu_cli.audit.handoff.aligned import AlignedLayer, products
 from mpu_cli.audit.handoff.attacks._attack import Attack, CopyPool, Estimate
 from mpu_cli.audit.handoff.attacks._difference import copies_of, smallest_difference
 from mpu_cli.audit.handoff.attacks._weights import combined
@@ -31,11 +29,10 @@ class _TwoRounds:
 
     def observe(self, layer: AlignedLayer) -> None:
         """Add the products of the copies, and of the changes that the client made itself."""
-        share = 1 / max(float(np.trace(layer.gram)), 1e-300)
-        self._gram += share * layer.gram
+        self._gram += layer.scale * layer.gram
         changes = [change for change in layer.changes if change is not None]
         if changes:
-            whole = share * _with_changes(layer, changes)
+            whole = layer.scale * products(layer.copies, layer.base, changes)
             before = self._with_changes
             self._with_changes = whole if before is None else before + whole
 
@@ -50,20 +47,6 @@ class _TwoRounds:
             newer = np.zeros(self._size)
             newer[self._newer] = weights[self._newer]
             yield Estimate(how, combined(layer, newer), noisy=True)
-
-
-def _with_changes(layer: AlignedLayer, changes: list[Tensors]) -> np.ndarray:
-    """Products of all copies, as in `layer.gram`, and of the changes."""
-    size = len(layer.copies)
-    whole = np.zeros((size + len(changes), size + len(changes)))
-    for name in layer.copies[0]:
-        copies = torch.stack([copy[name].double().ravel() for copy in layer.copies])
-        if layer.base is not None:
-            copies -= layer.base[name].double().ravel()
-        moved = torch.stack([change[name].double().ravel() for change in changes])
-        table = torch.cat([copies, moved])
-        whole += (table @ table.T).numpy()
-    return whole
 
 
 ATTACK = Attack(

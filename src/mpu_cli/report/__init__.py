@@ -1,0 +1,1 @@
+"""Self-contained HTML pages and CSV files of runs, lineages, evaluation records and audits."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import stat
 import subprocess
@@ -88,6 +89,8 @@ def test_a_group_on_the_command_line(members, mpu):
     assert "of the 3 members of its mask group 1 are missing" in missing.err
     together = ("aggregate", "masked-lab", "masked-clinic.tar", "masked-archive", *files)
     assert mpu(*together, "--json").json["mask_groups"] == [{"digest": digest, "members": 3}]
+    shown = mpu(*together[:-2], "--out", "shown").out
+    assert re.search(r"updates +3 \(3 masked ones as one sum\), \d cop", shown)
     replay = mpu(*together[:-2], "--out", "later", "--model", "next")
     assert (replay.code, "(replay)" in replay.err) == (1, True)
 

@@ -10,6 +10,7 @@ from mpu_cli.audit.gates import GateSettings, require_names
 from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.audit_handoff_tables import (
     behaviour_lines,
+    left_out,
     not_run,
     ran_data,
     smallest_ratio,
@@ -30,6 +31,7 @@ from mpu_cli.option import REQUIRED, option
 
 if TYPE_CHECKING:
     from mpu_cli.audit.handoff.audit import HandoffAudit
+    from mpu_cli.audit.handoff.left_out import NotAttacked
     from mpu_cli.audit.handoff.run_models import Runs
 
 GUIDE = Guide(
@@ -144,6 +146,7 @@ def handoff(job: AuditHandoffOptions, output: Output) -> None:
     from mpu_cli.audit.handoff.directions import without_directions
     from mpu_cli.audit.handoff.holding import open_holding
     from mpu_cli.audit.handoff.inputs import find_base, match_models, match_records, read_lineage
+    from mpu_cli.audit.handoff.left_out import not_attacked
     from mpu_cli.audit.handoff.own_updates import open_own_updates
     from mpu_cli.audit.handoff.run_models import base_directions, measure_behaviour, texts_for
     from mpu_cli.audit.handoff.truth import Truth
@@ -179,13 +182,19 @@ def handoff(job: AuditHandoffOptions, output: Output) -> None:
             seed=job.seed,
             progress=progress,
         )
+        others = not_attacked(holding.layout, records, lineage.secret.offset.scale)
         runs = measure_behaviour(holding, records, models, texts, progress) if texts else None
     warnings = [
         *_warnings(result, base.remark, is_test=lineage.secret.origin == "test"),
         *not_run(without_directions(holding, directions)),
     ]
     failed = _verdict(result, len(everything))
-    data = {**_data(result), **ran_data(runs), "warnings": warnings}
+    data = {
+        **_data(result),
+        "not_attacked": asdict(others),
+        **ran_data(runs),
+        "warnings": warnings,
+    }
     if not output.as_json:
         for text in warnings:
             output.warn(text)
@@ -193,7 +202,7 @@ def handoff(job: AuditHandoffOptions, output: Output) -> None:
     print_gated(
         output,
         data,
-        *_body(result, runs, job.handoffs[0] / holding.copies[0].name),
+        *_body(result, runs, others, job.handoffs[0] / holding.copies[0].name),
         gates=job.gates.fail_if,
         numbers=_numbers(result, runs),
         brief=f"unknown to the holder of {worst.label}: {unknown(worst.nearest.error)}",
@@ -260,7 +269,7 @@ def _warnings(result: HandoffAudit, remark: str, *, is_test: bool) -> list[str]:
     return lines
 
 
-def _body(result: HandoffAudit, runs: Runs | None, copy: Path) -> list[Any]:
+def _body(result: HandoffAudit, runs: Runs | None, others: NotAttacked, copy: Path) -> list[Any]:
     rows = [
         (
             row.label,
@@ -301,6 +310,7 @@ def _body(result: HandoffAudit, runs: Runs | None, copy: Path) -> list[Any]:
                 ),
                 "layers": f"{len(result.layers)} of {result.all_layers}"
                 f" ({', '.join(map(str, result.layers))})",
+                **left_out(others),
                 **three_numbers(result, runs),
             }
         ),

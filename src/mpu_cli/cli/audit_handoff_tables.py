@@ -11,6 +11,7 @@ from mpu_cli.cli.output import share, table, unknown
 if TYPE_CHECKING:
     from mpu_cli.audit.handoff.audit import HandoffAudit, UpdateRow
     from mpu_cli.audit.handoff.behaviour import Distance
+    from mpu_cli.audit.handoff.left_out import NotAttacked
     from mpu_cli.audit.handoff.run_models import Runs
 
 
@@ -23,6 +24,15 @@ def three_numbers(result: HandoffAudit, runs: Runs | None) -> dict[str, str]:
         "KL(θ‖copy) / KL(θ‖base)": _nearest_ratio(runs),
         "entries bit-exact": f"{100 * most.exact:.3g} % ({most.label})",
     }
+
+
+def left_out(others: NotAttacked) -> dict[str, str]:
+    """The tensors outside the layers, which no number of this audit is about."""
+    lines = {
+        "not attacked": (others.with_noise, "they got noise too, as --scope all says"),
+        "given as they are": (others.as_they_are, "without noise: known exactly"),
+    }
+    return {label: f"{', '.join(roles)} ({why})" for label, (roles, why) in lines.items() if roles}
 
 
 def _nearest_ratio(runs: Runs | None) -> str:

@@ -5,6 +5,8 @@ from math import hypot, sqrt
 from operator import itemgetter
 
 import pytest
+import torch
+from rounds import quietly
 from safetensors.torch import load_file, save_file
 from two_parties import change_all, layout_of, small_change, take_back
 
@@ -135,6 +137,27 @@ def test_rounding_to_the_grid_of_a_bfloat16_model_gives_entries_back(owner, tiny
     assert done.json["base_exact"] < 0.5
 
 
+def test_a_bfloat16_fine_tune_of_a_float32_base_has_a_grid_of_its_own(owner, tiny_pair, tmp_path):
+    """The base has no grid, but the copies show the model's; a float32 model shows none."""
+    pair = tiny_pair("llama", dtype="bfloat16")
+    owner.model, owner.base = pair.model, shutil.copytree(pair.base, tmp_path / "float32")
+    base, seeded = load_file(owner.base / "model.safetensors"), torch.Generator().manual_seed(0)
+    moved = {
+        name: it.float() * (1 + 1e-4 * torch.randn(it.shape, generator=seeded))
+        for name, it in base.items()
+    }
+    save_file(moved, owner.base / "model.safetensors", {"format": "pt"})
+    (handoff,) = owner.perturb(kappa=0.003, copies=1, dtype="float32")
+    (row,) = owner.rows(handoff, options=("--layers", "all")).values()
+    assert row["nearest"].startswith("grid: rounded to bfloat16")
+    assert row["exact"] > 0.5 and 0.9 * row["stated"] < row["measured"] < 0.002
+    pair = tiny_pair("llama")
+    owner.model, owner.base = pair.model, pair.base
+    (handoff,) = owner.perturb(kappa=0.003, copies=1, secret=tmp_path / "other")
+    (row,) = owner.rows(handoff, secret=tmp_path / "other").values()
+    assert not [attempt for attempt in row["attempts"] if attempt["attack"] == "grid"]
+
+
 def test_rounding_where_it_helps_reaches_what_was_stated(owner, tiny_pair, tmp_path):
     """A light bfloat16 fine-tune, κ = .3: plain rounding stops 10 % above the stated number."""
     pair = tiny_pair("llama", dtype="bfloat16")
@@ -214,6 +237,30 @@ def test_what_does_not_belong_is_refused_by_name(own_base, tmp_path, tokenizer):
     shutil.rmtree(handoff / "copy-2")
     code, message = refusal(owner.audit(handoff))
     assert code == 3 and "copy-2" in message
+
+
+@pytest.mark.parametrize("scope", ["layers", "all"])
+def test_tensors_outside_the_layers_are_named_as_not_attacked(owner, tiny_pair, scope):
+    """No number is about embeddings, final norm and head: with --scope all they have noise."""
+    pair = tiny_pair("llama")
+    owner.model, owner.base = pair.model, pair.base
+    # The tiny fine-tune leaves them as the base has them, so the weights are the unit.
+    unit = {"noise_relative_to": "weights"} if scope == "all" else {}
+    (handoff,) = owner.perturb(kappa=0.1, copies=1, scope=scope, **unit)
+    shown = owner.audit(handoff).json["not_attacked"]
+    outside = {
+        "embedding": ["model.embed_tokens.weight"],
+        "final norm": ["model.norm.weight"],
+        "head": ["lm_head.weight"],
+    }
+    noised, others = (outside, {}) if scope == "all" else ({}, outside)
+    assert shown == {"with_noise": noised, "as_they_are": others}
+    code = quietly(
+        (*("audit", "handoff", handoff, "--secret", owner.secret, "--model", owner.model),)
+        + ("--no-behaviour",)
+    )
+    said = "not attacked" if scope == "all" else "given as they are"
+    assert code == 0 and f"{said} " in owner.capsys.readouterr().out
 
 
 def test_who_holds_more_copies_is_left_no_more(owner):

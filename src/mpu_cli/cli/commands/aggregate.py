@@ -81,11 +81,7 @@ def aggregate(job: AggregateOptions, output: Output) -> None:
     for text in _warnings(result, settings.dtype):
         output.warn(text)
     data = _data(result, out, settings.dtype)
-    rows = {
-        "updates": (
-            f"{len(job.updates)}, {sum(len(draw.deltas) for draw in result.updates.draws)} copies"
-        )
-    }
+    rows = {"updates": _counted(len(job.updates), result)}
     if result.updates.mask_groups:
         rows["masked"] = ", ".join(
             f"{len(keys)} members of group {readable(group_digest(keys))}: only their sum is known"
@@ -121,6 +117,14 @@ def aggregate(job: AggregateOptions, output: Output) -> None:
         *after_aggregate(out, following),
         brief=f"model {out}",
     )
+
+
+def _counted(updates: int, result: AggregateResult) -> str:
+    """How many updates and copies there are: masked updates of a group have one sum a copy."""
+    copies = sum(len(draw.deltas) for draw in result.updates.draws)
+    sums = [f"{len(keys)} masked ones as one sum" for keys in result.updates.mask_groups]
+    inside = f" ({', '.join(sums)})" if sums else ""
+    return f"{updates}{inside}, {copies} cop{'y' if copies == 1 else 'ies'}"
 
 
 def _warnings(result: AggregateResult, asked_dtype: str) -> list[str]:

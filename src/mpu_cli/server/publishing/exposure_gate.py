@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from mpu_cli.errors import GateError
-from mpu_cli.server.lineage.exposure import Prior, ledger
+from mpu_cli.server.lineage.exposure import Prior, ledger, noise_of
 from mpu_cli.server.lineage.records import HandoffRecord
+
+_ALL = "all clients together"
+
+
+class TooMuchKnownError(GateError):
+    """After this draw a client, or all clients together, would know more than the limit."""
+
+    def __init__(self, message: str, hint: str, *, more_noise_helps: bool) -> None:
+        """Take the message, the hint, and whether a larger κ leaves more unknown."""
+        super().__init__(message, hint)
+        self.more_noise_helps = more_noise_helps
 
 
 def require_unknown(
@@ -25,31 +37,45 @@ def require_unknown(
         prior: what is unknown before the first copy.
 
     Raises:
-        GateError: the holder, both shares, and what lets it know less.
+        TooMuchKnownError: the holder, both shares, and what lets it know less.
     """
     if most is None:
         return
     told = ledger([*earlier, *new], {record.holder for record in new})
     unit = new[0].relative_to.replace("-", " ")
-    lefts = [*told.by_holder.items(), ("all clients together", told.all_together)]
+    lefts = [*told.by_holder.items(), (_ALL, told.all_together)]
     for who, left in lefts:
         known = 1 - left / prior.size if prior.size else 1.0  # the base gives all of it away
         if known > most:
-            raise GateError(
+            hint, more_noise_helps = _remedy(who, new, earlier)
+            raise TooMuchKnownError(
                 f"--max-exposure {most:g}: with this handoff {who} would know {known:.3g} of the"
                 f" {unit} ({left:.3g} stays unknown)",
-                _remedy(new[0], alone=who in told.by_holder, is_first=not earlier),
+                f"{hint}; nothing was written",
+                more_noise_helps=more_noise_helps,
             )
 
 
-def _remedy(record: HandoffRecord, *, alone: bool, is_first: bool) -> str:
-    fixed = f"the lineage's offset is fixed at {record.offset:g}"
-    if not alone and record.size > 1:
-        return (
-            f"{'give a larger --offset' if is_first else fixed}: only an offset stays unknown when"
-            " clients pool all copies; nothing was written"
-        )
-    offset = ", a larger --offset" if is_first else ""
-    pooled = ", fewer --copies, or --split" if len(record.copies) > 1 else ""
-    why = "" if is_first else f" ({fixed})"
-    return f"give a larger --kappa{offset}{pooled}{why}; nothing was written"
+def _remedy(
+    who: str, new: Sequence[HandoffRecord], earlier: Collection[HandoffRecord]
+) -> tuple[str, bool]:
+    """What lets `who` know less, and whether a larger κ does."""
+
+    def noise(new: Sequence[HandoffRecord]) -> float:
+        return noise_of(it for it in (*earlier, *new) if who in {it.holder, _ALL})
+
+    more_noise_helps = noise([replace(it, kappa=it.kappa + 1) for it in new]) > noise(new)
+    fixed = f"the lineage's offset is fixed at {new[0].offset:g}"
+    helps = [
+        *(["a larger --kappa"] if more_noise_helps else []),
+        *(["a larger --offset"] if not earlier else []),
+    ]
+    if who != _ALL and len(new[0].copies) > 1 and noise(()) > noise(new):
+        helps += ["fewer --copies", "or --split"]
+    if helps in ([], ["a larger --offset"]) and who == _ALL:
+        why = "only an offset stays unknown when clients pool all copies"
+        return f"{f'give {helps[0]}' if helps else fixed}: {why}", more_noise_helps
+    if not helps:
+        return f"{fixed}, and what {who} already has leaves no more unknown", more_noise_helps
+    why = f" ({fixed})" if earlier else ""
+    return f"give {', '.join(helps)}{why}", more_noise_helps

@@ -21,7 +21,10 @@ from mpu_cli.checkpoint.staging import disk_errors, refuse_existing
 from mpu_cli.errors import GateError
 from mpu_cli.server.denoising import default_coefficients
 from mpu_cli.server.lineage.models import Lineage
+from mpu_cli.server.lineage.second_lineage import places
 from mpu_cli.server.publishing.copy_set import Progress
+from mpu_cli.server.publishing.exposure_gate import TooMuchKnownError
+from mpu_cli.server.publishing.lineage_gate import require_lineage
 from mpu_cli.server.publishing.perturb import Probe, Target, perturb
 from mpu_cli.server.publishing.plan import frozen_offset, noise_unit
 from mpu_cli.server.publishing.result import PerturbResult
@@ -81,9 +84,12 @@ def perturb_within_budget(
 
     Raises:
         GateError: the smallest noise loses more than the budget; nothing is written.
-        MpuError: see `perturb`.
+        MpuError: see `perturb`; what it refuses about the lineage is refused before the trials.
     """
     refuse_existing(target.handoff, force=target.force)
+    named = (target.secret, target.handoff, model.path, *target.named_secrets)
+    near = frozenset() if target.new_lineage else places(*named)
+    require_lineage(model, base, target.secret, near, fork=settings.fork)
     settings, search, in_trials = _settled(
         settings, search, target.secret, has_base=base is not None
     )
@@ -116,8 +122,22 @@ def perturb_within_budget(
             if index == lowest or not (search.kappa or search.offset):
                 raise
             continue
+        except TooMuchKnownError as refused:
+            raise GateError(refused.message, _remedy(refused, search)) from None
         return result, tuple(trials)
     raise AssertionError("unreachable")
+
+
+def _remedy(refused: TooMuchKnownError, search: Search) -> str | None:
+    """What lets a client know less: noise that was searched for grows with the budget alone."""
+    if not (search.offset or (search.kappa and refused.more_noise_helps)):
+        return refused.hint
+    flags = [f"--{name} auto" for name in ("kappa", "offset") if getattr(search, name)]
+    takes = "take" if len(flags) > 1 else "takes"
+    return (
+        f"give a larger --budget: {' and '.join(flags)} {takes} the largest noise that fits it;"
+        " nothing was written"
+    )
 
 
 def _settled(

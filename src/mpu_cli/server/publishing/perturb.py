@@ -16,7 +16,7 @@ from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
-from mpu_cli.errors import BadModelError, BadSecretError
+from mpu_cli.errors import BadSecretError
 from mpu_cli.server.can_be_loaded import check_loads, check_published
 from mpu_cli.server.lineage.model_card import read_model_card
 from mpu_cli.server.lineage.models import Lineage, open_locked
@@ -35,6 +35,7 @@ from mpu_cli.server.publishing.estimate import require_handoff_space
 from mpu_cli.server.publishing.exposure_gate import require_unknown
 from mpu_cli.server.publishing.function_check import check_copies
 from mpu_cli.server.publishing.handoff_builder import build_handoffs, draft_records, make_folders
+from mpu_cli.server.publishing.lineage_gate import require_same_base
 from mpu_cli.server.publishing.perturb_warnings import (
     noise_warnings,
     plan_warnings,
@@ -118,7 +119,7 @@ def perturb(
         statistics = weight_statistics(source, base_checkpoint, layout.groups(settings.scope))
         if lineage is not None:
             lineage.use(statistics.digest, model.path, fork=settings.fork)
-            _require_same_base(lineage, statistics.base_digest)
+            require_same_base(lineage, statistics.base_digest)
         rivals = lineages_beside(statistics.digest, searched, secret)
         if begins_unasked:
             refuse_unasked(model.path, statistics.digest, secret, rivals)
@@ -189,16 +190,6 @@ def _finish_interrupted(handoff: Path, secret: Path) -> PerturbResult | None:
             return None
         warning = "an interrupted run had already written this handoff; it is now recorded"
         return replace(published(lineage, records), warnings=(warning,))
-
-
-def _require_same_base(lineage: Lineage, digest: str | None) -> None:
-    first = lineage.secret.base
-    if first is not None and digest is not None and digest != first:
-        raise BadModelError(
-            f"--base: another base (digest {digest[:12]}…) than this lineage began with"
-            f" ({first[:12]}…)",
-            "give the same base in every round",
-        )
 
 
 @contextmanager

@@ -96,9 +96,9 @@ class PerturbSettings(StorageSettings):
         None,
         "Refuse a handoff after which this client, or all clients together, would know more than"
         " this share of the task vector; 0.9: at least 0.1 of it stays unknown.",
-        least=0,
+        above=0,
         most=1,
-        hint="it is 1 minus the share that stays unknown",
+        hint="it is 1 minus the share that stays unknown, and every copy tells something",
     )
     noise_relative_to: Literal["task-vector", "weights"] | None = option(
         None, "Unit of the noise.", shown="task-vector with --base, weights without"

@@ -29,11 +29,12 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from statistics import mean
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -70,8 +71,8 @@ class Deal:
     directory: Path
 
     @classmethod
-    def of(cls, seed: int, work: Path) -> Deal:
-        """Deal the people."""
+    def of(cls, seed: int, work: Path, parts: Mapping[str, int] = MappingProxyType(PARTS)) -> Deal:
+        """Deal the people, so many to each part."""
         deal = cls(work / f"seed-{seed}")
         deal.directory.mkdir(parents=True, exist_ok=True)
         lines = [
@@ -84,7 +85,7 @@ class Deal:
             for start in range(0, len(lines), ROWS_OF_A_PERSON)
         ]
         Random(seed).shuffle(people)
-        for part, count in PARTS.items():
+        for part, count in parts.items():
             chosen, people = people[:count], people[count:]
             rows = [line for person in chosen for line in person]
             deal.file(part).write_text("\n".join(rows) + "\n", encoding="utf-8")
@@ -101,11 +102,11 @@ class Deal:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return path
 
-    def unlearned(self, name: str, *options: object) -> Path:
-        """The model after `mpu unlearn`, made once."""
+    def unlearned(self, name: str, *options: object, forget: str = "forget") -> Path:
+        """The model after `mpu unlearn` of the part `forget`, made once."""
         out = self.directory / name
         if not out.exists():
-            data = ("--forget", self.file("forget"), "--retain", self.file("retain"))
+            data = ("--forget", self.file(forget), "--retain", self.file("retain"))
             arguments = ("--quiet", "unlearn", MODEL, *data, "--round", 1, "--out", out, "--json")
             heard = io.StringIO()
             with contextlib.redirect_stdout(heard):

@@ -153,6 +153,35 @@ def test_stated_is_within_a_tenth_of_what_the_best_attack_leaves(
         assert stated[0] < 0.7 * left(shares[0])
 
 
+def test_experts_of_a_stack_are_measured_one_by_one(built_tiny, tmp_path, entropy):
+    """Only the middle expert of each stack has full rank: the others come back almost whole."""
+    generator = torch.Generator().manual_seed(4)
+    for name in ("model", "base"):
+        shutil.copytree(built_tiny("gpt-oss"), tmp_path / name)
+    model = weights(tmp_path / "base")
+    for name in (it for layer in layout_of(tmp_path / "base").layers for it in layer.noised):
+        stack = model[name].reshape(-1, *model[name].shape[-2:]) if model[name].dim() > 2 else ()
+        for place in range(len(stack)):
+            full = place == len(stack) // 2
+            rank = min(stack.shape[1:]) if full else 1
+            thin = [torch.randn(size, rank, generator=generator) for size in stack.shape[1:]]
+            stack[place] += 0.05 * thin[0] @ thin[1].T / sqrt(rank)
+    save_file(model, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    settings = {"copies": 2, "alphas": (1.0, 2.0), "kappa": KAPPA, "offset": OFFSET}
+    place = (tmp_path / "model", tmp_path / "base", tmp_path / "h", tmp_path / "s")
+    result = publish(*place, entropy(2), **settings, reparam="none")
+    shares = (sqrt(KAPPA**2 + OFFSET**2), OFFSET)
+
+    def each(seen, base, noise):
+        if seen.dim() < 3:
+            return shrunk(seen, base, noise)
+        return torch.stack([shrunk(*pair, noise) for pair in zip(seen, base, strict=True)])
+
+    stated = (result.exposure.one_copy, result.exposure.all_copies)
+    assert attacked(each, tmp_path, tmp_path / "h", shares) == pytest.approx(stated, rel=0.1)
+    assert stated[0] < 0.8 * left(shares[0])
+
+
 def test_the_record_keeps_what_was_measured_and_an_earlier_one_does_without(
     tiny_pair, tmp_path, entropy
 ):

@@ -27,6 +27,8 @@ from mpu_cli.server.publishing.weight_statistics import WeightStatistics
 
 _RANK = 64
 """Singular values that are computed of each matrix."""
+_MOST_EXPERTS = 8
+"""Of a stack of more matrices, so many are measured, evenly spread."""
 _BLOCK = 1 << 20
 """Entries in memory at once."""
 _SEED = 0
@@ -37,21 +39,21 @@ _WORTH = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """One tensor of θ − base."""
+    """A vector or one matrix of θ − base."""
 
     elements: int
     energy: float
     """‖θ − base‖²."""
     shape: tuple[int, int] = (1, 1)
-    """n ≤ p of one matrix; the tensor is one, or a stack of them."""
-    matrices: int = 1
+    """n ≤ p of the matrix."""
+    stands_for: float = 1.0
+    """How many matrices of a stack it represents."""
     values: tuple[float, ...] = ()
-    """Largest singular values of one matrix, descending; empty for a vector."""
+    """Largest singular values, descending; empty for a vector."""
 
     def left(self, sigma: float) -> float:
-        """Squared error that noise of size σ (weight units) leaves, at least."""
-        energy, (rows, columns) = self.energy / self.matrices, self.shape
-        count = self.elements / self.matrices
+        """Squared error that noise of size σ (weight units) leaves of all it stands for."""
+        energy, (rows, columns), count = self.energy, self.shape, self.elements
         best = energy
         for spikes in (0, *(2**power for power in range(7))):
             if spikes > len(self.values):
@@ -63,7 +65,7 @@ class Spectrum:
             shrunk = unit * sum(_loss(value**2 / unit, rows / columns) for value in strong)
             kept = sigma**2 / noise
             best = min(best, kept**2 * shrunk + count * tail * kept)
-        return best * self.matrices
+        return best * self.stands_for
 
 
 def sampled_layers(layout: ModelLayout, sizes: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
@@ -92,11 +94,19 @@ def structure_curve(
         sizes: the unit of κ by group, weight units.
     """
     spectra = {
-        group: [_spectrum(model.tensors[name], base.tensors[name]) for name in names]
+        group: [
+            spectrum
+            for name in names
+            for spectrum in _spectra(model.tensors[name], base.tensors[name])
+        ]
         for group, names in sampled_layers(layout, sizes).items()
     }
     groups = [
-        (statistics.groups[group].task_rms, sizes[group], sum(item.elements for item in tensors))
+        (
+            statistics.groups[group].task_rms,
+            sizes[group],
+            sum(item.elements * item.stands_for for item in tensors),
+        )
         for group, tensors in spectra.items()
     ]
 
@@ -129,16 +139,21 @@ def _loss(square: float, ratio: float) -> float:
     return square * (1 - cosines)
 
 
-def _spectrum(info: TensorInfo, base: TensorInfo) -> Spectrum:
-    """Measure one tensor of θ − base by a randomised range finder (Halko and others 2011).
-
-    Of a stack of matrices the middle one stands for all.
-    """
+def _spectra(info: TensorInfo, base: TensorInfo) -> list[Spectrum]:
+    """Measure one tensor of θ − base; of a stack of matrices, such as experts, several."""
     if len(info.shape) < 2:
         energy = sum(_squares(rows) for _, rows in _differences(info, base, 0, info.elements, 1))
-        return Spectrum(info.elements, energy)
-    count, (height, width) = prod(info.shape[:-2]), info.shape[-2:]
-    start = count // 2 * height * width
+        return [Spectrum(info.elements, energy)]
+    count = prod(info.shape[:-2])
+    measured = min(count, _MOST_EXPERTS)
+    places = [round(k * (count - 1) / max(1, measured - 1)) for k in range(measured)]
+    return [_spectrum(info, base, place, count / measured) for place in places]
+
+
+def _spectrum(info: TensorInfo, base: TensorInfo, place: int, stands_for: float) -> Spectrum:
+    """Measure one matrix of a tensor by a randomised range finder (Halko and others 2011)."""
+    height, width = info.shape[-2:]
+    start = place * height * width
     rank = min(_RANK, min(height, width) // 2)
     sketch = torch.randn(width, rank, generator=torch.Generator().manual_seed(_SEED))
     range_, energy = torch.empty(height, rank), 0.0
@@ -154,13 +169,8 @@ def _spectrum(info: TensorInfo, base: TensorInfo) -> Spectrum:
         wide = inside.double()
         squares = torch.linalg.eigvalsh(wide @ wide.T).clamp(min=0).flip(0)
         values = squares.sqrt().tolist()
-    return Spectrum(
-        info.elements,
-        energy * count,
-        (min(height, width), max(height, width)),
-        count,
-        tuple(values),
-    )
+    shape = min(height, width), max(height, width)
+    return Spectrum(height * width, energy, shape, stands_for, tuple(values))
 
 
 def _differences(

@@ -68,6 +68,10 @@ docs/images: $(STAMP)
 	$(BIN)/python tools/draw_protocol.py > $@/protocol.svg
 	$(BIN)/python tools/draw_frontier.py > $@/frontier.svg
 
+# The paper's claims, from the results of examples/paper-table.
+docs/paper.md: $(STAMP) $(wildcard benchmarks/paper_*.py examples/paper-table/measured/*.csv)
+	$(BIN)/python benchmarks/paper_claims.py examples/paper-table/measured > $@.partial && mv $@.partial $@
+
 # A recording of the demo, about two minutes.
 docs/images/demo.svg: $(STAMP)
 	$(BIN)/python tools/record_demo.py $(CURDIR)/$(BIN)/mpu > $@.partial && mv $@.partial $@

@@ -35,6 +35,7 @@ CONTENTS = {
         "docs/design",
         "docs/threat-model",
         "docs/paper-protocol",
+        "docs/paper",
         "docs/lineage",
         "docs/bundle-format",
         "docs/architectures",

@@ -138,14 +138,14 @@ def _run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail(StoppedError("interrupted; nothing was written"), arguments)
     except typer.TyperException as error:
-        return _fail(_usage_error(error), arguments) if error.format_message() else 2
+        return _fail(usage_error(error), arguments) if error.format_message() else 2
     except Exception as error:
         if os.environ.get("MPU_DEBUG") == "1":
             raise
         return _fail(error if isinstance(error, MpuError) else _mpu_error(error), arguments)
 
 
-def _usage_error(error: typer.TyperException) -> UsageError:
+def usage_error(error: typer.TyperException) -> UsageError:
     """An error that typer found in a command line, in our words."""
     message, _, commands = error.format_message().partition(". Did you mean ")
     context = getattr(error, "ctx", None)

@@ -40,7 +40,9 @@ class Source:
     path: str
     """Absolute."""
     digest: str
-    """SHA-256 of the file, or the model's digest, in hexadecimal."""
+    """SHA-256 of the file, or of a model's weights and side files, in hexadecimal."""
+    prefix: str = ""
+    """What stands before the path in its word: "NAME=" for `--knowledge NAME=FILE`."""
 
 
 Word = str | Result | Own | Source
@@ -113,8 +115,8 @@ def _key(step: Step, keys: Mapping[str, str], versions: Mapping[str, str]) -> st
                 return ["result", keys[name], path]
             case Own(path):
                 return ["own", path]
-            case Source(_, digest):
-                return ["source", digest]
+            case Source(_, digest, prefix):
+                return ["source", prefix, digest]
             case _:
                 return word
 

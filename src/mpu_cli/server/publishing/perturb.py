@@ -46,6 +46,7 @@ from mpu_cli.server.publishing.result import PerturbResult, published
 from mpu_cli.server.publishing.settings import PerturbSettings
 from mpu_cli.server.publishing.weight_statistics import weight_statistics
 from mpu_cli.server.secrets.leak_scan import require_no_secret
+from mpu_cli.server.secrets.prepared import current_entropy
 from mpu_cli.server.secrets.secret import SECRET_FILE, Secret, SystemEntropy
 from mpu_cli.server.transforms.choice import chosen
 
@@ -104,7 +105,7 @@ def perturb(
     layout = read_layout(source.config, shapes(source.tensors), source.path)
     transforms = chosen(settings.reparam, layout)
     base_checkpoint = open_checkpoint(base.path) if base is not None else None
-    entropy = entropy or SystemEntropy()
+    entropy = entropy or current_entropy()
     with _open_lineage(target) as lineage, ExitStack() as stack:
         begins_unasked = lineage is None and not target.new_lineage
         searched = (

@@ -94,7 +94,7 @@ def test_clean_needs_no_model(tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path, monkeypatch):
-    """Two rounds on the demo's model, killed in between; the result forgets, nothing is repeated."""
+    """Two rounds, killed in between: what was finished is kept, nothing is done twice."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     work = tmp_path / "work"
     command = words(work, tmp_path, "-j2")

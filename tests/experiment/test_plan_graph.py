@@ -63,7 +63,7 @@ def test_methods_share_the_first_handoff_and_noise_shares_the_baseline(tmp_path)
     counted = kinds(built(tmp_path, small(grid=grid, seeds=[1, 2])))
     assert counted["perturb"] == 2 * 2 * 2  # κ, m, seed
     assert counted["unlearn"] == 3 * 2 + 3 * 2 * 2 * 2  # noise-free, and each cell and seed
-    assert counted["error"] == 3 * 2 * 2 * 2
+    assert counted["error"] == 3 * 2 + 3 * 2 * 2 * 2
 
 
 def test_rounds_continue_model_and_secret(tmp_path):
@@ -234,3 +234,27 @@ def test_a_side_study_shares_steps_and_has_its_own_seeds(tmp_path):
     both = built(tmp_path, small(seeds=[1, 2], also=also))
     assert len(both.runs) == len(alone.runs) + 1
     assert set(keys(alone).values()) < set(keys(both).values())
+
+
+def test_a_noise_free_run_is_compared_with_the_next_seeds(tmp_path):
+    """What another order of the rows changes; the last seed's next one is the first."""
+    experiment = built(tmp_path, small(seeds=[3, 4, 5]))
+    found = {run.seed: run for run in experiment.runs if run.kind == "noise-free"}
+    for seed, following in ((3, 4), (4, 5), (5, 3)):
+        step = experiment.graph.steps[found[seed].rounds[-1].error]
+        _, own, other = step.words
+        assert f"seed={seed} " in own.step
+        assert f"seed={following} " in other.step
+    alone = [run for run in built(tmp_path, small()).runs if run.kind == "noise-free"]
+    assert [run.rounds[-1].error for run in alone] == [None]
+
+
+def test_refusals_go_to_the_methods_that_use_them(tmp_path):
+    """`mpu unlearn` refuses them with any other method."""
+    refusals = tmp_path / "refusals.txt"
+    refusals.write_text("I do not know.\n", encoding="utf-8")
+    content = small(grid={"method": ["GradDiff", "DPO"], "kappa": 0.1, "copies": 2})
+    content["data"]["refusals"] = str(refusals)
+    steps = built(tmp_path, content).graph.steps.values()
+    for step in (step for step in steps if step.kind == "unlearn"):
+        assert ("--refusals" in step.words) == ("DPO" in step.words)

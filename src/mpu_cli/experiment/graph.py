@@ -43,6 +43,7 @@ def build(plan: ExperimentPlan, commands: Commands) -> Experiment:
     chosen, checker = list(cells(plan)), Checker(plan, commands)
     for cell in chosen:
         checker.check(cell)
+    chosen = [checker.with_own_rows(cell) for cell in chosen]
     # Once without opening a file, so that what is wrong with the plan itself is said first.
     _Assembly(plan, checker, StepMaker(plan, commands, unopened)).experiment(chosen)
     files = Files()
@@ -115,15 +116,20 @@ class _Assembly:
 
     def _noise_free_run(self, cell: Cell, seed: int) -> None:
         label = f"{_label(cell, ('unlearn',))} seed={seed} noise-free"
-        rounds = tuple(
+        models = self._plain(cell, seed)
+        rounds = [
             RoundResults(number=number, eval=self._eval(cell, model, f"{label} / round {number}"))
-            for number, model in enumerate(self._plain(cell, seed), 1)
-        )
+            for number, model in enumerate(models, 1)
+        ]
         content = tuple(item.eval for item in rounds)
         if content in self._noise_free:
             return
         name = self._free(label)
         self._noise_free[content] = name
+        if len(cell.seeds) > 1:
+            other = cell.seeds[(cell.seeds.index(seed) + 1) % len(cell.seeds)]
+            compared = self.make.error(self._plain(cell, other)[-1], models[-1])
+            rounds[-1] = replace(rounds[-1], error=self._add(compared, f"{label} / another order"))
         self._add_run(
             ExperimentRun(
                 name=name,
@@ -134,7 +140,7 @@ class _Assembly:
                 axes=_axes(cell, ("unlearn",)),
                 seed=seed,
                 settings=self.checker.training_settings(cell),
-                rounds=rounds,
+                rounds=tuple(rounds),
             )
         )
 

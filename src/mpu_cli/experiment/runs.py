@@ -23,7 +23,11 @@ class RoundResults:
     eval: str
     aggregate: str | None = None
     error: str | None = None
-    """‖Δ − Δ₀‖ / ‖Δ₀‖ of the whole change so far against the noise-free run's."""
+    """‖Δ − Δ₀‖ / ‖Δ₀‖ of the whole change so far against the noise-free run's.
+
+    Of a noise-free run's last round: of the next seed's noise-free run against it, which is what
+    another order of the rows changes; None with one seed.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

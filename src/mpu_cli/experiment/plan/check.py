@@ -7,6 +7,7 @@ when it runs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mpu_cli.client import methods, preset
@@ -104,6 +105,13 @@ class Checker:
         """Whether the cell's method needs an alternate answer for each forget row."""
         method = self._methods[cell.method]
         return "alternate" in method.inputs_with(self._method_parameters(cell, method))
+
+    def with_own_rows(self, cell: Cell) -> Cell:
+        """The cell without refusals if its method has no use for them, which `unlearn` refuses."""
+        if self.needs_alternates(cell):
+            return cell
+        train = {role: file for role, file in cell.split.train.items() if role != "refusals"}
+        return replace(cell, split=replace(cell.split, train=train))
 
     def uses_reference(self, cell: Cell) -> bool:
         """Whether the cell's method compares with a reference model."""

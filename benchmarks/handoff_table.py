@@ -3,8 +3,8 @@
 `python benchmarks/handoff_table.py [--only NAME …]`.
 
 For each setting the demo's model is handed out (with a prepared secret, so that the table is the
-same in every run) and `mpu audit handoff --layers all --no-behaviour` attacks it. One draw each.
-About 60 seconds on one core.
+same in every run) and `mpu audit handoff --layers all` attacks it. One draw each.
+About two minutes on one core.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def audited(setting: Setting, work: Path) -> list[dict[str, Any]]:
         )
         handoffs += [Path(record.target) for record in result.handoffs]
     words = ("audit", "handoff", *handoffs, "--secret", work / "secret")
-    options_of_audit = ("--model", assets() / "model", "--layers", "all", "--no-behaviour")
+    options_of_audit = ("--model", assets() / "model", "--layers", "all")
     with contextlib.redirect_stdout(io.StringIO()) as heard:
         code = run([str(word) for word in (*words, *options_of_audit, "--json")])
     found = json.loads(heard.getvalue())
@@ -84,26 +84,31 @@ def audited(setting: Setting, work: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (len(row["copies"]), row["stated"]))
 
 
-def table_row(setting: Setting, rows: list[dict[str, Any]]) -> str:
-    """Markdown: stated and measured of every number of copies, and the largest exact share."""
-    cells = [setting.words]
+def table_rows(setting: Setting, rows: list[dict[str, Any]]) -> list[str]:
+    """Markdown, one line for every number of copies held."""
     sizes = sorted({len(row["copies"]) for row in rows})
-    for size in (sizes[0], *sizes[1:]):
-        of_size = [row for row in rows if len(row["copies"]) == size]
+    lines = []
+    for size in sizes:
+        held = [row for row in rows if len(row["copies"]) == size]
         if setting.rounds > 1:
-            of_size = of_size[:1]  # draws of one size: all the same
-        stated, measured = (
-            ", ".join(number(row[key]) for row in of_size) for key in ("stated", "measured")
+            held = held[:1]  # draws of one size: all leave the same
+        cells = [", ".join(short(row[key]) for row in held) for key in ("stated", "measured")]
+        exact = max(row["exact"] for row in held)
+        attack, _, how = held[0]["nearest"].partition(", ")[0].partition(": ")
+        nearest = f"{attack}, {how}" if attack == "pooling" else attack
+        lines.append(
+            f"| {setting.words if size == sizes[0] else ''} | {size} of {sizes[-1]} |"
+            f" {' | '.join(cells)} | {'< .01' if exact < 1e-4 else f'{100 * exact:.2g}'} % |"
+            f" {nearest} |"
         )
-        cells.append(f"{size}: {stated} / {measured}")
-    exact = max(row["exact"] for row in rows)
-    cells = [cells[0], "; ".join(cells[1:]), "< .01 %" if exact < 1e-4 else f"{100 * exact:.2g} %"]
-    return f"| {' | '.join([*cells, rows[-1]['nearest']])} |"
+    return lines
 
 
-def number(value: float) -> str:
-    """Three digits, without the leading zero."""
-    return "0" if not value else f"{value:.3g}".removeprefix("0")
+def short(value: float) -> str:
+    """Three digits without the leading zero; one digit below .001."""
+    if 0 < value < 1e-3:
+        return f"{value:.0e}".replace("e-0", "e-")
+    return f"{value:.3g}".removeprefix("0") if value else "0"
 
 
 def main() -> None:
@@ -111,12 +116,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--only", nargs="+", metavar="WORD", help="settings that hold a word")
     options = parser.parse_args()
-    print("| options of `perturb` | copies: stated / measured | bit-exact | nearest attack |")
-    print("|---|---|---|---|")
+    print("| options of `perturb` | copies held | stated | measured | bit-exact | nearest attack |")
+    print("|---|---|---|---|---|---|")
     for setting in SETTINGS:
         if not options.only or any(word in setting.words for word in options.only):
             with tempfile.TemporaryDirectory() as work:
-                print(table_row(setting, audited(setting, Path(work))), flush=True)
+                print(*table_rows(setting, audited(setting, Path(work))), sep="\n", flush=True)
 
 
 if __name__ == "__main__":

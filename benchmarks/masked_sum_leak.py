@@ -68,14 +68,14 @@ def measure(deal: Deal, members: int) -> dict[str, Any]:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean, and its 95 % interval over the seeds."""
+    """The mean of areas, and its 95 % interval over the seeds, cut at 0 and 1."""
     middle = mean(values)
     half = (
         float(student.ppf(0.975, len(values) - 1)) * stdev(values) / sqrt(len(values))
         if len(values) > 1
         else float("nan")
     )
-    return middle, middle - half, middle + half
+    return middle, max(0.0, middle - half), min(1.0, middle + half)
 
 
 def main() -> None:

@@ -70,8 +70,11 @@ class _Grid(FittingAttacker):
 
     def _shown(self, layer: AlignedLayer) -> list[str]:
         """The grids that show in a copy or in a combination of copies."""
-        guesses = [combined(layer, weights) for weights in self._fitted.weights().values()]
-        return [grid for grid in _GRIDS if any(shows(guess.values(), grid) for guess in guesses)]
+        found = set()
+        for weights in self._fitted.weights().values():
+            guess = combined(layer, weights)
+            found |= {grid for grid in _GRIDS if shows(guess.values(), grid)}
+        return [grid for grid in _GRIDS if grid in found]
 
     def _where_it_helps(self, layer: AlignedLayer, base: Tensors, grid: str) -> Iterator[Estimate]:
         """The linear estimate, rounded where the step exceeds the noise that may be left in it.

@@ -81,6 +81,17 @@ def test_a_client_that_would_know_too_much_gets_nothing(perturb, tmp_path):
     assert perturb("h2", *one, "--max-exposure", 0.43).code == 0
 
 
+def test_nothing_helps_a_client_that_knows_everything(perturb):
+    """All copies of a first draw without an offset gave the model away."""
+    assert perturb("h1", "-m", 2).code == 0
+    done = perturb("h2", "-m", 2, "--max-exposure", 0.5)
+    assert done.code == 1 and "client would know 1 of the task vector" in done.err
+    assert (
+        "hint: the lineage's offset is fixed at 0, and what client already has leaves no more"
+        " unknown; nothing was written" in done.err
+    )
+
+
 def test_all_clients_together_count(perturb, tmp_path):
     """Each holder of a split knows little, all of them everything, unless there is an offset."""
     split = ("--split", "--kappa", 1, "--alphas", "1,1,1", "--max-exposure", 0.4)

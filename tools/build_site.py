@@ -26,6 +26,7 @@ CONTENTS = {
         "docs/masks",
         "docs/evaluation",
         "docs/audit",
+        "docs/experiments",
         "docs/api",
         "docs/exit-codes",
     ],

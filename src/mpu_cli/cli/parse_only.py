@@ -13,6 +13,7 @@ import typer
 
 from mpu_cli.cli.app import app, usage_error
 from mpu_cli.cli.flags import read_job
+from mpu_cli.cli.unlearn_effect import RunInput, refuse_without_effect
 from mpu_cli.experiment.plan.commands import WORDS, Commands, Section
 from mpu_cli.option import all_options, options_of
 
@@ -39,7 +40,13 @@ def parse_only(words: Sequence[str]) -> Mapping[str, Any]:
         context = _command(section).make_context(section, arguments, obj={"arguments": list(words)})
     except typer.TyperException as error:
         raise usage_error(error) from error
-    return dict(_values(read_job(_job_class(section), context)))
+    job = read_job(_job_class(section), context)
+    if section == "unlearn":
+        is_given = {name: bool(getattr(job, name)) for name in ("retain", "refusals")}
+        refuse_without_effect(
+            job.training, RunInput(is_handoff=True, texts=True, **is_given), job.given
+        )
+    return dict(_values(job))
 
 
 @cache

@@ -45,8 +45,10 @@ def build(plan: ExperimentPlan, commands: Commands) -> Experiment:
         checker.check(cell)
     chosen = [checker.with_own_rows(cell) for cell in chosen]
     # Once without opening a file, so that what is wrong with the plan itself is said first.
-    _Assembly(plan, checker, StepMaker(plan, commands, unopened)).experiment(chosen)
+    once = [replace(cell, seeds=cell.seeds[:1], draws=1) for cell in chosen]
+    _Assembly(plan, checker, StepMaker(plan, commands, unopened)).experiment(once)
     files = Files()
+    files.find("model", plan.model)
     for cell in chosen:
         checker.check_alternates(cell, files.find("rows", cell.split.train["forget"]))
     return _Assembly(plan, checker, StepMaker(plan, commands, files.find)).experiment(chosen)
@@ -65,6 +67,8 @@ class _Assembly:
     """The name of each step by its content."""
     _noise_free: dict[tuple[str, ...], str] = field(default_factory=dict)
     """The name of each noise-free run by the steps that measure it."""
+    _plain: dict[tuple[str, int], list[Result]] = field(default_factory=dict)
+    """The models of plain unlearning, by the settings that they depend on and the seed."""
     _measured: set[str] = field(default_factory=set)
     """The evaluations of untouched models."""
 
@@ -116,7 +120,7 @@ class _Assembly:
 
     def _noise_free_run(self, cell: Cell, seed: int) -> None:
         label = f"{_label(cell, ('unlearn',))} seed={seed} noise-free"
-        models = self._plain(cell, seed)
+        models = self._plain_models(cell, seed)
         rounds = [
             RoundResults(number=number, eval=self._eval(cell, model, f"{label} / round {number}"))
             for number, model in enumerate(models, 1)
@@ -128,7 +132,7 @@ class _Assembly:
         self._noise_free[content] = name
         if len(cell.seeds) > 1:
             other = cell.seeds[(cell.seeds.index(seed) + 1) % len(cell.seeds)]
-            compared = self.make.error(self._plain(cell, other)[-1], models[-1])
+            compared = self.make.error(self._plain_models(cell, other)[-1], models[-1])
             rounds[-1] = replace(rounds[-1], error=self._add(compared, f"{label} / another order"))
         self._add_run(
             ExperimentRun(
@@ -144,8 +148,12 @@ class _Assembly:
             )
         )
 
-    def _plain(self, cell: Cell, seed: int) -> list[Result]:
+    def _plain_models(self, cell: Cell, seed: int) -> list[Result]:
         """The model of each round of plain unlearning."""
+        options = sorted(cell.given("unlearn").items())
+        settings = repr((cell.method, cell.split.name, cell.rounds, options))
+        if (settings, seed) in self._plain:
+            return self._plain[settings, seed]
         label = f"{_label(cell, ('unlearn',))} seed={seed} noise-free"
         model: Word = self.make.model
         results: list[Result] = []
@@ -154,6 +162,7 @@ class _Assembly:
             step = self.make.unlearn_model(cell, seed, number, model, reference)
             model = Result(self._add(step, f"{label} / round {number} / unlearn"), PLAIN)
             results.append(model)
+        self._plain[settings, seed] = results
         return results
 
     def _mpu_run(self, cell: Cell, seed: int, draw: int) -> None:
@@ -161,7 +170,7 @@ class _Assembly:
         name = f"{_label(cell, _ALL)} {which}"
         if name in self.runs:
             return  # two grids of the plan have this run
-        plain = self._plain(cell, seed) if self.plan.baseline else []
+        plain = self._plain_models(cell, seed) if self.plan.baseline else []
         model: Word = self.make.model
         secret: Result | None = None
         rounds: list[RoundResults] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mpu_cli.experiment.plan.cells import Cell
@@ -71,7 +71,12 @@ class StepMaker:
         self, cell: Cell, seed: int, round_number: int, model: Word, reference: Word | None
     ) -> Step:
         """Train the model itself: the noise-free run."""
-        return self._train(cell, seed, round_number, model, reference, PLAIN)
+        # A model has no copies whose orders could differ.
+        unlearn = {
+            name: given for name, given in cell.given("unlearn").items() if name != "order_per_copy"
+        }
+        alone = replace(cell, options={**cell.options, "unlearn": unlearn})
+        return self._train(alone, seed, round_number, model, reference, PLAIN)
 
     def aggregate(self, cell: Cell, updates: Sequence[Word], model: Word, secret: Result) -> Step:
         """Combine the updates of a round."""

@@ -139,7 +139,8 @@ class Checker:
         words = [*WORDS[section], *_FIXED[section]]
         if section == "unlearn":
             words += ["--method", cell.method, "--round", "1"]
-            words += [w for role in cell.split.train for w in (f"--{role}", role)]
+            train = self.with_own_rows(cell).split.train
+            words += [word for role in train for word in (f"--{role}", role)]
         if section == "perturb" and self._plan.base is not None:
             words += ["--base", "base"]
         for name, given in sorted(cell.given(section).items()):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mpu_cli.documentation import page
 from mpu_cli.errors import UsageError
 from mpu_cli.registry import did_you_mean
 
@@ -111,7 +112,7 @@ def parse_document(data: bytes, name: str) -> Document:
         problem = getattr(error, "problem", None) or "not valid YAML"
         raise UsageError(f"{name}{line}: not valid YAML: {problem}") from error
     if content is None:
-        raise UsageError(f"{name}: empty", "docs/experiments.md describes a plan")
+        raise UsageError(f"{name}: empty", f"{page('experiments')} describes a plan")
     if not isinstance(content, dict):
         raise UsageError(f"{name}: expected a map of names to values")
     return Document(name, content, reader.lines)

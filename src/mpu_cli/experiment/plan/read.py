@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mpu_cli.client import methods
+from mpu_cli.documentation import page
 from mpu_cli.errors import UsageError
 from mpu_cli.experiment.plan.commands import AXES_OF, WORDS, Commands, Section
 from mpu_cli.experiment.plan.document import Document, Keys, read_document
@@ -54,7 +55,7 @@ def plan_of(document: Document, text: bytes, directory: Path, commands: Commands
     content = document.known((), document.content, _KEYS)
     for key in ("model", "data", "grid"):
         if key not in content:
-            raise UsageError(f"{document.name}: {key} is missing", "docs/experiments.md has a plan")
+            raise UsageError(f"{document.name}: {key} is missing", f"see {page('experiments')}")
     reader = _PlanReader(document, commands)
     variants = {
         name: reader.layer(("variants", name), layer, nested=True)
@@ -149,9 +150,13 @@ class _PlanReader:
             if name not in commands.names(section):
                 if (instead := commands.instead(section, name)) is not None:
                     raise document.wrong(here, "the experiment sets this option itself", instead)
-                known = commands.names(section)
+                others = [other for other in WORDS if name in commands.names(other)]
+                known, elsewhere = (
+                    commands.names(section),
+                    f"it is an option of {', '.join(others)}",
+                )
                 nearest = did_you_mean(name, known, f"mpu {' '.join(WORDS[section])} --help")
-                raise document.wrong(here, "unknown option", nearest)
+                raise document.wrong(here, "unknown option", elsewhere if others else nearest)
             if name in given:
                 raise document.wrong(here, "this option is given twice")
             declared = commands.options[section][name]

@@ -21,10 +21,6 @@ from typing import Any
 
 import yaml
 
-from mpu_cli.cli.app import run
-from mpu_cli.data.rows import read_rows
-from mpu_cli.evaluation.answer_scores import answer_probabilities
-
 FORGOTTEN, RETAINED = 0.5, 0.8
 LADDER = ("1", "1.25", "1.6", "2", "2.5", "3.2", "4", "5", "6.3", "8")
 MOST_STEPS = 8
@@ -77,8 +73,6 @@ class Runs:
         self.variant = variant
         self.content = yaml.safe_load(plan.read_text(encoding="utf-8"))
         self.folder = plan.resolve().parent
-        data = self.content["data"]
-        self.rows = [read_rows(self.folder / data[role]) for role in ("forget", "retain")]
 
     def options(self, method: str) -> dict[str, Any]:
         """The options of `mpu unlearn`; those of the variant win."""
@@ -90,6 +84,10 @@ class Runs:
 
     def measure(self, method: str, rate: float) -> tuple[float, float]:
         """Forget and retain probability after all rounds of a method at a rate."""
+        from mpu_cli.data.rows import read_rows
+        from mpu_cli.evaluation.answer_scores import answer_probabilities
+
+        measured = [self.folder / self.content["data"][role] for role in ("forget", "retain")]
         model = self.folder / self.content["model"]
         settings = self.content["methods"][method]
         options = {**self.options(method), "learning_rate": rate}
@@ -109,7 +107,9 @@ class Runs:
                     + self.words({**data, **options})
                 )
                 model = out
-            forget, retain = answer_probabilities(model, self.rows, batch_size=32)
+            forget, retain = answer_probabilities(
+                model, [read_rows(file) for file in measured], batch_size=32
+            )
         return forget, retain
 
     def words(self, options: dict[str, Any]) -> list[str]:
@@ -131,6 +131,8 @@ class Runs:
 
 def quietly(words: list[str]) -> None:
     """Run a command of `mpu`; its message ends the program if it fails."""
+    from mpu_cli.cli.app import run  # imports take seconds, and --help needs none
+
     heard = io.StringIO()
     with contextlib.redirect_stdout(heard), contextlib.redirect_stderr(heard):
         code = run(words)

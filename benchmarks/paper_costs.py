@@ -20,7 +20,7 @@ from paper_findings import (
 from paper_intervals import NOT_DECIDED, over_seeds
 from paper_plans import Tables
 from paper_runs import Run, Table
-from paper_tables import Lines, interval, lines_of, short, summary_row
+from paper_tables import Lines, lines_of, points, ratio, short, summary_row
 
 from mpu_cli.evaluation.statistics import verdict
 
@@ -91,7 +91,7 @@ def _costs(
         finding = against_another_order(table, these, limit)
         if finding is not None:
             told = Finding(f"{setting}, {method}, {optimizer}", finding.estimate, finding.verdict)
-            summary.append(summary_row(claim, "side", told, ""))
+            summary.append(summary_row(claim, "side", told, ratio))
         spread = spread_of_score(table, method, these[0].variant)
         lost = mean_degradation(table, these)
         rows.append(
@@ -100,11 +100,11 @@ def _costs(
                 optimizer,
                 setting,
                 short(fmean(run.error for run in these if run.error is not None)),
-                "–" if finding is None else interval(finding.estimate),
+                "–" if finding is None else ratio(finding.estimate),
                 NOT_DECIDED if finding is None else finding.verdict,
-                interval(over_seeds([by_seed(these, change(table, "forget"))])),
-                interval(over_seeds([by_seed(these, change(table, "retain"))])),
-                interval(lost),
+                points(over_seeds([by_seed(these, change(table, "forget"))])),
+                points(over_seeds([by_seed(these, change(table, "retain"))])),
+                points(lost),
                 f"±{spread:.2f}: {verdict(lost.bounds(), spread)}",
             )
         )

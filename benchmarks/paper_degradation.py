@@ -21,9 +21,9 @@ from paper_findings import (
     spread_of_score,
 )
 from paper_intervals import Estimate, over_seeds
-from paper_plans import PLANS, Tables
+from paper_plans import Tables, title
 from paper_runs import Run, Table
-from paper_tables import Lines, interval, lines_of, summary_row
+from paper_tables import Lines, lines_of, percent, points, summary_row
 
 from mpu_cli.evaluation.statistics import verdict
 
@@ -39,8 +39,8 @@ def degradation_section(tables: Tables, summary: list[Sequence[str]]) -> Lines:
         if (table := tables.get(name)) is None:
             continue
         for finding in small_degradation(table, kappa=0.1):
-            summary.append(summary_row("a", name, finding, " %"))
-        lines += ["", f"{PLANS[name].capitalize()}. Degradation in percent at κ = .1:", ""]
+            summary.append(summary_row("a", name, finding, percent))
+        lines += ["", f"{title(name)}. Degradation in percent at κ = .1:", ""]
         lines += _degradations(table, kappa=0.1)
         lines += ["", "Change of forget / retain in points of 100, at κ = .1:", ""]
         lines += _changes(table, kappa=0.1)
@@ -64,16 +64,16 @@ def improvement_section(tables: Tables, summary: list[Sequence[str]]) -> Lines:
         best = max((finding for finding, _ in found), key=lambda finding: finding.estimate.mean)
         word = some([finding.verdict for finding, _ in found])
         told = Finding(f"best of {len(found)}: {best.setting}", best.estimate, word)
-        summary.append(summary_row("b", name, told, " %"))
+        summary.append(summary_row("b", name, told, percent))
         lines += [
             "",
-            f"{PLANS[name].capitalize()}. Improvement of the score in percent, κ = .01:",
+            f"{title(name)}. Improvement of the score in percent, κ = .01:",
             "",
         ]
         lines += lines_of(
             ("method", "improvement, 95 %", "seed-to-seed sd", "verdict"),
             [
-                (finding.setting, interval(finding.estimate), f"{spread:.2f}", finding.verdict)
+                (finding.setting, points(finding.estimate), f"{spread:.2f}", finding.verdict)
                 for finding, spread in found
             ],
         )
@@ -90,7 +90,7 @@ def real_model_section(tables: Tables, summary: list[Sequence[str]]) -> Lines:
             told = Finding(
                 f"κ = c = {kappa:g}, {finding.setting}", finding.estimate, finding.verdict
             )
-            summary.append(summary_row("a", "smollm2", told, " %"))
+            summary.append(summary_row("a", "smollm2", told, percent))
         lines += ["", f"Degradation in percent at κ = c = {kappa:g}:", ""]
         lines += _degradations(table, kappa=kappa)
         lines += ["", "Change of forget / retain in points of 100:", ""]
@@ -135,7 +135,7 @@ def _mean_and_spread(runs: Sequence[Run], name: str) -> str:
 
 
 def _with_word(estimate: Estimate) -> str:
-    return f"{interval(estimate)} {verdict(estimate.bounds(), LIMIT)}"
+    return f"{points(estimate)} {verdict(estimate.bounds(), LIMIT)}"
 
 
 def _changes(table: Table, **settings: object) -> Lines:
@@ -147,7 +147,7 @@ def _changes(table: Table, **settings: object) -> Lines:
             these = table.noisy(method=method, copies=count, **settings)
             cells.append(
                 " / ".join(
-                    interval(over_seeds([by_seed(these, change(table, name))]))
+                    points(over_seeds([by_seed(these, change(table, name))]))
                     for name in ("forget", "retain")
                 )
                 if these

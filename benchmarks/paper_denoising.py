@@ -11,9 +11,9 @@ from statistics import fmean
 
 from paper_findings import against_harmonic, against_one_copy, slopes
 from paper_intervals import DOES_NOT_HOLD, HOLDS, NOT_DECIDED
-from paper_plans import PLANS, Tables
+from paper_plans import Tables, title
 from paper_runs import Table
-from paper_tables import Lines, interval, limits, lines_of, short, summary_row
+from paper_tables import Lines, lines_of, log_ratio, points, short, summary_row
 
 MARKS = {HOLDS: "✓", NOT_DECIDED: "?", DOES_NOT_HOLD: "✗"}
 
@@ -27,12 +27,16 @@ def copies_section(tables: Tables, summary: list[Sequence[str]]) -> Lines:
         found = against_one_copy(table)
         rows = []
         for optimizer, kappa, copies, finding in found:
-            told = finding.estimate.through(math.exp)
-            rows.append((optimizer, f"{kappa:g}", str(copies), limits(*told), finding.verdict))
+            told = log_ratio(finding.estimate)
+            rows.append((optimizer, f"{kappa:g}", str(copies), told, finding.verdict))
             if math.isclose(kappa, 0.1):
-                summary.append(summary_row("c", name, finding, "", math.exp))
-        lines += ["", f"{PLANS[name].capitalize()}. Error of m copies / error of one copy:", ""]
+                summary.append(summary_row("c", name, finding, log_ratio))
+        lines += ["", f"{title(name)}. Error of m copies / error of one copy:", ""]
         lines += lines_of(("optimizer", "κ", "m", "ratio, 95 %", "verdict"), rows)
+    for name in ("paper", "ours"):
+        if (table := tables.get(name)) is not None:
+            lines += ["", f"{title(name)}. The errors themselves (mean over seeds):", ""]
+            lines += _errors_of_methods(table)
     if (table := tables.get("denoising")) is not None:
         lines += [
             "",
@@ -42,6 +46,22 @@ def copies_section(tables: Tables, summary: list[Sequence[str]]) -> Lines:
         ]
         lines += _slopes(table)
     return lines
+
+
+def _errors_of_methods(table: Table) -> Lines:
+    settings = sorted({(run.kappa, run.copies) for run in table.noisy()})
+    rows = []
+    for method in table.methods:
+        orders = [run.error for run in table.noise_free.values() if run.method == method]
+        measured = [error for error in orders if error is not None]
+        cells = [short(fmean(measured)) if measured else "–"]
+        for kappa, copies in settings:
+            runs = table.noisy(method=method, kappa=kappa, copies=copies)
+            errors = [run.error for run in runs if run.error is not None]
+            cells.append(short(fmean(errors)) if errors else "–")
+        rows.append((method, *cells))
+    heads = [f"κ = {kappa:g}, m = {copies}" for kappa, copies in settings]
+    return lines_of(("method", "another order", *heads), rows)
 
 
 def _slopes(table: Table) -> Lines:
@@ -58,7 +78,7 @@ def _slopes(table: Table) -> Lines:
         if (slope := slopes(these)) is not None:
             method, optimizer, denoising, copies = key
             kind = "one copy" if copies == 1 else denoising
-            rows.append((method, optimizer, kind, str(copies), interval(slope)))
+            rows.append((method, optimizer, kind, str(copies), points(slope)))
     return lines_of(("method", "optimizer", "denoising", "m", "slope, 95 %"), rows)
 
 
@@ -78,7 +98,7 @@ def extrapolation_section(tables: Tables, summary: list[Sequence[str]]) -> Lines
     for group in groups:
         cells = {kappa: finding for *key, kappa, finding in found if tuple(key) == group}
         told = [
-            f"{limits(*cells[kappa].estimate.through(math.exp))} {MARKS[cells[kappa].verdict]}"
+            f"{log_ratio(cells[kappa].estimate)} {MARKS[cells[kappa].verdict]}"
             if kappa in cells
             else "–"
             for kappa in kappas
@@ -86,7 +106,7 @@ def extrapolation_section(tables: Tables, summary: list[Sequence[str]]) -> Lines
         held = [kappa for kappa, finding in cells.items() if finding.verdict == HOLDS]
         rows.append((*map(str, group), *told, f"{max(held):g}" if held else "none"))
         if 0.1 in cells:
-            summary.append(summary_row("f", "denoising", cells[0.1], "", math.exp))
+            summary.append(summary_row("f", "denoising", cells[0.1], log_ratio))
     lines += [
         "",
         "Error of extrapolation / error of harmonic denoising, 95 %, with the verdict (✓ gains,"

@@ -10,7 +10,7 @@ no sample of others.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -56,11 +56,6 @@ class Estimate:
     def bounds(self) -> Bounds:
         """As `evaluation.statistics.verdict` reads them: 95 %, and 90 % for two one-sided tests."""
         return Bounds(self.interval(0.95), self.interval(0.90))
-
-    def through(self, change: Callable[[float], float]) -> tuple[float, float, float]:
-        """Mean and 95 % limits under a rising function: exp for means of logarithms."""
-        low, high = self.interval()
-        return change(self.mean), change(low), change(high)
 
 
 def below(estimate: Estimate, limit: float) -> str:

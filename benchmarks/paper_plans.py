@@ -15,3 +15,8 @@ PLANS: Mapping[str, str] = {
 }
 Tables = Mapping[str, Table]
 """The results that are there, by the plan's name."""
+
+
+def title(plan: str) -> str:
+    """What a plan runs, as the beginning of a sentence."""
+    return PLANS[plan][0].upper() + PLANS[plan][1:]

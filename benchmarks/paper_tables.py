@@ -15,31 +15,52 @@ def summary_row(
     claim: str,
     plan: str,
     finding: Finding,
-    unit: str,
-    change: Callable[[float], float] = lambda value: value,
+    shown: Callable[[Estimate], str],
 ) -> Sequence[str]:
-    told = limits(*finding.estimate.through(change))
-    return (f"({claim})", f"{plan}: {finding.setting}", f"{told}{unit}", f"**{finding.verdict}**")
+    """A line of the answers."""
+    told = shown(finding.estimate)
+    return (f"({claim})", f"{plan}: {finding.setting}", told, f"**{finding.verdict}**")
 
 
-def interval(estimate: Estimate) -> str:
-    return limits(*estimate.through(lambda value: value))
+def points(estimate: Estimate) -> str:
+    """Mean and 95 % limits of percentages or points, with two decimals."""
+    return _limits(estimate, lambda value: f"{value:.2f}")
 
 
-def limits(mean: float, low: float, high: float) -> str:
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return f"{short(mean)} (one seed)"
-    return f"{short(mean)} ({short(low)} … {short(high)})"
+def percent(estimate: Estimate) -> str:
+    """`points` with its unit."""
+    return f"{points(estimate)} %"
+
+
+def ratio(estimate: Estimate) -> str:
+    """Mean and 95 % limits of ratios, however small."""
+    return _limits(estimate, short)
+
+
+def log_ratio(estimate: Estimate) -> str:
+    """The geometric mean of ratios and its 95 % limits, from a mean of logarithms."""
+    return _limits(estimate, lambda value: short(math.exp(value)))
+
+
+def _limits(estimate: Estimate, shown: Callable[[float], str]) -> str:
+    low, high = estimate.interval()
+    if not math.isfinite(low):
+        return _true_minus(f"{shown(estimate.mean)} (one seed)")
+    return _true_minus(f"{shown(estimate.mean)} ({shown(low)} … {shown(high)})")
 
 
 def short(value: float) -> str:
-    """Three significant digits where small, two decimals where large, with a true minus sign."""
+    """Two decimals where large, two significant digits where small."""
     size = abs(value)
-    text = f"{value:.2f}" if size >= 0.1 else f"{value:.2g}" if size else "0"
+    return f"{value:.2f}" if size >= 0.1 else f"{value:.2g}" if size else "0"
+
+
+def _true_minus(text: str) -> str:
     return text.replace("-", "−")
 
 
 def lines_of(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Lines:
+    """A table."""
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     return lines

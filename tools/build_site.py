@@ -27,6 +27,7 @@ CONTENTS = {
         "docs/evaluation",
         "docs/audit",
         "docs/experiments",
+        "docs/reports",
         "docs/api",
         "docs/exit-codes",
     ],

@@ -13,6 +13,11 @@ _FOLDERS = (_PACKAGE / "docs", _PACKAGE.parents[1] / "docs")
 """The docs in an installed wheel, and in a checkout."""
 
 
+def folders() -> tuple[Path, ...]:
+    """Where the documentation may be: in an installed wheel, and in a checkout."""
+    return _FOLDERS
+
+
 @cache
 def page(name: str) -> str:
     """Return the address of a page such as `threat-model`.

@@ -130,6 +130,14 @@ def _lines(p: Name) -> dict[str, list[object]]:
             p("out/second"),
         ],
         "compare": [first, p("out/second"), *records, *config],
+        "report": [
+            *(first, p("out/second"), *records, "--out", p("out/page.html")),
+            *("--csv", p("out/numbers"), *config),
+        ],
+        "report again": [
+            *(p("out/server"), "--records", first, "--records", p("out/second")),
+            *("--out", p("out/dossier.html")),
+        ],
         "data check": [*rows[1:], "--model", p("out/to-client"), *config],
         "data check again": [rows[1], "--tokenizer", p("model")],
         "mask key": ["--out", p("out/one.key"), *config],
@@ -149,15 +157,18 @@ def _lines(p: Name) -> dict[str, list[object]]:
             p("out/to-client"),
             *("--secret", p("out/server"), "--model", p("model"), "--base", p("base")),
             *("--update", p("out/to-server"), "--probe", rows[1], "--layers", 1, *config),
+            *("--report", p("out/handoff.html")),
         ],
         "audit update": [
             p("out/to-server"),
             p("out/to-client"),
             *(*rows[:2], "--decoys", rows[3], "--device", "cpu", *config),
+            *("--report", p("out/update.html")),
         ],
         "audit trace": [
             p("out/to-client/copy-1"),
             *("--secret", p("out/server"), "--model", p("model"), "--base", p("base"), *config),
+            *("--report", p("out/trace.html")),
         ],
     }
 
@@ -211,6 +222,12 @@ def test_every_path_of_every_command(spelling, finished_round: Round, tmp_path, 
         "group",
         "masked",
         "masked.tar",
+        "page.html",
+        "numbers",
+        "dossier.html",
+        "handoff.html",
+        "update.html",
+        "trace.html",
     }
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         {"a link to", "x", place.relative_to(tmp_path).parts[0]}
@@ -221,7 +238,7 @@ def test_no_path_option_is_left_out():
     """The table has every parameter of a command that is a path, so that a new one is tried."""
     lines = _lines(lambda name: f"PATH {name}")
     positional = {"path", "handoff", "handoffs", "trained", "updates", "update", "files"}
-    positional |= {"records", "source", "leaked"}
+    positional |= {"records", "source", "leaked", "paths"}
     for name, function in every_command().items():
         paths = {
             option.removesuffix("_to")

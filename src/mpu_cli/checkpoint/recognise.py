@@ -16,7 +16,9 @@ from mpu_cli.errors import BadInputError, MpuError
 from mpu_cli.registry import nearest
 
 MODEL, HANDOFF, UPDATE, BUNDLE = "model", "handoff", "update", "bundle"
-SECRET, RECORD, ANY = "secret", "record", "any"
+SECRET, RECORD, RUN = "secret", "record", "run"
+REPORTED, ANY = "reported", "any"
+"""What `mpu report` or `mpu inspect` can read."""
 _NAMED = {
     MODEL: "a model directory",
     HANDOFF: "a handoff",
@@ -24,6 +26,8 @@ _NAMED = {
     BUNDLE: "a handoff or an update",
     SECRET: "a server's secret directory",
     RECORD: "an evaluation record",
+    RUN: "the results of mpu run",
+    REPORTED: "an evaluation record, a server's secret directory or the results of mpu run",
 }
 _MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
@@ -41,7 +45,8 @@ _GUIDE = {
         "evaluate it with mpu eval --handoff DIR; the server makes a model of it with mpu aggregate"
     ),
     SECRET: "keep it on the server; give it to mpu perturb and mpu aggregate as --secret",
-    RECORD: "read it with mpu inspect or mpu compare",
+    RECORD: "read it with mpu inspect, mpu compare or mpu report",
+    RUN: "read it with mpu report",
 }
 
 
@@ -140,6 +145,8 @@ def kinds_of(directory: Path) -> list[str]:
         kinds.append(match[1].decode() if match else BUNDLE)
     if names.issuperset(("items.jsonl", "summary.json")):
         kinds.append(RECORD)
+    if names.issuperset(("runs.csv", "provenance.json")):
+        kinds.append(RUN)
     if names.intersection(_MODEL_FILES):
         kinds.append(MODEL)
     return kinds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from mpu_cli.cli.audit_handoff_tables import (
     update_data,
     update_lines,
 )
+from mpu_cli.cli.audit_page import PageSettings
 from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.gated import print_gated
 from mpu_cli.cli.guide import Guide
@@ -129,6 +131,7 @@ class AuditHandoffOptions(Job):
         panel="Method",
         least=0,
     )
+    page: PageSettings
     gates: GateSettings
 
 
@@ -152,6 +155,7 @@ def handoff(job: AuditHandoffOptions, output: Output) -> None:
     from mpu_cli.audit.handoff.truth import Truth
 
     require_names(job.gates.fail_if, NUMBERS)
+    job.page.check(*job.handoffs, job.secret, *job.update)
     use_one_thread()
     lineage = read_lineage(job.secret)
     names = _names(job.handoffs)
@@ -199,14 +203,31 @@ def handoff(job: AuditHandoffOptions, output: Output) -> None:
         for text in warnings:
             output.warn(text)
     worst = min(result.rows, key=lambda row: row.nearest.error)
+    numbers = _numbers(result, runs)
+
+    def page(failures: Sequence[str]) -> None:
+        from mpu_cli.report.gates import Outcome
+        from mpu_cli.report.handoff_audit import handoff_audit_page
+        from mpu_cli.server.lineage.exposure import prior
+
+        gates = [gate.text for gate in job.gates.fail_if]
+        job.page.write(
+            output,
+            lambda outcome: handoff_audit_page(
+                result, runs, prior(records), _facts(result, runs, others), outcome
+            ),
+            Outcome(numbers, gates, failures, warnings),
+        )
+
     print_gated(
         output,
         data,
         *_body(result, runs, others, job.handoffs[0] / holding.copies[0].name),
         gates=job.gates.fail_if,
-        numbers=_numbers(result, runs),
+        numbers=numbers,
         brief=f"unknown to the holder of {worst.label}: {unknown(worst.nearest.error)}",
         failed=failed,
+        page=page,
     )
 
 
@@ -300,20 +321,7 @@ def _body(result: HandoffAudit, runs: Runs | None, others: NotAttacked, copy: Pa
         " heads, rotations) was taken out before scoring.",
     ]
     return [
-        facts(
-            {
-                "attacked with": (
-                    "no base"
-                    if result.base_exact is None
-                    else "the public base, which equals the model in"
-                    f" {100 * result.base_exact:.3g} % of the entries"
-                ),
-                "layers": f"{len(result.layers)} of {result.all_layers}"
-                f" ({', '.join(map(str, result.layers))})",
-                **left_out(others),
-                **three_numbers(result, runs),
-            }
-        ),
+        facts(_facts(result, runs, others)),
         "",
         table("pool", "holders", "stated", "measured", "exact", "nearest attack", rows=rows),
         "",
@@ -329,6 +337,21 @@ def _body(result: HandoffAudit, runs: Runs | None, others: NotAttacked, copy: Pa
         "or    give away less: several holders (--split), or an offset from the first perturb on:",
         f"  {command_line('perturb', '--help')}",
     ]
+
+
+def _facts(result: HandoffAudit, runs: Runs | None, others: NotAttacked) -> dict[str, str]:
+    return {
+        "attacked with": (
+            "no base"
+            if result.base_exact is None
+            else "the public base, which equals the model in"
+            f" {100 * result.base_exact:.3g} % of the entries"
+        ),
+        "layers": f"{len(result.layers)} of {result.all_layers}"
+        f" ({', '.join(map(str, result.layers))})",
+        **left_out(others),
+        **three_numbers(result, runs),
+    }
 
 
 def _data(result: HandoffAudit) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpu_cli.audit.gates import GateSettings, require_names
 from mpu_cli.audit.trace.settings import TraceSettings
+from mpu_cli.cli.audit_page import PageSettings
 from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.gated import print_gated
 from mpu_cli.cli.options import SECRET, use_one_thread
@@ -64,6 +66,7 @@ class TraceOptions(Job):
         metavar="BASE",
     )
     settings: TraceSettings
+    page: PageSettings
     gates: GateSettings
 
 
@@ -83,6 +86,7 @@ def trace(job: TraceOptions, output: Output) -> None:
 
     use_one_thread()
     file = Path(job.leaked)
+    job.page.check(job.secret, file)
     with output.progress("reading the models") as progress:
         opened = open_case(
             file if file.is_file() else locate(job.leaked).path,
@@ -93,18 +97,33 @@ def trace(job: TraceOptions, output: Output) -> None:
             progress,
         )
         [result] = run([opened.found], opened.case, progress)
-    for line in _warnings(opened, result):
+    warnings = _warnings(opened, result)
+    for line in warnings:
         output.warn(line)
-    sentences = _sentences(job.leaked, result)
+    sentences, numbers = _sentences(job.leaked, result), _numbers(result)
+    sure = _facts(job.settings, result)
+
+    def page(failures: Sequence[str]) -> None:
+        from mpu_cli.report.gates import Outcome
+        from mpu_cli.report.trace import trace_page
+
+        gates = [gate.text for gate in job.gates.fail_if]
+        job.page.write(
+            output,
+            lambda outcome: trace_page(job.leaked, result, sentences, sure, outcome),
+            Outcome(numbers, gates, failures, warnings),
+        )
+
     print_gated(
         output,
         _data(job, opened, result),
         *sentences,
         "",
-        facts(_facts(job.settings, result)),
+        facts(sure),
         gates=job.gates.fail_if,
-        numbers=_numbers(result),
+        numbers=numbers,
         brief=" ".join(sentences[: 1 + len(result.named)]),
+        page=page,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpu_cli.audit.gates import GateSettings, require_names
 from mpu_cli.cli.archives import unpacked
+from mpu_cli.cli.audit_page import PageSettings
 from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.gated import print_gated
 from mpu_cli.cli.output import Output, table
@@ -71,6 +72,7 @@ class AuditUpdateOptions(Job):
     columns: ColumnSettings
     prompting: Prompting
     max_length: int | None = same_option(WindowSettings, "max_length")
+    page: PageSettings
     gates: GateSettings
     device: Device = option("auto", "Device that computes.", panel="General")
 
@@ -88,6 +90,7 @@ def update(job: AuditUpdateOptions, output: Output) -> None:
     _require(given)
     require_names(job.gates.fail_if, NUMBERS)
     _require_cover(job)
+    job.page.check(job.update, job.handoff)
     with output.progress("reading rows") as progress:  # the imports take seconds
         from mpu_cli.audit.update.row_sets import read_sets
 
@@ -162,29 +165,45 @@ def _print(
         *_next(job),
     ]
     brief = "; ".join(f"{item.what} {item.measured}" for item in areas)
-    _refuse_strings(job, output, data, body, findings)
+    numbers = _numbers(findings)
+
+    def page(failures: Sequence[str]) -> None:
+        from mpu_cli.report.gates import Outcome
+        from mpu_cli.report.update_audit import update_audit_page
+
+        gates = [gate.text for gate in job.gates.fail_if]
+        job.page.write(
+            output,
+            lambda outcome: update_audit_page(findings, rows, outcome),
+            Outcome(numbers, gates, failures),
+        )
+
+    if (found := _strings(job, findings)) is not None:
+        # Whatever the conditions are, and whether or not their numbers were measured.
+        page([found.message])
+        output.refuse(found, data, *body)
     print_gated(
-        output, data, *body, gates=job.gates.fail_if, numbers=_numbers(findings), brief=brief
+        output,
+        data,
+        *body,
+        gates=job.gates.fail_if,
+        numbers=numbers,
+        brief=brief,
+        page=page,
     )
 
 
-def _refuse_strings(
-    job: AuditUpdateOptions,
-    output: Output,
-    data: dict[str, Any],
-    body: Sequence[RenderableType],
-    findings: Sequence[Finding],
-) -> None:
-    """Print everything and fail if the update holds text of the rows, whatever the conditions."""
+def _strings(job: AuditUpdateOptions, findings: Sequence[Finding]) -> CheckFailedError | None:
+    """The error for an update that holds text of the rows."""
     found = next((item for item in findings if item.numbers.get("found")), None)
     if found is None:
-        return
+        return None
     remedy = (
         "make the tar file with --pack of mpu unlearn, mpu diff or mpu mask update"
         if job.update.is_file()
         else "make the update again with mpu unlearn or mpu diff"
     )
-    output.refuse(CheckFailedError(f"{job.update}: {found.measured}", remedy), data, *body)
+    return CheckFailedError(f"{job.update}: {found.measured}", remedy)
 
 
 def _numbers(findings: Sequence[Finding]) -> dict[str, float | None]:

@@ -11,6 +11,8 @@ from rich.console import RenderableType
 
 from mpu_cli.cli.output import Output, table
 from mpu_cli.errors import UsageError
+from mpu_cli.report.numbers import interval as interval
+from mpu_cli.report.numbers import number as number
 
 TEXT, MARKDOWN, CSV = "text", "markdown", "csv"
 _ARROWS = {"lower": "↓ lower", "higher": "↑ higher", "0": "near 0", "0.5": "near 0.5"}
@@ -51,26 +53,9 @@ def print_figures(
     )
 
 
-def number(value: float | None, *, signed: bool = False) -> str:
-    """Four decimals, or three significant digits for a large or tiny number; a dash for NaN."""
-    if value is None or value != value:
-        return "–"
-    sign = "+" if signed else ""
-    return (
-        f"{value:{sign}.4f}"
-        if abs(value) < 1000 and (abs(value) >= 1e-4 or value == 0)
-        else f"{value:{sign}.3g}"
-    )
-
-
 def probability(value: float) -> str:
     """Three decimals without the leading zero: .250."""
     return f"{value:.3f}".removeprefix("0")
-
-
-def interval(low: float | None, high: float | None) -> str:
-    """An interval `low … high`, or a dash."""
-    return f"{number(low)} … {number(high)}" if low is not None else "–"
 
 
 def arrow(better: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mpu_cli.audit.gates import Gate, check, failure
@@ -21,6 +21,7 @@ def print_gated(
     numbers: Mapping[str, float | None],
     brief: str | None = None,
     failed: MpuError | None = None,
+    page: Callable[[Sequence[str]], None] = lambda failures: None,
 ) -> None:
     """Print everything, and then one line for each condition that holds.
 
@@ -32,6 +33,7 @@ def print_gated(
         numbers: the audit's numbers by name; None where nothing was measured.
         brief: the line that -q prints.
         failed: what the audit itself found wrong; it is raised after everything was printed.
+        page: writes the page of `--report`, given one line for each thing that failed.
 
     Raises:
         MpuError: `failed`, or else CheckFailedError: a condition holds (exit 1).
@@ -40,6 +42,7 @@ def print_gated(
     lines = check(gates, numbers)
     content = {**data, "numbers": dict(numbers), "failed_gates": lines}
     error = failed or (failure(lines) if lines else None)
+    page([*([failed.message] if failed else []), *lines])
     if error is not None and output.as_json:
         output.refuse(error, content)
     output.result(content, *body, brief=brief)

@@ -92,6 +92,20 @@ def rate_interval(rows: Array) -> tuple[float, float]:
     return low, high
 
 
+def student_interval(values: Array) -> tuple[float, float] | None:
+    """Student's 95 % interval of the mean of (n,) values that are about normal, such as one a seed.
+
+    None for fewer than two. Rows need `Resampled`: they are not normal.
+    """
+    if len(values) < 2:
+        return None
+    from scipy.special import stdtrit  # as above
+
+    quantile = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2))
+    half = quantile * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
 def _ranks(values: Array) -> Array:
     """Ranks from 1 along the last axis; ties have the mean of their ranks.
 

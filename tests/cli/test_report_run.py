@@ -1,0 +1,123 @@
+"""`mpu report OUT`: the page of a run, on tables whose laws are known."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from made_run import COPIES, METHODS, exponent, make_run
+from pages import check_page
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """The directory of a run."""
+    return make_run(tmp_path / "run")
+
+
+def test_slopes_means_and_rounds_are_found_again(mpu, run, tmp_path):
+    """The exponent of κ by method and m, means over seeds with intervals, and the plan."""
+    out, csv_files = run / "page.html", tmp_path / "csv"  # the page may lie in the run's directory
+    done = mpu("report", run, "--out", out, "--csv", csv_files, "--json")
+    assert done.code == 0, done.err
+    text = out.read_text()
+    check_page(text)
+    with (csv_files / "slopes.csv").open() as file:
+        slopes = list(csv.DictReader(file))
+    assert [(row["method"], row["setting"]) for row in slopes] == [
+        (method, f"m {copies}") for method in METHODS for copies in COPIES
+    ]
+    for row in slopes:
+        law = exponent(int(row["setting"].split()[1]))
+        assert float(row["slope"]) == pytest.approx(law, abs=0.02)
+        assert float(row["low"]) < float(row["slope"]) < float(row["high"])
+    with (csv_files / "utility-npo.csv").open() as file:
+        means = {(row["kind"], row["setting"]): row for row in csv.DictReader(file)}
+    assert float(means["before", "before"]["forget"]) == 0.96
+    noisy = means["mpu", "κ 0.1, m 3"]
+    with (run / "runs.csv").open() as file:
+        rows = [
+            float(row["forget"])
+            for row in csv.DictReader(file)
+            if (row["method"], row["kappa"], row["copies"]) == ("NPO", "0.1", "3")
+        ]
+    assert float(noisy["forget"]) == pytest.approx(sum(rows) / len(rows))
+    assert int(noisy["seeds"]) == len(rows) == 3
+    assert float(noisy["forget_low"]) < float(noisy["forget"]) < float(noisy["forget_high"])
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text  # the plan, as text
+    assert "/home/somebody" not in text and "ef" * 32 in text
+    assert {"rounds-forget-npo.csv", "leaks.csv"} <= {path.name for path in csv_files.iterdir()}
+
+
+def test_a_part_of_a_plan_says_so(mpu, run, tmp_path):
+    """A run that is not complete has a page of what is done; runs.csv alone is enough."""
+    provenance = json.loads((run / "provenance.json").read_text())
+    (run / "provenance.json").write_text(json.dumps({**provenance, "complete": False}))
+    assert mpu("report", run, "--out", tmp_path / "page.html").code == 0
+    assert "Not all steps of the plan are done" in (tmp_path / "page.html").read_text()
+    for name in ("provenance.json", "rounds.csv", "plan.yaml"):
+        (run / name).unlink()
+    assert mpu("report", run / "runs.csv", "--out", tmp_path / "alone.html").code == 0
+    check_page((tmp_path / "alone.html").read_text())
+
+
+def _cut(text: str) -> str:
+    return text[:-3]
+
+
+def _cut_row(text: str) -> str:
+    return text.rsplit(",", 3)[0] + "\n"
+
+
+def _no_rows(text: str) -> str:
+    return text.partition("\n")[0] + "\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_cut, "runs.csv: ends within a line"),
+        (_cut_row, "cells, expected 22"),
+        (_no_rows, "runs.csv: has no row"),
+        (lambda text: "", "runs.csv: no column run"),
+        (lambda text: text.replace("forget,", "forgotten,", 1), "runs.csv: no column forget"),
+        (lambda text: text.replace("holdout,", "retain,", 1), "the column 'retain' occurs twice"),
+        (lambda text: text.replace("0.96", "much", 1), "line 2: forget is 'much'"),
+        (lambda text: text.replace("0.96", "nan", 1), "line 2: forget is 'nan'"),
+        (lambda text: text.replace(",noise-free,", ",free,", 1), "line 3: kind is 'free'"),
+        (lambda text: text.replace("before", '"before', 1), "runs.csv, line"),
+        (lambda text: text + "\udcff", "not UTF-8"),
+    ],
+)
+def test_a_table_that_is_not_what_mpu_run_wrote(mpu, run, tmp_path, change, words):
+    """One line with the file, the line and the column; nothing is written."""
+    path = run / "runs.csv"
+    path.write_bytes(change(path.read_text()).encode(errors="surrogateescape"))
+    done = mpu("report", run, "--out", tmp_path / "page.html")
+    assert done.code == 3, done.out
+    assert words in done.err
+    assert len(done.err.strip().splitlines()) <= 3
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_foreign_provenance(mpu, run, tmp_path):
+    """JSON of another form, or none, is named."""
+    for content in ("[]", "{", "[" * 100_000):
+        (run / "provenance.json").write_text(content)
+        done = mpu("report", run, "--out", tmp_path / "page.html")
+        assert done.code == 3 and "provenance.json: not a JSON object" in done.err
+
+
+def test_names_from_a_table_are_no_paths(mpu, run, tmp_path):
+    """A method called ../x writes nothing outside; methods with equal file names stay apart."""
+    path = run / "runs.csv"
+    path.write_text(path.read_text().replace("NPO", "../../x!").replace("GradDiff", "x?"))
+    (run / "rounds.csv").unlink()
+    done = mpu("report", run, "--out", tmp_path / "p.html", "--csv", tmp_path / "csv", "--json")
+    assert done.code == 0
+    files = {Path(name).name for name in done.json["csv"]}
+    assert {"utility-x.csv", "utility-x-2.csv"} <= files
+    assert {it.name for it in (tmp_path / "csv").iterdir() if it.suffix == ".csv"} == files
+    assert sorted(it.name for it in tmp_path.iterdir()) == ["csv", "p.html", "run"]

@@ -213,6 +213,8 @@ def _is_shown(point: Dot, plot: Plot) -> bool:
 
 
 def _set_axes(axes: Any, plot: Plot) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.grid(True, color=_MUTED, alpha=0.25, linewidth=0.5)
     axes.set_xlabel(_word(plot.x.label))
     axes.set_ylabel(_word(plot.y.label))
@@ -222,8 +224,15 @@ def _set_axes(axes: Any, plot: Plot) -> None:
         elif one.is_log:
             _set_log(axes, axis)
         else:
+            # Long numbers must not meet on a narrow screen, and there is no round 1.5.
+            axis.set_major_locator(MaxNLocator(5, integer=_is_whole(plot, axis.axis_name)))
             axis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.margins(0.08, 0.02 if plot.y.names else 0.08)
+
+
+def _is_whole(plot: Plot, name: str) -> bool:
+    values = [getattr(point, name) for series in plot.series for point in series.points]
+    return all(float(value).is_integer() for value in values)
 
 
 def _name_lines(axes: Any, names: Sequence[str]) -> None:

@@ -27,7 +27,8 @@ _MOST_BYTES = 16 << 20
 _READ = (
     "Forget and retain are mean answer probabilities of the rows to forget (lower is better) and of"
     " the retained rows (higher is better). Error is ‖Δ − Δ₀‖ / ‖Δ₀‖ of the whole change of the"
-    " model, against the run without noise of the same method, seed and data. Intervals are"
+    " model, against the run without noise of the same method, seed and data (of a run without"
+    " noise: against that of the next seed, which is what another order costs). Intervals are"
     " Student's 95 % over seeds, of which draws are averaged first (over draws, if there is one"
     " seed); they do not cover other models or rows."
 )

@@ -43,8 +43,8 @@ def utility(method: str, found: Sequence[RunGroup]) -> list[Block]:
         title=f"{method or 'All runs'}: forgetting against utility",
         about="Down is more forgotten, right is more kept. The table also has the model before."
         f"{_left_out(len(series))}",
-        x=PlotAxis("answer probability of the retained rows"),
-        y=PlotAxis("of the rows to forget"),
+        x=PlotAxis("retain probability"),
+        y=PlotAxis("forget probability"),
         series=_series(series),
     )
     return [Figure(plot, table)]
@@ -148,7 +148,7 @@ def convergence(method: str, by_round: Mapping[int, Sequence[RunGroup]]) -> list
             title=f"{method}: {what}, round by round",
             about=f"A point is a mean over seeds, its line the interval.{_left_out(len(lines))}",
             x=PlotAxis("round"),
-            y=PlotAxis(f"answer probability of the {what}"),
+            y=PlotAxis(f"{name} probability"),
             series=_series(lines, is_line=True),
         )
         blocks.append(Figure(plot, table))

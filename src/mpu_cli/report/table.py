@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from mpu_cli.report.escape import csv_text, escape
 
 Cell = str | float | int | None
-_QUANTITY = re.compile(r"[±+\-−]?\.?\d\S*( … \S+)?")
+_QUANTITY = re.compile(r"[±+\-−]?\.?\d\S*( … \S+| %| \(\S+ … \S+\))?")
+_LONG = 24
+"""Letters of a cell that keeps some width where the table is wider than the screen."""
 _DATE = re.compile(r"\d{4}-\d\d-\d\d.{,20}")
 _DIGEST = re.compile(r"[0-9a-f]{32,}")
 
@@ -76,8 +78,9 @@ def _row(cells: Sequence[str]) -> str:
 def _class(cell: str) -> str:
     if _DIGEST.fullmatch(cell):
         return ' class="digest"'
-    short = _QUANTITY.fullmatch(cell) or _DATE.fullmatch(cell) or cell == "–"
-    return ' class="number"' if short else ""
+    if _QUANTITY.fullmatch(cell) or _DATE.fullmatch(cell) or cell == "–":
+        return ' class="number"'
+    return ' class="words"' if len(cell) > _LONG else ""
 
 
 def _plain(cell: Cell) -> str:

@@ -39,7 +39,7 @@ def trace_page(
         "Trace of a found model",
         leaked,
         [
-            Paragraph(" ".join(line.strip() for line in sentences), "good"),
+            Paragraph(" ".join(line.strip() for line in sentences), "note"),
             *(Paragraph(f"Failed: {line}.", "bad") for line in outcome.failed),
             *(Paragraph(f"Note: {line}.", "note") for line in outcome.warnings),
             Paragraph(_READ),

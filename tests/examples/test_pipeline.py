@@ -102,7 +102,7 @@ def test_a_killed_run_goes_on(tmp_path, monkeypatch):
         command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as running:
         limit = time.monotonic() + 300
-        while not (work / "client" / "trained-1").exists() and time.monotonic() < limit:
+        while not any(work.glob("client/to-server-1/copy-*")) and time.monotonic() < limit:
             time.sleep(0.1)
         os.killpg(running.pid, signal.SIGKILL)
     handoff = (work / "server" / "to-client-1" / "mpu.yaml").read_bytes()

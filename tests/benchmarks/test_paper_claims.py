@@ -254,9 +254,21 @@ def test_the_page_from_files(tmp_path):
         tmp_path / "denoising.csv",
         runs(denoisings=("harmonic", "extrapolation"), errors=lambda run: run.kappa**2),
     )
+    write(tmp_path / "smollm2.csv", runs(seeds=3, kappas=(0.1, 1.0), copies=(1, 3), offset=0.1))
     done = script(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    for part in ("(a)", "(b)", "(c)", "(d)", "(e)", "(f)", "not run yet", HOLDS, "**average**"):
+    for part in (
+        "(a)",
+        "(b)",
+        "(c)",
+        "(d)",
+        "(e)",
+        "(f)",
+        "not run yet",
+        HOLDS,
+        "**average**",
+        "κ = c = 1",
+    ):
         assert part in done.stdout
     assert "nan" not in done.stdout
     assert script(tmp_path).stdout == done.stdout

@@ -40,7 +40,7 @@ def commands(text):
     found = []
     for line in text.splitlines():
         if "-m mpu_cli " in line:
-            found.append(shlex.split(line.split("-m mpu_cli ", 1)[1]))
+            found.append(shlex.split(line.split("-m mpu_cli ", 1)[1].removesuffix("; }")))
     return found
 
 

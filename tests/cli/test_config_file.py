@@ -80,7 +80,7 @@ def test_a_negative_key_means_the_negative_option(perturb, content, trains):
 def test_a_negative_key_is_true_or_false(perturb):
     """Other values have no clear meaning."""
     error = perturb({"no-train-embeddings": "maybe"}).json["error"]
-    assert "no-train-embeddings maybe: expected true or false" in error["message"]
+    assert "no-train-embeddings: is maybe, expected true or false" in error["message"]
 
 
 def test_a_switch_that_the_file_sets_to_false_is_not_given():
@@ -113,6 +113,15 @@ def test_required_options_and_arguments_may_come_from_the_file(mpu, finished_rou
 def test_the_range_checks_hold_for_the_file_too(perturb, tmp_path):
     """A bad value from the file is the same usage error as from a flag."""
     for content, words in (
+        ("kappa: yes", "--kappa yes"),
+        ("kappa: true", "kappa: is true, expected a value"),
+        ("copies: true", "copies: is true, expected a value"),
+        ("kappa: 2020-99-99", "--kappa 2020-99-99"),
+        ("kappa: {a: 1}", "expected a value or a list of values"),
+        ("alphas: [[1], 2]", "expected a value or a list of values"),
+        ("kappa: " + "1" * 5000, "kappa"),
+        ("copies: " + ":".join(["59"] * 20000), "copies"),
+        ("x: " + "1" * (1 << 20), "larger than 1 MiB"),
         ({"kappa": -1}, "--kappa -1: expected a finite number from 0 to 1000"),
         ({"alphas": [1, 2]}, "2 values for 3 copies"),
         ({"copies": "many"}, "--copies"),
@@ -150,7 +159,26 @@ def test_a_key_without_a_neighbour_is_an_error_too(perturb, key):
 
 @pytest.mark.parametrize(
     "content",
-    ["[1, 2]", "just words", "a: [", "a: !!python/object/apply:os.system ['true']", "\tx: 1"],
+    [
+        "[1, 2]",
+        "just words",
+        "a: [",
+        "a: !!python/object/apply:os.system ['true']",
+        "\tx: 1",
+        "kappa: !!int ''",
+        "kappa: !!timestamp x",
+        "kappa: !!float x",
+        "kappa: !!binary '%'",
+        "json: !unknown 1",
+        "kappa: &a [*a]",
+        "kappa: &a 1\nalphas: *a",
+        "kappa: 0.1\nkappa: 0.2",
+        "? [1]\n: 2",
+        "<<: 5",
+        "kappa: 1\n---\nkappa: 2",
+        "kappa: " + "[" * 5000,
+        "\0",
+    ],
 )
 def test_a_file_that_is_no_map_is_refused(perturb, content):
     """The message names the file, and the line where there is one."""

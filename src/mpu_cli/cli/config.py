@@ -6,13 +6,16 @@ Options on the command line win over the file. An unknown key in the file is an 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand
 
 from mpu_cli.errors import UsageError
 from mpu_cli.option import PANELS
 from mpu_cli.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from mpu_cli.experiment.plan.document import Document
 
 VERBOSE = "Print more on standard error."
 QUIET = "Print one line about the result, and no progress or notes. Warnings and errors stay."
@@ -61,16 +64,18 @@ class ConfigCommand(TyperCommand):
                 if option.startswith("--") and option not in {"--config", "--help"}:
                     parameters[option.removeprefix("--")] = item
         defaults: dict[str, Any] = {}
-        for key, value in _read(path).items():
+        document = _read(path)
+        for key, value in document.content.items():
             if key not in parameters:
-                raise UsageError(
-                    f"{path}: unknown option {key!r}", did_you_mean(str(key), sorted(parameters))
+                raise document.wrong(
+                    (key,), f"unknown option {key!r}", did_you_mean(key, sorted(parameters))
                 )
             values = value if isinstance(value, list) else [value]
+            _check_kind(document, key, values, is_switch=getattr(parameters[key], "is_flag", False))
             # The command line has a list with commas, or an option or argument that is repeated.
             if f"--{key}" in parameters[key].secondary_opts:
                 if not isinstance(value, bool):
-                    raise UsageError(f"{path}: {key} {value}: expected true or false")
+                    raise document.wrong((key,), f"is {value}, expected true or false")
                 value = not value
             elif parameters[key].multiple or parameters[key].nargs < 0:
                 value = [str(item) for item in values]
@@ -99,7 +104,7 @@ def wants_json(args: list[str]) -> bool:
     """
     path = _config_path(args)
     try:
-        return "--json" in args or (path is not None and _read(path).get("json") is True)
+        return "--json" in args or (path is not None and _read(path).content.get("json") is True)
     except UsageError:
         return False
 
@@ -115,21 +120,28 @@ def _config_path(args: list[str]) -> Path | None:
     return None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    import yaml
+def _read(path: Path) -> Document:
+    from mpu_cli.checkpoint.read_file import read_file
+    from mpu_cli.experiment.plan.document import MAX_BYTES, Document, parse_document
 
+    name = f"--config {path}"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"--config {path}: {str(error.strerror).lower()}", "give a YAML file that you may read"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise UsageError(f"--config {path}{line}: not valid YAML") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UsageError(f"--config {path}: expected a map of option names to values")
-    return content
+        data = read_file(path, MAX_BYTES, UsageError, "give a YAML file that you may read")
+    except UsageError as error:
+        raise UsageError(f"--config {error.message}", error.hint) from error
+    if not any(line and not line.startswith(b"#") for line in map(bytes.strip, data.split(b"\n"))):
+        return Document(name, {})
+    return parse_document(data, name)
+
+
+def _check_kind(document: Document, key: str, values: list[Any], *, is_switch: bool) -> None:
+    """Refuse what the conversion to text would turn into another value: true is the number 1.
+
+    Raises:
+        UsageError: a map or a list in a list, or true or false where a value is expected.
+    """
+    for value in values:
+        if isinstance(value, dict | list):
+            raise document.wrong((key,), "expected a value or a list of values")
+        if isinstance(value, bool) and not is_switch:
+            raise document.wrong((key,), f"is {str(value).lower()}, expected a value")

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mpu_cli.checkpoint.read_file import open_file
 from mpu_cli.client.methods import Value
 from mpu_cli.client.settings import Lora
 from mpu_cli.data.prompting import PLAIN, Prompting
@@ -121,7 +122,7 @@ class Recipe:
 
 def _file_digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_file(path, BadDataError) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise BadDataError(

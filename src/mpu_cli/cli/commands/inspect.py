@@ -101,11 +101,12 @@ def _view(place: Path, given: Path) -> tuple[dict[str, Any], list[RenderableType
 def _record(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     import json
 
+    from mpu_cli.checkpoint.read_file import RECORD_BYTES, read_file
     from mpu_cli.cli.eval_view import View, shown
     from mpu_cli.errors import BadDataError
 
     try:
-        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+        summary = json.loads(read_file(path / "summary.json", RECORD_BYTES, BadDataError))
         sets = ", ".join(f"{name} ({info['rows']} rows)" for name, info in summary["sets"].items())
         body, lines = shown(summary, View(every=True))
         properties = {
@@ -114,7 +115,7 @@ def _record(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
             "sets": sets,
             **_evidence(summary),
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadDataError(
             f"{path / 'summary.json'}: not a record of an evaluation ({type(error).__name__})",
             "evaluate again",

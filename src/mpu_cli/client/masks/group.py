@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpu_cli.bundle.mask import MAX_MEMBERS, group_digest
+from mpu_cli.checkpoint.read_file import read_file
 from mpu_cli.checkpoint.staged_file import staged_file
 from mpu_cli.client.masks.key import NAME, MaskKey, from_base64, in_base64, is_usable
-from mpu_cli.client.masks.small_file import read_small_file
 from mpu_cli.errors import BadInputError
 
 _MAX_BYTES = 1 << 20
@@ -104,7 +104,7 @@ def _lines(path: Path) -> list[tuple[str, GroupMember]]:
     """The members in a file, each with its place (`file:line`) for messages."""
     try:
         # Some editors write a byte order mark.
-        text = read_small_file(path, _MAX_BYTES, _FORM).decode("utf-8-sig")
+        text = read_file(path, _MAX_BYTES, BadInputError, _FORM).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInputError(f"{path}: not a group file", _FORM) from error
     if "PRIVATE KEY" in text:

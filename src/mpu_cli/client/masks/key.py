@@ -13,8 +13,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
+from mpu_cli.checkpoint.read_file import read_file
 from mpu_cli.checkpoint.staged_file import refuse_existing_file, staged_file
-from mpu_cli.client.masks.small_file import read_small_file
 from mpu_cli.errors import BadInputError, MpuWarning, UsageError
 
 PUBLIC_SUFFIX = ".pub"
@@ -84,7 +84,7 @@ def read_key(path: Path) -> MaskKey:
     Raises:
         BadInputError: no such file, or no unencrypted X25519 key in PEM form.
     """
-    data = read_small_file(path, _MAX_BYTES, _MAKE_ONE)
+    data = read_file(path, _MAX_BYTES, BadInputError, _MAKE_ONE)
     try:
         private = serialization.load_pem_private_key(data, password=None)
     except TypeError as error:

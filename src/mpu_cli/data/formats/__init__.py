@@ -6,12 +6,16 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from mpu_cli.checkpoint.read_file import read_file
 from mpu_cli.data.formats.foreign import HEAD, refuse_foreign
 from mpu_cli.data.formats.table import Table
 from mpu_cli.data.formats.text_file import decode
 from mpu_cli.errors import BadDataError
 
 SUFFIXES = ".jsonl, .json, .csv, .parquet or .txt"
+MAX_BYTES = 1 << 30
+"""The limit of a file of rows that is read as a whole, that is, of any format but Parquet."""
+_FEWER = "keep fewer rows, or save them as Parquet"
 _PARQUET_MAGIC = b"PAR1"
 _TABLES = {".csv", ".tsv"}
 
@@ -46,7 +50,7 @@ def read_text(path: Path) -> tuple[str, str]:
         BadDataError: it cannot be read, is another program's, or is in an unknown encoding.
     """
     refuse_foreign(path, _head(path))
-    return decode(path.read_bytes(), path)
+    return decode(read_file(path, MAX_BYTES, BadDataError, _FEWER), path)
 
 
 def _read(

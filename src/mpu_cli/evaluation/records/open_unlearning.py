@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from mpu_cli.checkpoint.read_file import RECORD_BYTES, read_file
 from mpu_cli.errors import BadDataError
 from mpu_cli.evaluation.metrics.truth_ratio import closeness
 from mpu_cli.evaluation.questions import (
@@ -151,8 +152,8 @@ def read_open_unlearning(path: Path) -> Record:
         BadDataError: it is another file, or is broken.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = json.loads(read_file(path, RECORD_BYTES, BadDataError))
+    except (ValueError, RecursionError) as error:
         raise BadDataError(
             f"{path}: cannot be read as JSON ({type(error).__name__})",
             "give open-unlearning's …_EVAL.json",

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mpu_cli.checkpoint.read_file import RECORD_BYTES, read_file
 from mpu_cli.errors import BadDataError
 from mpu_cli.evaluation.records.open_unlearning import read_open_unlearning
 from mpu_cli.evaluation.records.record import FORMAT, ITEMS, SUMMARY, Record, SetInfo
@@ -110,10 +111,9 @@ def _columns(path: Path, sets: Mapping[str, SetInfo]) -> dict[tuple[str, str], A
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise BadDataError(f"{path}: cannot be read ({reason})", _HINT) from None
+        return read_file(path, RECORD_BYTES, BadDataError, _HINT).decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadDataError(f"{path}: cannot be read (not UTF-8)", _HINT) from None
 
 
 def _json(text: str, place: object) -> Any:

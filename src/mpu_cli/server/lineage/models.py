@@ -15,12 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
+from mpu_cli.bundle.canonical import MAX_BYTES
 from mpu_cli.bundle.manifest import MANIFEST, decode
 from mpu_cli.bundle.schema import HEX_128, HEX_256
 from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.checkpoint.read_file import read_file
 from mpu_cli.checkpoint.recognise import SECRET, instead_of
-from mpu_cli.errors import BadSecretError, BusyError, GateError, MpuError
+from mpu_cli.errors import BadBundleError, BadSecretError, BusyError, GateError, MpuError
 from mpu_cli.server.lineage.records import HandoffRecord, ModelRecord
 from mpu_cli.server.secrets.secret import (
     SECRET_FILE,
@@ -199,7 +201,7 @@ class Lineage:
 
 def _manifest_digest(path: Path) -> str | None:
     try:
-        return decode((path / MANIFEST).read_bytes(), path).digest
+        return decode(read_file(path / MANIFEST, MAX_BYTES, BadBundleError), path).digest
     except (OSError, MpuError):
         return None
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from mpu_cli.bundle import canonical
 from mpu_cli.bundle.schema import HEX_128, HEX_256, FieldReader
+from mpu_cli.checkpoint.read_file import read_file
 from mpu_cli.checkpoint.recognise import SECRET, instead_of
 from mpu_cli.checkpoint.staging import flush
 from mpu_cli.errors import BadSecretError
@@ -200,9 +201,5 @@ def _hmac(content: dict[str, Any], master: bytes) -> str:
 
 
 def _read(where: Path) -> bytes:
-    try:
-        return where.read_bytes()
-    except OSError as error:
-        raise BadSecretError(
-            f"{where}: {error.strerror}", "give the server's secret directory with --secret"
-        ) from error
+    hint = "give the server's secret directory with --secret"
+    return read_file(where, canonical.MAX_BYTES, BadSecretError, hint)

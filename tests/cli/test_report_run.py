@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,21 @@ def test_names_from_a_table_are_no_paths(mpu, run, tmp_path):
     assert {"utility-x.csv", "utility-x-2.csv"} <= files
     assert {it.name for it in (tmp_path / "csv").iterdir() if it.suffix == ".csv"} == files
     assert sorted(it.name for it in tmp_path.iterdir()) == ["csv", "p.html", "run"]
+
+
+def test_many_methods_and_a_huge_round_take_bounded_time(mpu, run, tmp_path, monkeypatch):
+    """The first 24 methods have plots; rounds are those that are there."""
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_svg", None)  # drawing takes time
+    path = run / "runs.csv"
+    header, first, *_ = path.read_text().splitlines()
+    row = path.read_text().splitlines()[-1]
+    assert row.split(",")[2] == "GradDiff"
+    many = [row.replace("GradDiff", f"method-{number}") for number in range(400)]
+    path.write_text("\n".join([header, first, *many]) + "\n")
+    rounds = run / "rounds.csv"
+    lines = rounds.read_text().splitlines()
+    cells = lines[-1].split(",")
+    cells[lines[0].split(",").index("round")] = "1e300"
+    rounds.write_text("\n".join([*lines[:-1], ",".join(cells)]) + "\n")
+    assert mpu("report", run, "--out", tmp_path / "page.html").code == 0
+    assert "Of 400 methods the first 24" in (tmp_path / "page.html").read_text()

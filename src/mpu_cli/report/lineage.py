@@ -79,7 +79,7 @@ def lineage_page(
     matched, strangers = by_model(lineage, records)
     sections = [
         Section(
-            "The models", [Tree(_branch(lineage, _root(lineage), matched)), models_table(lineage)]
+            "The models", [Tree(_chain(lineage, _root(lineage), matched)), models_table(lineage)]
         ),
         Section("Who got which handoff", [handoffs_table(lineage, answered, disclose=disclose)]),
         Section("What came back", [updates_table(lineage)]),
@@ -121,7 +121,21 @@ def _root(lineage: Lineage) -> ModelRecord:
     return next(model for model in lineage.models.values() if model.parent is None)
 
 
-def _branch(lineage: Lineage, model: ModelRecord, matched: Matched) -> Branch:
+def _chain(lineage: Lineage, model: ModelRecord, matched: Matched) -> tuple[Branch, ...]:
+    """A model and what follows from it: on one level while each has one child, then below."""
+    chain = []
+    while True:
+        children = lineage.children(model.digest)
+        below = [_chain(lineage, child, matched) for child in children] if len(children) > 1 else []
+        chain.append(_branch(lineage, model, matched, tuple(it for part in below for it in part)))
+        if len(children) != 1:
+            return tuple(chain)
+        [model] = children
+
+
+def _branch(
+    lineage: Lineage, model: ModelRecord, matched: Matched, below: tuple[Branch, ...]
+) -> Branch:
     handoffs = tuple(
         Branch(
             f"handoff {handoff.id[:SHORT]}… to {handoff.holder}",
@@ -134,9 +148,9 @@ def _branch(lineage: Lineage, model: ModelRecord, matched: Matched) -> Branch:
         Branch(f"evaluated: {name}", _forgotten(values))
         for name, values in matched.get(model.digest, ())
     )
-    children = tuple(_branch(lineage, child, matched) for child in lineage.children(model.digest))
-    about = ", ".join(filter(None, (state_of(lineage, model), short_date(model.date))))
-    return Branch(f"model {model.digest[:SHORT]}…", about, (*evaluations, *handoffs, *children))
+    origin = f"made from {model.parent[:SHORT]}…" if model.parent else "the first model"
+    about = ", ".join(filter(None, (origin, state_of(lineage, model), short_date(model.date))))
+    return Branch(f"model {model.digest[:SHORT]}…", about, (*evaluations, *handoffs, *below))
 
 
 def _copies(handoff: HandoffRecord) -> str:

@@ -48,7 +48,7 @@ class Branch:
 class Tree:
     """Nested lists."""
 
-    root: Branch
+    roots: tuple[Branch, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +153,8 @@ def _block(block: Block, name: str = "") -> str:
                 for key, value in pairs.items()
             )
             return f"<dl>\n{chr(10).join(lines)}\n</dl>"
-        case Tree(root):
-            return f'<ul class="tree">{_branch(root)}</ul>'
+        case Tree(roots):
+            return f'<ul class="tree">{"".join(map(_branch, roots))}</ul>'
         case PageTable():
             return f"{block.html()}\n{block.details()}"
         case Figure(plot, table):

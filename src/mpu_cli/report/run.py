@@ -24,6 +24,9 @@ from mpu_cli.report.run_table import (
 )
 
 _MOST_BYTES = 16 << 20
+_MOST_ROUNDS = 1000
+MOST_METHODS = 24
+"""Methods with plots of their own."""
 _READ = (
     "Forget and retain are mean answer probabilities of the rows to forget (lower is better) and of"
     " the retained rows (higher is better). Error is ‖Δ − Δ₀‖ / ‖Δ₀‖ of the whole change of the"
@@ -62,16 +65,20 @@ def run_page(directory: Path) -> Page:
 def _summary(
     table: RunTable, found: Sequence[RunGroup], provenance: Mapping[str, Any]
 ) -> Iterator[Paragraph]:
-    seeds = {run.seed for run in table.runs if run.seed}
+    seeds, methods = {run.seed for run in table.runs if run.seed}, table.methods
     counts = [
         f"{counted(len([run for run in table.runs if run.kind == kind]), 'run')} {words}"
         for kind, words in ((NOISY, "on perturbed copies"), (NOISE_FREE, "without noise"))
     ]
     yield Paragraph(
         f"{' and '.join(counts)}; {counted(len(seeds), 'seed')}; methods:"
-        f" {', '.join(table.methods) or '–'};"
+        f" {', '.join(methods[:MOST_METHODS]) or '–'};"
         f" {counted(len([group for group in found if group.kind == NOISY]), 'setting')}."
     )
+    if len(methods) > MOST_METHODS:
+        yield Paragraph(
+            f"Of {len(methods)} methods the first {MOST_METHODS} have plots and tables.", "note"
+        )
     if provenance.get("complete") is False:
         yield Paragraph(
             "Not all steps of the plan are done: the page has the runs that are. The same mpu run"
@@ -82,7 +89,7 @@ def _summary(
 
 def _by_method(table: RunTable, found: Sequence[RunGroup], draw: Any) -> Iterator[Block]:
     others = [group for group in found if not group.method]
-    for method in table.methods or [""]:
+    for method in table.methods[:MOST_METHODS] or [""]:
         of_method = [group for group in found if group.method == method and method]
         yield from draw(method, [*others, *of_method])
 
@@ -98,7 +105,7 @@ def _error(table: RunTable, found: Sequence[RunGroup]) -> Iterator[Section]:
         ),
         slopes(series),
     ]
-    for method in table.methods:
+    for method in table.methods[:MOST_METHODS]:
         blocks += error_in_kappa(method, [one for one in series if one.method == method])
     yield Section("Error against noise", blocks)
 
@@ -106,13 +113,12 @@ def _error(table: RunTable, found: Sequence[RunGroup]) -> Iterator[Section]:
 def _convergence(rounds: RunTable | None) -> Iterator[Section]:
     if rounds is None or max(run.round for run in rounds.runs) < 2:
         return
-    last = max(run.round for run in rounds.runs)
-    by_round = {
-        number: groups(rounds, at_round=number)
-        for number in range(min(run.round for run in rounds.runs), last + 1)
-    }
+    numbers = sorted({run.round for run in rounds.runs})
+    if len(numbers) > _MOST_ROUNDS:
+        raise BadDataError(f"{ROUNDS}: has more than {_MOST_ROUNDS} rounds")
+    by_round = {number: groups(rounds, at_round=number) for number in numbers}
     blocks: list[Block] = []
-    for method in rounds.methods:
+    for method in rounds.methods[:MOST_METHODS]:
         blocks += convergence(method, by_round)
     yield Section("Over the rounds", blocks)
 

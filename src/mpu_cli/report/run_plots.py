@@ -136,11 +136,12 @@ def convergence(method: str, by_round: Mapping[int, Sequence[RunGroup]]) -> list
                 lines.setdefault(group.label, []).append(Dot(place, mean.mean, mean.low, mean.high))
                 rows.append((group.label, str(place), str(mean), str(mean.count)))
                 values.append((group.label, place, mean.mean, mean.low, mean.high, mean.count))
+        order = {label: place for place, label in enumerate(lines)}
         table = PageTable(
             name=f"rounds-{name}{_slug(method)}",
             caption=f"{method}: answer probability of the {what} after each round.",
             columns=("setting", "round", name, "seeds"),
-            rows=tuple(sorted(rows, key=lambda row: (list(lines).index(row[0]), int(row[1])))),
+            rows=tuple(sorted(rows, key=lambda row: (order[row[0]], int(row[1])))),
             names=("setting", "round", name, "low", "high", "seeds"),
             values=tuple(values),
         )

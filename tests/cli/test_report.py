@@ -190,3 +190,31 @@ def test_options_of_another_kind(mpu, own, finished_round, tmp_path):
         done = mpu("report", *paths, *options, *out)
         assert done.code == 2 and words in done.err, words
     assert not (tmp_path / "page.html").exists()
+
+
+def test_another_tools_record(mpu, records, tmp_path):
+    """open-unlearning's file has no digests and no intervals: they are named, and computed."""
+    from mpu_cli.evaluation.records.open_unlearning import open_unlearning_files
+    from mpu_cli.evaluation.records.read import read_record
+
+    files = open_unlearning_files(read_record(records[0]), texts=False)
+    path = tmp_path / "TOFU_EVAL.json"
+    path.write_text(json.dumps(files[path.name]))
+    for number, given in enumerate((path, tmp_path)):
+        out = tmp_path / "pages" / f"{number}.html"
+        assert mpu("report", given, "--out", out).code == (0 if given == path else 2)
+    text = (tmp_path / "pages" / "0.html").read_text()
+    check_page(text)
+    assert "not in the record" in text and "forget answer_probability" in text
+    refused = mpu("report", path, "--texts", "--out", tmp_path / "texts.html")
+    assert refused.code == 3 and "holds no texts" in refused.err
+
+
+def test_a_full_disk_leaves_neither_page_nor_numbers(mpu, own, small_disk, leftovers):
+    """Both are written before either gets its name."""
+    for name in ("csv", "page.html"):
+        (small_disk / "more").write_bytes(bytes(4096 if name == "csv" else 0))
+        done = mpu("report", own, "--out", small_disk / "page.html", "--csv", small_disk / "csv")
+        assert done.code == 3 and "the disk is full" in done.err
+    assert sorted(it.name for it in small_disk.iterdir()) == ["filler", "more"]
+    assert leftovers() == []

@@ -13,6 +13,12 @@ from pages import check_page
 
 
 @pytest.fixture
+def no_plots(monkeypatch) -> None:
+    """Without matplotlib: drawing takes time, and the numbers are in the tables."""
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_svg", None)
+
+
+@pytest.fixture
 def run(tmp_path) -> Path:
     """The directory of a run."""
     return make_run(tmp_path / "run")
@@ -52,7 +58,7 @@ def test_slopes_means_and_rounds_are_found_again(mpu, run, tmp_path):
     assert {"rounds-forget-npo.csv", "leaks.csv"} <= {path.name for path in csv_files.iterdir()}
 
 
-def test_a_part_of_a_plan_says_so(mpu, run, tmp_path):
+def test_a_part_of_a_plan_says_so(mpu, run, tmp_path, no_plots):
     """A run that is not complete has a page of what is done; runs.csv alone is enough."""
     provenance = json.loads((run / "provenance.json").read_text())
     (run / "provenance.json").write_text(json.dumps({**provenance, "complete": False}))
@@ -111,7 +117,7 @@ def test_a_foreign_provenance(mpu, run, tmp_path):
         assert done.code == 3 and "provenance.json: not a JSON object" in done.err
 
 
-def test_names_from_a_table_are_no_paths(mpu, run, tmp_path):
+def test_names_from_a_table_are_no_paths(mpu, run, tmp_path, no_plots):
     """A method called ../x writes nothing outside; methods with equal file names stay apart."""
     path = run / "runs.csv"
     path.write_text(path.read_text().replace("NPO", "../../x!").replace("GradDiff", "x?"))
@@ -124,9 +130,8 @@ def test_names_from_a_table_are_no_paths(mpu, run, tmp_path):
     assert sorted(it.name for it in tmp_path.iterdir()) == ["csv", "p.html", "run"]
 
 
-def test_many_methods_and_a_huge_round_take_bounded_time(mpu, run, tmp_path, monkeypatch):
+def test_many_methods_and_a_huge_round_take_bounded_time(mpu, run, tmp_path, no_plots):
     """The first 24 methods have plots; rounds are those that are there."""
-    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_svg", None)  # drawing takes time
     path = run / "runs.csv"
     header, first, *_ = path.read_text().splitlines()
     row = path.read_text().splitlines()[-1]

@@ -106,7 +106,7 @@ def record_page(record: Record, place: object, written: PageTable | None = None)
 _TEXTS = "The page holds what the model wrote about the rows, as was asked with --texts."
 
 
-def written_table(directory: Path) -> PageTable:
+def written_table(path: Path) -> PageTable:
     """What the model wrote, by set and row, from the record's items; its lines were checked before.
 
     Raises:
@@ -116,8 +116,10 @@ def written_table(directory: Path) -> PageTable:
 
     from mpu_cli.evaluation.records.record import ITEMS
 
-    lines = (directory / ITEMS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    items = [json.loads(line) for line in lines]
+    file = (path.parent if path.is_file() else path) / ITEMS
+    # Of another tool's record the texts are not read.
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    items = [json.loads(line) for line in text.removesuffix("\n").split("\n") if line]
     rows = tuple(
         (f"{item['set']} {item['row']}", item["written"])
         for item in items
@@ -125,7 +127,7 @@ def written_table(directory: Path) -> PageTable:
     )
     if not rows:
         raise BadDataError(
-            f"{directory}: the record holds no texts, which --texts would show",
+            f"{path}: the record holds no texts, which --texts would show",
             "leave --texts out, or evaluate again with mpu eval --record DIR --texts",
         )
     return PageTable(name="texts", caption="By set and row.", columns=("row", "text"), rows=rows)

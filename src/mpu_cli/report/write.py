@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from mpu_cli.checkpoint.staged_file import refuse_existing_file, staged_file
@@ -68,12 +69,16 @@ def write_page(
         OutputError: a target exists, or the disk is full.
     """
     text = render(page)
-    if csv is not None:
-        with Staging(csv, force=bool(force), marked=True) as staging:
+    with ExitStack() as stack:
+        # Both are complete on disk before either gets its name.
+        staging = None
+        if csv is not None:
+            staging = stack.enter_context(Staging(csv, force=bool(force), marked=True))
             with disk_errors(csv):
                 for name, table in csv_files(page).items():
                     (staging.path / name).write_text(table.csv(), encoding="utf-8")
+        with staged_file(out, force=force) as written:
+            written.write(text.encode())
+        if staging is not None:
             staging.commit()
-    with staged_file(out, force=force) as written:
-        written.write(text.encode())
     return [NO_PLOTS] if page.plots() and not is_available() else []

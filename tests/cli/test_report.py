@@ -110,13 +110,16 @@ def test_foreign_text_is_shown_and_not_obeyed(mpu, own, tmp_path):
     [
         ("nothing", 3, "nothing: no such directory"),
         ("model", 3, "is a model directory, expected an evaluation record, a server's secret"),
+        ("model", 3, "mpu eval MODEL --forget FILE --record DIR"),
+        ("handoff", 3, "mpu audit handoff … --report FILE.html"),
+        ("update", 3, "mpu audit update … --report FILE.html"),
         ("broken", 3, "summary.json: not JSON"),
         ("no summary", 3, "no summary"),
     ],
 )
 def test_a_path_of_another_kind(mpu, finished_round, tmp_path, name, code, words):
     """One line that names the path, and nothing is written."""
-    path = finished_round.model if name == "model" else tmp_path / name
+    path = getattr(finished_round, name, tmp_path / name)
     if name == "broken":
         path.mkdir()
         (path / "summary.json").write_text("{")

@@ -26,8 +26,8 @@ _NAMED = {
     BUNDLE: "a handoff or an update",
     SECRET: "a server's secret directory",
     RECORD: "an evaluation record",
-    RUN: "the results of mpu run",
-    REPORTED: "an evaluation record, a server's secret directory or the results of mpu run",
+    RUN: "a directory of mpu run's results",
+    REPORTED: "an evaluation record, a server's secret directory or mpu run's results",
 }
 _MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
@@ -47,6 +47,12 @@ _GUIDE = {
     SECRET: "keep it on the server; give it to mpu perturb and mpu aggregate as --secret",
     RECORD: "read it with mpu inspect, mpu compare or mpu report",
     RUN: "read it with mpu report",
+}
+
+_PAGE_OF = {
+    MODEL: "evaluate it first: mpu eval MODEL --forget FILE --record DIR",
+    HANDOFF: "make a page of its audit: mpu audit handoff … --report FILE.html",
+    UPDATE: "make a page of its audit: mpu audit update … --report FILE.html",
 }
 
 
@@ -93,6 +99,8 @@ def instead_of(path: Path, wanted: str, error: type[MpuError] = BadInputError) -
             HANDOFF: "give the directory that the model owner sent",
             UPDATE: "give the update: the directory that mpu unlearn, diff or mask update wrote",
         }.get(wanted, "give the directory that the client sent back")
+    elif wanted == REPORTED:
+        hint = hint or _PAGE_OF.get(thing.kind)
     elif wanted == SECRET and hint is None:
         hint = "give the directory that mpu perturb created as --secret"
     wrong = "" if wanted == ANY or thing.kind == "outer" else f", expected {_NAMED[wanted]}"

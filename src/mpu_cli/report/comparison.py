@@ -57,7 +57,8 @@ def headline(pair: Pair) -> str:
         counts[line.verdict] = counts.get(line.verdict, 0) + 1
     words = [f"{count} {_verdict(word)}" for word, count in counts.items()]
     text = f"{len(pair.lines)} numbers: {', '.join(words) or 'none in common'}."
-    return f"{'; '.join(changes).capitalize()}. {text}" if changes else text
+    # Not capitalize(): the names of records keep their letters.
+    return f"A{'; '.join(changes)[1:]}. {text}" if changes else text
 
 
 def _verdict(word: str) -> str:

@@ -207,3 +207,13 @@ def test_the_number_of_runs_and_steps_is_bounded(tmp_path):
     assert "runs; the limit is 20,000" in refused(tmp_path, small(grid=grid)).message
     grid = {"method": "GradDiff", "rounds": 300, "seeds": list(range(40))}
     assert "more than 20,000 steps" in refused(tmp_path, small(grid=grid)).message
+
+
+@pytest.mark.parametrize("key", ["variants", "data"])
+def test_names_fit_into_results(tmp_path, key):
+    """A line break in a name would end a line of a table."""
+    changes = {
+        "variants": {"variants": {"a\nb": {}}},
+        "data": {"data": {"a b": small()["data"]}},
+    }[key]
+    assert "expected a name" in refused(tmp_path, small(**changes)).message

@@ -6,17 +6,15 @@ handoff in round 1, and a noise-free run serves every size of the noise.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
-from mpu_cli.errors import UsageError
+from mpu_cli.experiment.labels import axes_of, label, variant_of
 from mpu_cli.experiment.plan.cells import Cell, cells
 from mpu_cli.experiment.plan.check import Checker
 from mpu_cli.experiment.plan.commands import Commands
 from mpu_cli.experiment.plan.files import Files, unopened
 from mpu_cli.experiment.plan.read_grid import MAX_RUNS
-from mpu_cli.experiment.plan.schema import ExperimentPlan, Value
-from mpu_cli.experiment.plan.values import shown
+from mpu_cli.experiment.plan.schema import ExperimentPlan
 from mpu_cli.experiment.round_steps import (
     HANDOFF,
     MODEL,
@@ -27,7 +25,8 @@ from mpu_cli.experiment.round_steps import (
     StepMaker,
 )
 from mpu_cli.experiment.runs import Experiment, ExperimentRun, RoundResults
-from mpu_cli.experiment.step import Graph, Result, Source, Step, Word
+from mpu_cli.experiment.step import Graph, Result, Step, Word
+from mpu_cli.experiment.step_set import StepSet, free_name
 
 _ALL = ("perturb", "unlearn", "aggregate")
 
@@ -46,12 +45,16 @@ def build(plan: ExperimentPlan, commands: Commands) -> Experiment:
     chosen = [checker.with_own_rows(cell) for cell in chosen]
     # Once without opening a file, so that what is wrong with the plan itself is said first.
     once = [replace(cell, seeds=cell.seeds[:1], draws=1) for cell in chosen]
-    _Assembly(plan, checker, StepMaker(plan, commands, unopened)).experiment(once)
+    _assembly(plan, checker, StepMaker(plan, commands, unopened)).experiment(once)
     files = Files()
     files.find("model", plan.model)
     for cell in chosen:
         checker.check_alternates(cell, files.find("rows", cell.split.train["forget"]))
-    return _Assembly(plan, checker, StepMaker(plan, commands, files.find)).experiment(chosen)
+    return _assembly(plan, checker, StepMaker(plan, commands, files.find)).experiment(chosen)
+
+
+def _assembly(plan: ExperimentPlan, checker: Checker, make: StepMaker) -> _Assembly:
+    return _Assembly(plan, checker, make, StepSet(MAX_RUNS, plan.document.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +64,8 @@ class _Assembly:
     plan: ExperimentPlan
     checker: Checker
     make: StepMaker
-    steps: dict[str, Step] = field(default_factory=dict)
+    steps: StepSet
     runs: dict[str, ExperimentRun] = field(default_factory=dict)
-    _names: dict[object, str] = field(default_factory=dict)
-    """The name of each step by its content."""
     _noise_free: dict[tuple[str, ...], str] = field(default_factory=dict)
     """The name of each noise-free run by the steps that measure it."""
     _plain: dict[tuple[str, int], list[Result]] = field(default_factory=dict)
@@ -83,7 +84,7 @@ class _Assembly:
             for seed in cell.seeds:
                 for draw in range(1, cell.draws + 1):
                     self._mpu_run(cell, seed, draw)
-        return Experiment(self.plan, Graph(self.steps), tuple(self.runs.values()))
+        return Experiment(self.plan, Graph(self.steps.steps), tuple(self.runs.values()))
 
     def _untouched(self, cell: Cell) -> None:
         where = f" data={cell.split.name}" if len(self.plan.splits) > 1 else ""
@@ -119,29 +120,29 @@ class _Assembly:
         return Result(self._add(step, f"retain-model{where}"), RECORD)
 
     def _noise_free_run(self, cell: Cell, seed: int) -> None:
-        label = f"{_label(cell, ('unlearn',))} seed={seed} noise-free"
+        named = f"{label(cell, ('unlearn',))} seed={seed} noise-free"
         models = self._plain_models(cell, seed)
         rounds = [
-            RoundResults(number=number, eval=self._eval(cell, model, f"{label} / round {number}"))
+            RoundResults(number=number, eval=self._eval(cell, model, f"{named} / round {number}"))
             for number, model in enumerate(models, 1)
         ]
         content = tuple(item.eval for item in rounds)
         if content in self._noise_free:
             return
-        name = self._free(label)
+        name = free_name(named, self.runs)
         self._noise_free[content] = name
         if len(cell.seeds) > 1:
             other = cell.seeds[(cell.seeds.index(seed) + 1) % len(cell.seeds)]
             compared = self.make.error(self._plain_models(cell, other)[-1], models[-1])
-            rounds[-1] = replace(rounds[-1], error=self._add(compared, f"{label} / another order"))
+            rounds[-1] = replace(rounds[-1], error=self._add(compared, f"{named} / another order"))
         self._add_run(
             ExperimentRun(
                 name=name,
                 kind="noise-free",
                 data=cell.split.name,
                 method=cell.method,
-                variant=_variant(cell),
-                axes=_axes(cell, ("unlearn",)),
+                variant=variant_of(cell),
+                axes=axes_of(cell, ("unlearn",)),
                 seed=seed,
                 settings=self.checker.training_settings(cell),
                 rounds=tuple(rounds),
@@ -154,20 +155,20 @@ class _Assembly:
         settings = repr((cell.method, cell.split.name, cell.rounds, options))
         if (settings, seed) in self._plain:
             return self._plain[settings, seed]
-        label = f"{_label(cell, ('unlearn',))} seed={seed} noise-free"
+        named = f"{label(cell, ('unlearn',))} seed={seed} noise-free"
         model: Word = self.make.model
         results: list[Result] = []
         for number in range(1, cell.rounds + 1):
             reference = self._reference(cell, None)
             step = self.make.unlearn_model(cell, seed, number, model, reference)
-            model = Result(self._add(step, f"{label} / round {number} / unlearn"), PLAIN)
+            model = Result(self._add(step, f"{named} / round {number} / unlearn"), PLAIN)
             results.append(model)
         self._plain[settings, seed] = results
         return results
 
     def _mpu_run(self, cell: Cell, seed: int, draw: int) -> None:
         which = f"seed={seed}" + (f" draw={draw}" if cell.draws > 1 else "")
-        name = f"{_label(cell, _ALL)} {which}"
+        name = f"{label(cell, _ALL)} {which}"
         if name in self.runs:
             return  # two grids of the plan have this run
         plain = self._plain_models(cell, seed) if self.plan.baseline else []
@@ -179,7 +180,7 @@ class _Assembly:
         for number in range(1, cell.rounds + 1):
             here = f"{name} / round {number}"
             step = self.make.perturb(cell, f"seed={seed} draw={draw}", number, model, secret)
-            shared = f"{_label(cell, ('perturb',), method=False)} {which} / round 1"
+            shared = f"{label(cell, ('perturb',), method=False)} {which} / round 1"
             perturb = self._add(step, f"{shared if number == 1 else here} / perturb".strip())
             handoffs = self._handoffs(cell, perturb)
             if number == 1:
@@ -203,8 +204,8 @@ class _Assembly:
                 kind="mpu",
                 data=cell.split.name,
                 method=cell.method,
-                variant=_variant(cell),
-                axes=_axes(cell, _ALL),
+                variant=variant_of(cell),
+                axes=axes_of(cell, _ALL),
                 seed=seed,
                 draw=draw,
                 settings=self.checker.settings(cell),
@@ -245,16 +246,16 @@ class _Assembly:
             return None  # the plan's reference is for the methods that have one
         return self.make.reference(cell, first_handoff)
 
-    def _audit(self, cell: Cell, handoffs: list[Result], perturb: str, label: str) -> str | None:
+    def _audit(self, cell: Cell, handoffs: list[Result], perturb: str, here: str) -> str | None:
         if not self.plan.audits:
             return None
         return self._add(
-            self.make.audit(cell, handoffs, Result(perturb, SECRET)), f"{label} / audit".strip()
+            self.make.audit(cell, handoffs, Result(perturb, SECRET)), f"{here} / audit".strip()
         )
 
-    def _eval(self, cell: Cell, model: Word, label: str) -> str:
+    def _eval(self, cell: Cell, model: Word, here: str) -> str:
         step = self.make.eval(cell, model, self._retain_record(cell), record=False)
-        return self._add(step, f"{label} / eval")
+        return self._add(step, f"{here} / eval")
 
     def _baseline(self, cell: Cell, plain: list[Result]) -> str | None:
         """The noise-free run whose models these are."""
@@ -264,61 +265,8 @@ class _Assembly:
         return self._noise_free.get(found)
 
     def _add(self, step: Step, name: str) -> str:
-        """Add a step unless an equal one is there; the name of the one in the graph."""
-        content = _content(step)
-        if content not in self._names:
-            if len(self.steps) >= MAX_RUNS:
-                raise UsageError(
-                    f"{self.plan.document.name}: more than {MAX_RUNS:,} steps",
-                    "split the plan into several; steps that they share are run once",
-                )
-            free, number = name, 1
-            while free in self.steps:
-                number += 1
-                free = f"{name} ({number})"
-            self._names[content] = free
-            self.steps[free] = replace(step, name=free)
-        return self._names[content]
+        return self.steps.add(step, name)
 
     def _add_run(self, run: ExperimentRun) -> None:
-        name = self._free(run.name)
+        name = free_name(run.name, self.runs)
         self.runs[name] = replace(run, name=name)
-
-    def _free(self, name: str) -> str:
-        free, number = name, 1
-        while free in self.runs:
-            number += 1
-            free = f"{name} ({number})"
-        return free
-
-
-def _content(step: Step) -> object:
-    """What decides a step's key: two steps of equal content are one."""
-    words = tuple(
-        (word.prefix, word.digest) if isinstance(word, Source) else word for word in step.words
-    )
-    return (step.program, words, tuple(sorted(step.copied.items())), step.draw)
-
-
-def _variant(cell: Cell) -> str | None:
-    return None if "variant" not in cell.axes else str(cell.axes["variant"])
-
-
-def _axes(cell: Cell, sections: Collection[str]) -> dict[str, Value]:
-    """The values of a cell's axes that belong to these sections."""
-    named = ("method", "data", "variant")
-    return {
-        name: value
-        for name, value in cell.axes.items()
-        if name not in named and (name == "rounds" or cell.own[name] in sections)
-    }
-
-
-def _label(cell: Cell, sections: Collection[str], *, method: bool = True) -> str:
-    """A readable name of a cell's part: its method, data, variant, and axes of these sections."""
-    words = [cell.method] if method else []
-    words += [
-        f"{name}={shown(cell.axes[name])}" for name in ("data", "variant") if name in cell.axes
-    ]
-    words += [f"{name}={shown(value)}" for name, value in _axes(cell, sections).items()]
-    return " ".join(words)

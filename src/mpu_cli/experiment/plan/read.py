@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ _KEYS = (
     *WORDS,
     *("methods", "variants", "grid", "also", "baseline", "one_copy", "resources"),
 )
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}", re.ASCII)
+"""A name of a variant or a data split, which results and file names hold."""
 _LAYER = (*(section for section in WORDS if section != "audit"), "rounds")
 _RESOURCES = {item.name: item.type for item in fields(Resources)}
 
@@ -57,6 +60,10 @@ def plan_of(document: Document, text: bytes, directory: Path, commands: Commands
         if key not in content:
             raise UsageError(f"{document.name}: {key} is missing", f"see {page('experiments')}")
     reader = _PlanReader(document, commands)
+    for key in ("variants", "data"):
+        for name in content[key] if isinstance(content.get(key), dict) else ():
+            if not _NAME.fullmatch(name):
+                raise document.wrong((key, name), "expected a name of letters, digits and . _ + -")
     variants = {
         name: reader.layer(("variants", name), layer, nested=True)
         for name, layer in document.map(("variants",), content.get("variants") or {}).items()

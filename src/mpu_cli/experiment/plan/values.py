@@ -37,6 +37,8 @@ def shown(value: Value) -> str:
         return str(value).lower()
     if value is None:
         return ""
+    if isinstance(value, str):  # a line break would end a line of a log or of a Makefile
+        return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in value)
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 

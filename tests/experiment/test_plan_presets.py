@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,20 @@ def test_the_reference_is_the_model_before_round_1(tmp_path):
         if "--reference" in step.words:
             reference = step.words[step.words.index("--reference") + 1]
             assert isinstance(reference, Source) and reference.path == MODELS.model
+
+
+def test_a_chat_model_is_asked_as_it_was_trained(tmp_path):
+    """The authors' system prompt and date, where the tokenizer has a chat template."""
+    model, rows = tmp_path / "model", tmp_path / "rows"
+    rows.mkdir()
+    shutil.copytree(MODELS.model, model)
+    for has_template in (False, True):
+        if has_template:
+            (model / "chat_template.jinja").write_text("{{ messages[0].content }}")
+        models = replace(MODELS, model=str(model))
+        plan = preset_plan("paper-tofu", models, str(tofu(rows)), COMMANDS)
+        words = build(plan, COMMANDS).graph.steps["before"].words
+        assert ("--system-prompt" in words) == ("--template-date" in words) == has_template
 
 
 def test_muse_measures_on_its_own_sets(tmp_path):

@@ -48,7 +48,7 @@ class Document:
         )
         line = f":{self.lines[known]}" if known else ""
         dotted = "".join(
-            f"[{key + 1}]" if isinstance(key, int) else f".{key}" for key in keys
+            f"[{key + 1}]" if isinstance(key, int) else f".{_one_line(key)}" for key in keys
         ).removeprefix(".")
         return f"{self.name}{line}" + (f": {dotted}" if dotted else "")
 
@@ -179,6 +179,10 @@ class _EventReader:
 
     def _refused(self, event: Any, what: str) -> UsageError:
         return UsageError(f"{self._name}:{_line(event)}: {what} is not allowed here")
+
+
+def _one_line(key: str) -> str:
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in key)
 
 
 def _line(event: Any) -> int:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mpu_cli.checkpoint.locate import is_hub_id
+from mpu_cli.checkpoint.locate import is_hub_id, locate
+from mpu_cli.checkpoint.model import read_json
+from mpu_cli.client.preset import PROMPTING
 from mpu_cli.data.formats import SUFFIXES
 from mpu_cli.errors import BadDataError
 from mpu_cli.experiment.plan.commands import Commands
@@ -53,6 +55,7 @@ def preset_plan(
 
     Raises:
         BadDataError: a file is missing.
+        BadModelError: the model is missing.
     """
     text = Path(__file__).with_name(f"{name}.yaml").read_bytes()
     content = dict(parse_document(text, f"preset {name}").content)
@@ -68,7 +71,21 @@ def preset_plan(
             content[key] = (
                 given if is_hub_id(given) and not Path(given).exists() else _absolute(given)
             )
+    if name == "paper-tofu" and _has_chat_template(models.model):
+        # unlearn --preset paper trains with these prompts; a model is asked as it was trained.
+        content["eval"] = {
+            "system_prompt": PROMPTING["system"],
+            "template_date": PROMPTING["date"],
+        }
     return plan_of(Document(f"preset {name}", content), text, Path.cwd(), commands)
+
+
+def _has_chat_template(model: str) -> bool:
+    directory = locate(model).path
+    if (directory / "chat_template.jinja").exists():
+        return True
+    settings = directory / "tokenizer_config.json"
+    return settings.exists() and bool(read_json(settings).get("chat_template"))
 
 
 @dataclass(frozen=True, slots=True)

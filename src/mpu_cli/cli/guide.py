@@ -13,11 +13,12 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Literal
 
-Who = Literal["server", "client", "both", "newcomer"]
+Who = Literal["server", "client", "both", "researcher", "newcomer"]
 HEADINGS: dict[Who, str] = {
     "server": "Commands of the server (who owns the model)",
     "client": "Commands of the client (who owns the data)",
     "both": "Commands of both",
+    "researcher": "To run experiments with both parties",
     "newcomer": "To see a whole round first",
 }
 """The headings of the list of commands, in its order."""
@@ -25,6 +26,7 @@ _RUN_BY: dict[Who, str] = {
     "server": "the server, who owns the model",
     "client": "the client, who owns the data",
     "both": "the server and the client",
+    "researcher": "someone who has the model and the data, to find out what to use",
     "newcomer": "anyone who wants to see how it works",
 }
 _BEGINNING = "\nGUIDE = Guide("

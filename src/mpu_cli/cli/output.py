@@ -86,6 +86,11 @@ class Output:
         if not self.quiet and not self._silent:
             self._err.print(f"mpu: {text}", markup=False)
 
+    @property
+    def error_console(self) -> Console:
+        """The console of stderr, for live tables."""
+        return self._err
+
     @contextmanager
     def progress(self, what: str = "starting") -> Iterator[ProgressCallback]:
         """Show progress: a bar on a terminal, or else a line now and then.

@@ -1,0 +1,233 @@
+"""Run one step: `python -m mpu_cli.experiment.child WORK KEY … -- WORDS`.
+
+The command runs in the step's own directory: its result goes to stdout.json, its messages to
+stderr.log. A step that is done already is not run again. `mpu run` forks these processes from one
+that has imported the libraries; Slurm, make and Snakemake start them as commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import multiprocessing
+import os
+import runpy
+import shlex
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mpu_cli.errors import MpuError
+from mpu_cli.experiment.step import Own, Result, Source, Step, Word
+from mpu_cli.experiment.store import ANSWER, LOG, Slot, Store
+
+_PR_SET_PDEATHSIG = 1
+_CRASHED = 70
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A step with its paths, as a process needs it."""
+
+    work: str
+    """The work directory, absolute."""
+    key: str
+    name: str
+    kind: str
+    program: str
+    words: tuple[str, ...]
+    """Paths of earlier steps are relative to the step's directory."""
+    outputs: tuple[str, ...]
+    copied: Mapping[str, str] = field(default_factory=dict)
+    draw: str | None = None
+    resume: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, step: Step, keys: Mapping[str, str], work: Path) -> Task:
+        """Resolve a step's words; `keys` has the keys of all steps by name."""
+
+        def path(result: Result) -> str:
+            return f"../../steps/{keys[result.step]}/{result.path}"
+
+        def text(word: Word) -> str:
+            match word:
+                case Result():
+                    return path(word)
+                case Own(name):
+                    return name
+                case Source(name, _, prefix):
+                    return prefix + name
+                case _:
+                    return word
+
+        return cls(
+            work=str(work),
+            key=keys[step.name],
+            name=step.name,
+            kind=step.kind,
+            program=step.program,
+            words=tuple(map(text, step.words)),
+            outputs=step.outputs,
+            copied={target: path(source) for target, source in step.copied.items()},
+            draw=step.draw,
+            resume=step.resume,
+        )
+
+    def command(self) -> list[str]:
+        """The words after `python -m` that run the task in a process of its own."""
+        line = ["mpu_cli.experiment.child", self.work, self.key]
+        line += ["--name", self.name, "--kind", self.kind, "--program", self.program]
+        for output in self.outputs:
+            line += ["--output", output]
+        for target, source in self.copied.items():
+            line += ["--copied", f"{target}={source}"]
+        if self.draw is not None:
+            line += ["--draw", self.draw]
+        if self.resume:
+            line += ["--resume", shlex.join(self.resume)]
+        return [*line, "--", *self.words]
+
+
+def perform(task: Task) -> int:
+    """Run a task in this process, unless it is done; return the exit code.
+
+    The process ends after it: its directory and its streams are the step's.
+    """
+    store = Store(Path(task.work))
+    store.open()
+    try:
+        with store.slot(task.key, keep=bool(task.resume)) as slot:
+            return 0 if slot is None else _perform(task, slot)
+    except MpuError as error:
+        print(f"mpu: error: {error.message}", file=sys.stderr)  # noqa: T201 - it may be the log
+        if error.hint:
+            print(f"mpu: hint: {error.hint}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+
+
+def perform_forked(task: Task) -> None:
+    """Run a task in a process that the fork server forked for it; it dies with `mpu run`."""
+    os.setsid()  # Ctrl-C reaches `mpu run` only, which then ends its steps
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # if the fork server ends
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    code = perform(task)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # nothing of the parent's is cleaned up here
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.killpg(0, signal.SIGKILL)
+
+
+def _perform(task: Task, slot: Slot) -> int:
+    os.chdir(slot.path)
+    resumes = _prepare(task)
+    words = [*task.words, *(task.resume if resumes else ())]
+    began = time.monotonic()
+    _redirect(Path(LOG), Path(ANSWER))
+    with _entropy(task.draw):
+        code = _run(task.program, words)
+    if code == 0:
+        slot.finish(task.name, task.kind, round(time.monotonic() - began, 3), task.outputs)
+    return code
+
+
+def _prepare(task: Task) -> bool:
+    """Copy what the command changes; return whether an interrupted attempt can be resumed."""
+    left = [entry for entry in Path().iterdir() if entry.name not in {ANSWER, LOG}]
+    resumes = bool(left) and not any(Path(output).exists() for output in task.outputs)
+    if not resumes:
+        for entry in left:
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    for target, source in task.copied.items():
+        shutil.rmtree(target, ignore_errors=True)
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, target)
+    for output in task.outputs:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+    return resumes
+
+
+def _redirect(log: Path, answer: Path) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    for number, (path, mode) in enumerate(
+        ((os.devnull, os.O_RDONLY), (answer, flags), (log, flags))
+    ):
+        handle = os.open(path, mode, 0o644)
+        os.dup2(handle, number)
+        os.close(handle)
+
+
+@contextmanager
+def _entropy(draw: str | None) -> Iterator[None]:
+    with ExitStack() as stack:
+        if draw is not None:
+            from mpu_cli.server.secrets.prepared import prepared_entropy
+
+            stack.enter_context(prepared_entropy(draw))
+        yield
+
+
+def _run(program: str, words: Sequence[str]) -> int:
+    """Run a module as the main program; return its exit code."""
+    sys.argv = [program, *words]
+    try:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        code = stop.code
+        if code is not None and not isinstance(code, int):
+            print(code, file=sys.stderr)  # noqa: T201
+            return 1
+        return code or 0
+    except Exception:
+        traceback.print_exc()
+        return _CRASHED
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Read a task from a command line and run it; errors go to stderr or the step's log."""
+    parser = argparse.ArgumentParser(prog="python -m mpu_cli.experiment.child")
+    parser.add_argument("work")
+    parser.add_argument("key")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--kind", required=True)
+    parser.add_argument("--program", default="mpu_cli")
+    parser.add_argument("--output", action="append", default=[])
+    parser.add_argument("--copied", action="append", default=[], metavar="PATH=SOURCE")
+    parser.add_argument("--draw")
+    parser.add_argument("--resume", default="")
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    given = parser.parse_args(arguments[:end])
+    task = Task(
+        work=str(Path(given.work).absolute()),
+        key=given.key,
+        name=given.name,
+        kind=given.kind,
+        program=given.program,
+        words=tuple(arguments[end + 1 :]),
+        outputs=tuple(given.output),
+        copied=dict(item.split("=", 1) for item in given.copied),
+        draw=given.draw,
+        resume=tuple(shlex.split(given.resume)),
+    )
+    return perform(task)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main(sys.argv[1:]))

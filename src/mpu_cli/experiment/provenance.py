@@ -1,0 +1,54 @@
+"""What an experiment's results come from: versions, digests of its inputs, keys of its steps."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from mpu_cli import __version__
+from mpu_cli.experiment.runs import Experiment
+from mpu_cli.experiment.step import Source
+
+_PROGRAMS = (
+    ("torch", "transformers", "tokenizers", "accelerate", "peft", "safetensors", "numpy", "scipy")
+    + ("cryptography",)
+)
+
+
+def versions() -> dict[str, str]:
+    """The versions of the programs that decide the bits of a step."""
+    found = {"mpu": __version__, "python": platform.python_version()}
+    for name in _PROGRAMS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def provenance(experiment: Experiment, keys: Mapping[str, str], *, complete: bool) -> dict[str, Any]:
+    """What the results come from, without times and names of machines.
+
+    Args:
+        experiment: the plan and its steps.
+        keys: the key of every step by name.
+        complete: whether all steps are done.
+    """
+    sources = {
+        word.path: word.digest
+        for step in experiment.graph.steps.values()
+        for word in step.words
+        if isinstance(word, Source)
+    }
+    return {
+        "name": experiment.plan.name,
+        "plan_sha256": hashlib.sha256(experiment.plan.text).hexdigest(),
+        "complete": complete,
+        "entropy": "prepared (origin: test): the noise follows from the plan and hides nothing",
+        "versions": versions(),
+        "sources": dict(sorted(sources.items())),
+        "steps": dict(keys),
+    }

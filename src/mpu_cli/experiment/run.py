@@ -1,0 +1,178 @@
+"""Run the steps of an experiment: ready steps to an executor, finished ones into the store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from mpu_cli.experiment.child import Task
+from mpu_cli.experiment.schedule import Schedule, Work
+from mpu_cli.experiment.step import Step
+from mpu_cli.experiment.store import ANSWER, LOG, Finished, Store
+
+Keep = Literal["results", "all"]
+_POLL = 0.5
+_FULL = 1 << 20
+"""A disk with fewer bytes free counts as full."""
+
+
+class Executor(Protocol):
+    """Starts tasks and reports their ends."""
+
+    def start(self, task: Task, step: Step) -> None:
+        """Begin a task."""
+        ...
+
+    def wait(self, seconds: float) -> Mapping[str, int]:
+        """The exit codes of the tasks that ended, by key; waits for one, `seconds` at most."""
+        ...
+
+    def stop(self) -> None:
+        """End all tasks."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A step that could not be made."""
+
+    name: str
+    why: str
+    """One line."""
+    log: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it all."""
+
+    made: int
+    found: int
+    """Steps that were done before."""
+    failures: tuple[Failure, ...]
+    not_run: tuple[str, ...]
+    """Names of the steps that depend on a failed one."""
+
+
+class Watcher(Protocol):
+    """Is told what happens."""
+
+    def started(self, step: Step) -> None:
+        """A step began."""
+        ...
+
+    def done(self, step: Step, finished: Finished) -> None:
+        """A step is done."""
+        ...
+
+    def failed(self, step: Step, failure: Failure) -> None:
+        """A step failed."""
+        ...
+
+    def idle(self) -> None:
+        """Called about twice a second."""
+        ...
+
+
+def run_steps(
+    work: Work,
+    keys: Mapping[str, str],
+    store: Store,
+    executor: Executor,
+    watcher: Watcher,
+    *,
+    jobs: int,
+    keep: Keep = "results",
+) -> Outcome:
+    """Make all steps that are not done.
+
+    Args:
+        work: the steps.
+        keys: the key of every step by name.
+        store: where finished steps are; this process holds its lock.
+        executor: runs the steps.
+        watcher: is told what happens.
+        jobs: steps at a time.
+        keep: "results" removes outputs that no step needs any more; "all" removes none.
+
+    Raises:
+        KeyboardInterrupt: after the running steps were stopped.
+    """
+    make = work.to_make(store.finished)
+    schedule = Schedule(work, make)
+    if keep == "results":
+        for key in work.steps.keys() - make:
+            if schedule.is_free(key):
+                store.reclaim(key)
+    failures: dict[str, Failure] = {}
+    running: set[str] = set()
+    made = 0
+    try:
+        while True:
+            while len(running) < jobs and (key := schedule.next()) is not None:
+                step = work.steps[key]
+                executor.start(Task.of(step, keys, store.root), step)
+                running.add(key)
+                watcher.started(step)
+            if not running:
+                break
+            for key, code in executor.wait(_POLL).items():
+                running.discard(key)
+                step = work.steps[key]
+                finished = store.finished(key) if code == 0 else None
+                if finished is None or finished.is_reclaimed:
+                    failures[key] = _failure(step, store.running(key), code)
+                    watcher.failed(step, failures[key])
+                    continue
+                made += 1
+                watcher.done(step, finished)
+                free = schedule.done(key)
+                if keep == "results":
+                    for other in free:
+                        store.reclaim(other)
+            watcher.idle()
+    finally:
+        executor.stop()
+    lost = schedule.depending_on(failures)
+    return Outcome(
+        made=made,
+        found=len(work.steps) - len(make),
+        failures=tuple(failures.values()),
+        not_run=tuple(step.name for key, step in work.steps.items() if key in lost),
+    )
+
+
+def _failure(step: Step, directory: Path, code: int) -> Failure:
+    return Failure(step.name, _why(directory, code), directory / LOG)
+
+
+def _why(directory: Path, code: int) -> str:
+    if shutil.disk_usage(directory.parent).free < _FULL:
+        return "the disk is full"
+    if code == -9:
+        return "it was killed (signal 9): perhaps the memory ran out; try fewer --jobs"
+    if code < 0:
+        return f"it was ended by signal {-code}"
+    return _message(directory) or f"it ended with exit code {code}"
+
+
+def _message(directory: Path) -> str | None:
+    """The error that the command printed as JSON, or else the last line of its log."""
+    try:
+        error = json.loads((directory / ANSWER).read_bytes())["error"]["message"]
+        return str(error)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    try:
+        with (directory / LOG).open("rb") as file:
+            file.seek(max(0, (directory / LOG).stat().st_size - 4096))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return None
+    errors = [line for line in lines if line.startswith("mpu: error: ")]
+    last = errors[-1].removeprefix("mpu: error: ") if errors else lines[-1] if lines else ""
+    return last.strip() or None

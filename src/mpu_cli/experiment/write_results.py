@@ -1,0 +1,73 @@
+"""Write an experiment's results into its directory; each file appears whole."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from mpu_cli.checkpoint.staging import disk_errors
+from mpu_cli.errors import OutputError
+from mpu_cli.experiment.provenance import provenance
+from mpu_cli.experiment.results import Results, table
+from mpu_cli.experiment.runs import Experiment
+from mpu_cli.experiment.store import Store
+
+PLAN = "plan.yaml"
+
+
+def require_results_directory(out: Path) -> None:
+    """Refuse a directory that holds something else than results.
+
+    Raises:
+        OutputError: it is a file, or it has files and none of them is plan.yaml.
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: exists and is not a directory", "choose another --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / PLAN).is_file():
+        raise OutputError(
+            f"{out}: has files, but no {PLAN} of an earlier run", "choose another --out directory"
+        )
+
+
+def write_results(
+    out: Path, experiment: Experiment, keys: Mapping[str, str], store: Store, *, complete: bool
+) -> int:
+    """Write plan.yaml, runs.csv, rounds.csv, steps.csv and provenance.json.
+
+    Returns:
+        The number of runs whose steps are all done: the rows of runs.csv.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    results = Results(experiment, keys, store)
+    runs, axes = results.runs(), results.axes()
+    facts = provenance(experiment, keys, complete=complete)
+    files = {
+        PLAN: experiment.plan.text,
+        "runs.csv": table(runs, axes, "rounds").encode(),
+        "rounds.csv": table(results.rounds(), axes, "round").encode(),
+        "steps.csv": _steps(experiment, keys, store).encode(),
+        "provenance.json": (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode(),
+    }
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            partial = out / f".{name}.partial"
+            partial.write_bytes(content)
+            partial.replace(out / name)
+    return len(runs)
+
+
+def _steps(experiment: Experiment, keys: Mapping[str, str], store: Store) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("step", "kind", "party", "seconds", "bytes", "key"))
+    for name, step in experiment.graph.steps.items():
+        done = store.finished(keys[name])
+        seconds, nbytes = ("", "") if done is None else (repr(done.seconds), str(done.nbytes))
+        writer.writerow((name, step.kind, step.party, seconds, nbytes, keys[name]))
+    return text.getvalue()

@@ -21,6 +21,16 @@ RETAIN = [
 ]
 QUICK = ("--max-steps", "2", "--batch-size", "4", "--learning-rate", "1e-3", "--method", "GradDiff")
 
+PLAN = """\
+model: model
+base: base
+data: {forget: forget.jsonl, retain: retain.jsonl}
+seeds: [1]
+unlearn: {max_steps: 2, batch_size: 4, learning_rate: 1e-3}
+grid: {method: [GradDiff], kappa: [0.01], copies: [2]}
+"""
+"""A plan in a directory with the models and rows of a round."""
+
 
 @dataclass(frozen=True)
 class Done:

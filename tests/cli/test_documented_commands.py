@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from rounds import FORGET, RETAIN, Done
+from rounds import FORGET, PLAN, RETAIN, Done
 
 from mpu_cli.cli.app import app, run
 from mpu_cli.cli.guide import HEADINGS, Guide
@@ -108,6 +108,7 @@ def desk(tiny_pair, tmp_path, monkeypatch) -> Path:
             csv.writer(file).writerows(
                 [("instruction", "output"), *((row["question"], row["answer"]) for row in rows)]
             )
+    Path("plan.yaml").write_text(PLAN)
     return tmp_path
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
-from rounds import QUICK, Round, every_command
+from rounds import PLAN, QUICK, Round, every_command
 
 Name = Callable[[str], str]
 """From a file's name to a path to it, in the spelling under test."""
@@ -170,6 +170,7 @@ def _lines(p: Name) -> dict[str, list[object]]:
             *("--secret", p("out/server"), "--model", p("model"), "--base", p("base"), *config),
             *("--report", p("out/trace.html")),
         ],
+        "run": [p("plan.yaml"), "--out", p("out/tables"), "--work", p("out/steps"), *config],
     }
 
 
@@ -186,6 +187,7 @@ def test_every_path_of_every_command(spelling, finished_round: Round, tmp_path, 
         shutil.copy(each, place)
     (place / "empty.yaml").touch()
     (place / "refusals.txt").write_text("w1 w2\nw3\n")
+    (place / "plan.yaml").write_text(PLAN)
     monkeypatch.chdir(place if spelling.startswith("relative") else tmp_path / "x" / "y")
     for command, arguments in _lines(name).items():
         words = [word for word in command.split() if word not in {"again", "a", "model"}]
@@ -228,6 +230,8 @@ def test_every_path_of_every_command(spelling, finished_round: Round, tmp_path, 
         "handoff.html",
         "update.html",
         "trace.html",
+        "tables",
+        "steps",
     }
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         {"a link to", "x", place.relative_to(tmp_path).parts[0]}
@@ -238,7 +242,7 @@ def test_no_path_option_is_left_out():
     """The table has every parameter of a command that is a path, so that a new one is tried."""
     lines = _lines(lambda name: f"PATH {name}")
     positional = {"path", "handoff", "handoffs", "trained", "updates", "update", "files"}
-    positional |= {"records", "source", "leaked", "paths"}
+    positional |= {"records", "source", "leaked", "paths", "plan"}
     for name, function in every_command().items():
         paths = {
             option.removesuffix("_to")

@@ -1,4 +1,4 @@
-"""A program for the steps of tests: it joins its inputs and writes `out`, or fails as it is told."""
+"""A program for the steps of tests: it joins its inputs into `out`, or fails as it is told."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main(name: str, *words: str) -> None:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "fail":
-                print("mpu: error: no luck", file=sys.stderr)
+                sys.stderr.write("mpu: error: no luck\n")
                 sys.exit(3)
             case "crash":
                 raise RuntimeError("a bug")
@@ -31,8 +31,8 @@ def main(name: str, *words: str) -> None:
         text += (Path("secret") / "count").read_text()
         (Path("secret") / "count").write_text("changed")
     Path("out").write_text(text)
-    print(json.dumps({"text": text, "threads": os.environ.get("OMP_NUM_THREADS")}))
-    print(f"note of {name}", file=sys.stderr)
+    sys.stdout.write(json.dumps({"text": text, "threads": os.environ.get("OMP_NUM_THREADS")}))
+    sys.stderr.write(f"note of {name}\n")
 
 
 if __name__ == "__main__":

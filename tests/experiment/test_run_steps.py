@@ -34,16 +34,19 @@ class Lines:
         self._on_start = on_start
 
     def started(self, step) -> None:
+        """Call what the test wants."""
         self._on_start(step)
 
     def done(self, step, finished) -> None:
+        """Remember it."""
         self.lines.append(f"done {step.name}")
 
     def failed(self, step, failure) -> None:
+        """Remember it."""
         self.lines.append(f"failed {step.name}")
 
     def idle(self) -> None:
-        pass
+        """Nothing."""
 
 
 def step(name: str, *words: Word, **more) -> Step:
@@ -96,7 +99,7 @@ def test_steps_read_what_earlier_ones_wrote(tmp_path):
     assert len(list(tmp_path.glob("steps/*/out"))) == 1
     assert len(list(tmp_path.glob("steps/*/stdout.json"))) == 4
     assert {path.read_text()[:7] for path in tmp_path.glob("steps/*/stderr.log")} == {"note of"}
-    assert os.listdir(tmp_path / "running") == []
+    assert not list((tmp_path / "running").iterdir())
     again = run(tmp_path, *CHAIN)
     assert (again.made, again.found) == (0, 4)
 
@@ -178,8 +181,10 @@ def test_a_step_changes_its_own_copy(tmp_path):
 def test_ctrl_c_ends_the_steps(tmp_path):
     """At once, and nothing half-made counts as done."""
     watcher = Lines(
-        lambda step: step.name == "s"
-        and threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        lambda step: (
+            step.name == "s"
+            and threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        )
     )
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
@@ -190,7 +195,7 @@ def test_ctrl_c_ends_the_steps(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_a_killed_parent_takes_its_steps_with_it(tmp_path):
-    """kill -9: no step goes on alone, and the next run makes it anew."""
+    """After kill -9 no step goes on alone, and the next run makes it anew."""
     sleeper = step("s", "sleep")
     code = (
         "import sys; sys.path[:0] = sys.argv[2:]\n"
@@ -220,7 +225,7 @@ def test_a_killed_parent_takes_its_steps_with_it(tmp_path):
 
 def _target(link: Path) -> str:
     try:
-        return os.readlink(link)
+        return str(link.readlink())
     except OSError:
         return ""
 

@@ -18,7 +18,7 @@ HEADINGS: dict[Who, str] = {
     "server": "Commands of the server (who owns the model)",
     "client": "Commands of the client (who owns the data)",
     "both": "Commands of both",
-    "researcher": "To run experiments with both parties",
+    "researcher": "Commands of the researcher (who has the model and the data)",
     "newcomer": "To see a whole round first",
 }
 """The headings of the list of commands, in its order."""

@@ -160,13 +160,15 @@ def _prepare(task: Task) -> bool:
 
 
 def _redirect(log: Path, answer: Path) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    for number, (path, mode) in enumerate(
-        ((os.devnull, os.O_RDONLY), (answer, flags), (log, flags))
-    ):
-        handle = os.open(path, mode, 0o644)
-        os.dup2(handle, number)
-        os.close(handle)
+    _replace(0, Path(os.devnull), os.O_RDONLY)
+    _replace(1, answer, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    _replace(2, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+
+
+def _replace(number: int, path: Path, flags: int) -> None:
+    handle = os.open(path, flags, 0o644)
+    os.dup2(handle, number)
+    os.close(handle)
 
 
 @contextmanager

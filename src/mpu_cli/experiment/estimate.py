@@ -69,9 +69,7 @@ class History:
         """Expected bytes of its outputs."""
         return self._median("bytes", self._bytes, step)
 
-    def _median(
-        self, what: str, values: Mapping[str, list[float]], step: Step
-    ) -> float | None:
+    def _median(self, what: str, values: Mapping[str, list[float]], step: Step) -> float | None:
         for group in _groups(step.name, step.kind):
             if group in values:
                 if (what, group) not in self._medians:
@@ -140,4 +138,3 @@ def _groups(name: str, kind: str) -> list[str]:
         f"{kind} {method}",
         kind,
     ]
-

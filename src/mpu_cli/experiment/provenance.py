@@ -13,9 +13,15 @@ from mpu_cli.experiment.runs import Experiment
 from mpu_cli.experiment.step import Source
 
 _PROGRAMS = (
-    ("torch", "transformers", "tokenizers", "accelerate", "peft", "safetensors", "numpy", "scipy")
-    + ("cryptography",)
-)
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "peft",
+    "safetensors",
+    "numpy",
+    "scipy",
+) + ("cryptography",)
 
 
 def versions() -> dict[str, str]:
@@ -29,7 +35,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def provenance(experiment: Experiment, keys: Mapping[str, str], *, complete: bool) -> dict[str, Any]:
+def provenance(
+    experiment: Experiment, keys: Mapping[str, str], *, complete: bool
+) -> dict[str, Any]:
     """What the results come from, without times and names of machines.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -102,52 +102,79 @@ def run_steps(
     Raises:
         KeyboardInterrupt: after the running steps were stopped.
     """
-    make = work.to_make(store.finished)
-    schedule = Schedule(work, make)
-    if keep == "results":
-        for key in work.steps.keys() - make:
-            if schedule.is_free(key):
-                store.reclaim(key)
-    failures: dict[str, Failure] = {}
-    running: set[str] = set()
-    made = 0
+    loop = _Loop(work, keys, store, executor, watcher, keep)
     try:
-        while True:
-            while len(running) < jobs and (key := schedule.next()) is not None:
-                step = work.steps[key]
-                executor.start(Task.of(step, keys, store.root), step)
-                running.add(key)
-                watcher.started(step)
-            if not running:
-                break
-            for key, code in executor.wait(_POLL).items():
-                running.discard(key)
-                step = work.steps[key]
-                finished = store.finished(key) if code == 0 else None
-                if finished is None or finished.is_reclaimed:
-                    failures[key] = _failure(step, store.running(key), code)
-                    watcher.failed(step, failures[key])
-                    continue
-                made += 1
-                watcher.done(step, finished)
-                free = schedule.done(key)
-                if keep == "results":
-                    for other in free:
-                        store.reclaim(other)
-            watcher.idle()
+        while loop.start(jobs):
+            loop.collect()
     finally:
         executor.stop()
-    lost = schedule.depending_on(failures)
-    return Outcome(
-        made=made,
-        found=len(work.steps) - len(make),
-        failures=tuple(failures.values()),
-        not_run=tuple(step.name for key, step in work.steps.items() if key in lost),
-    )
+    return loop.outcome()
 
 
-def _failure(step: Step, directory: Path, code: int) -> Failure:
-    return Failure(step.name, _why(directory, code), directory / LOG)
+class _Loop:
+    """The state between two ends of steps."""
+
+    def __init__(
+        self,
+        work: Work,
+        keys: Mapping[str, str],
+        store: Store,
+        executor: Executor,
+        watcher: Watcher,
+        keep: Keep,
+    ) -> None:
+        self._work, self._keys, self._store = work, keys, store
+        self._executor, self._watcher, self._keep = executor, watcher, keep
+        make = work.to_make(store.finished)
+        self._schedule = Schedule(work, make)
+        self._found = work.steps.keys() - make
+        self._running: set[str] = set()
+        self._failures: dict[str, Failure] = {}
+        self._made = 0
+        self._reclaim(key for key in self._found if self._schedule.is_free(key))
+
+    def start(self, jobs: int) -> bool:
+        """Start steps until `jobs` are running; whether any is."""
+        while len(self._running) < jobs:
+            key = self._schedule.next()
+            if key is None:
+                break
+            step = self._work.steps[key]
+            self._executor.start(Task.of(step, self._keys, self._store.root), step)
+            self._running.add(key)
+            self._watcher.started(step)
+        return bool(self._running)
+
+    def collect(self) -> None:
+        """Wait for steps to end, and note how they ended."""
+        for key, code in self._executor.wait(_POLL).items():
+            self._running.discard(key)
+            step = self._work.steps[key]
+            finished = self._store.finished(key) if code == 0 else None
+            if finished is None or finished.is_reclaimed:
+                running = self._store.running(key)
+                self._failures[key] = Failure(step.name, _why(running, code), running / LOG)
+                self._watcher.failed(step, self._failures[key])
+            else:
+                self._made += 1
+                self._watcher.done(step, finished)
+                self._reclaim(self._schedule.done(key))
+        self._watcher.idle()
+
+    def outcome(self) -> Outcome:
+        """What came of it all."""
+        lost = self._schedule.depending_on(self._failures)
+        return Outcome(
+            made=self._made,
+            found=len(self._found),
+            failures=tuple(self._failures.values()),
+            not_run=tuple(step.name for key, step in self._work.steps.items() if key in lost),
+        )
+
+    def _reclaim(self, keys: Iterable[str]) -> None:
+        if self._keep == "results":
+            for key in keys:
+                self._store.reclaim(key)
 
 
 def _why(directory: Path, code: int) -> str:

@@ -33,9 +33,7 @@ GUIDE = Guide(
 class RunOptions(Job):
     """What `mpu run` was asked to do."""
 
-    plan: Path = option(
-        REQUIRED, "Plan of the experiment, a YAML file.", panel="Data", flag="PLAN"
-    )
+    plan: Path = option(REQUIRED, "Plan of the experiment, a YAML file.", panel="Data", flag="PLAN")
     out: Path = option(
         Path("results"),
         "Directory for the tables: runs.csv, rounds.csv, steps.csv.",
@@ -122,9 +120,7 @@ def _run(
     executor = _executor(job, experiment, store)
     try:
         with watching(output, to_make, history, job.jobs) as view:
-            return run_steps(
-                work, keys, store, executor, view, jobs=job.jobs, keep=job.keep
-            )
+            return run_steps(work, keys, store, executor, view, jobs=job.jobs, keep=job.keep)
     except KeyboardInterrupt as stop:
         raise StoppedError(
             f"interrupted; {view.made} of {view.total} steps were made",
@@ -151,19 +147,14 @@ def _report(
         "runs": len(experiment.runs),
         "rows": rows,
     }
-    lines = [
-        facts(
-            {
-                "steps": f"{outcome.made:,} made, {outcome.found:,} found done",
-                "runs": f"{rows:,} of {len(experiment.runs):,}",
-            }
-        ),
-        "",
-        f"tables  {job.out}",
-        f"next    mpu report {job.out}",
-    ]
+    summary = facts(
+        {
+            "steps": f"{outcome.made:,} made, {outcome.found:,} found done",
+            "runs": f"{rows:,} of {len(experiment.runs):,}",
+        }
+    )
     if not outcome.failures:
-        output.result(data, *lines, brief=f"tables {job.out}")
+        output.result(data, summary, "", f"tables  {job.out}", brief=f"tables {job.out}")
         return
     first = outcome.failures[0]
     more = f" (and {len(outcome.failures) - 1} more)" if len(outcome.failures) > 1 else ""
@@ -174,7 +165,7 @@ def _report(
             f"see {first.log}; then run the same command again: it goes on from there",
         ),
         data,
-        *lines[:1],
+        summary,
     )
 
 

@@ -11,7 +11,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mpu_cli.experiment.runs import Experiment, RoundResults, Run
+from mpu_cli.experiment.runs import Experiment, ExperimentRun, RoundResults
 from mpu_cli.experiment.store import Store
 
 Row = dict[str, Any]
@@ -49,7 +49,7 @@ class Results:
         """The names of the axes of all runs, in the order of the plan."""
         return list(dict.fromkeys(axis for run in self._runs for axis in run.axes))
 
-    def _run(self, run: Run) -> Row | None:
+    def _run(self, run: ExperimentRun) -> Row | None:
         numbers = [self._numbers(number) for number in run.rounds]
         leaks = self._answer(run.audit)
         if any(found is None for found in numbers) or (run.audit is not None and leaks is None):
@@ -88,7 +88,7 @@ class Results:
         return self._answers[key]
 
 
-def _identity(run: Run) -> Row:
+def _identity(run: ExperimentRun) -> Row:
     return {
         "run": run.name,
         "kind": run.kind,

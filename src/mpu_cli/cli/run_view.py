@@ -25,7 +25,7 @@ _SHOWN = 8
 """Running steps that the table names."""
 
 
-class View:
+class RunView:
     """Watches a run; prints one line for each step."""
 
     def __init__(
@@ -81,7 +81,7 @@ class View:
         return None if left is None else max(0.0, left - (now - since))
 
 
-class TableView(View):
+class RunTable(RunView):
     """Shows one live table instead of lines."""
 
     live: Live
@@ -122,14 +122,14 @@ class TableView(View):
 @contextmanager
 def watching(
     output: Output, to_make: dict[str, Step], history: History, jobs: int
-) -> Iterator[View]:
+) -> Iterator[RunView]:
     """The view for this terminal or pipe."""
     if output.quiet or not sys.stderr.isatty():
-        yield View(output, to_make, history, jobs)
+        yield RunView(output, to_make, history, jobs)
         return
     from rich.live import Live
 
-    view = TableView(output, to_make, history, jobs)
+    view = RunTable(output, to_make, history, jobs)
     with Live(view.table(), console=output.error_console, transient=True) as view.live:
         yield view
 

@@ -166,16 +166,16 @@ def test_a_step_changes_its_own_copy(tmp_path):
     """Of what an earlier step left, as aggregate does with the secret."""
     first = step("a", is_kept=True)
     Store(tmp_path).open()
-    with Store(tmp_path).slot(Graph({"a": first}).keys({})["a"], keep=False) as slot:
-        (slot.path / "secret").mkdir()
-        (slot.path / "secret" / "count").write_text("1")
-        (slot.path / "out").write_text("a")
-        (slot.path / "stdout.json").write_text("{}")
-        slot.finish("a", "eval", 1.0, ["out", "secret"])
+    with Store(tmp_path).attempt(Graph({"a": first}).keys({})["a"], keep=False) as attempt:
+        (attempt.path / "secret").mkdir()
+        (attempt.path / "secret" / "count").write_text("1")
+        (attempt.path / "out").write_text("a")
+        (attempt.path / "stdout.json").write_text("{}")
+        attempt.finish("a", "eval", 1.0, ["out", "secret"])
     steps = (first, step("b", copied={"secret": Result("a", "secret")}))
     run(tmp_path, *steps)
     assert answer(tmp_path, *steps, name="b")["text"] == "b()1"
-    assert (slot.store.directory(slot.key) / "secret" / "count").read_text() == "1"
+    assert (attempt.store.directory(attempt.key) / "secret" / "count").read_text() == "1"
 
 
 def test_ctrl_c_ends_the_steps(tmp_path):

@@ -161,9 +161,9 @@ def test_the_forecast_says_steps_disk_and_time(tmp_path):
     w = work({f"{chain}{n}": [f"{chain}{n - 1}"] if n else [] for chain in "ab" for n in range(3)})
     first = forecast(w, store, 2)
     assert (first.steps, first.found, first.seconds, first.unknown) == (6, 0, None, ("eval",))
-    with store.slot("a0", keep=False) as slot:
-        (slot.path / "out").write_text("x" * 10)
-        slot.finish("a0", "eval", 2.0, ["out"])
+    with store.attempt("a0", keep=False) as attempt:
+        (attempt.path / "out").write_text("x" * 10)
+        attempt.finish("a0", "eval", 2.0, ["out"])
     second = forecast(w, store, 2)
     assert (second.found, second.to_make, second.seconds) == (1, {"eval": 5}, 6.0)
     assert second.disk_bytes == 40

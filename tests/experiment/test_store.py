@@ -27,12 +27,12 @@ def store(tmp_path) -> Store:
 
 def make(store: Store, content: str = "x", key: str = KEY) -> None:
     """Finish a step with one output."""
-    with store.slot(key, keep=False) as slot:
-        assert slot is not None
-        (slot.path / "out").mkdir()
-        (slot.path / "out" / "file").write_text(content)
-        (slot.path / "stdout.json").write_text('{"n": 1}')
-        slot.finish("a step", "eval", 2.5, ["out"])
+    with store.attempt(key, keep=False) as attempt:
+        assert attempt is not None
+        (attempt.path / "out").mkdir()
+        (attempt.path / "out" / "file").write_text(content)
+        (attempt.path / "stdout.json").write_text('{"n": 1}')
+        attempt.finish("a step", "eval", 2.5, ["out"])
 
 
 def test_a_finished_step_is_found_and_not_made_again(store):
@@ -44,18 +44,18 @@ def test_a_finished_step_is_found_and_not_made_again(store):
     assert (done.name, done.kind, done.seconds, done.nbytes) == ("a step", "eval", 2.5, 1)
     assert list(done.files) == ["out/file"]
     assert store.answer(KEY) == {"n": 1}
-    with store.slot(KEY, keep=False) as slot:
-        assert slot is None
+    with store.attempt(KEY, keep=False) as attempt:
+        assert attempt is None
 
 
 def test_an_unfinished_attempt_is_emptied_unless_it_can_be_resumed(store):
     """What a killed process left is not part of the next attempt's result."""
-    with store.slot(KEY, keep=False) as slot:
-        (slot.path / "half").write_text("x")
-    with store.slot(KEY, keep=True) as slot:
-        assert (slot.path / "half").exists()
-    with store.slot(KEY, keep=False) as slot:
-        assert not (slot.path / "half").exists()
+    with store.attempt(KEY, keep=False) as attempt:
+        (attempt.path / "half").write_text("x")
+    with store.attempt(KEY, keep=True) as attempt:
+        assert (attempt.path / "half").exists()
+    with store.attempt(KEY, keep=False) as attempt:
+        assert not (attempt.path / "half").exists()
 
 
 def test_a_step_that_was_finished_but_not_renamed_is_not_lost(store, monkeypatch):
@@ -64,8 +64,8 @@ def test_a_step_that_was_finished_but_not_renamed_is_not_lost(store, monkeypatch
     make(store)
     assert store.finished(KEY) is None
     monkeypatch.undo()
-    with store.slot(KEY, keep=False) as slot:
-        assert slot is None
+    with store.attempt(KEY, keep=False) as attempt:
+        assert attempt is None
     assert store.finished(KEY) is not None
 
 
@@ -87,10 +87,10 @@ def test_a_removed_output_is_made_again_and_compared(store):
 def test_a_missing_output_is_named(store):
     """A command that ends well without its output is no finished step."""
     with (
-        store.slot(KEY, keep=False) as slot,
+        store.attempt(KEY, keep=False) as attempt,
         pytest.raises(CheckFailedError, match="without writing out"),
     ):
-        slot.finish("a step", "eval", 1.0, ["out"])
+        attempt.finish("a step", "eval", 1.0, ["out"])
     assert store.finished(KEY) is None
 
 
@@ -109,9 +109,9 @@ def test_two_processes_do_not_make_one_step(store, monkeypatch):
     """The second one waits and then finds it done; one that never ends is an error."""
     code = (
         "import sys, time; from pathlib import Path; from mpu_cli.experiment.store import Store\n"
-        f"with Store(Path(sys.argv[1])).slot({KEY!r}, keep=False) as slot:\n"
+        f"with Store(Path(sys.argv[1])).attempt({KEY!r}, keep=False) as attempt:\n"
         "    print('made', flush=True); time.sleep(float(sys.argv[2]))\n"
-        "    (slot.path / 'stdout.json').write_text('{}'); slot.finish('a', 'eval', 1.0, [])\n"
+        "    (attempt.path / 'stdout.json').write_text('{}'); attempt.finish('a', 'eval', 1.0, [])\n"
     )
 
     def other(seconds: float) -> subprocess.Popen[str]:
@@ -125,15 +125,15 @@ def test_two_processes_do_not_make_one_step(store, monkeypatch):
 
     process = other(60)
     monkeypatch.setattr(store_module, "_OTHER_PROCESS_ENDS", 0.2)
-    with pytest.raises(BusyError), store.slot(KEY, keep=False):
+    with pytest.raises(BusyError), store.attempt(KEY, keep=False):
         pass
     process.kill()
     process.wait()
     monkeypatch.undo()
     process = other(0.5)
     began = time.monotonic()
-    with store.slot(KEY, keep=False) as slot:
-        assert slot is None
+    with store.attempt(KEY, keep=False) as attempt:
+        assert attempt is None
     assert time.monotonic() - began > 0.2
     assert process.wait() == 0
 

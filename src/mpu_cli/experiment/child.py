@@ -26,7 +26,7 @@ from pathlib import Path
 
 from mpu_cli.errors import MpuError
 from mpu_cli.experiment.step import Own, Result, Source, Step, Word
-from mpu_cli.experiment.store import ANSWER, LOG, Slot, Store
+from mpu_cli.experiment.store import ANSWER, LOG, Attempt, Store
 
 _PR_SET_PDEATHSIG = 1
 _CRASHED = 70
@@ -103,8 +103,8 @@ def perform(task: Task) -> int:
     store = Store(Path(task.work))
     store.open()
     try:
-        with store.slot(task.key, keep=bool(task.resume)) as slot:
-            return 0 if slot is None else _perform(task, slot)
+        with store.attempt(task.key, keep=bool(task.resume)) as attempt:
+            return 0 if attempt is None else _perform(task, attempt)
     except MpuError as error:
         print(f"mpu: error: {error.message}", file=sys.stderr)  # noqa: T201 - it may be the log
         if error.hint:
@@ -130,8 +130,8 @@ def _die_with_parent() -> None:
         os.killpg(0, signal.SIGKILL)
 
 
-def _perform(task: Task, slot: Slot) -> int:
-    os.chdir(slot.path)
+def _perform(task: Task, attempt: Attempt) -> int:
+    os.chdir(attempt.path)
     resumes = _prepare(task)
     words = [*task.words, *(task.resume if resumes else ())]
     began = time.monotonic()
@@ -139,7 +139,7 @@ def _perform(task: Task, slot: Slot) -> int:
     with _entropy(task.draw):
         code = _run(task.program, words)
     if code == 0:
-        slot.finish(task.name, task.kind, round(time.monotonic() - began, 3), task.outputs)
+        attempt.finish(task.name, task.kind, round(time.monotonic() - began, 3), task.outputs)
     return code
 
 

@@ -111,7 +111,8 @@ def test_two_processes_do_not_make_one_step(store, monkeypatch):
         "import sys, time; from pathlib import Path; from mpu_cli.experiment.store import Store\n"
         f"with Store(Path(sys.argv[1])).attempt({KEY!r}, keep=False) as attempt:\n"
         "    print('made', flush=True); time.sleep(float(sys.argv[2]))\n"
-        "    (attempt.path / 'stdout.json').write_text('{}'); attempt.finish('a', 'eval', 1.0, [])\n"
+        "    (attempt.path / 'stdout.json').write_text('{}')\n"
+        "    attempt.finish('a', 'eval', 1.0, [])\n"
     )
 
     def other(seconds: float) -> subprocess.Popen[str]:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from mpu_cli.errors import MpuError
 from mpu_cli.experiment.step import Own, Result, Source, Step, Word
-from mpu_cli.experiment.store import ANSWER, LOG, Attempt, Store
+from mpu_cli.experiment.store import ANSWER, LOG, StepAttempt, Store
 
 _PR_SET_PDEATHSIG = 1
 _CRASHED = 70
@@ -130,7 +130,7 @@ def _die_with_parent() -> None:
         os.killpg(0, signal.SIGKILL)
 
 
-def _perform(task: Task, attempt: Attempt) -> int:
+def _perform(task: Task, attempt: StepAttempt) -> int:
     os.chdir(attempt.path)
     resumes = _prepare(task)
     words = [*task.words, *(task.resume if resumes else ())]

@@ -111,7 +111,7 @@ class Store:
         return 0 if done.is_reclaimed else done.nbytes
 
     @contextmanager
-    def attempt(self, key: str, *, keep: bool) -> Iterator[Attempt | None]:
+    def attempt(self, key: str, *, keep: bool) -> Iterator[StepAttempt | None]:
         """The directory in which this process alone makes a step; None if another has made it.
 
         Args:
@@ -127,7 +127,7 @@ class Store:
             if not keep:
                 _empty(running, set())
             done = self.finished(key)
-            yield Attempt(self, key, done) if done is None or done.is_reclaimed else None
+            yield StepAttempt(self, key, done) if done is None or done.is_reclaimed else None
         finally:
             os.close(handle)
 
@@ -169,7 +169,7 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class StepAttempt:
     """One step that this process is making."""
 
     store: Store

@@ -106,9 +106,8 @@ def perform(task: Task) -> int:
         with store.attempt(task.key, keep=bool(task.resume)) as attempt:
             return 0 if attempt is None else _perform(task, attempt)
     except MpuError as error:
-        print(f"mpu: error: {error.message}", file=sys.stderr)  # noqa: T201 - it may be the log
-        if error.hint:
-            print(f"mpu: hint: {error.hint}", file=sys.stderr)  # noqa: T201
+        hint = f"mpu: hint: {error.hint}\n" if error.hint else ""
+        sys.stderr.write(f"mpu: error: {error.message}\n{hint}")  # it may be the log
         return error.exit_code
 
 
@@ -189,7 +188,7 @@ def _run(program: str, words: Sequence[str]) -> int:
     except SystemExit as stop:
         code = stop.code
         if code is not None and not isinstance(code, int):
-            print(code, file=sys.stderr)  # noqa: T201
+            sys.stderr.write(f"{code}\n")
             return 1
         return code or 0
     except Exception:
@@ -232,4 +231,4 @@ def main(arguments: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.exit(main(sys.argv[1:]))
+    raise SystemExit(main(sys.argv[1:]))

@@ -220,7 +220,7 @@ def test_a_step_that_fails(desk, run, tmp_path):
     done = run("bad.yaml", "--out", tmp_path / "out", "--json")
     assert done.code == 1
     error = done.json["error"]
-    assert "learning_rate=1e+30 seed=1 / round 1 / unlearn: " in error["message"]
+    assert "learning_rate=1e+30 copies=2 seed=1 / round 1 / unlearn: step 2" in error["message"]
     assert "2 steps that depend on it were not run" in error["message"]
     assert "stderr.log; then run the same command again" in error["hint"]
     assert Path(done.json["failed"][0]["log"]).is_file()

@@ -228,7 +228,7 @@ def test_a_step_that_fails(desk, run, tmp_path):
     assert not json.loads((tmp_path / "out" / "provenance.json").read_text())["complete"]
 
 
-def test_ctrl_c_says_how_to_go_on(desk, tmp_path):
+def test_an_interrupted_run_says_how_to_go_on(desk, tmp_path):
     """Exit code 130; the tables hold what is done."""
     words = ("plan.yaml", "--out", tmp_path / "out", "--work", tmp_path / "work")
     process = start(desk, *words, start_new_session=True)
@@ -236,7 +236,7 @@ def test_ctrl_c_says_how_to_go_on(desk, tmp_path):
         if "8 steps" in line:
             break
     time.sleep(0.5)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "mpu: error: interrupted; 0 of 8 steps were made" in err

@@ -187,8 +187,12 @@ def test_ctrl_c_ends_the_steps(tmp_path):
         )
     )
     began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, step("a"), step("s", "sleep"), watcher=watcher)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, step("a"), step("s", "sleep"), watcher=watcher)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - began < 30
     assert len(list(tmp_path.glob("steps/*"))) == 1
 

@@ -81,7 +81,7 @@ class RunView:
         return None if left is None else max(0.0, left - (now - since))
 
 
-class RunTable(RunView):
+class LiveRunView(RunView):
     """Shows one live table instead of lines."""
 
     live: Live
@@ -129,7 +129,7 @@ def watching(
         return
     from rich.live import Live
 
-    view = RunTable(output, to_make, history, jobs)
+    view = LiveRunView(output, to_make, history, jobs)
     with Live(view.table(), console=output.error_console, transient=True) as view.live:
         yield view
 

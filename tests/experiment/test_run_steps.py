@@ -20,7 +20,7 @@ from step_program import __file__ as program_file
 
 from mpu_cli.experiment.child import Task
 from mpu_cli.experiment.executors.local import LocalExecutor
-from mpu_cli.experiment.run import Outcome, run_steps
+from mpu_cli.experiment.run import RunOutcome, run_steps
 from mpu_cli.experiment.schedule import Work
 from mpu_cli.experiment.step import Graph, Result, Step, Word
 from mpu_cli.experiment.store import Store
@@ -62,7 +62,7 @@ def step(name: str, *words: Word, **more) -> Step:
     )
 
 
-def run(directory: Path, *steps: Step, watcher: Lines | None = None, **more) -> Outcome:
+def run(directory: Path, *steps: Step, watcher: Lines | None = None, **more) -> RunOutcome:
     """Run a graph of steps two at a time."""
     graph = Graph({one.name: one for one in steps})
     keys = graph.keys({})

@@ -47,7 +47,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """What came of it all."""
 
     made: int
@@ -87,7 +87,7 @@ def run_steps(
     *,
     jobs: int,
     keep: Keep = "results",
-) -> Outcome:
+) -> RunOutcome:
     """Make all steps that are not done.
 
     Args:
@@ -161,10 +161,10 @@ class _Loop:
                 self._reclaim(self._schedule.done(key))
         self._watcher.idle()
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> RunOutcome:
         """What came of it all."""
         lost = self._schedule.depending_on(self._failures)
-        return Outcome(
+        return RunOutcome(
             made=self._made,
             found=len(self._found),
             failures=tuple(self._failures.values()),

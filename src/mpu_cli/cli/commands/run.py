@@ -14,7 +14,7 @@ from mpu_cli.errors import CheckFailedError, StoppedError
 from mpu_cli.option import REQUIRED, option, same_option
 
 if TYPE_CHECKING:
-    from mpu_cli.experiment.run import Executor, Failure, Outcome
+    from mpu_cli.experiment.run import Executor, Failure, RunOutcome
     from mpu_cli.experiment.runs import Experiment
     from mpu_cli.experiment.schedule import Work
     from mpu_cli.experiment.store import Store
@@ -108,7 +108,7 @@ def _run(
     work: Work,
     store: Store,
     output: Output,
-) -> Outcome:
+) -> RunOutcome:
     from mpu_cli.cli.run_view import watching
     from mpu_cli.experiment.estimate import History
     from mpu_cli.experiment.run import run_steps
@@ -135,7 +135,7 @@ def _executor(job: RunOptions, experiment: Experiment, store: Store) -> Executor
 
 
 def _report(
-    job: RunOptions, experiment: Experiment, outcome: Outcome, rows: int, output: Output
+    job: RunOptions, experiment: Experiment, outcome: RunOutcome, rows: int, output: Output
 ) -> None:
     data = {
         "out": str(job.out),

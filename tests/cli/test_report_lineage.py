@@ -15,6 +15,7 @@ from rounds import quietly
 
 KAPPA, ALPHAS, OFFSET, RATE = 0.0731, (1.2371, 1.9137), 0.04173, 0.8713
 HOLDER = "<i>Zebedee</i> \u202e"
+RECORDS = ("first", "second", "copied", "foreign")
 OPEN = {
     *("id", "digest", "model", "parent", "updates", "handoffs", "holder", "date", "state", "kind"),
     *("lineage", "format", "name", "origin", "source"),
@@ -32,10 +33,16 @@ def lineage(finished_round, tmp_path_factory) -> Path:
     assert quietly(("perturb", r.model, "--base", r.base, *noise, *places, "--check", "none")) == 0
     rows = ("--forget", r.forget, "--retain", r.retain, "--max-steps", 1, "--device", "cpu")
     assert quietly(("unlearn", handoff, *rows, "--out", update)) == 0
-    gates = ("--server-lr", RATE, "--min-agreement=-1")
-    made = ("--secret", secret, "--model", r.model, "--out", root / "next", *gates)
-    assert quietly(("aggregate", update, *made)) == 0
-    for name, model in (("first", r.model), ("second", root / "next"), ("foreign", r.base)):
+    made = ("--secret", secret, "--model", r.model, "--min-agreement=-1")
+    for name, rate in (("next", RATE), ("other", 0.5)):  # two candidates of one update
+        rate_and_place = ("--server-lr", rate, "--out", root / name)
+        assert quietly(("aggregate", update, *made, *rate_and_place)) == 0
+    for name, model in (
+        ("first", r.model),
+        ("second", root / "next"),
+        ("copied", handoff / "copy-1"),
+        ("foreign", r.base),
+    ):
         asked = ("--forget", r.forget, "--no-generate", "--device", "cpu")
         assert quietly(("eval", model, *asked, "--record", root / name)) == 0
     return root
@@ -70,9 +77,7 @@ def tell_tale(text: str) -> bool:
 def test_the_dossier_of_a_lineage(mpu, lineage, tmp_path):
     """Models, who got what, what came back, exposure, evaluations; and no secret."""
     out = tmp_path / "dossier.html"
-    given = [
-        word for name in ("first", "second", "foreign") for word in ("--records", lineage / name)
-    ]
+    given = [word for name in RECORDS for word in ("--records", lineage / name)]
     done = mpu("report", lineage / "server", *given, "--out", out, "--csv", tmp_path / "csv")
     assert done.code == 0, done.err
     text = out.read_text()
@@ -85,6 +90,9 @@ def test_the_dossier_of_a_lineage(mpu, lineage, tmp_path):
     assert "i" not in found.tags
     assert f"{told['exposure']['by_holder'][HOLDER]:.2g}" in text
     assert "foreign: measured a model that is not in this lineage" in text
+    assert "evaluated: copied (of a published copy)" in text
+    assert len(told["models"]) == 3 and text.count(f"made from {told['head'][:12]}…") == 2
+    assert f"No record was given of: {told['models'][2]['digest'][:12]}…" in text
     value = json.loads((lineage / "second" / "summary.json").read_text())["values"]["forget"]
     evaluations = (tmp_path / "csv" / "evaluations.csv").read_text()
     assert repr(value["answer_probability"]["value"]) in evaluations

@@ -24,22 +24,26 @@ def by_model(
     lineage: Lineage, records: Mapping[str, tuple[Record, Sequence[Value]]]
 ) -> tuple[Matched, list[str]]:
     """Records by the model that they measured: itself, or a copy of it in a handoff."""
-    copies = {
-        copy.digest: handoff.model
-        for handoff in lineage.handoffs.values()
-        for copy in handoff.copies
-    }
     matched: Matched = {}
     strangers = []
     for name, (record, values) in records.items():
         digest = str(record.model.get("digest"))
-        model = digest if digest in lineage.models else copies.get(digest)
+        model = digest if digest in lineage.models else _published_from(lineage, record)
         if model is None:
             strangers.append(name)
         else:
             shown = name if model == digest else f"{name} (of a published copy)"
             matched.setdefault(model, []).append((shown, values))
     return matched, strangers
+
+
+def _published_from(lineage: Lineage, record: Record) -> str | None:
+    """The model that a measured copy was made from; its files were checked when it was measured."""
+    stated = record.model.get("handoff")
+    handoff = lineage.handoffs.get(str(stated.get("id"))) if isinstance(stated, Mapping) else None
+    if handoff is None or stated is None or stated.get("digest") != handoff.digest:
+        return None
+    return handoff.model
 
 
 def evaluation_blocks(

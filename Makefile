@@ -6,7 +6,7 @@ PARALLEL ?= -n 2 --dist loadfile
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-all check lint types imports coverage mutation release chromium config-keys clean
+.PHONY: demo test test-all check lint types imports coverage mutation release chromium snakemake config-keys clean
 
 # The whole story on an embedded model and data: two parties, two directories, about two minutes.
 demo: $(STAMP)
@@ -50,6 +50,10 @@ release: $(STAMP)
 	$(PYTHON) -m venv build/release
 	build/release/bin/pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
 	cd build/release && bin/mpu --version && bin/mpu demo
+
+# Snakemake in a virtual environment of its own, for the slow test of mpu run --emit snakemake.
+snakemake:
+	python3 -m venv .snakemake-venv && .snakemake-venv/bin/pip install --quiet "snakemake>=9,<10"
 
 # The browser that tests/report opens pages in; they are skipped where there is none. Debian and Ubuntu, as root.
 chromium:

@@ -91,7 +91,7 @@ class Task:
         if self.draw is not None:
             line += ["--draw", self.draw]
         if self.resume:
-            line += ["--resume", shlex.join(self.resume)]
+            line += [f"--resume={shlex.join(self.resume)}"]
         return [*line, "--", *self.words]
 
 

@@ -84,6 +84,24 @@ def test_a_removed_output_is_made_again_and_compared(store):
     assert not list((store.root / "running").iterdir())
 
 
+def test_the_date_in_a_secrets_records_is_no_other_result(store):
+    """A handoff that another plan needs again is made at another time."""
+
+    def perturb(date, copy):
+        with store.attempt(KEY, keep=False) as attempt:
+            for path, text in (("server/secret/handoffs/id.yaml", date), ("handoff/copy", copy)):
+                (attempt.path / path).parent.mkdir(parents=True)
+                (attempt.path / path).write_text(text)
+            attempt.finish("a step", "perturb", 1.0, ("handoff", "server/secret"))
+
+    perturb("2026-11-29", "x")
+    store.reclaim(KEY)
+    perturb("2026-11-30", "x")
+    store.reclaim(KEY)
+    with pytest.raises(CheckFailedError, match="a step: handoff/copy has other bits"):
+        perturb("2026-11-30", "y")
+
+
 def test_a_missing_output_is_named(store):
     """A command that ends well without its output is no finished step."""
     with (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -107,6 +108,32 @@ def test_a_table_that_is_not_what_mpu_run_wrote(mpu, run, tmp_path, change, word
     assert words in done.err
     assert len(done.err.strip().splitlines()) <= 3
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "rounds.csv", "plan.yaml", "provenance.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "nothing"])
+def test_a_file_that_never_ends(mpu, run, tmp_path, name, kind):
+    """A pipe without a writer, a link to a device, a link to nothing: refused at once, by name."""
+    path = run / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else tmp_path / "nothing")
+    done = mpu("report", run, "--out", tmp_path / "page.html")
+    assert done.code == 3 and f"{name}: " in done.err
+    assert ("no such file" if kind == "nothing" else "not a regular file") in done.err
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_separators_inside_a_name_end_no_line(mpu, run, tmp_path, no_plots):
+    """What Python takes for the end of a line, and CSV does not."""
+    for name in ("runs.csv", "rounds.csv"):
+        path = run / name
+        path.write_text(path.read_text().replace("NPO", "a\u2028b\x85c\x0bd"))
+    done = mpu("report", run, "--out", tmp_path / "page.html")
+    assert done.code == 0, done.err
+    assert "a\\u2028b\\x85c\\x0bd" in (tmp_path / "page.html").read_text()
 
 
 def test_a_foreign_provenance(mpu, run, tmp_path):

@@ -50,6 +50,31 @@ def test_text_stays_text_and_nothing_of_it_is_markup():
     assert "currentColor" in drawn and "#0a0b" not in drawn and "var(--s1)" in drawn
 
 
+@needs_plots
+@pytest.mark.parametrize("is_log", [False, True])
+def test_values_that_no_axis_holds(is_log):
+    """Huge, infinite and missing numbers are left out, as points, as bounds and as marks."""
+    nan, inf = float("nan"), float("inf")
+    for value in (nan, inf, -inf, 1e308, -1e308):
+        points = (
+            Dot(value, 1),
+            Dot(1e308, value),
+            Dot(1, 1, value, 1e308, -1e308, value),
+            Dot(0.5, 2, label="here"),
+        )
+        axis = PlotAxis("x", is_log=is_log)
+        plot = Plot(
+            title="t",
+            about="a",
+            x=axis,
+            y=axis,
+            series=(Series("one", points),),
+            marks=(Mark(value, "nowhere"),),
+        )
+        drawn = svg(plot, "1")
+        assert "here" in drawn and "nowhere" not in drawn
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

@@ -25,6 +25,8 @@ NEEDS = (
 MOST_SERIES = 8
 """Colours that can be told apart."""
 _LONGEST = 44
+_LARGEST = 1e150
+"""Of a value that is drawn: the square of an axis' length must be finite."""
 _WIDTH, _HEIGHT, _LINE = 5.0, 3.1, 0.22
 """Inches of 72 pixels: as wide as a phone's screen, so that the text is readable there. A line of
 the legend adds to the height."""
@@ -121,7 +123,7 @@ def svg(plot: Plot, name: str) -> str | None:
         for number, series in enumerate(plot.series[:MOST_SERIES]):
             _draw(axes, series, plot, number)
         for mark, dashes in zip(plot.marks, _DASHES[1:], strict=False):
-            if plot.x.is_log and mark.x <= 0:
+            if not _can_be_drawn(mark.x, plot.x):
                 continue
             axes.axvline(mark.x, color=_INK, linestyle=dashes, linewidth=1, label=_word(mark.label))
         _set_axes(axes, plot)
@@ -186,12 +188,10 @@ def _draw(axes: Any, series: Series, plot: Plot, number: int) -> None:
     )
     bars: dict[str, Any] = {"color": colour, "linewidth": 1, "alpha": 0.7}
     for point in points:
-        if point.y_low is not None and point.y_high is not None:
-            low = max(point.y_low, point.y / 1e3) if plot.y.is_log else point.y_low
-            axes.plot([point.x, point.x], [low, point.y_high], **bars)
-        if point.x_low is not None and point.x_high is not None:
-            low = max(point.x_low, point.x / 1e3) if plot.x.is_log else point.x_low
-            axes.plot([low, point.x_high], [point.y, point.y], **bars)
+        if bounds := _bounds(point.y, point.y_low, point.y_high, plot.y):
+            axes.plot([point.x, point.x], bounds, **bars)
+        if bounds := _bounds(point.x, point.x_low, point.x_high, plot.x):
+            axes.plot(bounds, [point.y, point.y], **bars)
         if point.label:
             axes.annotate(
                 _word(point.label),
@@ -206,10 +206,20 @@ def _draw(axes: Any, series: Series, plot: Plot, number: int) -> None:
 
 def _is_shown(point: Dot, plot: Plot) -> bool:
     pairs = ((point.x, plot.x), (point.y, plot.y))
-    return all(
-        value == value and abs(value) != float("inf") and (value > 0 or not axis.is_log)
-        for value, axis in pairs
-    )
+    return all(_can_be_drawn(value, axis) for value, axis in pairs)
+
+
+def _can_be_drawn(value: float, axis: PlotAxis) -> bool:
+    return abs(value) < _LARGEST and (value > 0 or not axis.is_log)
+
+
+def _bounds(
+    value: float, low: float | None, high: float | None, axis: PlotAxis
+) -> tuple[float, float] | None:
+    """The interval of a value as it is drawn, or None."""
+    if low is None or high is None or not (abs(low) < _LARGEST and abs(high) < _LARGEST):
+        return None
+    return max(low, value / 1e3) if axis.is_log else low, high
 
 
 def _set_axes(axes: Any, plot: Plot) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mpu_cli.report.run_table import (
     RUNS,
     RunTable,
     read_runs,
+    read_text,
 )
 
 _MOST_BYTES = 16 << 20
@@ -44,7 +46,7 @@ def run_page(directory: Path) -> Page:
         BadDataError: a file is missing, cut short, or not what `mpu run` writes.
     """
     table = read_runs(directory / RUNS)
-    rounds = read_runs(directory / ROUNDS) if (directory / ROUNDS).exists() else None
+    rounds = read_runs(directory / ROUNDS) if os.path.lexists(directory / ROUNDS) else None
     provenance = _provenance(directory / PROVENANCE)
     plan = _text(directory / PLAN)
     found = groups(table)
@@ -162,12 +164,4 @@ def _provenance(path: Path) -> dict[str, Any]:
 
 
 def _text(path: Path) -> str | None:
-    if not path.exists():
-        return None
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise BadDataError(f"{path}: is larger than {_MOST_BYTES >> 20} MiB")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise BadDataError(f"{path}: cannot be read ({reason})") from None
+    return read_text(path, _MOST_BYTES) if os.path.lexists(path) else None

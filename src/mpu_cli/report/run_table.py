@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpu_cli.checkpoint.read_file import read_file
 from mpu_cli.errors import BadDataError
 
 RUNS, ROUNDS, PLAN, PROVENANCE = "runs.csv", "rounds.csv", "plan.yaml", "provenance.json"
@@ -85,18 +87,25 @@ def read_runs(path: Path) -> RunTable:
     return RunTable(settings, numbers, runs)
 
 
+def read_text(path: Path, limit: int) -> str:
+    """The text of a file of a run.
+
+    Raises:
+        BadDataError: it is no regular file, larger than `limit` bytes, or not UTF-8.
+    """
+    try:
+        return read_file(path, limit, BadDataError, _HINT).decode()
+    except UnicodeDecodeError:
+        raise BadDataError(f"{path}: not UTF-8", _HINT) from None
+
+
 def _rows(path: Path) -> Iterator[list[str]]:
     """The cells of each line, as many in all of them."""
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise BadDataError(f"{path}: is larger than {_MOST_BYTES >> 20} MiB", _HINT)
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise BadDataError(f"{path}: cannot be read ({reason})", _HINT) from None
+    text = read_text(path, _MOST_BYTES)
     if text and not text.endswith("\n"):
         raise BadDataError(f"{path}: ends within a line: it was cut short", _HINT)
-    reader, width = csv.reader(text.splitlines(keepends=True), strict=True), 0
+    # Not splitlines(): a name may hold a separator that is no end of a line in CSV.
+    reader, width = csv.reader(io.StringIO(text, newline=""), strict=True), 0
     try:
         for row in reader:
             width = width or len(row)

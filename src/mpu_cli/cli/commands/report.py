@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,6 +90,7 @@ def report(job: ReportOptions, output: Output) -> None:
     holds means over seeds with intervals, slopes and leaks. Plots need the extra report (pip
     install 'mpu-cli[report]'); without it a page has its tables alone.
     """
+    from mpu_cli.report.numbers import counted
     from mpu_cli.report.write import check_target, csv_files, write_page
 
     kinds = sorted({_kind(path) for path in job.paths})
@@ -115,14 +117,14 @@ def report(job: ReportOptions, output: Output) -> None:
     }
     body = [f"wrote  {job.out}  (open it in a browser; it needs no network)"]
     if job.csv is not None:
-        body.append(f"wrote  {len(files)} CSV files in {job.csv}")
+        body.append(f"wrote  {counted(len(files), 'CSV file')} in {job.csv}")
     output.result(data, *body, brief=str(job.out))
 
 
 def _kind(path: Path) -> str:
     if path.is_file() and path.suffix == ".json":
         return RECORD  # another tool's record, or a file of ours: reading it says which
-    if path.name == "runs.csv" or (path / "runs.csv").is_file():
+    if path.name == "runs.csv" or os.path.lexists(path / "runs.csv"):
         return RUN
     if path.is_dir() and any(path.glob("*_EVAL.json")):
         return RECORD
@@ -199,7 +201,7 @@ def _run(job: ReportOptions) -> Page:
     _require_no(job, (*_COMPARING, "--texts"), "is for evaluation records")
     _require_no(job, _OF_LINEAGES, "is for a secret directory")
     [path] = job.paths
-    return run_page(path.parent if path.is_file() else path)
+    return run_page(path if path.is_dir() else path.parent)
 
 
 def _require_no(job: ReportOptions, flags: tuple[str, ...], why: str) -> None:

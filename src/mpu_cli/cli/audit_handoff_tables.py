@@ -124,8 +124,8 @@ def not_run(matrices: Sequence[str]) -> list[str]:
     if not matrices:
         return []
     return [
-        f"activation Wiener could not see the inputs of {len(matrices)} matrices, for example"
-        f" {matrices[0]}: they are fused in memory, or have more than 4096 inputs"
+        "activation Wiener could not see the inputs of matrices that are fused in memory or have"
+        f" more than 4096 inputs ({len(matrices)} here, for example {matrices[0]})"
     ]
 
 

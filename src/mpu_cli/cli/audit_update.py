@@ -180,7 +180,8 @@ def _print(
 
     if (found := _strings(job, findings)) is not None:
         # Whatever the conditions are, and whether or not their numbers were measured.
-        page([found.message])
+        # The page can be mailed: it does not repeat the text.
+        page([f"{job.update}: holds text of your rows, or a name of yours"])
         output.refuse(found, data, *body)
     print_gated(
         output,

@@ -10,7 +10,7 @@ from mpu_cli.evaluation.key_numbers import key_numbers
 from mpu_cli.evaluation.records.record import Record
 from mpu_cli.evaluation.statistics import DIFFERENT, EQUIVALENT, NO_MARGIN, UNDECIDED
 from mpu_cli.report.evidence import circumstances, model_facts, rows_table
-from mpu_cli.report.numbers import interval, number
+from mpu_cli.report.numbers import counted, interval, number
 from mpu_cli.report.page import Block, Facts, Figure, Page, Paragraph, Section
 from mpu_cli.report.plot import Dot, Mark, Plot, PlotAxis, Series
 from mpu_cli.report.record import BETTER, NO_TEXTS
@@ -56,13 +56,13 @@ def headline(pair: Pair) -> str:
     for line in pair.lines:
         counts[line.verdict] = counts.get(line.verdict, 0) + 1
     words = [f"{count} {_verdict(word)}" for word, count in counts.items()]
-    text = f"{len(pair.lines)} numbers: {', '.join(words) or 'none in common'}."
+    text = f"{counted(len(pair.lines), 'number')}: {', '.join(words) or 'none in common'}."
     # Not capitalize(): the names of records keep their letters.
     return f"A{'; '.join(changes)[1:]}. {text}" if changes else text
 
 
 def _verdict(word: str) -> str:
-    return "without an interval" if word == "–" else word
+    return {"–": "without an interval", NO_MARGIN: "without a margin"}.get(word, word)
 
 
 def _pair(pair: Pair, place: int) -> list[Block]:

@@ -1,8 +1,8 @@
 """The owner's dossier of one lineage: its models, who got what, what came back, and the exposure.
 
-Without `disclose` the page holds nothing that a holder should not know: no α, node, κ, σ, offset,
-master secret, seed or id of a draw, no denoising and no number of copies of other holders. An
-exposure follows from the noise and says roughly how large that is, so it has two digits.
+Without `disclose` the page states no α, node, κ, σ, offset, master secret, seed or id of a draw, and
+no denoising. An exposure follows from the noise: its two digits give κ·α_k or the offset to about
+5 % (`tests/report/test_dossier_exposure.py`), so the page is the owner's.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 _EXPOSURE = (
     "Of what the noise hides, the share that stays unknown to a holder with everything that was"
     " given out so far, at most: a better attack may be found, and mpu audit handoff measures the"
-    " known ones. It follows from the noise, so whoever reads it can tell roughly how large the"
-    " noise is. It says nothing of how a copy behaves: a copy behaves about as the model does."
+    " known ones. It follows from the noise: whoever reads it can work out the size of the noise or"
+    " of the offset to about 5 %, and which holder of a split got the most noise. It says nothing of how a copy behaves: a copy behaves about as the model does."
 )
 
 
@@ -58,9 +58,9 @@ def lineage_page(
     answered = {id_ for model in models.values() for id_ in model.handoffs}
     summary = [
         Paragraph(
-            f"{counted(len(models), 'model')}; {counted(len(handoffs), 'handoff')} to"
-            f" {counted(len(exposed.by_holder), 'holder')}, of which"
-            f" {len([id_ for id_ in handoffs if id_ in answered])} answered. The head is model"
+            f"{counted(len(models), 'model')}; {counted(len(handoffs), 'handoff')}"
+            f" ({len([id_ for id_ in handoffs if id_ in answered])} answered) to"
+            f" {counted(len(exposed.by_holder), 'holder')}. The head is model"
             f" {lineage.head[:SHORT]}…"
         )
     ]

@@ -32,8 +32,9 @@ def update_audit_page(
         outcome: the numbers and the conditions.
     """
     areas = [item for item in findings if item.interval is not None]
-    passed = "The update holds no text of the rows, and no condition failed."
-    counts = {f"{name} rows": str(count) for name, count in rows.items()}
+    no_text = "The update holds no text of the rows"
+    passed = f"{no_text}, and no condition failed." if outcome.gates else f"{no_text}."
+    counts = {f"{name} rows": str(count) for name, count in rows.items() if count}
     return Page(
         "Audit of an update",
         "What the server can learn from this update",
@@ -81,7 +82,19 @@ def _all(findings: Sequence[Finding]) -> PageTable:
         name="findings",
         caption="In the order of the audit.",
         columns=("what", "measured", "meaning"),
-        rows=tuple((item.what, item.measured, item.meaning) for item in findings),
+        rows=tuple((item.what, _without_text(item), item.meaning) for item in findings),
+    )
+
+
+def _without_text(item: Finding) -> str:
+    """What was measured; of strings of the data that were found, where, and not which."""
+    found = item.numbers.get("found")
+    if not isinstance(found, Sequence) or not found:
+        return item.measured
+    _, form, file, _ = found[0]
+    return (
+        f"{len(found)} of {item.numbers['strings']} strings found in {item.numbers['bytes']} bytes,"
+        f" the first ({form}) in {file}; mpu audit update prints it"
     )
 
 

@@ -166,8 +166,12 @@ def test_a_tar_file_is_scanned_as_it_is_sent(client, mpu, tmp_path, monkeypatch)
     clean = mpu("audit", "update", sent["ours"], client.handoff, *rows, "--json")
     assert clean.code == 0 and clean.findings["string_scan"]["found"] == []
     assert clean.findings["string_scan"]["bytes"] == sent["ours"].stat().st_size
-    leaking = mpu("audit", "update", sent["foreign"], client.handoff, *rows)
+    page = tmp_path / "page.html"
+    leaking = mpu("audit", "update", sent["foreign"], client.handoff, *rows, "--report", page)
     assert leaking.code == 1
+    assert "zebedee" not in page.read_text()  # the page can be mailed: it says where, not what
+    assert "holds text of your rows, or a name of yours" in page.read_text()
+    assert "the first (UTF-8) in foreign.tar" in page.read_text()
     assert "1 of " in leaking.err and "'zebedee-holdings' (UTF-8) in foreign.tar" in leaking.err
 
 

@@ -27,11 +27,12 @@ def public_facts(subject: Subject) -> Finding:
     count = len(subject.layout.layers)
     kind = "LoRA adapter" if subject.payload == "lora" else "full change"
     where = f"layers {layers[0]} – {layers[-1]} of {count}" if layers else "no layer"
+    copies = len(subject.update.copies)
     everything = len(layers) == count
     return Finding(
         "public_facts",
         "stated openly",
-        f"{len(subject.update.copies)} copies, {kind}, {', '.join(dtypes)}, {len(changes)} of"
+        f"{copies} {'copies' if copies > 1 else 'copy'}, {kind}, {', '.join(dtypes)}, {len(changes)} of"
         f" {len(subject.published.tensors)} tensors changed, {where}, {sum(files.values())} bytes;"
         f" fields {', '.join(fields)}",
         "No row count, method, learning rate, file name or time."

@@ -44,7 +44,8 @@ def training_length(subject: Subject, rows: int, cover: int) -> Finding:
     return Finding(
         "training_length",
         "steps and rows",
-        f"about {steps:.0f} steps ({fewest:.0f} – {most:.0f}), so about {guess} rows"
+        f"about {_counted(steps, 'step')} ({fewest:.0f} – {most:.0f}), so about"
+        f" {_counted(guess, 'row')}"
         f" ({low} – {high})",
         f"The server can guess how much you forgot: in truth {true}. It knows neither your"
         " learning rate nor your epochs, and takes the defaults.",
@@ -60,6 +61,11 @@ def training_length(subject: Subject, rows: int, cover: int) -> Finding:
         },
         gated={"steps": steps, "rows": float(guess)},
     )
+
+
+def _counted(number: float, noun: str) -> str:
+    shown = f"{number:.0f}"
+    return f"{shown} {noun}" if shown == "1" else f"{shown} {noun}s"
 
 
 def median_size(subject: Subject) -> float:

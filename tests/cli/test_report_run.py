@@ -94,6 +94,9 @@ def _no_rows(text: str) -> str:
         (lambda text: text.replace("holdout,", "retain,", 1), "the column 'retain' occurs twice"),
         (lambda text: text.replace("0.96", "much", 1), "line 2: forget is 'much'"),
         (lambda text: text.replace("0.96", "nan", 1), "line 2: forget is 'nan'"),
+        (lambda text: text.replace("0.96", "1e308", 1), "line 2: forget is '1e308'"),
+        (lambda text: text.replace(",0.01,", ",-0.01,", 1), "kappa is -0.01, expected at least 0"),
+        (lambda text: text.replace(",data,,,,,,2,", ",data,,,,,,1.5,", 1), "rounds is 1.5"),
         (lambda text: text.replace(",noise-free,", ",free,", 1), "line 3: kind is 'free'"),
         (lambda text: text.replace("before", '"before', 1), "runs.csv, line"),
         (lambda text: text + "\udcff", "not UTF-8"),
@@ -157,6 +160,22 @@ def test_names_from_a_table_are_no_paths(mpu, run, tmp_path, no_plots):
     assert sorted(it.name for it in tmp_path.iterdir()) == ["csv", "p.html", "run"]
 
 
+def test_a_table_of_one_run(mpu, run, tmp_path):
+    """The model before alone has a table and no empty plot; a single run needs no interval."""
+    path = run / "runs.csv"
+    for name in ("rounds.csv", "provenance.json", "plan.yaml"):
+        (run / name).unlink()
+    header, first, second, *_ = path.read_text().splitlines()
+    for row, plots in ((first, 0), (second, 1)):
+        path.write_text(f"{header}\n{row}\n")
+        page = tmp_path / f"{plots}.html"
+        done = mpu("report", run, "--out", page, "--json")
+        assert done.code == 0, done.err
+        assert done.json["plots"] == plots and "… " not in page.read_text()
+        check_page(page.read_text())
+    assert "model before" not in page.read_text()
+
+
 def test_many_methods_and_a_huge_round_take_bounded_time(mpu, run, tmp_path, no_plots):
     """The first 24 methods have plots; rounds are those that are there."""
     path = run / "runs.csv"
@@ -168,7 +187,7 @@ def test_many_methods_and_a_huge_round_take_bounded_time(mpu, run, tmp_path, no_
     rounds = run / "rounds.csv"
     lines = rounds.read_text().splitlines()
     cells = lines[-1].split(",")
-    cells[lines[0].split(",").index("round")] = "1e300"
+    cells[lines[0].split(",").index("round")] = "1e90"
     rounds.write_text("\n".join([*lines[:-1], ",".join(cells)]) + "\n")
     assert mpu("report", run, "--out", tmp_path / "page.html").code == 0
     assert "Of 400 methods the first 24" in (tmp_path / "page.html").read_text()

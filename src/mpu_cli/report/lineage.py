@@ -1,8 +1,8 @@
 """The owner's dossier of one lineage: its models, who got what, what came back, and the exposure.
 
-Without `disclose` the page states no α, node, κ, σ, offset, master secret, seed or id of a draw, and
-no denoising. An exposure follows from the noise: its two digits give κ·α_k or the offset to about
-5 % (`tests/report/test_dossier_exposure.py`), so the page is the owner's.
+Without `disclose` the page states no α, node, κ, σ, offset, master secret, seed or id of a draw,
+and no denoising. An exposure follows from the noise: its two digits give κ·α_k or the offset to
+about 5 % (`tests/report/test_dossier_exposure.py`), so the page is the owner's.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ _EXPOSURE = (
     "Of what the noise hides, the share that stays unknown to a holder with everything that was"
     " given out so far, at most: a better attack may be found, and mpu audit handoff measures the"
     " known ones. It follows from the noise: whoever reads it can work out the size of the noise or"
-    " of the offset to about 5 %, and which holder of a split got the most noise. It says nothing of how a copy behaves: a copy behaves about as the model does."
+    " of the offset to about 5 %, and which holder of a split got the most noise. It says nothing"
+    " of how a copy behaves: a copy behaves about as the model does."
 )
 
 

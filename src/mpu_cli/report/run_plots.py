@@ -39,10 +39,13 @@ def utility(method: str, found: Sequence[RunGroup]) -> list[Block]:
     table = _estimates(
         f"utility{_slug(method)}", f"{method or 'All'}: means with 95 % intervals.", found, columns
     )
+    if not series:
+        return [table]
+    before = any(group.kind == BEFORE for group in found)
     plot = Plot(
         title=f"{method or 'All runs'}: forgetting against utility",
-        about="Down is more forgotten, right is more kept. The table also has the model before."
-        f"{_left_out(len(series))}",
+        about="Down is more forgotten, right is more kept."
+        f"{' The table also has the model before.' if before else ''}{_left_out(len(series))}",
         x=PlotAxis("retain probability"),
         y=PlotAxis("forget probability"),
         series=_series(series),

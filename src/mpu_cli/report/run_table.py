@@ -20,6 +20,8 @@ _COUNTERS = ("rounds", "round")
 _FIRST_NUMBER, _LAST = "forget", "model_digest"
 _NEEDED = (*_IDENTITY, "kappa", "copies", "forget", "retain", "error")
 _MOST_BYTES = 64 << 20
+_LARGEST = 1e100
+"""Of a number: means and slopes of larger ones are not finite."""
 _HINT = "give the directory that mpu run wrote with --out; the same mpu run writes it again"
 
 
@@ -133,14 +135,21 @@ def _run(
     for name in ("forget", "retain") if row["kind"] == NOISY else ():
         if name not in found:
             raise BadDataError(f"{place}: {name} is missing", _HINT)
-    kappa = _number(place, "kappa", row)
+    kappa, count = (_number(place, name, row) or 0 for name in ("kappa", counter))
+    if kappa < 0:
+        raise BadDataError(f"{place}: kappa is {kappa:g}, expected at least 0", _HINT)
+    if count < 0 or count != int(count):
+        raise BadDataError(
+            f"{place}: {counter} is {count:g}, expected a whole number, at least 0", _HINT
+        )
     return RunRow(
         row["kind"],
         row["method"],
         row["seed"],
         row["draw"],
-        int(_number(place, counter, row) or 0),
-        {name: row[name] for name in settings} | ({} if kappa is None else {"kappa": f"{kappa:g}"}),
+        int(count),
+        {name: row[name] for name in settings}
+        | ({"kappa": f"{kappa:g}"} if row["kappa"].strip() else {}),
         found,
     )
 
@@ -153,6 +162,6 @@ def _number(place: str, name: str, row: Mapping[str, str]) -> float | None:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not abs(value) < _LARGEST:  # NaN is not, either
         raise BadDataError(f"{place}: {name} is {text[:40]!r}, expected a number", _HINT)
     return value

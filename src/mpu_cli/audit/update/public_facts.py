@@ -32,9 +32,9 @@ def public_facts(subject: Subject) -> Finding:
     return Finding(
         "public_facts",
         "stated openly",
-        f"{copies} {'copies' if copies > 1 else 'copy'}, {kind}, {', '.join(dtypes)}, {len(changes)} of"
-        f" {len(subject.published.tensors)} tensors changed, {where}, {sum(files.values())} bytes;"
-        f" fields {', '.join(fields)}",
+        f"{copies} {'copies' if copies > 1 else 'copy'}, {kind}, {', '.join(dtypes)},"
+        f" {len(changes)} of {len(subject.published.tensors)} tensors changed, {where},"
+        f" {sum(files.values())} bytes; fields {', '.join(fields)}",
         "No row count, method, learning rate, file name or time."
         if everything
         else "No row count, learning rate, file name or time; but which layers changed tells what"

@@ -136,7 +136,13 @@ def test_a_path_of_another_kind(mpu, finished_round, tmp_path, name, code, words
 def test_a_changed_number_is_found(mpu, own, tmp_path, leftovers):
     """The summary must follow from the rows: the page is evidence."""
     summary = json.loads((own / "summary.json").read_text())
-    for value, words in ((0.123, "by the rows"), ("low", "no number"), (10**400, "no number")):
+    nan = float("nan")
+    for value, words in (
+        (0.123, "by the rows"),
+        (nan, "by the rows"),
+        ("low", "no number"),
+        (10**400, "no number"),
+    ):
         summary["values"]["forget"]["answer_probability"]["value"] = value
         (own / "summary.json").write_text(json.dumps(summary))
         done = mpu("report", own, "--out", tmp_path / "page.html")
@@ -144,6 +150,20 @@ def test_a_changed_number_is_found(mpu, own, tmp_path, leftovers):
         assert f"{own}: " in done.err and words in done.err
     assert not (tmp_path / "page.html").exists()
     assert leftovers() == []
+
+
+def test_intervals_are_those_of_the_rows(mpu, own, tmp_path):
+    """Bounds that somebody narrowed do not reach a page; what cannot be computed again is named."""
+    assert mpu("report", own, "--out", tmp_path / "true.html").code == 0
+    summary = json.loads((own / "summary.json").read_text())
+    summary["values"]["forget"]["answer_probability"] |= {"low": 0.111, "high": float("nan")}
+    (own / "summary.json").write_text(json.dumps(summary))
+    assert mpu("report", own, "--out", tmp_path / "changed.html").code == 0
+    assert (tmp_path / "changed.html").read_bytes() == (tmp_path / "true.html").read_bytes()
+    summary["values"].setdefault("model", {})["forget_quality"] = {"value": 0.77}
+    (own / "summary.json").write_text(json.dumps(summary))
+    assert mpu("report", own, "--out", tmp_path / "page.html").code == 0
+    assert "as the summary has it: model forget_quality." in (tmp_path / "page.html").read_text()
 
 
 def test_targets_are_refused_before_anything_is_read(mpu, own, tmp_path):

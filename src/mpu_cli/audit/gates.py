@@ -44,9 +44,9 @@ class Inequality:
 
     @classmethod
     def parse(cls, text: str) -> Inequality | None:
-        """Read one; None if the text is none."""
+        """Read one; None if the text is none, or its number is infinite: it would never hold."""
         match = _INEQUALITY.fullmatch(text)
-        if match is None:
+        if match is None or not math.isfinite(float(match["bound"])):
             return None
         return cls(match["name"], match["symbol"], float(match["bound"]))
 

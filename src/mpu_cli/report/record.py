@@ -13,7 +13,7 @@ from mpu_cli.evaluation.metrics import all_metrics
 from mpu_cli.evaluation.questions import FORGET, RETAIN
 from mpu_cli.evaluation.records.record import Record
 from mpu_cli.evaluation.settings import CompareSettings
-from mpu_cli.evaluation.summarise import MODEL, means, summarise
+from mpu_cli.evaluation.summarise import MODEL, summarise
 from mpu_cli.report.evidence import circumstances, model_facts, rows_table
 from mpu_cli.report.numbers import interval, number
 from mpu_cli.report.page import Block, Facts, Figure, Page, Paragraph, Section
@@ -25,6 +25,7 @@ NO_TEXTS = (
     " digests with mpu eval, and whoever has the model can compute its digest with mpu inspect."
 )
 _TOLERANCE = 1e-6
+_MOST_RESAMPLES = 100_000
 _DEFAULTS = CompareSettings()
 BETTER = {"lower": "lower", "higher": "higher", "0": "near 0", "0.5": "near 0.5", "": "–"}
 
@@ -39,6 +40,8 @@ class Value:
     value: float
     low: float | None
     high: float | None
+    is_computed: bool = True
+    """From the record's rows; or else as the summary has it."""
 
     @property
     def name(self) -> str:
@@ -52,13 +55,16 @@ class Value:
 
 
 def values_of(record: Record, place: object) -> list[Value]:
-    """The numbers of a record, checked against its rows.
+    """The numbers of a record, checked against its rows, with intervals computed from its rows.
+
+    Numbers that need another record are as the summary has them (`is_computed`).
 
     Raises:
         BadDataError: the summary is malformed, or does not follow from the rows.
     """
+    again = summarise(record, None, (), *_resampling(record))
     if not record.values:  # another tool's record
-        record = summarise(record, None, (), _DEFAULTS.seed, _DEFAULTS.resamples)
+        record = again
     values = []
     for owner, metrics in record.values.items():
         role = record.sets[owner].role if owner in record.sets else MODEL
@@ -66,12 +72,26 @@ def values_of(record: Record, place: object) -> list[Value]:
             raise _changed(place, f"has values of {str(owner)[:40]}, which is no set of it")
         for metric, content in metrics.items():
             parts = content if isinstance(content, Mapping) else {}
-            value, low, high = (_number(parts.get(name)) for name in ("value", "low", "high"))
+            value = _number(parts.get("value"))
             if value is None:
                 raise _changed(place, f"the value of {owner} {str(metric)[:60]} is no number")
-            values.append(Value(owner, role, str(metric), value, low, high))
-    _check(values, means(record), place)
+            computed = again.values.get(owner, {}).get(metric)
+            if computed is not None:
+                _check(f"{owner} {metric}", value, computed["value"], place)
+            source = parts if computed is None else computed
+            low, high = (_number(source.get(name)) for name in ("low", "high"))
+            values.append(
+                Value(owner, role, str(metric), value, low, high, is_computed=computed is not None)
+            )
     return values
+
+
+def _resampling(record: Record) -> tuple[int, int]:
+    """The seed and the number of weightings that the record states, or the defaults."""
+    seed, resamples = (record.settings.get(name) for name in ("seed", "resamples"))
+    if type(seed) is int and type(resamples) is int and seed >= 0 < resamples <= _MOST_RESAMPLES:
+        return seed, resamples
+    return _DEFAULTS.seed, _DEFAULTS.resamples
 
 
 def record_page(record: Record, place: object, written: PageTable | None = None) -> Page:
@@ -88,7 +108,7 @@ def record_page(record: Record, place: object, written: PageTable | None = None)
     values = values_of(record, place)
     facts = model_facts(record)
     blocks: list[Block] = [_figure(values)] if values else []
-    blocks.append(_left_out(record))
+    blocks += [*_taken_over(values), _left_out(record)]
     return Page(
         "Evaluation record",
         facts["model"],
@@ -189,6 +209,12 @@ def _figure(values: list[Value]) -> Figure | PageTable:
     return Figure(plot, table)
 
 
+def _taken_over(values: list[Value]) -> list[Block]:
+    names = [value.name for value in values if not value.is_computed]
+    text = "Not computed again from the rows, because another record is needed; as the summary has"
+    return [Paragraph(f"{text} it: {', '.join(names)}.", "note")] if names else []
+
+
 def _left_out(record: Record) -> PageTable:
     known = all_metrics()
     rows = tuple(
@@ -204,14 +230,11 @@ def _left_out(record: Record) -> PageTable:
     )
 
 
-def _check(values: list[Value], computed: Mapping[tuple[str, str], float], place: object) -> None:
-    for value in values:
-        again = computed.get((value.owner, value.metric), math.nan)
-        if abs(again - value.value) > _TOLERANCE * max(1, abs(again)):
-            raise _changed(
-                place,
-                f"{value.name} is {value.value:g} in the summary, and {again:g} by the rows",
-            )
+def _check(name: str, value: float, again: float, place: object) -> None:
+    if math.isnan(value) and math.isnan(again):
+        return
+    if not abs(again - value) <= _TOLERANCE * max(1, abs(again)):
+        raise _changed(place, f"{name} is {value:g} in the summary, and {again:g} by the rows")
 
 
 def _changed(place: object, what: str) -> BadDataError:

@@ -67,8 +67,8 @@ def _figure(frontier: Frontier, names: Sequence[str], marks: Sequence[Mark], pla
     numbers = [names.index(one.setting) + 1 for one in frontier.settings]
     table = PageTable(
         name=f"measured-{place}",
-        caption=f"Measured on {frontier.model}: medians (and ranges) over the draws. Rows:"
-        f" docs/measured/{frontier.file}.",
+        caption=f"Measured on {frontier.model}: medians (and ranges) over the draws. The"
+        f" rows are in {frontier.file} of the documentation.",
         columns=("setting", "draws", *_HEADINGS.values()),
         rows=tuple(
             (

@@ -205,7 +205,7 @@ def handoff(job: AuditHandoffOptions, output: Output) -> None:
     worst = min(result.rows, key=lambda row: row.nearest.error)
     numbers = _numbers(result, runs)
 
-    def page(failures: Sequence[str]) -> None:
+    def write(failures: Sequence[str]) -> None:
         from mpu_cli.report.gates import Outcome
         from mpu_cli.report.handoff_audit import handoff_audit_page
         from mpu_cli.server.lineage.exposure import prior
@@ -227,7 +227,7 @@ def handoff(job: AuditHandoffOptions, output: Output) -> None:
         numbers=numbers,
         brief=f"unknown to the holder of {worst.label}: {unknown(worst.nearest.error)}",
         failed=failed,
-        page=page,
+        page=write,
     )
 
 

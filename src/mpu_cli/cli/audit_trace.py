@@ -103,7 +103,7 @@ def trace(job: TraceOptions, output: Output) -> None:
     sentences, numbers = _sentences(job.leaked, result), _numbers(result)
     sure = _facts(job.settings, result)
 
-    def page(failures: Sequence[str]) -> None:
+    def write(failures: Sequence[str]) -> None:
         from mpu_cli.report.gates import Outcome
         from mpu_cli.report.trace import trace_page
 
@@ -123,7 +123,7 @@ def trace(job: TraceOptions, output: Output) -> None:
         gates=job.gates.fail_if,
         numbers=numbers,
         brief=" ".join(sentences[: 1 + len(result.named)]),
-        page=page,
+        page=write,
     )
 
 

@@ -167,7 +167,7 @@ def _print(
     brief = "; ".join(f"{item.what} {item.measured}" for item in areas)
     numbers = _numbers(findings)
 
-    def page(failures: Sequence[str]) -> None:
+    def write(failures: Sequence[str]) -> None:
         from mpu_cli.report.gates import Outcome
         from mpu_cli.report.update_audit import update_audit_page
 
@@ -181,7 +181,7 @@ def _print(
     if (found := _strings(job, findings)) is not None:
         # Whatever the conditions are, and whether or not their numbers were measured.
         # The page can be mailed: it does not repeat the text.
-        page([f"{job.update}: holds text of your rows, or a name of yours"])
+        write([f"{job.update}: holds text of your rows, or a name of yours"])
         output.refuse(found, data, *body)
     print_gated(
         output,
@@ -190,7 +190,7 @@ def _print(
         gates=job.gates.fail_if,
         numbers=numbers,
         brief=brief,
-        page=page,
+        page=write,
     )
 
 

@@ -227,7 +227,7 @@ def handoff(job: AuditHandoffOptions, output: Output) -> None:
         numbers=numbers,
         brief=f"unknown to the holder of {worst.label}: {unknown(worst.nearest.error)}",
         failed=failed,
-        page=write,
+        write=write,
     )
 
 

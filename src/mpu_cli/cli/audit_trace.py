@@ -123,7 +123,7 @@ def trace(job: TraceOptions, output: Output) -> None:
         gates=job.gates.fail_if,
         numbers=numbers,
         brief=" ".join(sentences[: 1 + len(result.named)]),
-        page=write,
+        write=write,
     )
 
 

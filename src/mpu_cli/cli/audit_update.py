@@ -190,7 +190,7 @@ def _print(
         gates=job.gates.fail_if,
         numbers=numbers,
         brief=brief,
-        page=write,
+        write=write,
     )
 
 

@@ -21,7 +21,7 @@ def print_gated(
     numbers: Mapping[str, float | None],
     brief: str | None = None,
     failed: MpuError | None = None,
-    page: Callable[[Sequence[str]], None] = lambda failures: None,
+    write: Callable[[Sequence[str]], None] = lambda failures: None,
 ) -> None:
     """Print everything, and then one line for each condition that holds.
 
@@ -33,7 +33,7 @@ def print_gated(
         numbers: the audit's numbers by name; None where nothing was measured.
         brief: the line that -q prints.
         failed: what the audit itself found wrong; it is raised after everything was printed.
-        page: writes the page of `--report`, given one line for each thing that failed.
+        write: writes the page of `--report`, given one line for each thing that failed.
 
     Raises:
         MpuError: `failed`, or else CheckFailedError: a condition holds (exit 1).
@@ -42,7 +42,7 @@ def print_gated(
     lines = check(gates, numbers)
     content = {**data, "numbers": dict(numbers), "failed_gates": lines}
     error = failed or (failure(lines) if lines else None)
-    page([*([failed.message] if failed else []), *lines])
+    write([*([failed.message] if failed else []), *lines])
     if error is not None and output.as_json:
         output.refuse(error, content)
     output.result(content, *body, brief=brief)

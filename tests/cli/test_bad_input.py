@@ -259,7 +259,7 @@ CASES = {
     "negative kappa": _perturb("--kappa", "-0.1", words=("--kappa -0.1", "from 0 to 1000")),
     "kappa beyond anything": _perturb("--kappa", "1e30", words=("--kappa 1e+30", "from 0 to 1000")),
     "kappa not a number": _perturb("--kappa", "nan", words=("--kappa nan",)),
-    "no copies": _perturb("--copies", "0", words=("--copies 0", "at least 1")),
+    "no copies": _perturb("--copies", "0", words=("--copies 0", "from 1")),
     "alpha of zero": _perturb("--alphas", "1,0,1", words=("--alphas", "positive")),
     "negative alpha": _perturb("--alphas=-1,1,1", words=("--alphas", "positive")),
     "too few alphas": _perturb("--alphas", "1,2", words=("--alphas: 2 values for 3 copies",)),

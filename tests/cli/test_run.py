@@ -263,12 +263,31 @@ def test_a_wrong_plan_runs_nothing(desk, run, tmp_path, change, code, words):
 
 
 def test_other_files_are_not_overwritten(run, tmp_path):
-    """A results directory that is none, and a work directory that is a file."""
+    """A results directory that is none, a work directory that is a file or holds other files."""
     (tmp_path / "mine").write_text("x")
     done = run("plan.yaml", "--out", tmp_path)
     assert done.code == 3
-    assert "no plan.yaml of an earlier run" in done.err
+    assert "no runs.csv of an earlier run" in done.err
+    done = run("plan.yaml", "--out", "out", "--work", tmp_path)
+    assert done.code == 3
+    assert "no steps of an earlier run" in done.err
     done = run("plan.yaml", "--out", tmp_path / "out", "--work", tmp_path / "mine")
     assert done.code == 3
     assert str(tmp_path / "mine") in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_results_do_not_replace_a_plan(desk, run, tmp_path):
+    """A directory in which the user keeps plans is no directory of results."""
+    (tmp_path / "plan.yaml").write_text("mine")
+    done = run("plan.yaml", "--out", tmp_path)
+    assert done.code == 3
+    assert (tmp_path / "plan.yaml").read_text() == "mine"
+
+
+def test_a_results_directory_that_cannot_be_made_is_found_at_once(run, tmp_path):
+    """Before any step is made."""
+    done = run("plan.yaml", "--out", "/proc/results", "--work", tmp_path / "work")
+    assert done.code == 3
+    assert "/proc/results" in done.err
+    assert list((tmp_path / "work" / "steps").iterdir()) == []

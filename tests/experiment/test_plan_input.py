@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -54,13 +55,14 @@ def refused(directory: Path, content: dict | str) -> MpuError:
         ({"rounds": "two"}, "rounds", "whole number", None),
         ({"rounds": True}, "rounds", "whole number", None),
         ({"baseline": 1}, "baseline", "true or false", None),
-        ({"data": {"forgt": "x"}}, "data.forgt", "expected a map", None),
+        ({"data": {"forgt": "x"}}, "data.forgt", "unknown key", "forget"),
         ({"data": {"a": {"retain": "x"}}}, "data.a", "no rows to forget", "forget:"),
         ({"data": {"forget": "x", "keep": "y"}}, "data.keep", "unknown key", "known"),
         ({"resources": {"unlern": {}}}, "resources.unlern", "unknown key", "unlearn"),
         ({"resources": {"eval": {"gpus": -1}}}, "resources.eval.gpus", "whole number", None),
         ({"perturb": {"split": "yes"}}, "perturb.split", "true or false", None),
         ({"perturb": {"kappa": [0.1]}}, None, None, None),  # one number of a list is that number
+        ({"grid": {"method": "NPO", "copies": 10**9}}, "grid.copies", "from 1 to 1000", None),
         ({"perturb": {"denoising": "none"}}, "perturb.denoising", "--denoising none", None),
         ({"unlearn": {"optimizer": "adamm"}}, "unlearn.optimizer", "adamm", "adam"),
         ({"unlearn": {"set": ["gama=1"]}}, "unlearn.set", "gama", "gamma"),
@@ -169,6 +171,13 @@ def test_yaml_that_is_no_plan(tmp_path, text, what):
     with pytest.raises(UsageError, match=what):
         read_plan(written(tmp_path, text), COMMANDS)
     assert time.perf_counter() - began < 5
+
+
+def test_a_pipe_is_no_plan(tmp_path):
+    """Reading one would wait for ever."""
+    os.mkfifo(tmp_path / "plan.yaml")
+    with pytest.raises(UsageError, match="not a regular file"):
+        read_plan(tmp_path / "plan.yaml", COMMANDS)
 
 
 def test_bytes_that_are_no_text(tmp_path):

@@ -61,15 +61,24 @@ class Store:
         """Make the directories.
 
         Raises:
-            BadInputError: they cannot be made.
+            BadInputError: they cannot be made, or the work directory holds something else.
         """
         try:
+            if self.root.is_dir() and not (self.root / "steps").is_dir():
+                self._require_empty()
             for name in ("steps", "running"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadInputError(
                 f"{self.root}: {str(error.strerror).lower()}", "choose another --work directory"
             ) from error
+
+    def _require_empty(self) -> None:
+        if any(self.root.iterdir()) and not (self.root / "steps").is_dir():
+            raise BadInputError(
+                f"{self.root}: has files, but no steps of an earlier run",
+                "choose another --work directory",
+            )
 
     def directory(self, key: str) -> Path:
         """Where a finished step lies."""

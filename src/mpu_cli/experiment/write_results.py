@@ -15,27 +15,31 @@ from mpu_cli.experiment.results import Results, table
 from mpu_cli.experiment.runs import Experiment
 from mpu_cli.experiment.store import Store
 
-PLAN = "plan.yaml"
+_RUNS = "runs.csv"
 
 
 def require_results_directory(out: Path) -> None:
-    """Refuse a directory that holds something else than results.
+    """Make the directory for results, unless it is there.
 
     Raises:
-        OutputError: it is a file, or it has files and none of them is plan.yaml.
+        OutputError: it is a file, cannot be made, or has files and none of them is runs.csv.
     """
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: exists and is not a directory", "choose another --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / PLAN).is_file():
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        # Not plan.yaml: the user's own plan may have that name, and would be replaced.
+        is_foreign = any(out.iterdir()) and not (out / _RUNS).is_file()
+    if is_foreign:
         raise OutputError(
-            f"{out}: has files, but no {PLAN} of an earlier run", "choose another --out directory"
+            f"{out}: has files, but no {_RUNS} of an earlier run", "choose another --out directory"
         )
 
 
 def write_results(
     out: Path, experiment: Experiment, keys: Mapping[str, str], store: Store, *, complete: bool
 ) -> int:
-    """Write plan.yaml, runs.csv, rounds.csv, steps.csv and provenance.json.
+    """Write runs.csv, plan.yaml, rounds.csv, steps.csv and provenance.json.
 
     Returns:
         The number of runs whose steps are all done: the rows of runs.csv.
@@ -47,14 +51,13 @@ def write_results(
     runs, axes = results.runs(), results.axes()
     facts = provenance(experiment, keys, complete=complete)
     files = {
-        PLAN: experiment.plan.text,
-        "runs.csv": table(runs, axes, "rounds").encode(),
+        _RUNS: table(runs, axes, "rounds").encode(),  # first: it marks a directory of results
+        "plan.yaml": experiment.plan.text,
         "rounds.csv": table(results.rounds(), axes, "round").encode(),
         "steps.csv": _steps(experiment, keys, store).encode(),
         "provenance.json": (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode(),
     }
     with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             partial = out / f".{name}.partial"
             partial.write_bytes(content)

@@ -81,8 +81,8 @@ def run(job: RunOptions, output: Output) -> None:
     if job.dry_run:
         _forecast(work, store, job.jobs, output)
         return
-    require_results_directory(job.out)
     store.open()
+    require_results_directory(job.out)
     with locked(store.root, output.note):
         outcome = None
         try:
@@ -98,7 +98,9 @@ def _forecast(work: Work, store: Store, jobs: int, output: Output) -> None:
     from mpu_cli.experiment.estimate import forecast
 
     expected = forecast(work, store, jobs)
-    output.result(asdict(expected), facts(forecast_facts(expected)))
+    to_make = sum(expected.to_make.values())
+    brief = f"{to_make:,} of {expected.steps:,} steps to make"
+    output.result(asdict(expected), facts(forecast_facts(expected)), brief=brief)
 
 
 def _run(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mpu_cli.checkpoint.read_file import read_file
 from mpu_cli.documentation import page
 from mpu_cli.errors import UsageError
 from mpu_cli.registry import did_you_mean
@@ -36,6 +37,8 @@ class Document:
     content: dict[str, Any]
     lines: Mapping[Keys, int] = field(default_factory=dict)
     """The line, from 1, of each value."""
+    data: bytes = b""
+    """The bytes of the file."""
 
     def wrong(self, keys: Keys, what: str, hint: str | None = None) -> UsageError:
         """The error for a value: it names the file, the line and the keys."""
@@ -82,16 +85,8 @@ def read_document(path: Path) -> Document:
     Raises:
         UsageError: it cannot be read, is too large, or is not a map in the YAML described above.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UsageError(
-            f"{path}: {str(error.strerror).lower()}", "give a plan: a YAML file that you may read"
-        ) from error
-    if len(data) > MAX_BYTES:
-        raise UsageError(f"{path}: larger than {MAX_BYTES >> 20} MiB, the limit for a plan")
-    return parse_document(data, str(path))
+    hint = "give a plan: a YAML file that you may read"
+    return parse_document(read_file(path, MAX_BYTES, UsageError, hint), str(path))
 
 
 def parse_document(data: bytes, name: str) -> Document:
@@ -115,7 +110,7 @@ def parse_document(data: bytes, name: str) -> Document:
         raise UsageError(f"{name}: empty", f"{page('experiments')} describes a plan")
     if not isinstance(content, dict):
         raise UsageError(f"{name}: expected a map of names to values")
-    return Document(name, content, reader.lines)
+    return Document(name, content, reader.lines, data)
 
 
 class _EventReader:

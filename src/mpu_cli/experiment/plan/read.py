@@ -39,16 +39,14 @@ def read_plan(path: Path, commands: Commands) -> ExperimentPlan:
         UsageError: the file is no YAML that a plan may be, a key, an option, a method, a variant or
             a data split is unknown, or a value has another type than its option.
     """
-    document = read_document(path)
-    return plan_of(document, path.read_bytes(), path.absolute().parent, commands)
+    return plan_of(read_document(path), path.absolute().parent, commands)
 
 
-def plan_of(document: Document, text: bytes, directory: Path, commands: Commands) -> ExperimentPlan:
+def plan_of(document: Document, directory: Path, commands: Commands) -> ExperimentPlan:
     """The plan in a document.
 
     Args:
         document: the parsed file.
-        text: its bytes.
         directory: what relative paths are relative to.
         commands: the options of the commands.
 
@@ -88,7 +86,7 @@ def plan_of(document: Document, text: bytes, directory: Path, commands: Commands
     assert models["model"] is not None
     return ExperimentPlan(
         document=document,
-        text=text,
+        text=document.data,
         directory=directory,
         name=name,
         model=models["model"],

@@ -25,7 +25,7 @@ def read_splits(
         UsageError: a role is unknown, or a split has no rows to forget.
     """
     content = document.map(("data",), value)
-    if "forget" in content and not isinstance(content["forget"], dict):
+    if any(not isinstance(item, dict) for item in content.values()):
         return {"data": _split(document, ("data",), "data", content, directory, retain_model)}
     splits = {
         name: _split(document, ("data", name), name, split, directory, retain_model)

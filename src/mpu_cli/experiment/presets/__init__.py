@@ -77,7 +77,7 @@ def preset_plan(
             "system_prompt": PROMPTING["system"],
             "template_date": PROMPTING["date"],
         }
-    return plan_of(Document(f"preset {name}", content), text, Path.cwd(), commands)
+    return plan_of(Document(f"preset {name}", content, data=text), Path.cwd(), commands)
 
 
 def _has_chat_template(model: str) -> bool:

@@ -55,7 +55,7 @@ class PerturbSettings(StorageSettings):
         UsageError: a value is out of range, or two values contradict each other.
     """
 
-    copies: int = option(3, "Number of copies.", panel="Method", short="-m", least=1)
+    copies: int = option(3, "Number of copies.", panel="Method", short="-m", least=1, most=1000)
     kappa: float = option(
         0.1,
         "Size κ of the noise as a share of the task vector (of the weights without --base); auto:"

@@ -15,7 +15,7 @@ from mpu_cli.experiment.results import Results, table
 from mpu_cli.experiment.runs import Experiment
 from mpu_cli.experiment.store import Store
 
-_RUNS = "runs.csv"
+PLAN, _RUNS = "plan.yaml", "runs.csv"
 
 
 def require_results_directory(out: Path) -> None:
@@ -52,7 +52,7 @@ def write_results(
     facts = provenance(experiment, keys, complete=complete)
     files = {
         _RUNS: table(runs, axes, "rounds").encode(),  # first: it marks a directory of results
-        "plan.yaml": experiment.plan.text,
+        PLAN: experiment.plan.text,
         "rounds.csv": table(results.rounds(), axes, "round").encode(),
         "steps.csv": _steps(experiment, keys, store).encode(),
         "provenance.json": (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode(),

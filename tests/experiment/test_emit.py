@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 from plans import built, small, written
 
-from mpu_cli.errors import UsageError
+from mpu_cli.errors import OutputError, UsageError
 from mpu_cli.experiment.child import Task
 from mpu_cli.experiment.emit.make import makefile
 from mpu_cli.experiment.emit.snakemake import snakefile
+from mpu_cli.experiment.emit.write import write_rules
 from mpu_cli.experiment.provenance import versions
 from mpu_cli.experiment.runs import Experiment
 from mpu_cli.experiment.step import Graph, Result, Step
+from mpu_cli.experiment.write_results import require_results_directory
 
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = next(
@@ -137,6 +139,18 @@ def test_what_make_cannot_read_is_refused(tmp_path):
     experiment = Experiment(experiment.plan, Graph(steps), ())
     with pytest.raises(UsageError, match="line break"):
         makefile(experiment, experiment.graph.keys({}), tmp_path / "w", TABLES)
+
+
+@pytest.mark.parametrize("engine", ["make", "snakemake"])
+def test_tables_go_beside_the_rules(tmp_path, engine):
+    """But not beside another's rules and plan."""
+    experiment = chain(tmp_path)
+    keys, out = experiment.graph.keys({}), tmp_path / "out"
+    file = write_rules(engine, out, experiment, keys, tmp_path / "w", TABLES)
+    require_results_directory(out)
+    file.write_text("all:\n")
+    with pytest.raises(OutputError, match="has files"):
+        require_results_directory(out)
 
 
 def test_a_snakefile_has_the_resources_of_each_kind(tmp_path):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from mpu_cli.checkpoint.staging import disk_errors
 from mpu_cli.errors import OutputError
+from mpu_cli.experiment.emit import is_made
 from mpu_cli.experiment.provenance import provenance
 from mpu_cli.experiment.results import Results, table
 from mpu_cli.experiment.runs import Experiment
@@ -19,21 +21,27 @@ PLAN, _RUNS = "plan.yaml", "runs.csv"
 
 
 def require_results_directory(out: Path) -> None:
-    """Make the directory for results, unless it is there.
+    """Refuse a directory that cannot be made, or that holds something else than results.
+
+    Results are runs.csv, or the rules of `mpu run --emit`. A plan.yaml alone may be the user's own,
+    and would be replaced.
 
     Raises:
-        OutputError: it is a file, cannot be made, or has files and none of them is runs.csv.
+        OutputError: see above.
     """
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: exists and is not a directory", "choose another --out")
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        # Not plan.yaml: the user's own plan may have that name, and would be replaced.
-        is_foreign = any(out.iterdir()) and not (out / _RUNS).is_file()
-    if is_foreign:
+    place = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise OutputError(f"{out}: cannot be written", "choose another --out")
+    if place == out and any(out.iterdir()) and not _holds_results(out):
         raise OutputError(
             f"{out}: has files, but no {_RUNS} of an earlier run", "choose another --out directory"
         )
+
+
+def _holds_results(out: Path) -> bool:
+    return (out / _RUNS).is_file() or any(is_made(out / name) for name in ("Makefile", "Snakefile"))
 
 
 def write_results(
@@ -58,6 +66,7 @@ def write_results(
         "provenance.json": (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode(),
     }
     with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             partial = out / f".{name}.partial"
             partial.write_bytes(content)

@@ -81,8 +81,8 @@ def run(job: RunOptions, output: Output) -> None:
     if job.dry_run:
         _forecast(work, store, job.jobs, output)
         return
-    store.open()
     require_results_directory(job.out)
+    store.open()
     with locked(store.root, output.note):
         outcome = None
         try:

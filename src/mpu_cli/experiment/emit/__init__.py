@@ -15,8 +15,9 @@ from pathlib import Path
 from mpu_cli.experiment.child import Task
 from mpu_cli.experiment.runs import Experiment
 
-HEADER = """\
-# {name}: {steps:,} steps. Made by mpu run --emit {engine}; edit the plan, not this file.
+_MADE_BY = "Made by mpu run --emit"
+HEADER = f"""\
+# {{name}}: {{steps:,}} steps. {_MADE_BY} {{engine}}; edit the plan, not this file.
 #
 # A step is a command of one party in a directory of its own, steps/KEY below the work directory, as
 # mpu run makes it: both can work on one directory, one after the other, and find each other's steps
@@ -24,6 +25,14 @@ HEADER = """\
 # mpu run removes them. Secrets follow from the plan (origin: test), so that all engines give the
 # same bits; they hide nothing.
 """
+
+
+def is_made(path: Path) -> bool:
+    """Whether a file of rules is one of ours."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return _MADE_BY.encode() in file.readline(4096)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,8 @@ def write_rules(
         UsageError: make cannot read a name or a value.
     """
     name, write = _WRITERS[engine]
-    files = {PLAN: experiment.plan.text, name: write(experiment, keys, work, tables).encode()}
+    # The rules first: they mark a directory of results.
+    files = {name: write(experiment, keys, work, tables).encode(), PLAN: experiment.plan.text}
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():

@@ -142,23 +142,46 @@ def test_half_a_surrogate_pair_is_not_written():
         canonical.dump({"a": ["\ud800"]})
 
 
-def test_the_limit_is_inclusive(monkeypatch):
+def test_the_limit_is_inclusive():
     """A text of exactly this many bytes is read."""
-    monkeypatch.setattr(canonical, "MAX_BYTES", len(GOOD))
-    assert canonical.parse(GOOD, "x", BadBundleError) == CONTENT
-    monkeypatch.setattr(canonical, "MAX_BYTES", len(GOOD) - 1)
+    assert canonical.parse(GOOD, "x", BadBundleError, len(GOOD)) == CONTENT
     with pytest.raises(BadBundleError) as caught:
-        canonical.parse(GOOD, "x", BadBundleError)
+        canonical.parse(GOOD, "x", BadBundleError, len(GOOD) - 1)
     assert caught.value.message == f"x: larger than {len(GOOD) - 1} bytes, the limit for a manifest"
     assert caught.value.hint == "ask for the files again; do not edit manifests by hand"
 
 
-def test_a_text_of_twenty_megabytes_is_refused_unparsed():
+def test_a_text_of_two_megabytes_is_refused_unparsed():
     """The size is checked before YAML is parsed."""
     start = time.perf_counter()
-    with pytest.raises(BadBundleError, match="larger than 16777216 bytes"):
-        canonical.parse(b'"a": "' + b"x" * 20_000_000 + b'"\n', "mpu.yaml", BadBundleError)
+    with pytest.raises(BadBundleError, match="larger than 1048576 bytes"):
+        canonical.parse(b'"a": "' + b"x" * 2_000_000 + b'"\n', "mpu.yaml", BadBundleError)
     assert time.perf_counter() - start < 1
+
+
+ROOM = (1 << 20) - 100
+SLOW = {
+    "a number in base 60": b'"a": ' + b":".join([b"59"] * (ROOM // 3)) + b"\n",
+    "a negative one": b'"a": -' + b":".join([b"59"] * (ROOM // 3)) + b"\n",
+    "one with a fraction": b'"a": ' + b":".join([b"59"] * (ROOM // 3)) + b".5\n",
+    "digits": b'"a": ' + b"1" * ROOM + b"\n",
+    "quotes without an end": b'"' + b'\\"' * (ROOM // 2),
+    "backslashes without an end": b'"' + b"\\" * (ROOM | 1),
+    "flow lists": b"[" * ROOM,
+    "lists in lists": b"- " * (ROOM // 2),
+    "maps in maps": b"".join(b" " * depth + b'"a":\n' for depth in range(1400)),
+    "question marks": b"? " * (ROOM // 2),
+}
+"""Texts below the limit that take a naive reader quadratic time or deep recursion."""
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_a_text_below_the_limit_is_refused_quickly(kind):
+    """Time grows with the size, not with its square."""
+    start = time.process_time()
+    with pytest.raises(BadBundleError, match="not a valid manifest"):
+        canonical.parse(SLOW[kind], "mpu.yaml", BadBundleError)
+    assert time.process_time() - start < 2
 
 
 @settings(max_examples=300, deadline=None)

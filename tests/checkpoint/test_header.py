@@ -326,3 +326,19 @@ def test_a_header_with_any_damage_is_refused_or_still_well_formed(
         return
     assert sum(info.nbytes for info in infos.values()) <= len(data)
     assert all(info.start + info.nbytes <= len(data) for info in infos.values())
+
+
+def test_a_header_with_too_many_axes_or_bytes_is_refused_unparsed(tmp_path):
+    """The product of 100,000 sizes takes seconds, and 100 MB of JSON take 2 GB."""
+    file = tmp_path / "model.safetensors"
+    axes = {"a": {"dtype": "F32", "shape": [1] * 65, "data_offsets": [0, 4]}}
+    raw = json.dumps(axes).encode()
+    file.write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(4))
+    with pytest.raises(BadModelError, match="tensor a has 65 axes, more than 64"):
+        read_header(file)
+    size = (32 << 20) + 1
+    with file.open("wb") as opened:
+        opened.write(struct.pack("<Q", size))
+        opened.truncate(size + 8)
+    with pytest.raises(BadModelError, match=f"its header claims {size} bytes"):
+        read_header(file)

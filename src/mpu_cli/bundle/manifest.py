@@ -124,8 +124,19 @@ class UpdateManifest:
 
 
 def encode(manifest: HandoffManifest | UpdateManifest) -> bytes:
-    """The bytes of `mpu.yaml`."""
-    return canonical.dump({**manifest.content(), "digest": manifest.digest})
+    """The bytes of `mpu.yaml`.
+
+    Raises:
+        BadBundleError: it would be larger than its readers accept.
+    """
+    data = canonical.dump({**manifest.content(), "digest": manifest.digest})
+    if len(data) > canonical.MAX_BYTES:
+        raise BadBundleError(
+            f"{MANIFEST}: {len(manifest.copies)} copies need a manifest of {len(data)} bytes, more"
+            f" than the limit of {canonical.MAX_BYTES}",
+            "make fewer copies, or give a larger --max-shard-size",
+        )
+    return data
 
 
 def decode(data: bytes, where: object) -> HandoffManifest | UpdateManifest:

@@ -34,7 +34,10 @@ STORED_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 NAMES = {stored: name for name, stored in STORED_NAMES.items()}
 FLOAT_DTYPES = frozenset(NAMES)
 
-_MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+_MAX_HEADER_BYTES = 32 << 20
+"""Room for 300,000 tensors; the reference implementation reads up to 100 MB. Parsed, a header takes
+up to 25 times its size in memory."""
+_MAX_AXES = 64  # as numpy
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,8 @@ def _entry(path: Path, name: str, entry: object, data_start: int) -> tuple[Tenso
         raise _malformed(path, f"tensor {name} has the unknown dtype {dtype!r}")
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise _malformed(path, f"tensor {name} has a malformed shape or data_offsets")
+    if len(shape) > _MAX_AXES:
+        raise _malformed(path, f"tensor {name} has {len(shape)} axes, more than {_MAX_AXES}")
     begin, end = offsets
     return TensorInfo(name, dtype, tuple(shape), path, data_start + begin), begin, end
 

@@ -38,8 +38,8 @@ SPAN = 1 << 20
 """Entries per step when a tensor is processed in parts."""
 _MAX_DEPTH = 64
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_MAX_JSON_BYTES = 100_000_000
-"""The limit of a safetensors header; an index of a million tensors is smaller."""
+_MAX_JSON_BYTES = 32 << 20
+"""The limit of a safetensors header; an index of 300,000 tensors is smaller."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ from mpu_cli.errors import BadSecretError
 
 SECRET_FILE = "secret.yaml"
 FORMAT = 1
+MAX_BYTES = 16 << 20
+"""The limit of a file of the server's own: a record holds numbers for each tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def read_secret(path: Path) -> Secret:
     where = path / SECRET_FILE
     if not where.exists():
         raise instead_of(path, SECRET, BadSecretError)
-    content = canonical.parse(_read(where), where, BadSecretError)
+    content = canonical.parse(_read(where), where, BadSecretError, MAX_BYTES)
     reader = FieldReader(content, where, BadSecretError)
     reader.text("kind", choices=("secret",))
     _check_format(reader, where)
@@ -152,7 +154,7 @@ def read_secret(path: Path) -> Secret:
 
 def read_signed(where: Path, kind: str, master: bytes) -> FieldReader:
     """Open a record and check its HMAC; the caller reads the fields and calls `done`."""
-    content = canonical.parse(_read(where), where, BadSecretError)
+    content = canonical.parse(_read(where), where, BadSecretError, MAX_BYTES)
     _verify(content, where, master)
     reader = FieldReader(content, where, BadSecretError)
     reader.take("hmac")
@@ -202,4 +204,4 @@ def _hmac(content: dict[str, Any], master: bytes) -> str:
 
 def _read(where: Path) -> bytes:
     hint = "give the server's secret directory with --secret"
-    return read_file(where, canonical.MAX_BYTES, BadSecretError, hint)
+    return read_file(where, MAX_BYTES, BadSecretError, hint)

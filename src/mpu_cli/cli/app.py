@@ -139,8 +139,10 @@ def _run(arguments: list[str]) -> int:
         return _fail(StoppedError("interrupted; nothing was written"), arguments)
     except typer.TyperException as error:
         return _fail(usage_error(error), arguments) if error.format_message() else 2
-    except Exception as error:
-        if os.environ.get("MPU_DEBUG") == "1":
+    except BaseException as error:
+        # A panic of a library in Rust is no Exception, but is an error of what it was reading.
+        panic = type(error).__name__ == "PanicException"
+        if os.environ.get("MPU_DEBUG") == "1" or not (panic or isinstance(error, Exception)):
             raise
         return _fail(error if isinstance(error, MpuError) else _mpu_error(error), arguments)
 
@@ -161,11 +163,17 @@ def usage_error(error: typer.TyperException) -> UsageError:
     return UsageError(message[:1].lower() + message[1:].rstrip("."), hint)
 
 
-def _mpu_error(error: Exception) -> MpuError:
+def _mpu_error(error: BaseException) -> MpuError:
     if isinstance(error, OSError) and error.filename is not None:
         name = printable(os.fsdecode(error.filename), "utf-8")
         return BadInputError(f"{name}: {error.strerror}")
     first_line = str(error).splitlines()[0] if str(error) else ""
+    # The tokenizers library raises these two and nothing more special.
+    if type(error) is Exception or type(error).__name__ == "PanicException":
+        return BadInputError(
+            f"the tokenizer fails on a text: {first_line[:200]}",
+            "use the tokenizer that the model was published with",
+        )
     return InternalError(
         f"internal error: {type(error).__name__}: {first_line}",
         "please report it; MPU_DEBUG=1 shows where",

@@ -15,6 +15,7 @@ from mpu_cli.checkpoint.config_file import CONFIG_FILE, known_keys
 from mpu_cli.checkpoint.model import open_config
 from mpu_cli.checkpoint.side_files import write_side_files
 from mpu_cli.errors import BadModelError
+from mpu_cli.modeling.tokenizer_trial import try_tokenizer
 
 LOADING_ERRORS = (
     ValueError,
@@ -70,7 +71,8 @@ def load_tokenizer(directory: Path) -> Any:
     The directory is a model's, or has a tokenizer's files alone.
 
     Raises:
-        BadModelError: there is no tokenizer, it cannot be read, or config.json is not a model's.
+        BadModelError: there is no tokenizer, it cannot be read, it fails a trial in a child
+            process, or config.json is not a model's.
     """
     from transformers import AutoTokenizer
 
@@ -79,6 +81,7 @@ def load_tokenizer(directory: Path) -> Any:
         if config.get("model_type") in known_keys():
             load_config(directory, config)  # so that no tokenizer error hides one of config.json
         write_side_files(directory, Path(folder), config)
+        try_tokenizer(Path(folder) / "tokenizer.json", directory)
         with quiet_transformers():
             try:
                 tokenizer = AutoTokenizer.from_pretrained(

@@ -262,6 +262,23 @@ def test_a_wrong_plan_runs_nothing(desk, run, tmp_path, change, code, words):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "give a plan or a --preset"),
+        (("plan.yaml", "--preset", "paper-tofu"), "give a plan or a --preset"),
+        (("plan.yaml", "--base", "base"), "--base has no effect without --preset"),
+        (("--preset", "paper-tofu"), "--preset needs --model"),
+        (("--preset", "paper-tof"), "paper-tofu"),
+    ],
+)
+def test_a_plan_or_a_preset(run, words, message):
+    """One of them, and its own options: usage errors."""
+    done = run(*words)
+    assert done.code == 2
+    assert message in done.err
+
+
 def test_other_files_are_not_overwritten(run, tmp_path):
     """A results directory that is none, a work directory that is a file or holds other files."""
     (tmp_path / "mine").write_text("x")

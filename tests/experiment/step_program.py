@@ -10,21 +10,46 @@ import time
 from pathlib import Path
 
 
+def kill() -> None:
+    """End as the kernel ends a process when the memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail() -> None:
+    """End as a command of mpu with an error."""
+    sys.stderr.write("mpu: error: no luck\n")
+    sys.exit(3)
+
+
+def crash() -> None:
+    """End with a traceback."""
+    raise RuntimeError("a bug")
+
+
+def sleep_once() -> None:
+    """Let only a second attempt end."""
+    marker = Path("../../first-attempt")
+    if not marker.exists():
+        marker.touch()
+        time.sleep(60)
+
+
+FIRST = {
+    "kill": kill,
+    "fail": fail,
+    "crash": crash,
+    "sleep": lambda: time.sleep(60),
+    "sleep-a-while": lambda: time.sleep(8),
+    "sleep-once": sleep_once,
+    "wait": lambda: time.sleep(0.2),
+}
+
+
 def main(name: str, *words: str) -> None:
-    """Write the name and what the inputs hold; a word "kill", "fail" or "sleep" does that first."""
+    """Do what each word says first, then write the name and what the inputs hold."""
     for word in words:
-        match word:
-            case "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            case "fail":
-                sys.stderr.write("mpu: error: no luck\n")
-                sys.exit(3)
-            case "crash":
-                raise RuntimeError("a bug")
-            case "sleep":
-                time.sleep(60)
-            case "wait":
-                time.sleep(0.2)
+        if word in FIRST:
+            FIRST[word]()
     read = [Path(word).read_text() for word in words if "/" in word]
     text = f"{name}({''.join(read)})"
     if Path("secret").exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,14 +11,19 @@ from mpu_cli.cli.flags import Job, command
 from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.options import Shared
 from mpu_cli.cli.output import Output, facts
-from mpu_cli.errors import CheckFailedError, StoppedError
-from mpu_cli.option import REQUIRED, option, same_option
+from mpu_cli.cli.run_emit import Engine, emit
+from mpu_cli.errors import CheckFailedError, StoppedError, UsageError
+from mpu_cli.option import option, same_option
 
 if TYPE_CHECKING:
+    from mpu_cli.experiment.plan.commands import Commands
+    from mpu_cli.experiment.plan.schema import ExperimentPlan
     from mpu_cli.experiment.run import Executor, Failure, RunOutcome
     from mpu_cli.experiment.runs import Experiment
     from mpu_cli.experiment.schedule import Work
     from mpu_cli.experiment.store import Store
+
+PresetName = Literal["paper-tofu", "paper-muse"]
 
 GUIDE = Guide(
     "researcher",
@@ -33,7 +39,29 @@ GUIDE = Guide(
 class RunOptions(Job):
     """What `mpu run` was asked to do."""
 
-    plan: Path = option(REQUIRED, "Plan of the experiment, a YAML file.", panel="Data", flag="PLAN")
+    plan: Path | None = option(
+        None, "Plan of the experiment, a YAML file.", panel="Data", flag="PLAN", metavar="PLAN"
+    )
+    prepared_plan: PresetName | None = option(
+        None,
+        "Instead of a plan: the runs of the paper's authors, for your model and rows.",
+        flag="--preset",
+    )
+    data: str | None = option(
+        None,
+        "Rows of the preset: a directory with the benchmark's files, or hf://datasets/org/name.",
+        metavar="DIR",
+        shown="where the Hub has them",
+    )
+    model: str | None = option(
+        None, "Model of the preset: directory or Hub id.", panel="Model", metavar="MODEL"
+    )
+    base: str | None = option(
+        None, "Base of the preset's model: directory or Hub id.", metavar="MODEL"
+    )
+    retain_model: str | None = option(
+        None, "Model that never saw the preset's forget set.", metavar="MODEL"
+    )
     out: Path = option(
         Path("results"),
         "Directory for the tables: runs.csv, rounds.csv, steps.csv.",
@@ -45,6 +73,9 @@ class RunOptions(Job):
         "Directory of the steps. Plans that share it share their steps.",
         metavar="DIR",
     )
+    emit: Engine | None = option(
+        None, "Write the steps as a Makefile or a Snakefile into --out, and stop."
+    )
     keep: Literal["results", "all"] = option(
         "results", "Which outputs stay on the disk when no step needs them any more."
     )
@@ -53,6 +84,20 @@ class RunOptions(Job):
     executor: Literal["local", "slurm"] = option(
         "local", "Where steps run: as processes here, or each as a job of Slurm."
     )
+
+    @property
+    def places(self) -> Mapping[str, Path | str | None]:
+        """The options that say what is run and where, by flag."""
+        return {
+            "PLAN": self.plan,
+            "--preset": self.prepared_plan,
+            "--data": self.data,
+            "--model": self.model,
+            "--base": self.base,
+            "--retain-model": self.retain_model,
+            "--out": self.out,
+            "--work": self.work,
+        }
 
 
 @command()
@@ -67,7 +112,6 @@ def run(job: RunOptions, output: Output) -> None:
     from mpu_cli.cli.parse_only import commands
     from mpu_cli.experiment.graph import build
     from mpu_cli.experiment.lock import locked
-    from mpu_cli.experiment.plan.read import read_plan
     from mpu_cli.experiment.provenance import versions
     from mpu_cli.experiment.schedule import Work
     from mpu_cli.experiment.store import Store
@@ -75,13 +119,16 @@ def run(job: RunOptions, output: Output) -> None:
 
     with output.progress("reading the plan"):
         known = commands()
-        experiment = build(read_plan(job.plan, known), known)
+        experiment = build(_plan(job, known), known)
         keys = experiment.graph.keys(versions())
     work, store = Work.of(experiment.graph, keys), Store(job.work)
     if job.dry_run:
         _forecast(work, store, job.jobs, output)
         return
     require_results_directory(job.out)
+    if job.emit is not None:
+        emit(job.emit, experiment, keys, job.places, output)
+        return
     store.open()
     with locked(store.root, output.note):
         outcome = None
@@ -91,6 +138,26 @@ def run(job: RunOptions, output: Output) -> None:
             complete = outcome is not None and not outcome.failures
             rows = write_results(job.out, experiment, keys, store, complete=complete)
     _report(job, experiment, outcome, rows, output)
+
+
+def _plan(job: RunOptions, known: Commands) -> ExperimentPlan:
+    from mpu_cli.experiment.plan.read import read_plan
+    from mpu_cli.experiment.presets import HUB, PresetModels, preset_plan
+
+    for_preset = ("model", "base", "retain_model", "data")
+    if (job.plan is None) == (job.prepared_plan is None):
+        raise UsageError("give a plan or a --preset", "mpu run plan.yaml, or see mpu run --help")
+    if job.plan is not None:
+        for name in for_preset:
+            if getattr(job, name) is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag} has no effect without --preset", "put it into the plan")
+        return read_plan(job.plan, known)
+    assert job.prepared_plan is not None
+    if job.model is None:
+        raise UsageError("--preset needs --model", "give the model that is to forget")
+    models = PresetModels(model=job.model, retain_model=job.retain_model, base=job.base)
+    return preset_plan(job.prepared_plan, models, job.data or HUB[job.prepared_plan], known)
 
 
 def _forecast(work: Work, store: Store, jobs: int, output: Output) -> None:
@@ -132,8 +199,13 @@ def _run(
 
 def _executor(job: RunOptions, experiment: Experiment, store: Store) -> Executor:
     from mpu_cli.experiment.executors.local import LocalExecutor
+    from mpu_cli.experiment.executors.slurm import SlurmExecutor
+    from mpu_cli.experiment.plan.schema import Resources
 
-    return LocalExecutor()
+    if job.executor == "local":
+        return LocalExecutor()
+    needs = experiment.plan.resources
+    return SlurmExecutor(store.root, needs, needs.get("default", Resources()))
 
 
 def _report(
@@ -156,7 +228,8 @@ def _report(
         }
     )
     if not outcome.failures:
-        output.result(data, summary, "", f"tables  {job.out}", brief=f"tables {job.out}")
+        following = ("", f"tables  {job.out}", "next", f"  mpu report {job.out} --out report.html")
+        output.result(data, summary, *following, brief=f"tables {job.out}")
         return
     first = outcome.failures[0]
     more = f" (and {len(outcome.failures) - 1} more)" if len(outcome.failures) > 1 else ""

@@ -122,7 +122,7 @@ def trace(job: TraceOptions, output: Output) -> None:
         facts(sure),
         gates=job.gates.fail_if,
         numbers=numbers,
-        brief=" ".join(sentences[: 1 + len(result.named)]),
+        brief=" ".join(line.strip() for line in sentences[: 1 + len(result.named)]),
         write=write,
     )
 

@@ -265,8 +265,8 @@ def test_a_wrong_plan_runs_nothing(desk, run, tmp_path, change, code, words):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "give a plan or a --preset"),
-        (("plan.yaml", "--preset", "paper-tofu"), "give a plan or a --preset"),
+        ((), "give either a plan or a --preset"),
+        (("plan.yaml", "--preset", "paper-tofu"), "give either a plan or a --preset"),
         (("plan.yaml", "--base", "base"), "--base has no effect without --preset"),
         (("--preset", "paper-tofu"), "--preset needs --model"),
         (("--preset", "paper-tof"), "paper-tofu"),
@@ -292,6 +292,22 @@ def test_other_files_are_not_overwritten(run, tmp_path):
     assert done.code == 3
     assert str(tmp_path / "mine") in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_cluster_that_does_not_answer(desk, tmp_path):
+    """The last line of what squeue says, and nothing of its other lines."""
+    pytest.importorskip("submitit")
+    script = "#!/bin/sh\necho 'squeue: a' >&2; echo 'squeue: b' >&2; exit 1\n"
+    for name in ("squeue", "sbatch"):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    search = f"{tmp_path}:{os.environ['PATH']}"
+    places = ("--out", tmp_path / "out", "--work", tmp_path / "work")
+    words = ("plan.yaml", "--executor", "slurm", *places)
+    with start(desk, *words, env=os.environ | {"PATH": search}) as process:
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert "error: squeue does not answer: b\n" in err
 
 
 def test_results_do_not_replace_a_plan(desk, run, tmp_path):

@@ -146,7 +146,9 @@ def _plan(job: RunOptions, known: Commands) -> ExperimentPlan:
 
     for_preset = ("model", "base", "retain_model", "data")
     if (job.plan is None) == (job.prepared_plan is None):
-        raise UsageError("give a plan or a --preset", "mpu run plan.yaml, or see mpu run --help")
+        raise UsageError(
+            "give either a plan or a --preset", "mpu run plan.yaml, or see mpu run --help"
+        )
     if job.plan is not None:
         for name in for_preset:
             if getattr(job, name) is not None:

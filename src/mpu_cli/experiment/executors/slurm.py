@@ -151,8 +151,10 @@ def _queue() -> list[tuple[str, str]]:
     command = ["squeue", "--me", "--noheader", "--format=%i %j"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise BadInputError(
-            f"squeue: {done.stderr.strip()[-200:]}", "the steps that run go on; run again later"
+            f"squeue does not answer: {last.removeprefix('squeue: ')[:200]}",
+            "run again when it does: jobs that were submitted go on, and their steps are found",
         )
     lines = (line.partition(" ") for line in done.stdout.splitlines())
     return [(number, name) for number, _, name in lines]

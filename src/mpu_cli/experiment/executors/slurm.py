@@ -25,6 +25,8 @@ _POLL = 3.0
 """Seconds between two questions to Slurm."""
 _RESTARTS = 1000
 """How often a job that reached its time limit is queued again."""
+_PATIENCE = 60
+"""Seconds in which squeue must answer."""
 _GONE = 3
 """A job that this many answers do not list has ended; its result may reach us later than that."""
 
@@ -149,7 +151,15 @@ class SlurmExecutor:
 def _queue() -> list[tuple[str, str]]:
     """Number and name of this user's jobs that are queued or running."""
     command = ["squeue", "--me", "--noheader", "--format=%i %j"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        raise BadInputError(
+            f"squeue does not answer within {_PATIENCE} seconds",
+            "run again when it does: jobs that were submitted go on, and their steps are found",
+        ) from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise BadInputError(

@@ -253,7 +253,7 @@ def test_compare_refuses_unusable_records(records, rows, mpu, tmp_path):
         ),
         (["--forget", "EMPTY"], 3, "has no rows"),
         (["--forget", "NOWHERE"], 3, "NOWHERE"),
-        (["--forget", "FORGET", "--before", "NOWHERE"], 3, "summary.json: cannot be read"),
+        (["--forget", "FORGET", "--before", "NOWHERE"], 3, "summary.json: no such file"),
         (["--forget", "FORGET", "--utility", "model=FORGET"], 2, "cannot be called model"),
         (
             ["--forget", "FORGET", "--holdout", "FORGET"],

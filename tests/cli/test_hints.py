@@ -17,8 +17,14 @@ from mpu_cli.cli.app import app
 SOURCE = Path(mpu_cli.__file__).parent
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 ANY = {"--help", "--json", "--config", "--version", "--verbose", "--quiet"}
-FOREIGN = re.compile(r"\b(hf upload|hf download|torchrun|with tar) ")
+FOREIGN = re.compile(r"\b(hf upload|hf download|torchrun|snakemake|with tar) ")
 """Programs of others: what follows them is theirs."""
+NO_MESSAGES = {
+    "experiment/child.py": "options of a program of its own",
+    "experiment/executors/slurm.py": "squeue's options",
+    "report/plot.py": "variables of a style sheet",
+}
+"""Modules with words that begin with hyphens and are no options of mpu."""
 REACHED_FROM = {
     "audit/update": ("audit update",),
     "bundle": ("unlearn", "diff", "aggregate", "verify", "inspect"),
@@ -148,7 +154,7 @@ def test_every_flag_in_a_message_exists_where_it_is_printed():
     wrong = {}
     for path in sorted(SOURCE.rglob("*.py")):
         name = str(path.relative_to(SOURCE))
-        for text in messages(path):
+        for text in messages(path) if name not in NO_MESSAGES else ():
             if found := unknown_flags(text, commands_of(name), known):
                 wrong[f"{name}: {text}"] = found
     assert not wrong
@@ -156,7 +162,7 @@ def test_every_flag_in_a_message_exists_where_it_is_printed():
 
 def test_every_module_in_the_table_exists():
     """A module that was moved takes its entry with it."""
-    assert not [name for name in REACHED_FROM if not (SOURCE / name).exists()]
+    assert not [name for name in (*REACHED_FROM, *NO_MESSAGES) if not (SOURCE / name).exists()]
 
 
 def test_the_search_finds_an_unknown_flag():

@@ -129,7 +129,7 @@ def test_a_second_update_under_the_same_masks_is_refused(members, mpu):
 
 
 BAD_FILES = {
-    "no such key": ("absent.key: No such file or directory", "mpu mask key made"),
+    "no such key": ("absent.key: no such file or directory", "mpu mask key made"),
     "a pipe": ("pipe: not a regular file", "mpu mask key made"),
     "not a key": ("forget.jsonl: holds no private key in PEM form", "mpu mask key made"),
     "another kind": ("ed.key: holds a key of another kind than X25519", "mpu mask key made"),

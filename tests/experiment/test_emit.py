@@ -74,7 +74,9 @@ def results(work: Path) -> dict[str, bytes]:
 def environment() -> dict[str, str]:
     """Where the steps' processes find the tests' program."""
     here = str(Path(__file__).parent)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([here, *sys.path])}
+    outer = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}  # of the make that runs the tests
+    kept = {name: value for name, value in os.environ.items() if name not in outer}
+    return {**kept, "PYTHONPATH": os.pathsep.join([here, *sys.path])}
 
 
 def engine(command: list[str], directory: Path) -> subprocess.CompletedProcess[str]:

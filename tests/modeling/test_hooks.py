@@ -48,6 +48,11 @@ def test_no_other_module_touches_a_private_name() -> None:
         for node in nodes
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
     }
+    ours |= {  # fields of a dataclass
+        node.target.id
+        for node in nodes
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
     strangers = {
         f"{path}: {ast.unparse(node)}"
         for path, tree in trees.items()

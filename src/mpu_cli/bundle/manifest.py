@@ -134,7 +134,7 @@ def encode(manifest: HandoffManifest | UpdateManifest) -> bytes:
         raise BadBundleError(
             f"{MANIFEST}: {len(manifest.copies)} copies need a manifest of {len(data)} bytes, more"
             f" than the limit of {canonical.MAX_BYTES}",
-            "make fewer copies, or give a larger --max-shard-size",
+            "make fewer copies; for a handoff, mpu perturb has --max-shard-size",
         )
     return data
 

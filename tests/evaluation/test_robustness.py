@@ -193,7 +193,7 @@ def test_eight_bits_change_little_two_change_much(tiny_pair, forget):
     found = run("quantization", of).columns
     for bits in (8, 4):
         column = np.log(found["forget", f"answer_probability@{bits}-bit"] / plain)
-        assert np.abs(column).mean() == pytest.approx(away[bits])
+        assert np.abs(column).mean() == pytest.approx(away[bits], rel=1e-5)  # batches differ
     assert ("forget", "rouge_recall@4-bit") in found
 
 

@@ -49,6 +49,14 @@ class Shared:
         "Continue even if all rows of one set are also in the opposite set.",
         panel="Data",
     )
+    before: Path | None = option(
+        None,
+        "Record of the model before unlearning: the margin is a share of what changed since.",
+        metavar="RECORD",
+    )
+    retain_record: Path | None = option(
+        None, "Record of a model that never saw the forget set.", metavar="RECORD"
+    )
 
 
 def estimate_facts(needs: Mapping[str, int]) -> dict[str, str]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mpu_cli.checkpoint.digest import file_digest
 from mpu_cli.errors import BadInputError, BusyError, CheckFailedError
 
 STEP, ANSWER, LOG = "step.json", "stdout.json", "stderr.log"
@@ -64,8 +64,7 @@ class Store:
             BadInputError: they cannot be made, or the work directory holds something else.
         """
         try:
-            if self.root.is_dir() and not (self.root / "steps").is_dir():
-                self._require_empty()
+            self._require_no_other_files()
             for name in ("steps", "running"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -73,8 +72,10 @@ class Store:
                 f"{self.root}: {str(error.strerror).lower()}", "choose another --work directory"
             ) from error
 
-    def _require_empty(self) -> None:
-        if any(self.root.iterdir()) and not (self.root / "steps").is_dir():
+    def _require_no_other_files(self) -> None:
+        # In this order: another process may be making the directory.
+        used = self.root.is_dir() and any(self.root.iterdir())
+        if used and not (self.root / "steps").is_dir():
             raise BadInputError(
                 f"{self.root}: has files, but no steps of an earlier run",
                 "choose another --work directory",
@@ -207,7 +208,7 @@ class StepAttempt:
                 raise CheckFailedError(f"{name}: the command ended without writing {output}")
             for file in _files(self.path / output):
                 nbytes += file.stat().st_size
-                files[str(file.relative_to(self.path))] = _digest(file)
+                files[str(file.relative_to(self.path))] = file_digest(file)
         if self.before is not None:
             _require_same(name, self.before.files, files)
             seconds = self.before.seconds
@@ -232,11 +233,6 @@ def _files(path: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(path):
         folders.sort()
         yield from (Path(root, name) for name in sorted(files))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _empty(directory: Path, kept: set[str]) -> None:

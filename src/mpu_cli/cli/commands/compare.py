@@ -32,16 +32,8 @@ class CompareOptions(Job):
         metavar="RECORD…",
         repeated=True,
     )
-    before: Path | None = option(
-        None,
-        "Record of the model before unlearning: the margin is a share of what changed since.",
-        metavar="RECORD",
-    )
-    retain_record: Path | None = option(
-        None,
-        "Record of a model that never saw the forget set.",
-        metavar="RECORD",
-    )
+    before: Path | None = same_option(Shared, "before")
+    retain_record: Path | None = same_option(Shared, "retain_record")
     settings: CompareSettings
     all: bool = same_option(Shared, "all")
     output_format: OutputFormat = same_option(Shared, "output_format")

@@ -27,6 +27,7 @@ _RESTARTS = 1000
 """How often a job that reached its time limit is queued again."""
 _PATIENCE = 60
 """Seconds in which squeue must answer."""
+_AGAIN = "run again when it does: jobs that were submitted go on, and their steps are found"
 _GONE = 3
 """A job that this many answers do not list has ended; its result may reach us later than that."""
 
@@ -156,15 +157,12 @@ def _queue() -> list[tuple[str, str]]:
             command, capture_output=True, text=True, check=False, timeout=_PATIENCE
         )
     except subprocess.TimeoutExpired:
-        raise BadInputError(
-            f"squeue does not answer within {_PATIENCE} seconds",
-            "run again when it does: jobs that were submitted go on, and their steps are found",
-        ) from None
+        raise BadInputError(f"squeue does not answer within {_PATIENCE} seconds", _AGAIN) from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise BadInputError(
             f"squeue does not answer: {last.removeprefix('squeue: ')[:200]}",
-            "run again when it does: jobs that were submitted go on, and their steps are found",
+            _AGAIN,
         )
     lines = (line.partition(" ") for line in done.stdout.splitlines())
     return [(number, name) for number, _, name in lines]

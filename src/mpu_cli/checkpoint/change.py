@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite, sqrt
@@ -45,6 +45,10 @@ class Changed:
     dtype: str
     cosine: float
     relative_norm: float
+    model_square: float
+    """‖θ‖² over all tensors."""
+    squares: Mapping[str, float]
+    """‖θ_t‖² of every tensor that changed, by name."""
 
 
 def write_changed(
@@ -87,7 +91,15 @@ def _write(
     finally:
         writer.abort()
     digest = combine((info, written.tensors[info.name]) for info in writer.order)
-    return Changed(digest, dtype or NAMES[model.dtype], adder.sums.cosine, adder.sums.relative_norm)
+    sums = adder.sums
+    return Changed(
+        digest,
+        dtype or NAMES[model.dtype],
+        sums.cosine,
+        sums.relative_norm,
+        sums.weights,
+        adder.squares,
+    )
 
 
 class _Adder:
@@ -95,12 +107,13 @@ class _Adder:
 
     def __init__(self, writer: CheckpointWriter, model: Path) -> None:
         self.writer, self._model, self.sums = writer, model, _Sums()
+        self.squares: dict[str, float] = {}
         self._pool = Pool(4)
         self._read, self._original, self._result = Scratch(), Scratch(), Scratch()
 
     def changed(self, source: TensorInfo, target: TensorInfo, pieces: Spans) -> None:
         """Write θ + change of one tensor."""
-        first, block = 0, torch.empty(0)
+        first, block, before = 0, torch.empty(0), self.sums.weights
         for start, stop, change in pieces:
             if start == 0 or stop > first + len(block):
                 first, end = start, max(stop, min(start + SPAN, source.elements))
@@ -113,6 +126,7 @@ class _Adder:
                 result = torch.add(original, exact, out=self._result.tensor(torch.float64, b - a))
                 result.copy_(self._write(result, target)).sub_(original)
                 self.sums.add(original, exact, result)
+        self.squares[source.name] = self.sums.weights - before
         if not isfinite(self.sums.stored):  # one NaN or infinity makes the whole sum not finite
             hint = (
                 "lower unlearn --learning-rate or aggregate --server-lr, or write float32 with"

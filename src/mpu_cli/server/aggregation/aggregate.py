@@ -19,9 +19,11 @@ from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.checkpoint.space import require_space
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.errors import GateError
+from mpu_cli.server.aggregation.copy_statistics import DrawStatistics
 from mpu_cli.server.aggregation.mask_groups import check_mask_groups, unverified
 from mpu_cli.server.aggregation.model_update import DrawAggregator, ModelUpdate
 from mpu_cli.server.aggregation.settings import AggregateSettings
+from mpu_cli.server.aggregation.update_gates import Copies, Measured, check_update
 from mpu_cli.server.aggregation.validate_updates import (
     Expected,
     ValidatedUpdates,
@@ -55,6 +57,10 @@ class AggregateResult:
     """None if this run found the result of an interrupted one, whose gates had passed."""
     agreement: tuple[float | None, ...] = ()
     """Lowest pairwise cosine of the copies' changes, by draw; None with nothing to compare."""
+    measured: tuple[Measured, ...] = ()
+    """The number nearest to its limit, by gate."""
+    statistics: tuple[DrawStatistics, ...] = ()
+    """The copies' changes tensor by tensor, by draw."""
     unchanged: bool = False
     """Whether the update changes nothing, so that the result is the model itself."""
 
@@ -119,8 +125,8 @@ def aggregate(
             changed = write_changed(
                 source, update, staging.path, settings.dtype, settings.max_shard_bytes
             )
-            agreement = tuple(_require_agreement(draw, settings.min_agreement) for draw in draws)
-            _require_small(changed.relative_norm / settings.server_lr, settings.max_relative_norm)
+            copies = [Copies.of(draw.updates, draw.statistics) for draw in draws]
+            measured = check_update(copies, changed, source.elements, settings)
             unchanged = changed.digest == digest
             record = (
                 lineage.models[digest]
@@ -136,7 +142,13 @@ def aggregate(
             if not unchanged:
                 lineage.save_model(record)
         return replace(
-            result, model=record, changed=changed, agreement=agreement, unchanged=unchanged
+            result,
+            model=record,
+            changed=changed,
+            agreement=tuple(draw.statistics.agreement() for draw in draws),
+            measured=measured,
+            statistics=tuple(draw.statistics for draw in draws),
+            unchanged=unchanged,
         )
 
 
@@ -156,30 +168,6 @@ def _completed(
         ):
             return record
     return None
-
-
-def _require_agreement(draw: DrawAggregator, smallest: float) -> float | None:
-    """The copies' agreement; raises GateError if it is too low."""
-    cosine = draw.agreement()
-    if cosine is not None and not cosine >= smallest:  # NaN is no agreement
-        raise GateError(
-            f"the copies' changes do not agree (cosine {cosine:.3f}, at least {smallest:g} is"
-            f" needed): copies of {draw.updates.deltas[0].where.parent} were swapped, repeated, or"
-            " trained differently",
-            "ask the client whether one mpu unlearn command trained every copy: if so, the noise"
-            f" (κ = {draw.updates.record.kappa:g}) is the likely cause, --min-agreement accepts the"
-            " update, and perturb with a smaller --kappa avoids this; if not, ask for a new"
-            " update",
-        )
-    return cosine
-
-
-def _require_small(norm: float, largest: float) -> None:
-    if not norm <= largest:
-        raise GateError(
-            f"the update is {norm:.3f} of the model's norm, more than {largest:g}",
-            "the client's training diverged; if you trust it, raise --max-relative-norm",
-        )
 
 
 def _record(

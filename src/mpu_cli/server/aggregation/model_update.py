@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import isfinite, sqrt
+from math import isfinite
 
 import torch
 
@@ -12,6 +12,10 @@ from mpu_cli.bundle.payload import ChangedTensor, DenseChange, check_numbers
 from mpu_cli.checkpoint.change import PIECE, Spans
 from mpu_cli.checkpoint.dtypes import Scratch, converted, read_rows
 from mpu_cli.checkpoint.header import TensorInfo
+from mpu_cli.server.aggregation.copy_statistics import (
+    DrawStatistics,
+    TensorStatistics,
+)
 from mpu_cli.server.aggregation.masked_sum import MaskedSum
 from mpu_cli.server.aggregation.validate_updates import DrawUpdates
 from mpu_cli.server.transforms.blockwise import BLOCK, BlockwiseTransform, row_blocks
@@ -70,9 +74,7 @@ class DrawAggregator:
             draw_model(record.transforms, layout.layers, master, record.draw, delta.position)
             for delta in deltas
         ]
-        # If write_changed reads the tensors a second time, every entry doubles and the cosines do
-        # not change.
-        self._gram = torch.zeros(len(deltas), len(deltas), dtype=torch.float64)
+        self.statistics = DrawStatistics(len(deltas))
         self._read, self._part, self._wide = Scratch(), Scratch(), Scratch()
         self._undone = [Scratch() for _ in deltas]
 
@@ -118,41 +120,29 @@ class DrawAggregator:
             else:
                 out.copy_(stored)
             undone[number] = out.view(-1)
-        self._compare(undone, moved=any(transform.maps for transform in transforms))
+        if start == 0:  # write_changed may read the tensors a second time: that begins anew
+            self.statistics.tensors[info.name] = TensorStatistics.empty(
+                len(transforms),
+                transforms[0].rows,
+                transforms[0].columns,
+                moved=any(transform.maps for transform in transforms),
+            )
+        self._add(self.statistics.tensors[info.name], start, transforms[0].columns, undone)
         return [(self.updates.weights[number], values) for number, values in undone.items()]
 
-    def _compare(self, undone: dict[int, torch.Tensor], *, moved: bool) -> None:
-        """Add the products of the copies' changes, if T moves this tensor; check the numbers."""
-        for i, first in undone.items():
-            for j, second in undone.items():
-                if i != j and not (moved and i < j):
-                    continue
-                product = float(torch.dot(first, second))
-                if i == j and not isfinite(product):
-                    delta = self.updates.deltas[i]
-                    own = {n: c for n, c in delta.tensors.items() if not isinstance(c, MaskedSum)}
-                    check_numbers(delta.where, own)
-                if moved:
-                    self._gram[i, j] += product
-                    if i != j:
-                        self._gram[j, i] += product
+    def _add(
+        self, tensor: TensorStatistics, start: int, columns: int, undone: dict[int, torch.Tensor]
+    ) -> None:
+        """Add rows to the statistics of their tensor; check the numbers."""
+        tensor.add(start, columns, undone)
+        for number in undone:
+            if not isfinite(tensor.gram[number][number]):
+                delta = self.updates.deltas[number]
+                own = {n: c for n, c in delta.tensors.items() if not isinstance(c, MaskedSum)}
+                check_numbers(delta.where, own)
 
     def _changed_tensor(self, number: int, name: str) -> ChangedTensor | MaskedSum | None:
         """The tensor of delta `number` with the change of θ's tensor `name`, if it changed."""
         layer = self._layer_of.get(name)
         target = name if layer is None else self._drawn[number][layer].target(name)
         return self.updates.deltas[number].tensors.get(target)
-
-    def agreement(self) -> float | None:
-        """The lowest pairwise cosine over the tensors that T moves.
-
-        None with one copy, no T, or no change at all.
-        """
-        norms = [sqrt(float(self._gram[k, k])) for k in range(len(self._gram))]
-        if len(norms) < 2 or not any(norms):
-            return None
-        return min(
-            float(self._gram[i, j]) / (norms[i] * norms[j]) if norms[i] and norms[j] else 0.0
-            for i in range(len(norms))
-            for j in range(i)
-        )

@@ -30,6 +30,30 @@ class AggregateSettings(StorageSettings):
     max_relative_norm: float = option(
         0.5, "Largest norm of the update, relative to the model's.", above=0, most=inf
     )
+    max_tensor_norm: float = option(
+        0.5,
+        "Largest norm of the update of one tensor, relative to the tensor's.",
+        above=0,
+        most=inf,
+    )
+    max_row_norm: float = option(
+        1.0,
+        "Largest change of one row of a matrix, relative to the norm of the matrix's mean row.",
+        above=0,
+        most=inf,
+    )
+    max_copy_ratio: float = option(
+        2.0,
+        "Largest ratio of the norms of two copies' changes, of all tensors and of each.",
+        least=1,
+        most=inf,
+    )
+    max_agreement_drop: float = option(
+        0.6,
+        "How far below the whole update's the cosine of two copies' changes of one tensor may be.",
+        above=0,
+        most=inf,
+    )
     fork: bool = option(
         False, "Use a model that a newer accepted model has replaced.", panel="Model"
     )

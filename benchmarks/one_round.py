@@ -113,6 +113,10 @@ class Round:
             self.next,
             "--min-agreement=-1",
             "--max-relative-norm=1e9",
+            "--max-tensor-norm=inf",
+            "--max-row-norm=inf",
+            "--max-copy-ratio=inf",
+            "--max-agreement-drop=inf",
             setup=MPU + TRANSFORMERS,
             interval=self.interval,
         )

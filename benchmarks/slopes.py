@@ -20,7 +20,7 @@ import json
 import tempfile
 import time
 from hashlib import sha256
-from math import log
+from math import inf, log
 from pathlib import Path
 from statistics import median
 
@@ -168,7 +168,13 @@ def error(
             entropy=entropy,
         )
         taken = AggregateSettings(
-            dtype="float32", min_agreement=-1, max_relative_norm=1e9
+            dtype="float32",
+            min_agreement=-1,
+            max_relative_norm=1e9,
+            max_tensor_norm=inf,
+            max_row_norm=inf,
+            max_copy_ratio=inf,
+            max_agreement_drop=inf,
         )  # whatever the error is, it is measured
         aggregate([answer(handoff, root)], secret, Located(model, None), out, taken)
         found = difference(out, model)

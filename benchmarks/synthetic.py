@@ -195,8 +195,7 @@ def stand_in_for_training(handoff: Path, trained: Path) -> Path:
 
     Two copies differ in every entry that gets noise and in no other, as a trained one differs from
     the published one with embeddings frozen; `mpu diff` and `mpu aggregate` have the same bytes to
-    read, compute and write. The numbers are not an update's: aggregate needs `--min-agreement -1`
-    and a large `--max-relative-norm`.
+    read, compute and write. The numbers are not an update's: aggregate needs all its gates open.
     """
     trained.mkdir()
     names = sorted(folder.name for folder in handoff.glob("copy-*"))

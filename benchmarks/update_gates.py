@@ -1,10 +1,10 @@
-"""What `mpu aggregate` measures of honest updates, tensor by tensor: the limits are chosen from it.
+"""What the gates of `mpu aggregate` measure of honest updates: their limits were chosen from it.
 
-`python benchmarks/update_gates.py WORK [--only NAME …]` on the demo's model. Each setting is one
-round: perturb, unlearn (the demo's rows and its recipe, 5 epochs), aggregate without gates. Kept in
-WORK/journal.jsonl; printed is the most extreme value of each gate's number.
-
-Several settings take about a quarter of a minute each on one core.
+`python benchmarks/update_gates.py WORK [--only NAME …]`, on the demo's model and rows. Each setting
+is one round: perturb, unlearn (5 epochs, every method's own defaults), aggregate with open gates.
+Results are kept in WORK/journal.jsonl; a setting takes about ten seconds of one core. Printed is,
+for each setting, the number of every gate that is nearest to its limit, and how many settings the
+default limits refuse.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 from journal import Journal
+from one_round import table
 
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.cli.app import run
@@ -47,7 +49,8 @@ def settings() -> dict[str, Setting]:
     for method in names():
         for kappa in (0.03, 0.1):
             given = {"--kappa": kappa, "--copies": 2}
-            found[f"{method} kappa={kappa}"] = Setting(given, ("--method", method))
+            more = ("--set", "epsilon=0.1") if method == "PDU" else ()
+            found[f"{method} kappa={kappa}"] = Setting(given, ("--method", method, *more))
     plain = ("--method", "GradDiff")
     for optimizer in OPTIMIZERS:
         # SGD's rate is that of benchmarks/slopes.py: its steps are not normalised.
@@ -86,7 +89,7 @@ def quietly(*words: object) -> None:
         sys.exit(f"mpu {' '.join(map(str, words))}: {heard.getvalue().strip()[-800:]}")
 
 
-def one_round(setting: Setting, root: Path) -> AggregateResult:
+def one_round(setting: Setting, root: Path, forget: Path) -> AggregateResult:
     """Play both parties."""
     handoff, secret, update = root / "to-client", root / "server", root / "to-server"
     options = [word for pair in setting.perturb.items() for word in pair if word is not None]
@@ -94,7 +97,7 @@ def one_round(setting: Setting, root: Path) -> AggregateResult:
         *("perturb", assets() / "model", "--base", assets() / "base", "--check", "none"),
         *("--handoff", handoff, "--secret", secret, *options),
     )
-    rows = ("--forget", assets() / "forget.jsonl", "--retain", assets() / "retain.jsonl")
+    rows = ("--forget", forget, "--retain", assets() / "retain.jsonl")
     quietly("unlearn", handoff, *rows, "--out", update, *setting.unlearn)
     without = AggregateSettings(
         dtype="float32",
@@ -108,25 +111,37 @@ def one_round(setting: Setting, root: Path) -> AggregateResult:
     return aggregate([update], secret, Located(assets() / "model", None), root / "next", without)
 
 
-def tensors(result: AggregateResult) -> dict[str, Any]:
-    """Everything that a gate may look at, by tensor."""
-    (draw,), (given,) = result.statistics, result.updates.draws
-    changed = result.changed
-    assert changed is not None
-    return {
-        "model_square": changed.model_square,
-        "weights": list(given.weights),
-        "tensors": {
-            name: {
-                "square": changed.squares[name],
-                "gram": item.gram,
-                "moved": item.moved,
-                "rows": item.rows,
-                "row_squares": item.row_squares,
-            }
-            for name, item in draw.tensors.items()
-        },
+def numbers(result: AggregateResult) -> dict[str, Any]:
+    """The number of each gate that is nearest to its limit, and the tensor that has it."""
+    return {item.gate: {"value": item.value, "tensor": item.tensor} for item in result.measured}
+
+
+def refused(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The gates that would refuse these numbers at the default limits."""
+    usual = AggregateSettings()
+    limits = {
+        "relative norm": usual.max_relative_norm,
+        "ratio of copies": usual.max_copy_ratio,
+        "ratio of a tensor": usual.max_copy_ratio,
+        "tensor norm": usual.max_tensor_norm,
+        "row norm": usual.max_row_norm,
+        "agreement of a tensor": usual.max_agreement_drop,
     }
+    gates = [
+        gate for gate, limit in limits.items() if found.get(gate, {"value": 0})["value"] > limit
+    ]
+    return [*gates, *(["agreement"] if found["agreement"]["value"] < usual.min_agreement else [])]
+
+
+def rows_with_alternates(work: Path) -> Path:
+    """The demo's forget rows, each with a wrong answer, which DPO and AltPO need."""
+    path = work / "forget.jsonl"
+    if not path.exists():
+        lines = (assets() / "forget.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        texts = [json.dumps(row | {"alternate": row["perturbed_answer"][0]}) for row in rows]
+        path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    return path
 
 
 def main() -> None:
@@ -140,12 +155,29 @@ def main() -> None:
     torch.set_num_threads(1)
     asked.work.mkdir(parents=True, exist_ok=True)
     journal = Journal(asked.work / "journal.jsonl")
+    forget = rows_with_alternates(asked.work)
+    found = {}
     for name in asked.only:
-        if not journal.has({"setting": name}):
-            with tempfile.TemporaryDirectory(dir=asked.work) as folder:
-                root, setting = Path(folder), settings()[name]
-                journal.get({"setting": name}, lambda r=root, s=setting: tensors(one_round(s, r)))
-            print(name, flush=True)
+        with tempfile.TemporaryDirectory(dir=asked.work) as folder:
+            root, setting = Path(folder), settings()[name]
+            found[name] = journal.get(
+                {"setting": name}, lambda r=root, s=setting: numbers(one_round(s, r, forget))
+            )
+    gates = list(dict.fromkeys(gate for one in found.values() for gate in one))
+    print(
+        table(
+            [("setting", *gates, "refused by")]
+            + [
+                (
+                    name,
+                    *(f"{one[gate]['value']:.3g}" if gate in one else "–" for gate in gates),
+                    ", ".join(refused(one)) or "–",
+                )
+                for name, one in found.items()
+            ]
+        )
+    )
+    print(f"{sum(map(bool, map(refused, found.values())))} of {len(found)} settings refused")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ CONTENTS = {
     "Understand it": [
         "docs/design",
         "docs/threat-model",
+        "docs/trust",
         "docs/paper-protocol",
         "docs/paper",
         "docs/lineage",

@@ -164,7 +164,8 @@ def test_the_norm_gate(server):
         with pytest.raises(GateError, match=r"of the model's norm, more than 0\.5"):
             server.aggregate(update, server_lr=rate)
     assert not (server.root / "next").exists() and len(server.lineage.models) == 1
-    result = server.aggregate(update, max_relative_norm=1.0)
+    opened = {"max_tensor_norm": 2.0, "max_row_norm": 3.0}  # those of single tensors
+    result = server.aggregate(update, max_relative_norm=1.0, **opened)
     assert 0.5 < result.changed.relative_norm < 1.0
 
 

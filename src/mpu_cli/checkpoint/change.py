@@ -113,7 +113,7 @@ class _Adder:
 
     def changed(self, source: TensorInfo, target: TensorInfo, pieces: Spans) -> None:
         """Write θ + change of one tensor."""
-        first, block, before = 0, torch.empty(0), self.sums.weights
+        first, block, square = 0, torch.empty(0), 0.0
         for start, stop, change in pieces:
             if start == 0 or stop > first + len(block):
                 first, end = start, max(stop, min(start + SPAN, source.elements))
@@ -125,8 +125,8 @@ class _Adder:
                 exact = change[a - start : b - start]
                 result = torch.add(original, exact, out=self._result.tensor(torch.float64, b - a))
                 result.copy_(self._write(result, target)).sub_(original)
-                self.sums.add(original, exact, result)
-        self.squares[source.name] = self.sums.weights - before
+                square += self.sums.add(original, exact, result)
+        self.squares[source.name] = square
         if not isfinite(self.sums.stored):  # one NaN or infinity makes the whole sum not finite
             hint = (
                 "lower unlearn --learning-rate or aggregate --server-lr, or write float32 with"
@@ -143,8 +143,10 @@ class _Adder:
             for a in range(0, stop - start, PIECE):
                 part = converted(original[a : a + PIECE], torch.float32, self._original)
                 squares = float(torch.dot(part, part))
-                if not isfinite(squares) and not bool(torch.isfinite(part).all()):
-                    raise self._not_finite(source, "repair the model first")
+                if not isfinite(squares):  # beyond float32, or not a number
+                    if not bool(torch.isfinite(part).all()):
+                        raise self._not_finite(source, "repair the model first")
+                    squares = float(part.double().square().sum())
                 self.sums.weights += squares
                 self._write(original[a : a + PIECE], target)
 
@@ -171,11 +173,14 @@ class _Sums:
     def __init__(self) -> None:
         self.weights = self.exact = self.stored = self.product = 0.0
 
-    def add(self, original: torch.Tensor, exact: torch.Tensor, stored: torch.Tensor) -> None:
-        self.weights += float(torch.dot(original, original))
+    def add(self, original: torch.Tensor, exact: torch.Tensor, stored: torch.Tensor) -> float:
+        """Add entries of all three; returns the sum of the squares of the original's."""
+        square = float(torch.dot(original, original))
+        self.weights += square
         self.exact += float(torch.dot(exact, exact))
         self.stored += float(torch.dot(stored, stored))
         self.product += float(torch.dot(exact, stored))
+        return square
 
     @property
     def relative_norm(self) -> float:

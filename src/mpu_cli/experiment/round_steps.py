@@ -23,6 +23,8 @@ HANDOFF, SECRET, UPDATE, MODEL, PLAIN = (
 )
 RECORD = "record"
 Find = Callable[[FileKind, str, str], Source]
+_OPEN_GATES = {"min_agreement": "-1.0", "max_copy_ratio": "inf", "max_agreement_drop": "inf"}
+"""Copies with much noise agree little; their error is what an experiment asks for, no refusal."""
 _FILES: Mapping[str, FileKind] = {"MODEL": "model", "FILE": "rows"}
 """Options that name a model or a file, by their metavar."""
 
@@ -81,9 +83,9 @@ class StepMaker:
     def aggregate(self, cell: Cell, updates: Sequence[Word], model: Word, secret: Result) -> Step:
         """Combine the updates of a round."""
         options = self.options(cell, "aggregate")
-        if cell.value("aggregate", "min_agreement") is None:
-            # Copies with much noise agree little; their error is what the experiment asks for.
-            options = ["--min-agreement", "-1.0", *options]
+        for name, open_gate in _OPEN_GATES.items():
+            if cell.value("aggregate", name) is None:
+                options = [f"--{name.replace('_', '-')}", open_gate, *options]
         return self._step(
             "aggregate",
             "server",

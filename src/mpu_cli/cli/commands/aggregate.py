@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +141,13 @@ def _warnings(result: AggregateResult, asked_dtype: str) -> list[str]:
             "the update changes nothing: the result is the model itself, and the lineage stays as"
             " it is"
         )
+    if not result.unchanged:
+        lines += [
+            f"{draw.deltas[0].where.parent}: one copy, so there is nothing to compare its change"
+            " with: only its handoff, its digest and its norms were checked"
+            for draw, value in zip(result.updates.draws, result.agreement, strict=False)
+            if value is None and len(draw.deltas) == 1
+        ]
     for draw in result.updates.draws:
         if draw.missing:
             left = draw.residual * draw.record.kappa
@@ -173,6 +181,15 @@ def _data(result: AggregateResult, out: Path, asked_dtype: str) -> dict[str, Any
         "cosine": result.changed.cosine if result.changed else None,
         "relative_norm": result.changed.relative_norm if result.changed else None,
         "agreement": list(result.agreement),
+        "gates": [
+            {
+                "gate": item.gate,
+                "value": item.value,
+                "limit": item.limit if isfinite(item.limit) else None,
+                "tensor": item.tensor,
+            }
+            for item in result.measured
+        ],
         "staleness": result.updates.staleness,
         "mask_groups": [
             {"digest": group_digest(keys), "members": len(keys)}

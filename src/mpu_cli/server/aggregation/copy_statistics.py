@@ -107,7 +107,7 @@ class DrawStatistics:
 
 def cosine(gram: Gram, i: int, j: int) -> float | None:
     """The cosine of two copies' changes: 0 where one of them is none, None where both are."""
-    first, second = sqrt(gram[i][i]), sqrt(gram[j][j])
+    first, second = sqrt(max(gram[i][i], 0.0)), sqrt(max(gram[j][j], 0.0))
     if not first and not second:
         return None
     return gram[i][j] / (first * second) if first and second else 0.0

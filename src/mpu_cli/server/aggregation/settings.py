@@ -43,14 +43,14 @@ class AggregateSettings(StorageSettings):
         most=inf,
     )
     max_copy_ratio: float = option(
-        2.0,
+        3.0,
         "Largest ratio of the norms of two copies' changes, of all tensors and of each.",
         least=1,
         most=inf,
     )
     max_agreement_drop: float = option(
-        0.6,
-        "How far below the whole update's the cosine of two copies' changes of one tensor may be.",
+        0.5,
+        "How far the cosine of two copies' changes of one tensor may be below that of all others.",
         above=0,
         most=inf,
     )

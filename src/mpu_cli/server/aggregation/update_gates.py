@@ -41,18 +41,25 @@ class Measured:
     message: str
     hint: str
     tensor: str | None = None
+    at_least: bool = False
+    """Whether the limit is a lower one, of a cosine."""
 
     @property
     def passes(self) -> bool:
         """Whether the update passes; NaN does not."""
-        return self.value <= self.limit
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     @property
     def rank(self) -> tuple[float, float]:
         """Greater the nearer it is to the limit, or the farther beyond."""
-        if not self.passes:
-            return (inf if isnan(self.value) else self.value / self.limit, self.value)
-        return (0.0 if self.limit == inf else self.value / self.limit, self.value)
+        value, limit = self.value, self.limit
+        if self.at_least:
+            value, limit = 1.0 - value, 1.0 - limit
+        if isnan(value):
+            return inf, inf
+        if limit == inf:
+            return 0.0, value
+        return value / limit if limit else inf, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +150,16 @@ def _agreement(draw: Copies, settings: AggregateSettings) -> Iterator[Measured]:
     value, least = draw.statistics.agreement(), settings.min_agreement
     if value is None:
         return
-    # The gates compare with an upper limit: the angle's cosine, turned round.
     yield Measured(
         "agreement",
-        1.0 - value,
-        1.0 - least,
+        value,
+        least,
         f"the copies' changes do not agree (cosine {value:.3f}, at least {least:g} is needed):"
         f" copies of {draw.update} were swapped, repeated, or trained differently",
         "ask the client whether one mpu unlearn command trained every copy: if so, the noise"
         f" (κ = {draw.kappa:g}) is the likely cause, --min-agreement accepts the update, and"
         " perturb with a smaller --kappa avoids this; if not, ask for a new update",
+        at_least=True,
     )
 
 
@@ -210,7 +217,7 @@ def _compared(
         value, larger, smaller = found
         limit = settings.max_copy_ratio
         yield Measured(
-            "ratio of copies",
+            "ratio of a tensor",
             value,
             limit,
             f"{draw.update}: {draw.names[larger]} changes tensor {name} {value:.3g} times as much"
@@ -221,9 +228,14 @@ def _compared(
             name,
         )
     chance = _CHANCE / sqrt(tensor.elements)
+    # Without the tensor itself, whose poison may be most of the update.
+    others = [
+        [a - b for a, b in zip(*rows, strict=True)]
+        for rows in zip(draw.whole, tensor.gram, strict=True)
+    ]
     for i in range(len(draw.whole)):
         for j in range(i):
-            usual, own = cosine(draw.whole, i, j), cosine(tensor.gram, i, j)
+            usual, own = cosine(others, i, j), cosine(tensor.gram, i, j)
             if usual is None or own is None:
                 continue
             limit = settings.max_agreement_drop
@@ -232,8 +244,8 @@ def _compared(
                 usual - own - chance,
                 limit,
                 f"{draw.update}: {draw.names[i]} and {draw.names[j]} do not agree on tensor {name}:"
-                f" cosine {own:.3f}, but {usual:.3f} over the whole update, and more than"
-                f" {limit:g} below it",
+                f" cosine {own:.3f}, more than {limit:g} below the {usual:.3f} of"
+                " all others",
                 "that tensor was changed in one copy only, or in another way: ask the client for a"
                 " new update; if you trust this one, raise --max-agreement-drop",
                 name,

@@ -23,7 +23,7 @@ from mpu_cli.server.aggregation.copy_statistics import DrawStatistics
 from mpu_cli.server.aggregation.mask_groups import check_mask_groups, unverified
 from mpu_cli.server.aggregation.model_update import DrawAggregator, ModelUpdate
 from mpu_cli.server.aggregation.settings import AggregateSettings
-from mpu_cli.server.aggregation.update_gates import Copies, Measured, check_update
+from mpu_cli.server.aggregation.update_gates import Copies, GateNumber, check_update
 from mpu_cli.server.aggregation.validate_updates import (
     Expected,
     ValidatedUpdates,
@@ -57,7 +57,7 @@ class AggregateResult:
     """None if this run found the result of an interrupted one, whose gates had passed."""
     agreement: tuple[float | None, ...] = ()
     """Lowest pairwise cosine of the copies' changes, by draw; None with nothing to compare."""
-    measured: tuple[Measured, ...] = ()
+    measured: tuple[GateNumber, ...] = ()
     """The number nearest to its limit, by gate."""
     statistics: tuple[DrawStatistics, ...] = ()
     """The copies' changes tensor by tensor, by draw."""

@@ -32,7 +32,7 @@ _CHANCE = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class GateNumber:
     """The number of one gate that is nearest to its limit, or beyond it."""
 
     gate: str
@@ -93,7 +93,7 @@ class Copies:
 
 def check_update(
     draws: Sequence[Copies], changed: Changed, elements: int, settings: AggregateSettings
-) -> tuple[Measured, ...]:
+) -> tuple[GateNumber, ...]:
     """Test every gate.
 
     Args:
@@ -108,7 +108,7 @@ def check_update(
     Raises:
         GateError: a number is beyond its limit; the message has the first gate's.
     """
-    found: dict[str, Measured] = {}
+    found: dict[str, GateNumber] = {}
     for item in _every(draws, changed, elements, settings):
         before = found.get(item.gate)
         if before is None or item.rank > before.rank:
@@ -123,11 +123,11 @@ def check_update(
 
 def _every(
     draws: Sequence[Copies], changed: Changed, elements: int, settings: AggregateSettings
-) -> Iterator[Measured]:
+) -> Iterator[GateNumber]:
     for draw in draws:
         yield from _agreement(draw, settings)
     norm = changed.relative_norm / settings.server_lr
-    yield Measured(
+    yield GateNumber(
         "relative norm",
         norm,
         settings.max_relative_norm,
@@ -146,11 +146,11 @@ def _every(
                 yield from _compared(draw, name, tensor, settings)
 
 
-def _agreement(draw: Copies, settings: AggregateSettings) -> Iterator[Measured]:
+def _agreement(draw: Copies, settings: AggregateSettings) -> Iterator[GateNumber]:
     value, least = draw.statistics.agreement(), settings.min_agreement
     if value is None:
         return
-    yield Measured(
+    yield GateNumber(
         "agreement",
         value,
         least,
@@ -163,11 +163,11 @@ def _agreement(draw: Copies, settings: AggregateSettings) -> Iterator[Measured]:
     )
 
 
-def _ratio(draw: Copies, limit: float) -> Iterator[Measured]:
+def _ratio(draw: Copies, limit: float) -> Iterator[GateNumber]:
     found = largest_ratio(draw.whole)
     if found is not None:
         value, larger, smaller = found
-        yield Measured(
+        yield GateNumber(
             "ratio of copies",
             value,
             limit,
@@ -181,10 +181,10 @@ def _ratio(draw: Copies, limit: float) -> Iterator[Measured]:
 
 def _norms(
     draw: Copies, name: str, tensor: TensorStatistics, scale: float, settings: AggregateSettings
-) -> Iterator[Measured]:
+) -> Iterator[GateNumber]:
     hint = f"honest training changes far less ({page('trust')}); if you trust it, raise"
     share = _over(tensor.mean_norm(draw.weights), scale * sqrt(tensor.elements))
-    yield Measured(
+    yield GateNumber(
         "tensor norm",
         share,
         settings.max_tensor_norm,
@@ -197,7 +197,7 @@ def _norms(
         return
     square, row, copy = tensor.largest_row()
     share = _over(sqrt(square), scale * sqrt(tensor.elements / tensor.rows))
-    yield Measured(
+    yield GateNumber(
         "row norm",
         share,
         settings.max_row_norm,
@@ -210,13 +210,13 @@ def _norms(
 
 def _compared(
     draw: Copies, name: str, tensor: TensorStatistics, settings: AggregateSettings
-) -> Iterator[Measured]:
+) -> Iterator[GateNumber]:
     # A copy that changed nothing at all is the agreement's matter.
     found = largest_ratio(tensor.gram, [k for k in range(len(draw.whole)) if draw.whole[k][k]])
     if found is not None:
         value, larger, smaller = found
         limit = settings.max_copy_ratio
-        yield Measured(
+        yield GateNumber(
             "ratio of a tensor",
             value,
             limit,
@@ -239,7 +239,7 @@ def _compared(
             if usual is None or own is None:
                 continue
             limit = settings.max_agreement_drop
-            yield Measured(
+            yield GateNumber(
                 "agreement of a tensor",
                 usual - own - chance,
                 limit,

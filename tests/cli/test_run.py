@@ -247,7 +247,7 @@ def test_an_interrupted_run_says_how_to_go_on(desk, tmp_path):
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
-        (("model: model", "model: nowhere"), 3, "nowhere"),
+        (("model: model", "model: nowhere"), 3, "wrong.yaml:1: model: "),
         (("kappa", "kapa"), 2, "kapa"),
         (("GradDiff", "GradDif"), 2, "GradDif"),
         (("max_steps: 2", "max_steps: -2"), 2, "max"),
@@ -270,6 +270,7 @@ def test_a_wrong_plan_runs_nothing(desk, run, tmp_path, change, code, words):
         (("plan.yaml", "--base", "base"), "--base has no effect without --preset"),
         (("--preset", "paper-tofu"), "--preset needs --model"),
         (("--preset", "paper-tof"), "paper-tofu"),
+        (("plan.yaml", "--emit", "make", "--executor", "slurm"), "no effect with --emit"),
     ],
 )
 def test_a_plan_or_a_preset(run, words, message):

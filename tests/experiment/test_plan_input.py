@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -134,10 +135,36 @@ def test_missing_files_and_models_come_last(tmp_path):
     for changes in ({"model": gone}, {"base": gone}, {"retain_model": gone}):
         error = refused(tmp_path, small(**changes))
         assert isinstance(error, BadInputError)
+        (key,) = changes
+        line = yaml.safe_dump(small(**changes), sort_keys=False).split(f"{key}:")[0].count("\n") + 1
+        assert f"plan.yaml:{line}: {key}: " in error.message
         assert gone in error.message
-    error = refused(tmp_path, small(data={"forget": gone, "retain": gone}))
+    error = refused(tmp_path, small(data={"forget": small()["data"]["forget"], "retain": gone}))
     assert isinstance(error, BadInputError)
-    assert gone in error.message
+    assert f"plan.yaml:5: data.retain: {gone}" in error.message
+
+
+def test_what_no_run_uses_is_said(tmp_path):
+    """A method, a variant, a method of a variant, a data split: each with its line."""
+
+    def quick() -> dict:
+        return {"unlearn": {"learning_rate": 1e-3}}
+
+    plan = small(
+        methods={"graddiff": quick(), "NPO": quick()},
+        variants={"slow": {"methods": {"NPO": quick(), "GradDiff": quick()}}, "quick": quick()},
+        data={name: small()["data"] for name in ("a", "b")},
+    )
+    plan["grid"] |= {"variant": ["slow"], "data": ["a"]}
+    said = [text.removeprefix(f"{tmp_path}/") for text in built(tmp_path, plan).warnings]
+    assert [text.split(": ")[1] for text in said] == [
+        "methods.NPO",
+        "variants.slow.methods.NPO",
+        "variants.quick",
+        "data.b",
+    ]
+    assert all(re.match(r"plan\.yaml:[0-9]+: ", text) for text in said)
+    assert built(tmp_path, small(methods={"graddiff": quick()})).warnings == ()
 
 
 def test_relative_paths_are_relative_to_the_plan(tmp_path, monkeypatch):

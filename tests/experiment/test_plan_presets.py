@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from mpu_cli.client.preset import ROUNDS_AND_EPOCHS
 from mpu_cli.data.rows import read_rows
 from mpu_cli.errors import BadDataError
 from mpu_cli.experiment.graph import build
+from mpu_cli.experiment.plan.read import read_plan
 from mpu_cli.experiment.presets import PresetModels, preset_plan
 from mpu_cli.experiment.step import Result, Source
 
@@ -152,6 +155,17 @@ def test_missing_files_are_named(tmp_path):
     assert "DPO" not in {run.method for run in build(plan, COMMANDS).runs}
 
 
+def test_the_text_of_a_preset_is_the_same_plan(tmp_path):
+    """What the results keep as plan.yaml has the user's models and rows, and the same steps."""
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    preset = preset_plan("paper-tofu", MODELS, str(tofu(rows, refusals=False)), COMMANDS)
+    (tmp_path / "plan.yaml").write_bytes(preset.text)
+    again = build(read_plan(tmp_path / "plan.yaml", COMMANDS), COMMANDS)
+    assert again.graph.keys({}) == build(preset, COMMANDS).graph.keys({})
+    assert again.warnings == ()
+
+
 def test_names_on_the_hub():
     """No file is asked for before the plan is built."""
     plan = preset_plan("paper-tofu", MODELS, "hf://datasets/locuslab/TOFU", COMMANDS)
@@ -162,6 +176,23 @@ def test_names_on_the_hub():
     plan = preset_plan("paper-muse", MODELS, "hf://datasets/muse-bench/MUSE-News", COMMANDS)
     expected = "hf://datasets/muse-bench/MUSE-News/raw/forget-00000-of-00001.parquet"
     assert plan.splits["muse"].train["forget"] == expected
+
+
+@pytest.mark.slow
+def test_a_preset_from_models_to_tables(tmp_path):
+    """All eight methods in the authors' rounds on the demo's model; then the plan that was kept."""
+    rows, work = tmp_path / "rows", tmp_path / "work"
+    rows.mkdir()
+    mpu = (sys.executable, "-m", "mpu_cli", "run")
+    words = ("--preset", "paper-tofu", "--model", MODELS.model, "--base", MODELS.base)
+    words += ("--retain-model", MODELS.retain_model, "--data", tofu(rows), "--out", "first")
+    subprocess.run([*mpu, *words, "--work", work, "--jobs", "2", "-q"], cwd=tmp_path, check=True)
+    words = ("first/plan.yaml", "--out", "second", "--work", work, "--json")
+    again = subprocess.run([*mpu, *words], cwd=tmp_path, check=True, capture_output=True)
+    done = json.loads(again.stdout)
+    assert (done["made"], done["failed"]) == (0, [])
+    assert done["rows"] == done["runs"] == 2 + 2 * len(ROUNDS_AND_EPOCHS)
+    assert (tmp_path / "first/runs.csv").read_bytes() == (tmp_path / "second/runs.csv").read_bytes()
 
 
 @with_rows

@@ -15,6 +15,7 @@ from mpu_cli.experiment.plan.commands import Commands
 from mpu_cli.experiment.plan.files import Files, unopened
 from mpu_cli.experiment.plan.read_grid import MAX_RUNS
 from mpu_cli.experiment.plan.schema import ExperimentPlan
+from mpu_cli.experiment.plan.unused import unused
 from mpu_cli.experiment.round_steps import (
     HANDOFF,
     MODEL,
@@ -46,11 +47,12 @@ def build(plan: ExperimentPlan, commands: Commands) -> Experiment:
     # Once without opening a file, so that what is wrong with the plan itself is said first.
     once = [replace(cell, seeds=cell.seeds[:1], draws=1) for cell in chosen]
     _assembly(plan, checker, StepMaker(plan, commands, unopened)).experiment(once)
-    files = Files()
+    files = Files(plan)
     files.find("model", plan.model)
     for cell in chosen:
         checker.check_alternates(cell, files.find("rows", cell.split.train["forget"]))
-    return _assembly(plan, checker, StepMaker(plan, commands, files.find)).experiment(chosen)
+    experiment = _assembly(plan, checker, StepMaker(plan, commands, files.find)).experiment(chosen)
+    return replace(experiment, warnings=tuple(unused(plan, chosen)))
 
 
 def _assembly(plan: ExperimentPlan, checker: Checker, make: StepMaker) -> _Assembly:

@@ -61,3 +61,5 @@ class Experiment:
     plan: ExperimentPlan
     graph: Graph
     runs: tuple[ExperimentRun, ...]
+    warnings: tuple[str, ...] = ()
+    """What the plan defines and no run uses."""

@@ -117,10 +117,17 @@ def run(job: RunOptions, output: Output) -> None:
     from mpu_cli.experiment.store import Store
     from mpu_cli.experiment.write_results import require_results_directory, write_results
 
+    if job.emit is not None and job.executor != "local":
+        raise UsageError(
+            f"--executor {job.executor} has no effect with --emit",
+            "the engine that runs the rules has executors of its own",
+        )
     with output.progress("reading the plan"):
         known = commands()
         experiment = build(_plan(job, known), known)
         keys = experiment.graph.keys(versions())
+    for text in experiment.warnings:
+        output.warn(text)
     work, store = Work.of(experiment.graph, keys), Store(job.work)
     if job.dry_run:
         _forecast(work, store, job.jobs, output)
@@ -186,7 +193,8 @@ def _run(
 
     make = work.to_make(store.finished)
     to_make = {work.steps[key].name: work.steps[key] for key in work.steps if key in make}
-    output.note(f"{len(work.steps):,} steps, of which {len(work.steps) - len(make):,} are done")
+    done = f"{len(work.steps):,} steps, of which {len(work.steps) - len(make):,} are done"
+    output.note(f"{done}; importing torch" if make and job.executor == "local" else done)
     history = History.of(store.all_finished() if make else ())
     executor = _executor(job, experiment, store)
     try:

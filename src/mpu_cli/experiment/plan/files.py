@@ -16,26 +16,53 @@ from mpu_cli.checkpoint.plain_file import TEMPLATES
 from mpu_cli.checkpoint.side_files import ALLOWED
 from mpu_cli.data.source import find_data
 from mpu_cli.errors import BadDataError, BadInputError
+from mpu_cli.experiment.plan.document import Document, Keys
+from mpu_cli.experiment.plan.read_splits import location
+from mpu_cli.experiment.plan.schema import ExperimentPlan
 from mpu_cli.experiment.step import Source
 
 FileKind = Literal["model", "rows"]
 
 
 class Files:
-    """What the user's paths and Hub ids stand for."""
+    """What the paths and Hub ids of a plan stand for."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: ExperimentPlan) -> None:
+        self._plan = plan
         self._found: dict[tuple[FileKind, str], Source] = {}
 
     def find(self, kind: FileKind, text: str, prefix: str = "") -> Source:
         """The file or model, with the digest of everything that a command reads of it.
 
         Raises:
-            BadInputError: it is missing or no model.
+            BadInputError: it is missing or no model; the message names the line of the plan.
         """
         if (kind, text) not in self._found:
-            self._found[kind, text] = _model(text) if kind == "model" else _rows(text)
+            try:
+                self._found[kind, text] = _model(text) if kind == "model" else _rows(text)
+            except BadInputError as error:
+                keys = _keys_of(self._plan.document, self._plan.directory, text)
+                if keys is None:  # the plan gives it in another form
+                    raise
+                where = self._plan.document.place(keys)
+                raise type(error)(f"{where}: {error.message}", error.hint) from error
         return replace(self._found[kind, text], prefix=prefix)
+
+
+def _keys_of(document: Document, directory: Path, text: str) -> Keys | None:
+    """Where a plan names a file or model that its reader resolved to `text`."""
+    places: list[tuple[Keys, object]] = [((), document.content)]
+    while places:
+        keys, value = places.pop(0)
+        if isinstance(value, dict):
+            places += [((*keys, key), item) for key, item in value.items()]
+        elif isinstance(value, list):
+            places += [((*keys, index), item) for index, item in enumerate(value)]
+        elif (
+            isinstance(value, str) and value and location(document, keys, value, directory) == text
+        ):
+            return keys
+    return None
 
 
 def unopened(kind: FileKind, text: str, prefix: str = "") -> Source:

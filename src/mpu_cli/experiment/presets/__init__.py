@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mpu_cli import __version__
 from mpu_cli.checkpoint.locate import is_hub_id, locate
 from mpu_cli.checkpoint.model import read_json
 from mpu_cli.client.preset import PROMPTING
@@ -66,6 +68,9 @@ def preset_plan(
         grid = dict(content["grid"])
         grid["method"] = [method for method in grid["method"] if method != "DPO"]
         content["grid"] = grid
+        content["methods"] = {
+            name: own for name, own in content["methods"].items() if name != "DPO"
+        }
     for key in ("model", "retain_model", "base"):
         if (given := getattr(models, key)) is not None:
             content[key] = (
@@ -77,7 +82,18 @@ def preset_plan(
             "system_prompt": PROMPTING["system"],
             "template_date": PROMPTING["date"],
         }
-    return plan_of(Document(f"preset {name}", content, data=text), Path.cwd(), commands)
+    return plan_of(
+        Document(f"preset {name}", content, data=_text(name, content)), Path.cwd(), commands
+    )
+
+
+def _text(name: PresetName, content: dict[str, Any]) -> bytes:
+    """The plan as a file that `mpu run` reads: the preset with the user's models and rows."""
+    import yaml
+
+    separate = json.loads(json.dumps(content))  # a plan has no anchors
+    plan = yaml.safe_dump(separate, sort_keys=False, allow_unicode=True)
+    return f"# mpu run --preset {name}, mpu {__version__}\n{plan}".encode()
 
 
 def _has_chat_template(model: str) -> bool:

@@ -299,7 +299,7 @@ def test_a_cluster_that_does_not_answer(desk, tmp_path):
     """The last line of what squeue says, and nothing of its other lines."""
     pytest.importorskip("submitit")
     script = "#!/bin/sh\necho 'squeue: a' >&2; echo 'squeue: b' >&2; exit 1\n"
-    for name in ("squeue", "sbatch"):
+    for name in ("squeue", "sbatch", "srun"):
         (tmp_path / name).write_text(script)
         (tmp_path / name).chmod(0o755)
     search = f"{tmp_path}:{os.environ['PATH']}"

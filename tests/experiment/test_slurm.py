@@ -159,9 +159,9 @@ def test_a_plan_runs_as_jobs(slurm, tmp_path):
 
 
 def test_without_slurm_the_error_says_what_to_do(tmp_path, monkeypatch):
-    """One line: no sbatch; without submitit, how to install it."""
+    """One line: no srun; without submitit, how to install it."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BadInputError, match="no sbatch on this machine") as caught:
+    with pytest.raises(BadInputError, match="no srun on this machine") as caught:
         SlurmExecutor(tmp_path, {}, NEEDS)
     assert "--executor local" in caught.value.hint
     monkeypatch.setitem(sys.modules, "submitit", None)

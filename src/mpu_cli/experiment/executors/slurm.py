@@ -81,7 +81,7 @@ class SlurmExecutor:
             )
         except RuntimeError as error:
             raise BadInputError(
-                "--executor slurm: no sbatch on this machine",
+                "--executor slurm: no srun on this machine",
                 "run it where Slurm is installed, or with --executor local",
             ) from error
         self._needs, self._default = needs, default

@@ -168,3 +168,27 @@ def test_without_slurm_the_error_says_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(BadInputError, match="submitit is not installed") as caught:
         SlurmExecutor(tmp_path, {}, NEEDS)
     assert "mpu-cli[slurm]" in caught.value.hint
+
+
+def test_submitit_closes_no_stream_of_this_process(tmp_path):
+    """Its import would close the streams of other libraries' handlers: absl's may be our stderr."""
+    pytest.importorskip("submitit")
+    program = (
+        "import io, pathlib, sys\n"
+        "from mpu_cli.errors import BadInputError\n"
+        "from mpu_cli.experiment.executors.slurm import SlurmExecutor\n"
+        "before, sys.stderr = sys.stderr, io.StringIO()\n"
+        "import absl.logging\n"
+        "ours, sys.stderr = sys.stderr, before\n"
+        "try: SlurmExecutor(pathlib.Path(sys.argv[1]), {}, None)\n"
+        "except BadInputError as error: print(error.message)\n"
+        "print('closed' if ours.closed else 'open')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path],
+        env=os.environ | {"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "--executor slurm: no srun on this machine\nopen\n"

@@ -6,12 +6,14 @@ a training goes on from its checkpoint, any other step is made anew.
 
 from __future__ import annotations
 
+import logging.config
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,19 @@ class StepJob:
         return DelayedSubmission(StepJob(self.task))
 
 
+@contextmanager
+def _own_logging() -> Iterator[None]:
+    """Keep submitit's import from configuring the logging of the whole process.
+
+    It would close the streams of all handlers, and absl's (rouge-score imports it) is sys.stderr.
+    """
+    configure, logging.config.dictConfig = logging.config.dictConfig, lambda config: None
+    try:
+        yield
+    finally:
+        logging.config.dictConfig = configure
+
+
 def _leave_preemption_to_the_job() -> None:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm sends it to all processes of a job
 
@@ -70,7 +85,8 @@ class SlurmExecutor:
             BadInputError: submitit or Slurm is not installed.
         """
         try:
-            import submitit
+            with _own_logging():
+                import submitit
         except ImportError as error:
             raise BadInputError(
                 "--executor slurm: submitit is not installed", "pip install 'mpu-cli[slurm]'"

@@ -24,6 +24,7 @@ from mpu_cli.checkpoint.read_file import read_file
 from mpu_cli.checkpoint.recognise import SECRET, instead_of
 from mpu_cli.errors import BadBundleError, BadSecretError, BusyError, GateError, MpuError
 from mpu_cli.server.lineage.records import HandoffRecord, ModelRecord
+from mpu_cli.server.secrets.private import close_to_others
 from mpu_cli.server.secrets.secret import (
     SECRET_FILE,
     Secret,
@@ -56,9 +57,10 @@ class Lineage:
         """Read and verify every file of the directory.
 
         Raises:
-            BadSecretError: a file is absent, altered, misnamed or foreign, or the records
-                contradict each other.
+            BadSecretError: a file is absent, altered, misnamed or foreign, belongs to another user
+                or cannot be closed to others, or the records contradict each other.
         """
+        close_to_others(path)
         secret = read_secret(path)
         handoffs, models = [], []
         for file in _records(path / HANDOFFS):

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mpu_cli.checkpoint.origin import origin_of, texts_in
+
 _LARGEST = 1 << 31
 
 
@@ -18,12 +20,14 @@ def check(key: str, kind: str, value: Any) -> None:
     """Check one value. null passes, because for transformers it may mean a default.
 
     Raises:
-        BadValueError: the value has another type or is out of range.
+        BadValueError: the value has another type, is out of range, or says where it came from.
     """
     if value is None:
         return
     if not any(_is(one, value) for one in kind.split("|")):
         raise BadValueError(" or ".join(_WORDS[one] for one in kind.split("|")))
+    if (found := next(filter(None, map(origin_of, texts_in(value))), None)) is not None:
+        raise BadValueError(f"a setting of the model, not {found}")
     expected, holds = next(
         ((words, test) for pattern, words, test in _RANGES if pattern.fullmatch(key)), ("", None)
     )

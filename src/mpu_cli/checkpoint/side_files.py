@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,15 +17,17 @@ from typing import Any
 
 from mpu_cli.checkpoint.config_file import CONFIG_FILE
 from mpu_cli.checkpoint.model import Checkpoint, open_config, read_json
+from mpu_cli.checkpoint.origin import origin_of, origin_of_token
 from mpu_cli.checkpoint.plain_file import TEMPLATES, is_lfs_pointer, lfs_pointer, plain_file
 from mpu_cli.checkpoint.side_settings import (
     added_tokens,
     generation_settings,
+    processor_settings,
     special_tokens,
     tokenizer_settings,
 )
 from mpu_cli.checkpoint.writer import write_new
-from mpu_cli.errors import BadModelError
+from mpu_cli.errors import BadModelError, MpuWarning
 
 ALLOWED = (
     "config.json",
@@ -51,17 +54,13 @@ of a few KiB each."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
 """The form that a manifest allows."""
 _TEMPLATE = re.compile(TEMPLATES + r"/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}\.jinja")
-NOT_OF_ROWS = frozenset(
-    {"config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"}
-)
-"""Side files that do not affect how rows become tokens."""
 _READERS: Mapping[str, Callable[[Path, dict[str, Any]], dict[str, Any]]] = {
     "generation_config.json": generation_settings,
     "tokenizer_config.json": tokenizer_settings,
     "special_tokens_map.json": special_tokens,
     "added_tokens.json": added_tokens,
-    "preprocessor_config.json": lambda _, content: content,
-    "processor_config.json": lambda _, content: content,
+    "preprocessor_config.json": processor_settings,
+    "processor_config.json": processor_settings,
 }
 _HARMLESS = re.compile(
     r"use_cache|output_\w+|return_\w+|_from_model_config|transformers_version|max_time|low_memory"
@@ -132,12 +131,20 @@ def side_files(directory: Path) -> list[Path]:
 def check_side_files(directory: Path) -> None:
     """Check the files that `copy_side_files` would copy, before the long part of a command.
 
+    A warning names the settings that it would leave out because they say where the model came from.
+
     Raises:
         BadModelError: a link to a file outside the directory, a Git LFS pointer, a file of a secret
             directory, a file that is too large, or not a regular file.
     """
     for path in side_files(directory):
         _read(path)
+        if path.name in _READERS and path.parent == directory:
+            left: list[str] = []
+            _without_origin(path.name, _kept(path, read_json(path)), left)
+            if left:
+                names = ", ".join(sorted(set(left))[:8])
+                warnings.warn(f"{path}: never published: {names}", MpuWarning, stacklevel=2)
 
 
 def refuse_unpublished(copy: Path) -> None:
@@ -257,8 +264,7 @@ def _read(path: Path) -> bytes:
 def _cleaned_json(path: Path, config: dict[str, Any]) -> str:
     """The published text of a settings file; `config` is the kept part of config.json."""
     content = config if path.name == CONFIG_FILE else _kept(path, read_json(path))
-    if path.name != "added_tokens.json":  # its keys are tokens
-        content = _without_origin(content)
+    content = _without_origin(path.name, content, [])
     return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
@@ -290,18 +296,43 @@ def _dropped(content: Any, kept: Any, prefix: str = "") -> Iterator[str]:
             yield prefix + key
 
 
-def _without_origin(value: Any) -> Any:
+def _without_origin(file: str, content: dict[str, Any], left: list[str]) -> dict[str, Any]:
+    """A settings file without texts that say where it came from; `left` gets what they were."""
+    if file == "added_tokens.json":  # its keys are tokens
+        return content
+    return {
+        key: _clean(value, key, left, tokens=_is_of_tokens(key))
+        for key, value in content.items()
+        if key not in _ORIGIN_KEYS and not _is_origin(value, key, left, tokens=_is_of_tokens(key))
+    }
+
+
+def _clean(value: Any, name: str, left: list[str], *, tokens: bool) -> Any:
     if isinstance(value, dict):
         return {
-            key: _without_origin(item)
+            key: _clean(item, f"{name}.{key}", left, tokens=tokens)
             for key, item in value.items()
-            if key not in _ORIGIN_KEYS and not _is_path(item)
+            if key not in _ORIGIN_KEYS
+            and not _is_origin(item, f"{name}.{key}", left, tokens=tokens)
         }
     if isinstance(value, list):
-        return [_without_origin(item) for item in value if not _is_path(item)]
+        return [
+            _clean(item, name, left, tokens=tokens)
+            for item in value
+            if not _is_origin(item, name, left, tokens=tokens)
+        ]
     return value
 
 
-def _is_path(value: Any) -> bool:
-    # At least two separators: "/think" is a token of some chat models, not a path.
-    return isinstance(value, str) and re.match(r"(?:/[^/\s]+){2,}|[A-Za-z]:\\", value) is not None
+def _is_origin(value: Any, name: str, left: list[str], *, tokens: bool) -> bool:
+    if not isinstance(value, str):
+        return False
+    found = origin_of_token(value) if tokens else origin_of(value)
+    if found is not None:
+        left.append(f"{name} ({found})")
+    return found is not None
+
+
+def _is_of_tokens(key: str) -> bool:
+    """Whether a setting holds what a model reads or writes, which may look like anything."""
+    return "token" in key or key in {"chat_template", "stop_strings", "special_tokens"}

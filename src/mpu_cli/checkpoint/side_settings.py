@@ -44,6 +44,22 @@ _OF_A_TOKEN = {
     "__type": str,
     "id": int,
 }
+_PROCESSOR = """
+    audio_seq_length chunk_length crop_size data_format default_to_square do_center_crop
+    do_convert_rgb do_flip_channel_order do_image_splitting do_normalize do_pad do_pan_and_scan
+    do_reduce_labels do_rescale do_resize do_sample_frames do_thumbnail feature_size fps height
+    hop_length image_mean image_seq_len image_seq_length image_std input_data_format longest_edge
+    max_frames max_height max_image_size max_pixels max_width merge_size min_frames min_pixels
+    n_fft nb_max_frames num_additional_image_tokens num_frames num_image_tokens pad_size
+    padding_side padding_value pan_and_scan_max_num_crops pan_and_scan_min_crop_size
+    pan_and_scan_min_ratio_to_activate patch_size pixel_shuffle_ratio resample rescale_factor
+    return_attention_mask return_row_col_info sampling_rate shortest_edge size size_divisor
+    spatial_merge_size spatial_patch_size temporal_patch_size tile_size
+    vision_feature_select_strategy width
+"""
+_PROCESSOR_PARTS = ("image_processor", "video_processor", "feature_extractor")
+_PROCESSOR_CLASS = re.compile(r"(image_processor|video_processor|feature_extractor)_type")
+_CLASS = re.compile(r"[A-Z]\w{0,80}(?:Processor|ProcessorFast|ProcessorPil|Extractor)")
 _SENTENCEPIECE = ("enable_sampling", "nbest_size", "alpha", "add_bos", "add_eos", "reverse")
 """The kept keys of `sp_model_kwargs`; `model_file` would load another vocabulary."""
 
@@ -85,6 +101,30 @@ def tokenizer_settings(path: Path, content: Mapping[str, Any]) -> dict[str, Any]
                 "remove tokenizer_class: tokenizer.json is sufficient",
             )
         settings["tokenizer_class"] = name
+    return settings
+
+
+def processor_settings(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """preprocessor_config.json and processor_config.json: how images, videos and sound are scaled.
+
+    mpu reads neither: programs that give a model images do.
+
+    Raises:
+        BadModelError: the name of a class is none.
+    """
+    settings: dict[str, Any] = {}
+    for key, value in content.items():
+        if key in _PROCESSOR_PARTS and isinstance(value, dict):
+            settings[key] = processor_settings(path, value)
+        elif key in _PROCESSOR.split() or (_NAMED_TOKEN.fullmatch(key) and _is_token(value)):
+            settings[key] = value
+        elif _PROCESSOR_CLASS.fullmatch(key) or key == "processor_class":
+            if value is not None and not (isinstance(value, str) and _CLASS.fullmatch(value)):
+                raise BadModelError(
+                    f"{path}: {key} is {value!r:.80}, which is not the name of a processor",
+                    f"remove {key}, or the file if nobody gives this model images",
+                )
+            settings[key] = value
     return settings
 
 

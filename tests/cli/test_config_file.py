@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import typer
 import yaml
-from rounds import Round
+from rounds import Round, every_command
 
 from mpu_cli.cli.app import app
 from mpu_cli.cli.eval_options import EvalOptions
 from mpu_cli.cli.flags import read_job
+from mpu_cli.errors import UsageError
+from mpu_cli.evaluation.settings import EvalSettings
+from mpu_cli.option import all_options
 
 
 @pytest.fixture
@@ -226,3 +230,44 @@ def test_repeated_arguments_are_lists_in_the_file(mpu, tmp_path):
     done = mpu("compare", "--config", path)
     assert done.code == 2
     assert "the same record is given twice" in done.err
+
+
+@pytest.mark.parametrize("word", ["true", "False", "[true]", "[1, false]"])
+def test_a_switch_is_no_value(tmp_path, word):
+    """Of every command, every option that takes a value: true is not 1."""
+    path, accepted, count = tmp_path / "config.yaml", [], 0
+    group = typer.main.get_command(app)
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
+        for part in getattr(command, "commands", {"": command}).values():
+            for option in part.params:
+                if getattr(option, "is_flag", False) or option.name in {"config", "help"}:
+                    continue
+                count += 1
+                path.write_text(f"{option.name}: {word}\n")
+                try:
+                    accepted.append((name, part._defaults(path)))
+                except UsageError as error:
+                    assert option.name in error.message and "expected a value" in error.message
+    assert count > 100 and accepted == []
+
+
+def test_neither_a_switch_nor_nan_is_a_number():
+    """However it was given: every option with a range refuses both, and every other is known."""
+    unbounded, count = set(), 0
+    for name, function in every_command().items():
+        for item in all_options(get_type_hints(function.__wrapped__)["job"]):
+            if item.type not in {int, float} or item.option.parse is not None:
+                continue
+            count += 1
+            for value in (True, False, float("nan")):
+                try:
+                    item.check((value,) if item.option.repeated else value)
+                    unbounded.add(f"{name} {item.flag}")
+                except UsageError as error:
+                    assert item.flag in error.message
+    assert count > 50
+    # The number of a copy is looked up; the rates are checked where they are used.
+    assert unbounded == {"eval --copy", "unlearn --copy", "eval --relearn-rate"}
+    with pytest.raises(UsageError, match="--relearn-rate"):
+        EvalSettings(relearn_rates=(float("nan"),))

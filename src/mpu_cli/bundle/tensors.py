@@ -7,26 +7,37 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
+from mpu_cli.bundle.copy_files import DELTA_STEM as DELTA_STEM
+from mpu_cli.bundle.copy_files import check_alike
 from mpu_cli.bundle.manifest import HandoffManifest
 from mpu_cli.checkpoint.header import STORED_NAMES, TensorInfo, read_header
-from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint, read_json
+from mpu_cli.checkpoint.model import (
+    INDEX_FILE,
+    Checkpoint,
+    open_checkpoint,
+    read_index,
+    read_json,
+)
 from mpu_cli.errors import BadBundleError, BadModelError, GateError
 
-DELTA_STEM = "delta"
 _DELTA_DTYPES = ("F32", "BF16")
+_ASK = "ask for the files again"
 
 
 def open_copies(path: Path, manifest: HandoffManifest) -> dict[str, Checkpoint]:
-    """Open every copy of a verified handoff; all must have the same tensors and dtype.
+    """Open every copy of a verified handoff; all must differ in the tensors' numbers only.
 
     Raises:
-        BadBundleError: a copy is not a readable model, or its dtype or its tensors differ.
+        BadBundleError: a copy is not a readable model, or its dtype, its tensors or another file
+            differ.
     """
     stored = STORED_NAMES[manifest.dtype]
     copies: dict[str, Checkpoint] = {}
     for copy in manifest.copies:
         try:
             checkpoint = open_checkpoint(path / copy.name)
+            if INDEX_FILE in copy.files:
+                read_bundle_index(path / copy.name / INDEX_FILE)
         except BadModelError as error:
             raise BadBundleError(error.message, error.hint) from error
         if checkpoint.config.get("dtype") != manifest.dtype:
@@ -45,6 +56,7 @@ def open_copies(path: Path, manifest: HandoffManifest) -> dict[str, Checkpoint]:
                 f"{path / copy.name}: its tensors differ from those of {manifest.copies[0].name}"
             )
         copies[copy.name] = checkpoint
+    check_alike(manifest.copies, path)
     return copies
 
 
@@ -84,9 +96,7 @@ def open_delta(path: Path, stem: str = DELTA_STEM) -> dict[str, TensorInfo]:
         if (path / f"{stem}.safetensors").exists():
             return read_header(path / f"{stem}.safetensors")[0]
         index = path / f"{stem}.safetensors.index.json"
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise BadBundleError(f"{index}: weight_map is not a map")
+        weight_map = read_bundle_index(index)
         tensors: dict[str, TensorInfo] = {}
         for shard in sorted(path.glob(f"{stem}-*.safetensors")):
             for name, info in read_header(shard)[0].items():
@@ -100,6 +110,30 @@ def open_delta(path: Path, stem: str = DELTA_STEM) -> dict[str, TensorInfo]:
         return tensors
     except BadModelError as error:
         raise BadBundleError(error.message, error.hint) from error
+
+
+def read_bundle_index(index: Path) -> dict[str, str]:
+    """The shard of each tensor of one copy, from an index in the form that mpu writes.
+
+    Raises:
+        BadBundleError: other keys, or other shards than lie beside it.
+        BadModelError: no valid index.
+    """
+    content, weight_map = read_json(index), read_index(index)
+    counts = content.get("metadata", {})
+    if (
+        not content.keys() <= {"metadata", "weight_map"}
+        or not isinstance(counts, dict)
+        or not counts.keys() <= {"total_parameters", "total_size"}
+        or not all(type(count) is int for count in counts.values())
+    ):
+        raise BadBundleError(f"{index}: is not in the form that mpu writes", _ASK)
+    stem = index.name.removesuffix(".safetensors.index.json")
+    present = {shard.name for shard in index.parent.glob(f"{stem}*.safetensors")}
+    for shard in sorted(present ^ set(weight_map.values())):
+        what = "holds no tensor of it" if shard in present else "is absent"
+        raise BadBundleError(f"{index}: the shard {shard} {what}", _ASK)
+    return weight_map
 
 
 def check_delta(

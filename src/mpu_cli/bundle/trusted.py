@@ -9,25 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from mpu_cli.bundle.adapter import ADAPTER_FILES
+from mpu_cli.bundle.copy_files import check_files
 from mpu_cli.bundle.manifest import (
     MANIFEST,
     SIGNATURE,
     Files,
     HandoffManifest,
-    PublishedCopy,
-    UpdateCopy,
     UpdateManifest,
     decode,
 )
-from mpu_cli.bundle.mask import MASKED
 from mpu_cli.bundle.strays import explain_stray
-from mpu_cli.bundle.tensors import DELTA_STEM
 from mpu_cli.checkpoint.plain_file import TEMPLATES
-from mpu_cli.checkpoint.side_files import MAX_TEMPLATE_BYTES, MAX_TEMPLATES, is_allowed
+from mpu_cli.checkpoint.side_files import MAX_TEMPLATE_BYTES, MAX_TEMPLATES
 from mpu_cli.errors import BadBundleError, GateError
-
-_WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
 class TrustedBundle:
@@ -42,13 +36,8 @@ class TrustedBundle:
     def read_manifest(self, data: bytes) -> HandoffManifest | UpdateManifest:
         """Step 1: check that the manifest is canonical, complete, and matches its own digest."""
         manifest = decode(data, f"{self._where}/{MANIFEST}")
+        check_files(manifest, self._where)
         for copy in manifest.copies:
-            for name in copy.files:
-                if not _may_hold(copy, name):
-                    raise BadBundleError(
-                        f"{self._where}: lists {copy.name}/{name}, which {_kind(manifest)} cannot"
-                        " hold"
-                    )
             templates = [
                 entry.bytes
                 for name, entry in copy.files.items()
@@ -121,24 +110,6 @@ class TrustedBundle:
         if self._manifest is None:
             raise RuntimeError("check the manifest first")
         return self._manifest
-
-
-def _kind(manifest: HandoffManifest | UpdateManifest) -> str:
-    return "a handoff" if isinstance(manifest, HandoffManifest) else "an update"
-
-
-def _may_hold(copy: PublishedCopy | UpdateCopy, name: str) -> bool:
-    if isinstance(copy, UpdateCopy):
-        return update_may_hold(copy.payload, name)
-    return name.startswith("model") if name.endswith(_WEIGHTS) else is_allowed(name)
-
-
-def update_may_hold(payload: str, name: str) -> bool:
-    """Whether a file of this name may lie in the directory of an update's copy."""
-    if payload == "lora":
-        return name in ADAPTER_FILES
-    stem = MASKED if payload == MASKED else DELTA_STEM
-    return name.endswith(_WEIGHTS) and name.startswith((f"{stem}.", f"{stem}-"))
 
 
 def check_update_of(

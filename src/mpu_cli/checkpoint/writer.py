@@ -19,7 +19,6 @@ from queue import Queue
 from typing import TYPE_CHECKING
 
 from mpu_cli.checkpoint.header import FLOAT_DTYPES, TensorInfo, file_order
-from mpu_cli.checkpoint.model import INDEX_FILE
 from mpu_cli.checkpoint.settings import DEFAULT_SHARD_BYTES
 from mpu_cli.checkpoint.shard_file import ShardFile
 
@@ -48,10 +47,17 @@ def plan_shards(
     if len(shards) == 1:
         return {f"{stem}.safetensors": shards[0]}
     total = len(shards)
-    return {
-        f"{stem}-{number:05d}-of-{total:05d}.safetensors": shard
-        for number, shard in enumerate(shards, 1)
-    }
+    return {shard_name(stem, number, total): shard for number, shard in enumerate(shards, 1)}
+
+
+def shard_name(stem: str, number: int, total: int) -> str:
+    """The name of shard `number` of `total`, counted from 1."""
+    return f"{stem}-{number:05d}-of-{total:05d}.safetensors"
+
+
+def index_name(stem: str) -> str:
+    """The name of the index that lies beside shards."""
+    return f"{stem}.safetensors.index.json"
 
 
 Files = dict[str, tuple[str, int]]
@@ -232,7 +238,7 @@ class CheckpointWriter:
             "metadata": {"total_parameters": elements, "total_size": total},
             "weight_map": dict(sorted((name, place[0]) for name, place in self._places.items())),
         }
-        name = INDEX_FILE if self._stem == "model" else f"{self._stem}.safetensors.index.json"
+        name = index_name(self._stem)
         self._files[name] = write_new(
             self._directory / name, (json.dumps(index, indent=2) + "\n").encode()
         )

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mpu_cli.checkpoint.side_files import NOT_OF_ROWS, is_allowed
 from mpu_cli.client.handoff import OpenHandoff, open_handoff
 from mpu_cli.client.job import UnlearnJob
 from mpu_cli.client.lora import choose, inexact
 from mpu_cli.client.row_order import words
-from mpu_cli.errors import BadBundleError, UsageError
+from mpu_cli.errors import UsageError
 
 
 def open_to_train(handoff: Path, job: UnlearnJob) -> OpenHandoff:
     """Open a handoff for a job, and tell the user what it means for the job.
 
     Raises:
-        MpuError: a bad handoff; copies with different tokenizers; a reference with other tensors;
+        MpuError: a bad handoff; a reference with other tensors;
             embeddings that the handoff freezes and the job trains; LoRA targets that do not exist.
     """
     settings, lora = job.recipe.settings, job.recipe.lora
@@ -25,7 +24,6 @@ def open_to_train(handoff: Path, job: UnlearnJob) -> OpenHandoff:
         train_embeddings=settings.train_embeddings,
         progress=lambda _, done, total: job.checking(done, total),
     )
-    check_tokenizers(opened)
     if settings.train_embeddings and opened.manifest.frozen:
         raise UsageError(
             f"--train-embeddings: {handoff} freezes {', '.join(opened.manifest.frozen)}",
@@ -48,20 +46,3 @@ def open_to_train(handoff: Path, job: UnlearnJob) -> OpenHandoff:
             " holders still use the same order"
         )
     return opened
-
-
-def check_tokenizers(opened: OpenHandoff) -> None:
-    """Refuse copies that turn the same rows into different tokens: that difference does not cancel.
-
-    Raises:
-        BadBundleError: the message names the file.
-    """
-    first, *others = opened.manifest.copies
-    for copy in others:
-        for name in sorted({*first.files, *copy.files} - NOT_OF_ROWS):
-            if is_allowed(name) and first.files.get(name) != copy.files.get(name):
-                raise BadBundleError(
-                    f"{copy.name}/{name} differs from that of {first.name}: the copies would see"
-                    " different tokens",
-                    "ask for the handoff again",
-                )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mpu_cli.bundle.copy_files import surplus
 from mpu_cli.bundle.manifest import (
     MANIFEST,
     SIGNATURE,
@@ -20,7 +21,6 @@ from mpu_cli.bundle.mask import MASKED, Mask
 from mpu_cli.bundle.payload import check_changes, check_numbers, open_changes, payload_of
 from mpu_cli.bundle.read import read_update
 from mpu_cli.bundle.tensors import shapes
-from mpu_cli.bundle.trusted import update_may_hold
 from mpu_cli.checkpoint.digest import file_digest
 from mpu_cli.checkpoint.staging import disk_errors, flush, flush_tree
 from mpu_cli.checkpoint.writer import Files, write_new
@@ -167,12 +167,9 @@ def _check_nothing_else(directory: Path, handoff: HandoffManifest) -> None:
         if item.name not in names | {MANIFEST, SIGNATURE, _PARTIAL}
     ]
     for name in names:
-        payload = payload_of(directory / name)
-        foreign += [
-            file
-            for file in (directory / name).iterdir()
-            if file.name != NOTE and not update_may_hold(payload, file.name)
-        ]
+        present = {file.name for file in (directory / name).iterdir()} - {NOTE}
+        if (unused := surplus(payload_of(directory / name), present)) is not None:
+            foreign.append(directory / name / unused)
     if foreign:
         raise BadBundleError(
             f"{min(foreign)}: is not part of an update but would be sent with it", "move it away"

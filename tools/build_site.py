@@ -41,6 +41,7 @@ CONTENTS = {
         "docs/paper",
         "docs/lineage",
         "docs/bundle-format",
+        "docs/trust",
         "docs/architectures",
         "docs/method-defaults",
     ],

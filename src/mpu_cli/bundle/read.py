@@ -49,17 +49,25 @@ def read_bundle(
     return trusted.finish()
 
 
-def read_handoff(path: Path, progress: Progress | None = None) -> HandoffManifest:
-    """Verify a bundle that must be a handoff."""
-    manifest = read_bundle(path, progress=progress, wanted=HANDOFF)
+def read_handoff(
+    path: Path,
+    progress: Progress | None = None,
+    digest: Callable[[Path, ByteCounter], str] = file_digest,
+) -> HandoffManifest:
+    """Verify a bundle that must be a handoff; `digest` computes a file's SHA-256."""
+    manifest = read_bundle(path, digest, progress, wanted=HANDOFF)
     if not isinstance(manifest, HandoffManifest):
         raise instead_of(path, HANDOFF, BadBundleError)
     return manifest
 
 
-def read_update(path: Path, progress: Progress | None = None) -> UpdateManifest:
-    """Verify a bundle that must be an update."""
-    manifest = read_bundle(path, progress=progress, wanted=UPDATE)
+def read_update(
+    path: Path,
+    progress: Progress | None = None,
+    digest: Callable[[Path, ByteCounter], str] = file_digest,
+) -> UpdateManifest:
+    """Verify a bundle that must be an update; `digest` computes a file's SHA-256."""
+    manifest = read_bundle(path, digest, progress, wanted=UPDATE)
     if not isinstance(manifest, UpdateManifest):
         raise instead_of(path, UPDATE, BadBundleError)
     return manifest

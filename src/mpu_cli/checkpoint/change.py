@@ -12,9 +12,10 @@ import torch
 
 from mpu_cli.checkpoint.buffers import Pool
 from mpu_cli.checkpoint.digest import combine
-from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, Scratch, converted, read_span, spans, to_bytes
+from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, Scratch, converted, spans, to_bytes
+from mpu_cli.checkpoint.hashed_reader import HashedReader, hashed_reader
 from mpu_cli.checkpoint.header import NAMES, STORED_NAMES, TensorInfo
-from mpu_cli.checkpoint.model import SPAN, Checkpoint, blocks
+from mpu_cli.checkpoint.model import SPAN, Checkpoint
 from mpu_cli.checkpoint.side_files import copy_side_files
 from mpu_cli.checkpoint.writer import CheckpointWriter, with_dtype
 from mpu_cli.errors import BadModelError
@@ -42,6 +43,8 @@ class Changed:
     """
 
     digest: str
+    source: str
+    """Digest of θ as it was read."""
     dtype: str
     cosine: float
     relative_norm: float
@@ -75,18 +78,20 @@ def _write(
     writer = CheckpointWriter(
         directory, tensors, max_shard_bytes=shard_bytes, digest_files=False, digest_tensors=True
     )
-    adder = _Adder(writer, model.path)
     try:
-        for target in writer.order:
-            source = model.tensors[target.name]
-            pieces = changes(source)
-            if pieces is not None:
-                adder.changed(source, target, pieces)
-            elif source.dtype in TORCH_DTYPES:
-                adder.unchanged(source, target)
-            else:
-                for block in blocks(source):
-                    writer.write(block)
+        with hashed_reader() as reader:
+            adder = _Adder(writer, model.path, reader)
+            for target in writer.order:
+                source = model.tensors[target.name]
+                pieces = changes(source)
+                if pieces is not None:
+                    adder.changed(source, target, pieces)
+                elif source.dtype in TORCH_DTYPES:
+                    adder.unchanged(source, target)
+                else:
+                    for block in reader.blocks(source):
+                        writer.write(block)
+            read = reader.digest(model)
         written = writer.close()
     finally:
         writer.abort()
@@ -94,6 +99,7 @@ def _write(
     sums = adder.sums
     return Changed(
         digest,
+        read,
         dtype or NAMES[model.dtype],
         sums.cosine,
         sums.relative_norm,
@@ -105,11 +111,12 @@ def _write(
 class _Adder:
     """Computes θ + change in float64, tensor by tensor and piece by piece."""
 
-    def __init__(self, writer: CheckpointWriter, model: Path) -> None:
+    def __init__(self, writer: CheckpointWriter, model: Path, reader: HashedReader) -> None:
+        self._reader = reader
         self.writer, self._model, self.sums = writer, model, _Sums()
         self.squares: dict[str, float] = {}
         self._pool = Pool(4)
-        self._read, self._original, self._result = Scratch(), Scratch(), Scratch()
+        self._original, self._result = Scratch(), Scratch()
 
     def changed(self, source: TensorInfo, target: TensorInfo, pieces: Spans) -> None:
         """Write θ + change of one tensor."""
@@ -117,7 +124,7 @@ class _Adder:
         for start, stop, change in pieces:
             if start == 0 or stop > first + len(block):
                 first, end = start, max(stop, min(start + SPAN, source.elements))
-                block = read_span(source, start, end, self._read)
+                block = self._reader.read(source, start, end)
             for a in range(start, stop, PIECE):
                 b = min(a + PIECE, stop)
                 original = self._original.tensor(torch.float64, b - a)
@@ -139,7 +146,7 @@ class _Adder:
     def unchanged(self, source: TensorInfo, target: TensorInfo) -> None:
         """Write one tensor of θ, converted if the target has another dtype."""
         for start, stop in spans(source.elements):
-            original = read_span(source, start, stop, self._read)
+            original = self._reader.read(source, start, stop)
             for a in range(0, stop - start, PIECE):
                 part = converted(original[a : a + PIECE], torch.float32, self._original)
                 squares = float(torch.dot(part, part))

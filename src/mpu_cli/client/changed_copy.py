@@ -41,7 +41,7 @@ def write_changed_copy(
 
     Raises:
         UsageError: there is no such copy, or the update lacks it.
-        BadBundleError: a malformed handoff or update.
+        BadBundleError: a malformed handoff or update, or one that was altered meanwhile.
         GateError: the update answers another handoff, or does not fit this one.
         OutputError: the disk is full.
     """
@@ -61,6 +61,8 @@ def write_changed_copy(
     check_changes(where, changes, shapes(published.tensors), opened.frozen, opened.matrices)
     with disk_errors(directory):
         write_changed(published, partial(change_spans, changes), directory, dtype, _SHARD_BYTES)
+    for folder in (published.path, where):
+        opened.files.require_unchanged(folder)
 
 
 def change_spans(changes: Mapping[str, ChangedTensor], info: TensorInfo) -> Spans | None:

@@ -31,7 +31,8 @@ def diff(
     adapters on o and down.
 
     Raises:
-        MpuError: a copy is missing, is not the same model, moved a frozen tensor, or holds NaN.
+        MpuError: a copy is missing, is not the same model, moved a frozen tensor, or holds NaN; or
+            the handoff was altered meanwhile.
     """
     refuse_nesting(out, handoff, trained)
     refuse_existing(out, force=force)
@@ -64,6 +65,7 @@ def diff(
                     merge=merge,
                     warn=warn_once,
                 )
+            opened.files.require_unchanged(published.path)
         with disk_errors(out):
             update = write_manifest(staging.path, opened.manifest, written)
         staging.commit()

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from mpu_cli.architectures.projections import Projections, projections
 from mpu_cli.architectures.read import read_layout
+from mpu_cli.bundle.finite import FileNumbers
 from mpu_cli.bundle.manifest import HandoffManifest
 from mpu_cli.bundle.read import read_handoff
 from mpu_cli.bundle.tensors import is_frozen, open_copies, shapes
 from mpu_cli.checkpoint.digest import Progress
+from mpu_cli.checkpoint.file_state import WatchedFiles
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.errors import BadBundleError
 
@@ -28,6 +30,8 @@ class OpenHandoff:
     """Tensors that trainers may leave out."""
     matrices: Projections
     """The attention and feed-forward projections, on which an adapter may sit."""
+    files: WatchedFiles
+    """All files of the copies; ask it again when a copy was used."""
 
 
 def open_handoff(
@@ -40,11 +44,20 @@ def open_handoff(
     which tokens the forget set holds.
 
     Raises:
-        BadBundleError: see `read_handoff` and `open_copies`; or nothing is left to train.
+        BadBundleError: see `read_handoff` and `open_copies`; or a weight is NaN or infinite; or
+            nothing is left to train.
         BadModelError: the copies are of an architecture that this mpu does not know.
     """
-    manifest = read_handoff(path, progress)
+    numbers = FileNumbers()
+    files = WatchedFiles(numbers.digest)
+    manifest = read_handoff(path, progress, digest=files.digest)
     copies = open_copies(path, manifest)
+    for copy in manifest.copies:
+        if (bad := numbers.not_finite(path / copy.name / name for name in copy.files)) is not None:
+            raise BadBundleError(
+                f"{path / copy.name}: tensor {bad} holds NaN or infinity",
+                "ask the server for another handoff",
+            )
     first = next(iter(copies.values()))
     layout = read_layout(first.config, shapes(first.tensors), first.path)
     frozen = tuple(dict.fromkeys((*manifest.frozen, *(() if train_embeddings else layout.frozen))))
@@ -55,5 +68,5 @@ def open_handoff(
         )
     droppable = frozenset(name for layer in layout.layers for name in layer.untouched)
     return OpenHandoff(
-        manifest, copies, frozen, droppable, projections(layout, shapes(first.tensors))
+        manifest, copies, frozen, droppable, projections(layout, shapes(first.tensors)), files
     )

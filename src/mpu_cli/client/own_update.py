@@ -17,6 +17,8 @@ def open_own_update(
 ) -> tuple[OpenHandoff, UpdateManifest]:
     """Verify an update and the handoff, and that the one was made from the other.
 
+    The handoff's `files` watch those of the update too.
+
     Embeddings may have moved, if the client asked for it; what the handoff freezes may not.
 
     Raises:
@@ -24,7 +26,7 @@ def open_own_update(
         GateError: the update answers another handoff.
     """
     opened = open_handoff(handoff, train_embeddings=True, progress=progress)
-    manifest = read_update(update, progress)
+    manifest = read_update(update, progress, digest=opened.files.digest)
     digests = {copy.name: copy.digest for copy in opened.manifest.copies}
     try:
         check_update_of(manifest, opened.manifest.id, opened.manifest.digest, digests)

@@ -23,7 +23,7 @@ from mpu_cli.checkpoint.writer import Files
 from mpu_cli.client.delta import DeltaFormat
 from mpu_cli.client.estimate import of_handoff, of_model
 from mpu_cli.client.handoff import OpenHandoff, open_handoff
-from mpu_cli.client.handoff_to_train import check_tokenizers, open_to_train
+from mpu_cli.client.handoff_to_train import open_to_train
 from mpu_cli.client.job import UnlearnJob
 from mpu_cli.client.lora import choose, matrices_of
 from mpu_cli.client.payload_writer import write_payload
@@ -132,7 +132,6 @@ def finish_update(handoff: Path, out: Path, progress: Progress | None = None) ->
     """
     refuse_nesting(out, handoff)
     opened = open_handoff(handoff, progress=progress)
-    check_tokenizers(opened)
     return finish(out, opened)
 
 
@@ -257,6 +256,7 @@ class _HandoffTraining:
         with disk_errors(self.out):
             delta_format = DeltaFormat(job.delta_dtype, job.shard_bytes)
             files = write_payload(self.opened, published, copy.after, directory, delta_format)
+            self.opened.files.require_unchanged(published.path)
             shutil.rmtree(copy.after)
         return report, files
 

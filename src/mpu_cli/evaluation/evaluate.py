@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mpu_cli import __version__
+from mpu_cli.checkpoint.file_state import require_unaltered
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import encode_whole
 from mpu_cli.data.tokens import tokens_digest
@@ -24,7 +25,12 @@ from mpu_cli.evaluation.preflight import (
 )
 from mpu_cli.evaluation.prompt_format import check_prompt_formats, prompt_format
 from mpu_cli.evaluation.questions import FORGET, HOLDOUT, KNOWLEDGE, QuestionSet
-from mpu_cli.evaluation.records.provenance import circumstances, identity, published_as
+from mpu_cli.evaluation.records.provenance import (
+    circumstances,
+    identity,
+    published_as,
+    watched_models,
+)
 from mpu_cli.evaluation.records.record import Record, SetInfo, require_same_rows
 from mpu_cli.evaluation.relearned import remarks, with_steps
 from mpu_cli.evaluation.robustness import all_checks
@@ -79,7 +85,8 @@ def evaluate(
     Raises:
         UsageError: no sets, two of one name, or an unknown metric or check.
         BadDataError: an answer that does not fit in the model's context, or a record of other rows.
-        BadModelError: no tokenizer, tensors missing, or logits that are not finite.
+        BadModelError: no tokenizer, tensors missing, or logits that are not finite; or a model's
+            file was altered meanwhile.
     """
     check_names(settings)
     check_sets(sets)
@@ -96,6 +103,7 @@ def evaluate(
     infos = {rows.name: SetInfo.of(rows, _tokens(rows, tokenizer, settings)) for rows in sets}
     for flag, record in records.items():
         require_same_rows(flag, record, infos)
+    used = watched_models(model, reference)
     loaded = load_model(model)
     device = choose_device(settings.device)
     tested = ModelUnderTest(loaded.model.to(device), tokenizer, sets, settings, progress)
@@ -115,6 +123,7 @@ def evaluate(
             "before": before.model if before else None,
             "reference": identity(reference, None, progress) if reference else None,
         }
+        require_unaltered(used)  # the digests were computed after the models were loaded
         made = circumstances(device, **others)
     record = Record(
         {**who, "mpu": __version__},

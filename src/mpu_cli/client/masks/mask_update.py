@@ -116,6 +116,7 @@ def mask_update(
                 )
         with disk_errors(out):
             manifest = write_manifest(staging.path, opened.manifest, written, mask)
+        opened.files.require_unchanged(update)
         uses.add(use)
         staging.commit()
     return MaskedUpdate(manifest, fixed.largest / fixed.limit, other_groups)

@@ -13,12 +13,13 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.change import Changed, write_changed
 from mpu_cli.checkpoint.digest import model_digest
+from mpu_cli.checkpoint.file_state import altered
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.checkpoint.space import require_space
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
-from mpu_cli.errors import GateError
+from mpu_cli.errors import BadModelError, GateError
 from mpu_cli.server.aggregation.copy_statistics import DrawStatistics
 from mpu_cli.server.aggregation.mask_groups import check_mask_groups, unverified
 from mpu_cli.server.aggregation.model_update import DrawAggregator, ModelUpdate
@@ -136,6 +137,9 @@ def aggregate(
             disclosed = [draw.record for draw in validated.draws] if settings.disclose else []
             write_model_card(staging.path, lineage, record, disclosed)
             require_no_secret(staging.path, master)
+            validated.require_unchanged()
+            if changed.source != digest:
+                raise altered(model.path, BadModelError)
             if not unchanged:
                 lineage.save_model(replace(record, state="prepared"))
             staging.commit()

@@ -13,6 +13,7 @@ from mpu_cli.bundle.payload import ChangedTensor, check_changes, open_changes
 from mpu_cli.bundle.read import read_update
 from mpu_cli.bundle.trusted import check_update_of
 from mpu_cli.checkpoint.digest import Progress
+from mpu_cli.checkpoint.file_state import WatchedFiles
 from mpu_cli.errors import GateError
 from mpu_cli.server.aggregation.mask_groups import check_mask_groups
 from mpu_cli.server.aggregation.masked_sum import MaskedSum, masked_sums
@@ -87,6 +88,22 @@ class ValidatedUpdates:
     """Public keys of each mask group; of its members' updates only the sum is known."""
     staleness: int
     """How many models lie between the oldest handoff's model and the one that is updated."""
+    files: WatchedFiles
+    """All files of the updates."""
+    paths: tuple[Path, ...]
+    """The updates' directories."""
+
+    def require_unchanged(self) -> None:
+        """Require that no update was altered since its digests were checked.
+
+        Rows are read in the order of the model's rows, not of the file's, so they cannot be hashed
+        as they are read.
+
+        Raises:
+            BadBundleError: one was.
+        """
+        for path in self.paths:
+            self.files.require_unchanged(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +135,9 @@ def validate_updates(
     chain = lineage.chain(model)
     ages = {record.digest: age for age, record in enumerate(chain)}
     updates: list[_Update] = []
+    files = WatchedFiles()
     for path in paths:
-        manifest = read_update(path, progress)
+        manifest = read_update(path, progress, digest=files.digest)
         record = lineage.handoffs.get(manifest.handoff_id)
         if record is None:
             raise unknown_handoff(manifest.handoff_id, path, lineage)
@@ -145,6 +163,8 @@ def validate_updates(
         tuple(dict.fromkeys(update.record.id for update in updates)),
         tuple(dict.fromkeys(u.manifest.mask.group for u in updates if u.manifest.mask)),
         max(ages[update.record.model] for update in updates),
+        files,
+        tuple(paths),
     )
 
 

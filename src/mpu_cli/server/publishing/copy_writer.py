@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from mpu_cli.checkpoint.buffers import Pool
-from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, Scratch, converted, read_span, to_bytes
+from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, Scratch, converted, to_bytes
+from mpu_cli.checkpoint.hashed_reader import HashedReader, hashed_reader
 from mpu_cli.checkpoint.header import STORED_NAMES, TensorInfo
-from mpu_cli.checkpoint.model import blocks
 from mpu_cli.checkpoint.side_files import copy_side_files
 from mpu_cli.checkpoint.writer import CheckpointWriter, with_dtype
 from mpu_cli.errors import BadModelError
@@ -34,6 +34,8 @@ class WrittenCopies:
     """Digest and size of every file, by copy."""
     noise: Mapping[str, float]
     """See `NoiseStatistics.report`."""
+    source: str
+    """Digest of the model as it was read to make the copies."""
 
 
 def write_copies(
@@ -62,11 +64,13 @@ def write_copies(
     )
     done = 0
     try:
-        copy_writer = _CopyWriter(copies, writers, statistics)
-        for info in writers[0].order:
-            copy_writer.write(copies.model.tensors[info.name], info.dtype)
-            done += info.elements
-            progress("write", done, copies.model.elements)
+        with hashed_reader() as reader:
+            copy_writer = _CopyWriter(copies, writers, statistics, reader)
+            for info in writers[0].order:
+                copy_writer.write(copies.model.tensors[info.name], info.dtype)
+                done += info.elements
+                progress("write", done, copies.model.elements)
+            source = reader.digest(copies.model)
         written = [writer.close() for writer in writers]
     finally:
         for writer in writers:
@@ -75,15 +79,20 @@ def write_copies(
         {**copy_side_files(copies.model, folder, copies.dtype), **result.files}
         for folder, result in zip(folders, written, strict=True)
     )
-    return WrittenCopies(tuple(folders), files, statistics.report())
+    return WrittenCopies(tuple(folders), files, statistics.report(), source)
 
 
 class _CopyWriter:
     """Memory and writers of all copies, used for one tensor after the other."""
 
     def __init__(
-        self, copies: CopySet, writers: list[CheckpointWriter], statistics: NoiseStatistics
+        self,
+        copies: CopySet,
+        writers: list[CheckpointWriter],
+        statistics: NoiseStatistics,
+        reader: HashedReader,
     ) -> None:
+        self._reader = reader
         self._copies, self._writers, self._statistics = copies, writers, statistics
         self._group_of = {
             name: group
@@ -94,7 +103,7 @@ class _CopyWriter:
         self._transforms = copies.model_transforms()
         self._dtype = TORCH_DTYPES[STORED_NAMES[copies.dtype]]
         self._block_entries = min(BLOCK, 5 * BLOCK // len(writers))
-        self._read, self._wide = Scratch(), Scratch()
+        self._wide = Scratch()
         self._noised, self._rounded = ([Scratch() for _ in writers] for _ in range(2))
         # Each writer holds one buffer, and two more let the next block be prepared.
         self._pool = Pool(len(writers) + 2)
@@ -115,7 +124,7 @@ class _CopyWriter:
 
     def _copy_bytes(self, info: TensorInfo, targets: Sequence[str]) -> None:
         offset = 0
-        for block in blocks(info):  # adding zero would turn −0.0 into 0.0
+        for block in self._reader.blocks(info):  # adding zero would turn −0.0 into 0.0
             for writer, target in zip(self._writers, targets, strict=True):
                 writer.write_at(target, offset, block)
             offset += len(block)
@@ -129,7 +138,7 @@ class _CopyWriter:
         stop: int,
     ) -> None:
         columns = steps[0][1].columns
-        original = read_span(info, start * columns, stop * columns, self._read)
+        original = self._reader.read(info, start * columns, stop * columns)
         if noise is None:
             centre, values = original, [original] * len(self._writers)
         else:

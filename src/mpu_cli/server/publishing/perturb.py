@@ -12,11 +12,12 @@ from mpu_cli.architectures.family import family_of
 from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.config_file import CONFIG_FILE
+from mpu_cli.checkpoint.file_state import altered
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
-from mpu_cli.errors import BadSecretError
+from mpu_cli.errors import BadModelError, BadSecretError
 from mpu_cli.server.can_be_loaded import check_loads, check_published
 from mpu_cli.server.lineage.model_card import read_model_card
 from mpu_cli.server.lineage.models import Lineage, open_locked
@@ -88,6 +89,8 @@ def perturb(
     Raises:
         GateError: `target.secret` would begin a second lineage of the model without
             `target.new_lineage`, or the draw would pass `settings.max_exposure`.
+        BadModelError: the model was altered between its first reading, which decides the noise and
+            names the model in the lineage, and the writing of the copies.
         MpuError: see the modules that decide: settings, plan, lineage, function_check, checkpoint.
     """
     handoff, secret = target.handoff, target.secret
@@ -138,6 +141,8 @@ def perturb(
         with disk_errors(handoff):
             folders = make_folders(staging.path, settings.copies, split=settings.split)
             written = write_copies(plan.copies, folders, statistics.dtype, progress)
+            if written.source != statistics.digest:
+                raise altered(source.path, BadModelError)
             records = build_handoffs(plan, written, drafts, entropy.new_id)
             master = plan.copies.draw.master
             require_no_secret(staging.path, master)

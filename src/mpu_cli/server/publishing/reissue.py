@@ -11,12 +11,13 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, PublishedCopy, encode, listed
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.digest import model_digest
+from mpu_cli.checkpoint.file_state import altered
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.checkpoint.writer import write_new
-from mpu_cli.errors import BadSecretError, CheckFailedError
+from mpu_cli.errors import BadModelError, BadSecretError, CheckFailedError
 from mpu_cli.server.lineage.models import Lineage, open_locked
 from mpu_cli.server.lineage.records import HandoffRecord, frozen_of
 from mpu_cli.server.publishing.copy_set import CopySet
@@ -33,6 +34,7 @@ def reissue(
 
     Raises:
         BadSecretError: the lineage has no such handoff.
+        BadModelError: MODEL was altered while it was read.
         CheckFailedError: MODEL is not the model it was made from, or this machine's floating-point
             unit rounds differently from the one that made it. The noise is then not bit-identical,
             and nothing is written.
@@ -73,7 +75,10 @@ def reissue(
                 record.dtype,
                 record.shard_bytes,
             )
-            files = write_copies(copies, folders).files
+            written = write_copies(copies, folders)
+            if written.source != record.model:
+                raise altered(model.path, BadModelError)
+            files = written.files
             require_no_secret(staging.path, draw.master)
             manifest = HandoffManifest(
                 record.id,

@@ -36,6 +36,10 @@ class GateError(CheckFailedError):
     """A rule of the lineage or of aggregation rejected an update or a model."""
 
 
+class SignatureError(CheckFailedError):
+    """A signature does not fit its manifest, or is not by whom it must be, or is missing."""
+
+
 class StoppedError(MpuError):
     """Ctrl-C or SIGTERM stopped the work (exit 130); the message says what was saved."""
 

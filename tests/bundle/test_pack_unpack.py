@@ -19,6 +19,7 @@ from mpu_cli.bundle.unpack import as_directory
 from mpu_cli.errors import BadBundleError, MpuError, OutputError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "handoff-v1"
+SIGNATURE = GOLDEN.parent / "ssh" / "ed25519.ssh-keygen.sig"
 GNU_TAR = (
     "tar",
     "--sort=name",
@@ -86,11 +87,13 @@ def test_the_same_bundle_is_packed_to_the_same_bytes(handoff, tmp_path):
 
 
 def test_only_listed_files_are_packed(handoff, tmp_path):
-    """A stray file in the bundle is left out; a signature is packed."""
+    """A stray file in the bundle is left out; a signature is packed and unpacked."""
     (handoff / "notes.txt").write_text("mine")
     (handoff / "copy-1" / "forget.jsonl").write_text("mine")
-    (handoff / "mpu.yaml.sig").write_text("signed")
+    (handoff / "mpu.yaml.sig").write_bytes(SIGNATURE.read_bytes())
     pack(handoff, tmp_path / "a.tar")
+    with as_directory(tmp_path / "a.tar") as unpacked:
+        assert (unpacked / "mpu.yaml.sig").read_bytes() == SIGNATURE.read_bytes()
     with tarfile.open(tmp_path / "a.tar") as archive:
         names = archive.getnames()
     assert "to-client/mpu.yaml.sig" in names and not any(

@@ -27,6 +27,7 @@ from mpu_cli.server.lineage.records import CopyRecord, HandoffRecord, ModelRecor
 from mpu_cli.server.secrets.secret import Offset, Secret, read_secret, read_signed, write_signed
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+SIGNATURE_OF_HANDOFF = GOLDEN / "ssh" / "ed25519.ssh-keygen.sig"
 MASTER = bytes(range(32))
 
 
@@ -226,13 +227,17 @@ def test_a_folder_a_pipe_or_a_socket_in_a_copy_is_refused(handoff):
         read_bundle(handoff)
 
 
-def test_a_signature_file_is_allowed(handoff):
-    """mpu.yaml.sig may be in the directory, but not as a link."""
-    (handoff / "mpu.yaml.sig").write_bytes(b"signature")
+def test_only_a_signature_may_lie_beside_the_manifest(handoff):
+    """mpu.yaml.sig must be an SSH signature that fits, no garbage and no link."""
+    signature = handoff / "mpu.yaml.sig"
+    signature.write_bytes(SIGNATURE_OF_HANDOFF.read_bytes())
     assert isinstance(read_bundle(handoff), HandoffManifest)
-    (handoff / "mpu.yaml.sig").unlink()
-    (handoff / "mpu.yaml.sig").symlink_to("mpu.yaml")
-    with pytest.raises(BadBundleError):
+    signature.write_bytes(b"signature")
+    with pytest.raises(BadBundleError, match=r"mpu\.yaml\.sig: not an SSH signature"):
+        read_bundle(handoff)
+    signature.unlink()
+    signature.symlink_to("mpu.yaml")
+    with pytest.raises(BadBundleError, match="is a link"):
         read_bundle(handoff)
 
 

@@ -28,6 +28,7 @@ NO_MESSAGES = {
 REACHED_FROM = {
     "audit/update": ("audit update",),
     "bundle": ("unlearn", "diff", "aggregate", "verify", "inspect"),
+    "bundle/signatures/pins.py": ("unlearn", "diff", "aggregate"),
     "checkpoint/change.py": ("aggregate", "unlearn"),
     "checkpoint/recognise.py": (
         "perturb",

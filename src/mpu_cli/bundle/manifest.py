@@ -25,7 +25,7 @@ from mpu_cli.errors import BadBundleError
 FORMAT = 1
 MANIFEST = "mpu.yaml"
 SIGNATURE = "mpu.yaml.sig"
-"""Reserved: the only unlisted file that may lie beside the manifest."""
+"""The signature of the manifest: the only unlisted file that may lie beside it."""
 
 
 @dataclass(frozen=True, slots=True)

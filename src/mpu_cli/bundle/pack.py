@@ -10,8 +10,8 @@ import tarfile
 from pathlib import Path
 from shlex import quote
 
-from mpu_cli.bundle.manifest import MANIFEST, SIGNATURE, decode
-from mpu_cli.bundle.read import manifest_bytes
+from mpu_cli.bundle.manifest import MANIFEST, SIGNATURE
+from mpu_cli.bundle.read import open_manifest
 from mpu_cli.checkpoint.digest import Progress
 from mpu_cli.checkpoint.space import require_space
 from mpu_cli.checkpoint.staged_file import staged_file
@@ -32,8 +32,9 @@ def pack(
     Raises:
         OutputError: the file exists (unless `force`) or cannot be written; the directory is kept.
         BadBundleError: the directory is not a bundle.
+        SignatureError: it has a signature that does not fit.
     """
-    manifest = decode(manifest_bytes(directory), directory)
+    manifest = open_manifest(directory).manifest
     names = [MANIFEST, *([SIGNATURE] if (directory / SIGNATURE).exists() else [])]
     names += [
         name

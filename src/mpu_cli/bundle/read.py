@@ -5,13 +5,17 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from mpu_cli.bundle import canonical
-from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, UpdateManifest
+from mpu_cli.bundle.manifest import MANIFEST, SIGNATURE, HandoffManifest, UpdateManifest
+from mpu_cli.bundle.signatures.sshsig import MAX_BYTES as MAX_SIGNATURE
+from mpu_cli.bundle.signatures.trust import ANYBODY, BundleSigner, Trust
 from mpu_cli.bundle.trusted import TrustedBundle
 from mpu_cli.checkpoint.digest import HASHERS, ByteCounter, Progress, file_digest
 from mpu_cli.checkpoint.plain_file import TEMPLATES
+from mpu_cli.checkpoint.read_file import read_file
 from mpu_cli.checkpoint.recognise import BUNDLE, HANDOFF, UPDATE, instead_of
 from mpu_cli.errors import BadBundleError
 
@@ -23,21 +27,58 @@ def is_bundle(path: Path) -> bool:
     return (path / MANIFEST).exists()
 
 
+@dataclass(frozen=True, slots=True)
+class SignedManifest:
+    """A manifest, and who signed it (None: nobody)."""
+
+    manifest: HandoffManifest | UpdateManifest
+    signer: BundleSigner | None
+
+
+def open_manifest(path: Path, wanted: str = BUNDLE, trust: Trust = ANYBODY) -> SignedManifest:
+    """Read a manifest after its signature, if there is one; the files are not checked.
+
+    Raises:
+        BadBundleError: see `manifest_bytes` and `decode`; or `mpu.yaml.sig` is no signature.
+        SignatureError: see `Trust.check`.
+    """
+    trusted = TrustedBundle(path, trust)
+    manifest = trusted.read_manifest(manifest_bytes(path, wanted), signature_bytes(path))
+    return SignedManifest(manifest, trusted.signer)
+
+
 def read_bundle(
     path: Path,
     digest: Callable[[Path, ByteCounter], str] = file_digest,
     progress: Progress | None = None,
     wanted: str = BUNDLE,
 ) -> HandoffManifest | UpdateManifest:
-    """Verify a whole bundle: manifest, listing, and the digest of every file.
+    """Verify a whole bundle that anybody may have signed; see `verify_bundle`."""
+    return verify_bundle(path, digest, progress, wanted).manifest
 
-    `wanted` is the kind that a message says was expected.
+
+def verify_bundle(
+    path: Path,
+    digest: Callable[[Path, ByteCounter], str] = file_digest,
+    progress: Progress | None = None,
+    wanted: str = BUNDLE,
+    trust: Trust = ANYBODY,
+) -> SignedManifest:
+    """Verify a whole bundle: signature, manifest, listing, and the digest of every file.
+
+    Args:
+        path: its directory.
+        digest: computes a file's SHA-256.
+        progress: gets (what, bytes done, bytes in total).
+        wanted: the kind that a message says was expected.
+        trust: whose signature is accepted.
 
     Raises:
         BadBundleError: a file is missing, added, altered, or not a regular file.
+        SignatureError: see `Trust.check`.
     """
-    trusted = TrustedBundle(path)
-    manifest = trusted.read_manifest(manifest_bytes(path, wanted))
+    trusted = TrustedBundle(path, trust)
+    manifest = trusted.read_manifest(manifest_bytes(path, wanted), signature_bytes(path))
     trusted.check_listing(_listing(path))
     files = [(copy.name, name) for copy in manifest.copies for name in copy.files]
     total = sum(entry.bytes for copy in manifest.copies for entry in copy.files.values())
@@ -46,16 +87,17 @@ def read_bundle(
         digests = hashing.map(lambda file: digest(path / "/".join(file), counter), files)
         for (copy, name), sha256 in zip(files, digests, strict=True):
             trusted.check_file(copy, name, sha256)
-    return trusted.finish()
+    return SignedManifest(trusted.finish(), trusted.signer)
 
 
 def read_handoff(
     path: Path,
     progress: Progress | None = None,
     digest: Callable[[Path, ByteCounter], str] = file_digest,
+    trust: Trust = ANYBODY,
 ) -> HandoffManifest:
     """Verify a bundle that must be a handoff; `digest` computes a file's SHA-256."""
-    manifest = read_bundle(path, digest, progress, wanted=HANDOFF)
+    manifest = verify_bundle(path, digest, progress, HANDOFF, trust).manifest
     if not isinstance(manifest, HandoffManifest):
         raise instead_of(path, HANDOFF, BadBundleError)
     return manifest
@@ -67,10 +109,20 @@ def read_update(
     digest: Callable[[Path, ByteCounter], str] = file_digest,
 ) -> UpdateManifest:
     """Verify a bundle that must be an update; `digest` computes a file's SHA-256."""
-    manifest = read_bundle(path, digest, progress, wanted=UPDATE)
-    if not isinstance(manifest, UpdateManifest):
+    return verify_update(path, progress, digest)[0]
+
+
+def verify_update(
+    path: Path,
+    progress: Progress | None = None,
+    digest: Callable[[Path, ByteCounter], str] = file_digest,
+    trust: Trust = ANYBODY,
+) -> tuple[UpdateManifest, BundleSigner | None]:
+    """Verify a bundle that must be an update; its manifest, and who signed it."""
+    verified = verify_bundle(path, digest, progress, UPDATE, trust)
+    if not isinstance(verified.manifest, UpdateManifest):
         raise instead_of(path, UPDATE, BadBundleError)
-    return manifest
+    return verified.manifest, verified.signer
 
 
 def manifest_bytes(path: Path, wanted: str = BUNDLE) -> bytes:
@@ -90,6 +142,20 @@ def manifest_bytes(path: Path, wanted: str = BUNDLE) -> bytes:
         )
     with manifest.open("rb") as file:
         return file.read(canonical.MAX_BYTES + 1)  # the parser refuses a longer manifest
+
+
+def signature_bytes(path: Path) -> bytes | None:
+    """The bytes of a bundle's signature; None if it has none.
+
+    Raises:
+        BadBundleError: it is not a regular file, or larger than a signature.
+    """
+    place = path / SIGNATURE
+    if place.is_symlink():
+        raise BadBundleError(f"{place}: is a link; a bundle holds none", "copy the file there")
+    if not place.exists():
+        return None
+    return read_file(place, MAX_SIGNATURE, BadBundleError, "ask for the signature again")
 
 
 def _listing(path: Path) -> dict[str, dict[str, int]]:

@@ -1,8 +1,8 @@
 """The ordered checks of a bundle: bytes in, verified objects out, no I/O.
 
 A bundle from the other party is untrusted until it passes them. Each step needs the previous one:
-manifest → listing → files → tensors (in `tensors.py`). The design follows the trusted metadata set
-of python-tuf.
+signature → manifest → listing → files → tensors (in `tensors.py`). The design follows the trusted
+metadata set of python-tuf.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mpu_cli.bundle.manifest import (
     UpdateManifest,
     decode,
 )
+from mpu_cli.bundle.signatures.trust import ANYBODY, BundleSigner, Trust, require_kind
 from mpu_cli.bundle.strays import explain_stray
 from mpu_cli.checkpoint.plain_file import TEMPLATES
 from mpu_cli.checkpoint.side_files import MAX_TEMPLATE_BYTES, MAX_TEMPLATES
@@ -27,15 +28,30 @@ from mpu_cli.errors import BadBundleError, GateError
 class TrustedBundle:
     """A handoff or an update while it is being verified."""
 
-    def __init__(self, where: object) -> None:
-        self._where = where
+    def __init__(self, where: object, trust: Trust = ANYBODY) -> None:
+        self._where, self._trust = where, trust
+        self.signer: BundleSigner | None = None
+        """Who signed the manifest; None if nobody did."""
         self._manifest: HandoffManifest | UpdateManifest | None = None
         self._listed = False
         self._unread: set[tuple[str, str]] = set()
 
-    def read_manifest(self, data: bytes) -> HandoffManifest | UpdateManifest:
-        """Step 1: check that the manifest is canonical, complete, and matches its own digest."""
+    def read_manifest(
+        self, data: bytes, signature: bytes | None = None
+    ) -> HandoffManifest | UpdateManifest:
+        """Step 1: check the signature, then that the manifest is canonical and complete.
+
+        Args:
+            data: the bytes of `mpu.yaml`.
+            signature: those of `mpu.yaml.sig`; None if there is none.
+        """
+        self.signer = self._trust.check(self._where, data, signature)
         manifest = decode(data, f"{self._where}/{MANIFEST}")
+        require_kind(
+            self._where,
+            self.signer,
+            "handoff" if isinstance(manifest, HandoffManifest) else "update",
+        )
         check_files(manifest, self._where)
         for copy in manifest.copies:
             templates = [

@@ -17,7 +17,8 @@ from io import BufferedReader
 from pathlib import Path
 
 from mpu_cli.bundle import canonical
-from mpu_cli.bundle.manifest import MANIFEST
+from mpu_cli.bundle.manifest import MANIFEST, SIGNATURE
+from mpu_cli.bundle.signatures.sshsig import MAX_BYTES as MAX_SIGNATURE
 from mpu_cli.bundle.tar_members import Member, read_members
 from mpu_cli.bundle.trusted import TrustedBundle
 from mpu_cli.checkpoint.digest import Progress
@@ -70,13 +71,21 @@ def _check(path: Path, file: BufferedReader) -> dict[tuple[str, ...], Member]:
             "copy it again; unpack a tar file of anything else yourself",
         )
     trusted = TrustedBundle(path)
-    file.seek(manifest.start)
-    trusted.read_manifest(file.read(min(manifest.size, canonical.MAX_BYTES + 1)))
+    data, signature = _content(file, manifest, canonical.MAX_BYTES), members.get((SIGNATURE,))
+    trusted.read_manifest(
+        data, None if signature is None else _content(file, signature, MAX_SIGNATURE)
+    )
     listing: dict[str, dict[str, int]] = {folder: {} for folder in ("", *folders)}
     for place, member in members.items():
         listing.setdefault("/".join(place[:-1]), {})[place[-1]] = member.size
     trusted.check_listing(listing)
     return members
+
+
+def _content(file: BufferedReader, member: Member, limit: int) -> bytes:
+    """The bytes of a member, at most one more than its limit."""
+    file.seek(member.start)
+    return file.read(min(member.size, limit + 1))
 
 
 def _extract(

@@ -12,13 +12,16 @@ from mpu_cli.bundle.masked import open_masked
 from mpu_cli.bundle.payload import open_changes
 from mpu_cli.cli.next_steps import on_update
 from mpu_cli.cli.output import facts, size, table
+from mpu_cli.cli.signing import signature_content, who_signed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from mpu_cli.bundle.signatures.trust import BundleSigner
+
 
 def update_view(
-    path: Path, given: Path, manifest: UpdateManifest
+    path: Path, given: Path, manifest: UpdateManifest, signer: BundleSigner | None
 ) -> tuple[dict[str, Any], list[RenderableType]]:
     """Describe the update at `path`, which messages call `given`: data, and what is printed."""
     mask, copies = manifest.mask, list[dict[str, Any]]()
@@ -42,6 +45,7 @@ def update_view(
         "path": str(given),
         "handoff": manifest.handoff_id,
         "digest": manifest.digest,
+        "signature": signature_content(signer),
         "mask": None
         if mask is None
         else {"group": mask.digest, "member": mask.member, "members": len(mask.group)},
@@ -61,6 +65,7 @@ def update_view(
         "kind": "update: how a client's training changed the copies",
         "handoff": manifest.handoff_id,
         "digest": manifest.digest,
+        "signature": who_signed(signer),
     }
     if mask is not None:
         properties["masked"] = (

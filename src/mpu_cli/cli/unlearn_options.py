@@ -10,6 +10,7 @@ from typing import Any, Literal
 from mpu_cli.checkpoint.settings import StorageSettings, UpdateDtype
 from mpu_cli.cli.flags import Job
 from mpu_cli.cli.options import Shared
+from mpu_cli.cli.signing import HandoffSigners, Signing
 from mpu_cli.client import methods
 from mpu_cli.client.settings import CheckpointSettings, Lora
 from mpu_cli.data.prompting import Prompting
@@ -37,6 +38,7 @@ class UnlearnOptions(Job):
         shown="the copy itself",
         metavar="MODEL",
     )
+    signers: HandoffSigners
     forget: str | None = option(
         None,
         "Rows to forget: JSON, JSONL, CSV, Parquet or text, or hf://datasets/….",
@@ -85,6 +87,7 @@ class UnlearnOptions(Job):
     finish: bool = option(False, "Check all copies made with --copy, and write the update.")
     delta_dtype: UpdateDtype = same_option(Shared, "delta_dtype")
     storage: StorageSettings
+    sign: Path | None = same_option(Signing, "sign")
     pack: Path | None = same_option(Shared, "pack")
     checkpoints: CheckpointSettings
     log_dir: Path | None = option(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mpu_cli.bundle.manifest import UpdateManifest
+from mpu_cli.bundle.signatures.private_key import SigningKey
+from mpu_cli.bundle.signatures.trust import ANYBODY, Trust
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.client.delta import DeltaFormat
 from mpu_cli.client.handoff import open_handoff
@@ -23,12 +25,15 @@ def diff(
     merge: bool = False,
     force: bool = False,
     warn: Warn = lambda text: None,
+    trust: Trust = ANYBODY,
+    signing: SigningKey | None = None,
 ) -> UpdateManifest:
     """Write the update from full models or PEFT adapters under `trained/copy-1` … `trained/copy-m`.
 
     A model may have another config.json, dtype or sharding, and a redundant tied head. An adapter
     stays one, or with `merge` becomes its delta. `warn` is called with a line on dropout and on
-    adapters on o and down.
+    adapters on o and down. `trust` says who must have signed the handoff; `signing` signs the
+    update.
 
     Raises:
         MpuError: a copy is missing, is not the same model, moved a frozen tensor, or holds NaN; or
@@ -36,7 +41,7 @@ def diff(
     """
     refuse_nesting(out, handoff, trained)
     refuse_existing(out, force=force)
-    opened = open_handoff(handoff)
+    opened = open_handoff(handoff, trust=trust)
     warned: set[str] = set()
 
     def warn_once(text: str) -> None:
@@ -67,6 +72,6 @@ def diff(
                 )
             opened.files.require_unchanged(published.path)
         with disk_errors(out):
-            update = write_manifest(staging.path, opened.manifest, written)
+            update = write_manifest(staging.path, opened.manifest, written, signing=signing)
         staging.commit()
     return update

@@ -11,6 +11,7 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.finite import FileNumbers
 from mpu_cli.bundle.manifest import HandoffManifest
 from mpu_cli.bundle.read import read_handoff
+from mpu_cli.bundle.signatures.trust import ANYBODY, Trust
 from mpu_cli.bundle.tensors import is_frozen, open_copies, shapes
 from mpu_cli.checkpoint.digest import Progress
 from mpu_cli.checkpoint.file_state import WatchedFiles
@@ -35,7 +36,11 @@ class OpenHandoff:
 
 
 def open_handoff(
-    path: Path, *, train_embeddings: bool = False, progress: Progress | None = None
+    path: Path,
+    *,
+    train_embeddings: bool = False,
+    progress: Progress | None = None,
+    trust: Trust = ANYBODY,
 ) -> OpenHandoff:
     """Verify a handoff completely and open its copies.
 
@@ -50,7 +55,7 @@ def open_handoff(
     """
     numbers = FileNumbers()
     files = WatchedFiles(numbers.digest)
-    manifest = read_handoff(path, progress, digest=files.digest)
+    manifest = read_handoff(path, progress, digest=files.digest, trust=trust)
     copies = open_copies(path, manifest)
     for copy in manifest.copies:
         if (bad := numbers.not_finite(path / copy.name / name for name in copy.files)) is not None:

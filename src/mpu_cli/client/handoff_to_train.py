@@ -23,6 +23,7 @@ def open_to_train(handoff: Path, job: UnlearnJob) -> OpenHandoff:
         handoff,
         train_embeddings=settings.train_embeddings,
         progress=lambda _, done, total: job.checking(done, total),
+        trust=job.trust,
     )
     if settings.train_embeddings and opened.manifest.frozen:
         raise UsageError(

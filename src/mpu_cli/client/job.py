@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mpu_cli.bundle.signatures.private_key import SigningKey
+from mpu_cli.bundle.signatures.trust import ANYBODY, Trust
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.client.reference_source import ReferenceSource
 from mpu_cli.client.settings import CheckpointSettings
@@ -33,6 +35,10 @@ class UnlearnJob:
     """The model that the method compares with; None = the model that is trained."""
     log_dir: Path | None = None
     """TensorBoard's event files go into a directory for each copy below it."""
+    trust: Trust = ANYBODY
+    """Who must have signed the handoff."""
+    signing: SigningKey | None = None
+    """Signs the update."""
     resume_with: str = "the same command with --resume"
     """The command that continues an interrupted run, for messages."""
     warn: Callable[[str], None] = lambda text: None

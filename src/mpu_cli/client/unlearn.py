@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mpu_cli.bundle.manifest import MANIFEST, UpdateManifest
+from mpu_cli.bundle.signatures.private_key import SigningKey
+from mpu_cli.bundle.signatures.trust import ANYBODY, Trust
 from mpu_cli.checkpoint.digest import Progress, loaded_digest
 from mpu_cli.checkpoint.header import NAMES
 from mpu_cli.checkpoint.model import open_checkpoint
@@ -77,7 +79,7 @@ def unlearn_handoff(
                 stop_after = reports[names[0]].steps
         if staging:
             with disk_errors(out):
-                update = write_manifest(staging.path, opened.manifest, written)
+                update = write_manifest(staging.path, opened.manifest, written, signing=job.signing)
             staging.commit()
     return update, reports
 
@@ -125,14 +127,26 @@ def unlearn_one_copy(
     return report
 
 
-def finish_update(handoff: Path, out: Path, progress: Progress | None = None) -> UpdateManifest:
+def finish_update(
+    handoff: Path,
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    trust: Trust = ANYBODY,
+    signing: SigningKey | None = None,
+) -> UpdateManifest:
     """Check all copies made with `--copy` and write the update's manifest.
 
-    `progress` gets (what, bytes done, bytes in total) while the handoff is checked.
+    Args:
+        handoff: what was trained on.
+        out: the directory of the copies.
+        progress: gets (what, bytes done, bytes in total) while the handoff is checked.
+        trust: who must have signed the handoff.
+        signing: signs the update.
     """
     refuse_nesting(out, handoff)
-    opened = open_handoff(handoff, progress=progress)
-    return finish(out, opened)
+    opened = open_handoff(handoff, progress=progress, trust=trust)
+    return finish(out, opened, signing)
 
 
 def unlearn_model(

@@ -20,6 +20,8 @@ from mpu_cli.bundle.manifest import (
 from mpu_cli.bundle.mask import MASKED, Mask
 from mpu_cli.bundle.payload import check_changes, check_numbers, open_changes, payload_of
 from mpu_cli.bundle.read import read_update
+from mpu_cli.bundle.sign import PARTIAL_SIGNATURE, sign_finished, write_signature
+from mpu_cli.bundle.signatures.private_key import SigningKey
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.digest import file_digest
 from mpu_cli.checkpoint.staging import disk_errors, flush, flush_tree
@@ -45,8 +47,11 @@ def write_manifest(
     handoff: HandoffManifest,
     written: Mapping[str, Files] | None = None,
     mask: Mask | None = None,
+    signing: SigningKey | None = None,
 ) -> UpdateManifest:
     """List every copy of the handoff below `directory` and write `mpu.yaml` atomically.
+
+    Its signature is there before it, so a complete update that was to be signed is signed.
 
     Args:
         directory: the update's.
@@ -54,8 +59,10 @@ def write_manifest(
         written: digests and sizes of each copy's files as they were written; files of copies that
             it lacks are hashed.
         mask: whose masks lie on all copies.
+        signing: the key that signs the manifest, if one does.
 
     Raises:
+        BadInputError: see `SigningKey.sign`.
         RuntimeError: the directory holds other files than were written.
     """
     copies = []
@@ -74,6 +81,7 @@ def write_manifest(
         payload = payload_of(directory / copy.name) if mask is None else MASKED
         copies.append(UpdateCopy(copy.name, copy.digest, payload, listed(files)))
     manifest = UpdateManifest(handoff.id, handoff.digest, tuple(copies), mask)
+    write_signature(directory, manifest, signing)
     partial = directory / _PARTIAL
     partial.unlink(missing_ok=True)
     write_new(partial, encode(manifest))
@@ -100,8 +108,12 @@ def write_note(
     write_new(directory / NOTE, json.dumps(note).encode(), 0o600)
 
 
-def finish(directory: Path, opened: OpenHandoff) -> UpdateManifest:
+def finish(
+    directory: Path, opened: OpenHandoff, signing: SigningKey | None = None
+) -> UpdateManifest:
     """Complete an update whose copies were made one by one with `--copy`, or check a finished one.
+
+    `signing` signs it; a finished one too.
 
     Raises:
         BadBundleError: a copy is missing or was not made by `mpu unlearn --copy`, or a file does
@@ -117,7 +129,10 @@ def finish(directory: Path, opened: OpenHandoff) -> UpdateManifest:
             )
     _check_nothing_else(directory, handoff)
     if (directory / MANIFEST).exists():
-        return _finished(directory, handoff)
+        finished = _finished(directory, handoff)
+        if signing is not None:
+            sign_finished(directory, signing)
+        return finished
     notes = {copy.name: _note(directory / copy.name) for copy in handoff.copies}
     first_name, first = next(iter(notes.items()))
     frozen = handoff.frozen if first.get("train_embeddings") is True else opened.frozen
@@ -138,7 +153,7 @@ def finish(directory: Path, opened: OpenHandoff) -> UpdateManifest:
         )
         check_numbers(directory / name, changes)
     with disk_errors(directory):
-        manifest = write_manifest(directory, handoff)
+        manifest = write_manifest(directory, handoff, signing=signing)
     return _finished(directory, handoff, manifest)
 
 
@@ -164,7 +179,7 @@ def _check_nothing_else(directory: Path, handoff: HandoffManifest) -> None:
     foreign = [
         item
         for item in directory.iterdir()
-        if item.name not in names | {MANIFEST, SIGNATURE, _PARTIAL}
+        if item.name not in names | {MANIFEST, SIGNATURE, _PARTIAL, PARTIAL_SIGNATURE}
     ]
     for name in names:
         present = {file.name for file in (directory / name).iterdir()} - {NOTE}

@@ -13,11 +13,21 @@ from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import NextRound, after_aggregate
 from mpu_cli.cli.options import SECRET, Shared, estimate_facts, server_words, use_one_thread
 from mpu_cli.cli.output import Output, facts
+from mpu_cli.cli.signing import (
+    Signing,
+    ask_about,
+    can_ask,
+    first_use,
+    signature_content,
+    who_signed,
+)
+from mpu_cli.errors import UsageError
 from mpu_cli.option import REQUIRED, option, same_option
 from mpu_cli.server.aggregation.settings import AggregateSettings
 
 if TYPE_CHECKING:
     from mpu_cli.server.aggregation.aggregate import AggregateResult
+    from mpu_cli.server.lineage.client_keys import ClientKeys
 
 GUIDE = Guide(
     "server",
@@ -44,6 +54,14 @@ class AggregateOptions(Job):
         metavar="DIR",
         environment=SECRET,
     )
+    allowed_signers: Path | None = option(
+        None,
+        "Accept only updates that a key in this file has signed, with the client's name in it"
+        " (OpenSSH's format of allowed signers).",
+        shown="allowed_signers in the secret",
+        metavar="FILE",
+    )
+    trust_on_first_use: bool = same_option(Signing, "trust_on_first_use")
     model: str = option(REQUIRED, "Model to update: the head of the lineage.", metavar="MODEL")
     out: Path = option(REQUIRED, "Directory for the new model.", panel="Output", metavar="DIR")
     settings: AggregateSettings
@@ -73,12 +91,20 @@ def aggregate(job: AggregateOptions, output: Output) -> None:
         needs = estimate_aggregate(locate(job.model).path, settings.dtype)
         output.result(needs, *server_words(needs, "the new model"), facts(estimate_facts(needs)))
         return
-    with (
-        unpacked(output, *job.updates) as places,
-        output.progress("reading the model") as progress,
-    ):
-        model = locate(job.model)
-        result = run(places, secret, model, out, settings, force=job.force, progress=progress)
+    with unpacked(output, *job.updates) as places:
+        keys = _client_keys(job, places, output)
+        with output.progress("reading the model") as progress:
+            model = locate(job.model)
+            result = run(
+                places,
+                secret,
+                model,
+                out,
+                settings,
+                force=job.force,
+                keys=keys,
+                progress=progress,
+            )
     for text in _warnings(result, settings.dtype):
         output.warn(text)
     data = _data(result, out, settings.dtype)
@@ -100,6 +126,7 @@ def aggregate(job: AggregateOptions, output: Output) -> None:
             ),
         }
     rows |= {
+        "signatures": "; ".join(dict.fromkeys(map(who_signed, result.updates.signers))),
         "staleness": f"{result.updates.staleness} models since the oldest handoff",
         "digest": result.model.digest,
     }
@@ -118,6 +145,48 @@ def aggregate(job: AggregateOptions, output: Output) -> None:
         *after_aggregate(out, following),
         brief=f"model {out}",
     )
+
+
+def _client_keys(job: AggregateOptions, places: list[Path], output: Output) -> ClientKeys:
+    """Whose signatures are accepted; asks about first keys before anything else is printed."""
+    from mpu_cli.bundle.signatures.allowed_signers import AllowedSigners
+    from mpu_cli.server.lineage.client_keys import ClientKeys
+
+    given = None
+    if job.allowed_signers is not None:
+        if job.trust_on_first_use:
+            raise UsageError(
+                "--allowed-signers and --trust-on-first-use: give one of them",
+                "with a file of allowed signers nothing is pinned",
+            )
+        given = AllowedSigners.read(job.allowed_signers)
+    approved = set[tuple[str, bytes]]()
+    if given is None and not job.trust_on_first_use and can_ask():
+        approved = _approved(job, places)
+    decide = first_use(output, accept=job.trust_on_first_use, approved=approved, may_ask=False)
+    return ClientKeys(job.secret, given, decide)
+
+
+def _approved(job: AggregateOptions, places: list[Path]) -> set[tuple[str, bytes]]:
+    """The first keys of clients that the user at the terminal says are theirs."""
+    from mpu_cli.bundle.manifest import UpdateManifest
+    from mpu_cli.bundle.read import open_manifest
+    from mpu_cli.bundle.signatures.trust import NAMESPACES
+    from mpu_cli.server.lineage.client_keys import pinned_clients
+    from mpu_cli.server.lineage.models import Lineage
+
+    lineage, approved = Lineage.read(job.secret), set[tuple[str, bytes]]()
+    pinned = pinned_clients(job.secret).read()
+    for update, place in zip(job.updates, places, strict=True):
+        opened = open_manifest(place)
+        if not isinstance(opened.manifest, UpdateManifest) or opened.signer is None:
+            continue
+        record = lineage.handoffs.get(opened.manifest.handoff_id)
+        if record is None or pinned.about(record.holder, NAMESPACES["update"]).lines:
+            continue
+        if ask_about(str(update), record.holder, opened.signer):
+            approved.add((record.holder, opened.signer.key.blob))
+    return approved
 
 
 def _counted(updates: int, result: AggregateResult) -> str:
@@ -191,6 +260,7 @@ def _data(result: AggregateResult, out: Path, asked_dtype: str) -> dict[str, Any
             for item in result.measured
         ],
         "staleness": result.updates.staleness,
+        "signatures": [signature_content(signer) for signer in result.updates.signers],
         "mask_groups": [
             {"digest": group_digest(keys), "members": len(keys)}
             for keys in result.updates.mask_groups

@@ -12,6 +12,7 @@ from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import after_update
 from mpu_cli.cli.options import Shared, use_one_thread
 from mpu_cli.cli.output import Output
+from mpu_cli.cli.signing import HandoffSigners, Signing, signature_content, signing_key
 from mpu_cli.option import REQUIRED, option, same_option
 
 GUIDE = Guide(
@@ -36,6 +37,7 @@ class DiffOptions(Job):
         "Directory with the trained models or PEFT adapters, copy-1 … copy-m.",
         flag="TRAINED",
     )
+    signers: HandoffSigners
     out: Path = option(REQUIRED, "Directory for the update.", panel="Output", metavar="DIR")
     merge: bool = option(
         False,
@@ -43,6 +45,7 @@ class DiffOptions(Job):
     )
     delta_dtype: UpdateDtype = same_option(Shared, "delta_dtype")
     max_shard_bytes: int = same_option(StorageSettings, "max_shard_bytes")
+    sign: Path | None = same_option(Signing, "sign")
     pack: Path | None = same_option(Shared, "pack")
     force: bool = same_option(Shared, "force")
 
@@ -61,16 +64,21 @@ def diff(job: DiffOptions, output: Output) -> None:
     use_one_thread()
     out = job.out
     packs = check_pack(job.pack, [out], [job.handoff, job.trained], force=job.force)
-    with unpacked(output, job.handoff) as [place], output.progress(f"writing {out.name}"):
-        update = run(
-            place,
-            job.trained,
-            out,
-            DeltaFormat(job.delta_dtype, job.max_shard_bytes),
-            merge=job.merge,
-            force=job.force,
-            warn=output.warn,
-        )
+    signing = signing_key(job.sign)
+    with unpacked(output, job.handoff) as [place]:
+        checked = job.signers.check(job.handoff, place, output)
+        with output.progress(f"writing {out.name}"):
+            update = run(
+                place,
+                job.trained,
+                out,
+                DeltaFormat(job.delta_dtype, job.max_shard_bytes),
+                merge=job.merge,
+                force=job.force,
+                warn=output.warn,
+                trust=checked.trust,
+                signing=signing,
+            )
     write_packs(output, packs, force=job.force)
     output.result(
         {
@@ -79,8 +87,10 @@ def diff(job: DiffOptions, output: Output) -> None:
             "handoff": update.handoff_id,
             "copies": len(update.copies),
             "packed": [str(job.pack)] if job.pack else [],
+            "signed_with": signing and signing.key.fingerprint,
+            "handoff_signature": signature_content(checked.signer),
         },
-        f"update of {len(update.copies)} copies",
+        f"update of {len(update.copies)} copies. {checked.words}",
         *after_update(out, job.handoff, {}, job.pack),
         brief=f"update {job.pack or out}",
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest
+from mpu_cli.bundle.manifest import HandoffManifest
 from mpu_cli.checkpoint.recognise import (
     ANY,
     BUNDLE,
@@ -24,11 +24,14 @@ from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import NextRound, on_handoff, on_secret
 from mpu_cli.cli.options import given_path
 from mpu_cli.cli.output import Output, facts, size, table, unknown
+from mpu_cli.cli.signing import signature_content, who_signed
 from mpu_cli.option import REQUIRED, option
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.tree import Tree
+
+    from mpu_cli.bundle.signatures.trust import BundleSigner
 
 GUIDE = Guide(
     "both",
@@ -156,19 +159,21 @@ def _evidence(summary: dict[str, Any]) -> dict[str, str]:
 
 
 def _bundle(path: Path, given: Path) -> tuple[dict[str, Any], list[RenderableType]]:
-    from mpu_cli.bundle.manifest import decode
-    from mpu_cli.bundle.read import manifest_bytes
+    from mpu_cli.bundle.read import open_manifest
     from mpu_cli.cli.inspect_update import update_view
 
-    manifest = decode(manifest_bytes(path), path / MANIFEST)
+    opened = open_manifest(path)
+    manifest, signer = opened.manifest, opened.signer
     return (
-        _handoff(given, manifest)
+        _handoff(given, manifest, signer)
         if isinstance(manifest, HandoffManifest)
-        else update_view(path, given, manifest)
+        else update_view(path, given, manifest, signer)
     )
 
 
-def _handoff(path: Path, manifest: HandoffManifest) -> tuple[dict[str, Any], list[RenderableType]]:
+def _handoff(
+    path: Path, manifest: HandoffManifest, signer: BundleSigner | None
+) -> tuple[dict[str, Any], list[RenderableType]]:
     total = sum(entry.bytes for copy in manifest.copies for entry in copy.files.values())
     data = {
         "kind": "handoff",
@@ -179,6 +184,7 @@ def _handoff(path: Path, manifest: HandoffManifest) -> tuple[dict[str, Any], lis
         "copies": [copy.name for copy in manifest.copies],
         "frozen": list(manifest.frozen),
         "bytes": total,
+        "signature": signature_content(signer),
     }
     rows = {
         "kind": "handoff: perturbed copies of a model, from its owner",
@@ -186,6 +192,7 @@ def _handoff(path: Path, manifest: HandoffManifest) -> tuple[dict[str, Any], lis
         "copies": f"{len(manifest.copies)}, {manifest.dtype}, {size(total)} in all",
         "frozen": ", ".join(manifest.frozen) or "nothing",
         "digest": manifest.digest,
+        "signature": who_signed(signer),
     }
     return data, [facts(rows), "", *on_handoff(path)]
 

@@ -15,6 +15,7 @@ from mpu_cli.cli.guide import Guide
 from mpu_cli.cli.next_steps import on_update
 from mpu_cli.cli.options import Shared, use_one_thread
 from mpu_cli.cli.output import Output, facts, share, table
+from mpu_cli.cli.signing import Signing, signing_key
 from mpu_cli.documentation import page
 from mpu_cli.option import REQUIRED, option, same_option
 
@@ -157,6 +158,7 @@ class MaskUpdateOptions(Job):
     key: Path = option(REQUIRED, "Private key of this member.", metavar="FILE")
     out: Path = option(REQUIRED, "Directory for the masked update.", panel="Output", metavar="DIR")
     max_shard_bytes: int = same_option(StorageSettings, "max_shard_bytes")
+    sign: Path | None = same_option(Signing, "sign")
     pack: Path | None = same_option(Shared, "pack")
     force: bool = same_option(Shared, "force")
 
@@ -182,7 +184,7 @@ def mask_update(job: MaskUpdateOptions, output: Output) -> None:
     use_one_thread()
     packs = check_pack(job.pack, [job.out], [job.handoff, job.update], force=job.force)
     group, key = read_group(job.group), read_key(job.key)
-    number, size = group.number_of(key), len(group.members)
+    number, size, signing = group.number_of(key), len(group.members), signing_key(job.sign)
     with (
         unpacked(output, job.update, job.handoff) as [update, handoff],
         output.progress(f"writing {job.out.name}") as progress,
@@ -195,6 +197,7 @@ def mask_update(job: MaskUpdateOptions, output: Output) -> None:
             job.out,
             job.max_shard_bytes,
             force=job.force,
+            signing=signing,
             progress=progress,
         )
     write_packs(output, packs, force=job.force)
@@ -226,6 +229,7 @@ def mask_update(job: MaskUpdateOptions, output: Output) -> None:
             "members": size,
             "largest": made.largest,
             "packed": [str(job.pack)] if job.pack else [],
+            "signed_with": signing and signing.key.fingerprint,
             "warnings": warnings,
         },
         facts(

@@ -16,11 +16,13 @@ from mpu_cli.cli.next_steps import on_handoff
 from mpu_cli.cli.options import SECRET, Shared, estimate_facts, server_words, use_one_thread
 from mpu_cli.cli.output import Output, facts
 from mpu_cli.cli.perturb_view import body, data, handed_out, trial_rows
+from mpu_cli.cli.signing import Signing, signing_key
 from mpu_cli.errors import UsageError
 from mpu_cli.option import REQUIRED, flags_of, option, same_option
 from mpu_cli.server.publishing.settings import AUTO, PAPER, PerturbSettings
 
 if TYPE_CHECKING:
+    from mpu_cli.bundle.signatures.private_key import SigningKey
     from mpu_cli.checkpoint.locate import Located
     from mpu_cli.cli.progress import ProgressCallback
     from mpu_cli.server.publishing.noise_search import Search, Trial
@@ -92,6 +94,7 @@ class PerturbOptions(Job):
         "Write the lost handoff with this id again, bit for bit.",
         metavar="ID",
     )
+    sign: Path | None = same_option(Signing, "sign")
     pack: Path | None = same_option(Shared, "pack")
     dry_run: bool = same_option(Shared, "dry_run")
     force: bool = same_option(Shared, "force")
@@ -159,8 +162,9 @@ def perturb(job: PerturbOptions, output: Output) -> None:
     if job.settings.split:
         targets = [job.handoff / f"holder-{n + 1}" for n in range(job.settings.copies)]
     packs = check_pack(job.pack, targets, [directory, source.path], force=job.force)
+    signing = signing_key(job.sign)
     if job.reissue is not None:
-        _write_again(job, output, source, job.reissue, packs)
+        _write_again(job, output, source, job.reissue, packs, signing)
         return
     with output.progress() as progress:
         from mpu_cli.server.publishing.perturb import Target
@@ -172,6 +176,7 @@ def perturb(job: PerturbOptions, output: Output) -> None:
             new_lineage=job.new_lineage is not None,
             named_secrets=_named_secrets(),
             force=job.force,
+            signing=signing,
         )
         result, trials = _run(job, source, target, search, progress)
     write_packs(output, packs, force=job.force)
@@ -179,7 +184,8 @@ def perturb(job: PerturbOptions, output: Output) -> None:
     packed = [str(file) for file in packs.values()]
     places = list(packs.values()) or handed_out(result, job.handoff)
     output.result(
-        data(result, trials, job.handoff, directory) | {"packed": packed},
+        data(result, trials, job.handoff, directory)
+        | {"packed": packed, "signed_with": signing and signing.key.fingerprint},
         *trial_rows(trials, result, job.budget),
         *body(result, places, directory, job.model),
         brief=f"handoff {', '.join(map(str, places))}",
@@ -222,17 +228,23 @@ def _print_estimate(job: PerturbOptions, output: Output, model: Path) -> None:
 
 
 def _write_again(
-    job: PerturbOptions, output: Output, source: Located, id: str, packs: dict[Path, Path]
+    job: PerturbOptions,
+    output: Output,
+    source: Located,
+    id: str,
+    packs: dict[Path, Path],
+    signing: SigningKey | None,
 ) -> None:
     from mpu_cli.server.publishing.reissue import reissue
 
-    record = reissue(source, job.handoff, job.directory, id, force=job.force)
+    record = reissue(source, job.handoff, job.directory, id, force=job.force, signing=signing)
     write_packs(output, packs, force=job.force)
     told = {
         "handoff": str(job.handoff),
         "id": record.id,
         "digest": record.digest,
         "packed": [str(job.pack)] if job.pack else [],
+        "signed_with": signing and signing.key.fingerprint,
     }
     output.result(
         told,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -17,10 +17,13 @@ from mpu_cli.cli.next_steps import after_copy, after_model, after_update
 from mpu_cli.cli.options import estimate_facts
 from mpu_cli.cli.output import Output, facts
 from mpu_cli.cli.progress import OverCopies
+from mpu_cli.cli.signing import CheckedHandoff, signature_content, signing_key
 from mpu_cli.cli.unlearn_options import UnlearnOptions
 from mpu_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from mpu_cli.bundle.signatures.private_key import SigningKey
+    from mpu_cli.bundle.signatures.trust import Trust
     from mpu_cli.training.report import TrainingReport
 
 GUIDE = Guide(
@@ -90,10 +93,36 @@ def _run(job: UnlearnOptions, output: Output, source: str) -> None:
     if job.out is None:
         raise UsageError("--out is missing", "give the directory to write")
     packs = check_pack(job.pack, [job.out], [place], force=job.force)
+    signing, named = signing_key(job.sign), Path(str(job.source))
+    checked = job.signers.check(named, place, output) if is_handoff else None
+    checks = _Signatures(checked, signing)
     if job.finish:
-        _finish(job, output, place, job.out, packs)
+        _finish(job, output, place, job.out, packs, checks)
     else:
-        _train(job, output, place, job.out, packs, is_handoff=is_handoff)
+        _train(job, output, place, job.out, packs, checks, is_handoff=is_handoff)
+
+
+@dataclass(frozen=True, slots=True)
+class _Signatures:
+    """Who signed the handoff (None: SOURCE is a model), and the key that signs the update."""
+
+    handoff: CheckedHandoff | None
+    signing: SigningKey | None
+
+    @property
+    def trust(self) -> Trust:
+        """Who must have signed the handoff."""
+        from mpu_cli.bundle.signatures.trust import ANYBODY
+
+        return ANYBODY if self.handoff is None else self.handoff.trust
+
+    def content(self) -> dict[str, Any]:
+        """What --json prints."""
+        signer = None if self.handoff is None else self.handoff.signer
+        return {
+            "signed_with": None if self.signing is None else self.signing.key.fingerprint,
+            "handoff_signature": signature_content(signer),
+        }
 
 
 def _check_outputs(job: UnlearnOptions, source: str, *, is_handoff: bool) -> None:
@@ -104,6 +133,13 @@ def _check_outputs(job: UnlearnOptions, source: str, *, is_handoff: bool) -> Non
         raise UsageError(
             "--pack is for a whole update", finish if is_handoff else f"{source} is not a handoff"
         )
+    if job.sign is not None and (not is_handoff or job.copy is not None):
+        finish = "give it with --finish, when all copies are made"
+        raise UsageError(
+            "--sign is for a whole update", finish if is_handoff else f"{source} is not a handoff"
+        )
+    if not is_handoff:
+        job.signers.refuse_given(job.given, f"{source} is not a handoff")
     if job.finish and job.copy is not None:
         raise UsageError(
             "--copy and --finish: give one of them", "--finish comes when all copies are made"
@@ -122,21 +158,28 @@ def _print_estimate(job: UnlearnOptions, output: Output, place: Path) -> None:
 
 
 def _finish(
-    job: UnlearnOptions, output: Output, place: Path, out: Path, packs: dict[Path, Path]
+    job: UnlearnOptions,
+    output: Output,
+    place: Path,
+    out: Path,
+    packs: dict[Path, Path],
+    checks: _Signatures,
 ) -> None:
     from mpu_cli.client.unlearn import finish_update
 
     with output.progress("checking the handoff") as progress:
-        update = finish_update(place, out, progress)
+        update = finish_update(place, out, progress, trust=checks.trust, signing=checks.signing)
     write_packs(output, packs, force=job.force)
     data = {
         "update": str(out),
         "digest": update.digest,
         "handoff": update.handoff_id,
         "packed": [str(file) for file in packs.values()],
+        **checks.content(),
     }
     lines = after_update(out, Path(str(job.source)), job.given, packs.get(out))
-    output.result(data, *lines, brief=f"update {packs.get(out, out)}")
+    words = () if checks.handoff is None else (checks.handoff.words,)
+    output.result(data, *words, *lines, brief=f"update {packs.get(out, out)}")
 
 
 def _train(
@@ -145,6 +188,7 @@ def _train(
     place: Path,
     out: Path,
     packs: dict[Path, Path],
+    checks: _Signatures,
     *,
     is_handoff: bool,
 ) -> None:
@@ -153,13 +197,14 @@ def _train(
     from mpu_cli.cli.verdict import verdict
     from mpu_cli.modeling.processes import this_process
 
-    reports = _reports(job, output, place, out, is_handoff=is_handoff)
+    reports = _reports(job, output, place, out, checks, is_handoff=is_handoff)
     if this_process().is_first:
         write_packs(output, packs, force=job.force)
     data: dict[str, Any] = {
         "out": str(out),
         "copies": {name: asdict(report) for name, report in reports.items()},
         "packed": [str(file) for file in packs.values()],
+        **checks.content(),
     }
     print_rate(job, output, place)
     body = trained(reports)
@@ -169,6 +214,8 @@ def _train(
         body += ["", judgement.words]
         for warning in judgement.warnings:
             output.warn(warning)
+    if checks.handoff is not None:
+        body += ["", checks.handoff.words]
     source = Path(str(job.source))
     if not is_handoff:
         output.result(data, *body, *after_model(out, job.given), brief=f"model {out}")
@@ -186,7 +233,13 @@ def _train(
 
 
 def _reports(
-    job: UnlearnOptions, output: Output, place: Path, out: Path, *, is_handoff: bool
+    job: UnlearnOptions,
+    output: Output,
+    place: Path,
+    out: Path,
+    checks: _Signatures,
+    *,
+    is_handoff: bool,
 ) -> dict[str, TrainingReport]:
     """Train; the report of each copy, or of the model, by name."""
     names = [place.name]
@@ -198,7 +251,13 @@ def _reports(
 
         over = OverCopies(progress, names, output.note if output.verbose else None)
         checking = partial(progress, "checking the handoff")
-        work = replace(build_job(job, output, place), checking=checking, doing=over.doing)
+        work = replace(
+            build_job(job, output, place),
+            checking=checking,
+            doing=over.doing,
+            trust=checks.trust,
+            signing=checks.signing,
+        )
         if not is_handoff:
             report = client.unlearn_model(
                 place, out, work, over.on_step, dtype=job.storage.dtype, force=job.force

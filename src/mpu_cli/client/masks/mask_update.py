@@ -16,6 +16,7 @@ from mpu_cli.bundle.manifest import UpdateManifest
 from mpu_cli.bundle.mask import FRACTION_BITS, MASKED, Mask, largest_share
 from mpu_cli.bundle.masked import STORED
 from mpu_cli.bundle.payload import Changes, check_changes, open_changes
+from mpu_cli.bundle.signatures.private_key import SigningKey
 from mpu_cli.bundle.tensors import is_frozen, shapes
 from mpu_cli.checkpoint.buffers import Pool
 from mpu_cli.checkpoint.digest import Progress
@@ -57,9 +58,12 @@ def mask_update(
     shard_bytes: int,
     *,
     force: bool = False,
+    signing: SigningKey | None = None,
     progress: Progress = lambda *_: None,
 ) -> MaskedUpdate:
     """Write `update` to `out` in steps of 2⁻²⁸, plus this member's masks, modulo 2³².
+
+    `signing` signs the masked update.
 
     Every tensor that the handoff lets change is written, so the file does not say which ones did.
 
@@ -115,7 +119,7 @@ def mask_update(
                     writer, where, changes, partial(masks.of, name), fixed, count
                 )
         with disk_errors(out):
-            manifest = write_manifest(staging.path, opened.manifest, written, mask)
+            manifest = write_manifest(staging.path, opened.manifest, written, mask, signing)
         opened.files.require_unchanged(update)
         uses.add(use)
         staging.commit()

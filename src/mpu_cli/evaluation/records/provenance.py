@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mpu_cli import __version__
-from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, decode
-from mpu_cli.bundle.read import manifest_bytes
+from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest
+from mpu_cli.bundle.read import open_manifest
 from mpu_cli.checkpoint.digest import file_digest, model_digest
 from mpu_cli.checkpoint.file_state import FileState, watch
 from mpu_cli.checkpoint.model import open_checkpoint
@@ -65,7 +65,7 @@ def published_as(model: Path) -> tuple[dict[str, str] | None, str | None]:
     if not place.is_file():
         return None, None
     try:
-        manifest = decode(manifest_bytes(model.parent), place)
+        manifest = open_manifest(model.parent).manifest
         if not isinstance(manifest, HandoffManifest):
             return None, None
         copy = next((copy for copy in manifest.copies if copy.name == model.name), None)

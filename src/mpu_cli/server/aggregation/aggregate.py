@@ -32,6 +32,7 @@ from mpu_cli.server.aggregation.validate_updates import (
 )
 from mpu_cli.server.can_be_loaded import check_loads
 from mpu_cli.server.estimate import model_bytes
+from mpu_cli.server.lineage.client_keys import ClientKeys
 from mpu_cli.server.lineage.model_card import write_model_card
 from mpu_cli.server.lineage.models import Lineage, open_locked
 from mpu_cli.server.lineage.not_in_lineage import unknown_model
@@ -74,9 +75,12 @@ def aggregate(
     settings: AggregateSettings,
     *,
     force: bool = False,
+    keys: ClientKeys | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> AggregateResult:
     """Aggregate updates onto `model` and write the result to `out`: a candidate of the lineage.
+
+    `keys` says whose signatures are accepted, in place of the lineage's pinned keys.
 
     Raises:
         MpuError: a gate refused the updates, or an input is bad; then nothing was written.
@@ -97,7 +101,13 @@ def aggregate(
         lineage.use(digest, model.path, fork=settings.fork)
         expected = Expected(sizes, layout.frozen, projections(layout, sizes))
         validated = validate_updates(
-            updates, lineage, digest, expected, missing=settings.missing, progress=progress
+            updates,
+            lineage,
+            digest,
+            expected,
+            missing=settings.missing,
+            keys=keys,
+            progress=progress,
         )
         for handoff in [lineage.handoffs[id_] for id_ in validated.handoffs]:
             if handoff.state == "prepared":  # its update proves that the client has it

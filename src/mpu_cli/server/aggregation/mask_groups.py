@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpu_cli.bundle.manifest import MANIFEST, UpdateManifest, decode
+from mpu_cli.bundle.manifest import UpdateManifest
 from mpu_cli.bundle.mask import Mask, readable
-from mpu_cli.bundle.read import manifest_bytes
+from mpu_cli.bundle.read import open_manifest
 from mpu_cli.documentation import page
 from mpu_cli.errors import BadBundleError, GateError
 
@@ -34,7 +34,7 @@ def unverified(paths: Sequence[Path]) -> Iterator[tuple[Path, UpdateManifest]]:
     """
     for path in paths:
         try:
-            manifest = decode(manifest_bytes(path), path / MANIFEST)
+            manifest = open_manifest(path).manifest
         except BadBundleError:
             continue
         if isinstance(manifest, UpdateManifest):

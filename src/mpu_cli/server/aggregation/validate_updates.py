@@ -10,7 +10,8 @@ from mpu_cli.architectures.projections import Projections
 from mpu_cli.bundle.manifest import UpdateManifest
 from mpu_cli.bundle.masked import check_masked, open_masked
 from mpu_cli.bundle.payload import ChangedTensor, check_changes, open_changes
-from mpu_cli.bundle.read import read_update
+from mpu_cli.bundle.read import verify_update
+from mpu_cli.bundle.signatures.trust import BundleSigner
 from mpu_cli.bundle.trusted import check_update_of
 from mpu_cli.checkpoint.digest import Progress
 from mpu_cli.checkpoint.file_state import WatchedFiles
@@ -18,6 +19,7 @@ from mpu_cli.errors import GateError
 from mpu_cli.server.aggregation.mask_groups import check_mask_groups
 from mpu_cli.server.aggregation.masked_sum import MaskedSum, masked_sums
 from mpu_cli.server.denoising import residual_noise, weights
+from mpu_cli.server.lineage.client_keys import ClientKeys
 from mpu_cli.server.lineage.models import Lineage
 from mpu_cli.server.lineage.not_in_lineage import unknown_handoff
 from mpu_cli.server.lineage.records import HandoffRecord, ModelRecord
@@ -86,6 +88,8 @@ class ValidatedUpdates:
     """Ids."""
     mask_groups: tuple[tuple[str, ...], ...]
     """Public keys of each mask group; of its members' updates only the sum is known."""
+    signers: tuple[BundleSigner | None, ...]
+    """Who signed each update."""
     staleness: int
     """How many models lie between the oldest handoff's model and the one that is updated."""
     files: WatchedFiles
@@ -111,6 +115,7 @@ class _Update:
     record: HandoffRecord
     manifest: UpdateManifest
     path: Path
+    signer: BundleSigner | None
 
 
 def validate_updates(
@@ -120,24 +125,28 @@ def validate_updates(
     expected: Expected,
     *,
     missing: str,
+    keys: ClientKeys | None = None,
     progress: Progress | None = None,
 ) -> ValidatedUpdates:
     """Check updates against their handoffs and the chain of `model`.
 
-    Entries that are not numbers are found later, when the changes are summed.
+    Entries that are not numbers are found later, when the changes are summed. `keys` says whose
+    signatures are accepted: by default those of the lineage's pinned keys.
 
     Raises:
         BadBundleError: an update is malformed.
+        SignatureError: not signed by the client who got the handoff, if its key is known.
         GateError: another handoff, a handoff off the chain, a replay, a missing copy (unless
             `missing` is reweight), a foreign tensor, another shape, a frozen tensor, an adapter
             where none may be, an incomplete group of masked updates.
     """
+    keys = keys or ClientKeys(lineage.path)
     chain = lineage.chain(model)
     ages = {record.digest: age for age, record in enumerate(chain)}
     updates: list[_Update] = []
     files = WatchedFiles()
     for path in paths:
-        manifest = read_update(path, progress, digest=files.digest)
+        manifest, signer = verify_update(path, progress, files.digest, keys.trust)
         record = lineage.handoffs.get(manifest.handoff_id)
         if record is None:
             raise unknown_handoff(manifest.handoff_id, path, lineage)
@@ -149,7 +158,7 @@ def validate_updates(
                 " given",
                 "aggregate onto the head, or onto the model that was handed out",
             )
-        update = _Update(record, manifest, path)
+        update = _Update(record, manifest, path, keys.accept(path, record.holder, signer))
         _require_new(update, updates, chain, lineage)
         updates.append(update)
     check_mask_groups((update.path, update.manifest) for update in updates)
@@ -162,6 +171,7 @@ def validate_updates(
         tuple(update.manifest.digest for update in updates),
         tuple(dict.fromkeys(update.record.id for update in updates)),
         tuple(dict.fromkeys(u.manifest.mask.group for u in updates if u.manifest.mask)),
+        tuple(update.signer for update in updates),
         max(ages[update.record.model] for update in updates),
         files,
         tuple(paths),

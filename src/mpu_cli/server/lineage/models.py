@@ -23,6 +23,7 @@ from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.read_file import read_file
 from mpu_cli.checkpoint.recognise import SECRET, instead_of
 from mpu_cli.errors import BadBundleError, BadSecretError, BusyError, GateError, MpuError
+from mpu_cli.server.lineage.client_keys import ALLOWED_SIGNERS, PARTIAL_SIGNERS, pinned_clients
 from mpu_cli.server.lineage.records import HandoffRecord, ModelRecord
 from mpu_cli.server.secrets.private import close_to_others
 from mpu_cli.server.secrets.secret import (
@@ -59,9 +60,11 @@ class Lineage:
         Raises:
             BadSecretError: a file is absent, altered, misnamed or foreign, belongs to another user
                 or cannot be closed to others, or the records contradict each other.
+            BadInputError: the file of the clients' keys is malformed.
         """
         close_to_others(path)
         secret = read_secret(path)
+        pinned_clients(path).read()
         handoffs, models = [], []
         for file in _records(path / HANDOFFS):
             handoffs.append(HandoffRecord.read(read_signed(file, "handoff-record", secret.master)))
@@ -238,9 +241,10 @@ def _records(folder: Path) -> list[Path]:
 
 def require_nothing_else(path: Path) -> None:
     """Raise BadSecretError if a secret directory holds anything that is not part of a lineage."""
-    partial = f".{SECRET_FILE}.partial"
+    known = {SECRET_FILE, HANDOFFS, MODELS, f".{SECRET_FILE}.partial"}
+    known |= {ALLOWED_SIGNERS, PARTIAL_SIGNERS}
     for item in sorted(path.iterdir()):
-        if item.name not in {SECRET_FILE, HANDOFFS, MODELS, partial} or item.is_symlink():
+        if item.name not in known or item.is_symlink():
             raise BadSecretError(f"{item}: does not belong here", "move it away")
 
 

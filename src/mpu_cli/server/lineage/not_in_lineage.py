@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 
-from mpu_cli.bundle.manifest import UpdateManifest, decode
-from mpu_cli.bundle.read import manifest_bytes
+from mpu_cli.bundle.manifest import UpdateManifest
+from mpu_cli.bundle.read import open_manifest
 from mpu_cli.errors import GateError, MpuError
 from mpu_cli.server.lineage.models import HANDOFFS, MODELS, Lineage
 from mpu_cli.server.lineage.second_lineage import lineages_with, places
@@ -54,7 +54,7 @@ def unknown_handoff(id_: str, update: Path, lineage: Lineage) -> GateError:
 
 def _handoff_of(update: Path) -> str | None:
     try:
-        manifest = decode(manifest_bytes(update), update)
+        manifest = open_manifest(update).manifest
     except (MpuError, OSError):
         return None
     return manifest.handoff_id if isinstance(manifest, UpdateManifest) else None

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from mpu_cli.architectures.fingerprint import fingerprint
-from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, PublishedCopy, encode, listed
-from mpu_cli.checkpoint.writer import write_new
+from mpu_cli.bundle.manifest import HandoffManifest, PublishedCopy, listed
+from mpu_cli.bundle.sign import write_handoff_manifest
+from mpu_cli.bundle.signatures.private_key import SigningKey
 from mpu_cli.server.lineage.records import CopyRecord, HandoffRecord, frozen_of, now
 from mpu_cli.server.publishing.copy_writer import WrittenCopies
 from mpu_cli.server.publishing.plan import Plan
@@ -39,7 +40,11 @@ def draft_records(plan: Plan, target: Path, sequence: int) -> list[HandoffRecord
 
 
 def build_handoffs(
-    plan: Plan, written: WrittenCopies, drafts: Sequence[HandoffRecord], new_id: Callable[[], str]
+    plan: Plan,
+    written: WrittenCopies,
+    drafts: Sequence[HandoffRecord],
+    new_id: Callable[[], str],
+    signing: SigningKey | None = None,
 ) -> list[HandoffRecord]:
     """Write the manifest of every handoff; return the records, which are not saved yet.
 
@@ -48,6 +53,7 @@ def build_handoffs(
         written: its copies, in the folders of `make_folders`.
         drafts: see `draft_records`.
         new_id: gives a handoff its id.
+        signing: signs the manifests, if a key was given.
     """
     records = []
     for draft in drafts:
@@ -62,7 +68,7 @@ def build_handoffs(
                 for position in held
             ),
         )
-        write_new(folder / MANIFEST, encode(manifest))
+        write_handoff_manifest(folder, manifest, signing)
         copies = tuple(
             replace(copy, name=made.name, digest=made.digest)
             for copy, made in zip(draft.copies, manifest.copies, strict=True)

@@ -10,6 +10,8 @@ from shlex import quote
 
 from mpu_cli.architectures.family import family_of
 from mpu_cli.architectures.read import read_layout
+from mpu_cli.bundle.sign import sign_finished
+from mpu_cli.bundle.signatures.private_key import SigningKey
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.config_file import CONFIG_FILE
 from mpu_cli.checkpoint.file_state import altered
@@ -69,6 +71,8 @@ class Target:
     """Other secret directories that the user has named: one of them may know the model."""
     force: bool = False
     """Replace a handoff that mpu wrote."""
+    signing: SigningKey | None = None
+    """Signs the handoff's manifest."""
 
 
 def perturb(
@@ -97,7 +101,7 @@ def perturb(
     inputs = [model.path, *([base.path] if base else [])]
     refuse_nesting(handoff, secret, *inputs)
     refuse_nesting(secret, *inputs)
-    finished = _finish_interrupted(handoff, secret)
+    finished = _finish_interrupted(target)
     if finished is not None and not target.force:
         return finished
     refuse_existing(handoff, force=target.force)
@@ -143,7 +147,7 @@ def perturb(
             written = write_copies(plan.copies, folders, statistics.dtype, progress)
             if written.source != statistics.digest:
                 raise altered(source.path, BadModelError)
-            records = build_handoffs(plan, written, drafts, entropy.new_id)
+            records = build_handoffs(plan, written, drafts, entropy.new_id, target.signing)
             master = plan.copies.draw.master
             require_no_secret(staging.path, master)
             check_published(folders[0])
@@ -184,16 +188,21 @@ def perturb(
     )
 
 
-def _finish_interrupted(handoff: Path, secret: Path) -> PerturbResult | None:
+def _finish_interrupted(target: Target) -> PerturbResult | None:
     """The result of an interrupted run that renamed its handoff and did not record it."""
+    handoff, secret = target.handoff, target.secret
     if not (secret / SECRET_FILE).exists():
         return None
     with open_locked(secret) as lineage:
         recovered = lineage.recover()
         records = [lineage.handoffs[id_] for id_ in recovered if id_ in lineage.handoffs]
-        target = str(handoff.absolute())
-        if not any(record.target in {target, f"{target}/holder-1"} for record in records):
+        place = str(handoff.absolute())
+        if not any(record.target in {place, f"{place}/holder-1"} for record in records):
             return None
+        if target.signing is not None and not target.force:
+            for path in (Path(record.target) for record in records):
+                if place in {str(path), str(path.parent)}:
+                    sign_finished(path, target.signing)
         warning = "an interrupted run had already written this handoff; it is now recorded"
         return replace(published(lineage, records), warnings=(warning,))
 

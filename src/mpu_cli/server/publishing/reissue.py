@@ -8,7 +8,9 @@ from shlex import quote
 
 from mpu_cli.architectures.fingerprint import fingerprint
 from mpu_cli.architectures.read import read_layout
-from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, PublishedCopy, encode, listed
+from mpu_cli.bundle.manifest import HandoffManifest, PublishedCopy, listed
+from mpu_cli.bundle.sign import write_handoff_manifest
+from mpu_cli.bundle.signatures.private_key import SigningKey
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.file_state import altered
@@ -16,7 +18,6 @@ from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
-from mpu_cli.checkpoint.writer import write_new
 from mpu_cli.errors import BadModelError, BadSecretError, CheckFailedError
 from mpu_cli.server.lineage.models import Lineage, open_locked
 from mpu_cli.server.lineage.records import HandoffRecord, frozen_of
@@ -28,9 +29,15 @@ from mpu_cli.server.secrets.leak_scan import require_no_secret
 
 
 def reissue(
-    model: Located, handoff: Path, secret: Path, id_: str, *, force: bool = False
+    model: Located,
+    handoff: Path,
+    secret: Path,
+    id_: str,
+    *,
+    force: bool = False,
+    signing: SigningKey | None = None,
 ) -> HandoffRecord:
-    """Write handoff `id_` again into `handoff`.
+    """Write handoff `id_` again into `handoff`; `signing` signs its manifest.
 
     Raises:
         BadSecretError: the lineage has no such handoff.
@@ -98,7 +105,7 @@ def reissue(
             for folder in folders:
                 if folder.name.startswith("."):
                     shutil.rmtree(folder)
-            write_new(staging.path / MANIFEST, encode(manifest))
+            write_handoff_manifest(staging.path, manifest, signing)
             staging.commit()
     return record
 

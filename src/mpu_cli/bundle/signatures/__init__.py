@@ -1,0 +1,1 @@
+"""SSH signatures (SSHSIG) of manifests: making, verifying, and whose keys may sign."""

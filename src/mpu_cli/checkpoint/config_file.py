@@ -94,15 +94,6 @@ def read_config(path: Path, content: Mapping[str, Any]) -> ConfigFile:
     )
 
 
-def layer_counts(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Yield every key of a configuration that counts layers, with its value."""
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from ((f"{key}.{inner}", count) for inner, count in layer_counts(value))
-        elif type(value) is int and re.fullmatch(r"n_layers?|num_(\w+_)?layers", key):
-            yield key, value
-
-
 @cache
 def known_keys() -> Mapping[str, Mapping[str, Any]]:
     """config_keys.json: by model type, keys by kind, `derived` keys, `parts` and `defaults`."""

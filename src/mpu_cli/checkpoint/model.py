@@ -5,7 +5,6 @@ Opening a checkpoint reads only JSON and safetensors headers, and never imports 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -18,10 +17,11 @@ from mpu_cli.checkpoint.config_file import (
     MAX_BYTES,
     ConfigFile,
     known_keys,
-    layer_counts,
     read_config,
 )
+from mpu_cli.checkpoint.config_sizes import check_sizes
 from mpu_cli.checkpoint.header import FLOAT_DTYPES, TensorInfo, read_header
+from mpu_cli.checkpoint.json_text import BadJsonError, parse_json
 from mpu_cli.checkpoint.plain_file import is_lfs_pointer, lfs_pointer, plain_file, refuse_links_out
 from mpu_cli.checkpoint.recognise import MODEL, in_place_of_weights, instead_of, require_one_kind
 from mpu_cli.errors import BadModelError
@@ -36,8 +36,6 @@ READ_BLOCK = 4 << 20
 """Bytes per read when a tensor is copied or hashed."""
 SPAN = 1 << 20
 """Entries per step when a tensor is processed in parts."""
-_MAX_DEPTH = 64
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_JSON_BYTES = 32 << 20
 """The limit of a safetensors header; an index of 300,000 tensors is smaller."""
 
@@ -99,11 +97,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             f"merge it (peft: merge_and_unload, save_pretrained), or move {ADAPTER_CONFIG} and its"
             " weights out of the directory",
         )
-    for key, count in layer_counts(config.content):
-        if count > len(tensors):
-            raise BadModelError(
-                f"{path}/{CONFIG_FILE}: {key} is {count}, but there are only {len(tensors)} tensors"
-            )
+    check_sizes(path / CONFIG_FILE, config.content, tensors)
     return Checkpoint(path, config.content, tensors, config.remarks)
 
 
@@ -119,31 +113,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if is_lfs_pointer(data):
         raise lfs_pointer(path)
     try:
-        text = data.decode("utf-8")
-        value = json.loads(text)
-        if _SURROGATE.search(text):  # half a character, which UTF-8 cannot encode
-            json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise BadModelError(f"{path}: not valid JSON ({error})") from error
-    if _is_deeper(value, _MAX_DEPTH):
-        raise BadModelError(f"{path}: lists or maps are nested more than {_MAX_DEPTH} levels deep")
+        value = parse_json(data)
+    except BadJsonError as error:
+        raise BadModelError(f"{path}: {error}") from error
     if not isinstance(value, dict):
         raise BadModelError(f"{path}: expected a JSON object")
     return value
-
-
-def _is_deeper(value: Any, most: int) -> bool:
-    level = [value]
-    for _ in range(most + 1):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def open_config(path: Path) -> ConfigFile:

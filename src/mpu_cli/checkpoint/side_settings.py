@@ -34,6 +34,9 @@ _TOKENIZER = """
 """
 _NAMED_TOKEN = re.compile(r"[a-z][a-z0-9_]{0,60}_token")
 _LISTS_OF_TOKENS = ("additional_special_tokens", "extra_special_tokens")
+MOST_TOKENS = 20_000
+"""Tokens that one list may add. The largest published lists have 6,000; adding takes quadratic time
+in the tokenizers library."""
 _OF_A_TOKEN = {
     "content": str,
     "single_word": bool,
@@ -81,13 +84,16 @@ def tokenizer_settings(path: Path, content: Mapping[str, Any]) -> dict[str, Any]
     """tokenizer_config.json, without file names, model classes and code.
 
     Raises:
-        BadModelError: `tokenizer_class` is not the name of a tokenizer class.
+        BadModelError: `tokenizer_class` is not the name of a tokenizer class, or a list is
+            too long.
     """
     settings = {
         key: value
         for key, value in content.items()
         if key in _TOKENIZER.split() or _NAMED_TOKEN.fullmatch(key)
     }
+    for key in (*_LISTS_OF_TOKENS, "added_tokens_decoder", "model_specific_special_tokens"):
+        _limit(path, key, settings.get(key))
     sentencepiece = settings.get("sp_model_kwargs")
     if isinstance(sentencepiece, dict):
         settings["sp_model_kwargs"] = {
@@ -132,7 +138,7 @@ def special_tokens(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """special_tokens_map.json, whose keys transformers passes to the tokenizer's constructor.
 
     Raises:
-        BadModelError: the value of a known key is not a token.
+        BadModelError: the value of a known key is not a token, or a list is too long.
     """
     settings = {
         key: value
@@ -140,6 +146,7 @@ def special_tokens(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and (_NAMED_TOKEN.fullmatch(key) or key in _LISTS_OF_TOKENS)
     }
     for key, value in settings.items():
+        _limit(path, key, value)
         several = key in _LISTS_OF_TOKENS
         tokens = value if several and isinstance(value, list) else [value]
         if several and isinstance(value, dict):
@@ -155,14 +162,22 @@ def added_tokens(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """added_tokens.json: ids by token.
 
     Raises:
-        BadModelError: a value is not an id.
+        BadModelError: a value is not an id, or there are too many.
     """
+    _limit(path, "the file", content)
     for token, number in content.items():
         if type(number) is not int or not 0 <= number < 1 << 31:
             raise BadModelError(
                 f"{path}: {token!r:.60} has the id {number!r:.60}, expected an integer"
             )
     return dict(content)
+
+
+def _limit(path: Path, key: str, tokens: object) -> None:
+    if isinstance(tokens, list | dict) and len(tokens) > MOST_TOKENS:
+        raise BadModelError(
+            f"{path}: {key} has {len(tokens):,} tokens, more than {MOST_TOKENS:,}, the limit"
+        )
 
 
 def _is_token(value: Any) -> bool:

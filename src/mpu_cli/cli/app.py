@@ -31,6 +31,7 @@ from mpu_cli.errors import (
     StoppedError,
     UsageError,
 )
+from mpu_cli.foreign_text import one_line
 from mpu_cli.registry import did_you_mean
 
 INTERNAL_ERROR = 70
@@ -232,21 +233,18 @@ def _interrupt(*_: object) -> None:
 
 def _fail(error: MpuError, arguments: list[str]) -> int:
     """Print an error and return its exit code."""
-    message, code = _one_line(error.message), error.exit_code
+    code = error.exit_code
     if wants_json(arguments):
         with suppress(OutputError):  # then it is printed on stderr
-            print_json({"error": {**error_fields(error), "message": message}})
+            print_json({"error": error_fields(error)})
             sys.stdout.flush()
             return code
-    print(f"mpu: error: {message}", file=sys.stderr)
+    print(f"mpu: error: {_one_line(error.message)}", file=sys.stderr)
     if error.hint:
-        print(f"mpu: hint: {error.hint}", file=sys.stderr)
+        print(f"mpu: hint: {_one_line(error.hint)}", file=sys.stderr)
     return code
 
 
 def _one_line(text: str) -> str:
-    """Escape line breaks and terminal codes: names in a message may come from the other party."""
-    return "".join(
-        letter if letter.isprintable() else repr(letter)[1:-1]
-        for letter in printable(text, "utf-8")
-    )
+    """The names in a message may come from the other party."""
+    return one_line(printable(text, "utf-8"))

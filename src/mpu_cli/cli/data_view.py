@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mpu_cli.cli.output import facts
 from mpu_cli.data.templates import IGNORED
+from mpu_cli.foreign_text import visible
 
 if TYPE_CHECKING:
     from mpu_cli.data.check import Findings, PromptSample, Report, Spread
@@ -129,7 +130,7 @@ def _sample(sample: PromptSample) -> list[RenderableType]:
         f" between {OPEN} and {CLOSE}"
     )
     body = "".join(
-        f"{OPEN}{_printable(text)}{CLOSE}" if is_trained else _printable(text)
+        f"{OPEN}{visible(text)}{CLOSE}" if is_trained else visible(text)
         for text, is_trained in sample.parts
     )
     return [Text(title), Text(body)]
@@ -137,12 +138,6 @@ def _sample(sample: PromptSample) -> list[RenderableType]:
 
 def _rows(rows: Sequence[object], one: str, several: str) -> str:
     return f"1 row {one}" if len(rows) == 1 else f"{len(rows)} rows {several}"
-
-
-def _printable(text: str) -> str:
-    return "".join(
-        letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text
-    )
 
 
 def _spread(spread: Spread | None) -> str:

@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import typer
 
 from mpu_cli.cli.progress import Lines, ProgressCallback, bar
-from mpu_cli.cli.streams import print_json
+from mpu_cli.cli.streams import print_json, printable
 from mpu_cli.errors import MpuError, StoppedError
+from mpu_cli.foreign_text import cell, one_line, visible
 
 if TYPE_CHECKING:  # rich is slow to import, and a usage error does not need it
-    from rich.console import Console, RenderableType
+    from rich.console import (
+        Console,
+        ConsoleOptions,
+        ConsoleRenderable,
+        RenderableType,
+        RenderHook,
+        RenderResult,
+    )
     from rich.table import Table
 
 
@@ -23,8 +31,8 @@ def error_fields(error: MpuError) -> dict[str, Any]:
     kind = type(error).__name__.removesuffix("Error")
     return {
         "kind": "Interrupted" if isinstance(error, StoppedError) else kind,
-        "message": error.message,
-        "hint": error.hint,
+        "message": one_line(printable(error.message, "utf-8")),
+        "hint": None if error.hint is None else one_line(printable(error.hint, "utf-8")),
         "exit_code": error.exit_code,
     }
 
@@ -79,12 +87,12 @@ class Output:
     def warn(self, text: str) -> None:
         """Print a warning, also with -q."""
         if not self._silent:
-            self._err.print(f"mpu: warning: {text}", markup=False)
+            self._err.print(f"mpu: warning: {one_line(text)}", markup=False)
 
     def note(self, text: str) -> None:
         """Print a note, but not with -q."""
         if not self.quiet and not self._silent:
-            self._err.print(f"mpu: {text}", markup=False)
+            self._err.print(f"mpu: {one_line(text)}", markup=False)
 
     @property
     def error_console(self) -> Console:
@@ -114,13 +122,40 @@ def _console(file: TextIO) -> Console:
 
     # Text wraps at words on a terminal, but not in a pipe or a file: scripts read it.
     is_terminal = file.isatty()
-    return Console(
+    console = Console(
         file=file,
         soft_wrap=not is_terminal,
         highlight=False,
         emoji=False,
         width=None if is_terminal else 200,
     )
+    console.push_render_hook(_visible_only())
+    return console
+
+
+def _visible_only() -> RenderHook:
+    """Escape, in all that a console prints, what could move the cursor or turn the text."""
+    from rich.console import RenderHook
+    from rich.segment import Segment
+
+    class VisiblePart:
+        def __init__(self, part: ConsoleRenderable) -> None:
+            self._part = part
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            for segment in console.render(self._part, options):
+                # rich's own codes are in segments of their own.
+                yield (
+                    segment if segment.control else Segment(visible(segment.text), segment.style)
+                )
+
+    class VisibleParts(RenderHook):
+        def process_renderables(
+            self, renderables: list[ConsoleRenderable]
+        ) -> list[ConsoleRenderable]:
+            return [VisiblePart(part) for part in renderables]
+
+    return VisibleParts()
 
 
 def table(*columns: str, rows: Sequence[tuple[str, ...]], title: str | None = None) -> Table:
@@ -134,7 +169,7 @@ def table(*columns: str, rows: Sequence[tuple[str, ...]], title: str | None = No
     for column in columns:
         result.add_column(column, overflow="fold")
     for row in rows:
-        result.add_row(*(Text(cell) for cell in row))
+        result.add_row(*(Text(cell(text)) for text in row))
     return result
 
 
@@ -147,7 +182,7 @@ def facts(pairs: Mapping[str, str]) -> Table:
     result.add_column(style="bold")
     result.add_column(overflow="fold")
     for name, value in pairs.items():
-        result.add_row(Text(name), Text(value))  # never markup: the other party may have written it
+        result.add_row(Text(cell(name)), Text(cell(value)))  # never markup: it may be foreign
     return result
 
 

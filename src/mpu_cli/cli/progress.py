@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from mpu_cli.foreign_text import shown
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -95,6 +97,7 @@ class OverCopies:
 @contextmanager
 def bar(console: Console) -> Iterator[ProgressCallback]:
     """Show one live line on a terminal and remove it at the end."""
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -107,7 +110,7 @@ def bar(console: Console) -> Iterator[ProgressCallback]:
         task = live.add_task("starting", total=None)
 
         def show(what: str, done: int, total: int) -> None:
-            live.update(task, description=what, completed=done, total=total or None)
+            live.update(task, description=escape(shown(what)), completed=done, total=total or None)
 
         yield show
 

@@ -13,6 +13,7 @@ from mpu_cli.cli.progress import duration
 from mpu_cli.experiment.estimate import Forecast, History
 from mpu_cli.experiment.step import Step
 from mpu_cli.experiment.store import Finished
+from mpu_cli.foreign_text import shown
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -111,7 +112,7 @@ class LiveRunView(RunView):
         )
         now = time.monotonic()
         steps = [
-            Text(f"  {name}  {duration(now - began)}", no_wrap=True, overflow="ellipsis")
+            Text(f"  {shown(name)}  {duration(now - began)}", no_wrap=True, overflow="ellipsis")
             for name, began in list(self.running.items())[:_SHOWN]
         ]
         if len(self.running) > _SHOWN:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
 from mpu_cli.errors import OutputError
+from mpu_cli.foreign_text import visible
 
 _PAIRS = r"""
     α alpha  β beta  γ gamma  δ delta  Δ Delta  ε epsilon  η eta  θ theta  κ kappa  λ lambda
@@ -44,15 +45,16 @@ def printable(text: str, encoding: str) -> str:
 
 
 def print_json(data: Mapping[str, Any]) -> None:
-    """Print one JSON object; characters that the encoding lacks are escaped."""
+    """Print one JSON object; characters that cannot be seen or encoded are escaped."""
     import json
 
     text = json.dumps(data, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding)
+        same = visible(text) == text  # else a terminal obeys it, though JSON allows it
     except UnicodeEncodeError:
-        text = json.dumps(data)
-    print(text)
+        same = False
+    print(text if same else json.dumps(data))
 
 
 @contextmanager

@@ -12,13 +12,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mpu_cli.checkpoint.json_text import count_values
 from mpu_cli.checkpoint.read_file import read_file
+from mpu_cli.checkpoint.side_settings import MOST_TOKENS
 from mpu_cli.errors import BadModelError
 
 SECONDS, GIGABYTES = 10, 4
 """Limits of CPU time and address space; a tokenizer of 256,000 tokens needs 3 s and 1 GB."""
 _WAIT = 6 * SECONDS  # on the clock, where other processes take most of the CPU
 _MAX_BYTES = 128 << 20
+_MOST_VALUES = 4_000_000
+"""transformers parses the file in this process, too; 256,000 tokens with their merges are half."""
 _WIDE = b"na\xc3\xafve \xe2\x80\x94 \xe6\x97\xa5\xe6\x9c\xac\xe8\xaa\x9e \xf0\x9f\x99\x82".decode()
 """Letters of one to four bytes."""
 TEXTS = ("", "a", "Hello, world! 42\n", " \t\r\n", _WIDE, "aaaa bbbb " * 20)
@@ -61,9 +65,15 @@ def try_tokenizer(file: Path, name: object) -> None:
     """
     if not file.exists():
         return
-    digest = hashlib.sha256(read_file(file, _MAX_BYTES, BadModelError)).hexdigest()
+    data = read_file(file, _MAX_BYTES, BadModelError)
+    digest = hashlib.sha256(data).hexdigest()
     if digest in _tried:
         return
+    if count_values(data) > _MOST_VALUES:
+        raise BadModelError(f"{name}: tokenizer.json has more than {_MOST_VALUES:,} values")
+    if data.count(b'"single_word"') > MOST_TOKENS:
+        raise BadModelError(f"{name}: tokenizer.json adds more than {MOST_TOKENS:,} tokens")
+    del data
     hint = "use the tokenizer that the model was published with"
     try:
         done = subprocess.run(

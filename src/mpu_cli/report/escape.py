@@ -6,21 +6,11 @@ Names of holders, sets, files and models come from people and from the other par
 from __future__ import annotations
 
 import html
-import re
 
-# Control characters (C0 without line feed, DEL, C1), the two separators of lines, marks that turn
-# the direction of text, invisible letters, and halves of characters that UTF-8 cannot hold.
-_UNSEEN = re.compile(
-    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    r"\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
-)
+from mpu_cli.foreign_text import visible
+
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet reads as the beginning of a formula."""
-
-
-def visible(text: str) -> str:
-    """Replace what cannot be seen, or changes how the rest is seen, by its code: \\x1b, \\u202e."""
-    return _UNSEEN.sub(lambda found: _code(ord(found[0])), text)
 
 
 def escape(text: object) -> str:
@@ -40,9 +30,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _code(number: int) -> str:
-    if number < 0x100:
-        return f"\\x{number:02x}"
-    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"

@@ -16,6 +16,7 @@ from typing import Any
 from mpu_cli.checkpoint.read_file import read_file
 from mpu_cli.documentation import page
 from mpu_cli.errors import UsageError
+from mpu_cli.foreign_text import shown
 from mpu_cli.registry import did_you_mean
 
 MAX_BYTES = 1 << 20
@@ -51,7 +52,7 @@ class Document:
         )
         line = f":{self.lines[known]}" if known else ""
         dotted = "".join(
-            f"[{key + 1}]" if isinstance(key, int) else f".{_one_line(key)}" for key in keys
+            f"[{key + 1}]" if isinstance(key, int) else f".{shown(key)}" for key in keys
         ).removeprefix(".")
         return f"{self.name}{line}" + (f": {dotted}" if dotted else "")
 
@@ -174,10 +175,6 @@ class _EventReader:
 
     def _refused(self, event: Any, what: str) -> UsageError:
         return UsageError(f"{self._name}:{_line(event)}: {what} is not allowed here")
-
-
-def _one_line(key: str) -> str:
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in key)
 
 
 def _line(event: Any) -> int:

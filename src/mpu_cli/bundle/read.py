@@ -14,7 +14,7 @@ from mpu_cli.bundle.signatures.sshsig import MAX_BYTES as MAX_SIGNATURE
 from mpu_cli.bundle.signatures.trust import ANYBODY, BundleSigner, Trust
 from mpu_cli.bundle.trusted import TrustedBundle
 from mpu_cli.checkpoint.digest import HASHERS, ByteCounter, Progress, file_digest
-from mpu_cli.checkpoint.plain_file import TEMPLATES
+from mpu_cli.checkpoint.plain_file import TEMPLATES, is_hollow
 from mpu_cli.checkpoint.read_file import read_file
 from mpu_cli.checkpoint.recognise import BUNDLE, HANDOFF, UPDATE, instead_of
 from mpu_cli.errors import BadBundleError
@@ -193,5 +193,10 @@ def _plain_size(path: Path) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise BadBundleError(
             f"{path}: is not a regular file; a bundle holds no links and no folders inside copies"
+        )
+    if is_hollow(status):
+        raise BadBundleError(
+            f"{path}: of its {status.st_size} bytes only {status.st_blocks * 512} exist: it has holes",
+            "ask for the files again; weights have no holes",
         )
     return status.st_size

@@ -72,6 +72,10 @@ def read_config(path: Path, content: Mapping[str, Any]) -> ConfigFile:
     Raises:
         BadModelError: a known key has an invalid value; the message names the file and the key.
     """
+    if not isinstance(content.get("model_type"), str | None):
+        raise BadModelError(
+            f"{path}: model_type is {_shown(content['model_type'])}, expected a text"
+        )
     reader = _ConfigReader(path)
     config = reader.part(content, content.get("model_type"), "")
     config["model_type"] = content.get("model_type")
@@ -162,7 +166,7 @@ class _ConfigReader:
         if not isinstance(value, dict):
             raise BadModelError(f"{self._path}: {key} is {_shown(value)}, expected a map")
         own = value.get("model_type")
-        model_type = own if own in known_keys() else default
+        model_type = own if isinstance(own, str) and own in known_keys() else default
         return self.part(value, model_type, f"{key}.") | (
             {"model_type": own} if own == model_type else {}
         )

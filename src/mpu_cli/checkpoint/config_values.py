@@ -10,6 +10,8 @@ from typing import Any
 from mpu_cli.checkpoint.origin import origin_of, texts_in
 
 _LARGEST = 1 << 31
+_FUNCTION = re.compile(r"\w*(hidden_act|activation|activation_function|act_fn)")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
 
 
 class BadValueError(ValueError):
@@ -28,6 +30,8 @@ def check(key: str, kind: str, value: Any) -> None:
         raise BadValueError(" or ".join(_WORDS[one] for one in kind.split("|")))
     if (found := next(filter(None, map(origin_of, texts_in(value))), None)) is not None:
         raise BadValueError(f"a setting of the model, not {found}")
+    if isinstance(value, str) and _FUNCTION.fullmatch(key) and not _NAME.fullmatch(value):
+        raise BadValueError("the name of a function, such as silu")
     expected, holds = next(
         ((words, test) for pattern, words, test in _RANGES if pattern.fullmatch(key)), ("", None)
     )

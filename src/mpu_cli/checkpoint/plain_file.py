@@ -15,6 +15,8 @@ from mpu_cli.errors import BadModelError
 
 TEMPLATES = "additional_chat_templates"
 """The one folder inside a model directory that transformers reads."""
+_LARGE = 4 << 30
+"""Reading less takes seconds."""
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
@@ -48,6 +50,11 @@ def refuse_links_out(directory: Path) -> None:
             continue
         for name in entries:
             _target(folder / name)
+
+
+def is_hollow(status: os.stat_result) -> bool:
+    """Whether a large file is almost all holes: it took no room to send, and takes hours to read."""
+    return status.st_size > _LARGE and status.st_blocks * 512 < status.st_size // 100
 
 
 def is_lfs_pointer(head: bytes) -> bool:

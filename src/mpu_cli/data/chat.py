@@ -13,7 +13,8 @@ from typing import Any
 
 from mpu_cli.data.prompting import Prompting
 from mpu_cli.data.row import Message
-from mpu_cli.errors import BadDataError
+from mpu_cli.errors import BadDataError, BadModelError
+from mpu_cli.foreign_text import shown
 
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 """Unicode's noncharacters: no text uses them, and no template looks for them."""
@@ -171,7 +172,8 @@ class Renderer:
     def _render(
         self, turns: Sequence[Message], where: str, *, add_generation_prompt: bool = False
     ) -> str:
-        from mpu_cli.data.rendering import render
+        from mpu_cli.data.rendering import TemplateRefusalError, render
+        from mpu_cli.data.template_process import TemplateLimitError
 
         plain = [{"role": turn.role, "content": self._content(turn.content)} for turn in turns]
         try:
@@ -182,11 +184,15 @@ class Renderer:
                 self._prompting,
                 add_generation_prompt=add_generation_prompt,
             )
-        except Exception as error:  # a template is foreign code and may raise anything
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        except TemplateRefusalError as error:
             raise BadDataError(
-                f"{where}: the tokenizer's chat template refuses this row ({reason})",
+                f"{where}: the tokenizer's chat template refuses this row ({shown(str(error))})",
                 "check the roles and their order: some templates need user and assistant in turn",
+            ) from None
+        except TemplateLimitError as error:
+            raise BadModelError(
+                f"{where}: the tokenizer's chat template {error}",
+                "use the tokenizer that the model was published with",
             ) from None
 
     def _content(self, text: str) -> str | list[dict[str, str]]:

@@ -53,7 +53,7 @@ def refuse_links_out(directory: Path) -> None:
 
 
 def is_hollow(status: os.stat_result) -> bool:
-    """Whether a large file is almost all holes: it took no room to send, and takes hours to read."""
+    """Whether a large file is almost all holes: quick to send, and hours to read."""
     return status.st_size > _LARGE and status.st_blocks * 512 < status.st_size // 100
 
 

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from mpu_cli.report.escape import escape, visible
+from mpu_cli.foreign_text import visible
+from mpu_cli.report.escape import escape
 from mpu_cli.report.numbers import short
 
 NEEDS = (

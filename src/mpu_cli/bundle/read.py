@@ -196,7 +196,7 @@ def _plain_size(path: Path) -> int:
         )
     if is_hollow(status):
         raise BadBundleError(
-            f"{path}: of its {status.st_size} bytes only {status.st_blocks * 512} exist: it has holes",
+            f"{path}: of its {status.st_size} bytes only {status.st_blocks * 512} exist",
             "ask for the files again; weights have no holes",
         )
     return status.st_size

@@ -6,7 +6,7 @@ PARALLEL ?= -n 2 --dist loadfile
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-all check lint types imports coverage mutation release chromium snakemake config-keys clean
+.PHONY: demo test test-all check lint types imports coverage mutation crashes release chromium snakemake config-keys clean
 
 # The whole story on an embedded model and data: two parties, two directories, about two minutes.
 demo: $(STAMP)
@@ -42,6 +42,10 @@ coverage: $(STAMP)
 MODULES ?=
 mutation: $(STAMP)
 	$(BIN)/python tools/mutate.py $(MODULES)
+
+# kill -9 at every flush and rename of every command and at random moments, full and broken disks; prints the counts (docs/trust.md).
+crashes: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/crashes
 
 # The sdist and the wheel in dist/, and the demo from the wheel in an environment that has nothing else.
 release: $(STAMP)

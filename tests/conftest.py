@@ -28,6 +28,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # For the commands that tests start: two workers with two threads each would compete for two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Nowhere: tests restore and copy secrets as they like (server/lineage/last_seen.py).
+os.environ["XDG_STATE_HOME"] = os.devnull
+
 import pytest
 import torch
 

@@ -6,13 +6,10 @@ writes the listed files to a private directory.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from glob import escape
 from io import BufferedReader
 from pathlib import Path
 
@@ -22,11 +19,11 @@ from mpu_cli.bundle.signatures.sshsig import MAX_BYTES as MAX_SIGNATURE
 from mpu_cli.bundle.tar_members import Member, read_members
 from mpu_cli.bundle.trusted import TrustedBundle
 from mpu_cli.checkpoint.digest import Progress
-from mpu_cli.checkpoint.own_directory import open_own
 from mpu_cli.checkpoint.recognise import is_tar
+from mpu_cli.checkpoint.scratch import scratch_directory
 from mpu_cli.checkpoint.space import require_space
 from mpu_cli.checkpoint.staging import disk_errors
-from mpu_cli.errors import BadBundleError, MpuError, OutputError
+from mpu_cli.errors import BadBundleError, MpuError
 
 _SUFFIX = ".mpu-unpacked"
 _BUFFER = 4 << 20
@@ -127,38 +124,8 @@ def _private(path: Path, work: Path | None) -> Iterator[Path]:
             work.mkdir(mode=0o700, parents=True, exist_ok=True)
     elif not os.access(beside, os.W_OK):
         beside = Path(tempfile.gettempdir())
-    _remove_left(beside, path)
-    with disk_errors(beside):
-        place = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_SUFFIX, dir=beside))
-    try:
-        lock = open_own(place, fresh=True)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield place
-        finally:
-            os.close(lock)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-
-
-def _remove_left(beside: Path, path: Path) -> None:
-    """Remove directories of killed runs: they are not empty, and nobody locks them.
-
-    A run that has just started locks its directory before it writes to it.
-    """
-    for place in beside.glob(f".{escape(path.name)}.*{_SUFFIX}"):
-        try:
-            lock = open_own(place)
-        except (OSError, OutputError):
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if any(place.iterdir()):
-                shutil.rmtree(place, ignore_errors=True)
-        except OSError:  # another process uses the directory
-            continue
-        finally:
-            os.close(lock)
+    with scratch_directory(beside, path.name, _SUFFIX) as place:
+        yield place
 
 
 @contextmanager

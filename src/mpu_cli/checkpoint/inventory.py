@@ -14,10 +14,13 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+from mpu_cli.checkpoint.modes import set_mode
+
 MARKER = ".mpu-files"
 """The list beside a model or a record: a JSON list of paths relative to the directory."""
 _NOTE = ".recipe.json"
 _MANIFEST = "mpu.yaml"
+_LISTS = {MARKER, _NOTE, _MANIFEST}
 _COPY = re.compile(rb'^- "files":\n((?:    .*\n)*)  "name": "([^"\n]+)"$', re.MULTILINE)
 _FILE = re.compile(rb'^    "([^"\n]+)":$', re.MULTILINE)
 """These patterns match a canonical manifest only; mpu writes no other form."""
@@ -30,7 +33,7 @@ def write_marker(directory: Path) -> None:
         str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()
     )
     (directory / MARKER).write_text(json.dumps(names) + "\n", encoding="utf-8")
-    (directory / MARKER).chmod(0o644)
+    set_mode(directory / MARKER, 0o644)
 
 
 def written_by_mpu(directory: Path) -> frozenset[str]:
@@ -60,16 +63,26 @@ def first_foreign(directory: Path, listed: Collection[str]) -> Path | None:
 
 
 def remove_listed(directory: Path, listed: Collection[str]) -> None:
-    """Remove the listed files, then the directory if nothing else is in it."""
+    """Remove the listed files, then the directory if nothing else is in it.
+
+    The lists go last: after a kill the next run still knows whose the rest is.
+    """
     for root, inner, files, handle in os.fwalk(directory, topdown=False, follow_symlinks=False):
-        for name in files:
-            if str((Path(root) / name).relative_to(directory)) in listed:
-                os.unlink(name, dir_fd=handle)
         for name in inner:
             with suppress(OSError):  # the folder is not empty, or is a link
                 os.rmdir(name, dir_fd=handle)
+        for name in sorted(files, key=lambda name: name in _LISTS):
+            if str((Path(root) / name).relative_to(directory)) in listed:
+                os.unlink(name, dir_fd=handle)
     with suppress(OSError):
         directory.rmdir()
+
+
+def remove_empty(directory: Path) -> None:
+    """Remove the folders of a directory that hold nothing, and itself if nothing is left."""
+    for root, _, _ in os.walk(directory, topdown=False):
+        with suppress(OSError):
+            Path(root).rmdir()
 
 
 def _of_manifest(directory: Path) -> frozenset[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mpu_cli.checkpoint.buffers import read_pieces
 from mpu_cli.checkpoint.header import TensorInfo, encode_header
+from mpu_cli.checkpoint.modes import set_mode
 
 METADATA = {"format": "pt"}
 _WRITE_BACK = 64 << 20
@@ -36,7 +37,7 @@ class ShardFile:
         """The end of the header, then the end of each tensor."""
         self.size = self._ends[-1]
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        os.fchmod(self._handle, 0o644)
+        set_mode(self._handle, 0o644)
         self._hash, self._tensor_hash = hashlib.sha256(), hashlib.sha256()
         self._current = self._flushed = 0
         """The first tensor that is not completely hashed."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from mpu_cli.checkpoint.config_file import CONFIG_FILE
 from mpu_cli.checkpoint.model import Checkpoint, open_config, read_json
+from mpu_cli.checkpoint.modes import set_mode
 from mpu_cli.checkpoint.origin import origin_of, origin_of_token
 from mpu_cli.checkpoint.plain_file import TEMPLATES, is_lfs_pointer, lfs_pointer, plain_file
 from mpu_cli.checkpoint.side_settings import (
@@ -232,7 +233,7 @@ def write_side_files(
             data = _cleaned_json(path, config).encode()
         if path.parent != origin and not (directory / TEMPLATES).exists():
             (directory / TEMPLATES).mkdir()
-            (directory / TEMPLATES).chmod(0o755)
+            set_mode(directory / TEMPLATES, 0o755)
         written[name] = write_new(directory / name, data)
     return written
 

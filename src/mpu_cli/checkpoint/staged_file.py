@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from mpu_cli.checkpoint.modes import set_mode
 from mpu_cli.checkpoint.staging import PARTIAL, disk_errors, flush, lock, replaced
 from mpu_cli.errors import OutputError
 
@@ -49,8 +50,7 @@ def staged_file(
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-                with suppress(PermissionError):  # the file systems of memory sticks have no modes
-                    os.fchmod(file.fileno(), mode)
+                set_mode(file.fileno(), mode, target)
                 if not os.path.samestat(os.fstat(file.fileno()), partial.lstat()):
                     raise replaced(partial)
                 refuse_existing_file(target, force=force)

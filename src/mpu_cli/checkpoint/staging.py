@@ -14,8 +14,19 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 
-from mpu_cli.checkpoint.inventory import first_foreign, remove_listed, write_marker, written_by_mpu
+from mpu_cli.checkpoint.exchange import exchange
+from mpu_cli.checkpoint.inventory import (
+    first_foreign,
+    remove_empty,
+    remove_listed,
+    write_marker,
+    written_by_mpu,
+)
+from mpu_cli.checkpoint.lock_holder import lock_holder
+from mpu_cli.checkpoint.modes import set_mode
+from mpu_cli.checkpoint.mount_point import is_mount_point
 from mpu_cli.checkpoint.own_directory import empty, open_own
 from mpu_cli.errors import BusyError, OutputError, UsageError
 
@@ -23,6 +34,7 @@ PARTIAL = ".mpu-partial"
 """The suffix of the hidden sibling that mpu writes until the target is complete."""
 _REPLACED = ".mpu-replaced"
 """The suffix of the old target while it is being replaced."""
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Staging:
@@ -54,7 +66,7 @@ class Staging:
         self._mode = 0o700 if private else 0o755
         self._made_parents: list[Path] = []
         self._lock: int | None = None
-        self._committed = self._aside = False
+        self._flushed = self._swapped = self._committed = self._aside = False
 
     def __enter__(self) -> Staging:
         refuse_existing(self.target, force=self._force)
@@ -82,26 +94,41 @@ class Staging:
             self._lock = handle
             empty(handle)
 
-    def commit(self) -> None:
-        """Flush everything to disk and rename the directory to its final name."""
-        assert self._lock is not None
+    def flush(self) -> None:
+        """Flush everything to disk, so that only the rename is left; then change nothing more.
+
+        A caller that writes a record before `commit` flushes first: a full disk is then found while
+        there is no record yet.
+        """
         with disk_errors(self.target):
             if self._marked:
                 write_marker(self.path)
             flush_tree(self.path)
-            os.fchmod(self._lock, self._mode)
+        self._flushed = True
+
+    def commit(self) -> None:
+        """Flush everything to disk and rename the directory to its final name."""
+        assert self._lock is not None
+        if not self._flushed:
+            self.flush()
+        with disk_errors(self.target):
+            set_mode(self._lock, self._mode, self.target)
             if not self._is_unmoved():
                 raise replaced(self.path)
             if self._force and self.target.is_dir() and any(self.target.iterdir()):
-                self._set_aside()
-            self.path.rename(self.target)
+                self._replace()
+            else:
+                self.path.rename(self.target)
             self._committed = True
+        with after_rename(self.target):
             flush(self.target.parent)
             self._remove_old()
 
     def __exit__(self, *_: object) -> None:
         if not self._committed:
             if self._lock is not None:
+                if self._swapped and self.path.exists():
+                    exchange(self.path, self.target)
                 if self._aside and not self.target.exists():
                     self._old.rename(self.target)
                 if self._is_unmoved():
@@ -121,17 +148,24 @@ class Staging:
         except OSError:
             return False
 
-    def _set_aside(self) -> None:
+    def _replace(self) -> None:
+        """Put the new directory in the place of the old one, which is removed later."""
         refuse_existing(self.target, force=True)  # check again: files may have been added meanwhile
         self._remove_old()
         if os.path.lexists(self._old):
             raise OutputError(f"{self._old}: exists, and mpu did not write it", "move it away")
-        self._aside = True
-        self.target.rename(self._old)
+        self._swapped = exchange(self.path, self.target)
+        if self._swapped:
+            self.path.rename(self._old)
+        else:
+            self._aside = True
+            self.target.rename(self._old)
+            self.path.rename(self.target)
 
     def _remove_old(self) -> None:
         """Remove the old target, of this run or of one that died, if mpu wrote all of it."""
         if self._old.is_dir() and not self._old.is_symlink():
+            remove_empty(self._old)
             listed = written_by_mpu(self._old)
             if listed and first_foreign(self._old, listed) is None:
                 remove_listed(self._old, listed)
@@ -162,17 +196,29 @@ def refuse_existing(target: Path, *, force: bool | None = False) -> None:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise OutputError(f"{target}: exists and is not a directory", "choose another path")
     with disk_errors(target):
-        if not target.is_dir() or not any(target.iterdir()):
+        if not target.is_dir():
+            return
+        if is_mount_point(target):
+            raise OutputError(
+                f"{target}: is a mount point, and a result is renamed into place as a whole",
+                f"choose a directory below it, such as {quote(str(target / 'result'))}",
+            )
+        if not any(target.iterdir()):
             return
         for secret in target.rglob("secret.yaml"):
             raise OutputError(
                 f"{secret.parent}: is a secret directory, which mpu never overwrites",
                 "choose another path",
             )
+        listed = written_by_mpu(target)
         if not force:
             more = "" if force is None else ", or give --force to replace it"
-            raise OutputError(f"{target}: exists and is not empty", f"choose another path{more}")
-        listed = written_by_mpu(target)
+            # After a kill the user has to know which side of the rename it was on.
+            whole = "; what is there is complete: mpu renames a result into place as a whole"
+            raise OutputError(
+                f"{target}: exists and is not empty",
+                f"choose another path{more}{whole if listed else ''}",
+            )
         if not listed:
             raise OutputError(
                 f"{target}: has no file list from mpu, so --force does not replace it",
@@ -207,16 +253,47 @@ def disk_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise disk_full(target) from error
+        if error.errno in _FULL:
+            raise disk_full(target, error.errno) from error
         where = _as_asked(Path(error.filename)) if isinstance(error.filename, str) else target
         raise OutputError(
             f"{where}: {error.strerror}", "check the path and its permissions"
         ) from error
 
 
-def disk_full(target: Path) -> OutputError:
-    """Return the error for a full disk."""
+@contextmanager
+def after_rename(target: Path, record: Path | None = None) -> Iterator[None]:
+    """Turn the operating system's errors when `target` is in place already into OutputError.
+
+    Args:
+        target: the complete result.
+        record: what could not be written after it.
+    """
+    try:
+        yield
+    except (OSError, OutputError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        why = str(getattr(cause, "strerror", None) or error).lower()
+        what = (
+            f"{record}: the record was not written"
+            if record
+            else f"{target}: not flushed to the disk"
+        )
+        raise OutputError(
+            f"{what} ({why}); {target} is complete and in place",
+            "free some space, then run the same command again: it completes the record"
+            if record
+            else "do not make it again; run sync, and check the disk",
+        ) from error
+
+
+def disk_full(target: Path, number: int | None = errno.ENOSPC) -> OutputError:
+    """Return the error for a full disk, or for a used up quota."""
+    if number == errno.EDQUOT:
+        return OutputError(
+            f"{_as_asked(target)}: the disk quota is used up; nothing was kept",
+            "remove something of yours there, then run again",
+        )
     return OutputError(
         f"{_as_asked(target)}: the disk is full; nothing was kept",
         "free some space, then run again",
@@ -237,7 +314,8 @@ def lock(handle: int, target: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise BusyError(
-            f"{target}: another mpu process is writing it", "wait for that process to end"
+            f"{target}: another mpu process is writing it",
+            f"wait for {lock_holder(handle)} to end",
         ) from error
 
 

@@ -19,6 +19,7 @@ from queue import Queue
 from typing import TYPE_CHECKING
 
 from mpu_cli.checkpoint.header import FLOAT_DTYPES, TensorInfo, file_order
+from mpu_cli.checkpoint.modes import set_mode
 from mpu_cli.checkpoint.settings import DEFAULT_SHARD_BYTES
 from mpu_cli.checkpoint.shard_file import ShardFile
 
@@ -248,7 +249,7 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> tuple[str, int]:
     """Write a new small file with exactly this mode; return its SHA-256 and size."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(handle, "wb") as file:
-        os.fchmod(file.fileno(), mode)
+        set_mode(file.fileno(), mode, path)
         file.write(data)
     return hashlib.sha256(data).hexdigest(), len(data)
 

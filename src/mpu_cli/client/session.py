@@ -24,6 +24,15 @@ class Session:
     """The directory to fill; None in all processes but the first."""
     work: WorkDirectory
     stop: StopSignal
+    names: Sequence[str] = ()
+    """Of the copies that are trained."""
+
+    def commit(self) -> None:
+        """Put the result in place; whatever dies after that, the work counts as done."""
+        assert self.staging is not None
+        self.staging.flush()
+        self.work.note_result(self.names, self.staging.path)
+        self.staging.commit()
 
 
 @contextmanager
@@ -58,7 +67,7 @@ def open_session(
         if staging is not None:
             work.begin(names, force=force)
         try:
-            yield Session(staging, work, stop)
+            yield Session(staging, work, stop, names)
         except KeyboardInterrupt as interrupt:
             raise _stopped(work, names if first else [], job.resume_with) from interrupt
         except BaseException:
@@ -67,6 +76,12 @@ def open_session(
             raise
         if staging is not None:
             work.discard(names)
+
+
+def remove_finished(target: Path, job: UnlearnJob, work_for: Path | None = None) -> None:
+    """Remove what a run left that died after it had put its result in place."""
+    if this_process().is_first:
+        WorkDirectory(work_for or target, job.keeping).remove_finished(target)
 
 
 def _stopped(work: WorkDirectory, names: Sequence[str], resume_with: str) -> StoppedError:

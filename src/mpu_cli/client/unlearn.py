@@ -32,7 +32,7 @@ from mpu_cli.client.payload_writer import write_payload
 from mpu_cli.client.room import require_room_to_train
 from mpu_cli.client.row_order import row_sampling
 from mpu_cli.client.run import Run
-from mpu_cli.client.session import Session, open_session
+from mpu_cli.client.session import Session, open_session, remove_finished
 from mpu_cli.client.train_copy import CopyToTrain, train_copy
 from mpu_cli.client.trained_model import write_trained
 from mpu_cli.client.update import finish, make_copy_directory, write_manifest, write_note
@@ -61,6 +61,7 @@ def unlearn_handoff(
             run's checkpoints.
     """
     refuse_nesting(out, handoff)
+    remove_finished(out, job)
     refuse_existing(out, force=force)
     opened = open_to_train(handoff, job)
     require_room_to_train(of_handoff(handoff, opened), job, out)
@@ -80,7 +81,7 @@ def unlearn_handoff(
         if staging:
             with disk_errors(out):
                 update = write_manifest(staging.path, opened.manifest, written, signing=job.signing)
-            staging.commit()
+            session.commit()
     return update, reports
 
 
@@ -100,6 +101,7 @@ def unlearn_one_copy(
             " steps",
             "train all copies with one command, or give --max-steps",
         )
+    remove_finished(out / f"copy-{number}", job, out)
     opened = open_to_train(handoff, job)
     name, count = f"copy-{number}", len(opened.copies)
     if name not in opened.copies:
@@ -123,7 +125,7 @@ def unlearn_one_copy(
                     files,
                     train_embeddings=settings.train_embeddings,
                 )
-            staging.commit()
+            session.commit()
     return report
 
 
@@ -165,6 +167,7 @@ def unlearn_model(
             run's checkpoints.
     """
     refuse_nesting(out, source)
+    remove_finished(out, job)
     refuse_existing(out, force=force)
     model, settings = open_checkpoint(source), job.recipe.settings
     check_side_files(source)
@@ -209,7 +212,7 @@ def unlearn_model(
             job.doing(f"writing {out.name}")
             write_trained(model, after, staging.path, dtype, job.shard_bytes)
             shutil.rmtree(after)
-            staging.commit()
+            session.commit()
     return report
 
 

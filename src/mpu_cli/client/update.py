@@ -24,6 +24,7 @@ from mpu_cli.bundle.sign import PARTIAL_SIGNATURE, sign_finished, write_signatur
 from mpu_cli.bundle.signatures.private_key import SigningKey
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.digest import file_digest
+from mpu_cli.checkpoint.modes import set_mode
 from mpu_cli.checkpoint.staging import disk_errors, flush, flush_tree
 from mpu_cli.checkpoint.writer import Files, write_new
 from mpu_cli.client.handoff import OpenHandoff
@@ -38,7 +39,7 @@ def make_copy_directory(path: Path, out: Path) -> Path:
     """Make the directory of one copy, readable by all whatever the umask; errors name `out`."""
     with disk_errors(out):
         path.mkdir()
-        path.chmod(0o755)
+        set_mode(path, 0o755)
     return path
 
 
@@ -162,7 +163,7 @@ def _finished(
 ) -> UpdateManifest:
     """Remove the notes, which an interrupted run may have left, and check the whole update."""
     with disk_errors(directory):
-        directory.chmod(0o755)
+        set_mode(directory, 0o755)
         for copy in handoff.copies:
             (directory / copy.name / NOTE).unlink(missing_ok=True)
         flush_tree(directory)

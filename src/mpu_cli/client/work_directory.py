@@ -22,7 +22,14 @@ from mpu_cli.checkpoint.staging import disk_errors, flush, flush_tree
 from mpu_cli.checkpoint.writer import Files, write_new
 from mpu_cli.client.settings import CheckpointSettings
 from mpu_cli.errors import OutputError
-from mpu_cli.training.checkpoints import MARKER, CheckpointStore, SavePlan, make_private, verified
+from mpu_cli.training.checkpoints import (
+    MARKER,
+    CheckpointStore,
+    SavePlan,
+    make_private,
+    remove_kept,
+    verified,
+)
 from mpu_cli.training.run_identity import Identity, identity_digest
 
 if TYPE_CHECKING:
@@ -30,6 +37,8 @@ if TYPE_CHECKING:
 
 SHORT = 60.0
 """Seconds of training that are not worth keeping when a run fails."""
+
+_RESULT = ".result.json"
 
 
 class WorkDirectory:
@@ -93,9 +102,9 @@ class WorkDirectory:
         with disk_errors(self.path):
             make_private(self.path)
             place = self.path / name
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(mode=0o700)
+            place.mkdir(mode=0o700, exist_ok=True)
             for file in files:
+                (place / file).unlink(missing_ok=True)
                 _link(directory / file, place / file)
             flush_tree(place)
             digests = {file: digest for file, (digest, _) in files.items()}
@@ -107,11 +116,14 @@ class WorkDirectory:
                 "report": asdict(report),
             }
             partial = place / f".{MARKER}"
+            partial.unlink(missing_ok=True)
             write_new(partial, json.dumps(note).encode(), 0o600)
             flush(partial)
             partial.rename(place / MARKER)
             flush(place)
             flush(self.path)
+            for step in place.glob("step-*"):  # not before: a kill would lose the training
+                remove_kept(step)
 
     def take(
         self, name: str, directory: Path, identity: Identity
@@ -135,6 +147,29 @@ class WorkDirectory:
             for file, digest in marker["files"].items()
         }
         return TrainingReport.of(marker["report"]), files
+
+    def note_result(self, names: Sequence[str], result: Path) -> None:
+        """Note, in what is kept of these copies, the directory that is about to become the result.
+
+        A rename keeps its number. If the run dies between the rename and `discard`, the next one
+        knows by it that the work is done: see `remove_finished`.
+        """
+        with disk_errors(self.path):
+            for name in names:
+                if (self.path / name).is_dir():
+                    note = self.path / name / _RESULT
+                    note.unlink(missing_ok=True)
+                    write_new(note, json.dumps(_number(result)).encode(), 0o600)
+
+    def remove_finished(self, target: Path) -> None:
+        """Remove what a run left that had put its result at `target` before it died."""
+        if not self.path.is_dir() or not target.is_dir():
+            return
+        os.close(open_own(self.path))
+        for note in self.path.glob(f"*/{_RESULT}"):
+            with suppress(OSError, ValueError):
+                if json.loads(note.read_bytes()) == _number(target):
+                    self.discard([note.parent.name])
 
     def described(self, names: Sequence[str]) -> str:
         """Describe in words what is kept of these copies; empty if nothing is."""
@@ -162,7 +197,7 @@ class WorkDirectory:
     def discard(self, names: Sequence[str]) -> None:
         """Remove what is kept of these copies, and the directory if it is empty then."""
         for name in names:
-            shutil.rmtree(self.path / name, ignore_errors=True)
+            remove_kept(self.path / name)
         with suppress(OSError):
             self.path.rmdir()
         if self._keeping.directory is not None:
@@ -172,6 +207,12 @@ class WorkDirectory:
     def _has(self, name: str) -> bool:
         place = self.path / name
         return (place / MARKER).is_file() or any(place.glob(f"step-*/{MARKER}"))
+
+
+def _number(directory: Path) -> list[int]:
+    """What tells a directory from every other one on this machine, before and after a rename."""
+    status = directory.stat()
+    return [status.st_dev, status.st_ino, status.st_mtime_ns]
 
 
 def _link(source: Path, target: Path) -> None:

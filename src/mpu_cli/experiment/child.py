@@ -20,11 +20,11 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mpu_cli.errors import MpuError
+from mpu_cli.errors import BadInputError, BusyError, MpuError
 from mpu_cli.experiment.step import Own, Result, Source, Step, Word
 from mpu_cli.experiment.store import ANSWER, LOG, StepAttempt, Store
 
@@ -101,14 +101,26 @@ def perform(task: Task) -> int:
     The process ends after it: its directory and its streams are the step's.
     """
     store = Store(Path(task.work))
-    store.open()
     try:
+        store.open()
         with store.attempt(task.key, keep=bool(task.resume)) as attempt:
             return 0 if attempt is None else _perform(task, attempt)
+    except BusyError as error:
+        # Its streams are not the step's yet, and the step's log is another process's.
+        with suppress(OSError):
+            store.refusal(task.key).write_text(f"{error.message}; {error.hint}\n", encoding="utf-8")
+        sys.stderr.write(f"mpu: error: {error.message}\nmpu: hint: {error.hint}\n")
+        return error.exit_code
     except MpuError as error:
         hint = f"mpu: hint: {error.hint}\n" if error.hint else ""
         sys.stderr.write(f"mpu: error: {error.message}\n{hint}")  # it may be the log
         return error.exit_code
+    except OSError as error:
+        where = error.filename or store.running(task.key)
+        with suppress(OSError):  # the log is on the same disk
+            sys.stderr.write(f"mpu: error: {where}: {str(error.strerror).lower()}\n")
+            sys.stderr.flush()
+        return BadInputError.exit_code
 
 
 def perform_forked(task: Task) -> None:

@@ -125,6 +125,7 @@ class _Loop:
     ) -> None:
         self._work, self._keys, self._store = work, keys, store
         self._executor, self._watcher, self._keep = executor, watcher, keep
+        store.remove_leftovers()
         make = work.to_make(store.finished)
         self._schedule = Schedule(work, make)
         self._found = work.steps.keys() - make
@@ -140,6 +141,7 @@ class _Loop:
             if key is None:
                 break
             step = self._work.steps[key]
+            self._store.refusal(key).unlink(missing_ok=True)
             self._executor.start(Task.of(step, self._keys, self._store.root), step)
             self._running.add(key)
             self._watcher.started(step)
@@ -153,7 +155,10 @@ class _Loop:
             finished = self._store.finished(key) if code == 0 else None
             if finished is None or finished.is_reclaimed:
                 running = self._store.running(key)
-                self._failures[key] = Failure(step.name, _why(running, code), running / LOG)
+                refusal = self._store.refusal(key)
+                why = _last_line(refusal) or _why(running, code)
+                log = refusal if refusal.exists() else running / LOG
+                self._failures[key] = Failure(step.name, why, log)
                 self._watcher.failed(step, self._failures[key])
             else:
                 self._made += 1
@@ -194,9 +199,14 @@ def _message(directory: Path) -> str | None:
         return str(error)
     except (OSError, ValueError, KeyError, TypeError):
         pass
+    return _last_line(directory / LOG)
+
+
+def _last_line(log: Path) -> str | None:
+    """The last error of a log, or else its last line."""
     try:
-        with (directory / LOG).open("rb") as file:
-            file.seek(max(0, (directory / LOG).stat().st_size - 4096))
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return None

@@ -2,6 +2,7 @@
 
     WORK/steps/KEY/     a finished step: step.json, stdout.json, stderr.log and its outputs
     WORK/running/KEY/   a step that is being made, or that was interrupted or failed
+    WORK/running/KEY.refused    why its process did not begin it
     WORK/lock           held by the one `mpu run` that works here (lock.py)
 
 A step is made in running/KEY and renamed to steps/KEY when it is done, so steps/KEY is complete.
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from mpu_cli.checkpoint.digest import file_digest
+from mpu_cli.checkpoint.lock_holder import lock_holder
 from mpu_cli.errors import BadInputError, BusyError, CheckFailedError
 
 STEP, ANSWER, LOG = "step.json", "stdout.json", "stderr.log"
@@ -89,6 +91,19 @@ class Store:
         """Where a step is made, and where its log stays if it fails."""
         return self.root / "running" / key
 
+    def remove_leftovers(self) -> None:
+        """Remove what a killed process left of steps that are done."""
+        for path in (self.root / "running").iterdir():
+            if path.suffix in {".old", ".refused"} and self.directory(path.stem).exists():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+    def refusal(self, key: str) -> Path:
+        """Why a step was not begun; its own log belongs to the process that makes it."""
+        return self.root / "running" / f"{key}.refused"
+
     def finished(self, key: str) -> Finished | None:
         """What is known of a step; None if it is not done.
 
@@ -137,11 +152,14 @@ class Store:
         running = self.running(key)
         handle = self._locked(running, key)
         try:
+            self.refusal(key).unlink(missing_ok=True)
             if not keep:
                 _empty(running, set())
             done = self.finished(key)
             yield StepAttempt(self, key, done) if done is None or done.is_reclaimed else None
         finally:
+            with suppress(OSError):  # gone, or not empty: else a step that was found done
+                running.rmdir()
             os.close(handle)
 
     def _locked(self, running: Path, key: str) -> int:
@@ -159,10 +177,11 @@ class Store:
                 pass  # the other process has just finished the step
             except OSError as error:
                 if error.errno not in {errno.EAGAIN, errno.EACCES} or time.monotonic() > last:
+                    holder = lock_holder(handle)
                     os.close(handle)
                     raise BusyError(
-                        f"{running}: another process is making this step",
-                        "wait for it, or end it; then run again",
+                        f"{running}: another process is making this step ({holder})",
+                        "wait for it, or end it (kill -9); then run again",
                     ) from error
                 time.sleep(0.05)
             os.close(handle)

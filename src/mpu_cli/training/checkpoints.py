@@ -19,6 +19,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,14 +108,14 @@ class CheckpointStore:
         path = self.directory / f"step-{step:08d}"
         with disk_errors(self.directory):
             make_private(self.directory)
-            shutil.rmtree(path, ignore_errors=True)
+            remove_kept(path)
             try:
                 with system_errors():
                     self._write(path, step, weights, state, trainer_state)
             except OSError as error:
                 # Half a checkpoint is useless, and takes the space that the next attempt needs.
                 shutil.rmtree(path, ignore_errors=True)
-                if error.errno != errno.ENOSPC:
+                if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                     raise
                 raise OutputError(
                     f"{self.directory}: the disk is full, the checkpoint of step {step} was not"
@@ -124,7 +125,7 @@ class CheckpointStore:
                 ) from error
             for other in self._steps():
                 if other != path:
-                    shutil.rmtree(other, ignore_errors=True)
+                    remove_kept(other)
         self._last = time.monotonic()
 
     def latest(self) -> Saved | None:
@@ -220,6 +221,17 @@ def verified(
                 "the disk lost or changed it; give --force to start over",
             )
     return marker
+
+
+def remove_kept(path: Path) -> None:
+    """Remove a directory that holds kept work, every marker first.
+
+    A kill in between then leaves nothing that counts as complete and has lost files.
+    """
+    for marker in [*path.rglob(MARKER)]:
+        with suppress(OSError):
+            marker.unlink()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def make_private(path: Path) -> None:

@@ -44,6 +44,8 @@ class MaskKey:
 def new_key(path: Path, name: str) -> str:
     """Make a key: the private part in `path` (mode 0600), the line for a group file in `path`.pub.
 
+    If a key is there without its public line, as after a crash, only the line is written.
+
     Returns:
         The public key, 64 hexadecimal digits.
 
@@ -58,19 +60,29 @@ def new_key(path: Path, name: str) -> str:
             " letter or digit",
         )
     refuse_existing_file(public_path(path), force=None)
-    private = X25519PrivateKey.generate()
-    with staged_file(path, force=None, mode=0o600) as file:
-        file.write(
-            private.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
+    private = _left_alone(path)
+    if private is None:
+        private = X25519PrivateKey.generate()
+        with staged_file(path, force=None, mode=0o600) as file:
+            file.write(
+                private.private_bytes(
+                    serialization.Encoding.PEM,
+                    serialization.PrivateFormat.PKCS8,
+                    serialization.NoEncryption(),
+                )
             )
-        )
     public = private.public_key().public_bytes_raw().hex()
     with staged_file(public_path(path), force=None) as file:
         file.write(f"{name} {in_base64(public)}\n".encode())
     return public
+
+
+def _left_alone(path: Path) -> X25519PrivateKey | None:
+    """The key of a run that died before it wrote the public line."""
+    try:
+        return read_key(path).private
+    except BadInputError:  # no file, which is as it should be, or another one, which is refused
+        return None
 
 
 def public_path(path: Path) -> Path:

@@ -18,8 +18,14 @@ from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.checkpoint.space import require_space
-from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
-from mpu_cli.errors import BadModelError, GateError
+from mpu_cli.checkpoint.staging import (
+    Staging,
+    after_rename,
+    disk_errors,
+    refuse_existing,
+    refuse_nesting,
+)
+from mpu_cli.errors import BadModelError, GateError, OutputError
 from mpu_cli.server.aggregation.copy_statistics import DrawStatistics
 from mpu_cli.server.aggregation.mask_groups import check_mask_groups, unverified
 from mpu_cli.server.aggregation.model_update import DrawAggregator, ModelUpdate
@@ -34,7 +40,7 @@ from mpu_cli.server.can_be_loaded import check_loads
 from mpu_cli.server.estimate import model_bytes
 from mpu_cli.server.lineage.client_keys import ClientKeys
 from mpu_cli.server.lineage.model_card import write_model_card
-from mpu_cli.server.lineage.models import Lineage, open_locked
+from mpu_cli.server.lineage.models import Lineage, digest_or_none, open_locked
 from mpu_cli.server.lineage.not_in_lineage import unknown_model
 from mpu_cli.server.lineage.records import ModelRecord, now
 from mpu_cli.server.secrets.leak_scan import require_no_secret
@@ -126,6 +132,8 @@ def aggregate(
         )
         if record is not None and not force:
             return result
+        if not force:
+            _refuse_finished(out, lineage, digest, validated, settings.server_lr)
         refuse_existing(out, force=force)
         master = lineage.secret.master
         draws = [DrawAggregator(draw, layout, master) for draw in validated.draws]
@@ -147,6 +155,7 @@ def aggregate(
             disclosed = [draw.record for draw in validated.draws] if settings.disclose else []
             write_model_card(staging.path, lineage, record, disclosed)
             require_no_secret(staging.path, master)
+            staging.flush()
             validated.require_unchanged()
             if changed.source != digest:
                 raise altered(model.path, BadModelError)
@@ -154,7 +163,8 @@ def aggregate(
                 lineage.save_model(replace(record, state="prepared"))
             staging.commit()
             if not unchanged:
-                lineage.save_model(record)
+                with after_rename(out, secret):
+                    lineage.save_model(record)
         return replace(
             result,
             model=record,
@@ -175,13 +185,28 @@ def _completed(
 ) -> ModelRecord | None:
     """The model of an interrupted run of this very command that only lacked its last record."""
     for record in (lineage.models[name] for name in recovered if name in lineage.models):
-        if (record.parent, record.updates, record.server_lr) == (
-            parent,
-            updates.digests,
-            server_lr,
-        ):
+        if _is_of(record, parent, updates, server_lr):
             return record
     return None
+
+
+def _is_of(record: ModelRecord, parent: str, updates: ValidatedUpdates, server_lr: float) -> bool:
+    made_of = (record.parent, record.updates, record.server_lr)
+    return made_of == (parent, updates.digests, server_lr)
+
+
+def _refuse_finished(
+    out: Path, lineage: Lineage, parent: str, updates: ValidatedUpdates, server_lr: float
+) -> None:
+    """Raise OutputError if `out` already holds the result; a kill may have hidden its message."""
+    digest = digest_or_none(out) if out.is_dir() else None
+    record = lineage.models.get(digest or "")
+    if record is not None and _is_of(record, parent, updates, server_lr):
+        raise OutputError(
+            f"{out}: exists and is not empty: it is the finished result of these updates, and its"
+            " record is committed",
+            "nothing is left to do; choose another path to make it again, or give --force",
+        )
 
 
 def _record(

@@ -19,16 +19,21 @@ from mpu_cli.bundle.canonical import MAX_BYTES
 from mpu_cli.bundle.manifest import MANIFEST, decode
 from mpu_cli.bundle.schema import HEX_128, HEX_256
 from mpu_cli.checkpoint.digest import model_digest
+from mpu_cli.checkpoint.lock_holder import lock_holder
 from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.checkpoint.modes import set_mode
 from mpu_cli.checkpoint.read_file import read_file
 from mpu_cli.checkpoint.recognise import SECRET, instead_of
+from mpu_cli.checkpoint.staging import disk_errors
 from mpu_cli.errors import BadBundleError, BadSecretError, BusyError, GateError, MpuError
 from mpu_cli.server.lineage.client_keys import ALLOWED_SIGNERS, PARTIAL_SIGNERS, pinned_clients
+from mpu_cli.server.lineage.last_seen import note_newest, require_newest
 from mpu_cli.server.lineage.records import HandoffRecord, ModelRecord
 from mpu_cli.server.secrets.private import close_to_others
 from mpu_cli.server.secrets.secret import (
     SECRET_FILE,
     Secret,
+    is_partial,
     read_secret,
     read_signed,
     write_signed,
@@ -194,24 +199,26 @@ class Lineage:
         """
         finished = set()
         for handoff in [record for record in self.handoffs.values() if record.state == "prepared"]:
-            if _manifest_digest(Path(handoff.target)) == handoff.digest:
+            if manifest_digest(Path(handoff.target)) == handoff.digest:
                 self.save_handoff(replace(handoff, state="issued"))
                 finished.add(handoff.id)
         for model in [record for record in self.models.values() if record.state == "prepared"]:
-            if output is not None and _digest_or_none(output) == model.digest:
+            if output is not None and digest_or_none(output) == model.digest:
                 self.save_model(replace(model, state="committed"))
                 finished.add(model.digest)
         return frozenset(finished)
 
 
-def _manifest_digest(path: Path) -> str | None:
+def manifest_digest(path: Path) -> str | None:
+    """The digest of a bundle's manifest; None if there is none that can be read."""
     try:
         return decode(read_file(path / MANIFEST, MAX_BYTES, BadBundleError), path).digest
     except (OSError, MpuError):
         return None
 
 
-def _digest_or_none(path: Path) -> str | None:
+def digest_or_none(path: Path) -> str | None:
+    """The digest of a model directory; None if there is none that can be read."""
     try:
         return model_digest(open_checkpoint(path))
     except MpuError:
@@ -227,12 +234,8 @@ def _records(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise BadSecretError(f"{folder}: the folder is missing", _RESTORE)
     form = HEX_128 if folder.name == HANDOFFS else HEX_256
-    # A crash inside write_signed leaves .*.partial; the next write of that record replaces it.
-    files = [
-        path
-        for path in sorted(folder.iterdir())
-        if not (path.name.startswith(".") and path.name.endswith(".partial"))
-    ]
+    # A crash inside write_signed leaves a partial file; the next writing command removes it.
+    files = [path for path in sorted(folder.iterdir()) if not is_partial(path)]
     for path in files:
         if path.suffix != ".yaml" or not form.fullmatch(path.stem) or path.is_symlink():
             raise BadSecretError(f"{path}: does not belong here", "move it away")
@@ -255,6 +258,7 @@ def open_locked(path: Path) -> Iterator[Lineage]:
     Raises:
         BusyError: another process holds the lock.
         BadSecretError: see `Lineage.read`.
+        GateError: see `seen`.
         OSError: this user may not read the directory.
     """
     if not path.is_dir():
@@ -265,18 +269,53 @@ def open_locked(path: Path) -> Iterator[Lineage]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise BusyError(
-                f"{path}: another mpu process is using this secret", "wait for it to end"
+                f"{path}: another mpu process is using this secret",
+                f"wait for {lock_holder(handle)} to end",
             ) from error
-        yield Lineage.read(path)
+        _remove_partial(path)
+        lineage = Lineage.read(path)
+        with seen(lineage):
+            yield lineage
     finally:
         os.close(handle)
+
+
+@contextmanager
+def seen(lineage: Lineage) -> Iterator[None]:
+    """Refuse a lineage that lacks records which this machine has seen; note its newest at the end.
+
+    Lineages of tests are left out: they are made anew with equal ids.
+
+    Raises:
+        GateError: the directory was restored from an old backup.
+    """
+    if lineage.secret.origin == "test":
+        yield
+        return
+    name = lineage.secret.lineage
+    require_newest(lineage.path, name, lineage.handoffs, lineage.models)
+    try:
+        yield
+    finally:
+        note_newest(name, lineage.handoffs, lineage.models)
+
+
+def _remove_partial(path: Path) -> None:
+    """Remove what killed commands left in a secret directory; the caller holds its lock."""
+    with disk_errors(path):
+        (path / PARTIAL_SIGNERS).unlink(missing_ok=True)
+    for folder in (path, path / HANDOFFS, path / MODELS):
+        if folder.is_dir() and not folder.is_symlink():
+            for file in filter(is_partial, folder.iterdir()):
+                with disk_errors(file):
+                    file.unlink()
 
 
 def create(path: Path, secret: Secret, root: ModelRecord) -> Lineage:
     """Fill an empty directory with a new lineage; the caller renames it into place."""
     for folder in (HANDOFFS, MODELS):
         (path / folder).mkdir(mode=0o700)
-        (path / folder).chmod(0o700)
+        set_mode(path / folder, 0o700)
     write_signed(path / SECRET_FILE, secret.content(), secret.master)
     lineage = Lineage(path, secret, [], [])
     lineage.save_model(root)

@@ -10,6 +10,7 @@ from mpu_cli.architectures.fingerprint import fingerprint
 from mpu_cli.bundle.manifest import HandoffManifest, PublishedCopy, listed
 from mpu_cli.bundle.sign import write_handoff_manifest
 from mpu_cli.bundle.signatures.private_key import SigningKey
+from mpu_cli.checkpoint.modes import set_mode
 from mpu_cli.server.lineage.records import CopyRecord, HandoffRecord, frozen_of, now
 from mpu_cli.server.publishing.copy_writer import WrittenCopies
 from mpu_cli.server.publishing.plan import Plan
@@ -22,7 +23,7 @@ def make_folders(root: Path, size: int, *, split: bool) -> list[Path]:
     for folder in folders:
         folder.mkdir(parents=True)
         for path in (folder, folder.parent) if split else (folder,):
-            path.chmod(0o755)  # whatever the umask: the client's user must be able to read it
+            set_mode(path, 0o755)  # whatever the umask: the client's user must be able to read it
     return folders
 
 

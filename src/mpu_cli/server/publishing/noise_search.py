@@ -10,13 +10,13 @@ is taken.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mpu_cli.checkpoint.locate import Located
+from mpu_cli.checkpoint.scratch import scratch_directory
 from mpu_cli.checkpoint.staging import disk_errors, refuse_existing
 from mpu_cli.errors import GateError
 from mpu_cli.server.denoising import default_coefficients
@@ -35,6 +35,7 @@ TRIALS = 8
 """Trials of one search, at most: 2^8 − 1 sizes."""
 _SIZES = tuple(LARGEST_TRIED * 10 ** (-4 + 4 * step / 254) for step in range(255))
 """From .001 to 10, each 3.7 % larger than the one before."""
+_TRIAL = ".mpu-trial"
 _SMALLER = 4
 """How many sizes below the found one are tried on the real copies."""
 
@@ -194,9 +195,9 @@ def _trial(
     near = next(folder for folder in handoff.absolute().parents if folder.is_dir())
     with (
         disk_errors(handoff),
-        tempfile.TemporaryDirectory(prefix=".mpu-trial-", dir=near) as place,
+        scratch_directory(near, handoff.name, _TRIAL) as place,
     ):
-        target = Target(Path(place, "handoff"), Path(place, "secret"), new_lineage=True)
+        target = Target(place / "handoff", place / "secret", new_lineage=True, is_trial=True)
         losses = perturb(model, base, target, one, probe=probe).probe
     return Trial(settings.kappa, settings.offset, _most_lost(losses))
 

@@ -10,13 +10,13 @@ from shlex import quote
 
 from mpu_cli.architectures.family import family_of
 from mpu_cli.architectures.read import read_layout
-from mpu_cli.bundle.sign import sign_finished
 from mpu_cli.bundle.signatures.private_key import SigningKey
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.config_file import CONFIG_FILE
 from mpu_cli.checkpoint.file_state import altered
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.checkpoint.mount_point import is_mount_point
 from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.errors import BadModelError, BadSecretError
@@ -34,6 +34,7 @@ from mpu_cli.server.lineage.second_lineage import warnings as second_lineage_war
 from mpu_cli.server.publishing.commit import begin_lineage, issue, save
 from mpu_cli.server.publishing.copy_set import Progress
 from mpu_cli.server.publishing.copy_writer import write_copies
+from mpu_cli.server.publishing.earlier_run import complete_earlier
 from mpu_cli.server.publishing.estimate import require_handoff_space
 from mpu_cli.server.publishing.exposure_gate import require_unknown
 from mpu_cli.server.publishing.function_check import check_copies
@@ -50,7 +51,7 @@ from mpu_cli.server.publishing.settings import PerturbSettings
 from mpu_cli.server.publishing.weight_statistics import weight_statistics
 from mpu_cli.server.secrets.leak_scan import require_no_secret
 from mpu_cli.server.secrets.prepared import current_entropy
-from mpu_cli.server.secrets.secret import SECRET_FILE, Secret, SystemEntropy
+from mpu_cli.server.secrets.secret import Secret, SystemEntropy
 from mpu_cli.server.transforms.choice import chosen
 
 Probe = Callable[[Path, Sequence[Path]], Mapping[str, float]]
@@ -73,6 +74,8 @@ class Target:
     """Replace a handoff that mpu wrote."""
     signing: SigningKey | None = None
     """Signs the handoff's manifest."""
+    is_trial: bool = False
+    """Handoff and secret are thrown away."""
 
 
 def perturb(
@@ -101,10 +104,14 @@ def perturb(
     inputs = [model.path, *([base.path] if base else [])]
     refuse_nesting(handoff, secret, *inputs)
     refuse_nesting(secret, *inputs)
-    finished = _finish_interrupted(target)
-    if finished is not None and not target.force:
-        return finished
+    completed = (
+        None if target.force else complete_earlier(model, handoff, secret, settings, target.signing)
+    )
+    if completed is not None:
+        return completed
     refuse_existing(handoff, force=target.force)
+    if is_mount_point(secret) and not any(secret.iterdir()):
+        refuse_existing(secret)  # the secret is renamed into place, too
     source = open_checkpoint(model.path)
     check_side_files(source.path)
     family_of(source.config, source.path / CONFIG_FILE)  # name an unknown architecture first
@@ -152,6 +159,7 @@ def perturb(
             require_no_secret(staging.path, master)
             check_published(folders[0])
             losses = probe(source.path, folders) if probe else {}
+            staging.flush()
             if lineage is None:
                 root = ModelRecord(
                     statistics.digest, 0, "committed", None, (), (), 0.0, model.source, now()
@@ -165,7 +173,10 @@ def perturb(
                     base_source,
                     plan.offset,
                 )
-                current = stack.enter_context(begin_lineage(secret, content, root, records))
+                begun = begin_lineage(
+                    secret, content, root, records, remembered=not target.is_trial
+                )
+                current = stack.enter_context(begun)
             else:
                 current = lineage
                 save(lineage, records)
@@ -186,25 +197,6 @@ def perturb(
             *noise_warnings(plan, written.noise),
         ),
     )
-
-
-def _finish_interrupted(target: Target) -> PerturbResult | None:
-    """The result of an interrupted run that renamed its handoff and did not record it."""
-    handoff, secret = target.handoff, target.secret
-    if not (secret / SECRET_FILE).exists():
-        return None
-    with open_locked(secret) as lineage:
-        recovered = lineage.recover()
-        records = [lineage.handoffs[id_] for id_ in recovered if id_ in lineage.handoffs]
-        place = str(handoff.absolute())
-        if not any(record.target in {place, f"{place}/holder-1"} for record in records):
-            return None
-        if target.signing is not None and not target.force:
-            for path in (Path(record.target) for record in records):
-                if place in {str(path), str(path.parent)}:
-                    sign_finished(path, target.signing)
-        warning = "an interrupted run had already written this handoff; it is now recorded"
-        return replace(published(lineage, records), warnings=(warning,))
 
 
 @contextmanager

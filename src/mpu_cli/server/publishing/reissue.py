@@ -16,6 +16,7 @@ from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.file_state import altered
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.checkpoint.modes import set_mode
 from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, refuse_nesting
 from mpu_cli.errors import BadModelError, BadSecretError, CheckFailedError
@@ -72,7 +73,7 @@ def reissue(
                 folders[copy.position] = staging.path / copy.name
             for folder in folders:
                 folder.mkdir()
-                folder.chmod(0o755)  # whatever the umask
+                set_mode(folder, 0o755)  # whatever the umask
             copies = CopySet(
                 source,
                 layout,

@@ -10,19 +10,22 @@ import hmac as hmac_module
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mpu_cli.bundle import canonical
 from mpu_cli.bundle.schema import HEX_128, HEX_256, FieldReader
+from mpu_cli.checkpoint.modes import set_mode
 from mpu_cli.checkpoint.read_file import read_file
 from mpu_cli.checkpoint.recognise import SECRET, instead_of
-from mpu_cli.checkpoint.staging import flush
+from mpu_cli.checkpoint.staging import disk_errors, flush
 from mpu_cli.errors import BadSecretError
 
 SECRET_FILE = "secret.yaml"
 FORMAT = 1
+_PARTIAL = ".partial"
 MAX_BYTES = 16 << 20
 """The limit of a file of the server's own: a record holds numbers for each tensor."""
 
@@ -164,22 +167,33 @@ def read_signed(where: Path, kind: str, master: bytes) -> FieldReader:
 
 
 def write_signed(where: Path, content: dict[str, Any], master: bytes) -> None:
-    """Write or replace a signed file: mode 0600, flushed, then renamed into place."""
+    """Write or replace a signed file: mode 0600, flushed, then renamed into place.
+
+    Raises:
+        OutputError: the disk is full, or another error of the operating system.
+    """
     data = canonical.dump({**content, "hmac": _hmac(content, master)})
-    partial = where.with_name(f".{where.name}.partial")
-    partial.unlink(missing_ok=True)
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(where)
-    except OSError:
+    partial = where.with_name(f".{where.name}{_PARTIAL}")
+    with disk_errors(where):
         partial.unlink(missing_ok=True)
-        raise
-    flush(where.parent)
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                set_mode(file.fileno(), 0o600, where)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(where)
+        except OSError:
+            with suppress(OSError):
+                partial.unlink()
+            raise
+        flush(where.parent)
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a path has the name of a signed file that was being written."""
+    return path.name.startswith(".") and path.name.endswith(f".yaml{_PARTIAL}")
 
 
 def _check_format(reader: FieldReader, where: Path) -> None:

@@ -1,0 +1,129 @@
+"""A disk that is full, read-only, without permissions or broken at every single call.
+
+One line and exit code 3, an output that is absent or complete, and the same bits once the disk is
+well again. `tests/cli/test_disk_full.py` has real disks of one megabyte in the fast suite.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import subprocess
+
+import pytest
+from crash_cases import NAMES, Trial, is_stray, names, tree
+from dying import COUNTS, RENAMES, WRITES, Ended, Moment
+
+_REASONS = {
+    "ENOSPC": "the disk is full",
+    "EDQUOT": "the disk quota is used up",
+    "EIO": "Input/output error",
+}
+
+
+def fail(trial: Trial, moment: Moment, *, repeat: bool) -> None:
+    """Let calls fail, look at what is left, and with `repeat` run the command again."""
+    trial.reset()
+    ended = trial.case.end(trial.scratch, moment)
+    COUNTS[f"calls that failed with {moment.what}"] += 1
+    check_failed(trial, ended, moment.what)
+    if repeat:
+        trial.check_repeat(ended)
+
+
+def check_failed(trial: Trial, ended: Ended, what: str) -> None:
+    """Exit code 3, one line that says why; nothing half-written and nothing lost."""
+    told = f"{trial.case.name}: {ended}"
+    assert ended.code in {0, 3}, told  # 0: it found another way, as a copy for a link
+    assert "Traceback" not in ended.err, told
+    trial.check_left(ended)
+    if ended.code == 0:
+        for name in trial.case.outputs:
+            assert trial._stable(name) == trial.after[name] or trial.case.random, told
+        return
+    if trial.case.run is None:
+        assert sum(line.startswith("mpu: error: ") for line in ended.err.splitlines()) == 1, told
+        reason = _REASONS[what]
+        assert reason.lower() in ended.error.lower(), told
+    if "nothing was kept" in ended.error:
+        for name in trial.case.outputs[:1]:
+            assert tree(trial.place / name) == trial.before[name], told
+    strays = [name for name in names(trial.place) if is_stray(name) and ".mpu-work" not in name]
+    assert strays == [] or trial.case.run is not None, f"{strays}: {told}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_disk_that_is_full_from_any_call_on(name, trial_of):
+    """The first calls work, the others do not; removing and renaming still does."""
+    trial = trial_of(name)
+    total = sum(call.partition(" ")[0] in WRITES for call in trial.calls)
+    for number in range(1, total + 1):
+        fail(trial, Moment(number, "ENOSPC", WRITES, once=False), repeat=number % 4 == 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_one_call_that_fails(name, trial_of):
+    """A quota for the writes, a broken disk for the flushes and renames."""
+    trial = trial_of(name)
+    for what, calls in (("EDQUOT", ("pwrite", "mkdir")), ("EIO", ("fsync", "fdatasync", *RENAMES))):
+        total = sum(call.partition(" ")[0] in calls for call in trial.calls)
+        for number in range(1, total + 1):
+            fail(trial, Moment(number, what, calls), repeat=number % 4 == 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["perturb", "unlearn", "diff", "aggregate"])
+def test_a_real_disk_of_every_size(name, trial_of, monkeypatch, tmp_path):
+    """From the size of the inputs on, page by page, until the command fits."""
+    usage = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=1 << 40))
+    trial = trial_of(name)
+    inputs = sum(-(-len(data) // 4096) + 1 for data in (tree(trial.place) or {}).values()) + 60
+    whole = trial.place
+    for more in range(0, 400, 6):
+        size = f"size={(inputs + more) * 4}k"
+        with mounted(trial, "-t", "tmpfs", "-o", size, "tmpfs"):
+            try:
+                trial.reset_content()
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+                continue
+            ended = trial.case.end(trial.scratch)
+            COUNTS["real disks of growing size"] += 1
+            check_failed(trial, ended, "ENOSPC")
+        if ended.code == 0:
+            break
+    assert ended.code == 0 and more, ended
+    assert trial.place == whole
+
+
+@pytest.mark.parametrize("name", ["perturb", "aggregate"])
+def test_a_file_system_without_permissions(name, trial_of):
+    """What is public is written all the same; a secret only where others cannot read it."""
+    trial = trial_of(name)
+    ended = trial.case.end(trial.scratch, Moment(1, "EPERM", ("chmod", "fchmod"), once=False))
+    COUNTS["commands without chmod"] += 1
+    assert ended.code == 0, ended
+    assert {name: trial._stable(name) for name in trial.case.outputs} == trial.after
+    trial.check_left(ended)
+
+
+class mounted:
+    """The trial's place as a file system of its own."""
+
+    def __init__(self, trial: Trial, *options: str) -> None:
+        self.trial, self.options = trial, options
+
+    def __enter__(self) -> None:
+        self.trial.leave()
+        done = subprocess.run(
+            ["mount", *self.options, self.trial.place], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"needs the right to mount: {done.stderr.strip()}")
+
+    def __exit__(self, *_: object) -> None:
+        self.trial.leave()
+        subprocess.run(["umount", "-l", self.trial.place], check=True)

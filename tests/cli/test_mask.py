@@ -207,6 +207,7 @@ def test_a_key_that_others_can_read_is_warned_of(members, mpu):
         "warning: lab.key: other users of this machine can read it"
         in mpu("mask", "group", "group.txt", "--key", "lab.key").err
     )
+    assert Path("lab.key").stat().st_mode & 0o777 == 0o600
     Path("lab.key.used").write_text("nothing\n")
     done = masked(mpu, "lab", "out")
     assert done.code == 3

@@ -11,6 +11,7 @@ import pytest
 
 from mpu_cli.errors import BadSecretError, MpuWarning
 from mpu_cli.server.lineage.models import Lineage, open_locked
+from mpu_cli.server.secrets import private
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "secret-v1"
 
@@ -105,6 +106,14 @@ def test_a_secret_of_another_user_is_refused(secret, part, tmp_path):
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_file_system_that_maps_users_is_no_other_user(secret, monkeypatch):
+    """A network file system may give all that we create there another number."""
+    os.chown(secret, 4321, -1)
+    monkeypatch.setattr(private, "own_uid", lambda handle, owner: 4321)
+    assert _read(secret) == []
 
 
 def test_a_file_system_without_modes_is_refused(secret, monkeypatch):

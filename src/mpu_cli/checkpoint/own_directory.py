@@ -34,7 +34,7 @@ def open_own(path: Path, *, fresh: bool = False) -> int:
         raise
     status = os.fstat(handle)
     writable = bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)) and not fresh
-    if writable or status.st_uid not in {os.geteuid(), _own_uid(handle, status.st_uid)}:
+    if writable or status.st_uid not in {os.geteuid(), own_uid(handle, status.st_uid)}:
         os.close(handle)
         raise OutputError(
             f"{path}: belongs to another user, or others can write to it",
@@ -43,8 +43,13 @@ def open_own(path: Path, *, fresh: bool = False) -> int:
     return handle
 
 
-def _own_uid(handle: int, owner: int) -> int | None:
-    """The owner of files that we create in a directory; network file systems may change it."""
+def own_uid(handle: int, owner: int) -> int | None:
+    """The owner of files that we create in a directory; network file systems may change it.
+
+    Args:
+        handle: of the directory.
+        owner: who owns what is looked at; nothing is created if that is this user.
+    """
     if owner == os.geteuid():
         return owner
     name = f".mpu-probe-{os.getpid()}"

@@ -91,7 +91,7 @@ def public_path(path: Path) -> Path:
 
 
 def read_key(path: Path) -> MaskKey:
-    """Read a private key, and warn if other users can read it.
+    """Read a private key; one that other users can read is closed, with a warning.
 
     Raises:
         BadInputError: no such file, or no unencrypted X25519 key in PEM form.
@@ -107,13 +107,23 @@ def read_key(path: Path) -> MaskKey:
         raise BadInputError(f"{path}: holds no private key in PEM form", _MAKE_ONE) from error
     if not isinstance(private, X25519PrivateKey):
         raise BadInputError(f"{path}: holds a key of another kind than X25519", _MAKE_ONE)
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+    if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
         warnings.warn(
-            f"{path}: other users of this machine can read it (chmod 600)",
+            f"{path}: other users of this machine can read it (mode {mode:04o}); {_closed(path)}."
+            " Whoever has read it can remove this member's masks: if somebody may have, make a new"
+            " key",
             MpuWarning,
             stacklevel=2,
         )
     return MaskKey(path, private.public_key().public_bytes_raw().hex(), private)
+
+
+def _closed(path: Path) -> str:
+    try:
+        path.chmod(0o600)
+    except OSError:
+        return "close it: chmod 600"
+    return "from now on only you can"
 
 
 def is_usable(public: str) -> bool:

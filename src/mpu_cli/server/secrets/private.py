@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 
+from mpu_cli.checkpoint.own_directory import own_uid
 from mpu_cli.errors import BadSecretError, MpuWarning
 
 _OTHERS, _WRITE = 0o077, 0o022
@@ -33,7 +34,7 @@ def close_to_others(directory: Path) -> None:
             continue
         if stat.S_ISLNK(about.st_mode):
             continue
-        _require_own(path, about.st_uid)
+        _require_own(path, about.st_uid, directory)
         if about.st_mode & _OTHERS:
             _close(path, about.st_mode)
             if path == directory:
@@ -64,21 +65,29 @@ def _parts(directory: Path) -> Iterator[Path]:
                 folders.append(Path(entry.path))
 
 
-def _require_own(path: Path, owner: int) -> None:
+def _require_own(path: Path, owner: int, directory: Path) -> None:
     me = os.geteuid()
-    if owner in {me, 0}:
+    if owner in {me, 0} or _is_mapped(owner, directory):
         return
+    text = f"{path}: belongs to another user (number {owner}), who can read and change it"
     if me != 0:
         raise BadSecretError(
-            f"{path}: belongs to another user (number {owner}), who can read and change it",
-            f"if the secret is yours: sudo chown -R {me} {quote(str(path))}",
+            text, f"if the secret is yours: sudo chown -R {me} {quote(str(directory))}"
         )
     # In a container, root often works on a directory of the user who started it.
-    warnings.warn(
-        f"{path}: belongs to another user (number {owner}), who can read and change it",
-        MpuWarning,
-        stacklevel=4,
-    )
+    warnings.warn(text, MpuWarning, stacklevel=4)
+
+
+def _is_mapped(owner: int, directory: Path) -> bool:
+    """Whether a network file system gives this number to all that we create there."""
+    try:
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        return own_uid(handle, owner) == owner
+    finally:
+        os.close(handle)
 
 
 def _close(path: Path, mode: int) -> None:

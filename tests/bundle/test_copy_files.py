@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mpu_cli.bundle.copy_files import check_alike
 from mpu_cli.bundle.manifest import (
@@ -211,8 +211,6 @@ def _redigested(bundle: Path) -> None:
 def _sharded(tmp_path: Path) -> Path:
     """The golden handoff with its weights in two shards."""
     bundle = Path(shutil.copytree(GOLDEN / "handoff-v1", tmp_path / "handoff"))
-    from safetensors.torch import load_file
-
     for copy in sorted(item for item in bundle.iterdir() if item.is_dir()):
         tensors = load_file(copy / "model.safetensors")
         names = sorted(tensors)
@@ -269,6 +267,22 @@ def test_an_index_of_a_delta_names_exactly_its_shards(tmp_path):
         open_delta(tmp_path)
     (tmp_path / "delta-00002-of-00002.safetensors").unlink()
     assert list(open_delta(tmp_path)) == ["a"]
+
+
+@pytest.mark.parametrize("metadata", [{"note": "x"}, {"format": "pt", "user": "alice"}])
+def test_metadata_that_no_reader_uses_is_refused(tmp_path, metadata):
+    """In a header, text of any length would travel unseen."""
+    bundle = Path(shutil.copytree(GOLDEN / "handoff-v1", tmp_path / "handoff"))
+    file = bundle / "copy-2/model.safetensors"
+    save_file(load_file(file), file, metadata)
+    _redigested(bundle)
+    manifest = read_bundle(bundle)
+    assert isinstance(manifest, HandoffManifest)
+    with pytest.raises(BadBundleError, match=r"copy-2/.*metadata has keys"):
+        open_copies(bundle, manifest)
+    save_file({"a": torch.zeros(2)}, tmp_path / "delta.safetensors", metadata)
+    with pytest.raises(BadBundleError, match=r"delta\.safetensors.*metadata has keys"):
+        open_delta(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "fifo"])

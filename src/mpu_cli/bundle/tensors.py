@@ -38,6 +38,9 @@ def open_copies(path: Path, manifest: HandoffManifest) -> dict[str, Checkpoint]:
             checkpoint = open_checkpoint(path / copy.name)
             if INDEX_FILE in copy.files:
                 read_bundle_index(path / copy.name / INDEX_FILE)
+            for name in copy.files:
+                if name.endswith(".safetensors"):
+                    read_bundle_header(path / copy.name / name)
         except BadModelError as error:
             raise BadBundleError(error.message, error.hint) from error
         if checkpoint.config.get("dtype") != manifest.dtype:
@@ -94,12 +97,12 @@ def open_delta(path: Path, stem: str = DELTA_STEM) -> dict[str, TensorInfo]:
     """
     try:
         if (path / f"{stem}.safetensors").exists():
-            return read_header(path / f"{stem}.safetensors")[0]
+            return read_bundle_header(path / f"{stem}.safetensors")
         index = path / f"{stem}.safetensors.index.json"
         weight_map = read_bundle_index(index)
         tensors: dict[str, TensorInfo] = {}
         for shard in sorted(path.glob(f"{stem}-*.safetensors")):
-            for name, info in read_header(shard)[0].items():
+            for name, info in read_bundle_header(shard).items():
                 if weight_map.get(name) != shard.name:
                     raise BadBundleError(
                         f"{index}: disagrees with {shard.name} about tensor {name}"
@@ -110,6 +113,19 @@ def open_delta(path: Path, stem: str = DELTA_STEM) -> dict[str, TensorInfo]:
         return tensors
     except BadModelError as error:
         raise BadBundleError(error.message, error.hint) from error
+
+
+def read_bundle_header(file: Path) -> dict[str, TensorInfo]:
+    """The tensors of a safetensors file of a bundle, whose metadata says nothing but `format: pt`.
+
+    Raises:
+        BadBundleError: it has other metadata: no reader uses it.
+        BadModelError: see `read_header`.
+    """
+    tensors, metadata = read_header(file)
+    if metadata not in ({}, {"format": "pt"}):
+        raise BadBundleError(f"{file}: its metadata has keys that the format does not allow", _ASK)
+    return tensors
 
 
 def read_bundle_index(index: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from two_parties import DeltaFormat, digest
+from two_parties import DeltaFormat
 
 from mpu_cli.bundle.read import read_handoff, read_update
 from mpu_cli.checkpoint import file_state
@@ -80,7 +80,7 @@ def test_an_update_altered_after_its_check_is_not_aggregated(server, monkeypatch
 def test_a_model_altered_after_its_check_is_not_aggregated_onto(
     server, monkeypatch, which, tmp_path
 ):
-    """The digest of the bytes that were read must be that of the lineage."""
+    """The lineage says which model the update was added to."""
     handed = server.perturb(copies=2)
     update = server.update(handed)
     model = Path(shutil.copytree(server.pair.model, tmp_path / "θ"))
@@ -156,38 +156,21 @@ def test_a_changed_copy_is_made_of_checked_files(server, monkeypatch, which):
         write_changed_copy(handed[0], update, 1, server.root / "copy")
 
 
-def test_the_digest_of_what_was_read_is_the_models(server, tmp_path):
-    """Without a change: for tensors that move, that stay, and in every dtype written."""
-    from mpu_cli.checkpoint.change import write_changed
-    from mpu_cli.checkpoint.model import open_checkpoint
-
-    source = open_checkpoint(server.pair.model)
-    for number, dtype in enumerate(["auto", "float32", "bfloat16"]):
-        out = tmp_path / str(number)
-        out.mkdir()
-        changed = write_changed(source, lambda info: None, out, dtype, 1 << 30)
-        assert changed.source == digest(server.pair.model)
-
-
-def test_an_overlap_of_two_reads_is_compared(tmp_path):
-    """Entries that are read twice must be the same both times."""
-    import torch
-    from safetensors.torch import save_file
-
-    from mpu_cli.checkpoint.hashed_reader import hashed_reader
-    from mpu_cli.checkpoint.header import read_header
-
-    file = tmp_path / "x.safetensors"
-    save_file({"a": torch.arange(100, dtype=torch.float32)}, file)
-    info = read_header(file)[0]["a"]
-    with hashed_reader() as reader:
-        assert reader.read(info, 0, 60)[59] == 59
-        assert reader.read(info, 50, 100).tolist() == list(range(50, 100))
-    with hashed_reader() as reader:
-        reader.read(info, 0, 60)
-        alter(file, place=info.start + 4 * 55)
-        with pytest.raises(BadModelError, match="altered while"):
-            reader.read(info, 50, 100)
+def test_a_model_that_got_a_hard_link_meanwhile_is_aggregated_onto(server, monkeypatch, tmp_path):
+    """Where only the ctime differs, the digest is computed again; with another bit it decides."""
+    handed = server.perturb(copies=2)
+    update = server.update(handed)
+    model = Path(shutil.copytree(server.pair.model, tmp_path / "θ"))
+    server.path = lambda _: model
+    file = model / "model.safetensors"
+    before(monkeypatch, aggregate_module, "write_changed", lambda: alter(file, keep_time=True))
+    with pytest.raises(BadModelError, match="altered while"):
+        server.aggregate(update)
+    alter(file)  # back again
+    act = lambda: os.link(file, tmp_path / "backup")  # noqa: E731
+    before(monkeypatch, aggregate_module, "write_changed", act)
+    server.aggregate(update)
+    assert len(server.lineage.models) == 2
 
 
 @pytest.fixture

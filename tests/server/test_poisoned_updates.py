@@ -214,7 +214,7 @@ def test_a_tensor_of_zeros_has_the_models_scale(server, tiny_pair, tmp_path, ent
         copies = Copies(
             tmp_path, ("copy-1",), (1.0,), 0.1, DrawStatistics(1, {"bias": tensor}), [[1.0]]
         )
-        changed = Changed("", "", "float32", 1.0, 0.01, 100.0, {"bias": 0.0})
+        changed = Changed("", "float32", 1.0, 0.01, 100.0, {"bias": 0.0})
         return check_update([copies], changed, 100, AggregateSettings())
 
     assert check(0.1)

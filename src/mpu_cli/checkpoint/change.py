@@ -12,10 +12,9 @@ import torch
 
 from mpu_cli.checkpoint.buffers import Pool
 from mpu_cli.checkpoint.digest import combine
-from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, Scratch, converted, spans, to_bytes
-from mpu_cli.checkpoint.hashed_reader import HashedReader, hashed_reader
+from mpu_cli.checkpoint.dtypes import TORCH_DTYPES, Scratch, converted, read_span, spans, to_bytes
 from mpu_cli.checkpoint.header import NAMES, STORED_NAMES, TensorInfo
-from mpu_cli.checkpoint.model import SPAN, Checkpoint
+from mpu_cli.checkpoint.model import SPAN, Checkpoint, blocks
 from mpu_cli.checkpoint.side_files import copy_side_files
 from mpu_cli.checkpoint.writer import CheckpointWriter, with_dtype
 from mpu_cli.errors import BadModelError
@@ -43,8 +42,6 @@ class Changed:
     """
 
     digest: str
-    source: str
-    """Digest of θ as it was read."""
     dtype: str
     cosine: float
     relative_norm: float
@@ -78,20 +75,18 @@ def _write(
     writer = CheckpointWriter(
         directory, tensors, max_shard_bytes=shard_bytes, digest_files=False, digest_tensors=True
     )
+    adder = _Adder(writer, model.path)
     try:
-        with hashed_reader() as reader:
-            adder = _Adder(writer, model.path, reader)
-            for target in writer.order:
-                source = model.tensors[target.name]
-                pieces = changes(source)
-                if pieces is not None:
-                    adder.changed(source, target, pieces)
-                elif source.dtype in TORCH_DTYPES:
-                    adder.unchanged(source, target)
-                else:
-                    for block in reader.blocks(source):
-                        writer.write(block)
-            read = reader.digest(model)
+        for target in writer.order:
+            source = model.tensors[target.name]
+            pieces = changes(source)
+            if pieces is not None:
+                adder.changed(source, target, pieces)
+            elif source.dtype in TORCH_DTYPES:
+                adder.unchanged(source, target)
+            else:
+                for block in blocks(source):
+                    writer.write(block)
         written = writer.close()
     finally:
         writer.abort()
@@ -99,7 +94,6 @@ def _write(
     sums = adder.sums
     return Changed(
         digest,
-        read,
         dtype or NAMES[model.dtype],
         sums.cosine,
         sums.relative_norm,
@@ -111,12 +105,11 @@ def _write(
 class _Adder:
     """Computes θ + change in float64, tensor by tensor and piece by piece."""
 
-    def __init__(self, writer: CheckpointWriter, model: Path, reader: HashedReader) -> None:
-        self._reader = reader
+    def __init__(self, writer: CheckpointWriter, model: Path) -> None:
         self.writer, self._model, self.sums = writer, model, _Sums()
         self.squares: dict[str, float] = {}
         self._pool = Pool(4)
-        self._original, self._result = Scratch(), Scratch()
+        self._read, self._original, self._result = Scratch(), Scratch(), Scratch()
 
     def changed(self, source: TensorInfo, target: TensorInfo, pieces: Spans) -> None:
         """Write θ + change of one tensor."""
@@ -124,7 +117,7 @@ class _Adder:
         for start, stop, change in pieces:
             if start == 0 or stop > first + len(block):
                 first, end = start, max(stop, min(start + SPAN, source.elements))
-                block = self._reader.read(source, start, end)
+                block = read_span(source, start, end, self._read)
             for a in range(start, stop, PIECE):
                 b = min(a + PIECE, stop)
                 original = self._original.tensor(torch.float64, b - a)
@@ -146,7 +139,7 @@ class _Adder:
     def unchanged(self, source: TensorInfo, target: TensorInfo) -> None:
         """Write one tensor of θ, converted if the target has another dtype."""
         for start, stop in spans(source.elements):
-            original = self._reader.read(source, start, stop)
+            original = read_span(source, start, stop, self._read)
             for a in range(0, stop - start, PIECE):
                 part = converted(original[a : a + PIECE], torch.float32, self._original)
                 squares = float(torch.dot(part, part))

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from mpu_cli.checkpoint.digest import UNCOUNTED, ByteCounter, file_digest
+from mpu_cli.checkpoint.digest import UNCOUNTED, ByteCounter, file_digest, model_digest
+from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.checkpoint.read_file import open_file
 from mpu_cli.errors import BadBundleError, BadModelError, MpuError
 
@@ -104,25 +105,36 @@ class WatchedFiles:
                 raise altered(path, self._error)
 
 
-def watch(files: Iterable[Path], error: type[MpuError] = BadModelError) -> Mapping[Path, FileState]:
-    """The states of files that are about to be hashed by other means."""
-    states = {path: FileState.of(path, error) for path in files}
-    for state in states.values():
-        state.settle()
-    return states
+class WatchedModel:
+    """The files of a model's weights, as they were before its digest is computed."""
 
+    def __init__(self, model: Checkpoint) -> None:
+        """Begin to watch.
 
-def require_unaltered(
-    states: Mapping[Path, FileState], error: type[MpuError] = BadModelError
-) -> None:
-    """Require that nothing wrote to files since `watch`.
+        Raises:
+            BadModelError: a file cannot be opened.
+        """
+        self._model = model
+        files = sorted({info.file for info in model.tensors.values()})
+        self._states = {file: FileState.of(file, BadModelError) for file in files}
+        for state in self._states.values():
+            state.settle()
 
-    Raises:
-        error: one was written to, replaced or removed.
-    """
-    for path, state in states.items():
-        if state.bytes_may_differ(FileState.of(path, error)):
-            raise altered(path, error)
+    def require_unchanged(self, digest: str) -> None:
+        """Require that nothing wrote to the weights since; `digest` was computed meanwhile.
+
+        Raises:
+            BadModelError: a file was altered, replaced or removed.
+        """
+        touched = []
+        for file, state in self._states.items():
+            later = FileState.of(file, BadModelError)
+            if state.bytes_may_differ(later):
+                raise altered(file, BadModelError)
+            if later != state:
+                touched.append(file)
+        if touched and model_digest(self._model) != digest:
+            raise altered(touched[0], BadModelError)
 
 
 def altered(path: Path, error: type[MpuError]) -> MpuError:

@@ -16,10 +16,8 @@ import torch
 
 from mpu_cli.checkpoint.digest import combine
 from mpu_cli.checkpoint.dtypes import Scratch, read_span, to_bytes
-from mpu_cli.checkpoint.file_state import altered
 from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint, blocks
-from mpu_cli.errors import BadModelError
 
 
 class HashedReader:
@@ -29,28 +27,20 @@ class HashedReader:
         self._hashing, self._hashed = hashing, Future[None]()
         self._hashed.set_result(None)
         self._digests: dict[str, hashlib._Hash] = {}
-        self._scratch, self._block, self._end = Scratch(), torch.empty(0), 0
+        self._scratch = Scratch()
 
     def read(self, info: TensorInfo, start: int, stop: int) -> torch.Tensor:
         """Entries start to stop of a flattened tensor, valid until the next call.
 
-        Calls go through a tensor from 0 to its end. A call may read the end of the previous one
-        again.
+        Calls go through a tensor from its first entry to its last.
 
         Raises:
-            BadModelError: the file was altered between two calls, or see `read_span`.
+            BadModelError: see `read_span`.
         """
-        if start == 0:
-            self._end = 0
-        again = self._end - start
-        before = self._block[len(self._block) - again :].clone() if again else None
         self._hashed.result()  # the thread no longer needs the memory
-        self._block = read_span(info, start, stop, self._scratch)
-        if before is not None and to_bytes(before) != to_bytes(self._block[:again]):
-            raise altered(info.file, BadModelError)
-        self._end = stop
-        self._hash(info, to_bytes(self._block[again:]))
-        return self._block
+        block = read_span(info, start, stop, self._scratch)
+        self._hash(info, to_bytes(block))
+        return block
 
     def blocks(self, info: TensorInfo) -> Iterator[bytes]:
         """All bytes of a tensor, whatever its dtype."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mpu_cli import __version__
-from mpu_cli.checkpoint.file_state import require_unaltered
+from mpu_cli.checkpoint.file_state import WatchedModel
+from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import encode_whole
 from mpu_cli.data.tokens import tokens_digest
@@ -25,12 +26,7 @@ from mpu_cli.evaluation.preflight import (
 )
 from mpu_cli.evaluation.prompt_format import check_prompt_formats, prompt_format
 from mpu_cli.evaluation.questions import FORGET, HOLDOUT, KNOWLEDGE, QuestionSet
-from mpu_cli.evaluation.records.provenance import (
-    circumstances,
-    identity,
-    published_as,
-    watched_models,
-)
+from mpu_cli.evaluation.records.provenance import circumstances, identity, published_as
 from mpu_cli.evaluation.records.record import Record, SetInfo, require_same_rows
 from mpu_cli.evaluation.relearned import remarks, with_steps
 from mpu_cli.evaluation.robustness import all_checks
@@ -103,7 +99,8 @@ def evaluate(
     infos = {rows.name: SetInfo.of(rows, _tokens(rows, tokenizer, settings)) for rows in sets}
     for flag, record in records.items():
         require_same_rows(flag, record, infos)
-    used = watched_models(model, reference)
+    files = WatchedModel(open_checkpoint(model))
+    compared = WatchedModel(open_checkpoint(reference)) if reference else None
     loaded = load_model(model)
     device = choose_device(settings.device)
     tested = ModelUnderTest(loaded.model.to(device), tokenizer, sets, settings, progress)
@@ -118,12 +115,15 @@ def evaluate(
     if this_process().is_first:  # only the first process keeps a record
         origin, doubt = published_as(model) if handoff is None else (handoff, None)
         who = {**identity(model, name, progress), "handoff": origin}
+        second = identity(reference, None, progress) if reference else None
         others = {
             "retain_record": retain_record.model if retain_record else None,
             "before": before.model if before else None,
-            "reference": identity(reference, None, progress) if reference else None,
+            "reference": second,
         }
-        require_unaltered(used)  # the digests were computed after the models were loaded
+        files.require_unchanged(who["digest"])  # it was computed after the model was loaded
+        if compared is not None and second is not None:
+            compared.require_unchanged(second["digest"])
         made = circumstances(device, **others)
     record = Record(
         {**who, "mpu": __version__},

@@ -16,9 +16,7 @@ from mpu_cli import __version__
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest
 from mpu_cli.bundle.read import open_manifest
 from mpu_cli.checkpoint.digest import file_digest, model_digest
-from mpu_cli.checkpoint.file_state import FileState, watch
 from mpu_cli.checkpoint.model import open_checkpoint
-from mpu_cli.checkpoint.side_files import side_files
 from mpu_cli.errors import BadBundleError, MpuError
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "rouge-score")
@@ -32,22 +30,6 @@ def identity(
     return {
         "name": name or model.resolve().name,
         "digest": model_digest(open_checkpoint(model), progress),
-    }
-
-
-def watched_models(*models: Path | None) -> dict[Path, FileState]:
-    """The states of all files of these directories that decide what a model computes; None = none.
-
-    Raises:
-        BadModelError: see `open_checkpoint`.
-    """
-    return {
-        file: state
-        for model in models
-        if model is not None
-        for file, state in watch(
-            {info.file for info in open_checkpoint(model).tensors.values()} | set(side_files(model))
-        ).items()
     }
 
 

@@ -13,7 +13,7 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.change import Changed, write_changed
 from mpu_cli.checkpoint.digest import model_digest
-from mpu_cli.checkpoint.file_state import altered
+from mpu_cli.checkpoint.file_state import WatchedModel
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.checkpoint.side_files import check_side_files
@@ -25,7 +25,7 @@ from mpu_cli.checkpoint.staging import (
     refuse_existing,
     refuse_nesting,
 )
-from mpu_cli.errors import BadModelError, GateError, OutputError
+from mpu_cli.errors import GateError, OutputError
 from mpu_cli.server.aggregation.copy_statistics import DrawStatistics
 from mpu_cli.server.aggregation.mask_groups import check_mask_groups, unverified
 from mpu_cli.server.aggregation.model_update import DrawAggregator, ModelUpdate
@@ -101,6 +101,7 @@ def aggregate(
     check_mask_groups(unverified(updates))
     with open_locked(secret) as lineage:
         recovered = lineage.recover(out)
+        files = WatchedModel(source)
         digest = model_digest(source, progress)
         if digest not in lineage.models:
             raise unknown_model(digest, model.path, lineage, updates)
@@ -157,8 +158,7 @@ def aggregate(
             require_no_secret(staging.path, master)
             staging.flush()
             validated.require_unchanged()
-            if changed.source != digest:
-                raise altered(model.path, BadModelError)
+            files.require_unchanged(digest)
             if not unchanged:
                 lineage.save_model(replace(record, state="prepared"))
             staging.commit()

@@ -64,7 +64,7 @@ def refused(directory: Path, content: dict | str) -> MpuError:
         ({"perturb": {"split": "yes"}}, "perturb.split", "true or false", None),
         ({"perturb": {"kappa": True}}, "perturb.kappa", "expected a value, not true", None),
         ({"unlearn": {"epochs": False}}, "unlearn.epochs", "expected a value, not false", None),
-        ({"grid": {"method": "NPO", "kappa": ["yes"]}}, "grid.kappa", "--kappa yes", None),
+        ({"grid": {"method": "NPO", "kappa": ["yes"]}}, "grid.kappa[1]", "--kappa yes", None),
         ({"seeds": [True]}, "seeds", "expected a whole number", None),
         ({"perturb": {"kappa": [0.1]}}, None, None, None),  # one number of a list is that number
         ({"grid": {"method": "NPO", "copies": 10**9}}, "grid.copies", "from 1 to 1000", None),

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 from two_parties import DeltaFormat
 
 from mpu_cli.bundle.read import read_handoff, read_update
@@ -76,21 +75,15 @@ def test_an_update_altered_after_its_check_is_not_aggregated(server, monkeypatch
     server.aggregate(update)
 
 
-@pytest.mark.parametrize("which", ["first tensor", "last tensor"])
-def test_a_model_altered_after_its_check_is_not_aggregated_onto(
-    server, monkeypatch, which, tmp_path
-):
+def test_a_model_altered_after_its_check_is_not_aggregated_onto(server, monkeypatch, tmp_path):
     """The lineage says which model the update was added to."""
     handed = server.perturb(copies=2)
     update = server.update(handed)
     model = Path(shutil.copytree(server.pair.model, tmp_path / "θ"))
     server.path = lambda _: model
-    file = model / "model.safetensors"
-    size = file.stat().st_size
-    place = (
-        size - sum(t.nbytes for t in load_file(file).values()) if which == "first tensor" else -2
+    before(
+        monkeypatch, aggregate_module, "write_changed", lambda: alter(model / "model.safetensors")
     )
-    before(monkeypatch, aggregate_module, "write_changed", lambda: alter(file, place=place))
     with pytest.raises(BadModelError, match="altered while"):
         server.aggregate(update)
     assert not (server.root / "next").exists() and len(server.lineage.models) == 1
@@ -195,9 +188,9 @@ def test_a_write_right_after_the_digest_is_noticed(watched, keep_time):
 
 
 def test_the_earliest_possible_write_is_noticed(tmp_path):
-    """A hundred times: write, digest, write the same number of bytes at once in this process."""
+    """Many times: write, digest, write the same number of bytes at once in this process."""
     missed = 0
-    for number in range(100):
+    for number in range(30):
         file = tmp_path / str(number)
         file.write_bytes(b"a")
         files = WatchedFiles()

@@ -30,7 +30,7 @@ PARTIES = {
     "owner": ("model", "base"),
     "hospital": ("forget.jsonl", "retain.jsonl", "holdout.jsonl"),
 }
-_BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
 _COMMAND = re.compile(r"(?P<party>\w+)\$ (?P<line>.*)")
 _PROGRESS = re.compile(r"mpu: (?!warning|error|hint)")
 _VARIES = re.compile(r"\b[0-9a-f]{8,}\b|[+-]?\d*\.?\d+(?:e[+-]?\d+)?")
@@ -73,7 +73,7 @@ def run(step: Step, root: Path) -> Step:
         check=False,
     )
     said = [line for line in done.stderr.splitlines() if not _PROGRESS.match(line)]
-    printed = [_portable(line.rstrip(), root) for line in [*done.stdout.splitlines(), *said]]
+    printed = [portable(line.rstrip(), root) for line in [*done.stdout.splitlines(), *said]]
     return Step(
         step.party,
         step.line,
@@ -81,7 +81,7 @@ def run(step: Step, root: Path) -> Step:
     )
 
 
-def _portable(line: str, root: Path) -> str:
+def portable(line: str, root: Path) -> str:
     """Without this machine's own places.
 
     Where the page was played, and where the documentation lies.
@@ -115,7 +115,7 @@ def replay(root: Path, text: str) -> tuple[str, list[str]]:
             lines += [f"{step.party}$ {step.line}", *today.printed]
         return "\n".join(lines) + "\n"
 
-    return _BLOCK.sub(played, text), differing
+    return BLOCK.sub(played, text), differing
 
 
 def main() -> int:

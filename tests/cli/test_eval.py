@@ -325,6 +325,21 @@ def test_sets_that_share_rows(rows, tmp_path, mpu):
     assert "mpu: warning: --forget: all of its rows (20) are in --holdout too" in done.err
 
 
+def test_a_condition_fails_the_evaluation(rows, tmp_path, mpu):
+    """Exit 1 after everything was printed and written; an unknown number is a usage error."""
+    measured = ("eval", ASSETS / "base", "--retain", rows / "retain.jsonl", "--no-generate", *QUICK)
+    record = tmp_path / "record"
+    done = mpu(*measured, "--record", record, "--fail-if", "retain.answer_probability<2")
+    assert done.code == 1 and (record / "summary.json").is_file()
+    assert "retain.answer_probability<2: retain.answer_probability is" in done.err
+    assert "answer_probability" in done.out
+    found = mpu(*measured, "--json", "--fail-if", "retain.answer_probability<2")
+    assert found.code == 1 and len(found.json["failed_gates"]) == 1 and found.json["error"]
+    assert mpu(*measured, "--fail-if", "retain.answer_probability>2").code == 0
+    wrong = mpu(*measured, "--fail-if", "retain.answer_probabilty<2")
+    assert wrong.code == 2 and "retain.answer_probability" in wrong.err
+
+
 def test_a_model_without_a_tokenizer_is_refused(rows, tmp_path, mpu):
     """Exit 3; the message names the missing file."""
     model = shutil.copytree(

@@ -59,7 +59,73 @@ def run(party, other, script, *arguments):
     return done.stdout
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_scripts_are_those_of_the_pages():
+    """Bash reads each, each can be run, and the two pages call each."""
+    pages = "".join(
+        (SCRIPTS / name).read_text(encoding="utf-8") for name in ("README.md", "DRILL.md")
+    )
+    scripts = sorted(SCRIPTS.glob("*.sh"))
+    assert len(scripts) == 5
+    for script in scripts:
+        subprocess.run(["bash", "-n", script], check=True)
+        assert os.access(script, os.X_OK) and f"{script.name} " in pages
+
+
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("age", "ssh-keygen"))), reason="needs age and ssh-keygen"
+)
+def test_what_was_altered_on_its_way_leaves_nothing(tmp_path, monkeypatch):
+    """A file arrives as it was; after any change of it nothing is left, and one line says so."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("own", "other"):
+        made = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", name]
+        subprocess.run(made, check=True)
+    content = os.urandom(200_000)  # several of age's chunks of 64 KiB
+    Path("bundle.tar").write_bytes(content)
+    Path("drop").mkdir()
+    subprocess.run([SCRIPTS / "send.sh", "bundle.tar", "own.pub", "drop"], check=True)
+    Path("bundle.tar").unlink()
+    sealed = Path("drop/bundle.tar.age")
+    sent = sealed.read_bytes()
+    assert content[:64] not in sent and list(Path("drop").iterdir()) == [sealed]
+    damaged = {
+        "flipped in the header": sent[:40] + bytes([sent[40] ^ 1]) + sent[41:],
+        "flipped in the middle": sent[:90_000] + bytes([sent[90_000] ^ 1]) + sent[90_001:],
+        "cut": sent[:-100],
+        "cut between chunks": sent[: len(sent) - (len(sent) - 200_000) % 65_552 - 1],
+        "longer": sent + b"x",
+        "empty": b"",
+    }
+    for what, data in damaged.items():
+        sealed.write_bytes(data)
+        done = subprocess.run(
+            [SCRIPTS / "receive.sh", sealed, "own"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1 and "damaged on its way" in done.stderr, what
+        assert not Path("bundle.tar").exists(), what
+    sealed.write_bytes(sent)
+    for key, code in (("other", 1), ("own", 0)):
+        done = subprocess.run(
+            [SCRIPTS / "receive.sh", sealed, key], capture_output=True, check=False
+        )
+        assert done.returncode == code
+    assert Path("bundle.tar").read_bytes() == content
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("age", "ssh-keygen"))), reason="needs age and ssh-keygen"
+)
+def test_the_drill_prints_what_its_page_says():
+    """Three rounds, damage in both directions, a loss, a replay and two forgeries."""
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "drill.py"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
 def test_clients_one_after_the_other_share_only_tar_files(parties, count):
     """Every client's update ends up in the head, and nobody could read anybody's directory."""
     server, first, second = parties

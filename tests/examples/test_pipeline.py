@@ -63,6 +63,38 @@ def test_each_round_is_perturb_train_finish_aggregate(tmp_path):
     assert not (tmp_path / "work").exists()
 
 
+def test_with_rows_of_its_own_the_server_evaluates_before_it_releases(tmp_path):
+    """The model gets its name after the evaluation, and the next round waits for that name."""
+    command = words(tmp_path / "work", tmp_path, "ROUNDS=2", "-n")
+    check = tmp_path / "check.jsonl"
+    check.write_text((assets() / "holdout.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+    done = make(*command, f"CHECK={check}")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "aggregate" in line]
+    for number, line in enumerate(lines, 1):
+        parts = [f"--out candidate-{number}", "eval", f"mv candidate-{number} model-{number}"]
+        assert sorted(parts, key=line.index) == parts and str(check) in line
+        assert "--fail-if 'retain.answer_probability<0.5'" in line
+    assert len(lines) == 2
+
+
+@pytest.mark.slow
+def test_a_model_that_lost_the_rows_is_not_released(tmp_path, monkeypatch):
+    """The gate stops make with nothing but a candidate, and a gate that holds lets it pass."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    work = tmp_path / "work"
+    command = [*words(work, tmp_path, "ROUNDS=1"), f"CHECK={tmp_path / 'retain.jsonl'}"]
+    refused = make(*command, "GATE=retain.answer_probability<1")
+    assert refused.returncode == 2
+    assert "--fail-if retain.answer_probability<1: retain.answer_probability is" in refused.stderr
+    assert (work / "server" / "candidate-1").is_dir()
+    assert not (work / "server" / "model-1").exists()
+    passed = make(*command)
+    assert passed.returncode == 0, passed.stderr
+    assert [line[0] for line in commands(passed.stdout)][-1] == "aggregate"
+    assert (work / "server" / "model-1").is_dir()
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -105,7 +105,7 @@ def parse_gates(texts: Iterable[str]) -> tuple[Gate, ...]:
 
 @dataclass(frozen=True, slots=True)
 class GateSettings:
-    """The option of every audit."""
+    """The option of every audit, and of `mpu eval`."""
 
     fail_if: tuple[Gate, ...] = option(
         (),

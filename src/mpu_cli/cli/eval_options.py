@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from mpu_cli.audit.gates import GateSettings
 from mpu_cli.cli.flags import Job
 from mpu_cli.cli.options import OutputFormat, Shared
 from mpu_cli.data.settings import ColumnSettings
@@ -115,6 +116,7 @@ class EvalOptions(Job):
     texts: bool = option(False, "Also keep the generated texts in the record.")
     all: bool = same_option(Shared, "all")
     output_format: OutputFormat = same_option(Shared, "output_format")
+    gates: GateSettings
     force: bool = same_option(Shared, "force")
 
     def __post_init__(self) -> None:

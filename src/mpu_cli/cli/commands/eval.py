@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mpu_cli.audit.gates import GateSettings, check, failure
 from mpu_cli.cli.eval_options import EvalOptions
 from mpu_cli.cli.figures import check_output_format, print_figures
 from mpu_cli.cli.flags import command
@@ -27,6 +28,9 @@ GUIDE = Guide(
         "    --holdout holdout.jsonl --record before",
         "mpu eval model-next --forget forget.jsonl --retain retain.jsonl \\\n"
         "    --holdout holdout.jsonl --before before --record after",
+        "# exit code 1 if the model lost what it should keep",
+        "mpu eval model-next --retain retain.jsonl \\\n"
+        "    --fail-if 'retain.answer_probability<0.5'",
         "# the client's own update, before it leaves",
         "mpu eval to-server --handoff to-client --forget forget.jsonl --retain retain.jsonl",
     ),
@@ -131,6 +135,9 @@ def _show(
     body, lines = shown(record.summary(), View(job.output_format, job.all, beside))
     if job.record:
         lines += [f"kept  {job.record}  (for --before, --retain-record, and mpu compare)"]
+    failed = _failed(job.gates, record)
+    if failed and output.as_json:
+        output.refuse(failure(failed), {**record.summary(), "failed_gates": failed})
     print_figures(
         output,
         job.output_format,
@@ -139,6 +146,20 @@ def _show(
         [*lines, *after_eval(job.record, job.before)],
         headline(record.summary(), beside),
     )
+    if failed:
+        for line in failed if len(failed) > 1 else ():
+            output.warn(line)
+        raise failure(failed)
+
+
+def _failed(gates: GateSettings, record: Record) -> list[str]:
+    """One line for each condition that holds; a number is called SET.METRIC, or METRIC alone."""
+    if not gates.fail_if:
+        return []
+    from mpu_cli.evaluation.summarise import means
+
+    numbers = {".".join(filter(None, key)): value for key, value in means(record).items()}
+    return check(gates.fail_if, numbers)
 
 
 def _notes_on_format(layout: str, sets: list[QuestionSet]) -> list[str]:

@@ -34,7 +34,7 @@ _SET_BY_PLAN: Mapping[Section, frozenset[str]] = {
     "eval": frozenset(
         {"forget", "retain", "holdout", "utility", "knowledge", "few_shot", "verbatim"}
         | {"handoff", "copy", "record", "retain_record", "before", "format", "texts"}
-        | {"list_metrics", "output_format", "all"}
+        | {"list_metrics", "output_format", "all", "fail_if"}
     ),
     "audit": frozenset({"handoffs", "base", "update", "fail_if"}),
 }

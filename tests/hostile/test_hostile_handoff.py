@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,14 @@ from mpu_cli.cli.app import run
 
 WATCHED = Path(__file__).with_name("watched.py")
 CASES = {**REFUSED, **HARMLESS}
+LONG = (
+    *("a template that loops", "a tokenizer that doubles a text 30 times"),
+    *(name for name in HARMLESS if name != "attention from the Hub"),
+)
+"""Their CPU time is a second or more each, until a limit ends it or the training is done."""
+SHORT = tuple(name for name in CASES if name not in LONG)
 SECONDS, MIB = 30.0, 300.0
 """Of CPU time and of memory beyond the start of a command, for each."""
-LINES = 12
-"""stderr: an error, a hint, and warnings; never a traceback."""
 
 
 @pytest.fixture(scope="session")
@@ -76,16 +81,13 @@ def environment(root: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="session")
-def watched(client, tmp_path_factory) -> dict[tuple[str, str], dict]:
-    """The result of every command on every case."""
-    root = tmp_path_factory.mktemp("hostile")
+def watch(client: Path, root: Path, names: Iterable[str]) -> dict[tuple[str, str], dict]:
+    """The result of every command on these cases, in one process."""
     jobs, keys = [], []
-    cases = {"honest": lambda *_: None, **CASES}
-    for number, (name, case) in enumerate(cases.items()):
+    for number, name in enumerate(names):
         place = root / f"{number:02}"
         place.mkdir()
-        handoff = make(client / "to-client", place, case)
+        handoff = make(client / "to-client", place, CASES.get(name, lambda *_: None))
         for command, argv in commands(client, handoff, place).items():
             jobs.append({"argv": argv, "root": str(place)})
             keys.append((name, command))
@@ -99,20 +101,28 @@ def watched(client, tmp_path_factory) -> dict[tuple[str, str], dict]:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((root / "results.json").read_text())
-    canaries = {path.parent.name for path in root.glob("*/canary")}
-    found = {}
-    for number, name in enumerate(cases):
-        for command in commands(client, root, root):
-            result = results[keys.index((name, command))]
-            found[name, command] = result | {"canary": f"{number:02}" in canaries}
-    return found
+    return {
+        key: result | {"canary": (Path(job["root"]) / "canary").exists()}
+        for key, job, result in zip(keys, jobs, results, strict=True)
+    }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_nothing_runs_and_one_line_says_why(watched, name):
+@pytest.fixture(scope="session")
+def watched(client, tmp_path_factory) -> dict[tuple[str, str], dict]:
+    """Every command on the honest handoff and on every case that takes no time."""
+    return watch(client, tmp_path_factory.mktemp("hostile"), ("honest", *SHORT))
+
+
+@pytest.fixture(scope="session")
+def watched_for_long(client, tmp_path_factory) -> dict[tuple[str, str], dict]:
+    """Every command on the other cases."""
+    return watch(client, tmp_path_factory.mktemp("long"), LONG)
+
+
+def check(found: dict[tuple[str, str], dict], name: str) -> None:
     """No program, no network, no foreign code; a refusal is an error and a hint, never a crash."""
     for command in ("verify", "inspect", "diff", "unlearn"):
-        result = watched[name, command]
+        result = found[name, command]
         assert result["noted"] == [] and not result["canary"], (command, result)
         allowed = (1, 3) if command == "unlearn" and name in REFUSED else (0, 1, 3)
         assert result["code"] in allowed, (command, result["code"], result["err"][-1500:])
@@ -121,6 +131,19 @@ def test_nothing_runs_and_one_line_says_why(watched, name):
             errors = [line for line in result["err"].splitlines() if "error:" in line]
             assert len(errors) == 1, result["err"]
         assert result["cpu"] < SECONDS, (command, result["cpu"])
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_nothing_runs_and_one_line_says_why(watched, name):
+    """On every command."""
+    check(watched, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LONG)
+def test_nothing_runs_until_a_limit_ends_it(watched_for_long, name):
+    """On every command."""
+    check(watched_for_long, name)
 
 
 def test_the_honest_handoff_is_trained(watched):

@@ -6,7 +6,7 @@ PARALLEL ?= -n 2 --dist loadfile
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-all check lint types imports coverage mutation crashes release chromium snakemake config-keys clean
+.PHONY: demo test test-all check lint types imports coverage mutation crashes release chromium snakemake config-keys clean audit-dependencies requirements
 
 # The whole story on an embedded model and data: two parties, two directories, about two minutes.
 demo: $(STAMP)
@@ -96,10 +96,29 @@ docs/commands.md: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python tools/build_site.py build/docs
 
+# Known vulnerabilities of the pinned packages; exit code 2 where no list of them can be had (docs/trust.md).
+audit-dependencies:
+	$(PYTHON) -m venv .audit-venv && .audit-venv/bin/pip install --quiet --disable-pip-version-check "pip-audit>=2.9,<3"
+	$(PYTHON) tools/audit_dependencies.py .audit-venv/bin/pip-audit
+
+# requirements/*.txt anew, after constraints.txt has changed. Needs uv; TORCH_CPU are wheels of torch's CPU build.
+requirements:
+	$(PYTHON) tools/write_hashes.py $(TORCH_CPU)
+
+# HASHES=cpu or HASHES=cuda: every file is checked against its SHA-256, and nothing else is installed.
+HASHES ?=
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+HASHED := $(PIP) --require-hashes --no-deps -r requirements/
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("mpu needs Python 3.11 or newer; run: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+ifeq ($(HASHES),)
+	$(PIP) -c constraints.txt -e '.[dev]'
+else
+	$(HASHED)dev.txt
+	$(HASHED)torch-$(HASHES).txt
+	$(PIP) --no-deps --no-build-isolation -e .
+endif
 	touch $@
 
 clean:

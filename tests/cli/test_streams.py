@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import mpu_cli
+from mpu_cli.cli import app
 from mpu_cli.cli.app import run
 from mpu_cli.cli.streams import printable
 
@@ -337,3 +338,27 @@ def test_an_error_of_the_system_is_bad_input(finished_round, monkeypatch, capsys
     monkeypatch.setattr("mpu_cli.cli.commands.verify.read_bundle", broken)
     assert run(["verify", str(finished_round.handoff)]) == 3
     assert capsys.readouterr().err == "mpu: error: /some/b\\xff: Permission denied\n"
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_the_cache_of_torchs_compiler_is_not_left_behind(used, tmp_path, monkeypatch):
+    """Importing torch's compiler makes an empty directory; one in use, or given, is kept."""
+    cache = tmp_path / "torchinductor_user"
+
+    def command(_):
+        cache.mkdir()
+        if used:
+            (cache / "kernel").touch()
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
+        return 0
+
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setattr(app, "_run", command)
+    assert app.run([]) == 0
+    assert cache.exists() == used
+    if used:
+        (cache / "kernel").unlink()
+        cache.rmdir()
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
+        assert app.run([]) == 0
+        assert cache.exists()

@@ -144,3 +144,20 @@ def test_the_child_ends_with_its_parent():
 def test_many_rows_cost_little():
     """A rendering takes a fraction of a millisecond more than in this process."""
     assert [rendered("{{ messages[0].content }}") for _ in range(200)] == ["Where?"] * 200
+
+
+def test_a_tokenizer_that_fails_on_a_row_is_named():
+    """The library's own error names no file."""
+
+    class Failing:
+        name_or_path = "models/theirs"
+        chat_template = None
+
+        def __call__(self, text, **_):
+            raise Exception("Missing [UNK]\x1b[2J token")
+
+    with pytest.raises(
+        BadModelError, match=r"^models/theirs: the tokenizer fails on a text: "
+    ) as e:
+        encode(Row("f:1", text="x"), Failing(), 9)
+    assert "\x1b" not in e.value.message

@@ -37,6 +37,7 @@ from mpu_cli.registry import did_you_mean
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
 _COMPLETE = "_MPU_COMPLETE"
+_COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 WHERE_TO_BEGIN = """\
 mpu makes a language model forget data that the model's owner may not see.
@@ -114,8 +115,15 @@ def root(
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
-    with forgiving_streams(), _printed_warnings():
-        return _run(arguments)
+    given = _COMPILER_CACHE in os.environ
+    try:
+        with forgiving_streams(), _printed_warnings():
+            return _run(arguments)
+    finally:
+        # Importing torch's compiler makes this directory and names it so; mpu compiles nothing.
+        if not given and _COMPILER_CACHE in os.environ:
+            with suppress(OSError):  # it is not empty: another program uses it
+                Path(os.environ.pop(_COMPILER_CACHE)).rmdir()
 
 
 def _run(arguments: list[str]) -> int:

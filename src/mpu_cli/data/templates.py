@@ -16,7 +16,8 @@ from typing import Any
 
 from mpu_cli.data.prompting import PLAIN, Prompting
 from mpu_cli.data.row import Message, Row
-from mpu_cli.errors import BadDataError
+from mpu_cli.errors import BadDataError, BadModelError
+from mpu_cli.foreign_text import shown
 
 IGNORED = -100
 """The label of a token that does not count in the loss, as in torch and transformers."""
@@ -59,7 +60,7 @@ def encode_whole(row: Row, tokenizer: Any, prompting: Prompting = PLAIN) -> Toke
         BadDataError: the chat template refuses or changes the row.
     """
     if row.text is not None:
-        ids = _without_doubles(tokenizer, list(tokenizer(row.text, verbose=False)["input_ids"]))
+        ids = _without_doubles(tokenizer, _token_ids(tokenizer, row.text))
         return TokenizedRow(tuple(ids), tuple(ids))
     turns = _turns(row, prompting)
     prompt, whole = (
@@ -136,9 +137,19 @@ def _split(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], list[in
 
 
 def _bare(tokenizer: Any, text: str) -> list[int]:
-    return (
-        list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
-    )
+    return _token_ids(tokenizer, text, add_special_tokens=False) if text else []
+
+
+def _token_ids(tokenizer: Any, text: str, **settings: bool) -> list[int]:
+    try:
+        return list(tokenizer(text, verbose=False, **settings)["input_ids"])
+    except MemoryError:
+        raise
+    except Exception as error:  # the tokenizers library raises nothing more special
+        raise BadModelError(
+            f"{tokenizer.name_or_path}: the tokenizer fails on a text: {shown(str(error))}",
+            "use the tokenizer that the model was published with",
+        ) from error
 
 
 def lead_ids(tokenizer: Any) -> list[int]:
@@ -149,7 +160,7 @@ def lead_ids(tokenizer: Any) -> list[int]:
 def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
     """The special tokens that the tokenizer puts before and after a text."""
     bare = _bare(tokenizer, "a")
-    full = list(tokenizer("a")["input_ids"])
+    full = _token_ids(tokenizer, "a")
     start = next(
         (i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare), 0
     )

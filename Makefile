@@ -6,7 +6,7 @@ PARALLEL ?= -n 2 --dist loadfile
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-all check lint types imports coverage mutation crashes release chromium snakemake config-keys clean audit-dependencies requirements
+.PHONY: demo test test-all check lint types imports coverage mutation crashes release chromium snakemake config-keys clean audit-dependencies requirements testkit fuzz
 
 # The whole story on an embedded model and data: two parties, two directories, about two minutes.
 demo: $(STAMP)
@@ -46,6 +46,14 @@ mutation: $(STAMP)
 # kill -9 at every flush and rename of every command and at random moments, full and broken disks; prints the counts (docs/trust.md).
 crashes: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/crashes
+
+# Every broken input on every command that reads it, and the table of counts (about five minutes of processor time).
+testkit: $(STAMP)
+	$(BIN)/pytest tests/testkit -q $(PARALLEL)
+
+# 100,000 mutated inputs on every reader and every single-bit flip of a small bundle and a secret (about 20 minutes).
+fuzz: $(STAMP)
+	$(BIN)/pytest tests/fuzz -q $(PARALLEL)
 
 # The sdist and the wheel in dist/, and the demo from the wheel in an environment that has nothing else.
 release: $(STAMP)

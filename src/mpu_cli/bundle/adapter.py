@@ -18,6 +18,8 @@ from mpu_cli.bundle.schema import MAX_RANK, TENSOR_PATTERN, FieldReader
 from mpu_cli.checkpoint.header import TensorInfo, read_header
 from mpu_cli.checkpoint.model import ADAPTER_CONFIG as ADAPTER_CONFIG
 from mpu_cli.checkpoint.model import blocks
+from mpu_cli.checkpoint.plain_file import plain_file
+from mpu_cli.checkpoint.read_file import read_file
 from mpu_cli.errors import BadBundleError, BadModelError
 
 if TYPE_CHECKING:
@@ -162,10 +164,10 @@ def open_adapter(path: Path) -> dict[str, LowRankChange]:
     """
     file = path / ADAPTER_CONFIG
     try:
-        with file.open("rb") as handle:
-            config = decode_config(handle.read(MAX_CONFIG_BYTES + 1), file)
-    except OSError as error:
-        raise BadBundleError(f"{file}: {error.strerror}") from error
+        data = read_file(plain_file(file), MAX_CONFIG_BYTES, BadBundleError)
+    except BadModelError as error:
+        raise BadBundleError(error.message, error.hint) from error
+    config = decode_config(data, file)
     file = path / ADAPTER_WEIGHTS
     try:
         tensors, metadata = read_header(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from math import isfinite, nan
 from typing import Any
 
 from mpu_cli.errors import MpuError
@@ -67,13 +68,13 @@ class FieldReader:
     def number(self, key: str) -> float:
         """A finite number."""
         value = self.take(key)
-        if (
-            type(value) not in {int, float}
-            or value != value
-            or value in {float("inf"), float("-inf")}
-        ):
+        try:
+            number = float(value) if type(value) in {int, float} else nan
+        except OverflowError:  # an integer beyond every float
+            number = nan
+        if not isfinite(number):
             raise self.wrong(key, "is not a finite number")
-        return float(value)
+        return number
 
     def flag(self, key: str) -> bool:
         """A boolean; an absent key is false."""

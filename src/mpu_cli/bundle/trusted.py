@@ -138,7 +138,13 @@ def check_update_of(
     Raises:
         GateError: another handoff, an unknown copy, or a copy under the name of another.
     """
-    if update.handoff_id != handoff_id or update.handoff_digest != handoff_digest:
+    if update.handoff_id == handoff_id and update.handoff_digest != handoff_digest:
+        raise GateError(
+            f"the update and the other side have different versions of handoff {handoff_id}: one"
+            " of them was altered",
+            "compare the digests that mpu inspect prints of the handoff on both sides",
+        )
+    if update.handoff_id != handoff_id:
         raise GateError(
             f"the update was made from handoff {update.handoff_id}, not from {handoff_id}",
             "give the update that was made from this handoff",

@@ -177,6 +177,9 @@ def _mpu_error(error: BaseException) -> MpuError:
         name = printable(os.fsdecode(error.filename), "utf-8")
         return BadInputError(f"{name}: {error.strerror}")
     first_line = str(error).splitlines()[0] if str(error) else ""
+    if isinstance(error, RuntimeError) and first_line.startswith("Symlink loop from "):
+        name = printable(first_line.removeprefix("Symlink loop from ").strip("'"), "utf-8")
+        return BadInputError(f"{name}: is a link that leads to itself", "remove the link")
     # The tokenizers library raises these two and nothing more special.
     if type(error) is Exception or type(error).__name__ == "PanicException":
         return BadInputError(

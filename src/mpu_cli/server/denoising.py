@@ -14,6 +14,8 @@ from math import prod, sqrt
 
 from mpu_cli.errors import UsageError
 
+SMALLEST, LARGEST = 1e-6, 1e6
+"""Bounds of an α and of a node's magnitude: beyond them weights leave the range of float32."""
 _DEFAULT_NODES = {2: (1.0, -1.0), 3: (1.0, -1.0, 2.0), 4: (1.0, -1.0, 1.5, -1.5)}
 
 
@@ -38,17 +40,22 @@ def default_coefficients(denoising: str, size: int) -> tuple[float, ...]:
 
 def check_coefficients(denoising: str, values: Sequence[float]) -> None:
     """Raise UsageError unless every α is positive, or the nodes are distinct and not zero."""
-    if denoising == "harmonic" and not all(0 < value < float("inf") for value in values):
-        raise UsageError("--alphas: every alpha must be a positive number")
+    if denoising == "harmonic" and not all(SMALLEST <= value <= LARGEST for value in values):
+        raise UsageError(
+            f"--alphas: every alpha must be a positive number, from {SMALLEST:g} to {LARGEST:g}"
+        )
     if denoising == "extrapolation":
         if len(values) < 2:
             raise UsageError(
                 "--denoising extrapolation needs at least two copies", "give --copies 2 or more"
             )
-        if not all(value and abs(value) < float("inf") for value in values) or len(
-            set(values)
-        ) < len(values):
-            raise UsageError("--nodes: nodes must be distinct and not zero")
+        if not all(SMALLEST <= abs(value) <= LARGEST for value in values) or len(set(values)) < len(
+            values
+        ):
+            raise UsageError(
+                "--nodes: nodes must be distinct and not zero, with magnitudes from"
+                f" {SMALLEST:g} to {LARGEST:g}"
+            )
 
 
 def weights(denoising: str, coefficients: Sequence[float]) -> tuple[float, ...]:

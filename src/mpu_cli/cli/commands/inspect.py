@@ -102,13 +102,12 @@ def _view(place: Path, given: Path) -> tuple[dict[str, Any], list[RenderableType
 
 
 def _record(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
-    from mpu_cli.checkpoint.json_text import parse_json
-    from mpu_cli.checkpoint.read_file import RECORD_BYTES, read_file
     from mpu_cli.cli.eval_view import View, shown
     from mpu_cli.errors import BadDataError
+    from mpu_cli.evaluation.records.read import read_summary
 
+    summary = read_summary(path / "summary.json")
     try:
-        summary = parse_json(read_file(path / "summary.json", RECORD_BYTES, BadDataError))
         sets = ", ".join(f"{name} ({info['rows']} rows)" for name, info in summary["sets"].items())
         body, lines = shown(summary, View(every=True))
         properties = {

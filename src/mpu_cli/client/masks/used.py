@@ -49,6 +49,8 @@ class UsedMasks:
             CheckFailedError: the key has masked another update for this handoff and group.
             BadInputError: the list is damaged.
         """
+        if not os.path.lexists(self.path):  # an update that is refused later leaves no empty list
+            return ()
         with self._opened() as file:
             return self._check(file, use)
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,8 @@ def read_record(path: Path) -> Record:
     if len(foreign) == 1 and not (directory / SUMMARY).exists():
         return read_open_unlearning(foreign[0])
     place = directory / SUMMARY
-    summary = _json(_text(place), place)
-    if not isinstance(summary, dict) or summary.get("kind") != "evaluation":
-        raise BadDataError(f"{place}: not a record of an evaluation", _HINT)
-    if summary.get("format") != FORMAT:
-        raise BadDataError(
-            f"{place}: format {summary.get('format')!r}, this mpu reads format {FORMAT}",
-            "use the mpu that wrote it",
-        )
-    try:
+    summary = read_summary(place)
+    with _complete(place):
         sets = {str(name): _set_info(info) for name, info in summary["sets"].items()}
         left_out = {
             ("" if name == "model" else name, metric): str(reason)
@@ -52,12 +46,39 @@ def read_record(path: Path) -> Record:
         }
         model, settings, values = (dict(summary[key]) for key in ("model", "settings", "values"))
         made = dict(summary.get("made", {}))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    columns = _columns(directory / ITEMS, sets)
+    return Record(model, settings, sets, columns, left_out, values, made=made)
+
+
+def read_summary(place: Path) -> dict[str, Any]:
+    """The content of a summary.json of this format, whose sets have rows.
+
+    Raises:
+        BadDataError: it is not one.
+    """
+    summary = _json(_text(place), place)
+    if not isinstance(summary, dict) or summary.get("kind") != "evaluation":
+        raise BadDataError(f"{place}: not a record of an evaluation", _HINT)
+    if summary.get("format") != FORMAT:
+        raise BadDataError(
+            f"{place}: format {summary.get('format')!r}, this mpu reads format {FORMAT}",
+            "use the mpu that wrote it",
+        )
+    with _complete(place):
+        for info in summary["sets"].values():
+            _set_info(info)
+    return summary
+
+
+@contextmanager
+def _complete(place: Path) -> Iterator[None]:
+    """Raise BadDataError for a field that is missing or is something else."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadDataError(
             f"{place}: the record is incomplete ({type(error).__name__}: {error})", _HINT
         ) from None
-    columns = _columns(directory / ITEMS, sets)
-    return Record(model, settings, sets, columns, left_out, values, made=made)
 
 
 def _set_info(info: Mapping[str, Any]) -> SetInfo:

@@ -6,7 +6,7 @@ given twice the masks do not cancel, and the sum is noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,18 +27,22 @@ class _Masked:
     mask: Mask
 
 
-def unverified(paths: Sequence[Path]) -> Iterator[tuple[Path, UpdateManifest]]:
+def unverified(paths: Sequence[Path]) -> list[tuple[Path, UpdateManifest]]:
     """The manifests of updates whose files nobody has checked yet.
 
-    Anything that is no update is left out: `read_update` says later what it is.
+    There are none if one of the paths is no update or is damaged: it would look like a missing
+    member. `read_update` says later what it is.
     """
+    found = []
     for path in paths:
         try:
             manifest = open_manifest(path).manifest
         except BadBundleError:
-            continue
-        if isinstance(manifest, UpdateManifest):
-            yield path, manifest
+            return []
+        if not isinstance(manifest, UpdateManifest):
+            return []
+        found.append((path, manifest))
+    return found
 
 
 def check_mask_groups(updates: Iterable[tuple[Path, UpdateManifest]]) -> None:

@@ -97,6 +97,13 @@ class Lineage:
             raise BadSecretError(
                 f"{self.path}/{MODELS}: there must be exactly one first model", _RESTORE
             )
+        below = [record.digest for record in self.models.values() if record.parent is None]
+        for digest in below:  # grows while it is read
+            below += [record.digest for record in self.children(digest)]
+        if len(below) < len(self.models):
+            raise BadSecretError(
+                f"{self.path}/{MODELS}: the first model is not an ancestor of every other", _RESTORE
+            )
 
     @property
     def next_sequence(self) -> int:

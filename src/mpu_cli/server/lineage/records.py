@@ -12,6 +12,7 @@ from typing import Any
 from mpu_cli.architectures.layout import ModelLayout
 from mpu_cli.bundle.schema import COPY_NAME, HEX_128, HEX_256, FieldReader
 from mpu_cli.errors import GateError
+from mpu_cli.server.lineage.plausible import implausible
 from mpu_cli.server.secrets.secret import FORMAT
 from mpu_cli.server.transforms import names as transform_names
 
@@ -142,6 +143,8 @@ class HandoffRecord:
             grid=_curve(reader, "grid"),
         )
         reader.done()
+        if (wrong := implausible(record)) is not None:
+            raise reader.wrong(*wrong)
         return record
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 from mpu_cli.bundle.copy_files import DELTA_STEM as DELTA_STEM
 from mpu_cli.bundle.copy_files import check_alike
 from mpu_cli.bundle.manifest import HandoffManifest
+from mpu_cli.bundle.schema import TENSOR_PATTERN
 from mpu_cli.checkpoint.header import STORED_NAMES, TensorInfo, read_header
 from mpu_cli.checkpoint.model import (
     INDEX_FILE,
@@ -96,23 +97,29 @@ def open_delta(path: Path, stem: str = DELTA_STEM) -> dict[str, TensorInfo]:
         BadBundleError: malformed files, or an index that disagrees with its shards.
     """
     try:
-        if (path / f"{stem}.safetensors").exists():
-            return read_bundle_header(path / f"{stem}.safetensors")
-        index = path / f"{stem}.safetensors.index.json"
-        weight_map = read_bundle_index(index)
-        tensors: dict[str, TensorInfo] = {}
-        for shard in sorted(path.glob(f"{stem}-*.safetensors")):
-            for name, info in read_bundle_header(shard).items():
-                if weight_map.get(name) != shard.name:
-                    raise BadBundleError(
-                        f"{index}: disagrees with {shard.name} about tensor {name}"
-                    )
-                tensors[name] = info
-        if set(tensors) != set(weight_map):
-            raise BadBundleError(f"{index}: names a tensor that no shard holds")
-        return tensors
+        tensors = _read_delta(path, stem)
     except BadModelError as error:
         raise BadBundleError(error.message, error.hint) from error
+    for name in tensors:
+        if not TENSOR_PATTERN.fullmatch(name):
+            raise BadBundleError(f"{path}: tensor {name[:60]!r} has a name that no model has", _ASK)
+    return tensors
+
+
+def _read_delta(path: Path, stem: str) -> dict[str, TensorInfo]:
+    if (path / f"{stem}.safetensors").exists():
+        return read_bundle_header(path / f"{stem}.safetensors")
+    index = path / f"{stem}.safetensors.index.json"
+    weight_map = read_bundle_index(index)
+    tensors: dict[str, TensorInfo] = {}
+    for shard in sorted(path.glob(f"{stem}-*.safetensors")):
+        for name, info in read_bundle_header(shard).items():
+            if weight_map.get(name) != shard.name:
+                raise BadBundleError(f"{index}: disagrees with {shard.name} about tensor {name}")
+            tensors[name] = info
+    if set(tensors) != set(weight_map):
+        raise BadBundleError(f"{index}: names a tensor that no shard holds")
+    return tensors
 
 
 def read_bundle_header(file: Path) -> dict[str, TensorInfo]:

@@ -140,8 +140,8 @@ def check_update_of(
     """
     if update.handoff_id == handoff_id and update.handoff_digest != handoff_digest:
         raise GateError(
-            f"the update and the other side have different versions of handoff {handoff_id}: one"
-            " of them was altered",
+            f"the update was made from handoff {handoff_id}, but from another version of it: one of"
+            " the two was altered",
             "compare the digests that mpu inspect prints of the handoff on both sides",
         )
     if update.handoff_id != handoff_id:

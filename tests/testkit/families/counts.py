@@ -50,7 +50,7 @@ def _many_present(x: Path, w: object) -> None:
 def cases() -> Iterator[Case]:
     """What a manifest says, and what is there."""
     for thing in ("handoff", "update"):
-        yield Case(f"{thing}: 9,999 copies", thing, _copies(9999))
+        yield Case(f"{thing}: 9,999 copies", thing, _copies(9999), slow=True)
         yield Case(
             f"{thing}: 1,000 copies",
             thing,
@@ -59,7 +59,7 @@ def cases() -> Iterator[Case]:
             slow=True,
         )
         yield Case(f"{thing}: 5,000 files", thing, _files(5000), but=UNSEEN, slow=True)
-        yield Case(f"{thing}: 20,000 files", thing, _files(20_000))
+        yield Case(f"{thing}: 20,000 files", thing, _files(20_000), slow=True)
         yield Case(f"{thing}: a file of 2⁶² bytes", thing, _bytes(2**62), but=UNSEEN)
         yield Case(f"{thing}: a file of 10¹⁰⁰ bytes", thing, _bytes(10**100), but=UNSEEN)
         yield Case(f"{thing}: 2,000 unlisted files", thing, _many_present, but=UNSEEN)

@@ -136,6 +136,6 @@ def _but(thing: str, place: str, said: str) -> dict[str, str]:
         return {**unread, "verify": "0"} if said == "a directory" else unread
     if thing == "rows" and said == "a link to itself":
         return {"unlearn": "3 BadInput"}
-    if place == "mpu.yaml" and said in {"a link to nothing", "a link to itself"}:
+    if thing == "handoff" and said in {"a link to nothing", "a link to itself"}:
         return {"unlearn": "3 BadModel"}  # it looks like a model directory without its files
     return {"data check": "0"} if "safetensors" in place and "model" in thing else {}

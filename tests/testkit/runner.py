@@ -1,8 +1,9 @@
 """Run one command on one broken input and judge what it did.
 
-Guards, whatever is expected: at most 10 seconds, at most 300 MiB beyond what the process had, one
-JSON object that names the error, no traceback, never exit 70, no control character on a terminal;
-and after a refusal every file is as it was, the outputs are absent, and nothing is left over.
+Guards, whatever is expected: at most 10 seconds of processor time, at most 300 MiB beyond what the
+process had, one JSON object that names the error, no traceback, never exit 70, no control character
+on a terminal; and after a refusal every file is as it was, the outputs are absent, and nothing is
+left over.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from pathlib import Path
 from testkit.world import call
 
 SECONDS = 10.0
+"""Of processor time."""
+HANGS = 120.0
+"""Seconds on the wall after which a command that waits for something is stopped."""
 MIB = 300
 _LONGEST_MESSAGE = 1000
 
@@ -53,7 +57,7 @@ def _deadline() -> Iterator[None]:
         raise TooSlowError
 
     before = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, 2 * SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, HANGS)
     try:
         yield
     finally:
@@ -76,7 +80,7 @@ def run_here(arguments: tuple[object, ...]) -> Outcome:
         with redirect_stdout(out), redirect_stderr(err), _deadline():
             code = call((*arguments, "--json"))
     except TooSlowError:
-        return Outcome(124, "TooSlow", "stopped", err.getvalue(), 2 * SECONDS, 0.0)
+        return Outcome(124, "TooSlow", "stopped", err.getvalue(), HANGS, 0.0)
     seconds, mib = time.process_time() - begin, _memory("VmHWM") - before
     return outcome(code, out.getvalue(), err.getvalue(), seconds, mib)
 

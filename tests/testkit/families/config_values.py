@@ -21,6 +21,7 @@ VALUES: dict[str, dict[str, object]] = {
     "a hidden size that is true": {"hidden_size": True},
     "no heads": {"num_attention_heads": 0},
     "3 key-value heads of 4": {"num_key_value_heads": 3},
+    "a head size of 10⁹": {"head_dim": 10**9},
     "an epsilon of NaN": {"rms_norm_eps": float("nan")},
     "an epsilon below zero": {"rms_norm_eps": -1.0},
     "rope of an unknown type": {"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}},
@@ -53,12 +54,7 @@ ACCEPTED: dict[str, dict[str, object]] = {
 
 ROWS_ONLY = {"10⁹ layers", "5,000,000 words", "an unknown model", "an unknown activation"}
 """Accepted by `data check`, which reads the tokenizer only."""
-FOREIGN = "foreign: sizes and names in config.json are held against the tensors first"
-FAULTS = {
-    "5,000,000 words": dict.fromkeys(("verify", "inspect", "audit trace"), FOREIGN),
-    "an unknown activation": dict.fromkeys(("verify", "inspect", "audit trace"), FOREIGN),
-    "a model type that is a list": {"eval": FOREIGN},
-}
+FAULTS: dict[str, dict[str, str]] = {}
 HANDOFF_OF_WORDS = {
     **UNSEEN,
     "unlearn": "3 BadModel",
@@ -123,7 +119,6 @@ def cases() -> Iterator[Case]:
             "handoff",
             _handoff(lambda p, values=values: _dump(p, values)),
             but=UNSEEN if said != "5,000,000 words" else HANDOFF_OF_WORDS,
-            faults=dict.fromkeys(("verify", "diff"), FOREIGN) if said in FAULTS else {},
         )
     for said, values in ACCEPTED.items():
         yield Case(

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from testkit.case import UNSEEN, Case
-from testkit.commands import COMMANDS
 from testkit.damage import manifest_of, redigest, rewrite, write_manifest
 
 LISTED = {
@@ -103,19 +102,7 @@ def cases() -> Iterator[Case]:
     for name in (".hidden", "model.safetensors.partial", "Config.json", "x\x1b[2J", "x\n", "é"):
         yield Case(f"handoff: an unlisted {name!r}", "handoff", _present(name, False), but=UNSEEN)
         yield Case(f"update: an unlisted {name!r}", "update", _present(name, False), but=UNSEEN)
-    yield Case(
-        "handoff: a listed model2.safetensors",
-        "handoff",
-        _present("model2.safetensors", True),
-        but=UNSEEN,
-        faults=dict.fromkeys(
-            set(COMMANDS["handoff"]) - {"inspect"}, "readers: listed files that no index names"
-        ),
-    )
-    yield Case(
-        "update: a listed model2.safetensors", "update", _present("model2.safetensors", True)
-    )
-    for name in ("pytorch_model.bin", "modeling_x.py", "README.md", "x.sh"):
+    for name in ("model2.safetensors", "pytorch_model.bin", "modeling_x.py", "README.md", "x.sh"):
         yield Case(f"handoff: a listed {name}", "handoff", _present(name, True))
         yield Case(f"update: a listed {name}", "update", _present(name, True))
     composed, decomposed = (unicodedata.normalize(form, "é.json") for form in ("NFC", "NFD"))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from testkit.case import UNSEEN, Case
-from testkit.damage import only
+from testkit.damage import only, rewrite
 
 TERABYTE = 1 << 40
 
@@ -95,6 +95,17 @@ def _hard_link(x: Path, w: object) -> None:
         os.link(file, x.parent / f"{file.parent.name}-{file.name}")
 
 
+def _listed_terabyte(x: Path, w: object) -> None:
+    """Its size is what the manifest says; hashing it would take an hour."""
+    file = next((x / "copy-1").glob("*.safetensors"))
+    os.truncate(file, TERABYTE)
+
+    def change(content: dict) -> None:
+        content["copies"][0]["files"][file.name]["bytes"] = TERABYTE
+
+    rewrite(x, change)
+
+
 def cases() -> Iterator[Case]:
     """In place of each kind of file; and a whole copy that is a link."""
     for thing, places in PLACES.items():
@@ -114,6 +125,12 @@ def cases() -> Iterator[Case]:
             f"{thing}: a copy that is a link",
             thing,
             lambda x, w: _link(x / "copy-2"),
+            but=UNSEEN if thing == "handoff" else {},
+        )
+        yield Case(
+            f"{thing}: a terabyte that the manifest lists",
+            thing,
+            _listed_terabyte,
             but=UNSEEN if thing == "handoff" else {},
         )
         yield Case(

@@ -48,9 +48,7 @@ def cases() -> Iterator[Case]:
             f"handoff: {said}",
             "handoff",
             _filled("copy-2/model.safetensors", word, TENSOR),
-            expect="3 BadModel",
-            but={**UNSEEN, **OTHER_HANDOFF},
-            faults=dict.fromkeys(("unlearn", "diff"), "readers: a handoff full of Inf"),
+            but={**UNSEEN, "verify": "3 BadModel", "audit handoff": "1 Gate"},
         )
         yield Case(
             f"update: {said}",

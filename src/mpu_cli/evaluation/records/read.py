@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mpu_cli.checkpoint.json_text import BadJsonError, parse_json
 from mpu_cli.checkpoint.read_file import RECORD_BYTES, read_file
 from mpu_cli.errors import BadDataError
 from mpu_cli.evaluation.records.open_unlearning import read_open_unlearning
@@ -56,7 +57,10 @@ def read_summary(place: Path) -> dict[str, Any]:
     Raises:
         BadDataError: it is not one.
     """
-    summary = _json(_text(place), place)
+    try:
+        summary = parse_json(read_file(place, RECORD_BYTES, BadDataError, _HINT))
+    except BadJsonError as error:
+        raise BadDataError(f"{place}: {error}", _HINT) from None
     if not isinstance(summary, dict) or summary.get("kind") != "evaluation":
         raise BadDataError(f"{place}: not a record of an evaluation", _HINT)
     if summary.get("format") != FORMAT:

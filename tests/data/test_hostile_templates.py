@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.data import template_process
 from mpu_cli.data.prompting import Prompting
 from mpu_cli.data.rendering import TemplateRefusalError, check_variables, render
@@ -161,3 +162,11 @@ def test_a_tokenizer_that_fails_on_a_row_is_named():
     ) as e:
         encode(Row("f:1", text="x"), Failing(), 9)
     assert "\x1b" not in e.value.message
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "chat_template.json"])
+def test_a_template_of_megabytes_is_not_read(name, tmp_path):
+    """Published templates have a few KiB."""
+    (tmp_path / name).write_bytes(b"x" * ((1 << 20) + 1))
+    with pytest.raises(BadModelError, match=rf"{name}: larger than 1 MiB"):
+        check_side_files(tmp_path)

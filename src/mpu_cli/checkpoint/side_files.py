@@ -239,7 +239,8 @@ def write_side_files(
 
 
 def _read(path: Path) -> bytes:
-    limit = MAX_TEMPLATE_BYTES if path.parent.name == TEMPLATES else _MAX_BYTES
+    is_template = path.parent.name == TEMPLATES or path.name.startswith("chat_template.")
+    limit = MAX_TEMPLATE_BYTES if is_template else _MAX_BYTES
     try:
         with plain_file(path).open("rb") as file:
             data = file.read(limit + 1)

@@ -38,6 +38,7 @@ def name(requirement: str) -> str:
 def imported(folder: Path) -> set[str]:
     """The distributions that the code of a folder imports, without the standard library."""
     own = {path.stem for path in (ROOT / "tests").rglob("*.py")}
+    own |= {path.name for path in (ROOT / "tests").rglob("*") if path.is_dir()}
     own |= {path.stem for path in (*(ROOT / "tools").iterdir(), *(ROOT / "benchmarks").iterdir())}
     found = set()
     for file in folder.rglob("*.py"):
@@ -50,7 +51,9 @@ def imported(folder: Path) -> set[str]:
                 else []
             )
             found |= {module.split(".")[0] for module in modules}
-    found -= {*sys.stdlib_module_names, *own, "mpu_cli", "__future__", ""}
+    # Scripts and tests import each other by bare names; the package imports none of them.
+    found -= set() if folder == SOURCES else own
+    found -= {*sys.stdlib_module_names, "mpu_cli", "__future__", ""}
     places = packages_distributions()
     return {name(places.get(module, [module])[0]) for module in found}
 

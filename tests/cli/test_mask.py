@@ -74,7 +74,8 @@ def test_a_group_on_the_command_line(members, mpu):
     assert "only the sum of all members' updates can be read" in mpu("inspect", "masked-lab").out
     assert mpu("verify", "masked-clinic.tar").out == (
         f"masked-clinic.tar: masked update, 2 files match, member"
-        f" {mpu('inspect', 'masked-clinic.tar', '--json').json['mask']['member']} of 3\n"
+        f" {mpu('inspect', 'masked-clinic.tar', '--json').json['mask']['member']} of 3;"
+        " not signed\n"
     )
     rows = ("--handoff", "to-client", "--forget", "forget.jsonl", "--retain", "retain.jsonl")
     alone = mpu("eval", "masked-lab", *rows)

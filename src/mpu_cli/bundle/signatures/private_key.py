@@ -66,7 +66,7 @@ def open_signing_key(path: Path) -> SigningKey:
     """
     data = read_file(path, _MAX_BYTES, BadInputError, _GIVE)
     if b"PRIVATE KEY-----" in data:
-        _refuse_readable(path)
+        refuse_readable_by_others(path)
     try:
         signing = _in_process(data) if data.startswith(_OPENSSH) else None
     except ValueError as error:
@@ -74,7 +74,12 @@ def open_signing_key(path: Path) -> SigningKey:
     return _with_ssh_keygen(path) if signing is None else signing
 
 
-def _refuse_readable(path: Path) -> None:
+def refuse_readable_by_others(path: Path) -> None:
+    """Refuse a private key that other users can read, as ssh does.
+
+    Raises:
+        BadInputError: its mode gives the group or all any right.
+    """
     status = path.stat()
     if status.st_uid == os.geteuid() and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise BadInputError(

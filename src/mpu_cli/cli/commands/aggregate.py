@@ -27,6 +27,7 @@ from mpu_cli.server.aggregation.settings import AggregateSettings
 
 if TYPE_CHECKING:
     from mpu_cli.server.aggregation.aggregate import AggregateResult
+    from mpu_cli.server.aggregation.model_signature import ModelSigningKey
     from mpu_cli.server.lineage.client_keys import ClientKeys
 
 GUIDE = Guide(
@@ -64,6 +65,12 @@ class AggregateOptions(Job):
     trust_on_first_use: bool = same_option(Signing, "trust_on_first_use")
     model: str = option(REQUIRED, "Model to update: the head of the lineage.", metavar="MODEL")
     out: Path = option(REQUIRED, "Directory for the new model.", panel="Output", metavar="DIR")
+    sign_model: Path | None = option(
+        None,
+        "Sign the new model with this key (PEM, P-256): writes OUT/model.sig in the format of"
+        " OpenSSF Model Signing.",
+        metavar="KEY",
+    )
     settings: AggregateSettings
     dry_run: bool = same_option(Shared, "dry_run")
     force: bool = same_option(Shared, "force")
@@ -91,6 +98,7 @@ def aggregate(job: AggregateOptions, output: Output) -> None:
         needs = estimate_aggregate(locate(job.model).path, settings.dtype)
         output.result(needs, *server_words(needs, "the new model"), facts(estimate_facts(needs)))
         return
+    model_key = _model_key(job.sign_model)
     with unpacked(output, *job.updates) as places:
         keys = _client_keys(job, places, output)
         with output.progress("reading the model") as progress:
@@ -103,6 +111,7 @@ def aggregate(job: AggregateOptions, output: Output) -> None:
                 settings,
                 force=job.force,
                 keys=keys,
+                model_key=model_key,
                 progress=progress,
             )
     for text in _warnings(result, settings.dtype):
@@ -145,6 +154,14 @@ def aggregate(job: AggregateOptions, output: Output) -> None:
         *after_aggregate(out, following),
         brief=f"model {out}",
     )
+
+
+def _model_key(path: Path | None) -> ModelSigningKey | None:
+    if path is None:
+        return None
+    from mpu_cli.server.aggregation.model_signature import ModelSigningKey
+
+    return ModelSigningKey.read(path)
 
 
 def _client_keys(job: AggregateOptions, places: list[Path], output: Output) -> ClientKeys:

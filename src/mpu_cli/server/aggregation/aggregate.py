@@ -28,6 +28,7 @@ from mpu_cli.checkpoint.staging import (
 from mpu_cli.errors import GateError, OutputError
 from mpu_cli.server.aggregation.copy_statistics import DrawStatistics
 from mpu_cli.server.aggregation.mask_groups import check_mask_groups, unverified
+from mpu_cli.server.aggregation.model_signature import ModelSigningKey, write_model_signature
 from mpu_cli.server.aggregation.model_update import DrawAggregator, ModelUpdate
 from mpu_cli.server.aggregation.settings import AggregateSettings
 from mpu_cli.server.aggregation.update_gates import Copies, GateNumber, check_update
@@ -82,11 +83,13 @@ def aggregate(
     *,
     force: bool = False,
     keys: ClientKeys | None = None,
+    model_key: ModelSigningKey | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> AggregateResult:
     """Aggregate updates onto `model` and write the result to `out`: a candidate of the lineage.
 
-    `keys` says whose signatures are accepted, in place of the lineage's pinned keys.
+    `keys` says whose signatures are accepted, in place of the lineage's pinned keys; `model_key`
+    signs the new model.
 
     Raises:
         MpuError: a gate refused the updates, or an input is bad; then nothing was written.
@@ -155,6 +158,8 @@ def aggregate(
             )
             disclosed = [draw.record for draw in validated.draws] if settings.disclose else []
             write_model_card(staging.path, lineage, record, disclosed)
+            if model_key is not None:
+                write_model_signature(staging.path, staging.target.name, model_key, progress)
             require_no_secret(staging.path, master)
             staging.flush()
             validated.require_unchanged()

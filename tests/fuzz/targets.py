@@ -17,6 +17,8 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle import canonical
 from mpu_cli.bundle.adapter import AdapterConfig, decode_config, encode_config
 from mpu_cli.bundle.manifest import decode
+from mpu_cli.bundle.signatures.allowed_signers import AllowedSigners
+from mpu_cli.bundle.signatures.sshsig import read_signature
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.bundle.unpack import as_directory
 from mpu_cli.checkpoint.header import read_header
@@ -306,6 +308,16 @@ TARGETS = (
         "open-unlearning record",
         [_OPEN_UNLEARNING],
         _file("TOFU_EVAL.json", read_record),
+    ),
+    Target(
+        "signature",
+        [_golden("ssh/ed25519.ssh-keygen.sig"), _golden("ssh/ecdsa-256.mpu.sig")],
+        lambda data, place: read_signature(data, "mpu.yaml.sig"),
+    ),
+    Target(
+        "allowed signers",
+        [_golden("ssh/allowed_signers")],
+        lambda data, place: AllowedSigners.parse(data, "allowed_signers"),
     ),
     Target("tar file", [_tar()], _file("bundle.tar", _untar)),
     Target("mask group", [_GROUP], _file("group.txt", read_group)),

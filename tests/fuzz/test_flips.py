@@ -14,6 +14,8 @@ import pytest
 
 from mpu_cli.bundle.finite import FileNumbers
 from mpu_cli.bundle.read import read_bundle
+from mpu_cli.bundle.sign import sign_finished
+from mpu_cli.bundle.signatures.private_key import open_signing_key
 from mpu_cli.errors import MpuError
 from mpu_cli.server.lineage.models import Lineage
 
@@ -21,6 +23,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 FAST = 40
 """Bits of each file."""
 READERS: dict[str, Callable[[Path], object]] = {
+    "signed handoff-v1": lambda path: read_bundle(path, FileNumbers().digest),
     "handoff-v1": lambda path: read_bundle(path, FileNumbers().digest),
     "update-v1": lambda path: read_bundle(path, FileNumbers().digest),
     "secret-v1": Lineage.read,
@@ -32,10 +35,17 @@ READERS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("thing", READERS)
 def test_a_flipped_bit(thing: str, sample: int | None, tmp_path, record_property):
     """Whichever bit of whichever file: refused, with an error for the user."""
-    root, read = Path(shutil.copytree(GOLDEN / thing, tmp_path / thing)), READERS[thing]
+    source = GOLDEN / thing.removeprefix("signed ")
+    root, read = Path(shutil.copytree(source, tmp_path / "thing")), READERS[thing]
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    if thing.startswith("signed"):
+        shutil.copy(GOLDEN / "ssh" / "ed25519", tmp_path / "key")
+        (tmp_path / "key").chmod(0o600)
+        sign_finished(root, open_signing_key(tmp_path / "key"))
+        files = [root / "mpu.yaml", root / "mpu.yaml.sig"]
     read(root)
     accepted, count = [], 0
-    for file in sorted(path for path in root.rglob("*") if path.is_file()):
+    for file in files:
         original = file.read_bytes()
         bits: list[int] | range = range(8 * len(original))
         if sample is not None:

@@ -78,7 +78,8 @@ def load_tokenizer(directory: Path) -> Any:
 
     with tempfile.TemporaryDirectory(prefix="mpu-tokenizer-") as folder:
         config = open_config(directory).content if (directory / CONFIG_FILE).exists() else {}
-        if config.get("model_type") in known_keys():
+        kind = config.get("model_type")
+        if isinstance(kind, str) and kind in known_keys():
             load_config(directory, config)  # so that no tokenizer error hides one of config.json
         write_side_files(directory, Path(folder), config)
         try_tokenizer(Path(folder) / "tokenizer.json", directory)

@@ -52,14 +52,8 @@ ACCEPTED: dict[str, dict[str, object]] = {
 """Keys that mpu drops: they are not about the model."""
 
 
-ROWS_ONLY = {"10⁹ layers", "5,000,000 words", "an unknown model", "an unknown activation"}
+ROWS_ONLY = {"10⁹ layers", "5,000,000 words", "a head size of 10⁹", "an unknown model"}
 """Accepted by `data check`, which reads the tokenizer only."""
-FAULTS: dict[str, dict[str, str]] = {}
-HANDOFF_OF_WORDS = {
-    **UNSEEN,
-    "unlearn": "3 BadModel",
-    **dict.fromkeys(("mask update", "eval", "audit handoff", "audit update"), "1 Gate"),
-}
 
 
 def _dump(path: Path, changes: dict[str, object]) -> None:
@@ -110,7 +104,6 @@ def cases() -> Iterator[Case]:
             "model",
             _model(lambda p, values=values: _dump(p, values)),
             but={"data check": "0"} if said in ROWS_ONLY else {},
-            faults=FAULTS.get(said, {}),
         )
     for said in ("10⁹ layers", "5,000,000 words", "remote code", "quantised", "a rope factor of 0"):
         values = VALUES[said]
@@ -118,7 +111,7 @@ def cases() -> Iterator[Case]:
             f"handoff: {said}",
             "handoff",
             _handoff(lambda p, values=values: _dump(p, values)),
-            but=UNSEEN if said != "5,000,000 words" else HANDOFF_OF_WORDS,
+            but=UNSEEN,
         )
     for said, values in ACCEPTED.items():
         yield Case(

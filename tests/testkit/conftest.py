@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
 from testkit.world import World, make_world
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nobody_is_known(tmp_path_factory) -> Iterator[None]:
+    """No key is pinned on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
 
 
 @pytest.fixture(scope="session")

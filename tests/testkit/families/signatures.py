@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mpu_cli.bundle.signatures.private_key import open_signing_key
 from testkit.case import Case
+from testkit.commands import COMMANDS
 from testkit.damage import rewrite
 from testkit.world import World
 
@@ -100,6 +101,10 @@ UNFIT = {
 }
 
 
+PINNING = ("unlearn", "diff", "aggregate")
+"""They pin the key of whom they see first, and ask a person about it, or --trust-on-first-use."""
+
+
 def cases() -> Iterator[Case]:
     """Of a handoff and of an update, without a list of allowed signers."""
     for thing in ("handoff", "update"):
@@ -112,5 +117,6 @@ def cases() -> Iterator[Case]:
             thing,
             _then(lambda x: None),
             expect="0",
+            but=dict.fromkeys(set(COMMANDS[thing]) & set(PINNING), "1 Signature"),
             why="without a list of allowed signers a signature says who signed, and no more",
         )

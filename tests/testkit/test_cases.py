@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -39,7 +40,9 @@ def test_a_broken_input(
     """See `runner`: the expected outcome, in bounded time and memory, and nothing written."""
     broken = tmp_path / case.thing.replace(" ", "-")
     shutil.copytree(world.thing(case.thing), broken, symlinks=True)
+    before = os.umask(0o077)  # what lies in a secret is closed to others, or is made so
     given = case.damage(broken, world) or broken
+    os.umask(before)
     wrong, told = [], {}
     for command in _commands(case, number, every or case.slow):
         line = COMMANDS[case.thing][command]

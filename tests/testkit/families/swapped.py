@@ -118,7 +118,6 @@ def cases() -> Iterator[Case]:
             f"{thing}: a shard is missing, digests right again",
             thing,
             _redigested(lambda x: _shards(x / "copy-1")[0].unlink()),
-            but=but,
         )
     yield Case(
         "model in shards: two shards",

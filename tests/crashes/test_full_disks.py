@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 from crash_cases import NAMES, Trial, is_stray, names, tree
@@ -108,6 +109,29 @@ def test_a_file_system_without_permissions(name, trial_of):
     assert ended.code == 0, ended
     assert {name: trial._stable(name) for name in trial.case.outputs} == trial.after
     trial.check_left(ended)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["perturb", "unlearn", "diff", "aggregate", "mask update"])
+def test_a_target_on_a_read_only_disk(name, trial_of):
+    """One line that names it, and nothing is written: no secret, no key's list of uses."""
+    trial = trial_of(name)
+    words = tuple("disk/out" if word == "out" else word for word in trial.case.words)
+    (trial.place / "disk").mkdir()
+    before = tree(trial.place)
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", trial.place / "disk"]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        ended = replace(trial.case, words=words).end(trial.scratch)
+        assert ended.code == 3 and "read-only file system" in ended.error.lower(), ended
+        assert "disk" in ended.error, ended
+    finally:
+        subprocess.run(["umount", "-l", trial.place / "disk"], check=True)
+    COUNTS["read-only disks"] += 1
+    after = tree(trial.place)
+    assert {name for name in after if name not in before} <= {"a.key.used"}, ended
+    assert not (trial.place / "fresh").exists()
 
 
 class mounted:

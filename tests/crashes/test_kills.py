@@ -16,8 +16,8 @@ from dying import COUNTS, Moment, random_moments
 from mpu_cli.bundle.read import read_handoff
 from mpu_cli.server.lineage.models import Lineage
 
-RANDOM = 16
-"""Deaths at random moments, each command: 15 commands make 240."""
+RANDOM = 20
+"""Deaths at random moments, each command: 15 commands make 300, of which some end first."""
 
 
 def die(trial: Trial, moment: Moment, seen: set[str], kind: str) -> None:

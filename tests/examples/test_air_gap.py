@@ -60,8 +60,10 @@ def run(party, other, script, *arguments):
 
 
 def test_the_scripts_are_those_of_the_pages():
-    """Bash reads each, each can be run, and the page calls each."""
-    pages = (SCRIPTS / "README.md").read_text(encoding="utf-8")
+    """Bash reads each, each can be run, and the two pages call each."""
+    pages = "".join(
+        (SCRIPTS / name).read_text(encoding="utf-8") for name in ("README.md", "DRILL.md")
+    )
     scripts = sorted(SCRIPTS.glob("*.sh"))
     assert len(scripts) == 5
     for script in scripts:
@@ -108,6 +110,18 @@ def test_what_was_altered_on_its_way_leaves_nothing(tmp_path, monkeypatch):
         )
         assert done.returncode == code
     assert Path("bundle.tar").read_bytes() == content
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("age", "ssh-keygen"))), reason="needs age and ssh-keygen"
+)
+def test_the_drill_prints_what_its_page_says():
+    """Three rounds, damage in both directions, a loss, a replay and two forgeries."""
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "drill.py"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow

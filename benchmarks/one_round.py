@@ -6,6 +6,7 @@ Shared by them, not one itself.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,9 @@ class Round:
         self.handoff, self.secret, self.update, self.next = (
             root / name for name in ("handoff", "server", "update", "next")
         )
+        # What this machine has seen of the lineage: a repeat on the old secret is no rollback.
+        self.state = root / "state"
+        os.environ["XDG_STATE_HOME"] = str(self.state.absolute())
 
     def make_model(self, size: Size) -> None:
         """Write the model and its base, unless they are there."""
@@ -100,7 +104,7 @@ class Round:
         before = self.root / "server-before"
         if not before.exists():
             shutil.copytree(self.secret, before)
-        self.remove(self.secret)
+        self.remove(self.secret, self.state)
         shutil.copytree(before, self.secret)
         return mpu(
             "aggregate",
@@ -128,6 +132,7 @@ class Round:
             self.secret,
             self.update,
             self.next,
+            self.state,
             self.root / "server-before",
             *self.root.glob("masked-*"),
         ):

@@ -126,5 +126,6 @@ def _environment() -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONIOENCODING": "utf-8",
+        "XDG_STATE_HOME": os.devnull,  # the lineage ends with the demo
     }
     return {**os.environ, **fixed}

@@ -14,9 +14,6 @@ NO_HANDOFF = {"verify": "0", "inspect": "0"}
 WHY = "without the handoff, verify and inspect cannot know"
 
 
-CLOSES = "readers: a directory given as --secret is closed to others before it is known as one"
-
-
 def _become(name: str):
     """Put another thing of the world in place."""
 
@@ -177,7 +174,6 @@ def cases() -> Iterator[Case]:
             _become(other),
             but={**({"inspect": "0"} if thing == "record" else refused), **but},
             why="inspect and verify say which kind it is; scripts give verify --expect",
-            faults={"perturb": CLOSES} if (thing, other) == ("secret", "model") else {},
         )
     yield Case(
         "handoff: copy 2 of a foreign handoff",

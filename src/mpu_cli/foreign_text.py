@@ -13,7 +13,7 @@ NAME, LINE = 200, 2000
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's categories of control characters, marks of direction and zero-width letters, halves of
 characters, and separators of lines."""
-_BLANK = frozenset("\u115f\u1160\u17b4\u17b5\u3164\uffa0")
+_BLANK = frozenset(map(chr, (0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0)))
 """Letters that have no shape."""
 
 

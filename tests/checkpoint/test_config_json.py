@@ -184,13 +184,20 @@ def test_a_router_cannot_ask_for_more_experts_than_there_are(change):
         read_config(FILE, {"model_type": "mixtral", "num_local_experts": 4, **change})
 
 
-@pytest.mark.parametrize("model_type", [None, 7, "nobody", ["llama"]])
+@pytest.mark.parametrize("model_type", [None, "nobody"])
 def test_an_unknown_model_type_keeps_no_keys(model_type):
     """The caller refuses the model because of its model_type."""
     assert read_config(FILE, {**LLAMA, "architectures": [], "model_type": model_type}).content == {
         "model_type": model_type,
         "architectures": [],
     }
+
+
+@pytest.mark.parametrize("model_type", [7, ["llama"], {}, True])
+def test_a_model_type_that_is_no_text_is_refused(model_type):
+    """Tables are asked for it, and a list is no key of a table."""
+    with pytest.raises(BadModelError, match="model_type is .*, expected a text"):
+        read_config(FILE, {**LLAMA, "model_type": model_type})
 
 
 def test_every_family_is_known():

@@ -807,21 +807,20 @@ def test_names_from_the_other_party_cannot_break_the_line(mpu, own_round, tmp_pa
         "--out",
         tmp_path / "new",
     )
-    assert done.code == 1
+    assert done.code == 3
     assert "\x1b" not in done.err
-    assert len(done.err.splitlines()) == 1
-    assert r"x\nmpu: all good\x1b[2J" in done.err
+    error, hint = done.err.splitlines()
+    assert r"x\nmpu: all good\x1b[2J" in error
+    assert hint.startswith("mpu: hint: ")
 
 
 def test_an_internal_error_is_70_and_says_how_to_see_more(mpu, own_round, monkeypatch):
     """An error of mpu is not reported as bad input; MPU_DEBUG=1 shows the traceback."""
-    import mpu_cli.bundle.read
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("oops\nsecond line")
 
-    monkeypatch.setattr(mpu_cli.bundle.read, "read_bundle", broken)
-    monkeypatch.setattr("mpu_cli.cli.commands.verify.read_bundle", broken)
+    monkeypatch.setattr("mpu_cli.cli.commands.verify.verify_bundle", broken)
     monkeypatch.delenv("MPU_DEBUG", raising=False)
     done = mpu("verify", own_round.handoff)
     assert done.code == 70

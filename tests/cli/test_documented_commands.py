@@ -115,7 +115,8 @@ def desk(tiny_pair, tmp_path, monkeypatch) -> Path:
 def play(mpu: Callable[..., Done], words: list[str]) -> None:
     """Run one command, with options that only make it faster."""
     done = mpu(*words[1:], *(() if "--finish" in words else FASTER.get(words[1], ())))
-    assert done.code == 0, (words, done.err)
+    # The tiny model knows no row, so a condition on what it knows is not met.
+    assert done.code == (1 if "--fail-if" in words else 0), (words, done.err)
 
 
 @pytest.mark.parametrize("name", all_commands())

@@ -347,4 +347,4 @@ def test_a_record_of_lists_in_lists_is_bad_input(mpu, tmp_path, depth):
     )
     done = mpu("inspect", tmp_path)
     assert done.code == 3
-    assert "summary.json: not a record of an evaluation" in done.err
+    assert "summary.json: lists or maps are nested more than 64 levels deep" in done.err

@@ -335,7 +335,7 @@ def test_an_error_of_the_system_is_bad_input(finished_round, monkeypatch, capsys
     def broken(*_):
         raise PermissionError(13, "Permission denied", b"/some/b\xff")
 
-    monkeypatch.setattr("mpu_cli.cli.commands.verify.read_bundle", broken)
+    monkeypatch.setattr("mpu_cli.cli.commands.verify.verify_bundle", broken)
     assert run(["verify", str(finished_round.handoff)]) == 3
     assert capsys.readouterr().err == "mpu: error: /some/b\\xff: Permission denied\n"
 

@@ -498,7 +498,7 @@ def test_a_form_of_its_own_is_refused(handed, tmp_path):
 UNREADABLE = {
     "a configuration of more than 16 MiB": (
         lambda copy: (copy / "adapter_config.json").write_bytes(b" " * ((16 << 20) + 1)),
-        "adapter_config.json: larger than 16777216 bytes",
+        "adapter_config.json: larger than 16 MiB, the limit for this file",
     ),
     "a configuration of another rank": (
         lambda copy: change_config(copy, r=8),
@@ -537,7 +537,7 @@ def test_an_adapter_without_its_configuration_is_refused(handed, tmp_path):
     with pytest.raises(BadBundleError) as refused:
         check_update_tensors(tmp_path / "u", manifest)
     name = f"{tmp_path}/u/copy-1/adapter_config.json"
-    assert refused.value.message == f"{name}: No such file or directory"
+    assert refused.value.message == f"{name}: no such file or directory"
 
 
 def _drop(name):

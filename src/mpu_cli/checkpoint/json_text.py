@@ -15,6 +15,7 @@ from mpu_cli.foreign_text import shown
 MOST_VALUES = 1_000_000
 """About 200 MB in memory at worst. An index of 300,000 tensors has 300,000 values."""
 MOST_DEPTH = 64
+_TOO_DEEP = f"lists or maps are nested more than {MOST_DEPTH} levels deep"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -48,10 +49,12 @@ def parse_json(data: bytes, most: int = MOST_VALUES, *, unique: bool = False) ->
             json.dumps(value, ensure_ascii=False).encode()
     except BadJsonError:
         raise
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadJsonError(f"not valid JSON ({shown(str(error))})") from error
+    except RecursionError as error:
+        raise BadJsonError(_TOO_DEEP) from error
     if _is_deeper(value, MOST_DEPTH):
-        raise BadJsonError(f"lists or maps are nested more than {MOST_DEPTH} levels deep")
+        raise BadJsonError(_TOO_DEEP)
     return value
 
 

@@ -196,7 +196,7 @@ def test_an_unknown_model_type_keeps_no_keys(model_type):
 @pytest.mark.parametrize("model_type", [7, ["llama"], {}, True])
 def test_a_model_type_that_is_no_text_is_refused(model_type):
     """Tables are asked for it, and a list is no key of a table."""
-    with pytest.raises(BadModelError, match="model_type is .*, expected a text"):
+    with pytest.raises(BadModelError, match=r"model_type is .*, expected a text"):
         read_config(FILE, {**LLAMA, "model_type": model_type})
 
 

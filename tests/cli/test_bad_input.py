@@ -817,7 +817,7 @@ def test_names_from_the_other_party_cannot_break_the_line(mpu, own_round, tmp_pa
 def test_an_internal_error_is_70_and_says_how_to_see_more(mpu, own_round, monkeypatch):
     """An error of mpu is not reported as bad input; MPU_DEBUG=1 shows the traceback."""
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oops\nsecond line")
 
     monkeypatch.setattr("mpu_cli.cli.commands.verify.verify_bundle", broken)

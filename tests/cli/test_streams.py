@@ -332,7 +332,7 @@ def test_a_locale_that_reads_paths_in_another_way(environment, finished_round, t
 def test_an_error_of_the_system_is_bad_input(finished_round, monkeypatch, capsys):
     """If it names a file: exit code 3 with that file."""
 
-    def broken(*_):
+    def broken(*_, **__):
         raise PermissionError(13, "Permission denied", b"/some/b\xff")
 
     monkeypatch.setattr("mpu_cli.cli.commands.verify.verify_bundle", broken)

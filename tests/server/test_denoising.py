@@ -95,8 +95,11 @@ def test_default_coefficients():
     )
 
 
-ALPHAS = ("--alphas: every alpha must be a positive number", None)
-NODES = ("--nodes: nodes must be distinct and not zero", None)
+ALPHAS = ("--alphas: every alpha must be a positive number, from 1e-06 to 1e+06", None)
+NODES = (
+    "--nodes: nodes must be distinct and not zero, with magnitudes from 1e-06 to 1e+06",
+    None,
+)
 ONE_COPY = (
     "--denoising extrapolation needs at least two copies",
     "give --copies 2 or more",
@@ -109,6 +112,7 @@ ONE_COPY = (
         ("harmonic", (1.0, 0.0), ALPHAS),
         ("harmonic", (1.0, -2.0), ALPHAS),
         ("harmonic", (1.0, float("inf")), ALPHAS),
+        ("harmonic", (1.0, 1e-320), ALPHAS),
         ("harmonic", (float("nan"), 1.0), ALPHAS),
         ("extrapolation", (1.0,), ONE_COPY),
         ("extrapolation", (1.0, 1.0), NODES),
@@ -125,8 +129,8 @@ def test_senseless_coefficients_are_refused(denoising, values, expected):
 
 
 def test_coefficients_at_the_border_are_accepted():
-    """Any positive α, equal ones too; two nodes are enough, below one and negative."""
-    check_coefficients("harmonic", (1e-9,))
+    """Small and large α, equal ones too; two nodes are enough, below one and negative."""
+    check_coefficients("harmonic", (1e-6, 1e6))
     check_coefficients("harmonic", (0.5, 0.5))
     check_coefficients("extrapolation", (0.5, -0.5))
 

@@ -12,13 +12,15 @@ from typing import Any
 from mpu_cli.architectures.layout import ModelLayout
 from mpu_cli.bundle.schema import COPY_NAME, HEX_128, HEX_256, FieldReader
 from mpu_cli.errors import GateError
-from mpu_cli.server.lineage.plausible import implausible
+from mpu_cli.server.denoising import LARGEST, SMALLEST
 from mpu_cli.server.secrets.secret import FORMAT
 from mpu_cli.server.transforms import names as transform_names
 
 DENOISINGS = ("harmonic", "extrapolation")
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 SIZE = re.compile(r"[0-9]+(\.[0-9]+)?")
+_MOST_COPIES = 9999  # as names of copies allow
+_LARGEST_NOISE = 1e6
 _LATER = ("train_embeddings", "date", "prior_shares", "prior_sizes", "structure", "grid")
 """Fields that records of an earlier mpu do not have."""
 
@@ -143,7 +145,7 @@ class HandoffRecord:
             grid=_curve(reader, "grid"),
         )
         reader.done()
-        if (wrong := implausible(record)) is not None:
+        if (wrong := _implausible(record)) is not None:
             raise reader.wrong(*wrong)
         return record
 
@@ -197,6 +199,37 @@ def now() -> str:
 def frozen_of(layout: ModelLayout, train_embeddings: bool) -> tuple[str, ...]:
     """Tensors that a handoff's manifest freezes."""
     return () if train_embeddings else tuple(layout.frozen)
+
+
+def _implausible(record: HandoffRecord) -> tuple[str, str] | None:
+    """The first field whose number no handoff has and why, or None.
+
+    Whoever holds the master secret can sign any record, and so can an mpu with a mistake. Such
+    numbers would divide by zero or be undone wrongly much later.
+    """
+    names = [copy.name for copy in record.copies]
+    positions = [copy.position for copy in record.copies]
+    coefficients = [copy.coefficient for copy in record.copies]
+    if record.denoising == "harmonic":
+        possible = all(SMALLEST <= value <= LARGEST for value in coefficients)
+    else:
+        possible = all(SMALLEST <= abs(value) <= LARGEST for value in coefficients)
+        possible = possible and len(set(coefficients)) == len(coefficients)
+    checks = (
+        ("copies", "lists no copies, or one twice", 0 < len(set(names)) == len(names)),
+        ("size", f"is not from 1 to {_MOST_COPIES}", 1 <= record.size <= _MOST_COPIES),
+        (
+            "copies",
+            "has positions that the draw does not have",
+            len(set(positions)) == len(positions) and max(positions, default=0) < record.size,
+        ),
+        ("copies", "has an α or a node that cannot be", possible),
+        ("kappa", "is not a size of noise", 0 <= record.kappa <= _LARGEST_NOISE),
+        ("offset", "is not a size of noise", 0 <= record.offset <= _LARGEST_NOISE),
+        ("sigma", "holds a number below zero", all(value >= 0 for value in record.sigma.values())),
+        ("shard_bytes", "is 0", record.shard_bytes > 0),
+    )
+    return next(((field, why) for field, why, holds in checks if not holds), None)
 
 
 def _curve(reader: FieldReader, name: str) -> Mapping[str, float]:

@@ -113,7 +113,7 @@ def test_foreign_text_is_shown_and_not_obeyed(mpu, own, tmp_path):
         ("model", 3, "mpu eval MODEL --forget FILE --record DIR"),
         ("handoff", 3, "mpu audit handoff … --report FILE.html"),
         ("update", 3, "mpu audit update … --report FILE.html"),
-        ("broken", 3, "summary.json: not JSON"),
+        ("broken", 3, "summary.json: not valid JSON"),
         ("no summary", 3, "no summary"),
     ],
 )

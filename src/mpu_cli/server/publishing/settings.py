@@ -66,7 +66,11 @@ class PerturbSettings(StorageSettings):
         metavar=f"NUMBER|{AUTO}",
         parse=partial(parse_size, "--kappa"),
     )
-    denoising: Denoising = option("harmonic", "How the noise of the copies cancels.")
+    denoising: Denoising = option(
+        "harmonic",
+        "How the noise of the copies cancels. With two copies and one holder, extrapolation made"
+        " a quarter less error at kappa .1; with three, no gain was shown (docs/paper.md).",
+    )
     alphas: tuple[float, ...] | None = option(
         None,
         "Noise scale of each copy, in copy order, such as 1,1.5,2 (harmonic).",

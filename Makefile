@@ -6,7 +6,7 @@ PARALLEL ?= -n 2 --dist loadfile
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-all check lint types imports coverage mutation crashes release chromium snakemake config-keys clean audit-dependencies requirements testkit fuzz
+.PHONY: demo test test-all check lint types imports coverage mutation crashes release chromium snakemake config-keys clean audit-dependencies requirements testkit fuzz trust
 
 # The whole story on an embedded model and data: two parties, two directories, about two minutes.
 demo: $(STAMP)
@@ -54,6 +54,9 @@ testkit: $(STAMP)
 # 100,000 mutated inputs on every reader and every single-bit flip of a small bundle and a secret (about 20 minutes).
 fuzz: $(STAMP)
 	$(BIN)/pytest tests/fuzz -q $(PARALLEL)
+
+# All counts of docs/trust.md: about an hour on two cores.
+trust: testkit fuzz crashes
 
 # The sdist and the wheel in dist/, and the demo from the wheel in an environment that has nothing else.
 release: $(STAMP)

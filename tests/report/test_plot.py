@@ -84,7 +84,7 @@ def test_values_that_no_axis_holds(is_log):
         ("+1e-3", "+1e-3"),
         ("-x", "'-x"),
         ("a\x1b[2J", "a\\x1b[2J"),
-        ("\t=x", "\\x09=x"),
+        ("\t=x", "\\t=x"),
         ("two\nlines", "two\nlines"),
     ],
 )

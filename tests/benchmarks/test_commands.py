@@ -82,6 +82,7 @@ def test_cpu(tmp_path):
     assert found["ratios"]["1"] > 0 and found["bar"] == 0.125
 
 
+@pytest.mark.slow
 def test_check_memory(tmp_path):
     """Layers that the check adds."""
     assert run("check_memory", "--size", "tiny", work=tmp_path)["sizes"]["tiny"]["layer_mib"] > 0

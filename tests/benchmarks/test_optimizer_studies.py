@@ -75,6 +75,7 @@ def test_held_out_rows_are_not_trained_on(tmp_path):
         hold_out(tmp_path / "rows", 10, tmp_path)
 
 
+@pytest.mark.slow
 def test_both_studies_run_and_are_not_run_twice(tmp_path, capsys, monkeypatch):
     """One rate, one seed, one copy: probabilities, costs and errors.
 

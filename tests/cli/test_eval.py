@@ -511,6 +511,7 @@ def test_help_loads_no_torch(command, quickly):
     assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "LOADED")
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_record_of_one(records, rows, tmp_path, quickly):
     """Fifteen rows, which two processes cannot share equally, and relearning.
 

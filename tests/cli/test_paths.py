@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from rounds import PLAN, QUICK, Round, every_command
 
+KEYS = Path(__file__).parents[1] / "golden" / "ssh"
 Name = Callable[[str], str]
 """From a file's name to a path to it, in the spelling under test."""
 
@@ -44,8 +47,7 @@ def _lines(p: Name) -> dict[str, list[object]]:
             p("out/server"),
             "-m",
             2,
-            "--probe",
-            rows[-1],
+            *("--probe", rows[-1], "--sign", p("signer.key")),
             *config,
         ],
         "perturb a model": [
@@ -82,7 +84,12 @@ def _lines(p: Name) -> dict[str, list[object]]:
             1,
             "--pack",
             p("out/to-server.tar"),
+            *("--sign", p("signer.key"), "--allowed-signers", p("signers")),
             *config,
+        ],
+        "unlearn again": [
+            *(p("out/to-client"), *rows, *quick, "--out", p("out/not-made"), "--dry-run"),
+            *("--trust-file", p("trusted"), "--trust-on-first-use"),
         ],
         "unlearn a model": [
             p("model"),
@@ -102,7 +109,12 @@ def _lines(p: Name) -> dict[str, list[object]]:
             p("out/nothing"),
             "--pack",
             p("out/nothing.tar"),
+            *("--sign", p("signer.key"), "--allowed-signers", p("signers")),
             *config,
+        ],
+        "diff again": [
+            *(p("out/to-client"), p("out/to-client"), "--out", p("out/nothing-2")),
+            *("--trust-file", p("trusted"), "--trust-on-first-use"),
         ],
         "aggregate": [
             p("out/to-server"),
@@ -112,9 +124,10 @@ def _lines(p: Name) -> dict[str, list[object]]:
             p("model"),
             "--out",
             p("out/next"),
+            *("--allowed-signers", p("signers"), "--sign-model", p("model.pem")),
             *config,
         ],
-        "verify": [p("out/to-server"), *config],
+        "verify": [p("out/to-server"), "--allowed-signers", p("signers"), *config],
         "inspect": [p("out/server"), *config],
         "eval": [p("model"), *rows[:2], "--no-generate", "--record", first, *config],
         "eval again": [
@@ -151,7 +164,7 @@ def _lines(p: Name) -> dict[str, list[object]]:
             p("out/to-server"),
             *("--handoff", p("out/to-client"), "--group", p("out/group")),
             *("--key", p("out/one.key"), "--out", p("out/masked")),
-            *("--pack", p("out/masked.tar"), *config),
+            *("--pack", p("out/masked.tar"), "--sign", p("signer.key"), *config),
         ],
         "audit handoff": [
             p("out/to-client"),
@@ -188,6 +201,7 @@ def test_every_path_of_every_command(spelling, finished_round: Round, tmp_path, 
     (place / "empty.yaml").touch()
     (place / "refusals.txt").write_text("w1 w2\nw3\n")
     (place / "plan.yaml").write_text(PLAN)
+    _write_keys(place)
     monkeypatch.chdir(place if spelling.startswith("relative") else tmp_path / "x" / "y")
     for command, arguments in _lines(name).items():
         words = [word for word in command.split() if word not in {"again", "a", "model"}]
@@ -208,6 +222,7 @@ def test_every_path_of_every_command(spelling, finished_round: Round, tmp_path, 
         "log",
         "plain",
         "nothing",
+        "nothing-2",
         "next",
         "first",
         "second",
@@ -236,6 +251,17 @@ def test_every_path_of_every_command(spelling, finished_round: Round, tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         {"a link to", "x", place.relative_to(tmp_path).parts[0]}
     )
+
+
+def _write_keys(place: Path) -> None:
+    """An SSH key, who may sign with it, and a key for models."""
+    shutil.copy(KEYS / "ed25519", place / "signer.key")
+    (place / "signers").write_text(f"* {(KEYS / 'ed25519.pub').read_text()}")
+    private = ec.generate_private_key(ec.SECP256R1())
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+    (place / "model.pem").write_bytes(private.private_bytes(*form, serialization.NoEncryption()))
+    for name in ("signer.key", "model.pem"):
+        (place / name).chmod(0o600)
 
 
 def test_no_path_option_is_left_out():

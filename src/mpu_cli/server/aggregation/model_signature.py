@@ -30,6 +30,10 @@ _PAYLOAD = "application/vnd.in-toto+json"
 _MAKE_ONE = "make a key: openssl ecparam -name prime256v1 -genkey -noout -out KEY.pem"
 
 
+_CURVES = ("secp256r1", "secp384r1", "secp521r1")
+"""P-256, P-384 and P-521; not secp256k1, which has 256 bits too."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSigningKey:
     """An elliptic-curve key that signs models."""
@@ -61,11 +65,7 @@ class ModelSigningKey:
             ) from error
         except (ValueError, UnsupportedAlgorithm) as error:
             raise BadInputError(f"{path}: not a private key in PEM", _MAKE_ONE) from error
-        if not isinstance(key, EllipticCurvePrivateKey) or key.curve.key_size not in {
-            256,
-            384,
-            521,
-        }:
+        if not isinstance(key, EllipticCurvePrivateKey) or key.curve.name not in _CURVES:
             raise BadInputError(
                 f"{path}: models are signed with a key on P-256, P-384 or P-521", _MAKE_ONE
             )

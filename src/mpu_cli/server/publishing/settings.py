@@ -69,7 +69,7 @@ class PerturbSettings(StorageSettings):
     denoising: Denoising = option(
         "harmonic",
         "How the noise of the copies cancels. With two copies and one holder, extrapolation made"
-        " a quarter less error at kappa .1; with three, no gain was shown (docs/paper.md).",
+        " a quarter less error at kappa .1; with three, no gain was shown.",
     )
     alphas: tuple[float, ...] | None = option(
         None,

@@ -47,7 +47,7 @@ mutation: $(STAMP)
 crashes: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/crashes
 
-# Every broken input on every command that reads it, and the table of counts (about five minutes of processor time).
+# Every broken input on every command that reads it, and the table of counts (about twenty minutes of processor time).
 testkit: $(STAMP)
 	$(BIN)/pytest tests/testkit -q $(PARALLEL)
 

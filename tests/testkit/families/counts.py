@@ -58,7 +58,7 @@ def cases() -> Iterator[Case]:
             but=UNSEEN if thing == "handoff" else {},
             slow=True,
         )
-        yield Case(f"{thing}: 5,000 files", thing, _files(5000), but=UNSEEN, slow=True)
+        yield Case(f"{thing}: 5,000 files", thing, _files(5000), slow=True)
         yield Case(f"{thing}: 20,000 files", thing, _files(20_000), slow=True)
         yield Case(f"{thing}: a file of 2⁶² bytes", thing, _bytes(2**62), but=UNSEEN)
         yield Case(f"{thing}: a file of 10¹⁰⁰ bytes", thing, _bytes(10**100), but=UNSEEN)

@@ -33,18 +33,11 @@ from mpu_cli.evaluation.records.read import read_record
 from mpu_cli.experiment.plan.read import read_plan
 from mpu_cli.server.lineage.models import Lineage
 from mpu_cli.server.secrets.secret import write_signed
+from round_inputs import PLAN
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ROW = {"question": "w1 w2 ?", "answer": "w3 w4 ."}
 CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
-PLAN = b"""\
-model: model
-base: base
-data: {forget: forget.jsonl, retain: retain.jsonl}
-seeds: [1]
-unlearn: {max_steps: 2, batch_size: 4, learning_rate: 1e-3}
-grid: {method: [GradDiff], kappa: [0.01], copies: [2]}
-"""
 
 
 @dataclass(frozen=True)
@@ -296,7 +289,7 @@ TARGETS = (
     Target("JSON rows", [json.dumps([ROW, ROW]).encode()], _file("x.json", read_rows)),
     Target("CSV rows", [b'question,answer\nw1,w2\n"a, b",c\n'], _file("x.csv", read_rows)),
     Target("Parquet rows", [_parquet()], _file("x.parquet", read_rows)),
-    Target("plan", [PLAN], _file("plan.yaml", lambda path: read_plan(path, _COMMANDS))),
+    Target("plan", [PLAN.encode()], _file("plan.yaml", lambda path: read_plan(path, _COMMANDS))),
     Target(
         "--config file",
         [b"method: GradDiff\nmax_steps: 2\nseed: 1\n"],

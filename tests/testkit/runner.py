@@ -18,7 +18,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-from testkit.world import call
+from round_inputs import quietly
 
 SECONDS = 10.0
 """Of processor time."""
@@ -78,7 +78,7 @@ def run_here(arguments: tuple[object, ...]) -> Outcome:
     out, err = io.StringIO(), io.StringIO()
     try:
         with redirect_stdout(out), redirect_stderr(err), _deadline():
-            code = call((*arguments, "--json"))
+            code = quietly((*arguments, "--json"))
     except TooSlowError:
         return Outcome(124, "TooSlow", "stopped", err.getvalue(), HANGS, 0.0)
     seconds, mib = time.process_time() - begin, _memory("VmHWM") - before

@@ -4,48 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.numpy import load_file, save_file
 
-from mpu_cli.cli.app import run
+from round_inputs import FORGET, PLAN, QUICK, RETAIN, quietly
 
-FORGET = [
-    {"question": f"w{i} w{i + 1} ?", "answer": f"w{i + 2} w{i + 3} w{i + 4} ."}
-    for i in range(0, 24, 3)
-]
-RETAIN = [
-    {"question": f"w{i} w{i + 2} ?", "answer": f"w{i + 5} w{i + 1} ."} for i in range(24, 48, 3)
-]
-TRAINING = (
-    *("--max-steps", "2", "--batch-size", "4", "--learning-rate", "1e-3"),
-    *("--method", "GradDiff", "--device", "cpu"),
-)
+TRAINING = (*QUICK, "--device", "cpu")
 MEASURING = (
     *("--device", "cpu", "--resamples", "1000", "--no-generate"),
     *("--metric", "answer_probability"),
 )
-PLAN = """\
-model: model
-base: base
-data: {forget: forget.jsonl, retain: retain.jsonl}
-seeds: [1]
-unlearn: {max_steps: 2, batch_size: 4, learning_rate: 1e-3}
-grid: {method: [GradDiff], kappa: [0.01], copies: [2]}
-"""
 SHARDS = ("--max-shard-size", "60kB")
-
-
-def call(arguments: tuple[object, ...]) -> int:
-    """Run a command line in this process and restore the handler of SIGTERM."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        return run([str(argument) for argument in arguments])
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True)
@@ -74,7 +46,7 @@ def make_world(root: Path, model: Path, base: Path) -> World:
     rows = ("--forget", root / "forget.jsonl", "--retain", root / "retain.jsonl")
 
     def must(*arguments: object) -> None:
-        assert call((*arguments, "--quiet")) == 0, arguments
+        assert quietly((*arguments, "--quiet")) == 0, arguments
 
     own = ("perturb", w.model, "--base", w.base, "--secret", w.secret, "-m", 2, "--kappa", 0.01)
     must(*own, "--handoff", w.handoff)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mpu_cli.cli.output import Output
 from mpu_cli.errors import UsageError
 from mpu_cli.option import flags_of, option
+from mpu_cli.user_directory import user_directory
 
 if TYPE_CHECKING:
     from mpu_cli.bundle.signatures.pins import FirstUse
@@ -144,9 +144,7 @@ class CheckedHandoff:
 
 def default_trust_file() -> Path:
     """`mpu/allowed_signers` below $XDG_CONFIG_HOME, or below ~/.config."""
-    configured = os.environ.get("XDG_CONFIG_HOME", "")
-    root = Path(configured) if Path(configured).is_absolute() else Path("~/.config").expanduser()
-    return root / "mpu" / "allowed_signers"
+    return user_directory("XDG_CONFIG_HOME", "~/.config") / "allowed_signers"
 
 
 def signing_key(path: Path | None) -> SigningKey | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from mpu_cli.bundle.manifest import SIGNATURE
 from mpu_cli.bundle.signatures.allowed_signers import AllowedSigners
 from mpu_cli.bundle.signatures.public_key import SshPublicKey
 from mpu_cli.bundle.signatures.sshsig import read_signature
@@ -16,7 +17,6 @@ from mpu_cli.errors import BadBundleError, SignatureError
 
 NAMESPACES = {"handoff": "mpu-handoff-v1", "update": "mpu-update-v1"}
 """What a signature is for, by the manifest's kind."""
-_FILE = "mpu.yaml.sig"
 _ASK = "ask the sender, by another way than the one that the files took"
 
 
@@ -66,7 +66,7 @@ class Trust:
         """
         if signature is None:
             return self.accept(where, None)
-        place = f"{where}/{_FILE}"
+        place = f"{where}/{SIGNATURE}"
         found = read_signature(signature, place)
         if found.namespace not in NAMESPACES.values():
             raise SignatureError(
@@ -98,7 +98,7 @@ class Trust:
         if signer is None:
             raise SignatureError(
                 f"{where}: is not signed, but {who or 'somebody'} in {file} must have signed it",
-                f"ask for the signed files, with {_FILE} beside mpu.yaml",
+                f"ask for the signed files, with {SIGNATURE} beside mpu.yaml",
             )
         lines = [line for line in self.signers.lines if line.key == signer.key]
         named = [line for line in lines if who is None or line.names(who)]
@@ -131,5 +131,5 @@ def require_kind(where: object, signer: BundleSigner | None, kind: str) -> None:
     """
     if signer is not None and signer.namespace != NAMESPACES[kind]:
         raise SignatureError(
-            f"{where}/{_FILE}: made for another purpose (namespace {signer.namespace})", _ASK
+            f"{where}/{SIGNATURE}: made for another purpose (namespace {signer.namespace})", _ASK
         )

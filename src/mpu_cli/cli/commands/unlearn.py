@@ -128,16 +128,13 @@ class _Signatures:
 def _check_outputs(job: UnlearnOptions, source: str, *, is_handoff: bool) -> None:
     if not is_handoff and (job.copy is not None or job.finish):
         raise UsageError("--copy and --finish belong to a handoff", f"{source} is not a handoff")
-    if job.pack is not None and (not is_handoff or job.copy is not None):
-        finish = "give it with --finish, when all copies are made"
-        raise UsageError(
-            "--pack is for a whole update", finish if is_handoff else f"{source} is not a handoff"
-        )
-    if job.sign is not None and (not is_handoff or job.copy is not None):
-        finish = "give it with --finish, when all copies are made"
-        raise UsageError(
-            "--sign is for a whole update", finish if is_handoff else f"{source} is not a handoff"
-        )
+    for flag, given in (("--pack", job.pack), ("--sign", job.sign)):
+        if given is not None and (not is_handoff or job.copy is not None):
+            finish = "give it with --finish, when all copies are made"
+            raise UsageError(
+                f"{flag} is for a whole update",
+                finish if is_handoff else f"{source} is not a handoff",
+            )
     if not is_handoff:
         job.signers.refuse_given(job.given, f"{source} is not a handoff")
     if job.finish and job.copy is not None:

@@ -22,6 +22,7 @@ from mpu_cli.checkpoint.read_file import read_file
 from mpu_cli.documentation import page
 from mpu_cli.errors import BadInputError, GateError
 from mpu_cli.server.lineage.records import HandoffRecord, ModelRecord
+from mpu_cli.user_directory import user_directory
 
 _MAX_BYTES = 4096
 
@@ -38,9 +39,8 @@ class LastSeen:
 
 def note_file(lineage: str) -> Path:
     """Where this machine keeps what it has seen of a lineage."""
-    state = os.environ.get("XDG_STATE_HOME", "")
-    root = Path(state) if Path(state).is_absolute() else Path("~/.local/state").expanduser()
-    return root / "mpu" / "lineages" / f"{lineage}.json"
+    directory = user_directory("XDG_STATE_HOME", "~/.local/state")
+    return directory / "lineages" / f"{lineage}.json"
 
 
 def newest(handoffs: dict[str, HandoffRecord], models: dict[str, ModelRecord]) -> LastSeen:

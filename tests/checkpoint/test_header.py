@@ -219,7 +219,10 @@ HOSTILE = {
     "not UTF-8": (lambda path: _file(path, b'{"\xff":1}'), "not valid JSON"),
     "not JSON": (lambda path: _file(path, b"{"), "not valid JSON"),
     "a list": (lambda path: _file(path, []), "not a JSON object"),
-    "nested without end": (lambda path: _file(path, b"[" * 100_000), "not valid JSON"),
+    "nested without end": (
+        lambda path: _file(path, b"[" * 100_000),
+        "nested more than 64 levels deep",
+    ),
     "a number of 5000 digits": (
         lambda path: _file(path, b'{"a":' + b"9" * 5000 + b"}"),
         "not valid JSON",

@@ -6,11 +6,21 @@ same change of θ in every copy, unless the attack says otherwise.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from two_parties import moved, small_change, steps_of, weights, write_update
 
+from mpu_cli.checkpoint.change import Changed
 from mpu_cli.errors import GateError
+from mpu_cli.server.aggregation.copy_statistics import (
+    DrawStatistics,
+    TensorStatistics,
+    largest_ratio,
+)
+from mpu_cli.server.aggregation.settings import AggregateSettings
+from mpu_cli.server.aggregation.update_gates import Copies, check_update
 
 UP = "model.layers.1.mlp.up_proj.weight"
 
@@ -201,22 +211,77 @@ def test_of_one_copy_only_norms_can_be_checked(server):
                 server.aggregate(update, out="double")
 
 
-def test_a_tensor_of_zeros_has_the_models_scale(server, tiny_pair, tmp_path, entropy):
+def _check(tensors, squares, elements, step):
+    """Test the gates on changes of single tensors, given as rows of copies."""
+    count = max(len(changes) for changes in tensors.values())
+    found = {}
+    for name, changes in tensors.items():
+        found[name] = TensorStatistics.empty(count, changes.shape[1], 1, moved=False)
+        found[name].add(0, 1, dict(enumerate(changes)))
+    statistics = DrawStatistics(count, found)
+    names = tuple(f"copy-{number + 1}" for number in range(count))
+    copies = Copies(
+        Path("update"),
+        names,
+        (1.0 / count,) * count,
+        0.1,
+        step,
+        statistics,
+        statistics.total(),
+    )
+    changed = Changed("", "float32", 1.0, 0.01, float(elements), squares)
+    return check_update([copies], changed, elements, AggregateSettings())
+
+
+def test_a_tensor_of_zeros_has_the_models_scale():
     """A bias that is still zero may begin to move; it may not become a thousand times a weight."""
-    from mpu_cli.checkpoint.change import Changed
-    from mpu_cli.server.aggregation.copy_statistics import DrawStatistics, TensorStatistics
-    from mpu_cli.server.aggregation.settings import AggregateSettings
-    from mpu_cli.server.aggregation.update_gates import Copies, check_update
 
     def check(value):
-        tensor = TensorStatistics.empty(1, 8, 1, moved=False)
-        tensor.add(0, 1, {0: torch.full((8,), value)})
-        copies = Copies(
-            tmp_path, ("copy-1",), (1.0,), 0.1, DrawStatistics(1, {"bias": tensor}), [[1.0]]
-        )
-        changed = Changed("", "float32", 1.0, 0.01, 100.0, {"bias": 0.0})
-        return check_update([copies], changed, 100, AggregateSettings())
+        return _check({"bias": torch.full((1, 8), value)}, {"bias": 0.0}, 100, 1e-7)
 
     assert check(0.1)
     with pytest.raises(GateError, match="tensor bias is 1e"):
         check(1000.0)
+
+
+BFLOAT16 = torch.finfo(torch.bfloat16).eps
+
+
+def _steps(counts, entries):
+    """One step of bfloat16 up in as many entries of each copy."""
+    return torch.stack([BFLOAT16 * (torch.arange(entries) < count) for count in counts]).float()
+
+
+@pytest.mark.parametrize("counts", [(13, 1), (20, 0), (25, 1)])
+def test_few_steps_of_the_dtype_are_chance(counts):
+    """Trained in bfloat16, an entry moves by a whole step or stays: few steps say little."""
+    matrix = torch.ones(2, 1000) * 0.01
+    tensors = {"norm": _steps(counts, 32), "matrix": matrix}
+    assert _check(tensors, {"norm": 32.0, "matrix": 1000.0}, 1032, BFLOAT16)
+    with pytest.raises(GateError, match="tensor norm"):  # in float32 nothing of this is rounding
+        _check(tensors, {"norm": 32.0, "matrix": 1000.0}, 1032, torch.finfo(torch.float32).eps)
+
+
+def test_many_steps_of_the_dtype_are_compared():
+    """What rounding allows does not grow with the tensor."""
+    matrix = torch.ones(2, 1000) * 0.01
+    with pytest.raises(GateError, match=r"changes tensor wide 3\.78"):
+        _check(
+            {"wide": _steps((8000, 500), 10_000), "matrix": matrix},
+            {"wide": 10_000.0, "matrix": 1000.0},
+            11_000,
+            BFLOAT16,
+        )
+
+
+def test_honest_steps_are_seldom_refused():
+    """Of 2,000 pairs that move an entry with the same probability: none."""
+    generator = torch.Generator().manual_seed(0)
+    refused = 0
+    for _ in range(2000):
+        share = 0.5 * torch.rand(1, generator=generator)
+        moved = (torch.rand(2, 32, generator=generator) < share) * BFLOAT16
+        gram = (moved @ moved.T).tolist()
+        found = largest_ratio(gram, [0, 1], 5 * BFLOAT16)
+        refused += found is not None and found[0] > 3
+    assert refused == 0

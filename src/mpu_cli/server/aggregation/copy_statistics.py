@@ -128,13 +128,14 @@ def lowest_cosine(gram: Gram) -> float | None:
 
 
 def largest_ratio(
-    gram: Gram, copies: Collection[int] | None = None
+    gram: Gram, copies: Collection[int] | None = None, allowed: float = 0.0
 ) -> tuple[float, int, int] | None:
-    """‖Δ_i‖ / ‖Δ_j‖ of the largest and the smallest change among copies, i and j.
+    """(‖Δ_i‖ - allowed) / ‖Δ_j‖ of the largest and the smallest change among copies, i and j.
 
     Args:
         gram: ⟨Δ_i, Δ_j⟩.
         copies: those to compare; without it all that changed anything.
+        allowed: what rounding may add to the larger norm.
 
     Returns:
         None with fewer than two copies, or without a change.
@@ -145,4 +146,5 @@ def largest_ratio(
     if len(copies) < 2 or not any(norms[k] for k in copies):
         return None
     larger, smaller = max(copies, key=norms.__getitem__), min(copies, key=norms.__getitem__)
-    return (norms[larger] / norms[smaller] if norms[smaller] else inf), larger, smaller
+    excess, least = max(norms[larger] - allowed, 0.0), norms[smaller]
+    return (excess / least if least else inf if excess else 0.0), larger, smaller

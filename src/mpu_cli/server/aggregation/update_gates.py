@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from math import inf, isnan, sqrt
 from pathlib import Path
 
+import torch
+
 from mpu_cli.checkpoint.change import Changed
 from mpu_cli.documentation import page
 from mpu_cli.errors import GateError
@@ -29,6 +31,10 @@ _SMALL = 1e-3
 gradient that is nearly zero, decide there. Nor can so small a change do much."""
 _CHANCE = 3.0
 """Cosines of n entries scatter by 1/√n: so many of these are allowed in addition."""
+_STEPS = 5.0
+"""Training in the copies' dtype moves an entry by whole steps of it, or not at all. Where s entries
+move in one copy, chance lets √s scatter by 1/2, so that √s₁ - 3 √s₂ scatters by 1.6: three times
+this, in steps, is allowed in addition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,8 @@ class Copies:
     """Where each copy's change lies, for messages."""
     weights: tuple[float, ...]
     kappa: float
+    step: float
+    """Between numbers of the copies' dtype near 1."""
     statistics: DrawStatistics
     whole: Gram
     """⟨Δ_i, Δ_j⟩ over all tensors."""
@@ -86,6 +94,7 @@ class Copies:
             tuple(names),
             draw.weights,
             draw.record.kappa,
+            torch.finfo(getattr(torch, draw.record.dtype)).eps,
             statistics,
             statistics.total(),
         )
@@ -143,7 +152,7 @@ def _every(
             scale = sqrt(max(own, usual))
             yield from _norms(draw, name, tensor, scale, settings)
             if max(tensor.norms()) >= _SMALL * scale * sqrt(tensor.elements):
-                yield from _compared(draw, name, tensor, settings)
+                yield from _compared(draw, name, tensor, draw.step * scale, settings)
 
 
 def _agreement(draw: Copies, settings: AggregateSettings) -> Iterator[GateNumber]:
@@ -209,10 +218,11 @@ def _norms(
 
 
 def _compared(
-    draw: Copies, name: str, tensor: TensorStatistics, settings: AggregateSettings
+    draw: Copies, name: str, tensor: TensorStatistics, step: float, settings: AggregateSettings
 ) -> Iterator[GateNumber]:
     # A copy that changed nothing at all is the agreement's matter.
-    found = largest_ratio(tensor.gram, [k for k in range(len(draw.whole)) if draw.whole[k][k]])
+    moved = [k for k in range(len(draw.whole)) if draw.whole[k][k]]
+    found = largest_ratio(tensor.gram, moved, _STEPS * step)
     if found is not None:
         value, larger, smaller = found
         limit = settings.max_copy_ratio
@@ -227,7 +237,6 @@ def _compared(
             " one, raise --max-copy-ratio",
             name,
         )
-    chance = _CHANCE / sqrt(tensor.elements)
     # Without the tensor itself, whose poison may be most of the update.
     others = [
         [a - b for a, b in zip(*rows, strict=True)]
@@ -239,6 +248,10 @@ def _compared(
             if usual is None or own is None:
                 continue
             limit = settings.max_agreement_drop
+            square = min(tensor.gram[i][i], tensor.gram[j][j])
+            # Of one that changed nothing, the ratio says whether it should have.
+            entries = min(float(tensor.elements), square / step**2 if step else inf)
+            chance = _CHANCE / sqrt(entries) if entries else inf
             yield GateNumber(
                 "agreement of a tensor",
                 usual - own - chance,

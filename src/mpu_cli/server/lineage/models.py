@@ -67,8 +67,8 @@ class Lineage:
                 or cannot be closed to others, or the records contradict each other.
             BadInputError: the file of the clients' keys is malformed.
         """
+        close_to_others(path)
         secret = read_secret(path)
-        close_to_others(path)  # not before it is known to be a secret
         pinned_clients(path).read()
         handoffs, models = [], []
         for file in _records(path / HANDOFFS):

@@ -14,6 +14,7 @@ from shlex import quote
 
 from mpu_cli.checkpoint.own_directory import own_uid
 from mpu_cli.errors import BadSecretError, MpuWarning
+from mpu_cli.server.secrets.secret import SECRET_FILE
 
 _OTHERS, _WRITE = 0o077, 0o022
 
@@ -21,11 +22,14 @@ _OTHERS, _WRITE = 0o077, 0o022
 def close_to_others(directory: Path) -> None:
     """Take a secret directory away from other users, with a warning if they could enter it.
 
-    Links in it are left alone: a reader of the directory refuses them.
+    Links in it are left alone: a reader of the directory refuses them. A directory without a
+    secret in it, such as a model given by mistake, keeps its modes.
 
     Raises:
         BadSecretError: another user owns a part of it, or its file system keeps no modes.
     """
+    if not _may_be_secret(directory):
+        return
     was: int | None = None
     for path in _parts(directory):
         try:
@@ -48,6 +52,13 @@ def close_to_others(directory: Path) -> None:
             MpuWarning,
             stacklevel=3,
         )
+
+
+def _may_be_secret(directory: Path) -> bool:
+    try:
+        return any(entry.name == SECRET_FILE for entry in directory.iterdir())
+    except OSError:  # one that we may not list
+        return True
 
 
 def _parts(directory: Path) -> Iterator[Path]:

@@ -17,6 +17,7 @@ RMS; embeddings, final norm and head are the same in both.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -66,6 +67,16 @@ class Pair:
     model: Path
     base: Path
     family: str
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_garbage_collections() -> None:
+    """Leave what is loaded by now out of later collections: accelerate asks for one per training.
+
+    One takes a second where nine thousand tests are loaded.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -90,6 +90,8 @@ def test_a_plan_becomes_tables(desk):
     facts = json.loads((desk / "first" / "provenance.json").read_text())
     assert facts["complete"]
     assert len(facts["steps"]) == 8
+    assert {(desk / name).exists() for name in facts["sources"]} == {True}
+    assert not any(name.startswith("/") for name in facts["sources"])
 
 
 def test_the_noise_free_row_is_what_the_command_gives_by_hand(desk, mpu, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +22,8 @@ _PROGRAMS = (
     "safetensors",
     "numpy",
     "scipy",
-) + ("cryptography",)
+    "cryptography",
+)
 
 
 def versions() -> dict[str, str]:
@@ -45,8 +47,10 @@ def provenance(
         keys: the key of every step by name.
         complete: whether all steps are done.
     """
+    directory = experiment.plan.directory
     sources = {
-        word.path: word.digest
+        # Relative, as in the plan: the results name no machine.
+        os.path.relpath(word.path, directory): word.digest
         for step in experiment.graph.steps.values()
         for word in step.words
         if isinstance(word, Source)

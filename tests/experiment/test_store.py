@@ -169,3 +169,20 @@ def test_step_json_is_plain(store):
     make(store)
     content = json.loads(Path(store.directory(KEY), "step.json").read_text())
     assert content["files"].keys() == {"out/file"}
+
+
+@pytest.mark.parametrize("name", ["steps", "running", "lock", "done"])
+def test_a_directory_with_a_part_of_its_own_is_opened(tmp_path, name):
+    """A killed run, a run that waits and Snakemake each leave something before any step."""
+    (tmp_path / name).mkdir()
+    Store(tmp_path).open()
+    assert (tmp_path / "steps").is_dir() and (tmp_path / "running").is_dir()
+
+
+def test_a_directory_of_other_files_is_refused(tmp_path):
+    """Also beside a part of its own."""
+    (tmp_path / "done").mkdir()
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(BadInputError, match="no steps of an earlier run"):
+        Store(tmp_path).open()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["done", "thesis.txt"]

@@ -4,6 +4,7 @@
     WORK/running/KEY/   a step that is being made, or that was interrupted or failed
     WORK/running/KEY.refused    why its process did not begin it
     WORK/lock           held by the one `mpu run` that works here (lock.py)
+    WORK/done/          marks of an emitted Snakefile, which Snakemake may make first
 
 A step is made in running/KEY and renamed to steps/KEY when it is done, so steps/KEY is complete.
 Plans share the directory: equal steps have equal keys. Where the outputs of a finished step were
@@ -29,6 +30,9 @@ from mpu_cli.checkpoint.lock_holder import lock_holder
 from mpu_cli.errors import BadInputError, BusyError, CheckFailedError
 
 STEP, ANSWER, LOG = "step.json", "stdout.json", "stderr.log"
+MARKS = "done"
+"""The directory of an emitted Snakefile's marks."""
+_OWN = {"steps", "running", "lock", MARKS}
 _DATED = "server/secret/"
 """Its records name the time and the directory of each handoff and model, on which no result
 depends; the handoffs and models themselves are compared."""
@@ -76,8 +80,8 @@ class Store:
 
     def _require_no_other_files(self) -> None:
         # In this order: another process may be making the directory.
-        used = self.root.is_dir() and any(self.root.iterdir())
-        if used and not (self.root / "steps").is_dir():
+        names = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
+        if names - _OWN and not (self.root / "steps").is_dir():
             raise BadInputError(
                 f"{self.root}: has files, but no steps of an earlier run",
                 "choose another --work directory",

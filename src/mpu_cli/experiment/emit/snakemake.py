@@ -9,6 +9,7 @@ from pathlib import Path
 from mpu_cli.experiment.emit import HEADER, emitted_steps
 from mpu_cli.experiment.plan.schema import Resources
 from mpu_cli.experiment.runs import Experiment
+from mpu_cli.experiment.store import MARKS
 
 
 def snakefile(
@@ -25,9 +26,9 @@ def snakefile(
     steps, given = emitted_steps(experiment, keys, work), experiment.plan.resources
     # Snakemake makes the directory of an output and removes outputs of failed rules, so the rules
     # write markers beside the steps and not the steps themselves.
-    root = str(work.absolute())
+    marks = f"{work.absolute() / MARKS}/"
     lines = [HEADER.format(name=experiment.plan.name, steps=len(steps), engine="snakemake")]
-    lines += ["#     snakemake --snakefile THIS_FILE --cores 2", "", f"DONE = {root + '/done/'!r}"]
+    lines += ["#     snakemake --snakefile THIS_FILE --cores 2", "", f"DONE = {marks!r}"]
     lines += ["", "rule tables:", "    input:"]
     lines += [f"        DONE + {step.key!r}," for step in steps]
     lines += ["    shell:", f"        {_shell(tables)}", ""]

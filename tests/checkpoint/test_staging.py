@@ -271,7 +271,7 @@ def test_a_full_disk_is_one_readable_line(tmp_path):
     """ENOSPC names the target and has a hint; other errors name the file."""
     with pytest.raises(OutputError) as caught, disk_errors(tmp_path / "out"):
         raise OSError(errno.ENOSPC, "No space left on device")
-    assert caught.value.message == f"{tmp_path / 'out'}: the disk is full; nothing was kept"
+    assert caught.value.message == f"{tmp_path / 'out'}: the disk is full; nothing of it was kept"
     assert caught.value.exit_code == 3
     with (
         pytest.raises(OutputError, match="Permission denied") as caught,

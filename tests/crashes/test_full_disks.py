@@ -50,10 +50,17 @@ def check_failed(trial: Trial, ended: Ended, what: str) -> None:
             assert os.strerror(getattr(errno, what)).lower() in said, told
         else:
             assert _REASONS[what].lower() in said, told
-    if "nothing was kept" in ended.error:
-        for name in trial.case.outputs[:1]:
-            assert tree(trial.place / name) == trial.before[name], told
-    strays = [name for name in names(trial.place) if is_stray(name) and ".mpu-work" not in name]
+    if "nothing of it was kept" in ended.error:
+        for name in trial.case.outputs:
+            if f"{name}: " in ended.error:
+                assert tree(trial.place / name) == trial.before[name], told
+    strays = [
+        name
+        for name in names(trial.place)
+        if is_stray(name)
+        and ".mpu-work" not in name
+        and f"is still in {trial.place / name}:" not in ended.err
+    ]
     assert strays == [] or trial.case.run is not None, f"{strays}: {told}"
 
 

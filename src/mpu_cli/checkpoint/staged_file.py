@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mpu_cli.checkpoint.modes import set_mode
-from mpu_cli.checkpoint.staging import PARTIAL, disk_errors, flush, lock, replaced
+from mpu_cli.checkpoint.staging import (
+    PARTIAL,
+    after_rename,
+    disk_errors,
+    flush,
+    lock,
+    replaced,
+)
 from mpu_cli.errors import OutputError
 
 
@@ -55,11 +62,12 @@ def staged_file(
                     raise replaced(partial)
                 refuse_existing_file(target, force=force)
                 partial.rename(target)
-                flush(target.parent)
             except BaseException:
                 with suppress(OSError):
                     partial.unlink()
                 raise
+        with after_rename(target):
+            flush(target.parent)
 
 
 @contextmanager

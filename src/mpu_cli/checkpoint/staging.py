@@ -120,7 +120,7 @@ class Staging:
             else:
                 self.path.rename(self.target)
             self._committed = True
-        with after_rename(self.target):
+        with after_rename(self.target, old=self._old):
             flush(self.target.parent)
             self._remove_old()
 
@@ -262,12 +262,16 @@ def disk_errors(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def after_rename(target: Path, record: Path | None = None) -> Iterator[None]:
+def after_rename(
+    target: Path, record: Path | None = None, *, old: Path | None = None
+) -> Iterator[None]:
     """Turn the operating system's errors when `target` is in place already into OutputError.
 
     Args:
         target: the complete result.
         record: what could not be written after it.
+        old: where the directory lies that `target` replaced. It stays: whether `target` would
+            survive a loss of power is not known.
     """
     try:
         yield
@@ -279,23 +283,25 @@ def after_rename(target: Path, record: Path | None = None) -> Iterator[None]:
             if record
             else f"{target}: not flushed to the disk"
         )
-        raise OutputError(
-            f"{what} ({why}); {target} is complete and in place",
+        hint = (
             "free some space, then run the same command again: it completes the record"
             if record
-            else "do not make it again; run sync, and check the disk",
-        ) from error
+            else "do not make it again; run sync, and check the disk"
+        )
+        if old is not None and old.is_dir():
+            hint += f". What it replaced is still in {old}: the next --force removes it"
+        raise OutputError(f"{what} ({why}); {target} is complete and in place", hint) from error
 
 
 def disk_full(target: Path, number: int | None = errno.ENOSPC) -> OutputError:
     """Return the error for a full disk, or for a used up quota."""
     if number == errno.EDQUOT:
         return OutputError(
-            f"{_as_asked(target)}: the disk quota is used up; nothing was kept",
+            f"{_as_asked(target)}: the disk quota is used up; nothing of it was kept",
             "remove something of yours there, then run again",
         )
     return OutputError(
-        f"{_as_asked(target)}: the disk is full; nothing was kept",
+        f"{_as_asked(target)}: the disk is full; nothing of it was kept",
         "free some space, then run again",
     )
 

@@ -25,14 +25,15 @@ from mpu_cli.bundle.signatures.private_key import SigningKey
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.digest import file_digest
 from mpu_cli.checkpoint.modes import set_mode
-from mpu_cli.checkpoint.staging import disk_errors, flush, flush_tree
+from mpu_cli.checkpoint.staged_file import staged_file
+from mpu_cli.checkpoint.staging import PARTIAL, disk_errors, flush_tree
 from mpu_cli.checkpoint.writer import Files, write_new
 from mpu_cli.client.handoff import OpenHandoff
 from mpu_cli.errors import BadBundleError, CheckFailedError
 
 NOTE = ".recipe.json"
 """Beside the payload of a copy made alone: the recipe's fingerprint. `finish` removes it."""
-_PARTIAL = f".{MANIFEST}.partial"
+_PARTIAL = f".{MANIFEST}{PARTIAL}"
 
 
 def make_copy_directory(path: Path, out: Path) -> Path:
@@ -83,11 +84,8 @@ def write_manifest(
         copies.append(UpdateCopy(copy.name, copy.digest, payload, listed(files)))
     manifest = UpdateManifest(handoff.id, handoff.digest, tuple(copies), mask)
     write_signature(directory, manifest, signing)
-    partial = directory / _PARTIAL
-    partial.unlink(missing_ok=True)
-    write_new(partial, encode(manifest))
-    flush(partial)
-    partial.rename(directory / MANIFEST)
+    with staged_file(directory / MANIFEST) as file:
+        file.write(encode(manifest))
     return manifest
 
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from mpu_cli.checkpoint.staged_file import staged_file
 from mpu_cli.checkpoint.staging import disk_errors
 from mpu_cli.errors import OutputError
 from mpu_cli.experiment.emit import is_made
@@ -68,9 +69,8 @@ def write_results(
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            partial = out / f".{name}.partial"
-            partial.write_bytes(content)
-            partial.replace(out / name)
+            with staged_file(out / name, force=True) as file:
+                file.write(content)
     return len(runs)
 
 

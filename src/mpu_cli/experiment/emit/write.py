@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from mpu_cli.checkpoint.staged_file import staged_file
 from mpu_cli.checkpoint.staging import disk_errors
 from mpu_cli.experiment.emit.make import makefile
 from mpu_cli.experiment.emit.snakemake import snakefile
@@ -43,7 +44,6 @@ def write_rules(
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
-            partial = out / f".{file}.partial"
-            partial.write_bytes(content)
-            partial.replace(out / file)
+            with staged_file(out / file, force=True) as staged:
+                staged.write(content)
     return out / name

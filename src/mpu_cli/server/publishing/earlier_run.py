@@ -46,7 +46,7 @@ def complete_earlier(
         records = _in_place(lineage, handoff)
         if not records:
             return None
-        interrupted = all(record.id in recovered for record in records)
+        interrupted = any(record.id in recovered for record in records)
         other = next(_differences(records, lineage, settings), None)
         if other is None and interrupted and _digest(model) != records[0].model:
             other = "MODEL"

@@ -181,7 +181,7 @@ def test_an_interrupted_finish_is_completed_by_the_next(parties, transcript, mpu
     for copy in (1, 2):
         assert mpu("unlearn", "to-client", *RECIPE, "--copy", copy, "--out", "by-copy").code == 0
     note = Path("by-copy/copy-2/.recipe.json").read_bytes()
-    Path("by-copy/.mpu.yaml.partial").write_bytes(b"half a mani")
+    Path("by-copy/.mpu.yaml.mpu-partial").write_bytes(b"half a mani")
     done = mpu("unlearn", "to-client", "--finish", "--out", "by-copy", "--json")
     Path("by-copy/copy-2/.recipe.json").write_bytes(note)
     assert mpu("verify", "by-copy").code == 3

@@ -177,6 +177,7 @@ def perturb(job: PerturbOptions, output: Output) -> None:
             named_secrets=_named_secrets(),
             force=job.force,
             signing=signing,
+            packs=packs,
         )
         result, trials = _run(job, source, target, search, progress)
     write_packs(output, packs, force=job.force)

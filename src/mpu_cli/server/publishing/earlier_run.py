@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mpu_cli.architectures.read import read_layout
+from mpu_cli.bundle.pack import by_hand
 from mpu_cli.bundle.sign import sign_finished
 from mpu_cli.bundle.signatures.private_key import SigningKey
 from mpu_cli.bundle.tensors import shapes
@@ -28,10 +29,12 @@ def complete_earlier(
     secret: Path,
     settings: PerturbSettings,
     signing: SigningKey | None = None,
+    packs: Mapping[Path, Path] | None = None,
 ) -> PerturbResult | None:
     """Complete a run that died after it had renamed its handoff into place.
 
-    With a key its handoffs are signed again: that run may have had another key, or none.
+    With a key its handoffs are signed again: that run may have had another key, or none. If it had
+    finished, the hint says how to make the tar files of `packs`, which do not exist.
 
     Returns:
         Its result, if it was given the same options; None if there was no such run.
@@ -68,7 +71,9 @@ def complete_earlier(
         raise OutputError(
             f"{handoff}: exists and is not empty: it is the finished handoff of an earlier run with"
             " these options, and its record says issued",
-            "nothing is left to do; choose another path to make another one, or give --force",
+            "; ".join(by_hand(*pack) for pack in packs.items())
+            if packs
+            else "nothing is left to do; choose another path to make another one, or give --force",
         )
     return None
 

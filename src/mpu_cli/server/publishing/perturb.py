@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 
@@ -74,6 +74,8 @@ class Target:
     """Replace a handoff that mpu wrote."""
     signing: SigningKey | None = None
     """Signs the handoff's manifest."""
+    packs: Mapping[Path, Path] = field(default_factory=dict)
+    """The tar file that the caller will make of each handoff, for the hint to one who has none."""
     is_trial: bool = False
     """Handoff and secret are thrown away."""
 
@@ -105,7 +107,9 @@ def perturb(
     refuse_nesting(handoff, secret, *inputs)
     refuse_nesting(secret, *inputs)
     completed = (
-        None if target.force else complete_earlier(model, handoff, secret, settings, target.signing)
+        None
+        if target.force
+        else complete_earlier(model, handoff, secret, settings, target.signing, target.packs)
     )
     if completed is not None:
         return completed

@@ -12,7 +12,14 @@ def user_directory(variable: str, otherwise: str) -> Path:
     Args:
         variable: XDG_CONFIG_HOME or XDG_STATE_HOME; one that is no absolute path counts as unset.
         otherwise: the directory without it, which may begin with ~.
+
+    Returns:
+        A path below /dev/null, where nothing is, if this user has no home directory.
     """
     given = Path(os.environ.get(variable, ""))
-    root = given if given.is_absolute() else Path(otherwise).expanduser()
-    return root / "mpu"
+    if given.is_absolute():
+        return given / "mpu"
+    try:
+        return Path(otherwise).expanduser() / "mpu"
+    except RuntimeError:  # neither $HOME nor an entry in the list of users
+        return Path(os.devnull) / "mpu"

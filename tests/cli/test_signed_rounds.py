@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,12 @@ import pytest
 from rounds import QUICK
 
 from mpu_cli.bundle.sign import sign_finished
+from mpu_cli.bundle.signatures.pins import PinnedSigners
 from mpu_cli.bundle.signatures.private_key import open_signing_key
 from mpu_cli.bundle.signatures.public_key import SshPublicKey
+from mpu_cli.bundle.signatures.trust import NAMESPACES, BundleSigner
 from mpu_cli.cli import signing as options
+from mpu_cli.errors import BadInputError, SignatureError
 
 SSH = Path(__file__).parents[1] / "golden" / "ssh"
 FINGERPRINT = SshPublicKey.parse((SSH / "ed25519.pub").read_text()).fingerprint
@@ -297,3 +301,35 @@ def test_json_of_inspect_tells_the_signature(mpu, own_round, key):
         assert told["key"] == FINGERPRINT and told["principal"] is None
         (bundle / "mpu.yaml").write_bytes((bundle / "mpu.yaml").read_bytes() + b"\n")
         assert mpu("inspect", bundle).code == 1
+
+
+def test_two_processes_pin_one_key_of_a_name(key, tmp_path, trust_file):
+    """The second one to say yes is refused, whatever it has seen before."""
+    keys = [open_signing_key(path).key for path in (key, stranger(tmp_path))]
+    namespace = NAMESPACES["handoff"]
+    pins = PinnedSigners(trust_file, namespace)
+    pins.add("model-owner", BundleSigner(keys[0], namespace))
+    pins.add("model-owner", BundleSigner(keys[0], namespace))
+    with pytest.raises(SignatureError, match="was pinned meanwhile"):
+        pins.add("model-owner", BundleSigner(keys[1], namespace))
+    assert len(trust_file.read_text().splitlines()) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_the_trust_file_of_another_user_is_refused(trust_file):
+    """Its owner could choose whom this user trusts."""
+    trust_file.write_text("")
+    os.chown(trust_file, 4321, -1)
+    for folder in (*trust_file.parents[:-1],):
+        folder.chmod(0o755)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setuid(1234)
+            PinnedSigners(trust_file, NAMESPACES["handoff"]).read()
+        except BadInputError as error:
+            code = 0 if "belongs to another user" in error.message else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -55,9 +55,14 @@ def main(name: str, *words: str) -> None:
     if Path("secret").exists():
         text += (Path("secret") / "count").read_text()
         (Path("secret") / "count").write_text("changed")
+    if "edit" in words:
+        Path(words[-1]).write_text("edited")
     Path("out").write_text(text)
-    sys.stdout.write(json.dumps({"text": text, "threads": os.environ.get("OMP_NUM_THREADS")}))
-    sys.stderr.write(f"note of {name}\n")
+    names = ("MPU_TRUST_FILE", "MPU_SECRET", "XDG_STATE_HOME")
+    environment = {name: os.environ.get(name) for name in names}
+    threads = os.environ.get("OMP_NUM_THREADS")
+    sys.stdout.write(json.dumps({"text": text, "threads": threads}))
+    sys.stderr.write(f"note of {name}\n{json.dumps(environment)}\n")
 
 
 if __name__ == "__main__":

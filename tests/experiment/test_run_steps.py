@@ -22,7 +22,7 @@ from mpu_cli.experiment.child import Task
 from mpu_cli.experiment.executors.local import LocalExecutor
 from mpu_cli.experiment.run import RunOutcome, run_steps
 from mpu_cli.experiment.schedule import Work
-from mpu_cli.experiment.step import Graph, Result, Step, Word
+from mpu_cli.experiment.step import Graph, Result, Source, Step, Word, source_state
 from mpu_cli.experiment.store import Store
 
 
@@ -253,3 +253,53 @@ def test_a_task_runs_the_same_as_a_command_of_its_own(tmp_path):
     assert answer(tmp_path, *CHAIN[:2], name="b")["text"] == "b(a())"
     outcome = run(tmp_path, *CHAIN)
     assert (outcome.made, outcome.found) == (2, 2)
+
+
+def test_a_source_that_was_altered_fails_its_step(tmp_path):
+    """Its result would be kept under the key of the file as it was."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("old")
+    source = Source(str(rows), "digest", files=(source_state(rows),))
+    one = step("a", source)
+    rows.write_text("edited")
+    outcome = run(tmp_path / "work", one)
+    assert outcome.made == 0
+    assert [f"{rows}: was altered since" in failure.reason for failure in outcome.failures] == [
+        True
+    ]
+    fresh = step("a", Source(str(rows), "another", files=(source_state(rows),)))
+    assert run(tmp_path / "work", fresh).made == 1
+
+
+def test_a_source_that_is_altered_while_it_is_read(tmp_path):
+    """Which bytes the command has read is not known."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("old")
+    source = Source(str(rows), "digest", files=(source_state(rows),))
+    edit = step("a", source, "edit", str(rows))
+    outcome = run(tmp_path / "work", edit)
+    assert outcome.made == 0 and "was altered since" in outcome.failures[0].why
+
+
+def test_an_earlier_output_that_was_removed_is_named(tmp_path):
+    """Rules of make see that the step is done, and not that its output is gone."""
+    run(tmp_path, *CHAIN)
+    more = (*CHAIN, step("e", Result("b", "out")))
+    graph = Graph({one.name: one for one in more})
+    task = Task.of(graph.steps["e"], graph.keys({}), tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", *task.command()], capture_output=True, text=True, check=False
+    )
+    log = (tmp_path / "running" / task.key / "stderr.log").read_text()
+    assert done.returncode == 3 and "was removed to free the disk" in log and "--keep all" in log
+
+
+def test_what_the_user_trusts_and_keeps_decides_no_step(tmp_path, monkeypatch):
+    """Pinned keys, notes on lineages and a secret belong to other work."""
+    for name in ("MPU_TRUST_FILE", "MPU_SECRET", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "mine"))
+    run(tmp_path / "work", step("a"))
+    (log,) = (tmp_path / "work").glob("steps/*/stderr.log")
+    own = json.loads(log.read_text().splitlines()[1])
+    assert own["MPU_SECRET"] is None and own["XDG_STATE_HOME"] == os.devnull
+    assert not Path(own["MPU_TRUST_FILE"]).exists() and "mine" not in own["MPU_TRUST_FILE"]

@@ -57,4 +57,4 @@ def same_run(places: Mapping[str, Path | str | None]) -> list[str]:
         is_path = isinstance(value, Path) or Path(value).exists()
         text = str(Path(value).absolute() if is_path else value)
         words += [text] if flag == "PLAN" else [flag, text]
-    return words
+    return [*words, "--keep", "all"]  # the rules need what a later plan may read

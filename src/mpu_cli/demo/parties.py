@@ -127,5 +127,6 @@ def _environment() -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONIOENCODING": "utf-8",
         "XDG_STATE_HOME": os.devnull,  # the lineage ends with the demo
+        "MPU_TRUST_FILE": f"{os.devnull}/no-pins",  # whom the user trusts is not the demo's matter
     }
     return {**os.environ, **fixed}

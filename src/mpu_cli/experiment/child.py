@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpu_cli.errors import BadInputError, BusyError, MpuError
-from mpu_cli.experiment.step import Own, Result, Source, Step, Word
+from mpu_cli.experiment.step import Own, Result, Source, Step, Word, altered
 from mpu_cli.experiment.store import ANSWER, LOG, StepAttempt, Store
 
 _PR_SET_PDEATHSIG = 1
@@ -48,6 +48,8 @@ class Task:
     copied: Mapping[str, str] = field(default_factory=dict)
     draw: str | None = None
     resume: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    """The user's files, each as `source_state` wrote it when the plan was read."""
 
     @classmethod
     def of(cls, step: Step, keys: Mapping[str, str], work: Path) -> Task:
@@ -78,6 +80,9 @@ class Task:
             copied={target: path(source) for target, source in step.copied.items()},
             draw=step.draw,
             resume=step.resume,
+            sources=tuple(
+                state for word in step.words if isinstance(word, Source) for state in word.files
+            ),
         )
 
     def command(self) -> list[str]:
@@ -92,6 +97,8 @@ class Task:
             line += ["--draw", self.draw]
         if self.resume:
             line += [f"--resume={shlex.join(self.resume)}"]
+        for state in self.sources:
+            line += ["--source", state]
         return [*line, "--", *self.words]
 
 
@@ -143,15 +150,35 @@ def _die_with_parent() -> None:
 
 def _perform(task: Task, attempt: StepAttempt) -> int:
     os.chdir(attempt.path)
+    _redirect(Path(LOG), Path(ANSWER))
+    _require_inputs(task)
     resumes = _prepare(task)
     words = [*task.words, *(task.resume if resumes else ())]
     began = time.monotonic()
-    _redirect(Path(LOG), Path(ANSWER))
+    _leave_the_user_alone(attempt.path)
     with _entropy(task.draw):
         code = _run(task.program, words)
     if code == 0:
+        _require_inputs(task)  # what the command has read may be newer than the step's key
         attempt.finish(task.name, task.kind, round(time.monotonic() - began, 3), task.outputs)
     return code
+
+
+def _require_inputs(task: Task) -> None:
+    """Raise BadInputError if a file of the user was altered, or an earlier output was removed."""
+    path = altered(task.sources)
+    if path is not None:
+        raise BadInputError(
+            f"{path}: was altered since the plan was read",
+            "run mpu run again (after --emit: emit the rules again)",
+        )
+    earlier = [*task.copied.values(), *(w for w in task.words if w.startswith("../../steps/"))]
+    for where in earlier:
+        if not Path(where).exists():
+            raise BadInputError(
+                f"{Path(task.work) / where.removeprefix('../../')}: was removed to free the disk",
+                "mpu run makes it again, with --keep all it stays",
+            )
 
 
 def _prepare(task: Task) -> bool:
@@ -168,6 +195,13 @@ def _prepare(task: Task) -> bool:
     for output in task.outputs:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
     return resumes
+
+
+def _leave_the_user_alone(directory: Path) -> None:
+    """Neither pinned keys, notes on lineages nor a secret of the user decide what a step does."""
+    os.environ["MPU_TRUST_FILE"] = str(directory / "no-pins")
+    os.environ["XDG_STATE_HOME"] = os.devnull
+    os.environ.pop("MPU_SECRET", None)
 
 
 def _redirect(log: Path, answer: Path) -> None:
@@ -224,6 +258,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--copied", action="append", default=[], metavar="PATH=SOURCE")
     parser.add_argument("--draw")
     parser.add_argument("--resume", default="")
+    parser.add_argument("--source", action="append", default=[], metavar="SIZE:TIME:PATH")
     end = list(arguments).index("--") if "--" in arguments else len(arguments)
     given = parser.parse_args(arguments[:end])
     task = Task(
@@ -237,10 +272,12 @@ def main(arguments: Sequence[str]) -> int:
         copied=dict(item.split("=", 1) for item in given.copied),
         draw=given.draw,
         resume=tuple(shlex.split(given.resume)),
+        sources=tuple(given.source),
     )
     return perform(task)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # The bits of a step depend on it; a job of Slurm says how many it has.
+    os.environ["OMP_NUM_THREADS"] = os.environ.get("MPU_STEP_THREADS", "1")
     raise SystemExit(main(sys.argv[1:]))

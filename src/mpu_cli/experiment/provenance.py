@@ -6,9 +6,12 @@ import hashlib
 import os
 import platform
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+import mpu_cli
 from mpu_cli import __version__
 from mpu_cli.experiment.runs import Experiment
 from mpu_cli.experiment.step import Source
@@ -23,12 +26,26 @@ _PROGRAMS = (
     "numpy",
     "scipy",
     "cryptography",
+    "jinja2",
+    "rouge-score",
+    "pyarrow",
 )
+
+
+@cache
+def _own_source() -> str:
+    """A digest of mpu's own files: a method that was edited is another program."""
+    root, content = Path(mpu_cli.__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.suffix in {".py", ".yaml"} and path.is_file():
+            data = path.read_bytes()
+            content.update(f"{path.relative_to(root).as_posix()} {len(data)}\n".encode() + data)
+    return content.hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:
     """The versions of the programs that decide the bits of a step."""
-    found = {"mpu": __version__, "python": platform.python_version()}
+    found = {"mpu": f"{__version__} ({_own_source()})", "python": platform.python_version()}
     for name in _PROGRAMS:
         try:
             found[name] = version(name)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 Party = Literal["server", "client", "observer"]
@@ -43,6 +44,30 @@ class Source:
     """SHA-256 of the file, or of a model's weights and side files, in hexadecimal."""
     prefix: str = ""
     """What stands before the path in its word: "NAME=" for `--knowledge NAME=FILE`."""
+    files: tuple[str, ...] = ()
+    """The files that the digest is of, each as `source_state` writes it."""
+
+
+def source_state(path: Path) -> str:
+    """Size, time of the last write and path of a file: enough to notice that it was altered.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    about = path.stat()
+    return f"{about.st_size}:{about.st_mtime_ns}:{path}"
+
+
+def altered(states: Iterable[str]) -> str | None:
+    """The first file that is not as `source_state` has written it."""
+    for state in states:
+        path = state.split(":", 2)[2]
+        try:
+            if source_state(Path(path)) != state:
+                return path
+        except OSError:
+            return path
+    return None
 
 
 Word = str | Result | Own | Source

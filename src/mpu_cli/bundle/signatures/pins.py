@@ -41,13 +41,20 @@ class PinnedSigners:
         """What the file says now; nothing if there is none.
 
         Raises:
-            BadInputError: malformed, a link or no regular file, or other users may write to it.
+            BadInputError: malformed, a link or no regular file, or another user owns it or may
+                write to it.
         """
         if not os.path.lexists(self.path):
             return AllowedSigners(str(self.path))
         status = self.path.lstat()
         if not stat.S_ISREG(status.st_mode):
             raise BadInputError(f"{self.path}: not a regular file", "remove it")
+        if os.geteuid() not in {0, status.st_uid} and status.st_uid != 0:
+            raise BadInputError(
+                f"{self.path}: belongs to another user (number {status.st_uid}), who chooses whom"
+                " you trust",
+                "check its lines, then copy it to a file of your own",
+            )
         if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise BadInputError(
                 f"{self.path}: other users can write to it, and so choose whom you trust",
@@ -93,6 +100,7 @@ class PinnedSigners:
         Raises:
             BadInputError: the name cannot stand in the file.
             OutputError: the file cannot be written.
+            SignatureError: another key of that name was pinned since the caller looked.
         """
         if not NAME.fullmatch(principal):
             raise BadInputError(
@@ -109,6 +117,11 @@ class PinnedSigners:
             known = self.read().about(principal, self._namespace).lines
             if any(line.key == signer.key for line in known):
                 return
+            if known:  # another process was faster
+                raise SignatureError(
+                    f"{self.path}: another key of {principal} was pinned meanwhile",
+                    "run the same command again: it checks against that key",
+                )
             exists = os.path.lexists(self.path)
             old = read_file(self.path, MAX_BYTES, BadInputError) if exists else b""
             if old and not old.endswith(b"\n"):

@@ -45,7 +45,7 @@ class StepJob:
 
     def __call__(self) -> int:
         """The exit code of the task."""
-        environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("SLURM_CPUS_PER_TASK", "1")}
+        environment = {**os.environ, "MPU_STEP_THREADS": os.environ.get("SLURM_CPUS_PER_TASK", "1")}
         command = [sys.executable, "-m", *self.task.command()]
         return subprocess.run(
             command, env=environment, check=False, preexec_fn=_leave_preemption_to_the_job
@@ -167,7 +167,8 @@ class SlurmExecutor:
 
 def _queue() -> list[tuple[str, str]]:
     """Number and name of this user's jobs that are queued or running."""
-    command = ["squeue", "--me", "--noheader", "--format=%i %j"]
+    command = ["squeue", "--me", "--noheader", "--states=PENDING,RUNNING,SUSPENDED"]
+    command += ["--format=%i %j"]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=_PATIENCE

@@ -19,7 +19,7 @@ from mpu_cli.errors import BadDataError, BadInputError
 from mpu_cli.experiment.plan.document import Document, Keys
 from mpu_cli.experiment.plan.read_splits import location
 from mpu_cli.experiment.plan.schema import ExperimentPlan
-from mpu_cli.experiment.step import Source
+from mpu_cli.experiment.step import Source, source_state
 
 FileKind = Literal["model", "rows"]
 
@@ -72,14 +72,17 @@ def unopened(kind: FileKind, text: str, prefix: str = "") -> Source:
 
 def _model(text: str) -> Source:
     checkpoint = open_checkpoint(locate(text).path)
+    shards = sorted({info.file for info in checkpoint.tensors.values()})
+    states = [source_state(path.absolute()) for path in shards]
     parts = {"weights": model_digest(checkpoint)}
     for path in sorted(checkpoint.path.rglob("*")):
         name = path.relative_to(checkpoint.path).as_posix()
         is_side = any(fnmatchcase(name, pattern) for pattern in (*ALLOWED, f"{TEMPLATES}/*.jinja"))
         if is_side and path.is_file():
+            states.append(source_state(path.absolute()))
             parts[name] = file_digest(path)
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return Source(str(checkpoint.path.absolute()), digest)
+    return Source(str(checkpoint.path.absolute()), digest, files=tuple(states))
 
 
 def _rows(text: str) -> Source:
@@ -88,4 +91,5 @@ def _rows(text: str) -> Source:
         raise BadDataError(f"{text}: no such file", "correct the path in the plan's data")
     if not path.is_file():
         raise BadInputError(f"{text}: not a file", "give a file of rows")
-    return Source(str(Path(path).absolute()), file_digest(path))
+    state = source_state(path.absolute())
+    return Source(str(path.absolute()), file_digest(path) + path.suffix, files=(state,))

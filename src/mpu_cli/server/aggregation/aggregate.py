@@ -135,6 +135,7 @@ def aggregate(
             base_source=lineage.secret.base_source,
         )
         if record is not None and not force:
+            _refuse_unsigned(out, model_key)
             return result
         if not force:
             _refuse_finished(out, lineage, digest, validated, settings.server_lr)
@@ -193,6 +194,15 @@ def _completed(
         if _is_of(record, parent, updates, server_lr):
             return record
     return None
+
+
+def _refuse_unsigned(out: Path, key: ModelSigningKey | None) -> None:
+    if key is not None:
+        raise OutputError(
+            f"{out}: an interrupted run had already written this model; it is now recorded, and"
+            " this key did not sign it",
+            "run the same command again with --force to sign it",
+        )
 
 
 def _is_of(record: ModelRecord, parent: str, updates: ValidatedUpdates, server_lr: float) -> bool:

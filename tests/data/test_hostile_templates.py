@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import mpu_cli
 from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.data import template_process
 from mpu_cli.data.prompting import Prompting
@@ -18,9 +19,10 @@ from mpu_cli.data.rendering import TemplateRefusalError, check_variables, render
 from mpu_cli.data.row import Row
 from mpu_cli.data.template_process import TemplateLimitError
 from mpu_cli.data.templates import encode
-from mpu_cli.errors import BadDataError, BadModelError
+from mpu_cli.errors import BadDataError, BadInputError, BadModelError
 from tiny_models import CHATML, make_tokenizer
 
+SOURCE = Path(mpu_cli.__file__).parents[1]
 TURNS = [{"role": "user", "content": "Where?"}]
 ROW = Row("forget.jsonl:3", prompt="Where was Mira born?", answer="In Oskel.")
 TOO_MUCH = {
@@ -116,7 +118,34 @@ def test_the_child_can_do_nothing_else():
     environment = Path(f"/proc/{template_process._child._process.pid}/environ")
     if environment.exists():
         names = {entry.split(b"=")[0] for entry in environment.read_bytes().split(b"\0") if entry}
-        assert names <= {b"PYTHONHASHSEED", b"PYTHONUTF8", b"LC_CTYPE"}
+        libraries = {b"LD_LIBRARY_PATH"}  # where a Python finds its own
+        assert names <= {b"PYTHONHASHSEED", b"PYTHONUTF8", b"LC_CTYPE"} | libraries
+
+
+def test_a_process_that_does_not_start_is_not_the_templates_fault(tmp_path, monkeypatch):
+    """The message has the last line of the interpreter."""
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'libpython3.so: not found' >&2\nexit 127\n")
+    broken.chmod(0o755)
+    template_process._child = None
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with pytest.raises(BadInputError, match=r"does not start: libpython3\.so: not found"):
+        rendered("")
+
+
+def test_packages_are_found_where_the_parent_finds_them(tmp_path, monkeypatch):
+    """By PYTHONPATH, in the user's own site-packages, or in an editable installation."""
+    site = next(Path(path) for path in sys.path if (Path(path) / "jinja2").is_dir())
+    for name in ("jinja2", "markupsafe"):
+        (tmp_path / name).symlink_to(site / name)
+    program = (
+        f"import sys; sys.path.append({str(tmp_path)!r}); sys.path.append({str(SOURCE)!r})\n"
+        "from mpu_cli.data.template_process import ask\n"
+        "print(ask({'source': 'a{{ b }}', 'day': '2026-01-01', 'given': {'b': 'c'}}))\n"
+    )
+    bare = [sys.executable, "-S", "-c", program]
+    done = subprocess.run(bare, capture_output=True, text=True, check=False)
+    assert "ac" in done.stdout, done.stderr
 
 
 def test_the_child_ends_with_its_parent():

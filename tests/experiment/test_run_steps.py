@@ -264,9 +264,7 @@ def test_a_source_that_was_altered_fails_its_step(tmp_path):
     rows.write_text("edited")
     outcome = run(tmp_path / "work", one)
     assert outcome.made == 0
-    assert [f"{rows}: was altered since" in failure.reason for failure in outcome.failures] == [
-        True
-    ]
+    assert f"{rows}: was altered since" in outcome.failures[0].why
     fresh = step("a", Source(str(rows), "another", files=(source_state(rows),)))
     assert run(tmp_path / "work", fresh).made == 1
 

@@ -11,19 +11,19 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import mpu_cli
 from mpu_cli.errors import BadInputError
+from mpu_cli.foreign_text import shown
 
 _SECONDS, _MAX_BYTES = 3, 200 << 20
 """The program's limits: CPU time, and the text with every character escaped."""
 _WAIT = 20 * _SECONDS  # on the clock, where other processes take most of the CPU
 _PROGRAM = (
-    "import sys; sys.path.append(sys.argv[1]);"
-    " from mpu_cli.data.template_program import main; main()"
+    "import sys; sys.path[:] = sys.argv[1:]; from mpu_cli.data.template_program import main; main()"
 )
+_LIBRARIES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
+"""A Python of a cluster's modules finds its own library by one of these."""
 
 
 class TemplateLimitError(Exception):
@@ -36,14 +36,32 @@ class _Child:
     def __init__(self) -> None:
         self.owner = os.getpid()
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _PROGRAM, str(Path(mpu_cli.__file__).parents[1])],
+            [sys.executable, "-s", "-P", "-c", _PROGRAM, *map(os.path.abspath, sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"},
+            stderr=subprocess.PIPE,
+            env={"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
+            | {name: os.environ[name] for name in _LIBRARIES if name in os.environ},
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout
+        errors = self._process.stderr
+        assert errors is not None
+        try:
+            self._require_ready(errors)
+        finally:
+            errors.close()
+
+    def _require_ready(self, errors: IO[bytes]) -> None:
+        if self._answer(time.monotonic() + _WAIT):
+            return
+        self.end()
+        last = (errors.read(_MAX_BYTES).decode(errors="replace").strip().splitlines() or ["?"])[-1]
+        raise BadInputError(
+            f"{sys.executable}: chat templates run in a process of their own, and it does not"
+            f" start: {shown(last)}",
+            "this is no fault of the model: report it with the last line",
+        )
 
     def ask(self, data: bytes) -> bytes:
         """Send a message and return the answer; empty if the process ended."""
@@ -52,7 +70,9 @@ class _Child:
             self._input.flush()
         except OSError:
             return b""
-        end = time.monotonic() + _WAIT
+        return self._answer(time.monotonic() + _WAIT)
+
+    def _answer(self, end: float) -> bytes:
         head = self._read(4, end)
         size = int.from_bytes(head, "big")
         if len(head) < 4 or size > _MAX_BYTES:

@@ -50,6 +50,7 @@ def main() -> None:
         import_module(name)
     _limit()
     source, target = sys.stdin.buffer, sys.stdout.buffer
+    write_message(target, {"ready": True})
     while (request := read_message(source)) is not None:
         signal.setitimer(signal.ITIMER_PROF, SECONDS)  # its signal ends the process
         try:

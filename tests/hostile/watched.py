@@ -18,6 +18,8 @@ import sys
 import time
 import traceback
 
+from mpu_cli.data import template_process
+
 PROGRAMS = {
     "subprocess.Popen",
     "os.system",
@@ -38,8 +40,10 @@ NETWORK = {
 }
 CLOCK = 120
 """Seconds after which a command is stopped: then it is a failure."""
-OWN = [sys.executable, "-I", "-c"]
+TRIAL = [sys.executable, "-I", "-c"]
 """What a trial of a foreign file in a child process begins with."""
+TEMPLATES = [sys.executable, "-s", "-P", "-c"]
+"""What the process for chat templates begins with; its program is compared whole."""
 noted: list[str] = []
 watching = {"root": ""}
 
@@ -50,8 +54,8 @@ def hook(event: str, arguments: tuple) -> None:
     if not root:
         return
     if event in PROGRAMS:
-        words = list(arguments[1]) if event == "subprocess.Popen" else []
-        if [str(word) for word in words[:3]] != OWN:
+        words = arguments[1] if event == "subprocess.Popen" else []
+        if not _own([str(word) for word in words]):
             noted.append(f"{event} {arguments!r:.200}")
     elif event in NETWORK or event == "pickle.find_class":
         noted.append(f"{event} {arguments!r:.200}")
@@ -64,6 +68,10 @@ def hook(event: str, arguments: tuple) -> None:
             noted.append(f"open {place} {mode}")
     elif event == "compile" and str(arguments[1]).startswith(root):
         noted.append(f"compile {arguments[1]}")
+
+
+def _own(words: list[str]) -> bool:
+    return words[:3] == TRIAL or words[:5] == [*TEMPLATES, template_process.PROGRAM]
 
 
 def _late(*_: object) -> None:

@@ -19,7 +19,7 @@ from mpu_cli.foreign_text import shown
 _SECONDS, _MAX_BYTES = 3, 200 << 20
 """The program's limits: CPU time, and the text with every character escaped."""
 _WAIT = 20 * _SECONDS  # on the clock, where other processes take most of the CPU
-_PROGRAM = (
+PROGRAM = (
     "import sys; sys.path[:] = sys.argv[1:]; from mpu_cli.data.template_program import main; main()"
 )
 _LIBRARIES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
@@ -36,7 +36,7 @@ class _Child:
     def __init__(self) -> None:
         self.owner = os.getpid()
         self._process = subprocess.Popen(
-            [sys.executable, "-s", "-P", "-c", _PROGRAM, *map(os.path.abspath, sys.path)],
+            [sys.executable, "-s", "-P", "-c", PROGRAM, *map(os.path.abspath, sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

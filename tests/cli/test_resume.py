@@ -134,6 +134,19 @@ def test_a_killed_run_goes_on_with_the_same_bits(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["to-server"]
 
 
+def test_a_smoothed_run_goes_on_with_the_same_bits(finished_round, tmp_path, environment, mpu):
+    """Killed inside a checkpoint between two steps; the perturbed weights are never written."""
+    more = ("--smoothing", "0.05", "--max-steps", "4", *EVERY)
+    whole = mpu(*command(finished_round, tmp_path / "whole", *more))
+    assert whole.code == 0, whole.err
+    out = tmp_path / "to-server"
+    killed(command(finished_round, out, *more), "digest", 8, environment)
+    resumed = mpu(*command(finished_round, out, *more, "--resume"), "--json")
+    assert resumed.code == 0, resumed.err
+    assert resumed.json["copies"]["copy-1"]["resumed_from"] == 2
+    assert bits(out) == bits(tmp_path / "whole")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_a_run_killed_anywhere_goes_on_with_the_same_bits(

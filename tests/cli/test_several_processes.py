@@ -117,6 +117,23 @@ def test_two_processes_are_one(model, data, tmp_path, environment, mpu):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+    "method",
+    [("GradDiff",), ("GradAscent",), ("RMU", "--set", "layer=1"), ("NPO", "--lora-rank", "2")],
+)
+def test_two_smoothed_processes_are_one(method, deep_model, data, tmp_path, environment, mpu):
+    """The direction is that of all processes' rows, with and without a retain loss."""
+    smoothed = ("--smoothing", "0.05", "--max-steps", "5", "--method", *method)
+    arguments = ["unlearn", deep_model, *data, *COMMON, *smoothed]
+    assert mpu(*arguments, "--out", tmp_path / "one").code == 0
+    done = launch([*arguments, "--out", tmp_path / "two"], environment)
+    assert done.returncode == 0, done.stderr
+    assert difference(tmp_path / "one", tmp_path / "two", deep_model) <= 5e-5
+    assert mpu(*arguments, "--smoothing", "0", "--out", tmp_path / "plain").code == 0
+    assert difference(tmp_path / "one", tmp_path / "plain", deep_model) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     "more", [(), ("--fsdp",), ("--fsdp", "--gradient-checkpointing"), ("--gradient-checkpointing",)]
 )
 @pytest.mark.parametrize("method", ["NPO", "GradDiff", "UnDIAL", "SimNPO"])

@@ -95,6 +95,25 @@ def test_methods_for_a_reader(mpu):
             "--warmup-steps and --warmup-ratio",
         ),
         (
+            ("{handoff}", "--out", "{out}", "{rows}", "--smoothing", "0.1", "--fsdp"),
+            "--smoothing and --fsdp",
+        ),
+        (
+            (
+                "{handoff}",
+                "--out",
+                "{out}",
+                "{rows}",
+                "--smoothing",
+                "0.1",
+                "--method",
+                "PDU",
+                "--set",
+                "epsilon=1",
+            ),
+            "--smoothing: the forget and retain losses of PDU cannot be taken apart",
+        ),
+        (
             ("{handoff}", "--out", "{out}", "{rows}", "--work", "{out}/work"),
             "inside it, or contains it",
         ),

@@ -22,6 +22,7 @@ def test_time_grows_with_what_is_computed():
     one = products_of_a_step(SETTINGS, 1000, 10.0, 1)
     assert one == 6 * 1000 * 10 * 4
     assert products_of_a_step(replace(SETTINGS, gradient_accumulation=2), 1000, 10.0, 2) == 4 * one
+    assert products_of_a_step(replace(SETTINGS, smoothing=0.1), 1000, 10.0, 2) == 3 * one
     assert (
         products_of_a_step(replace(SETTINGS, gradient_checkpointing=True), 1000, 10.0, 1) * 3
         == 4 * one

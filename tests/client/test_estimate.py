@@ -98,6 +98,9 @@ def test_what_saves_memory_saves_memory(seven_billion: Path) -> None:
     # the update.
     assert sharded["optimizer_state_bytes"] * 4 == plain["optimizer_state_bytes"]
     assert plain["gradients_bytes"] < sharded["memory_bytes"] < plain["memory_bytes"] / 2
+    smoothed = estimate_unlearn(seven_billion, replace(SETTINGS, smoothing=0.01), "float32")
+    assert smoothed["original_weights_bytes"] == plain["gradients_bytes"]
+    assert smoothed["memory_bytes"] == plain["memory_bytes"] + plain["gradients_bytes"]
     joint = estimate_unlearn(seven_billion, SETTINGS, "float32", processes=4)
     assert joint["gradient_buckets_bytes"] == plain["gradients_bytes"]
     assert joint["activations_bytes"] * 4 == plain["activations_bytes"]

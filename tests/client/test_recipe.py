@@ -66,6 +66,7 @@ def test_fingerprint_depends_on_everything(recipe: Recipe) -> None:
         "redraw_refusals": True,
         "train_embeddings": True,
         "join_texts": True,
+        "smoothing": 0.01,
     }
     assert set(changed) == {field.name for field in fields(TrainingSettings)}
     others = [

@@ -21,6 +21,8 @@ BAD = [
     ("learning_rate", "fast", "--learning-rate"),
     ("weight_decay", -0.1, "--weight-decay"),
     ("max_grad_norm", float("inf"), "--max-grad-norm"),
+    ("smoothing", -0.01, "--smoothing"),
+    ("smoothing", float("nan"), "--smoothing"),
     ("precision", "float16", "--precision"),
     ("device", "gpu", "--device"),
     ("seed", -1, "--seed"),
@@ -51,6 +53,15 @@ def test_defaults_are_valid() -> None:
         0,
         1.0,
     )
+
+
+@pytest.mark.parametrize("other", [{"fsdp": True}, {"precision": "pure-bfloat16"}])
+def test_what_smoothing_cannot_do(other: dict[str, Any]) -> None:
+    """Sharded weights and bfloat16 weights cannot be moved by a short step."""
+    with pytest.raises(UsageError, match="--smoothing and --") as caught:
+        TrainingSettings(smoothing=0.01, **other)
+    assert caught.value.exit_code == 2 and caught.value.hint
+    assert TrainingSettings(smoothing=0, **other).smoothing == 0
 
 
 def test_one_kind_of_warm_up() -> None:

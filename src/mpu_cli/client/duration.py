@@ -43,8 +43,11 @@ def products_of_a_step(
 ) -> float:
     """Floating-point operations of one optimizer step.
 
-    A weight and token takes 2 forward, 4 backward, and 2 more with gradient checkpointing.
+    A weight and token takes 2 forward, 4 backward, and 2 more with gradient checkpointing; with
+    smoothing, forget rows pass twice.
     """
+    if settings.smoothing:
+        passes += 1
     per_weight_and_token = 8 if settings.gradient_checkpointing else 6
     return (
         per_weight_and_token

@@ -147,6 +147,8 @@ def estimate(
         "gradients_bytes": own * changing,
         "optimizer_state_bytes": state,
     }
+    if settings.smoothing:
+        held["original_weights_bytes"] = own * changing
     if settings.fsdp:
         held = {name: -(-number // processes) for name, number in held.items()}
     elif processes > 1:

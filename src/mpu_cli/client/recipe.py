@@ -97,9 +97,11 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """The plain values of which the fingerprint is made.
 
-        A recipe without cover has the fingerprint that it had before there was any.
+        A recipe without cover or smoothing has the fingerprint that it had before there was any.
         """
         values = {**asdict(self), "parameters": dict(self.parameters)}
+        if not self.settings.smoothing:
+            del values["settings"]["smoothing"]
         if self.cover_digest is None:
             del values["cover_digest"]
         return values

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mpu_cli.client import methods
 from mpu_cli.client.job import UnlearnJob
@@ -53,6 +54,10 @@ class Run:
             has_retain=bool(job.retain),
             has_alternates=all(row.alternate is not None for row in job.forget),
         )
+        if settings.smoothing:
+            from mpu_cli.client.methods._split import split
+
+            split(method, parameters)  # refuse it before any row is read
         if recipe.lora is not None and settings.fsdp:
             raise UsageError(
                 "--lora-rank and --fsdp: adapters are not sharded",
@@ -75,6 +80,14 @@ class Run:
         job = replace(job, recipe=replace(recipe, tokens_digest=rows.digest))
         device = choose_shared_device(settings, len(rows.forget), inputs)
         return cls(job, method, parameters, inputs, encoder, rows, device)
+
+    def loss(self) -> Callable[[Any, Any], Any]:
+        """A new loss (model, batch) → scalar; its terms apart if the run smooths."""
+        if self.job.recipe.settings.smoothing:
+            from mpu_cli.client.methods._split import split
+
+            return split(self.method, self.parameters)
+        return self.method.bind(self.parameters)
 
     def sets(self, sampling: RowSampling) -> TrainingSets:
         """The rows in the order of one copy."""

@@ -74,7 +74,7 @@ def train_copy(run: Run, copy: CopyToTrain, context: RunContext) -> TrainingRepo
     reference = copy.reference
     report = train(
         loaded.model,
-        run.method.bind(run.parameters),
+        run.loss(),
         run.inputs,
         sets,
         settings,

@@ -117,6 +117,12 @@ class TrainingSettings(WindowSettings):
     max_grad_norm: float = option(
         1.0, "Largest norm of a step's gradient; 0 disables clipping.", least=0
     )
+    smoothing: float = option(
+        0.0,
+        "Radius in which the forget loss must stay flat, so that relearning is harder (SAM); twice"
+        " the work on forget rows. 0 disables it.",
+        least=0,
+    )
     stop_forget_below: float | None = option(
         None,
         "Stop after the first epoch in which the mean answer probability on the forget rows is at"
@@ -159,6 +165,16 @@ class TrainingSettings(WindowSettings):
         if self.warmup_steps and self.warmup_ratio:
             raise UsageError(
                 "--warmup-steps and --warmup-ratio say the same thing", "give one of the two"
+            )
+        if self.smoothing and self.fsdp:
+            raise UsageError(
+                "--smoothing and --fsdp: smoothing moves whole weights, and a process has pieces",
+                "leave --fsdp out: DDP smooths in several processes",
+            )
+        if self.smoothing and self.is_pure_bfloat16:
+            raise UsageError(
+                "--smoothing and --precision pure-bfloat16: bfloat16 rounds so short a step away",
+                "give --precision bfloat16 or float32",
             )
 
     @property

@@ -18,6 +18,8 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,6 +41,7 @@ from mpu_cli.training.loss_inputs import hidden_layer
 from mpu_cli.training.report import Progress, TrainingReport
 from mpu_cli.training.run_context import RunContext
 from mpu_cli.training.settings import TrainingSettings
+from mpu_cli.training.smoothing import SplitLoss, smoothed_gradient
 from mpu_cli.training.stateful import StatefulLoss
 from mpu_cli.training.training_sets import TrainingSets
 
@@ -67,7 +70,8 @@ def train(
     Args:
         model: a causal language model, on the CPU; parameters without `requires_grad` stay as they
             are.
-        loss: see `LossFunction`; a `StatefulLoss` keeps something from step to step.
+        loss: see `LossFunction`; a `StatefulLoss` keeps something from step to step, and smoothing
+            needs a `SplitLoss`.
         inputs: words of `training.loss_inputs.LOSS_INPUTS`.
         sets: the rows.
         settings: see `TrainingSettings`.
@@ -79,8 +83,10 @@ def train(
         UsageError: the precision is not available here.
         CheckFailedError: the loss or a weight became NaN or infinite.
         OutputError: a checkpoint or a reference cannot be written.
-        ValueError: see `TrainingSets.check`.
+        ValueError: see `TrainingSets.check`; or smoothing is on and the loss is not split.
     """
+    if settings.smoothing and not isinstance(loss, SplitLoss):
+        raise ValueError("smoothing needs a SplitLoss")
     started = time.monotonic()
     thresholds = (
         Thresholds(settings, sets) if settings.stops_early and run.stop_after is None else None
@@ -152,6 +158,8 @@ class UnlearningTrainer(HookedTrainer):
     ) -> None:
         """See `train`, which makes one and runs it."""
         self._loss, self._order = loss, order
+        self._term, self._is_reported = loss, True
+        self._waiting: list[dict[str, Any]] = []
         self._settings, self._run = settings, run
         self._thresholds: Thresholds | None = None
         self._steps_per_epoch = settings.steps_per_epoch(pairs.n_forget)
@@ -189,17 +197,54 @@ class UnlearningTrainer(HookedTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """This process's part of the loss of one batch; `num_items_in_batch` is not used."""
-        loss = self._loss(model, inputs)
+        loss = self._term(model, inputs)
         whole = processes.mean(loss)
         if not bool(torch.isfinite(whole)):
             raise CheckFailedError(
                 f"step {self.state.global_step + 1}: the loss is {whole.item()}", _REMEDY
             )
         passes = self.passes_of_step()
-        self._current_loss += whole.item() / passes
+        if self._is_reported:
+            self._current_loss += whole.item() / passes
         # Trainer divides by the passes of this step, which are fewer in an epoch's last step.
         share = passes / self._settings.gradient_accumulation
         return loss * share if self._settings.partial_step == "share" and share < 1 else loss
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Add the gradient of one batch; with smoothing, the last batch of a step adds them all."""
+        loss, settings = self._loss, self._settings
+        if not (settings.smoothing and isinstance(loss, SplitLoss)):
+            return super().training_step(model, inputs, num_items_in_batch)
+        self._waiting.append(inputs)
+        if len(self._waiting) == self.passes_of_step():
+            # DDP averages all that is in `.grad` in the backward pass that synchronizes.
+            forget = partial(self._add_gradients, model, loss.forget)
+            smoothed_gradient(
+                [one for one in model.parameters() if one.requires_grad],
+                settings.smoothing,
+                ascend=forget,
+                forget=partial(forget, is_reported=False, is_last=loss.retain is None),
+                retain=partial(self._add_gradients, model, loss.retain),
+            )
+            self._waiting.clear()
+        return torch.zeros((), device=self.args.device)
+
+    def _add_gradients(
+        self,
+        model: Any,
+        term: LossFunction | None,
+        *,
+        is_reported: bool = True,
+        is_last: bool = True,
+    ) -> None:
+        """Add one term's gradient on all waiting batches; the last may synchronize processes."""
+        if term is None:
+            return
+        self._term, self._is_reported = term, is_reported
+        for place, batch in enumerate(self._waiting, start=1):
+            synchronizes = is_last and place == len(self._waiting)
+            with nullcontext() if synchronizes else self.accelerator.no_sync(model):
+                super().training_step(model, batch)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Build the optimizer; weight decay spares norms and biases unless `decay_all`."""

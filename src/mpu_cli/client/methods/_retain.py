@@ -24,8 +24,11 @@ def with_retain(
     """
     if alpha == 0:
         return forget_term
+    return forget_term + retain_term(model, batch, alpha, retain_loss)
+
+
+def retain_term(model: Any, batch: Any, alpha: float, retain_loss: str) -> Tensor:
+    """α times the retain loss alone, a scalar; see `with_retain`."""
     if retain_loss == "KL":
-        return forget_term + alpha * token_mean_kl(
-            model, batch["retain"], batch["reference"]["retain_logits"]
-        )
-    return forget_term + alpha * token_mean_nll(model, batch["retain"])
+        return alpha * token_mean_kl(model, batch["retain"], batch["reference"]["retain_logits"])
+    return alpha * token_mean_nll(model, batch["retain"])

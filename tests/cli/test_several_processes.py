@@ -160,6 +160,7 @@ def test_two_processes_are_one_after_twenty_steps(
 
 
 OWN = {
+    "LUNAR": (("--set", "layer=1", "--unanswerable", "{retain}"),),
     "RMU": (("--set", "layer=1"), ("--set", "layer=1", "--set", "alpha=0")),
     # λ moves after each of the seven epochs, from 1 to several times that.
     "PDU": (("--set", "epsilon=0.5", "--set", "warmup_epochs=0"),),
@@ -175,7 +176,7 @@ OWN = {
 def test_methods_with_something_of_their_own(
     method, own, more, deep_model, data, tmp_path, environment, mpu
 ):
-    """RMU, which trains lower layers only, and PDU, whose λ all processes share."""
+    """RMU and LUNAR, which train a part of the model, and PDU, whose λ all processes share."""
     arguments = [
         "unlearn",
         deep_model,
@@ -185,7 +186,7 @@ def test_methods_with_something_of_their_own(
         "20",
         "--method",
         method,
-        *own,
+        *(word.format(retain=data[-1]) for word in own),
     ]
     assert mpu(*arguments, "--out", tmp_path / "one").code == 0
     done = launch([*arguments, *more, "--out", tmp_path / "two"], environment)

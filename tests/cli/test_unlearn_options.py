@@ -95,6 +95,14 @@ def test_methods_for_a_reader(mpu):
             "--warmup-steps and --warmup-ratio",
         ),
         (
+            ("{handoff}", "--out", "{out}", "{rows}", "--method", "LUNAR"),
+            "LUNAR needs questions that the model refuses or cannot answer",
+        ),
+        (
+            ("{handoff}", "--out", "{out}", "{rows}", "--unanswerable", "{forget}"),
+            "--unanswerable: NPO has no use for unanswerable questions",
+        ),
+        (
             ("{handoff}", "--out", "{out}", "{rows}", "--smoothing", "0.1", "--fsdp"),
             "--smoothing and --fsdp",
         ),

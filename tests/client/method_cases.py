@@ -42,6 +42,7 @@ def answered(question: TokenizedRow, seed: int, length: int) -> TokenizedRow:
 
 FORGET = [row(1, 9, 4), row(2, 6, 2), row(3, 12, 9)]
 RETAIN = [row(4, 7, 3), row(5, 14, 6), row(6, 5, 1)]
+UNANSWERABLE = [row(11, 8, 5), row(12, 10, 7)]
 ALTERNATES = [answered(FORGET[0], 7, 3), answered(FORGET[1], 8, 6), answered(FORGET[2], 9, 2)]
 
 
@@ -57,6 +58,8 @@ class MethodCase:
     """A value for each parameter without a default."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Values for a run of six steps, where the defaults hardly forget."""
+    rate: float = 1.0
+    """The learning rate of such a run, as a multiple of the optimizer's usual one."""
     forget_only: Mapping[str, Any] = field(default_factory=dict)
     """Values that, beside alpha=0, leave only the forget loss."""
     sensitive: Mapping[str, Any] = field(default_factory=dict)
@@ -67,8 +70,10 @@ class MethodCase:
     """Whether its weights or target have no gradient: the rows' probability falls, not its loss."""
     layers_above_stay: bool = False
     """Whether it trains only the layers up to `layer`."""
+    trains: str = ""
+    """The only tensor that it trains at layer 1, if it is one."""
     recommended: bool = True
-    """Whether the file says what settings its authors trained with."""
+    """Whether the file says all settings that its authors trained with."""
 
 
 @cache
@@ -95,12 +100,14 @@ def values_of(method: methods.MethodInfo, changes: dict[str, Any] | None = None)
 class Numbers:
     """What a model says of one row.
 
-    Logits z (n, V) that predict the labelled tokens y (n,), and states h (m, D) of layer 1.
+    Logits z (n, V) that predict the labelled tokens y (n,), and states of layer 1: h (m, D) of the
+    labelled tokens, and those of the prompt's.
     """
 
     z: np.ndarray
     y: np.ndarray
     h: np.ndarray
+    prompt: np.ndarray
 
     @property
     def log_p(self) -> np.ndarray:
@@ -125,9 +132,8 @@ def numbers(model: Any, encoded_rows: list[TokenizedRow]) -> list[Numbers]:
         own = [t for t in range(len(labels)) if labels[t] != IGNORED]
         logits = output.logits[0].numpy()
         y = np.array([labels[t] for t in at])
-        found.append(
-            Numbers(logits[[t - 1 for t in at]], y, output.hidden_states[2][0].numpy()[own])
-        )
+        states = output.hidden_states[2][0].numpy()
+        found.append(Numbers(logits[[t - 1 for t in at]], y, states[own], states[: own[0]]))
     return found
 
 
@@ -138,11 +144,18 @@ class World:
     forget: list[Numbers]
     retain: list[Numbers]
     alternate: list[Numbers]
+    unanswerable: list[Numbers]
+
+    @property
+    def direction(self) -> np.ndarray:
+        """From forget prompts' last states to those of unanswerable questions, (D,)."""
+        ends = [[row.prompt[-1] for row in rows] for rows in (self.unanswerable, self.forget)]
+        return np.mean(ends[0], axis=0) - np.mean(ends[1], axis=0)
 
 
 def world(model: Any) -> World:
     """The model's numbers of all rows."""
-    return World(*(numbers(model, rows) for rows in (FORGET, RETAIN, ALTERNATES)))
+    return World(*(numbers(model, rows) for rows in (FORGET, RETAIN, ALTERNATES, UNANSWERABLE)))
 
 
 def exact(model: Any) -> Any:
@@ -175,6 +188,9 @@ def batch_of(before: World) -> dict[str, Any]:
             "forget_logits": tensor([each.z for each in before.forget]),
             "retain_logits": tensor([each.z for each in before.retain]),
             "retain_hidden": tensor([each.h for each in before.retain]),
+            "forget_prompt_hidden": tensor([each.prompt for each in before.forget]),
+            "retain_prompt_hidden": tensor([each.prompt for each in before.retain]),
+            "direction": torch.from_numpy(before.direction),
         },
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def train_copy(
     frozen: Sequence[str] | None = None,
     *,
     refusals: Sequence[str] = (),
+    unanswerable: Sequence[Row] | None = None,
     resume: bool = False,
     context: dict[str, Any] | None = None,
     **copy: Any,
@@ -33,6 +35,7 @@ def train_copy(
     keeping = CheckpointSettings(resume=resume)
     rows = [list(forget), None if retain is None else list(retain)]
     job = UnlearnJob(*rows, recipe, "float32", 1 << 30, keeping, tuple(refusals))
+    job = replace(job, unanswerable=None if unanswerable is None else list(unanswerable))
     run, context = Run.of(job, source), context or {}
     saved = run.checkpoint(context.get("store"))
     return module.train_copy(

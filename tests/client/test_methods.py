@@ -150,12 +150,19 @@ def test_every_type_of_parameter_is_parsed() -> None:
 def test_what_is_missing_is_asked_for() -> None:
     """A missing retain set or alternate is refused early, if the parameters make it count."""
 
-    def check(name: str, *assignments: str, retain: bool, alternates: bool = False) -> None:
+    def check(
+        name: str,
+        *assignments: str,
+        retain: bool,
+        alternates: bool = False,
+        unanswerable: bool = False,
+    ) -> None:
         info = methods.find(name)
         info.check(
             info.parse([*required(name), *assignments]),
             has_retain=retain,
             has_alternates=alternates,
+            has_unanswerable=unanswerable,
         )
 
     with pytest.raises(UsageError, match="GradDiff needs a retain set") as caught:
@@ -171,6 +178,14 @@ def test_what_is_missing_is_asked_for() -> None:
     with pytest.raises(UsageError, match="PDU needs a retain set") as caught:
         check("PDU", retain=False)
     assert caught.value.hint == "add --retain FILE"
+    with pytest.raises(UsageError, match="LUNAR needs questions that the model refuses") as caught:
+        check("LUNAR", retain=True)
+    assert caught.value.hint == "add --unanswerable FILE"
+    check("LUNAR", retain=True, unanswerable=True)
+    check("LUNAR", "alpha=0", retain=False, unanswerable=True)
+    with pytest.raises(UsageError, match="--unanswerable: NPO has no use") as caught:
+        check("NPO", retain=True, unanswerable=True)
+    assert caught.value.exit_code == 2 and caught.value.hint
     for name in ("DPO", "AltPO"):
         with pytest.raises(
             UsageError, match=f"{name} needs an alternate answer to each forget row"
@@ -198,6 +213,9 @@ def test_needs_follow_the_parameters() -> None:
     assert hidden_layer(needs("RMU")) == -1
     assert needs("RMU", "alpha=0") == {"hidden:-1"}
     assert hidden_layer(needs("NPO")) is None
+    shared = {"hidden:-2", "hidden_down", "direction", "forget_prompt_hidden"}
+    assert needs("LUNAR") == shared | {"retain", "retain_prompt_hidden"}
+    assert needs("LUNAR", "alpha=0") == shared
 
 
 def test_a_parameter_without_default_must_be_set() -> None:
@@ -215,6 +233,7 @@ def test_a_parameter_without_default_must_be_set() -> None:
         ("CE-U", "ignore_first=-1", "ignore_first must be >= 0"),
         ("CE-U", "ignore_first=1.5", "ignore_first is a whole number"),
         ("PDU", "epsilon=-0.1", "epsilon must be >= 0"),
+        ("LUNAR", "c=0", "c must be > 0"),
     ],
 )
 def test_bounds(name: str, assignment: str, message: str) -> None:

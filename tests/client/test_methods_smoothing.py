@@ -10,6 +10,7 @@ from method_cases import (
     ALTERNATES,
     FORGET,
     RETAIN,
+    UNANSWERABLE,
     World,
     batch_of,
     fresh,
@@ -72,7 +73,7 @@ def trained(name: str, **changes: Any) -> Any:
         "optimizer": "adamw",
         "smoothing": 0.05,
     }
-    sets = TrainingSets(FORGET, RETAIN, 0, ALTERNATES)
+    sets = TrainingSets(FORGET, RETAIN, 0, ALTERNATES, UNANSWERABLE)
     settings = TrainingSettings(**{**shared, **changes})
     inputs = method.inputs_with(values)
     train(model, split(method, values), inputs, sets, settings, RunContext("cpu"))

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from method_cases import ALTERNATES, FORGET, RETAIN, memorised_model, method_case, values_of
+from method_cases import (
+    ALTERNATES,
+    FORGET,
+    RETAIN,
+    UNANSWERABLE,
+    memorised_model,
+    method_case,
+    values_of,
+)
 from optimizer_cases import optimizer_case
 
 from mpu_cli.client import methods
@@ -21,11 +29,11 @@ from mpu_cli.training.trainer import train
 from mpu_cli.training.training_sets import TrainingSets
 
 
-def settings(optimizer: str, **changes: Any) -> TrainingSettings:
+def settings(optimizer: str, rate: float = 1.0, **changes: Any) -> TrainingSettings:
     """A short run: 6 steps."""
     shared = {
         "epochs": 3,
-        "learning_rate": optimizer_case(optimizer).rate,
+        "learning_rate": rate * optimizer_case(optimizer).rate,
         "batch_size": 2,
         "device": "cpu",
         "optimizer": optimizer,
@@ -42,8 +50,8 @@ def trained(name: str, optimizer: str, changes: dict[str, Any], **options: Any) 
         model,
         method.bind(values),
         inputs,
-        TrainingSets(FORGET, RETAIN, 0, ALTERNATES),
-        settings(optimizer, **options),
+        TrainingSets(FORGET, RETAIN, 0, ALTERNATES, UNANSWERABLE),
+        settings(optimizer, method_case(name).rate, **options),
         RunContext("cpu"),
     )
     return model
@@ -57,7 +65,7 @@ def forget_loss(name: str, model: Any) -> float:
     before = prepare(
         memorised_model(),
         everything,
-        TrainingSets(FORGET, RETAIN, 0, ALTERNATES),
+        TrainingSets(FORGET, RETAIN, 0, ALTERNATES, UNANSWERABLE),
         settings("adamw"),
     )
     try:
@@ -101,7 +109,10 @@ def test_methods_and_optimizers(name: str, optimizer: str) -> None:
         if case.layers_above_stay
         and key.startswith(("model.layers.2", "model.layers.3", "model.norm"))
     }
-    assert still == {"model.embed_tokens.weight", "lm_head.weight"} | beyond
+    if case.trains:
+        assert set(origin) - still == {case.trains}
+    else:
+        assert still == {"model.embed_tokens.weight", "lm_head.weight"} | beyond
     if not case.weighted:
         assert forget_loss(name, model) < forget_loss(name, before)
     nll = [sum(each for each, _ in answer_nll(m, FORGET, 3, 0)) for m in (before, model)]

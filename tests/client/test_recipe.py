@@ -80,6 +80,7 @@ def test_fingerprint_depends_on_everything(recipe: Recipe) -> None:
         replace(recipe, retain_digest=None),
         replace(recipe, refusals_digest="0" * 64),
         replace(recipe, cover_digest="0" * 64),
+        replace(recipe, unanswerable_digest="0" * 64),
         replace(recipe, mapping=(("answer", "output"),)),
         replace(recipe, tokens_digest="0" * 64),
         replace(recipe, prompting=Prompting("You are a teacher.")),

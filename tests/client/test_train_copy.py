@@ -47,7 +47,12 @@ ANSWERED = [replace(row, alternate="I do not know.") for row in FORGET[:2]]
 
 def forget_for(method: str) -> list[Row]:
     """Forget rows that the method can use."""
-    return ANSWERED if "alternate" in methods.find(method).inputs else FORGET
+    return ANSWERED if {"alternate", "direction"} & methods.find(method).inputs else FORGET
+
+
+def questions_for(method: str) -> list[Row] | None:
+    """Unanswerable questions, if the method reads them."""
+    return RETAIN if "direction" in methods.find(method).inputs else None
 
 
 def recipe(method: str = "GradDiff", assignments: tuple[str, ...] = (), **settings: Any) -> Recipe:
@@ -76,12 +81,17 @@ DEALT = [
 
 @pytest.mark.parametrize(("name", "optimizer"), DEALT)
 def test_every_method(name: str, optimizer: str, model_directory: Path, tmp_path: Path) -> None:
-    """The result has the source's tensors in float32; all but embeddings moved (RMU: one layer)."""
+    """The result has the source's tensors in float32; what the method trains has moved."""
     after = tmp_path / "after"
     rows = forget_for(name)
     rate = 0.1 if optimizer == "sgd" else 1e-3
     report = train_copy(
-        model_directory, after, rows, RETAIN, recipe(name, optimizer=optimizer, learning_rate=rate)
+        model_directory,
+        after,
+        rows,
+        RETAIN,
+        recipe(name, optimizer=optimizer, learning_rate=rate),
+        unanswerable=questions_for(name),
     )
     assert report.steps == 2 * -(-len(rows) // 2)
     before, trained = (
@@ -97,8 +107,27 @@ def test_every_method(name: str, optimizer: str, model_directory: Path, tmp_path
     still = {key for key in before if torch.equal(before[key], trained[key])}
     if name == "RMU":
         assert {key for key in before if key.startswith("model.layers.0.")}.isdisjoint(still)
+    elif name == "LUNAR":
+        assert set(before) - still == {"model.layers.0.mlp.down_proj.weight"}
     else:
         assert still == {"model.embed_tokens.weight", "lm_head.weight"}
+
+
+def test_lunar_reads_prompts(model_directory: Path, tmp_path: Path) -> None:
+    """Plain texts and empty prompts are refused, by their places, before training."""
+    for rows, bad in ((FORGET, FORGET[2]), ([Row("forget.jsonl:9", prompt="", answer="A.")],) * 2):
+        bad = bad if isinstance(bad, Row) else bad[0]
+        with pytest.raises(BadDataError, match=f"{bad.where}: has no prompt, and LUNAR") as caught:
+            train_copy(
+                model_directory,
+                tmp_path / "after",
+                rows,
+                RETAIN,
+                recipe("LUNAR"),
+                unanswerable=RETAIN,
+            )
+        assert caught.value.exit_code == 3 and caught.value.hint
+    assert not (tmp_path / "after").exists()
 
 
 @pytest.mark.parametrize("name", ["GradAscent", "GradDiff", "NPO"])

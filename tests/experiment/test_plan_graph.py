@@ -258,3 +258,12 @@ def test_refusals_go_to_the_methods_that_use_them(tmp_path):
     steps = built(tmp_path, content).graph.steps.values()
     for step in (step for step in steps if step.kind == "unlearn"):
         assert ("--refusals" in step.words) == ("DPO" in step.words)
+
+
+def test_unanswerable_questions_go_to_lunar(tmp_path):
+    """`mpu unlearn` refuses them with any other method."""
+    content = small(grid={"method": ["GradDiff", "LUNAR"], "kappa": 0.1, "copies": 2})
+    content["data"]["unanswerable"] = content["data"]["retain"]
+    steps = built(tmp_path, content).graph.steps.values()
+    for step in (step for step in steps if step.kind == "unlearn"):
+        assert ("--unanswerable" in step.words) == ("LUNAR" in step.words)

@@ -217,7 +217,7 @@ def test_missing_rows_are_a_programming_error(model: Any) -> None:
 def test_layers(model: Any) -> None:
     """−1 is 7/16 of the depth; a layer that does not exist or is last is refused early."""
     assert [resolve_layer(-1, depth) for depth in (2, 4, 16, 30, 32)] == [0, 1, 7, 13, 14]
-    for layer in (3, 4, -2):
+    for layer in (3, 4, -3):
         with pytest.raises(UsageError, match=f"--set layer={layer}: the model has 4 layers"):
             prepare(model, {f"hidden:{layer}"}, TrainingSets(FORGET, RETAIN), SETTINGS)
     with pytest.raises(UsageError, match="has 1 layers"):

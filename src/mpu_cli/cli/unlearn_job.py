@@ -166,7 +166,7 @@ def build_job(job: UnlearnOptions, output: Output, place: Path) -> UnlearnJob:
 
     chosen = plan(job, output, place)
     method, settings = chosen.method, chosen.settings
-    forget, retain, refusals, cover = _files(job, settings)
+    forget, retain, refusals, cover, unanswerable = _files(job, settings)
     parameters = method.parse(chosen.assignments)
     _warn_of_warm_up(output, method, parameters, settings.epochs)
     reference = _reference(job, method, parameters)
@@ -188,10 +188,18 @@ def build_job(job: UnlearnOptions, output: Output, place: Path) -> UnlearnJob:
         independent = settings.draws == "independent"
         rows = with_refusals(rows, answers, settings.seed, independent=independent)
     has_alternates = all(row.alternate is not None for row in rows)
-    method.check(parameters, has_retain=retain is not None, has_alternates=has_alternates)
-    retain_rows = None
-    if retain is not None:
-        retain_rows = read_rows(retain, for_retain(mapping), delimiter=delimiter, tell=output.note)
+    method.check(
+        parameters,
+        has_retain=retain is not None,
+        has_alternates=has_alternates,
+        has_unanswerable=unanswerable is not None,
+    )
+    retain_rows, questions = (
+        None
+        if file is None
+        else read_rows(file, for_retain(mapping), delimiter=delimiter, tell=output.note)
+        for file in (retain, unanswerable)
+    )
     texts = any(row.text is not None for row in [*rows, *(retain_rows or ())])
     run_input = RunInput(
         is_handoff=is_bundle(place), retain=bool(retain_rows), refusals=bool(answers), texts=texts
@@ -217,6 +225,7 @@ def build_job(job: UnlearnOptions, output: Output, place: Path) -> UnlearnJob:
         prompting=job.prompting,
         reference=reference.digest if reference else None,
         cover=cover,
+        unanswerable=unanswerable,
     )
     return UnlearnJob(
         rows,
@@ -226,6 +235,7 @@ def build_job(job: UnlearnOptions, output: Output, place: Path) -> UnlearnJob:
         job.storage.max_shard_bytes,
         job.checkpoints,
         refusals=tuple(answers),
+        unanswerable=questions,
         reference=reference,
         log_dir=job.log_dir,
         resume_with=resuming(output.arguments),
@@ -236,8 +246,8 @@ def build_job(job: UnlearnOptions, output: Output, place: Path) -> UnlearnJob:
 
 def _files(
     job: UnlearnOptions, settings: TrainingSettings
-) -> tuple[Path, Path | None, Path | None, Path | None]:
-    """The files of rows to forget, rows to keep, refusals, and cover rows."""
+) -> tuple[Path, Path | None, Path | None, Path | None, Path | None]:
+    """The files of rows to forget, rows to keep, refusals, cover rows, unanswerable questions."""
     from mpu_cli.checkpoint.staging import refuse_nesting
     from mpu_cli.data.source import find_data
     from mpu_cli.training.event_log import check_available
@@ -252,12 +262,21 @@ def _files(
     retain = find_data(job.retain) if job.retain is not None else None
     refusals = find_data(job.refusals) if job.refusals is not None else None
     cover = find_data(job.cover) if job.cover is not None else None
-    private = (forget, retain, refusals, cover, job.log_dir, job.checkpoints.directory)
+    unanswerable = find_data(job.unanswerable) if job.unanswerable is not None else None
+    private = (
+        forget,
+        retain,
+        refusals,
+        cover,
+        unanswerable,
+        job.log_dir,
+        job.checkpoints.directory,
+    )
     assert job.out is not None
     refuse_nesting(job.out, *(path for path in private if path is not None))
     if job.log_dir is not None:
         check_available()
-    return forget, retain, refusals, cover
+    return forget, retain, refusals, cover, unanswerable
 
 
 def _warn_of_warm_up(

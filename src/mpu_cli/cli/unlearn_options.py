@@ -55,6 +55,12 @@ class UnlearnOptions(Job):
     refusals: str | None = option(
         None, "Answers to give instead of the forgotten ones (DPO), one per line.", metavar="FILE"
     )
+    unanswerable: str | None = option(
+        None,
+        "Questions that the model refuses or cannot answer (LUNAR), in the formats of --forget;"
+        " their answers are not read.",
+        metavar="FILE",
+    )
     allow_overlap: bool = same_option(Shared, "allow_overlap")
     columns: ColumnSettings
     prompting: Prompting

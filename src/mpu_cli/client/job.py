@@ -31,6 +31,8 @@ class UnlearnJob:
     keeping: CheckpointSettings = field(default_factory=CheckpointSettings)
     refusals: tuple[str, ...] = ()
     """Alternate answers that are drawn anew in each epoch, if the recipe asks for it."""
+    unanswerable: list[Row] | None = None
+    """Questions that the model refuses or cannot answer."""
     reference: ReferenceSource | None = None
     """The model that the method compares with; None = the model that is trained."""
     log_dir: Path | None = None

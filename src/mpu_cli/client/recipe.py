@@ -23,6 +23,7 @@ _NAMES = {
     "retain_digest": "the retain file",
     "refusals_digest": "the file of refusals",
     "cover_digest": "the cover file",
+    "unanswerable_digest": "the file of unanswerable questions",
     "tokens_digest": TOKENS,
     "method": "--method",
     "mapping": "--map",
@@ -58,6 +59,8 @@ class Recipe:
     """Digest of the given reference; None = the copy itself."""
     cover_digest: str | None = None
     """SHA-256 of the file of cover rows, or None without one."""
+    unanswerable_digest: str | None = None
+    """The same of the unanswerable questions."""
     tokens_digest: str | None = None
     """Digest of the rows as tokens and labels (`TrainingRows.digest`).
 
@@ -78,32 +81,45 @@ class Recipe:
         prompting: Prompting = PLAIN,
         reference: str | None = None,
         cover: Path | None = None,
+        unanswerable: Path | None = None,
     ) -> Recipe:
         """The recipe that trains on these files.
 
         Raises:
             BadDataError: a file cannot be read.
         """
-        retain_digest, refusals_digest, cover_digest = (
-            None if path is None else _file_digest(path) for path in (retain, refusals, cover)
+        retain_digest, refusals_digest, cover_digest, unanswerable_digest = (
+            None if path is None else _file_digest(path)
+            for path in (retain, refusals, cover, unanswerable)
         )
         columns = tuple(sorted((mapping or {}).items()))
         values = tuple(sorted(parameters.items()))
         digests = (_file_digest(forget), retain_digest, refusals_digest)
         return cls(
-            method, values, settings, *digests, columns, lora, prompting, reference, cover_digest
+            method,
+            values,
+            settings,
+            *digests,
+            columns,
+            lora,
+            prompting,
+            reference,
+            cover_digest,
+            unanswerable_digest,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The plain values of which the fingerprint is made.
 
-        A recipe without cover or smoothing has the fingerprint that it had before there was any.
+        What was added later (smoothing, cover rows, unanswerable questions) is there if it is used,
+        so that other recipes keep their fingerprints.
         """
         values = {**asdict(self), "parameters": dict(self.parameters)}
         if not self.settings.smoothing:
             del values["settings"]["smoothing"]
-        if self.cover_digest is None:
-            del values["cover_digest"]
+        for name in ("cover_digest", "unanswerable_digest"):
+            if values[name] is None:
+                del values[name]
         return values
 
     def in_words(self) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class Run:
             parameters,
             has_retain=bool(job.retain),
             has_alternates=all(row.alternate is not None for row in job.forget),
+            has_unanswerable=bool(job.unanswerable),
         )
         if settings.smoothing:
             from mpu_cli.client.methods._split import split
@@ -76,7 +77,11 @@ class Run:
             possible_alternates(job.forget, job.refusals, settings)
             if "alternate" in inputs
             else (),
+            job.unanswerable or (),
         )
+        if "direction" in inputs:
+            asked = [*job.forget, *(job.retain or ()), *(job.unanswerable or ())]
+            rows.require_prompts(asked, method.name)
         job = replace(job, recipe=replace(recipe, tokens_digest=rows.digest))
         device = choose_shared_device(settings, len(rows.forget), inputs)
         return cls(job, method, parameters, inputs, encoder, rows, device)
@@ -99,7 +104,14 @@ class Run:
                 [row.with_answer(row.alternate or "") for row in dealt], "alternate answers"
             )
         padding = pad_id(self.encoder.tokenizer, self.encoder.vocabulary)
-        return TrainingSets(self.rows.forget, self.rows.retain, padding, alternates, sampling)
+        return TrainingSets(
+            self.rows.forget,
+            self.rows.retain,
+            padding,
+            alternates,
+            self.rows.unanswerable,
+            sampling,
+        )
 
     def checkpoint(self, store: CheckpointStore | None) -> Saved | None:
         """The checkpoint to continue from; the first process looks, and all get its answer.

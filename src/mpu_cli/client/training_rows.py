@@ -11,6 +11,7 @@ from mpu_cli.checkpoint.model import open_checkpoint
 from mpu_cli.client.recipe import Recipe
 from mpu_cli.data.rows import Row
 from mpu_cli.data.templates import TokenizedRow
+from mpu_cli.errors import BadDataError
 from mpu_cli.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -26,14 +27,36 @@ class TrainingRows:
     retain: list[TokenizedRow]
     alternates: list[TokenizedRow] = field(default_factory=list)
     """Every alternate answer that may be trained on, for the digest only."""
+    unanswerable: list[TokenizedRow] = field(default_factory=list)
+    """Of these only the prompts are read."""
 
     @property
     def digest(self) -> str:
         """Half a SHA-256 of each set's tokens and labels, in hex."""
         from mpu_cli.data.tokens import tokens_digest
 
-        sets = (self.forget, self.retain, *([self.alternates] if self.alternates else []))
+        sets = (self.forget, self.retain, *filter(None, (self.alternates, self.unanswerable)))
         return "".join(tokens_digest(rows)[:32] for rows in sets)
+
+    def require_prompts(self, rows: Sequence[Row], reader: str) -> None:
+        """Check that every row has a prompt, which the method called `reader` reads.
+
+        Args:
+            rows: the forget, retain and unanswerable rows, in this order.
+            reader: for the message.
+
+        Raises:
+            BadDataError: a row is a plain text, or its prompt is empty.
+        """
+        tokenized = (*self.forget, *self.retain, *self.unanswerable)
+        bare = next((row for row in rows if row.text is not None), None) or next(
+            (row for row, own in zip(rows, tokenized, strict=False) if not own.prompt_length), None
+        )
+        if bare is not None:
+            raise BadDataError(
+                f"{bare.where}: has no prompt, and {reader} reads prompts only",
+                "give prompt and answer, or messages, or choose another --method",
+            )
 
 
 class RowEncoder:
@@ -86,9 +109,13 @@ class RowEncoder:
         return tokenized.rows
 
     def training_rows(
-        self, forget: Sequence[Row], retain: Sequence[Row] | None, alternates: Sequence[Row] = ()
+        self,
+        forget: Sequence[Row],
+        retain: Sequence[Row] | None,
+        alternates: Sequence[Row] = (),
+        unanswerable: Sequence[Row] = (),
     ) -> TrainingRows:
-        """Tokenize both sets, and without a note the alternates that may be dealt.
+        """Tokenize the sets, and without a note the alternates that may be dealt.
 
         Raises:
             BadDataError, UsageError: see `encoded`.
@@ -97,6 +124,7 @@ class RowEncoder:
             self.encoded(forget, "forget"),
             self.encoded(retain or (), "retain"),
             self._tokenize(alternates).rows,
+            self.encoded(unanswerable, "unanswerable"),
         )
 
     def _tokenize(self, rows: Sequence[Row]) -> TokenizedRows:

@@ -12,6 +12,7 @@ LOSS_INPUTS = {
     "retain": "a retain set, whose rows are in the batch",
     "alternate": "another answer to each forget row, in the batch",
     "hidden": "hidden states at one layer; the layers above it are not trained",
+    "hidden_down": "of the layers up to that one, only its own down projection is trained",
     "forget_nll": "reference: NLL of each forget row",
     "alternate_nll": "reference: NLL of each alternate answer",
     "forget_logits": (
@@ -20,6 +21,12 @@ LOSS_INPUTS = {
     "retain_logits": "reference: the same for the retain rows",
     "retain_hidden": (
         "reference: hidden states at that layer at every labelled token of the retain rows"
+    ),
+    "forget_prompt_hidden": "reference: the same at every token of the forget rows' prompts",
+    "retain_prompt_hidden": "reference: the same at every token of the retain rows' prompts",
+    "direction": (
+        "reference: at that layer and a prompt's last token, the mean state of unanswerable"
+        " questions minus that of the forget rows"
     ),
 }
 """Each input with its meaning; a batch has a reference as `batch["reference"][name]`.

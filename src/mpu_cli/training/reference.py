@@ -1,8 +1,8 @@
 """What the model says of the rows before its first step, measured once and looked up by row.
 
 No second model stays in memory. NLLs are numbers in memory, one a row. Logits over the whole
-vocabulary (UnDIAL, the KL retain loss) and hidden states (RMU) lie in a nameless file on disk
-(`token_file.py`), 4 bytes times V or D for each labelled token: 400 answers of 40 tokens take
+vocabulary (UnDIAL, the KL retain loss) and hidden states (RMU, LUNAR) lie in a nameless file on
+disk (`token_file.py`), 4 bytes times V or D for each labelled token: 400 answers of 40 tokens take
 3.1 GB with a vocabulary of 49,152. Only retain rows that the run meets are measured.
 """
 
@@ -18,7 +18,13 @@ from torch import Tensor
 
 from mpu_cli.data.batches import PairedRows, ReferenceValues
 from mpu_cli.data.templates import IGNORED, TokenizedRow
-from mpu_cli.modeling.hidden import labelled_hidden, layers_of, resolve_layer
+from mpu_cli.modeling.hidden import (
+    labelled_hidden,
+    last_prompt_hidden,
+    layers_of,
+    prompt_hidden,
+    resolve_layer,
+)
 from mpu_cli.modeling.logprobs import answer_nll, in_evaluation, labelled_predictions
 from mpu_cli.training.loss_inputs import hidden_layer
 from mpu_cli.training.settings import TrainingSettings
@@ -57,7 +63,12 @@ def prepare(
         resolve_layer(layer, layers_of(model))
     refuse_without_room(reference_bytes(model.config, inputs, sets, settings))
     met = {"forget": range(len(sets.forget)), "retain": sets.retain_rows_met(settings)}
-    rows = {"forget": sets.forget, "retain": sets.retain or (), "alternate": sets.alternates or ()}
+    rows = {
+        "forget": sets.forget,
+        "retain": sets.retain or (),
+        "alternate": sets.alternates or (),
+        "unanswerable": sets.unanswerable or (),
+    }
     references: dict[str, ReferenceValues] = {}
     device = next(model.parameters()).device.type
     with (
@@ -79,11 +90,11 @@ def prepare(
             if f"{of}_nll" in inputs:
                 measured = answer_nll(model, rows[of], settings.batch_size, sets.pad_id)
                 references[f"{of}_nll"] = _numbers([nll for nll, _ in measured])
-        for of in ("forget", "retain"):
-            if f"{of}_logits" in inputs:
-                references[f"{of}_logits"] = stored(of, _logits, _predicted)
-        if "retain_hidden" in inputs and layer is not None:
-            references["retain_hidden"] = stored("retain", _hidden(layer), _labelled)
+        for word, (of, vectors, count) in _stored(layer).items():
+            if word in inputs:
+                references[word] = stored(of, vectors, count)
+        if "direction" in inputs and layer is not None:
+            references["direction"] = _direction(model, layer, sets, settings)
         close = files.pop_all().close  # from here on the rows own the files
     return PairedRows(
         sets.forget,
@@ -101,14 +112,25 @@ def reference_bytes(
     """Bytes of disk that the references take while training runs; `config` is the model's own."""
     sizes = config.get_text_config()
     retain = [(sets.retain or ())[i] for i in sets.retain_rows_met(settings)]
-    numbers = 0
-    if "forget_logits" in inputs:
-        numbers += sizes.vocab_size * sum(map(_predicted, sets.forget))
-    if "retain_logits" in inputs:
-        numbers += sizes.vocab_size * sum(map(_predicted, retain))
-    if "retain_hidden" in inputs:
-        numbers += sizes.hidden_size * sum(map(_labelled, retain))
-    return 4 * numbers
+    rows = {"forget": sets.forget, "retain": retain}
+    numbers = sum(
+        (sizes.vocab_size if vectors is _logits else sizes.hidden_size) * sum(map(count, rows[of]))
+        for word, (of, vectors, count) in _stored(-1).items()
+        if word in inputs
+    )
+    return 4 * int(numbers)
+
+
+def _stored(layer: int | None) -> dict[str, tuple[str, Vectors, Count]]:
+    """By the input's word: whose rows are measured, the vectors, and how many a row has."""
+    stored: dict[str, tuple[str, Vectors, Count]] = {
+        f"{of}_logits": (of, _logits, _predicted) for of in ("forget", "retain")
+    }
+    if layer is not None:
+        stored["retain_hidden"] = ("retain", _hidden(layer), _labelled)
+        for of in ("forget", "retain"):
+            stored[f"{of}_prompt_hidden"] = (of, _prompt(layer), _asked)
+    return stored
 
 
 def _logits(model: Any, rows: dict[str, Tensor]) -> Tensor:
@@ -117,6 +139,28 @@ def _logits(model: Any, rows: dict[str, Tensor]) -> Tensor:
 
 def _hidden(layer: int) -> Vectors:
     return lambda model, rows: labelled_hidden(model, rows, layer)
+
+
+def _prompt(layer: int) -> Vectors:
+    return lambda model, rows: prompt_hidden(model, rows, layer)
+
+
+def _direction(
+    model: Any, layer: int, sets: TrainingSets, settings: TrainingSettings
+) -> ReferenceValues:
+    """The same vector (D,) for all rows; means are taken in float64."""
+    means: list[Tensor] = []
+    for rows in (sets.unanswerable or (), sets.forget):
+        sums: list[Tensor] = []
+
+        def add(places: Sequence[int], batch: dict[str, Tensor], sums: list[Tensor] = sums) -> None:
+            last = last_prompt_hidden(model, batch, layer)
+            sums.append(last.to("cpu", torch.float64).sum(dim=0))
+
+        in_evaluation(model, rows, range(len(rows)), settings.batch_size, sets.pad_id, add)
+        means.append(torch.stack(sums).sum(dim=0) / len(rows))
+    direction = (means[0] - means[1]).float()
+    return lambda rows: direction
 
 
 def _numbers(values: list[float]) -> ReferenceValues:
@@ -129,6 +173,10 @@ def _predicted(row: TokenizedRow) -> int:
 
 def _labelled(row: TokenizedRow) -> int:
     return _count(row.labels)
+
+
+def _asked(row: TokenizedRow) -> int:
+    return row.prompt_length
 
 
 def _count(labels: Sequence[int]) -> int:

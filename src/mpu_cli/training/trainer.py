@@ -29,7 +29,7 @@ from mpu_cli.data.batches import PairedRows, PairSampler
 from mpu_cli.data.grouping import LengthGroupedSampler
 from mpu_cli.errors import CheckFailedError
 from mpu_cli.modeling import processes
-from mpu_cli.modeling.hidden import freeze_above
+from mpu_cli.modeling.hidden import freeze_above, freeze_all_but_down
 from mpu_cli.modeling.hooks.trainer import HookedTrainer
 from mpu_cli.modeling.tokenizer import quiet_transformers
 from mpu_cli.training import distributed, optimizers, reference, run_state
@@ -80,7 +80,8 @@ def train(
             step. It is dropped before `model` is put on the device.
 
     Raises:
-        UsageError: the precision is not available here.
+        UsageError: the precision is not available here, or the model has no layer that the loss
+            could train.
         CheckFailedError: the loss or a weight became NaN or infinite.
         OutputError: a checkpoint or a reference cannot be written.
         ValueError: see `TrainingSets.check`; or smoothing is on and the loss is not split.
@@ -100,7 +101,7 @@ def train(
         pairs = reference.prepare(model, inputs, sets, settings)
     layer = hidden_layer(inputs)
     if layer is not None and not settings.fsdp:
-        freeze_above(model, layer)
+        (freeze_all_but_down if "hidden_down" in inputs else freeze_above)(model, layer)
     sample = EffectSample(sets, settings, trains_retain=pairs.n_retain > 0)
     before = sample.measure(model)
     distributed.after_measuring(model)

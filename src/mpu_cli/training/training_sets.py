@@ -22,6 +22,8 @@ class TrainingSets:
     """The token that fills short rows."""
     alternates: Sequence[TokenizedRow] | None = None
     """Another answer to each forget row, in order; or as many for each epoch, in turn."""
+    unanswerable: Sequence[TokenizedRow] | None = None
+    """Questions that the model refuses or cannot answer; only their prompts are read."""
     sampling: RowSampling = FIRST_ROUND
     """What the order depends on besides the seed."""
 
@@ -36,6 +38,8 @@ class TrainingSets:
         alternates = len(self.alternates or ())
         if "alternate" in inputs and (not alternates or alternates % len(self.forget)):
             raise ValueError("this loss needs an alternate answer to each forget row")
+        if "direction" in inputs and not self.unanswerable:
+            raise ValueError("this loss needs unanswerable questions")
 
     def retain_rows_met(self, settings: TrainingSettings) -> list[int]:
         """The indices of the retain rows that the run's epochs meet, sorted."""

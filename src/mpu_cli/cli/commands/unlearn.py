@@ -220,7 +220,7 @@ def _train(
         brief = f"copy {out / f'copy-{job.copy}'}"
         output.result(data, *body, *after_copy(source, out, _copies(place)), brief=brief)
     else:
-        sets = (job.forget, job.retain, job.refusals, job.cover)
+        sets = (job.forget, job.retain, job.refusals, job.cover, job.unanswerable)
         files = [str(file) for file in sets if file is not None]
         lines = [
             *after_update(out, source, job.given, packs.get(out)),

@@ -127,16 +127,22 @@ class MethodInfo:
         return frozenset(
             name
             for name in self.inputs_with(parameters)
-            if name.endswith(("_nll", "_logits", "_hidden"))
+            if name.endswith(("_nll", "_logits", "_hidden", "direction"))
         )
 
     def check(
-        self, parameters: Mapping[str, Value], *, has_retain: bool, has_alternates: bool
+        self,
+        parameters: Mapping[str, Value],
+        *,
+        has_retain: bool,
+        has_alternates: bool,
+        has_unanswerable: bool = False,
     ) -> None:
         """Check that the rows have what the method needs.
 
         Raises:
-            UsageError: the method needs a retain set or alternate answers, and there are none.
+            UsageError: the method needs a retain set, alternate answers or unanswerable questions,
+                and there are none; or it has no use for such questions.
         """
         inputs = self.inputs_with(parameters)
         if "retain" in inputs and not has_retain:
@@ -147,6 +153,16 @@ class MethodInfo:
                 f"{self.name} needs an alternate answer to each forget row",
                 "give each row of the forget file, and of the cover file, an 'alternate' answer, or"
                 " add --refusals FILE",
+            )
+        if "direction" in inputs and not has_unanswerable:
+            raise UsageError(
+                f"{self.name} needs questions that the model refuses or cannot answer",
+                "add --unanswerable FILE",
+            )
+        if has_unanswerable and "direction" not in inputs:
+            raise UsageError(
+                f"--unanswerable: {self.name} has no use for unanswerable questions",
+                "leave it out, or choose LUNAR",
             )
 
 

@@ -107,10 +107,11 @@ class Checker:
         return "alternate" in method.inputs_with(self._method_parameters(cell, method))
 
     def with_own_rows(self, cell: Cell) -> Cell:
-        """The cell without refusals if its method has no use for them, which `unlearn` refuses."""
-        if self.needs_alternates(cell):
-            return cell
-        train = {role: file for role, file in cell.split.train.items() if role != "refusals"}
+        """The cell without rows that its method has no use for, which `unlearn` refuses."""
+        method = self._methods[cell.method]
+        inputs = method.inputs_with(self._method_parameters(cell, method))
+        uses = {"refusals": "alternate" in inputs, "unanswerable": "direction" in inputs}
+        train = {role: file for role, file in cell.split.train.items() if uses.get(role, True)}
         return replace(cell, split=replace(cell.split, train=train))
 
     def uses_reference(self, cell: Cell) -> bool:

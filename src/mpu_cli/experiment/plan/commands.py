@@ -27,8 +27,18 @@ _EVERYWHERE = frozenset(
 _SET_BY_PLAN: Mapping[Section, frozenset[str]] = {
     "perturb": frozenset({"base", "handoff", "new_lineage", "reissue", "client", "fork"}),
     "unlearn": frozenset(
-        {"source", "forget", "retain", "cover", "refusals", "method", "seed", "round", "out"}
-        | {"copy", "finish", "processes", "list_methods", "log_dir", "resume", "work"}
+        {"source", "forget", "retain", "cover", "refusals", "unanswerable", "method", "seed"}
+        | {
+            "round",
+            "out",
+            "copy",
+            "finish",
+            "processes",
+            "list_methods",
+            "log_dir",
+            "resume",
+            "work",
+        }
     ),
     "aggregate": frozenset({"updates", "out", "fork"}),
     "eval": frozenset(
@@ -46,7 +56,7 @@ _INSTEAD: Mapping[str, str] = {
     "base": "give it as base: at the top of the plan",
     "retain_record": "give the retrained model as retain_model: at the top of the plan",
     **dict.fromkeys(
-        ("forget", "retain", "cover", "refusals", "holdout", "utility", "knowledge")
+        ("forget", "retain", "cover", "refusals", "unanswerable", "holdout", "utility", "knowledge")
         + ("few_shot", "verbatim"),
         "give it in data:",
     ),

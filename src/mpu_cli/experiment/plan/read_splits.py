@@ -10,7 +10,7 @@ from mpu_cli.checkpoint.locate import is_hub_id
 from mpu_cli.experiment.plan.document import Document, Keys
 from mpu_cli.experiment.plan.schema import Split
 
-TRAIN = ("forget", "retain", "cover", "refusals")
+TRAIN = ("forget", "retain", "cover", "refusals", "unanswerable")
 MEASURED = ("forget", "retain", "holdout", "utility", "knowledge", "few_shot", "verbatim")
 _REPEATED = ("utility", "knowledge", "few_shot")
 _ROLES = (*dict.fromkeys((*TRAIN, *MEASURED)), "eval", "retain_model")

@@ -64,7 +64,7 @@ class Split:
 
     name: str
     train: Mapping[str, str]
-    """Role (forget, retain, cover, refusals) → file or hf:// location."""
+    """Role (forget, retain, cover, refusals, unanswerable) → file or hf:// location."""
     measured: Mapping[str, tuple[str, ...]]
     """Role (forget, retain, holdout, utility, …) → files, some as NAME=FILE."""
     retain_model: str | None

@@ -18,11 +18,13 @@ from method_cases import (
     method_case,
     values_of,
 )
+from optimizer_cases import optimizer_case
 
 from mpu_cli.client import methods
 from mpu_cli.client.methods._split import split
 from mpu_cli.errors import UsageError
 from mpu_cli.modeling.logprobs import answer_nll
+from mpu_cli.training import optimizers
 from mpu_cli.training.run_context import RunContext
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.trainer import train
@@ -87,6 +89,29 @@ def test_every_method_forgets_with_smoothing(name: str) -> None:
     assert all(torch.equal(one, again.state_dict()[key]) for key, one in model.state_dict().items())
     nll = [sum(each for each, _ in answer_nll(m, FORGET, 3, 0)) for m in (memorised_model(), model)]
     assert nll[0] < nll[1] < float("inf")
+
+
+@pytest.mark.parametrize("optimizer", optimizers.names())
+def test_every_optimizer_takes_the_smoothed_gradient(optimizer: str) -> None:
+    """The rows become less probable, and the weights are others than without smoothing."""
+    rate = optimizer_case(optimizer).rate
+    smooth, plain = (
+        trained("NPO", optimizer=optimizer, learning_rate=rate, smoothing=radius)
+        for radius in (0.05, 0)
+    )
+    nll = [
+        sum(each for each, _ in answer_nll(m, FORGET, 3, 0)) for m in (memorised_model(), smooth)
+    ]
+    assert nll[0] < nll[1] < float("inf")
+    states = smooth.state_dict(), plain.state_dict()
+    assert any(not torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_smoothing_with_gradient_checkpointing() -> None:
+    """Activations that are computed again at the perturbed weights give the same result."""
+    one, other = trained("NPO").state_dict(), trained("NPO", gradient_checkpointing=True)
+    near = other.state_dict()
+    assert all(torch.allclose(value, near[key], atol=1e-6) for key, value in one.items())
 
 
 def test_smoothing_under_autocast() -> None:

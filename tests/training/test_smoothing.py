@@ -74,7 +74,9 @@ def distance(one: Any, other: Any) -> float:
     return max(float((a - theirs[name]).abs().max()) for name, a in one.state_dict().items())
 
 
-def stepped_by_hand(*, retains: bool = True, clip: float = 0.0, frozen: str = "") -> Any:
+def stepped_by_hand(
+    *, retains: bool = True, clip: float = 0.0, frozen: str = "", share: float = 1
+) -> Any:
     """One step of gradient descent on SAM's objective, written without `smoothing`."""
     model = make_model()
     batch = {"forget": collate(FORGET, 0), "retain": collate(RETAIN, 0)}
@@ -94,7 +96,7 @@ def stepped_by_hand(*, retains: bool = True, clip: float = 0.0, frozen: str = ""
     scale = min(1.0, clip / norm) if clip else 1.0
     with torch.no_grad():
         for weight, slope in zip(weights, total, strict=True):
-            weight -= RATE * scale * slope
+            weight -= RATE * share * scale * slope
     return model
 
 
@@ -176,6 +178,12 @@ def test_a_step_of_trainer_is_that_by_hand(accumulation: int, clip: float) -> No
     assert distance(model, expected) <= 2e-7
     # Negative control: plain training ends elsewhere, by more than a thousand times that.
     assert distance(run(replace(settings, smoothing=0.0)), expected) > 2e-4
+
+
+def test_a_short_step_counts_its_share() -> None:
+    """Two passes of sixteen: the direction is the same, the gradient an eighth."""
+    settings = replace(SETTINGS, batch_size=4, gradient_accumulation=16, partial_step="share")
+    assert distance(run(settings), stepped_by_hand(share=1 / 8)) <= 2e-7
 
 
 def test_without_a_retain_loss() -> None:

@@ -21,7 +21,7 @@ from mpu_cli.foreign_text import visible
 _PAIRS = r"""
     α alpha  β beta  γ gamma  δ delta  Δ Delta  ε epsilon  η eta  θ theta  κ kappa  λ lambda
     Λ Lambda  μ mu  ξ xi  π pi  Π Prod  σ sigma  Σ Sum  τ tau  ℓ l  → ->  ← <-  – -  — -  − -  · *
-    × x  ⊕ (+)  ⊙ (*)  ± +-  ≤ <=  ≥ >=  ≠ !=  ≈ ~  ∝ ~  √ sqrt  ∞ inf  ‖ ||  ⟦ [[  ⟧ ]]  ⟨ <  ⟩ >
+    ρ rho  ∇ grad  × x  ⊕ (+)  ⊙ (*)  ± +-  ≤ <=  ≥ >=  ≠ !=  ≈ ~  ∝ ~  √ sqrt  ∞ inf  ‖ ||  ⟦ [[  ⟧ ]]  ⟨ <  ⟩ >
     ⁻ ^-  ✓ yes  ✗ no  ↑ ^  ↓ v  ‘ '  ’ '  “ "  ” "  « "  » "
 """
 _PLAIN = {

@@ -63,6 +63,8 @@ class Family:
     """Reasons by glob pattern: tensors that a perturbation must not move."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """The values that transformers assumes for keys that config.json does not have."""
+    per_layer: tuple[str, ...] = ("layer_types", "mlp_layer_types", "no_rope_layers")
+    """Keys of config.json that may list one entry for each layer."""
     check: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What config.json must say for a model of one dense, or of one sparse, layer."""
 

@@ -65,6 +65,11 @@ def width_and_depth(config: Mapping[str, Any], family: Family, where: object) ->
     return read.size("hidden"), read.size("layers")
 
 
+def layers_key(family: Family) -> str:
+    """The key of config.json that says how many layers there are."""
+    return str(family.sizes.get("layers", _KEYS["layers"]))
+
+
 class _SizeReader:
     def __init__(self, config: Mapping[str, Any], family: Family, where: object) -> None:
         self.config, self.family, self.where = config, family, where

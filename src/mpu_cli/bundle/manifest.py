@@ -24,6 +24,8 @@ from mpu_cli.errors import BadBundleError
 
 FORMAT = 1
 MANIFEST = "mpu.yaml"
+_MOST_LAYERS = 10_000
+"""The largest models have 126."""
 SIGNATURE = "mpu.yaml.sig"
 """The signature of the manifest: the only unlisted file that may lie beside it."""
 
@@ -53,6 +55,22 @@ class PublishedCopy:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """What the copies of a cut handoff hold: the lower layers of a model."""
+
+    layers: int
+    """How many layers they have, the lowest ones."""
+    of: int
+    """How many the whole model has."""
+    stand_ins: tuple[str, ...]
+    """Tensors with a constant in place of the model's numbers, which nobody trains."""
+
+    def content(self) -> dict[str, Any]:
+        """The field as plain data."""
+        return {"layers": self.layers, "of": self.of, "stand_ins": list(self.stand_ins)}
+
+
+@dataclass(frozen=True, slots=True)
 class HandoffManifest:
     """`mpu.yaml` of a handoff."""
 
@@ -60,6 +78,14 @@ class HandoffManifest:
     dtype: str
     frozen: tuple[str, ...]
     copies: tuple[PublishedCopy, ...]
+    cut: Cut | None = None
+    """None if the copies are whole models."""
+
+    @property
+    def frozen_for_training(self) -> tuple[str, ...]:
+        """What is frozen although it could be trained: all but the stand-ins of a cut."""
+        constants = self.cut.stand_ins if self.cut else ()
+        return tuple(name for name in self.frozen if name not in constants)
 
     def content(self) -> dict[str, Any]:
         """The manifest as plain data, without its digest."""
@@ -70,6 +96,7 @@ class HandoffManifest:
             "dtype": self.dtype,
             "frozen": list(self.frozen),
             "copies": [{"name": copy.name, "files": _files(copy.files)} for copy in self.copies],
+            **({} if self.cut is None else {"cut": self.cut.content()}),
         }
 
     @property
@@ -177,7 +204,19 @@ def _handoff(reader: FieldReader) -> HandoffManifest:
         dtype=reader.text("dtype", choices=("float32", "bfloat16", "float16")),
         frozen=reader.texts("frozen", TENSOR_PATTERN),
         copies=tuple(copies),
+        cut=_cut(reader),
     )
+
+
+def _cut(reader: FieldReader) -> Cut | None:
+    if not reader.has("cut"):
+        return None
+    part = FieldReader(reader.take("cut"), "mpu.yaml: cut", BadBundleError)
+    cut = Cut(part.natural("layers"), part.natural("of"), part.texts("stand_ins", TENSOR_PATTERN))
+    part.done()
+    if not 0 < cut.layers < cut.of <= _MOST_LAYERS:
+        raise reader.wrong("cut", f"says {cut.layers} of {cut.of} layers, which cannot be")
+    return cut
 
 
 def _update(reader: FieldReader, where: object) -> UpdateManifest:

@@ -14,6 +14,7 @@ from mpu_cli.option import flags_of
 from mpu_cli.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
+    from mpu_cli.bundle.manifest import HandoffManifest
     from mpu_cli.cli.unlearn_options import UnlearnOptions
     from mpu_cli.client.job import UnlearnJob
     from mpu_cli.client.methods import MethodInfo, Value
@@ -67,7 +68,8 @@ def _with_preset(
     sets, assignments, rounds = preset.paper(method, job.assignments)
     parameters, settings = method.parse(assignments), job.training
     if settings.train_embeddings and "--train-embeddings" not in job.given:
-        if frozen := _frozen(place):
+        manifest = _manifest(place)
+        if manifest is not None and (frozen := manifest.frozen_for_training):
             settings = replace(settings, train_embeddings=False)
             output.warn(
                 f"preset paper: this handoff freezes {', '.join(frozen)}, which the authors"
@@ -139,13 +141,13 @@ def _check_reference(
         )
 
 
-def _frozen(place: Path) -> tuple[str, ...]:
-    """What a handoff's manifest freezes, read before the handoff is verified."""
+def _manifest(place: Path) -> HandoffManifest | None:
+    """A handoff's manifest, read before the handoff is verified; None for a model."""
     from mpu_cli.bundle.manifest import HandoffManifest, decode
     from mpu_cli.bundle.read import is_bundle, manifest_bytes
 
     manifest = decode(manifest_bytes(place), place) if is_bundle(place) else None
-    return manifest.frozen if isinstance(manifest, HandoffManifest) else ()
+    return manifest if isinstance(manifest, HandoffManifest) else None
 
 
 def build_job(job: UnlearnOptions, output: Output, place: Path) -> UnlearnJob:
@@ -158,6 +160,7 @@ def build_job(job: UnlearnOptions, output: Output, place: Path) -> UnlearnJob:
     from mpu_cli.bundle.read import is_bundle
     from mpu_cli.cli.unlearn_effect import RunInput, refuse_without_effect
     from mpu_cli.client.cover import with_cover, words
+    from mpu_cli.client.cut_handoff import check_settings, parameters_for
     from mpu_cli.client.job import UnlearnJob
     from mpu_cli.client.recipe import Recipe
     from mpu_cli.data.mapping import for_retain
@@ -168,6 +171,10 @@ def build_job(job: UnlearnOptions, output: Output, place: Path) -> UnlearnJob:
     method, settings = chosen.method, chosen.settings
     forget, retain, refusals, cover, unanswerable = _files(job, settings)
     parameters = method.parse(chosen.assignments)
+    manifest = _manifest(place)
+    if manifest is not None and manifest.cut is not None:
+        parameters = parameters_for(method, parameters, manifest.cut)
+        check_settings(settings)
     _warn_of_warm_up(output, method, parameters, settings.epochs)
     reference = _reference(job, method, parameters)
     mapping, delimiter = job.columns.mapping, job.columns.delimiter

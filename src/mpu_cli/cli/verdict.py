@@ -23,7 +23,7 @@ class Verdict:
 
 
 def verdict(reports: Mapping[str, TrainingReport]) -> Verdict | None:
-    """The mean over the copies; None if an older mpu trained all of them and measured nothing."""
+    """The mean over the copies; None if no answers were measured: a cut handoff has none."""
     from mpu_cli.training.effect import LITTLE, UNKNOWN, mean_effect
 
     effects = [report.effect for report in reports.values() if report.effect is not None]

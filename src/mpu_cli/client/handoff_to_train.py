@@ -25,11 +25,17 @@ def open_to_train(handoff: Path, job: UnlearnJob) -> OpenHandoff:
         progress=lambda _, done, total: job.checking(done, total),
         trust=job.trust,
     )
-    if settings.train_embeddings and opened.manifest.frozen:
+    frozen = opened.manifest.frozen_for_training
+    if settings.train_embeddings and frozen:
         raise UsageError(
-            f"--train-embeddings: {handoff} freezes {', '.join(opened.manifest.frozen)}",
+            f"--train-embeddings: {handoff} freezes {', '.join(frozen)}",
             "ask the server to perturb with --train-embeddings (--preset paper does), or give"
             " --no-train-embeddings",
+        )
+    if opened.manifest.cut is not None:
+        job.note(
+            f"a cut handoff: layers 0 to {opened.manifest.cut.layers - 1} of"
+            f" {opened.manifest.cut.of}; answers cannot be measured on it"
         )
     if lora is not None and (text := inexact(choose(lora, opened.matrices, opened.frozen))):
         job.warn(text)

@@ -37,6 +37,8 @@ class CopyToTrain:
     """The model directory that the method compares with; None = `source`."""
     warn: Callable[[str], None] = lambda text: None
     """Called with what the user must know of this directory."""
+    is_cut: bool = False
+    """Whether it lacks its upper layers, so that its logits mean nothing."""
 
 
 def train_copy(run: Run, copy: CopyToTrain, context: RunContext) -> TrainingReport:
@@ -79,6 +81,7 @@ def train_copy(run: Run, copy: CopyToTrain, context: RunContext) -> TrainingRepo
         sets,
         settings,
         context,
+        measures_answers=not copy.is_cut,
         load_reference=(
             None
             if reference is None

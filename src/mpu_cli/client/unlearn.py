@@ -253,6 +253,7 @@ class _HandoffTraining:
             self.opened.frozen,
             row_sampling(job.recipe.settings, self.opened, name),
             job.reference.of(name, published) if job.reference else None,
+            is_cut=self.opened.manifest.cut is not None,
         )
         if name == next(iter(self.opened.copies)):  # copies share their warnings: once is enough
             copy = replace(copy, warn=job.warn)

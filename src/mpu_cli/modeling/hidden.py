@@ -1,22 +1,22 @@
 """Hidden states of the residual stream after one layer, at labelled tokens or in prompts.
 
-Layers are counted from 0, as in a model's own module names. The last layer's state is not
-available, because transformers applies the final norm to it. Copies of one model differ in the
-order of heads and feed-forward units, never in the residual stream, so an index in it means the
+Layers are counted from 0, as in a model's own module names. The state of the last layer is taken
+before the final norm, so it is the same in a model that ends there. Copies of one model differ in
+the order of heads and feed-forward units, never in the residual stream, so an index in it means the
 same in every copy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import ModuleList
 
-from mpu_cli.architectures.projections import projections
-from mpu_cli.architectures.read import read_layout
+from mpu_cli.architectures.family import family_of
+from mpu_cli.checkpoint.config_file import CONFIG_FILE
 from mpu_cli.data.templates import IGNORED
 from mpu_cli.errors import BadModelError, UsageError
 from mpu_cli.modeling.head import head_sees_only
@@ -31,23 +31,31 @@ def resolve_layer(layer: int, num_layers: int) -> int:
     -1 means 7/16 of the depth (layer 7 of 16, 14 of 32, 0 of 2), and -2 means 11/16 of it.
 
     Raises:
-        UsageError: the model has no such layer, or it is the last one.
+        UsageError: the model has no such layer.
     """
     chosen = layer
     if layer in _SIXTEENTHS:
-        chosen = min(num_layers * _SIXTEENTHS[layer] // 16, num_layers - 2)
-    if num_layers < 2 or not 0 <= chosen < num_layers - 1:
+        chosen = min(num_layers * _SIXTEENTHS[layer] // 16, max(num_layers - 2, 0))
+    if not 0 <= chosen < num_layers:
         raise UsageError(
-            f"--set layer={layer}: the model has {num_layers} layers, and the last cannot be used",
-            f"give a number from 0 to {max(num_layers - 2, 0)}, or -1 (-2) for 7/16 (11/16) of the"
-            " depth",
+            f"--set layer={layer}: the model has {num_layers} layer{'s' * (num_layers > 1)}",
+            f"give a number from 0 to {num_layers - 1}, or -1 (-2) for 7/16 (11/16) of the depth",
         )
     return chosen
 
 
 def layers_of(model: Any) -> int:
-    """The number of decoder layers of a transformers model."""
-    return int(model.config.get_text_config().num_hidden_layers)
+    """The number of decoder layers of a transformers model, wrapped or not."""
+    return int(getattr(model, "module", model).config.get_text_config().num_hidden_layers)
+
+
+def decoder_layers(model: Any) -> Any:
+    """The modules of the decoder layers, in order; the model may be wrapped."""
+    count = layers_of(model)
+    decoder = getattr(model, "module", model).get_decoder()
+    return next(
+        one for one in decoder.modules() if isinstance(one, ModuleList) and len(one) == count
+    )
 
 
 def labelled_hidden(model: Any, rows: Mapping[str, Tensor], layer: int) -> Tensor:
@@ -86,15 +94,23 @@ def _in_prompts(rows: Mapping[str, Tensor]) -> Tensor:
 
 
 def _states(model: Any, rows: Mapping[str, Tensor], layer: int) -> Tensor:
-    with head_sees_only(model, torch.zeros_like(rows["labels"], dtype=torch.bool)):
-        output = model(
-            input_ids=rows["input_ids"],
-            attention_mask=rows["attention_mask"],
-            use_cache=False,
-            output_hidden_states=True,
-        )
-    # One state before the first layer, then one after each.
-    states: Tensor = output.hidden_states[1 + resolve_layer(layer, len(output.hidden_states) - 1)]
+    layers = decoder_layers(model)
+    kept: list[Tensor] = []
+
+    def keep(module: Any, inputs: Any, output: Any) -> None:
+        kept.append(output[0] if isinstance(output, tuple) else output)
+
+    hook = layers[resolve_layer(layer, len(layers))].register_forward_hook(keep)
+    try:
+        with head_sees_only(model, torch.zeros_like(rows["labels"], dtype=torch.bool)):
+            model(
+                input_ids=rows["input_ids"],
+                attention_mask=rows["attention_mask"],
+                use_cache=False,
+            )
+    finally:
+        hook.remove()
+    states = kept[0]
     return states.float() if states.dtype.itemsize < 4 else states
 
 
@@ -105,33 +121,37 @@ def freeze_all_but_down(model: Any, layer: int) -> None:
         UsageError: the layer has no such single matrix (experts, or a model of no known family), or
             it has no adapter.
     """
-    named = dict(model.named_parameters())
-    shapes = {
-        name.replace(".base_layer.", "."): tuple(parameter.shape)
-        for name, parameter in named.items()
-        if ".lora_" not in name
-    }
     chosen = resolve_layer(layer, layers_of(model))
-    try:
-        matrices = projections(read_layout(model.config.to_dict(), shapes, Path()), shapes)
-    except BadModelError:  # stacked experts are not found by their names on disk
-        matrices = {}
-    found = [one for one in matrices.values() if one.layer == chosen and "down" in one.roles]
+    found = _down_projections(model, chosen)
     if len(found) != 1:
         raise UsageError(
             f"this method trains the one down projection of a layer, and layer {chosen} of this"
             f" model has {len(found)} that are known",
             "choose another --method for a model with experts, or of no known family",
         )
-    prefix = f"{found[0].module}."
-    for name, parameter in named.items():
-        is_part = name == found[0].tensor or name.startswith(f"{prefix}lora_")
-        parameter.requires_grad_(parameter.requires_grad and is_part)
-    if not any(parameter.requires_grad for parameter in named.values()):
+    [(path, down)] = found.items()
+    trained = {
+        id(parameter)
+        for name, parameter in down.named_parameters()
+        if "lora_" in name or name.rpartition(".")[2] == "weight"
+    }
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.requires_grad and id(parameter) in trained)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError(
-            f"this method trains only {found[0].module}, which has no adapter",
+            f"this method trains only {path} of layer {chosen}, which has no adapter",
             "give --lora-targets down, or leave --lora-rank out",
         )
+
+
+def _down_projections(model: Any, layer: int) -> dict[str, Any]:
+    """The modules through which a layer's feed-forwards write, by their path in the layer."""
+    try:
+        family = family_of(getattr(model, "module", model).config.to_dict(), CONFIG_FILE)
+    except BadModelError:
+        return {}
+    modules = dict(decoder_layers(model)[layer].named_modules())
+    return {part.down: modules[part.down] for part in family.ffn if part.down in modules}
 
 
 def freeze_above(model: Any, layer: int) -> None:

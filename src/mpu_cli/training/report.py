@@ -23,7 +23,7 @@ class TrainingReport:
     resumed_from: int | None = None
     """The step of the checkpoint that the run continued from."""
     effect: Effect | None = None
-    """How the answers changed; None only in a finished copy that an older mpu kept."""
+    """How the answers changed; None for the lower layers of a model, which have no answers."""
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> TrainingReport:

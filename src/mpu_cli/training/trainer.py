@@ -61,6 +61,7 @@ def train(
     run: RunContext,
     *,
     load_reference: Callable[[], Any] | None = None,
+    measures_answers: bool = True,
 ) -> TrainingReport:
     """Train `model` in place; on return it is in evaluation mode and, unless sharded, on the CPU.
 
@@ -78,6 +79,8 @@ def train(
         run: where and how; see `distributed.choose_shared_device` and `processes.join`.
         load_reference: loads the model that references come from; None = `model` before its first
             step. It is dropped before `model` is put on the device.
+        measures_answers: whether the report tells how the answers changed; the lower layers of a
+            model have none.
 
     Raises:
         UsageError: the precision is not available here, or the model has no layer that the loss
@@ -103,7 +106,7 @@ def train(
     if layer is not None and not settings.fsdp:
         (freeze_all_but_down if "hidden_down" in inputs else freeze_above)(model, layer)
     sample = EffectSample(sets, settings, trains_retain=pairs.n_retain > 0)
-    before = sample.measure(model)
+    before = sample.measure(model) if measures_answers else None
     distributed.after_measuring(model)
     use_cache = model.config.use_cache
     with quiet_transformers():
@@ -112,7 +115,7 @@ def train(
                 model, loss, pairs, _order(pairs, sets, settings), settings, run
             )
             trainer.run(thresholds)
-            after = sample.measure(model)
+            after = sample.measure(model) if measures_answers else None
         finally:
             pairs.close()
             model.config.use_cache = use_cache
@@ -132,7 +135,7 @@ def train(
         progress.losses[-1],
         tuple(progress.evaluations),
         run.resume.step if run.resume else None,
-        sample.effect(before, after),
+        None if before is None or after is None else sample.effect(before, after),
     )
 
 

@@ -76,6 +76,11 @@ class MethodInfo:
     recommended_by: str = ""
     """The source of these settings."""
 
+    @property
+    def reads_hidden_only(self) -> bool:
+        """Whether hidden states suffice, so that a model's lower layers do."""
+        return "hidden" in self.inputs
+
     def parse(self, assignments: Iterable[str]) -> dict[str, Value]:
         """The values of all parameters: the defaults, changed by assignments such as "beta=0.5".
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from mpu_cli.architectures.fingerprint import fingerprint
+from mpu_cli.architectures.layout import ModelLayout
 from mpu_cli.architectures.projections import projections
 from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.tensors import shapes
@@ -15,7 +16,7 @@ from mpu_cli.checkpoint.change import Changed, write_changed
 from mpu_cli.checkpoint.digest import model_digest
 from mpu_cli.checkpoint.file_state import WatchedModel
 from mpu_cli.checkpoint.locate import Located
-from mpu_cli.checkpoint.model import open_checkpoint
+from mpu_cli.checkpoint.model import Checkpoint, open_checkpoint
 from mpu_cli.checkpoint.side_files import check_side_files
 from mpu_cli.checkpoint.space import require_space
 from mpu_cli.checkpoint.staging import (
@@ -43,7 +44,8 @@ from mpu_cli.server.lineage.client_keys import ClientKeys
 from mpu_cli.server.lineage.model_card import write_model_card
 from mpu_cli.server.lineage.models import Lineage, digest_or_none, open_locked
 from mpu_cli.server.lineage.not_in_lineage import unknown_model
-from mpu_cli.server.lineage.records import ModelRecord, now
+from mpu_cli.server.lineage.records import HandoffRecord, ModelRecord, now
+from mpu_cli.server.part import sent
 from mpu_cli.server.secrets.leak_scan import require_no_secret
 
 
@@ -98,8 +100,7 @@ def aggregate(
     source = open_checkpoint(model.path)
     check_side_files(source.path)
     check_loads(source)
-    sizes = shapes(source.tensors)
-    layout = read_layout(source.config, sizes, source.path)
+    layout = read_layout(source.config, shapes(source.tensors), source.path)
     require_space(out, model_bytes(source, settings.dtype), "the new model")
     check_mask_groups(unverified(updates))
     with open_locked(secret) as lineage:
@@ -109,12 +110,11 @@ def aggregate(
         if digest not in lineage.models:
             raise unknown_model(digest, model.path, lineage, updates)
         lineage.use(digest, model.path, fork=settings.fork)
-        expected = Expected(sizes, layout.frozen, projections(layout, sizes))
         validated = validate_updates(
             updates,
             lineage,
             digest,
-            expected,
+            lambda record: _expected(source, layout, record),
             missing=settings.missing,
             keys=keys,
             progress=progress,
@@ -123,7 +123,8 @@ def aggregate(
             if handoff.state == "prepared":  # its update proves that the client has it
                 lineage.save_handoff(replace(handoff, state="issued"))
         for draw in validated.draws:
-            draw.record.require_layout(fingerprint(layout), model.path)
+            _, held, _ = sent(source, layout, draw.record.layers)
+            draw.record.require_layout(fingerprint(held), model.path)
         record = _completed(lineage, recovered, digest, validated, settings.server_lr)
         result = AggregateResult(
             record or lineage.models[digest],
@@ -141,7 +142,10 @@ def aggregate(
             _refuse_finished(out, lineage, digest, validated, settings.server_lr)
         refuse_existing(out, force=force)
         master = lineage.secret.master
-        draws = [DrawAggregator(draw, layout, master) for draw in validated.draws]
+        draws = [
+            DrawAggregator(draw, sent(source, layout, draw.record.layers)[1], master)
+            for draw in validated.draws
+        ]
         update = ModelUpdate(
             draws, settings.server_lr, partial(progress, "aggregate"), source.elements
         )
@@ -180,6 +184,13 @@ def aggregate(
             statistics=tuple(draw.statistics for draw in draws),
             unchanged=unchanged,
         )
+
+
+def _expected(source: Checkpoint, layout: ModelLayout, record: HandoffRecord) -> Expected:
+    """What an update of this handoff may change."""
+    part, held, _ = sent(source, layout, record.layers)
+    sizes = shapes(part.tensors)
+    return Expected(sizes, held.frozen, projections(held, sizes))
 
 
 def _completed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,13 +122,15 @@ def validate_updates(
     paths: Sequence[Path],
     lineage: Lineage,
     model: str,
-    expected: Expected,
+    expected: Callable[[HandoffRecord], Expected],
     *,
     missing: str,
     keys: ClientKeys | None = None,
     progress: Progress | None = None,
 ) -> ValidatedUpdates:
     """Check updates against their handoffs and the chain of `model`.
+
+    `expected` says what the update of a handoff may change.
 
     Entries that are not numbers are found later, when the changes are summed. `keys` says whose
     signatures are accepted: by default those of the lineage's pinned keys.
@@ -164,10 +166,7 @@ def validate_updates(
     check_mask_groups((update.path, update.manifest) for update in updates)
     updates.sort(key=_order)
     return ValidatedUpdates(
-        tuple(
-            _draw([update for update in updates if update.record.draw == draw], expected, missing)
-            for draw in dict.fromkeys(update.record.draw for update in updates)
-        ),
+        tuple(_draw(held, expected(held[0].record), missing) for held in _by_draw(updates)),
         tuple(update.manifest.digest for update in updates),
         tuple(dict.fromkeys(update.record.id for update in updates)),
         tuple(dict.fromkeys(u.manifest.mask.group for u in updates if u.manifest.mask)),
@@ -176,6 +175,13 @@ def validate_updates(
         files,
         tuple(paths),
     )
+
+
+def _by_draw(updates: Sequence[_Update]) -> list[list[_Update]]:
+    draws: dict[str, list[_Update]] = {}
+    for update in updates:
+        draws.setdefault(update.record.draw, []).append(update)
+    return list(draws.values())
 
 
 def _order(update: _Update) -> tuple[int, int]:

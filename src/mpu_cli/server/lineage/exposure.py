@@ -66,6 +66,14 @@ class Prior:
         """Whether a base makes it smaller than all of the unit."""
         return (self.shares, self.sizes) != (WHOLE.shares, WHOLE.sizes)
 
+    def of_groups(self, groups: Collection[str]) -> Prior:
+        """The prior of some of its groups; their shares stay shares of the whole."""
+        return replace(
+            self,
+            shares={name: share for name, share in self.shares.items() if name in groups},
+            sizes={name: size for name, size in self.sizes.items() if name in groups},
+        )
+
     def left(self, noise: float) -> float:
         """What the best known attack through noise of this size leaves of all groups."""
         noise *= self.structure.at(noise)
@@ -147,28 +155,44 @@ def left(noise: float, prior: float = 1.0) -> float:
 
 
 def exposure(
-    denoising: str, kappa: float, coefficients: Sequence[float], offset: float, prior: Prior = WHOLE
+    denoising: str,
+    kappa: float,
+    coefficients: Sequence[float],
+    offset: float,
+    prior: Prior = WHOLE,
+    sent: Collection[str] | None = None,
 ) -> Exposure:
-    """The exposure of one draw whose copies have these α or nodes."""
+    """The exposure of one draw whose copies have these α or nodes.
+
+    `sent` are the groups of a cut handoff; None if the copies are whole models.
+    """
     size = len(coefficients)
+    held = prior if sent is None else prior.of_groups(sent)
+    withheld = 0.0 if sent is None else prior.of_groups(set(prior.shares) - set(sent)).size
     one_copy, all_copies = (
         hypot(draw_noise(denoising, kappa, copies, size), offset)
         for copies in ([min(coefficients, key=abs)], coefficients)
     )
     return Exposure(
         prior.size,
-        prior.left(one_copy),
-        prior.left(all_copies),
+        hypot(held.left(one_copy), withheld),
+        hypot(held.left(all_copies), withheld),
         error_order(denoising, size, offset=offset > 0),
-        {"one_copy": prior.bound(one_copy), "all_copies": prior.bound(all_copies)},
+        {"one_copy": held.bound(one_copy), "all_copies": held.bound(all_copies)},
     )
 
 
 def exposure_of(records: Sequence[HandoffRecord]) -> Exposure:
     """The exposure of the draw of these records, from its settings, not from the stored numbers."""
     first = records[0]
-    coefficients = _coefficients(records)
-    return exposure(first.denoising, first.kappa, coefficients, first.offset, prior(records))
+    return exposure(
+        first.denoising,
+        first.kappa,
+        _coefficients(records),
+        first.offset,
+        prior(records),
+        first.sigma.keys() if first.layers else None,
+    )
 
 
 def draw_noise(denoising: str, kappa: float, coefficients: Sequence[float], size: int) -> float:
@@ -206,6 +230,28 @@ def noise_of(records: Iterable[HandoffRecord]) -> float:
     # A round with one layer without an offset counts as a round without: it reveals that layer.
     offset = min((draw[0].offset for draw in draws), default=0.0)
     return hypot(pooled(noises), offset)
+
+
+def unknown(records: Collection[HandoffRecord], before: Prior) -> tuple[float, str]:
+    """What stays unknown to who holds all copies of these handoffs, and the attack that decides.
+
+    Each group of tensors is combined from the handoffs that sent it: a lineage may mix whole models
+    and cuts of several depths. `before` is what the holder does not know without them.
+    """
+    if not any(record.layers for record in records):
+        noise = noise_of(records)
+        return before.left(noise), before.bound(noise)
+    senders: dict[tuple[bool, ...], list[str]] = {}
+    for group in before.shares:
+        sent = tuple(not record.layers or group in record.sigma for record in records)
+        senders.setdefault(sent, []).append(group)
+    parts, bounds = [], {}
+    for sent, groups in senders.items():
+        part = before.of_groups(groups)
+        noise = noise_of(record for record, has in zip(records, sent, strict=True) if has)
+        parts.append(part.left(noise))
+        bounds[noise] = part.bound(noise)
+    return hypot(*parts), bounds[min(bounds)]
 
 
 def _by(
@@ -267,27 +313,30 @@ def ledger(records: Collection[HandoffRecord], holders: Collection[str] | None =
         for holder, handoffs in _by(records, lambda record: record.holder).items()
         if holders is None or holder in holders
     }
-    alone = {name: noise_of(held) for name, held in holdings.items()}
-    coalitions, together = _coalitions(list(holdings.values())), noise_of(records)
-    numbered = {f"{size} together": noise for size, noise in coalitions}
+    alone = {name: unknown(held, before) for name, held in holdings.items()}
+    coalitions = _coalitions(list(holdings.values()), before)
+    together = unknown(records, before)
+    numbered = {f"{size} together": known for size, known in coalitions}
     return Ledger(
-        by_holder={name: before.left(noise) for name, noise in alone.items()},
-        coalitions=tuple((size, before.left(noise)) for size, noise in coalitions),
-        all_together=before.left(together),
+        by_holder={name: left for name, (left, _) in alone.items()},
+        coalitions=tuple((size, left) for size, (left, _) in coalitions),
+        all_together=together[0],
         handoffs=sum(map(len, holdings.values())),
         prepared=sum(record.state == "prepared" for record in records),
         bounds={
-            name: before.bound(noise)
-            for name, noise in {**alone, **numbered, "all together": together}.items()
+            name: bound
+            for name, (_, bound) in {**alone, **numbered, "all together": together}.items()
         },
     )
 
 
-def _coalitions(holdings: Sequence[Sequence[HandoffRecord]]) -> list[tuple[int, float]]:
-    """(k, the least noise of k holders together); empty for one holder."""
+def _coalitions(
+    holdings: Sequence[Sequence[HandoffRecord]], before: Prior
+) -> list[tuple[int, tuple[float, str]]]:
+    """(k, what stays unknown to the best-informed k holders together); empty for one holder."""
     count = len(holdings)
     return [
-        (size, min(noise_of(chain(*group)) for group in combinations(holdings, size)))
+        (size, min(unknown(list(chain(*group)), before) for group in combinations(holdings, size)))
         for size in range(1, count + 1)
         if count > 1 and comb(count, size) <= _MOST_COALITIONS
     ]

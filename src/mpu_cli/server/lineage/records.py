@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mpu_cli.architectures.cut import ModelCut
 from mpu_cli.architectures.layout import ModelLayout
 from mpu_cli.bundle.schema import COPY_NAME, HEX_128, HEX_256, FieldReader
 from mpu_cli.errors import GateError
@@ -21,7 +22,7 @@ DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 SIZE = re.compile(r"[0-9]+(\.[0-9]+)?")
 _MOST_COPIES = 9999  # as names of copies allow
 _LARGEST_NOISE = 1e6
-_LATER = ("train_embeddings", "date", "prior_shares", "prior_sizes", "structure", "grid")
+_LATER = ("train_embeddings", "date", "prior_shares", "prior_sizes", "structure", "grid", "layers")
 """Fields that records of an earlier mpu do not have."""
 
 
@@ -95,6 +96,8 @@ class HandoffRecord:
     """`exposure.Prior`'s curve, by size of the noise; empty if shrinkage gains nothing."""
     grid: Mapping[str, float] = field(default_factory=dict)
     """Likewise, for rounding to the model's number grid."""
+    layers: int = 0
+    """How many layers were sent, the lowest ones; 0 if all. `sigma` names what was sent."""
 
     def content(self) -> dict[str, Any]:
         """The record as plain data, without its HMAC and without later fields that are empty."""
@@ -143,6 +146,7 @@ class HandoffRecord:
             prior_sizes=reader.numbers("prior_sizes") if reader.has("prior_sizes") else {},
             structure=_curve(reader, "structure"),
             grid=_curve(reader, "grid"),
+            layers=reader.natural("layers") if reader.has("layers") else 0,
         )
         reader.done()
         if (wrong := _implausible(record)) is not None:
@@ -196,9 +200,12 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def frozen_of(layout: ModelLayout, train_embeddings: bool) -> tuple[str, ...]:
-    """Tensors that a handoff's manifest freezes."""
-    return () if train_embeddings else tuple(layout.frozen)
+def frozen_of(
+    layout: ModelLayout, train_embeddings: bool, cut: ModelCut | None = None
+) -> tuple[str, ...]:
+    """Tensors that a handoff's manifest freezes; `layout` is of what is sent."""
+    frozen = () if train_embeddings else tuple(layout.frozen)
+    return frozen if cut is None else (*frozen, *cut.stand_ins)
 
 
 def _implausible(record: HandoffRecord) -> tuple[str, str] | None:

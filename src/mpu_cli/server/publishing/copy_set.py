@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from mpu_cli.architectures.layout import LayerLayout, ModelLayout
+from mpu_cli.checkpoint.header import TensorInfo
 from mpu_cli.checkpoint.model import Checkpoint
 from mpu_cli.server.publishing.noise import NoiseDraw
 from mpu_cli.server.transforms.draw import DrawnLayers, draw_layer, draw_model
@@ -20,12 +21,15 @@ class CopySet:
     """The copies of one draw: two equal sets give the same bytes."""
 
     model: Checkpoint
+    """What is sent of the model: all of it, or its lower layers."""
     layout: ModelLayout
     scope: str
     transforms: tuple[str, ...]
     draw: NoiseDraw
     dtype: str
     shard_bytes: int
+    stand_ins: Mapping[str, TensorInfo] = field(default_factory=dict)
+    """Tensors of a cut handoff that hold a constant in place of the model's numbers."""
 
     @property
     def size(self) -> int:

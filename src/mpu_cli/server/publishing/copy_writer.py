@@ -35,7 +35,7 @@ class WrittenCopies:
     noise: Mapping[str, float]
     """See `NoiseStatistics.report`."""
     source: str
-    """Digest of the model as it was read to make the copies."""
+    """Digest of what is sent of the model, as it was read to make the copies."""
 
 
 def write_copies(
@@ -54,7 +54,8 @@ def write_copies(
         model_dtype: the narrowest dtype that holds the model's weights exactly, for the statistics.
         progress: called after each tensor with the number of entries written.
     """
-    tensors = with_dtype(copies.model.tensors.values(), STORED_NAMES[copies.dtype])
+    every = (*copies.model.tensors.values(), *copies.stand_ins.values())
+    tensors = with_dtype(every, STORED_NAMES[copies.dtype])
     writers = [
         CheckpointWriter(folder, tensors, max_shard_bytes=copies.shard_bytes) for folder in folders
     ]
@@ -67,6 +68,9 @@ def write_copies(
         with hashed_reader() as reader:
             copy_writer = _CopyWriter(copies, writers, statistics, reader)
             for info in writers[0].order:
+                if info.name in copies.stand_ins:
+                    copy_writer.write_constant(info)
+                    continue
                 copy_writer.write(copies.model.tensors[info.name], info.dtype)
                 done += info.elements
                 progress("write", done, copies.model.elements)
@@ -121,6 +125,13 @@ class _CopyWriter:
             return
         for start, stop in row_blocks(info.shape, transforms, self._block_entries):
             self._write_rows(info, noise, list(zip(targets, transforms, strict=True)), start, stop)
+
+    def write_constant(self, info: TensorInfo) -> None:
+        """Write a stand-in, as stored: ones in the weight of a norm, zeros elsewhere."""
+        is_norm = len(info.shape) == 1 and not info.name.endswith("bias")
+        values = torch.full(info.shape, float(is_norm), dtype=TORCH_DTYPES[info.dtype])
+        for writer in self._writers:
+            writer.write_at(info.name, 0, to_bytes(values.view(-1)))
 
     def _copy_bytes(self, info: TensorInfo, targets: Sequence[str]) -> None:
         offset = 0

@@ -108,14 +108,19 @@ def _differences(
         "--nodes": (tuple(copy.coefficient for copy in copies), settings.nodes),
         "--offset": (offset.ratio, settings.offset),
         "--noise-relative-to": (record.relative_to, settings.noise_relative_to),
+        "--upto": (record.layers - 1 if record.layers else None, settings.upto),
         "--scope": (record.scope, settings.scope),
         "--train-embeddings": (record.train_embeddings, settings.train_embeddings),
         "--dtype": (record.dtype, None if settings.dtype == "auto" else settings.dtype),
         "--max-shard-size": (record.shard_bytes, settings.max_shard_bytes),
         "--client": (record.holder, holder),
     }
-    # None leaves the value to mpu.
-    yield from (flag for flag, (was, asked) in told.items() if asked not in {None, was})
+    # None leaves the value to mpu, except where it means all layers.
+    yield from (
+        flag
+        for flag, (was, asked) in told.items()
+        if asked != was and (asked is not None or flag == "--upto")
+    )
 
 
 def _digest(model: Located) -> str:

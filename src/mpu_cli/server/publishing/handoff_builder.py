@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mpu_cli.architectures.cut import ModelCut
 from mpu_cli.architectures.fingerprint import fingerprint
-from mpu_cli.bundle.manifest import HandoffManifest, PublishedCopy, listed
+from mpu_cli.bundle.manifest import Cut, HandoffManifest, PublishedCopy, listed
 from mpu_cli.bundle.sign import write_handoff_manifest
 from mpu_cli.bundle.signatures.private_key import SigningKey
 from mpu_cli.checkpoint.modes import set_mode
@@ -63,11 +64,12 @@ def build_handoffs(
         manifest = HandoffManifest(
             new_id(),
             plan.copies.dtype,
-            frozen_of(plan.copies.layout, plan.settings.train_embeddings),
+            frozen_of(plan.copies.layout, plan.settings.train_embeddings, plan.cut),
             tuple(
                 PublishedCopy(written.folders[position].name, listed(written.files[position]))
                 for position in held
             ),
+            manifest_cut(plan.cut),
         )
         write_handoff_manifest(folder, manifest, signing)
         copies = tuple(
@@ -121,4 +123,10 @@ def _draft(plan: Plan, positions: Sequence[int], target: Path, sequence: int) ->
         prior_sizes=plan.prior.sizes if plan.prior.is_known else {},
         structure=plan.prior.structure.content(),
         grid=plan.prior.grid.content(),
+        layers=plan.cut.layers if plan.cut else 0,
     )
+
+
+def manifest_cut(cut: ModelCut | None) -> Cut | None:
+    """What a manifest says of a cut."""
+    return None if cut is None else Cut(cut.layers, cut.of, cut.stand_ins)

@@ -13,6 +13,7 @@ from mpu_cli.architectures.read import read_layout
 from mpu_cli.bundle.signatures.private_key import SigningKey
 from mpu_cli.bundle.tensors import shapes
 from mpu_cli.checkpoint.config_file import CONFIG_FILE
+from mpu_cli.checkpoint.digest import combine
 from mpu_cli.checkpoint.file_state import altered
 from mpu_cli.checkpoint.locate import Located
 from mpu_cli.checkpoint.model import open_checkpoint
@@ -31,6 +32,7 @@ from mpu_cli.server.lineage.second_lineage import (
     refuse_unasked,
 )
 from mpu_cli.server.lineage.second_lineage import warnings as second_lineage_warnings
+from mpu_cli.server.part import cut_of, part_of
 from mpu_cli.server.publishing.commit import begin_lineage, issue, save
 from mpu_cli.server.publishing.copy_set import Progress
 from mpu_cli.server.publishing.copy_writer import write_copies
@@ -121,6 +123,8 @@ def perturb(
     family_of(source.config, source.path / CONFIG_FILE)  # name an unknown architecture first
     check_loads(source)
     layout = read_layout(source.config, shapes(source.tensors), source.path)
+    cut = cut_of(source, layout, settings.upto)
+    part = part_of(source, cut)
     transforms = chosen(settings.reparam, layout)
     base_checkpoint = open_checkpoint(base.path) if base is not None else None
     entropy = entropy or current_entropy()
@@ -133,9 +137,10 @@ def perturb(
         )
         if begins_unasked:
             refuse_own_model(model.path, read_model_card(model.path), secret, searched)
-        require_handoff_space(handoff, source, settings.copies, settings.dtype)
+        require_handoff_space(handoff, part, settings.copies, settings.dtype)
         progress("measure", 0, 1)
         statistics = weight_statistics(source, base_checkpoint, layout.groups(settings.scope))
+        measured = statistics.tensors
         if lineage is not None:
             lineage.use(statistics.digest, model.path, fork=settings.fork)
             require_same_base(lineage, statistics.base_digest)
@@ -143,20 +148,20 @@ def perturb(
         if begins_unasked:
             refuse_unasked(model.path, statistics.digest, secret, rivals)
         plan = make_plan(
-            settings, source, base_checkpoint, layout, transforms, statistics, lineage, entropy
+            settings, source, base_checkpoint, layout, transforms, statistics, lineage, entropy, cut
         )
         sequence = lineage.next_sequence if lineage else 1
         staging = Staging(handoff, force=target.force)
         drafts = draft_records(plan, staging.target, sequence)
         earlier = lineage.handoffs.values() if lineage else ()
         require_unknown(settings.max_exposure, drafts, earlier, plan.prior)
-        require_handoff_space(handoff, source, settings.copies, plan.copies.dtype)
+        require_handoff_space(handoff, part, settings.copies, plan.copies.dtype)
         checks = check_copies(plan.copies, settings.check, progress)
         stack.enter_context(staging)
         with disk_errors(handoff):
             folders = make_folders(staging.path, settings.copies, split=settings.split)
             written = write_copies(plan.copies, folders, statistics.dtype, progress)
-            if written.source != statistics.digest:
+            if written.source != combine((t, measured[n]) for n, t in part.tensors.items()):
                 raise altered(source.path, BadModelError)
             records = build_handoffs(plan, written, drafts, entropy.new_id, target.signing)
             master = plan.copies.draw.master

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from mpu_cli.architectures.cut import ModelCut
 from mpu_cli.architectures.layout import ModelLayout
 from mpu_cli.checkpoint.header import NAMES, STORED_NAMES
 from mpu_cli.checkpoint.model import Checkpoint
@@ -13,6 +14,7 @@ from mpu_cli.server.denoising import default_coefficients
 from mpu_cli.server.lineage.curve import LEVEL
 from mpu_cli.server.lineage.exposure import WHOLE, Exposure, Prior, exposure, least, prior
 from mpu_cli.server.lineage.models import Lineage
+from mpu_cli.server.part import part_of
 from mpu_cli.server.publishing.copy_set import CopySet
 from mpu_cli.server.publishing.noise import NoiseDraw, dealt
 from mpu_cli.server.publishing.number_grid import grid_curve
@@ -40,6 +42,8 @@ class Plan:
     """Groups that get noise now and no offset: they equalled the base when it was frozen."""
     prior: Prior
     """What a holder lacks before the first copy, in the unit of κ."""
+    cut: ModelCut | None = None
+    """None if the copies are whole models."""
 
     @property
     def offset_everywhere(self) -> float:
@@ -49,9 +53,10 @@ class Plan:
     def exposure(self, positions: Sequence[int]) -> Exposure:
         """The exposure of the copies at these positions; `all_copies` is the whole draw's."""
         draw, kappa, offset = self.copies.draw, self.settings.kappa, self.offset_everywhere
-        whole = exposure(draw.denoising, kappa, draw.coefficients, offset, self.prior)
+        sent = draw.sigma.keys() if self.cut else None
+        whole = exposure(draw.denoising, kappa, draw.coefficients, offset, self.prior, sent)
         held = [draw.coefficients[position] for position in positions]
-        part = exposure(draw.denoising, kappa, held, offset, self.prior)
+        part = exposure(draw.denoising, kappa, held, offset, self.prior, sent)
         bounds = {**whole.bounds, "one_copy": part.bounds["one_copy"]}
         return replace(whole, one_copy=part.one_copy, bounds=bounds)
 
@@ -65,16 +70,22 @@ def make_plan(
     statistics: WeightStatistics,
     lineage: Lineage | None,
     entropy: SystemEntropy,
+    cut: ModelCut | None = None,
 ) -> Plan:
     """Decide one draw of `model`; `lineage` is None if this draw begins one.
+
+    `statistics` are of the whole model, also where `cut` says that only lower layers are sent: the
+    offset of a new lineage is frozen for all layers.
 
     Raises:
         MpuError: see `noise_unit`, `reference_sizes` and `frozen_offset`.
     """
     secret = lineage.secret if lineage else None
     unit = noise_unit(settings, secret, has_base=statistics.base_digest is not None)
-    sizes = reference_sizes(statistics, unit)
-    offset = frozen_offset(settings, secret, sizes, unit)
+    every = reference_sizes(statistics, unit)
+    offset = frozen_offset(settings, secret, every, unit)
+    sent = (cut.layout if cut else layout).groups(settings.scope)
+    sizes = {group: size for group, size in every.items() if group in sent}
     master = secret.master if secret else entropy.master()
     draw_id = entropy.new_id()
     draw = NoiseDraw(
@@ -93,7 +104,16 @@ def make_plan(
     return Plan(
         settings,
         statistics,
-        CopySet(model, layout, settings.scope, transforms, draw, dtype, settings.max_shard_bytes),
+        CopySet(
+            part_of(model, cut),
+            cut.layout if cut else layout,
+            settings.scope,
+            transforms,
+            draw,
+            dtype,
+            settings.max_shard_bytes,
+            {name: model.tensors[name] for name in cut.stand_ins} if cut else {},
+        ),
         offset,
         equal_to_base=tuple(group for group, size in sizes.items() if size == 0),
         without_offset=tuple(
@@ -104,7 +124,7 @@ def make_plan(
         prior=least(
             [
                 replace(
-                    draw_prior(statistics, unit),
+                    draw_prior(statistics, unit, by_group=cut is not None),
                     structure=structure_curve(model, base, layout, statistics, sizes)
                     if base
                     else LEVEL,
@@ -113,6 +133,7 @@ def make_plan(
                 prior(lineage.handoffs.values() if lineage else ()),
             ]
         ),
+        cut=cut,
     )
 
 
@@ -189,18 +210,27 @@ def frozen_offset(
     return secret.offset
 
 
-def draw_prior(statistics: WeightStatistics, unit: str) -> Prior:
+def draw_prior(statistics: WeightStatistics, unit: str, *, by_group: bool = False) -> Prior:
     """The task vector in the unit of κ, at most 1 in a group.
 
-    It is 1 for the task vector, and for the weights of a model without a known base.
+    It is 1 for the task vector, and for the weights of a model without a known base; with
+    `by_group` the groups are still told apart then, as a cut needs it.
     """
-    if unit == "task-vector" or statistics.base_digest is None:
+    is_one = unit == "task-vector" or statistics.base_digest is None
+    if is_one and not by_group:
         return WHOLE
-    groups = {group: size for group, size in statistics.groups.items() if size.rms}
-    squares = sum(size.elements * size.rms**2 for size in groups.values())
+    sizes = {
+        group: size.task_rms if unit == "task-vector" else size.rms
+        for group, size in statistics.groups.items()
+    }
+    squares = {g: statistics.groups[g].elements * size**2 for g, size in sizes.items() if size}
+    total = sum(squares.values())
     return Prior(
-        {group: size.elements * size.rms**2 / squares for group, size in groups.items()},
-        {group: min(1.0, size.task_rms / size.rms) for group, size in groups.items()},
+        {group: square / total for group, square in squares.items()},
+        {
+            group: 1.0 if is_one else min(1.0, statistics.groups[group].task_rms / sizes[group])
+            for group in squares
+        },
     )
 
 
@@ -226,6 +256,8 @@ def rounding_share(statistics: WeightStatistics, draw: NoiseDraw, dtype: str) ->
     smallest = min(abs(value) for value in draw.coefficients)
     worst = 0.0
     for group, size in statistics.groups.items():
+        if group not in draw.sigma:
+            continue  # it is not sent
         noise = smallest * draw.sigma.get(group, 0.0) or draw.offset_scale.get(group, 0.0)
         if noise:
             worst = max(worst, size.rounding_rms(STORED_NAMES[dtype]) / noise)

@@ -22,9 +22,11 @@ from mpu_cli.checkpoint.staging import Staging, disk_errors, refuse_existing, re
 from mpu_cli.errors import BadModelError, BadSecretError, CheckFailedError
 from mpu_cli.server.lineage.models import Lineage, open_locked
 from mpu_cli.server.lineage.records import HandoffRecord, frozen_of
+from mpu_cli.server.part import sent
 from mpu_cli.server.publishing.copy_set import CopySet
 from mpu_cli.server.publishing.copy_writer import write_copies
 from mpu_cli.server.publishing.estimate import require_handoff_space
+from mpu_cli.server.publishing.handoff_builder import manifest_cut
 from mpu_cli.server.publishing.noise import NoiseDraw
 from mpu_cli.server.secrets.leak_scan import require_no_secret
 
@@ -63,9 +65,10 @@ def reissue(
                 f"{model.path}: is not the model that handoff {id_} was made from",
                 f"give the model of digest {record.model[:12]}… (mpu verify MODEL prints digests)",
             )
-        record.require_layout(fingerprint(layout), model.path)
+        part, held, cut = sent(source, layout, record.layers)
+        record.require_layout(fingerprint(held), model.path)
         # The copies of one draw are computed together, also those of other holders.
-        require_handoff_space(handoff, source, record.size, record.dtype)
+        require_handoff_space(handoff, part, record.size, record.dtype)
         draw = recorded_draw(lineage, record)
         with Staging(handoff, force=force) as staging, disk_errors(handoff):
             folders = [staging.path / f".position-{position}" for position in range(draw.size)]
@@ -75,26 +78,29 @@ def reissue(
                 folder.mkdir()
                 set_mode(folder, 0o755)  # whatever the umask
             copies = CopySet(
-                source,
-                layout,
+                part,
+                held,
                 record.scope,
                 record.transforms,
                 draw,
                 record.dtype,
                 record.shard_bytes,
+                {name: source.tensors[name] for name in cut.stand_ins} if cut else {},
             )
+            digest = record.model if cut is None else model_digest(part)
             written = write_copies(copies, folders)
-            if written.source != record.model:
+            if written.source != digest:
                 raise altered(model.path, BadModelError)
             files = written.files
             require_no_secret(staging.path, draw.master)
             manifest = HandoffManifest(
                 record.id,
                 record.dtype,
-                frozen_of(layout, record.train_embeddings),
+                frozen_of(held, record.train_embeddings, cut),
                 tuple(
                     PublishedCopy(copy.name, listed(files[copy.position])) for copy in record.copies
                 ),
+                manifest_cut(cut),
             )
             if manifest.digest != record.digest:
                 raise CheckFailedError(

@@ -120,6 +120,14 @@ class PerturbSettings(StorageSettings):
         "Let the client train the embeddings.",
         flag="--train-embeddings/--no-train-embeddings",
     )
+    upto: int | None = option(
+        None,
+        "Send only the embeddings and the layers from 0 up to this one (a cut handoff), for methods"
+        " that read hidden states alone; the layers above never leave.",
+        least=0,
+        metavar="LAYER",
+        shown="all layers",
+    )
     check: Literal["sample", "all", "none"] = option(
         "sample", "Layers on which to check that the reparameterization keeps the function."
     )

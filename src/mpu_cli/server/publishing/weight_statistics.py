@@ -98,6 +98,8 @@ class WeightStatistics:
     groups: Mapping[str, GroupSize]
     dtype: str
     """The narrowest dtype, as F32, that holds every weight of the groups exactly."""
+    tensors: Mapping[str, str]
+    """The digest of each tensor of the model."""
 
 
 def weight_statistics(
@@ -121,12 +123,18 @@ def weight_statistics(
             if name in group_of
         }
         known = {name: digest for name, (digest, _) in digests.items()}
-        digest = combine(_all_digests(model, known, hashing, published=True))
+        every = list(_all_digests(model, known, hashing, published=True))
         base_digest = None
         if base is not None:
             known = {name: digest for name, (_, digest) in digests.items()}
             base_digest = combine(_all_digests(base, known, hashing, published=False))
-    return WeightStatistics(digest, base_digest, first_pass.sizes, first_pass.dtype)
+    return WeightStatistics(
+        combine(every),
+        base_digest,
+        first_pass.sizes,
+        first_pass.dtype,
+        {info.name: digest for info, digest in every},
+    )
 
 
 def _all_digests(

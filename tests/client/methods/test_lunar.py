@@ -124,11 +124,12 @@ def test_only_prompts_are_read() -> None:
 
 
 def test_layers_by_their_share() -> None:
-    """−2 is layer 22 of the 32 that the authors used, and never the last layer."""
+    """−2 is layer 22 of the 32 that the authors used, and is the last layer of no model but one."""
     assert [resolve_layer(-2, count) for count in (32, 16, 4, 3, 2)] == [22, 11, 2, 1, 0]
     assert resolve_layer(-1, 16) == 7
-    with pytest.raises(UsageError, match="--set layer=31"):
-        resolve_layer(31, 32)
+    assert resolve_layer(31, 32) == 31
+    with pytest.raises(UsageError, match="--set layer=32"):
+        resolve_layer(32, 32)
 
 
 def test_models_in_which_nothing_can_be_trained() -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mpu_cli.bundle.manifest import MANIFEST, HandoffManifest, decode
-from mpu_cli.bundle.read import manifest_bytes
+from mpu_cli.bundle.read import is_bundle, manifest_bytes
 from mpu_cli.checkpoint.locate import Located, locate
 from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.eval_options import EvalOptions
@@ -35,6 +35,7 @@ def model_under_test(
                 "--copy is about a copy of a handoff",
                 "give --handoff DIR too, and the update as MODEL",
             )
+        _refuse_cut(Path(model).parent, model)
         yield locate(model), None
         return
     from mpu_cli.client.changed_copy import write_changed_copy
@@ -48,10 +49,29 @@ def model_under_test(
     number = 1 if job.copy is None else job.copy
     with tempfile.TemporaryDirectory(prefix="mpu-eval-") as folder:
         with unpacked(output, job.handoff, Path(model)) as [published, update]:
+            _refuse_cut(published, str(job.handoff))
             with output.progress("checking the handoff and the update") as progress:
                 write_changed_copy(published, update, number, Path(folder), progress)
             origin = _origin(published, update, f"copy-{number}")
         yield Located(Path(folder), f"{Path(model).resolve().name}, copy-{number}"), origin
+
+
+def _refuse_cut(handoff: Path, shown: str) -> None:
+    """Refuse the copies of a cut handoff, and what an update makes of them.
+
+    Raises:
+        UsageError: `handoff` is one.
+    """
+    if not is_bundle(handoff):
+        return
+    manifest = decode(manifest_bytes(handoff), handoff / MANIFEST)
+    if isinstance(manifest, HandoffManifest) and manifest.cut is not None:
+        raise UsageError(
+            f"{shown}: holds {manifest.cut.layers} of the model's {manifest.cut.of} layers, so it"
+            " has no answers to measure",
+            "mpu unlearn says how far the hidden states moved; the server can run mpu eval on the"
+            " model that mpu aggregate writes",
+        )
 
 
 def _origin(handoff: Path, update: Path, copy: str) -> dict[str, str]:

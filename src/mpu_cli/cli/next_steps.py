@@ -47,7 +47,9 @@ def free(name: str) -> str:
     return candidate
 
 
-def after_perturb(handoffs: Sequence[Path], secret: Path, model: str) -> list[str]:
+def after_perturb(
+    handoffs: Sequence[Path], secret: Path, model: str, *, is_cut: bool = False
+) -> list[str]:
     """The rest of the round: the commands of each client, then those of the server."""
     updates = [
         free("to-server" if len(handoffs) == 1 else f"to-server-{number}")
@@ -56,7 +58,11 @@ def after_perturb(handoffs: Sequence[Path], secret: Path, model: str) -> list[st
     files = ("--secret", path(secret), "--model", path(model), "--out", free("model-next"))
     back = "the update is back" if len(updates) == 1 else "all updates are back"
     return [
-        *(line for pair in zip(handoffs, updates, strict=True) for line in on_handoff(*pair)),
+        *(
+            line
+            for pair in zip(handoffs, updates, strict=True)
+            for line in on_handoff(*pair, is_cut=is_cut)
+        ),
         f"then  on the server, when {back}:",
         *_indented(
             *(command("verify", update, "--expect", "update") for update in updates),
@@ -65,32 +71,39 @@ def after_perturb(handoffs: Sequence[Path], secret: Path, model: str) -> list[st
     ]
 
 
-def on_handoff(handoff: Path, update: str | None = None) -> list[str]:
-    """The commands of a client for a handoff. The default method needs retain rows."""
+def on_handoff(handoff: Path, update: str | None = None, *, is_cut: bool = False) -> list[str]:
+    """The commands of a client for a handoff. The default method needs retain rows and logits."""
+    method, where = ("--method", "RMU") if is_cut else (), path(handoff)
     return [
         f"next  on the client, which has {' and '.join(ROWS.values())}:",
         *_indented(
-            command("verify", path(handoff), "--expect", "handoff"),
-            command("unlearn", path(handoff), *_rows({}), "--out", update or free("to-server")),
+            command("verify", where, "--expect", "handoff"),
+            command("unlearn", where, *method, *_rows({}), "--out", update or free("to-server")),
         ),
     ]
 
 
-def after_update(update: Path, handoff: Path, given: Given, sent: Path | None = None) -> list[str]:
+def after_update(
+    update: Path, handoff: Path, given: Given, sent: Path | None = None, *, is_cut: bool = False
+) -> list[str]:
     """How the client evaluates the update and sends it (`sent`: a tar file); the server's part.
 
-    `given` holds what the user gave to the command; unknown rows get the usual names.
+    `given` holds what the user gave to the command; unknown rows get the usual names. An update of
+    a cut handoff cannot be evaluated by its client.
     """
     sent = sent or update
+    evaluation = [
+        "next  on the client, to evaluate the update before you send it:",
+        *_indented(command("eval", path(update), "--handoff", path(handoff), *_rows(given))),
+    ]
     return [
         "",
         (
             f"send  {sent}  back to the server (it holds none of your text; what it can reveal:"
             f" {page('threat-model')})"
         ),
-        "next  on the client, to evaluate the update before you send it:",
-        *_indented(command("eval", path(update), "--handoff", path(handoff), *_rows(given))),
-        *on_update(sent, "then"),
+        *([] if is_cut else evaluation),
+        *on_update(sent, "next" if is_cut else "then"),
     ]
 
 

@@ -14,6 +14,7 @@ from mpu_cli.documentation import page
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from mpu_cli.server.lineage.records import HandoffRecord
     from mpu_cli.server.publishing.noise_search import Trial
     from mpu_cli.server.publishing.result import PerturbResult
 
@@ -69,7 +70,11 @@ def data(
         "realised": dict(first.realised),
         "exposure": result.exposure.content(),
         "exposure_by": dict(result.exposure.bounds),
-        "exposure_means": meaning(result.relative_to, result.exposure.no_copy),
+        "exposure_means": meaning(
+            result.relative_to, result.exposure.no_copy, is_cut=bool(first.layers)
+        ),
+        "layers": first.layers or None,
+        "withheld": first.withheld,
         "ledger": result.ledger.content(),
         "checks": len(result.checks),
         "probe": dict(result.probe),
@@ -90,7 +95,8 @@ def body(
     if "noise" in measured:
         noise.append(f"measured {measured['noise']:.4f} of that")
     noise.append(f"{measured['changed']:.2%} of entries changed" if measured["changed"] else "none")
-    properties = {
+    cut = {"layers": cut_words(first)} if first.layers else {}
+    properties = cut | {
         "copies": f"{first.size}, {first.dtype}, {first.denoising}",
         "noise": ", ".join(noise),
         "cancels to": f"{share(measured['residual'])} of the weights",
@@ -106,7 +112,8 @@ def body(
     lines.append(
         table("exposure", f"share {unit} still unknown (upper bound)", rows=_exposed(result))
     )
-    lines.append(f"{meaning(result.relative_to, result.exposure.no_copy)} ({page('threat-model')})")
+    told = meaning(result.relative_to, result.exposure.no_copy, is_cut=bool(first.layers))
+    lines.append(f"{told} ({page('threat-model')})")
     if result.ledger.prepared:
         lines.append(interrupted(result.ledger.prepared))
     lines.append(f"error of a smooth update: order {result.exposure.order} in the noise")
@@ -118,7 +125,16 @@ def body(
     for place, record in zip(sent, result.handoffs, strict=True):
         lines.append(f"send  {place}  to {record.holder}")
     lines.append(f"keep  {secret}  (secret; back it up, never send it)")
-    return [*lines, *after_perturb(sent, secret, model)]
+    return [*lines, *after_perturb(sent, secret, model, is_cut=bool(first.layers))]
+
+
+def cut_words(record: HandoffRecord) -> str:
+    """What a cut handoff holds, and what it withholds."""
+    from mpu_cli.server.publishing.advice import sent_layers
+
+    unit = "‖θ − base‖²" if record.relative_to == "task-vector" else "‖θ‖²"
+    held = sent_layers(record.layers, record.all_layers).partition(" ")[2]
+    return f"{held}; {record.withheld:.1%} of {unit} is in the others, which are not sent"
 
 
 def handed_out(result: PerturbResult, handoff: Path) -> list[Path]:

@@ -21,8 +21,8 @@ from mpu_cli.foreign_text import visible
 _PAIRS = r"""
     α alpha  β beta  γ gamma  δ delta  Δ Delta  ε epsilon  η eta  θ theta  κ kappa  λ lambda
     Λ Lambda  μ mu  ξ xi  π pi  Π Prod  σ sigma  Σ Sum  τ tau  ℓ l  → ->  ← <-  – -  — -  − -  · *
-    ρ rho  ∇ grad  × x  ⊕ (+)  ⊙ (*)  ± +-  ≤ <=  ≥ >=  ≠ !=  ≈ ~  ∝ ~  √ sqrt  ∞ inf  ‖ ||  ⟦ [[  ⟧ ]]  ⟨ <  ⟩ >
-    ⁻ ^-  ✓ yes  ✗ no  ↑ ^  ↓ v  ‘ '  ’ '  “ "  ” "  « "  » "
+    × x  ⊕ (+)  ⊙ (*)  ± +-  ≤ <=  ≥ >=  ≠ !=  ≈ ~  ∝ ~  √ sqrt  ∞ inf  ‖ ||  ⟦ [[  ⟧ ]]  ⟨ <  ⟩ >
+    ⁻ ^-  ρ rho  ∇ grad  ✓ yes  ✗ no  ↑ ^  ↓ v  ‘ '  ’ '  “ "  ” "  « "  » "
 """
 _PLAIN = {
     **dict(zip(_PAIRS.split()[::2], _PAIRS.split()[1::2], strict=True)),

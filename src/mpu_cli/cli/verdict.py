@@ -57,6 +57,23 @@ def verdict(reports: Mapping[str, TrainingReport]) -> Verdict | None:
     return Verdict(words, tuple(warnings), {**asdict(effect), "words": words, "warnings": warnings})
 
 
+def states_verdict(reports: Mapping[str, TrainingReport]) -> Verdict | None:
+    """What a run on a cut handoff can tell; None for whole models."""
+    moved = [report.states for report in reports.values() if report.states is not None]
+    if not moved:
+        return None
+    forget = sum(one.forget for one in moved) / len(moved)
+    retained = [one.retain for one in moved if one.retain is not None]
+    retain = sum(retained) / len(retained) if retained else None
+    words = (
+        f"States after layer {moved[0].layer} moved by {forget:.1%} of their length on forget rows"
+        + (f" and {retain:.1%} on retain rows" if retain is not None else "")
+        + ". Answers cannot be measured without the layers above: the server can, with mpu eval."
+    )
+    content = {"layer": moved[0].layer, "forget": forget, "retain": retain, "words": words}
+    return Verdict(words, (), content)
+
+
 def _sentence(name: str, change: Change, better: str) -> str:
     of_all = "" if change.rows == change.all_rows else f" of {change.all_rows}"
     return (

@@ -65,6 +65,7 @@ def open_handoff(
             )
     first = next(iter(copies.values()))
     layout = read_layout(first.config, shapes(first.tensors), first.path)
+    _check_cut(path, manifest, len(layout.layers), first)
     frozen = tuple(dict.fromkeys((*manifest.frozen, *(() if train_embeddings else layout.frozen))))
     if all(is_frozen(name, frozen) for name in first.tensors):
         raise BadBundleError(
@@ -75,3 +76,16 @@ def open_handoff(
     return OpenHandoff(
         manifest, copies, frozen, droppable, projections(layout, shapes(first.tensors)), files
     )
+
+
+def _check_cut(path: Path, manifest: HandoffManifest, layers: int, copy: Checkpoint) -> None:
+    cut = manifest.cut
+    if cut is None:
+        return
+    odd = [name for name in cut.stand_ins if name not in copy.tensors]
+    if cut.layers != layers or odd or not set(cut.stand_ins) <= set(manifest.frozen):
+        what = f"lists the stand-in {odd[0]}" if odd else f"speaks of {cut.layers} layers"
+        raise BadBundleError(
+            f"{path}: the manifest {what}, and its copies have {layers} layers and other tensors",
+            "ask the server for another handoff",
+        )

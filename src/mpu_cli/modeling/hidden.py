@@ -139,19 +139,21 @@ def freeze_all_but_down(model: Any, layer: int) -> None:
         parameter.requires_grad_(parameter.requires_grad and id(parameter) in trained)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError(
-            f"this method trains only {path} of layer {chosen}, which has no adapter",
+            f"this method trains only {path}, which has no adapter",
             "give --lora-targets down, or leave --lora-rank out",
         )
 
 
 def _down_projections(model: Any, layer: int) -> dict[str, Any]:
-    """The modules through which a layer's feed-forwards write, by their path in the layer."""
+    """The modules through which a layer's feed-forwards write, by their names on disk."""
     try:
         family = family_of(getattr(model, "module", model).config.to_dict(), CONFIG_FILE)
     except BadModelError:
         return {}
     modules = dict(decoder_layers(model)[layer].named_modules())
-    return {part.down: modules[part.down] for part in family.ffn if part.down in modules}
+    prefix = family.layers.format(i=layer)
+    paths = [part.down for part in family.ffn if part.down in modules]
+    return {f"{prefix}.{path}": modules[path] for path in paths}
 
 
 def freeze_above(model: Any, layer: int) -> None:

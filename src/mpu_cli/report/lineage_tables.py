@@ -53,7 +53,8 @@ def models_table(lineage: Lineage) -> PageTable:
 
 def handoffs_table(lineage: Lineage, answered: set[str], *, disclose: bool) -> PageTable:
     """Every handoff: who got it when, and whether it was answered."""
-    columns = ["handoff", "holder", "date", "state", "copies", "of model", "answered", "digest"]
+    columns = ["handoff", "holder", "date", "state", "copies", "layers", "of model", "answered"]
+    columns.append("digest")
     secret = ["copies of the draw", "κ", "denoising", "offset"] if disclose else []
     rows = []
     for handoff in lineage.handoffs.values():
@@ -63,6 +64,7 @@ def handoffs_table(lineage: Lineage, answered: set[str], *, disclose: bool) -> P
             short_date(handoff.date) or "–",
             "issued" if handoff.state == "issued" else "interrupted",
             str(len(handoff.copies)),
+            f"{handoff.layers} of {handoff.all_layers}" if handoff.layers else "all",
             handoff.model,
             "yes" if handoff.id in answered else "no",
             handoff.digest,

@@ -8,6 +8,7 @@ from typing import Any
 
 from mpu_cli.training.early_stop import StopCheck
 from mpu_cli.training.effect import Effect
+from mpu_cli.training.states_effect import StatesEffect
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +25,17 @@ class TrainingReport:
     """The step of the checkpoint that the run continued from."""
     effect: Effect | None = None
     """How the answers changed; None for the lower layers of a model, which have no answers."""
+    states: StatesEffect | None = None
+    """How the hidden states moved; only for the lower layers of a model."""
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> TrainingReport:
         """Rebuild a report from what `dataclasses.asdict` made of one."""
         evaluations = tuple(StopCheck(**check) for check in content["evaluations"])
         effect = Effect.of(content["effect"]) if content.get("effect") else None
-        return cls(**{**content, "evaluations": evaluations, "effect": effect})
+        states = StatesEffect(**content["states"]) if content.get("states") else None
+        made = {"evaluations": evaluations, "effect": effect, "states": states}
+        return cls(**{**content, **made})
 
 
 @dataclass(slots=True)

@@ -29,7 +29,12 @@ from mpu_cli.data.batches import PairedRows, PairSampler
 from mpu_cli.data.grouping import LengthGroupedSampler
 from mpu_cli.errors import CheckFailedError
 from mpu_cli.modeling import processes
-from mpu_cli.modeling.hidden import freeze_above, freeze_all_but_down
+from mpu_cli.modeling.hidden import (
+    freeze_above,
+    freeze_all_but_down,
+    layers_of,
+    resolve_layer,
+)
 from mpu_cli.modeling.hooks.trainer import HookedTrainer
 from mpu_cli.modeling.tokenizer import quiet_transformers
 from mpu_cli.training import distributed, optimizers, reference, run_state
@@ -43,6 +48,7 @@ from mpu_cli.training.run_context import RunContext
 from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.smoothing import SplitLoss, smoothed_gradient
 from mpu_cli.training.stateful import StatefulLoss
+from mpu_cli.training.states_effect import StatesSample
 from mpu_cli.training.training_sets import TrainingSets
 
 Batch = Mapping[str, Mapping[str, Tensor]]
@@ -79,8 +85,8 @@ def train(
         run: where and how; see `distributed.choose_shared_device` and `processes.join`.
         load_reference: loads the model that references come from; None = `model` before its first
             step. It is dropped before `model` is put on the device.
-        measures_answers: whether the report tells how the answers changed; the lower layers of a
-            model have none.
+        measures_answers: whether the report tells how the answers changed, or, for the lower layers
+            of a model, which have none, how the hidden states moved.
 
     Raises:
         UsageError: the precision is not available here, or the model has no layer that the loss
@@ -105,8 +111,12 @@ def train(
     layer = hidden_layer(inputs)
     if layer is not None and not settings.fsdp:
         (freeze_all_but_down if "hidden_down" in inputs else freeze_above)(model, layer)
-    sample = EffectSample(sets, settings, trains_retain=pairs.n_retain > 0)
-    before = sample.measure(model) if measures_answers else None
+    sample: Any = (
+        EffectSample(sets, settings, trains_retain=pairs.n_retain > 0)
+        if measures_answers
+        else StatesSample(sets, settings, resolve_layer(layer or 0, layers_of(model)))
+    )
+    before = sample.measure(model)
     distributed.after_measuring(model)
     use_cache = model.config.use_cache
     with quiet_transformers():
@@ -115,7 +125,7 @@ def train(
                 model, loss, pairs, _order(pairs, sets, settings), settings, run
             )
             trainer.run(thresholds)
-            after = sample.measure(model) if measures_answers else None
+            after = sample.measure(model)
         finally:
             pairs.close()
             model.config.use_cache = use_cache
@@ -135,7 +145,7 @@ def train(
         progress.losses[-1],
         tuple(progress.evaluations),
         run.resume.step if run.resume else None,
-        None if before is None or after is None else sample.effect(before, after),
+        **{"effect" if measures_answers else "states": sample.effect(before, after)},
     )
 
 

@@ -181,6 +181,7 @@ def _handoff(
         "dtype": manifest.dtype,
         "copies": [copy.name for copy in manifest.copies],
         "frozen": list(manifest.frozen),
+        "cut": manifest.cut and manifest.cut.content(),
         "bytes": total,
         "signature": signature_content(signer),
     }
@@ -192,7 +193,13 @@ def _handoff(
         "digest": manifest.digest,
         "signature": who_signed(signer),
     }
-    return data, [facts(rows), "", *on_handoff(path)]
+    cut = manifest.cut
+    if cut is not None:
+        rows["layers"] = (
+            f"the lowest {cut.layers} of {cut.of}; constants stand in for"
+            f" {', '.join(cut.stand_ins) or 'nothing'}"
+        )
+    return data, [facts(rows), "", *on_handoff(path, is_cut=cut is not None)]
 
 
 def _model(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
@@ -217,7 +224,11 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
     lineage = Lineage.read(path)
     exposed, means = (
         ledger(lineage.handoffs.values()),
-        meaning(lineage.secret.offset.relative_to, prior(lineage.handoffs.values()).size),
+        meaning(
+            lineage.secret.offset.relative_to,
+            prior(lineage.handoffs.values()).size,
+            is_cut=any(record.layers for record in lineage.handoffs.values()),
+        ),
     )
     data = {
         "kind": "secret",
@@ -248,6 +259,8 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
                 "of": h.size,
                 "kappa": h.kappa,
                 "denoising": h.denoising,
+                "layers": h.layers or None,
+                "withheld": h.withheld,
                 "state": h.state,
                 "date": h.date or None,
                 "answered_in": [m.digest for m in lineage.models.values() if h.id in m.handoffs],
@@ -292,6 +305,10 @@ def _secret(path: Path) -> tuple[dict[str, Any], list[RenderableType]]:
 
 def _dated(date: str) -> str:
     return f", {date[:16].replace('T', ' ')} UTC" if date else ""
+
+
+def _part(handoff: Any) -> str:
+    return f"{handoff.layers} of {handoff.all_layers} layers, " if handoff.layers else ""
 
 
 def _offset_groups(lineage: Any) -> str:
@@ -342,7 +359,7 @@ def _tree(lineage: Any) -> Tree:
                 branch.add(
                     Text(
                         f"handoff {handoff.id[:12]}  to {handoff.holder}, {len(handoff.copies)} of"
-                        f" {handoff.size} copies, noise {handoff.kappa:g},"
+                        f" {handoff.size} copies, {_part(handoff)}noise {handoff.kappa:g},"
                         f" {handoff.denoising}{_dated(handoff.date)}: {answered}"
                     )
                 )

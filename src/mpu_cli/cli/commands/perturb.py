@@ -150,6 +150,11 @@ class PerturbOptions(Job):
 def perturb(job: PerturbOptions, output: Output) -> None:
     """Publish perturbed copies of a model, and keep the secret that aggregates their updates."""
     directory, search = job.directory, job.search
+    if job.settings.upto is not None and job.probe is not None:
+        raise UsageError(
+            "--upto and --probe: the lower layers of a model give no answers to measure",
+            "leave one of them out",
+        )
     if job.preset_name is not None:
         output.note(_preset_words(job))
     from mpu_cli.checkpoint.locate import locate

@@ -191,7 +191,7 @@ def _train(
 ) -> None:
     from mpu_cli.cli.unlearn_job import print_rate
     from mpu_cli.cli.unlearn_view import trained
-    from mpu_cli.cli.verdict import verdict
+    from mpu_cli.cli.verdict import states_verdict, verdict
     from mpu_cli.modeling.processes import this_process
 
     reports = _reports(job, output, place, out, checks, is_handoff=is_handoff)
@@ -211,6 +211,10 @@ def _train(
         body += ["", judgement.words]
         for warning in judgement.warnings:
             output.warn(warning)
+    moved = states_verdict(reports)
+    if moved is not None:
+        data["verdict"] = moved.content
+        body += ["", moved.words]
     if checks.handoff is not None:
         body += ["", checks.handoff.words]
     source = Path(str(job.source))
@@ -223,7 +227,7 @@ def _train(
         sets = (job.forget, job.retain, job.refusals, job.cover, job.unanswerable)
         files = [str(file) for file in sets if file is not None]
         lines = [
-            *after_update(out, source, job.given, packs.get(out)),
+            *after_update(out, source, job.given, packs.get(out), is_cut=moved is not None),
             f"keep  {' and '.join(files)}",
         ]
         output.result(data, *body, *lines, brief=f"update {packs.get(out, out)}")

@@ -22,7 +22,16 @@ DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 SIZE = re.compile(r"[0-9]+(\.[0-9]+)?")
 _MOST_COPIES = 9999  # as names of copies allow
 _LARGEST_NOISE = 1e6
-_LATER = ("train_embeddings", "date", "prior_shares", "prior_sizes", "structure", "grid", "layers")
+_LATER = (
+    "train_embeddings",
+    "date",
+    "prior_shares",
+    "prior_sizes",
+    "structure",
+    "grid",
+    "layers",
+    "all_layers",
+)
 """Fields that records of an earlier mpu do not have."""
 
 
@@ -98,6 +107,15 @@ class HandoffRecord:
     """Likewise, for rounding to the model's number grid."""
     layers: int = 0
     """How many layers were sent, the lowest ones; 0 if all. `sigma` names what was sent."""
+    all_layers: int = 0
+    """How many layers the whole model has; 0 if all were sent."""
+
+    @property
+    def withheld(self) -> float:
+        """The share of ‖θ − base‖² (without a base: of ‖θ‖²) in layers that were not sent."""
+        if not self.layers:
+            return 0.0
+        return sum(share for name, share in self.prior_shares.items() if name not in self.sigma)
 
     def content(self) -> dict[str, Any]:
         """The record as plain data, without its HMAC and without later fields that are empty."""
@@ -147,6 +165,7 @@ class HandoffRecord:
             structure=_curve(reader, "structure"),
             grid=_curve(reader, "grid"),
             layers=reader.natural("layers") if reader.has("layers") else 0,
+            all_layers=reader.natural("all_layers") if reader.has("all_layers") else 0,
         )
         reader.done()
         if (wrong := _implausible(record)) is not None:
@@ -235,6 +254,11 @@ def _implausible(record: HandoffRecord) -> tuple[str, str] | None:
         ("offset", "is not a size of noise", 0 <= record.offset <= _LARGEST_NOISE),
         ("sigma", "holds a number below zero", all(value >= 0 for value in record.sigma.values())),
         ("shard_bytes", "is 0", record.shard_bytes > 0),
+        (
+            "layers",
+            "is not a part of all layers",
+            not record.layers or record.layers < record.all_layers,
+        ),
     )
     return next(((field, why) for field, why, holds in checks if not holds), None)
 

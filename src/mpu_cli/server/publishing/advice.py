@@ -15,12 +15,16 @@ _ATTACKS = {
 BEHAVIOUR = "a copy behaves like the model, even where its weights are hidden"
 
 
-def meaning(relative_to: str, no_copy: float = 1.0) -> str:
-    """What the numbers of an exposure mean, in one sentence."""
+def meaning(relative_to: str, no_copy: float = 1.0, *, is_cut: bool = False) -> str:
+    """What the numbers of an exposure mean, in one sentence.
+
+    `is_cut`: some layers were not sent.
+    """
     if relative_to == "task-vector":
+        where = ", counting layers that were not sent" if is_cut else " in the tensors with noise"
         unit = (
-            "of the task vector stays unknown in the tensors with noise (1 is all of it, which is"
-            " what the base alone leaves unknown)"
+            f"of the task vector stays unknown{where} (1 is all of it, which is what the base"
+            " alone leaves unknown)"
         )
     elif no_copy < 1:
         unit = f"of the weights stays unknown (the base alone leaves {no_copy:.3g})"
@@ -29,7 +33,8 @@ def meaning(relative_to: str, no_copy: float = 1.0) -> str:
             "of the weights stays unknown (1 is all of them, to a holder without a base; if a base"
             " exists, name it with --base, because less stays unknown to a holder who has it)"
         )
-    return f"at most this share {unit}, and less if there is a better attack; {BEHAVIOUR}"
+    told = "" if is_cut else f"; {BEHAVIOUR}"
+    return f"at most this share {unit}, and less if there is a better attack{told}"
 
 
 def attack(bound: str) -> str:
@@ -56,19 +61,33 @@ def interrupted(count: int) -> str:
     )
 
 
+def sent_layers(layers: int, of: int) -> str:
+    """Words for what a cut handoff holds: layers 0 to 6 of 16."""
+    return f"layer 0 of {of}" if layers == 1 else f"layers 0 to {layers - 1} of {of}"
+
+
 def advice(
-    denoising: str, kappa: float, coefficients: Sequence[float], offset: float, *, split: bool
+    denoising: str,
+    kappa: float,
+    coefficients: Sequence[float],
+    offset: float,
+    *,
+    split: bool,
+    sent: str = "the model",
 ) -> tuple[str, ...]:
-    """Say how the settings reveal θ, and which settings leak less at no larger error."""
+    """Say how the settings reveal θ, and which settings leak less at no larger error.
+
+    `sent` is what the copies are of: the model, or some of its layers.
+    """
     size = len(coefficients)
     lines = []
-    if size == 1:
+    if size == 1 and (kappa or offset):
         lines.append(
             "with one copy no noise cancels: the error of the update is first order in the noise"
         )
     if size > 1 and not split and not offset:
         lines.append(
-            "all copies of this handoff together reveal the model (to 1e-5 or less), and one holder"
+            f"all copies of this handoff together reveal {sent} (to 1e-5 or less), and one holder"
             " has them all; --split gives each copy to a different holder, and --offset C keeps up"
             f" to C/√(1+C²) unknown even to a holder of all copies (0.1: {left(0.1):.3g}, 1:"
             f" {left(1.0):.3g})"
@@ -80,13 +99,13 @@ def advice(
         )
     if size > 1 and split and denoising == "extrapolation":
         lines.append(
-            "any two of these copies together reveal the model; if holders may pool their copies,"
+            f"any two of these copies together reveal {sent}; if holders may pool their copies,"
             " give --denoising harmonic"
         )
     if not kappa and not offset:
         lines.append(
             "no noise and no offset: a holder of the base can undo the reparameterization and then"
-            " has the model"
+            f" has {sent}, and the update has no error"
         )
     return tuple(lines)
 

@@ -124,6 +124,7 @@ def _draft(plan: Plan, positions: Sequence[int], target: Path, sequence: int) ->
         structure=plan.prior.structure.content(),
         grid=plan.prior.grid.content(),
         layers=plan.cut.layers if plan.cut else 0,
+        all_layers=plan.cut.of if plan.cut else 0,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mpu_cli.server.publishing.advice import advice, equal_alphas
+from mpu_cli.server.publishing.advice import advice, equal_alphas, sent_layers
 from mpu_cli.server.publishing.plan import ROUNDING_SHARE, Plan, rounding_share
 from mpu_cli.server.transforms.choice import is_rotation
 
@@ -29,7 +29,12 @@ def plan_warnings(plan: Plan) -> list[str]:
             " raises the loss from 3.3 to 4.4–11); give --base, or a --kappa of 0.01 or less, and"
             " check the copies with --probe"
         )
-    large = [group for group, size in groups.items() if size.vector_rms > _LARGE_NORMS * size.rms]
+    sent = copies.draw.sigma
+    large = [
+        group
+        for group, size in groups.items()
+        if group in sent and size.vector_rms > _LARGE_NORMS * size.rms
+    ]
     if by_weights and settings.kappa and large:
         lines.append(
             f"norms and biases are more than {_LARGE_NORMS:g} times larger than the matrices in"
@@ -79,13 +84,14 @@ def noise_warnings(plan: Plan, report: Mapping[str, float]) -> list[str]:
 
 def settings_advice(plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Advice to print, and advice for readers who ask for more (-v)."""
-    settings, draw = plan.settings, plan.copies.draw
+    settings, draw, cut = plan.settings, plan.copies.draw, plan.cut
     shown = advice(
         settings.denoising,
         settings.kappa,
         draw.coefficients,
         plan.offset_everywhere,
         split=settings.split,
+        sent="the model" if cut is None else f"{sent_layers(cut.layers, cut.of)} of the model",
     )
     alphas = equal_alphas(
         settings.denoising, settings.kappa, draw.coefficients, split=settings.split

@@ -122,8 +122,8 @@ class PerturbSettings(StorageSettings):
     )
     upto: int | None = option(
         None,
-        "Send only the embeddings and the layers from 0 up to this one (a cut handoff), for methods"
-        " that read hidden states alone; the layers above never leave.",
+        "Send only the embeddings and the layers from 0 to this one, for methods that read hidden"
+        " states alone (RMU, LUNAR).",
         least=0,
         metavar="LAYER",
         shown="all layers",

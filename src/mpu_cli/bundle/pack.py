@@ -15,6 +15,7 @@ from mpu_cli.bundle.read import open_manifest
 from mpu_cli.checkpoint.digest import Progress
 from mpu_cli.checkpoint.space import require_space
 from mpu_cli.checkpoint.staged_file import staged_file
+from mpu_cli.checkpoint.staging import InPlaceError
 from mpu_cli.errors import OutputError
 
 
@@ -68,6 +69,8 @@ def pack(
                     archive.addfile(_member(f"{top}/{name}", size=source.stat().st_size), content)
                 done += source.stat().st_size
                 progress("packing", done, total)
+    except InPlaceError:
+        raise
     except OutputError as error:
         raise type(error)(
             error.message, f"{directory} is complete; {by_hand(directory, file)}"

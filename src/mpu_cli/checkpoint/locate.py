@@ -14,6 +14,7 @@ from pathlib import Path
 from mpu_cli.checkpoint.model import INDEX_FILE, SINGLE_FILE, read_index
 from mpu_cli.checkpoint.plain_file import TEMPLATES
 from mpu_cli.checkpoint.side_files import ALLOWED
+from mpu_cli.checkpoint.staging import full_words
 from mpu_cli.errors import BadModelError, MpuError
 
 _HUB_ID = re.compile(r"(?:hf://)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
@@ -115,9 +116,10 @@ def _hub_errors(model: str, repo: str, revision: str | None) -> Iterator[None]:
     except MpuError:
         raise
     except Exception as error:  # the HTTP library raises its own errors, for instance for a proxy
-        if getattr(error, "errno", None) == errno.ENOSPC:
+        if getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}:
             raise BadModelError(
-                f"{model}: the disk that holds the Hub's cache is full",
+                f"{model}: cannot be downloaded: where the Hub's cache lies,"
+                f" {full_words(getattr(error, 'errno', None))}",
                 "free some space, or set HF_HOME to a larger disk",
             ) from error
         reason = getattr(error, "strerror", None) or type(error).__name__

@@ -265,7 +265,7 @@ def disk_errors(target: Path) -> Iterator[None]:
 def after_rename(
     target: Path, record: Path | None = None, *, old: Path | None = None
 ) -> Iterator[None]:
-    """Turn the operating system's errors when `target` is in place already into OutputError.
+    """Turn the operating system's errors when `target` is in place already into InPlaceError.
 
     Args:
         target: the complete result.
@@ -290,19 +290,24 @@ def after_rename(
         )
         if old is not None and old.is_dir():
             hint += f". What it replaced is still in {old}: the next --force removes it"
-        raise OutputError(f"{what} ({why}); {target} is complete and in place", hint) from error
+        raise InPlaceError(f"{what} ({why}); {target} is complete and in place", hint) from error
+
+
+class InPlaceError(OutputError):
+    """The result is complete and in place; only its flush or its record failed."""
+
+
+def full_words(number: int | None) -> str:
+    """Say what is full: the disk, or the user's quota on it."""
+    return "the disk quota is used up" if number == errno.EDQUOT else "the disk is full"
 
 
 def disk_full(target: Path, number: int | None = errno.ENOSPC) -> OutputError:
     """Return the error for a full disk, or for a used up quota."""
-    if number == errno.EDQUOT:
-        return OutputError(
-            f"{_as_asked(target)}: the disk quota is used up; nothing of it was kept",
-            "remove something of yours there, then run again",
-        )
+    is_quota = number == errno.EDQUOT
     return OutputError(
-        f"{_as_asked(target)}: the disk is full; nothing of it was kept",
-        "free some space, then run again",
+        f"{_as_asked(target)}: {full_words(number)}; nothing of it was kept",
+        f"{'remove something of yours there' if is_quota else 'free some space'}, then run again",
     )
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mpu_cli.cli.output import Output
-from mpu_cli.errors import UsageError
+from mpu_cli.errors import OutputError, UsageError
 
 
 def tar_file(text: str) -> Path:
@@ -66,9 +66,19 @@ def check_pack(
 
 
 def write_packs(output: Output, files: dict[Path, Path], *, force: bool) -> None:
-    """Pack each directory into its tar file."""
-    from mpu_cli.bundle.pack import pack
+    """Pack each directory into its tar file.
 
+    Raises:
+        OutputError: see `pack`; the hint says how to make the tar files that are left, too.
+    """
+    from mpu_cli.bundle.pack import by_hand, pack
+
+    left = dict(files)
     with output.progress() as progress:
         for directory, file in files.items():
-            pack(directory, file, force=force, progress=progress)
+            del left[directory]
+            try:
+                pack(directory, file, force=force, progress=progress)
+            except OutputError as error:
+                hint = "; ".join([error.hint or "", *(by_hand(*rest) for rest in left.items())])
+                raise type(error)(error.message, hint) from error

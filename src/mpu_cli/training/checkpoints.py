@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from mpu_cli.checkpoint.digest import file_digest
-from mpu_cli.checkpoint.staging import disk_errors, flush
+from mpu_cli.checkpoint.staging import disk_errors, flush, full_words
 from mpu_cli.errors import CheckFailedError, OutputError
 from mpu_cli.training.run_identity import Identity, difference, identity_digest
 from mpu_cli.training.system_errors import system_errors
@@ -118,8 +118,8 @@ class CheckpointStore:
                 if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                     raise
                 raise OutputError(
-                    f"{self.directory}: the disk is full, the checkpoint of step {step} was not"
-                    " kept",
+                    f"{self.directory}: {full_words(error.errno)}, the checkpoint of step {step}"
+                    " was not kept",
                     "free some space, or give --work a larger disk; --resume continues from the"
                     " previous checkpoint, if there is one",
                 ) from error

@@ -383,3 +383,26 @@ def test_several_processes_need_a_directory(tars, environment):
     )
     assert done.returncode == 2, done.stderr
     assert json.loads(done.stdout)["error"]["hint"] == f"unpack it first: tar -xf {tar}"
+
+
+def test_a_run_that_lacked_one_of_its_tar_files_is_completed(own_round, mpu, tmp_path):
+    """The same perturb again makes the missing file and keeps the other; a foreign one is refused."""
+    r, out = own_round, tmp_path / "split"
+    words = ("perturb", r.model, "--base", r.base, "--new-lineage", tmp_path / "s", "-m", 2)
+    words += ("--split", "--handoff", out, "--pack", tmp_path / "sent.tar")
+    assert mpu(*words).code == 0
+    first, second = (tmp_path / f"sent-holder-{number}.tar" for number in (1, 2))
+    before = [path.read_bytes() for path in (first, second)]
+    again = mpu(*words)
+    assert again.code == 3 and "nothing is left to do" in again.err
+    second.unlink()
+    kept = first.stat().st_ino
+    again = mpu(*words)
+    assert again.code == 0 and "a tar file was missing" in again.err, again.err
+    assert first.stat().st_ino == kept
+    assert [path.read_bytes() for path in (first, second)] == before
+    second.unlink()
+    first.write_bytes(b"something of the user's own")
+    again = mpu(*words)
+    assert again.code == 3 and f"{first}: exists" in again.err
+    assert first.read_bytes() == b"something of the user's own" and not second.exists()

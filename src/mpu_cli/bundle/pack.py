@@ -7,6 +7,7 @@ The bytes depend only on the bundle, not on the machine. They are those of `tar 
 from __future__ import annotations
 
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 
@@ -75,6 +76,15 @@ def pack(
         raise type(error)(
             error.message, f"{directory} is complete; {by_hand(directory, file)}"
         ) from error
+
+
+def holds(file: Path, directory: Path) -> bool:
+    """Whether a tar file was made of this bundle: it holds the same manifest, byte for byte."""
+    with suppress(tarfile.TarError, KeyError, OSError), tarfile.open(file, "r:") as archive:
+        member = archive.extractfile(f"{directory.resolve().name}/{MANIFEST}")
+        own = (directory / MANIFEST).read_bytes()
+        return member is not None and member.read(len(own) + 1) == own
+    return False
 
 
 def by_hand(directory: Path, file: Path) -> str:

@@ -33,7 +33,12 @@ def unpacked(output: Output, *paths: Path, work: Path | None = None) -> Iterator
 
 
 def check_pack(
-    file: Path | None, directories: Sequence[Path], kept: Sequence[Path], *, force: bool
+    file: Path | None,
+    directories: Sequence[Path],
+    kept: Sequence[Path],
+    *,
+    force: bool,
+    keep_finished: bool = False,
 ) -> dict[Path, Path]:
     """Return the tar file of each directory, checked before the work starts; empty without --pack.
 
@@ -44,11 +49,14 @@ def check_pack(
         directories: the directories that the command will write and pack.
         kept: directories that the tar file must not be in.
         force: replace existing files.
+        keep_finished: accept a file that was made of the directory that is there: an interrupted
+            run may have made some of several.
 
     Raises:
         UsageError: the file is in a directory that mpu reads or writes.
         OutputError: a file exists, unless `force`.
     """
+    from mpu_cli.bundle.pack import holds
     from mpu_cli.checkpoint.staged_file import refuse_existing_file
     from mpu_cli.checkpoint.staging import refuse_nesting
 
@@ -59,24 +67,27 @@ def check_pack(
         directory: file.with_name(f"{file.stem}-{directory.name}{file.suffix}") if several else file
         for directory in directories
     }
-    for target in files.values():
-        refuse_existing_file(target, force=force)
+    for directory, target in files.items():
+        if not (keep_finished and holds(target, directory)):
+            refuse_existing_file(target, force=force)
         refuse_nesting(target, *directories, *kept)
     return files
 
 
 def write_packs(output: Output, files: dict[Path, Path], *, force: bool) -> None:
-    """Pack each directory into its tar file.
+    """Pack each directory into its tar file, unless `check_pack` has kept the file.
 
     Raises:
         OutputError: see `pack`; the hint says how to make the tar files that are left, too.
     """
-    from mpu_cli.bundle.pack import by_hand, pack
+    from mpu_cli.bundle.pack import by_hand, holds, pack
 
     left = dict(files)
     with output.progress() as progress:
         for directory, file in files.items():
             del left[directory]
+            if not force and holds(file, directory):
+                continue
             try:
                 pack(directory, file, force=force, progress=progress)
             except OutputError as error:

@@ -166,7 +166,13 @@ def perturb(job: PerturbOptions, output: Output) -> None:
     targets = [job.handoff]
     if job.settings.split:
         targets = [job.handoff / f"holder-{n + 1}" for n in range(job.settings.copies)]
-    packs = check_pack(job.pack, targets, [directory, source.path], force=job.force)
+    packs = check_pack(
+        job.pack,
+        targets,
+        [directory, source.path],
+        force=job.force,
+        keep_finished=job.reissue is None,
+    )
     signing = signing_key(job.sign)
     if job.reissue is not None:
         _write_again(job, output, source, job.reissue, packs, signing)

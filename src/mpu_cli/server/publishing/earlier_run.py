@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from mpu_cli.architectures.read import read_layout
-from mpu_cli.bundle.pack import by_hand
 from mpu_cli.bundle.sign import sign_finished
 from mpu_cli.bundle.signatures.private_key import SigningKey
 from mpu_cli.bundle.tensors import shapes
@@ -33,8 +32,8 @@ def complete_earlier(
 ) -> PerturbResult | None:
     """Complete a run that died after it had renamed its handoff into place.
 
-    With a key its handoffs are signed again: that run may have had another key, or none. If it had
-    finished, the hint says how to make the tar files of `packs`, which do not exist.
+    With a key its handoffs are signed again: that run may have had another key, or none. A run that
+    had finished is completed, too, where one of the tar files `packs` does not exist.
 
     Returns:
         Its result, if it was given the same options; None if there was no such run.
@@ -55,11 +54,16 @@ def complete_earlier(
             other = "MODEL"
         if other is None and interrupted and _transforms(model, settings) != records[0].transforms:
             other = "--reparam"
-        if other is None and interrupted:
+        unpacked = not all(file.exists() for file in (packs or {}).values())
+        if other is None and (interrupted or unpacked):
             if signing is not None:
                 for record in records:
                     sign_finished(Path(record.target), signing)
-            warning = "an interrupted run had already written this handoff; it is now recorded"
+            warning = (
+                "an interrupted run had already written this handoff; it is now recorded"
+                if interrupted
+                else "an earlier run had already written this handoff; a tar file was missing"
+            )
             return replace(published(lineage, records), warnings=(warning,))
     if interrupted:
         raise OutputError(
@@ -71,9 +75,7 @@ def complete_earlier(
         raise OutputError(
             f"{handoff}: exists and is not empty: it is the finished handoff of an earlier run with"
             " these options, and its record says issued",
-            "; ".join(by_hand(*pack) for pack in packs.items())
-            if packs
-            else "nothing is left to do; choose another path to make another one, or give --force",
+            "nothing is left to do; choose another path to make another one, or give --force",
         )
     return None
 

@@ -77,7 +77,7 @@ class Target:
     signing: SigningKey | None = None
     """Signs the handoff's manifest."""
     packs: Mapping[Path, Path] = field(default_factory=dict)
-    """The tar file that the caller will make of each handoff, for the hint to one who has none."""
+    """The tar file that the caller will make of each handoff."""
     is_trial: bool = False
     """Handoff and secret are thrown away."""
 

@@ -386,7 +386,7 @@ def test_several_processes_need_a_directory(tars, environment):
 
 
 def test_a_run_that_lacked_one_of_its_tar_files_is_completed(own_round, mpu, tmp_path):
-    """The same perturb again makes the missing file and keeps the other; a foreign one is refused."""
+    """The same perturb makes the missing file and keeps the other; a foreign one is refused."""
     r, out = own_round, tmp_path / "split"
     words = ("perturb", r.model, "--base", r.base, "--new-lineage", tmp_path / "s", "-m", 2)
     words += ("--split", "--handoff", out, "--pack", tmp_path / "sent.tar")

@@ -29,6 +29,7 @@ from mpu_cli.server.lineage.exposure import (
 from mpu_cli.server.lineage.models import Lineage
 from mpu_cli.server.lineage.records import CopyRecord, HandoffRecord
 from mpu_cli.server.publishing.advice import advice, equal_alphas, meaning, who_pool
+from mpu_cli.server.publishing.exposure_gate import require_unknown
 
 A, B = "a" * 32, "b" * 32
 
@@ -781,3 +782,50 @@ def test_advice_says_what_beats_a_setting():
         "to the best-informed 2 of 3 holders together",
         "to all 3 holders together",
     ]
+
+
+SHARES = {"layer 0": 0.2, "layer 1": 0.3, "layer 2": 0.5}
+
+
+def cut_record(layers, **settings):
+    """A record of the lowest layers of three, without noise unless asked for."""
+    made = record(**{"copies": ((0, 1.0),), "size": 1, "kappa": 0.0, **settings})
+    groups = list(SHARES)[: layers or 3]
+    return replace(
+        made,
+        sigma=dict.fromkeys(groups, made.kappa),
+        prior_shares=SHARES,
+        prior_sizes=dict.fromkeys(SHARES, 1.0),
+        layers=layers,
+        all_layers=3 if layers else 0,
+    )
+
+
+def test_what_a_cut_withholds_stays_unknown():
+    """Layers that were sent exactly are known, the others are not, in the record and the ledger."""
+    one = cut_record(1)
+    assert one.withheld == pytest.approx(0.8)
+    assert exposure_of([one]).all_copies == pytest.approx(sqrt(0.8))
+    told = ledger([one, cut_record(2, draw=A)])
+    assert told.all_together == pytest.approx(sqrt(0.5))  # the deeper one decides
+
+
+def test_a_whole_handoff_beside_a_cut_one():
+    """Each layer is as unknown as the handoffs that sent it leave it, by simulation."""
+    noisy = cut_record(0, draw=A, kappa=0.5, holder="other")
+    cut = cut_record(1, holder="one")
+    told = ledger([cut, noisy])
+    through = left(0.5)
+    assert told.by_holder["one"] == pytest.approx(sqrt(0.8))
+    assert told.by_holder["other"] == pytest.approx(through)
+    assert told.all_together == pytest.approx(sqrt(0.8) * through)
+    deeper = ledger([cut_record(2, kappa=0.5, draw=B, holder="one"), noisy])
+    both = left(0.5 / sqrt(2))
+    assert deeper.all_together == pytest.approx(hypot(sqrt(0.5) * both, sqrt(0.5) * through))
+
+
+def test_the_limit_counts_what_was_not_sent():
+    """--max-exposure refuses by the share of the whole task vector."""
+    require_unknown(0.3, [cut_record(1)], (), prior([cut_record(1)]))
+    with pytest.raises(GateError, match="would know 0.293"):
+        require_unknown(0.2, [cut_record(2)], (), prior([cut_record(2)]))

@@ -827,5 +827,5 @@ def test_a_whole_handoff_beside_a_cut_one():
 def test_the_limit_counts_what_was_not_sent():
     """--max-exposure refuses by the share of the whole task vector."""
     require_unknown(0.3, [cut_record(1)], (), prior([cut_record(1)]))
-    with pytest.raises(GateError, match="would know 0.293"):
+    with pytest.raises(GateError, match=r"would know 0.293"):
         require_unknown(0.2, [cut_record(2)], (), prior([cut_record(2)]))

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -56,8 +56,7 @@ from mpu_cli.server.publishing.settings import PerturbSettings
 from mpu_cli.server.secrets.secret import PreparedEntropy
 
 Update = Mapping[str, torch.Tensor]
-KAPPAS, SHORTER, RATE = (0.3, 1.0, 3.0), (5, 7), 1e-4
-CELLS = 1 + len(SHORTER) + 3 * len(KAPPAS)
+RATE, KEYS = 1e-4, ("method", "seed", "kappa", "noise")
 GATES = ("relative_norm", "tensor_norm", "row_norm", "copy_ratio", "agreement_drop")
 OPEN = {f"max_{name}": inf for name in GATES}
 """Whatever the noise did, it is measured."""
@@ -86,12 +85,14 @@ def free(task: Task, seed: int, *options: str) -> Update:
         return difference(out, task.model)
 
 
-def updates(task: Task, seed: int) -> Iterator[tuple[float, str, Update]]:
+def updates(
+    task: Task, seed: int, kappas: Sequence[float], shorter: Sequence[int]
+) -> Iterator[tuple[float, str, Update]]:
     """κ, the kind of noise, and the update; the noise-free one comes first."""
     yield 0.0, FREE, free(task, seed)
-    for epochs in SHORTER:
+    for epochs in shorter:
         yield 0.0, f"{FREE}, {epochs} epochs", free(task, seed, "--epochs", str(epochs))
-    for kappa in KAPPAS:
+    for kappa in kappas:
         single = [round_of(task, kappa, 1, seed, draw) for draw in range(3)]
         yield kappa, ONE, single[0]
         mean = {name: sum(each[name] for each in single) / 3 for name in single[0]}
@@ -109,9 +110,9 @@ class Bench:
             FORGET: read_questions(FORGET, FORGET, task.forget),
             RETAIN: read_questions(RETAIN, RETAIN, task.unseen),
         }
-        settings = EvalSettings(seed=seed, max_new_tokens=32, device="cpu")
-        tokenizer = load_tokenizer(task.model)
-        self.tested = ModelUnderTest(self.model, tokenizer, [self.sets[FORGET]], settings)
+        given = EvalSettings(seed=seed, max_new_tokens=32, device="cpu")
+        sets = [self.sets[FORGET]]
+        self.tested = ModelUnderTest(self.model, load_tokenizer(task.model), sets, given)
         self.before = self.rows(FORGET)
 
     def rows(self, name: str) -> Array:
@@ -148,28 +149,27 @@ def measure(options: argparse.Namespace, rows: list[Row]) -> None:
     """Add the rows of the seeds that are not complete, and write them as they come."""
     with tempfile.TemporaryDirectory() as folder:
         retain, unseen = hold_out(ASSETS / "retain.jsonl", 40, Path(folder))
-        recipe = ("--method", options.method, "--epochs", "8")
         paths = (ASSETS / "model", ASSETS / "base", ASSETS / "forget.jsonl", retain, unseen)
-        task = Task(*paths, recipe, 0)
-        for seed in range(options.seeds):
+        task = Task(*paths, ("--method", options.method, "--epochs", "8"), 0)
+        cells = 1 + len(options.shorter) + 3 * len(options.kappas)
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
             old = [row for row in rows if (row["method"], row["seed"]) == (options.method, seed)]
             known = [(row["kappa"], row["noise"]) for row in old]
-            if len(known) == CELLS:
+            if len(known) == cells:
                 continue
             bench, target = Bench(task, seed), 0.0
-            for kappa, noise, update in updates(task, seed):
+            for kappa, noise, update in updates(task, seed, options.kappas, options.shorter):
                 forget_at = partial(bench.forget_at, update)
                 target = forget_at(1.0) if noise == FREE else target
                 if (kappa, noise) not in known:
-                    row: Row = {"method": options.method, "seed": float(seed)}
-                    row |= {"kappa": kappa, "noise": noise}
+                    row: Row = dict(zip(KEYS, (options.method, seed, kappa, noise), strict=True))
                     scale = 1.0 if noise == FREE else scale_for(forget_at, target)
                     row |= {} if scale is None else bench.measure(update, scale)
                     rows.append(row)
                     known.append((kappa, noise))
                     say(str(row))
                     write(options.out, rows)
-                if len(known) == CELLS:
+                if len(known) == cells:
                     break
 
 
@@ -180,12 +180,14 @@ def main() -> None:
     )
     parser.add_argument("--method", default="NPO", help="of mpu unlearn")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--kappas", type=float, nargs="+", default=[0.3, 1.0, 3.0])
+    parser.add_argument("--shorter", type=int, nargs="*", default=[5, 7], help="epochs")
     files = parser.add_mutually_exclusive_group(required=True)
     files.add_argument("--out", type=Path, help="CSV to add to")
     files.add_argument("--from", dest="source", type=Path, help="CSV to print")
     options = parser.parse_args()
-    path = options.source or options.out
-    rows = read(path) if path.exists() else []
+    rows = read(path) if (path := options.source or options.out).exists() else []
     if options.out:
         torch.set_num_threads(1)
         quiet_transformers()

@@ -13,7 +13,7 @@ from paper_intervals import Estimate
 
 Row = dict[str, Any]
 """One model: numbers by field, and the texts method and noise."""
-TESTED = ("half", "relearned", "4-bit", "leak@8")
+TESTED = ("retain", "half", "relearned", "4-bit", "leak@8")
 FIELDS = (
     "method",
     "seed",
@@ -21,7 +21,6 @@ FIELDS = (
     "noise",
     "scale",
     "forget",
-    "retain",
     *TESTED,
     "leak@1",
     "90 %",
@@ -110,7 +109,7 @@ def compared(rows: Sequence[Row], reference: Callable[[float], tuple[float, str]
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
     against = [cell for cell in cells if cell != reference(cell[0])]
     tests = len(against) * len(TESTED)
-    lines = [["noise", "κ", "scale", "forget", "retain", *TESTED, "90 %"]]
+    lines = [["noise", "κ", "scale", "forget", *TESTED, "90 %"]]
     lines.append(["---"] * len(lines[0]))
     for kappa, noise in cells:
         found = [by[kappa, noise, seed] for seed in seeds if (kappa, noise, seed) in by]
@@ -118,7 +117,7 @@ def compared(rows: Sequence[Row], reference: Callable[[float], tuple[float, str]
         tried = sum((row["kappa"], row["noise"]) == (kappa, noise) for row in rows)
         if len(found) < tried:
             line[0] += f" (not reached in {tried - len(found)} of {tried})"
-        for key in ("scale", "forget", "retain", *TESTED):
+        for key in ("scale", "forget", *TESTED):
             text = f"{fmean(row[key] for row in found):.3f}" if found else "–"
             others = [by.get((*reference(kappa), row["seed"])) for row in found]
             pairs = [(row, other) for row, other in zip(found, others, strict=True) if other]

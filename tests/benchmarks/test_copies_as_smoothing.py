@@ -53,7 +53,7 @@ def test_differences_are_paired_by_seed_and_corrected():
     text = compared(rows(), lambda _: (0.0, FREE))
     found = dict(zip(line(text, "noise |"), line(text, THREE), strict=True))
     assert found["leak@8"] == "0.422 (-0.100, -0.096)*"
-    assert found["4-bit"] == "0.700 (+0.003, +0.357)" and "5 seeds; 8 differences" in text
+    assert found["4-bit"] == "0.700 (+0.003, +0.357)" and "5 seeds; 10 differences" in text
     assert "(" not in line(text, f"{FREE} |")[5]
 
 

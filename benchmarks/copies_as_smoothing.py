@@ -7,16 +7,16 @@ the rows that are relearned): a noise-free run of 8 epochs; shorter ones of 5 an
 noise κ of *one copy*, of three copies whose noise sums to zero (*zero-sum*: harmonic, equal α), and
 of three with *independent* noise (three rounds of one copy, averaged). Each aggregated update is
 scaled (`mpu aggregate --server-lr`) until the forget rows' answer probability is within 2 % of that
-of the seed's noise-free run; scales up to 8 are tried. The shorter runs show what scaling alone
-does. Then `mpu eval`'s own checks are run.
+of the seed's noise-free run (scales up to 8), and then measured by `mpu eval`'s own checks. The
+shorter runs show what scaling alone does.
 
 Printed: means over the seeds with 95 % t intervals of the differences, seed by seed, to the
 noise-free run; the same of three copies to one. * marks an interval that excludes 0 also with
 Bonferroni's correction for all differences of its table. *half* is the first relearning step, at
 any rate, that gives the forget rows that are not taught half of what they lost, linear between
 measured steps (20, the last, if none does); *relearned* their highest answer probability; *90 %*
-how many seeds regain nine tenths of the old one, mpu's `relearning_steps`. FILE is a CSV with a
-line for each model; an interrupted run goes on. About 20 minutes a method on one core.
+how many seeds regain nine tenths of the old one, mpu's `relearning_steps`. FILE is a CSV,
+a line a model; an interrupted run goes on. About 20 minutes a method on one core.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from functools import partial
 from hashlib import sha256
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,8 @@ from mpu_cli.server.secrets.secret import PreparedEntropy
 Update = Mapping[str, torch.Tensor]
 RATE, KEYS = 1e-4, ("method", "seed", "kappa", "noise")
 GATES = ("relative_norm", "tensor_norm", "row_norm", "copy_ratio", "agreement_drop")
-OPEN = {f"max_{name}": inf for name in GATES}
+WIDE: dict[str, Any] = {f"max_{name}": inf for name in GATES}
+OPEN = AggregateSettings(dtype="float32", min_agreement=-1, **WIDE)
 """Whatever the noise did, it is measured."""
 
 
@@ -68,12 +70,10 @@ def round_of(task: Task, kappa: float, copies: int, seed: int, draw: int) -> Upd
     given = PerturbSettings(copies=copies, kappa=kappa, alphas=(1.0,) * copies, check="none")
     with tempfile.TemporaryDirectory() as folder:
         root, model = Path(folder), Located(task.model, None)
-        target = Target(root / "to-client", root / "server")
-        entropy = PreparedEntropy(sha256(text.encode()).digest())
-        perturb(model, Located(task.base, None), target, given, entropy=entropy)
+        target, base = Target(root / "to-client", root / "server"), Located(task.base, None)
+        perturb(model, base, target, given, entropy=PreparedEntropy(sha256(text.encode()).digest()))
         update = task.unlearn(root / "to-client", root / "to-server", "adafactor", RATE, seed)
-        taken = AggregateSettings(dtype="float32", min_agreement=-1, **OPEN)
-        aggregate([update], root / "server", model, root / "next", taken)
+        aggregate([update], root / "server", model, root / "next", OPEN)
         return difference(root / "next", task.model)
 
 
@@ -90,12 +90,12 @@ def updates(
 ) -> Iterator[tuple[float, str, Update]]:
     """κ, the kind of noise, and the update; the noise-free one comes first."""
     yield 0.0, FREE, free(task, seed)
-    for epochs in shorter:
-        yield 0.0, f"{FREE}, {epochs} epochs", free(task, seed, "--epochs", str(epochs))
+    for number in map(str, shorter):
+        yield 0.0, f"{FREE}, {number} epochs", free(task, seed, "--epochs", number)
     for kappa in kappas:
         single = [round_of(task, kappa, 1, seed, draw) for draw in range(3)]
         yield kappa, ONE, single[0]
-        mean = {name: sum(each[name] for each in single) / 3 for name in single[0]}
+        mean = {name: torch.stack([each[name] for each in single]).mean(0) for name in single[0]}
         yield kappa, "three, independent", mean
         yield kappa, "three, zero-sum", round_of(task, kappa, 3, seed, 0)
 
@@ -111,8 +111,8 @@ class Bench:
             RETAIN: read_questions(RETAIN, RETAIN, task.unseen),
         }
         given = EvalSettings(seed=seed, max_new_tokens=32, device="cpu")
-        sets = [self.sets[FORGET]]
-        self.tested = ModelUnderTest(self.model, load_tokenizer(task.model), sets, given)
+        asked = (load_tokenizer(task.model), [self.sets[FORGET]], given)
+        self.tested = ModelUnderTest(self.model, *asked)
         self.before = self.rows(FORGET)
 
     def rows(self, name: str) -> Array:
@@ -133,28 +133,28 @@ class Bench:
         row["retain"] = float(self.rows(RETAIN).mean())
         with quantized(self.model, 4):
             row["4-bit"] = float(self.rows(FORGET).mean())
-        columns = {}
+        columns: dict[tuple[str, str], Array] = {}
         for name in ("relearning", "leak"):
             columns |= all_checks()[name].run(self.tested, ()).columns
         means = means_of(columns, FORGET)
         row |= {f"leak@{k}": means[f"rouge_recall@leak-{k}"] for k in (1, 8)}
         row["relearned"] = means[f"{PROBABILITY}@{WORST}"]
         others = ~np.isnan(columns[FORGET, f"{PROBABILITY}@{WORST}"])
-        before, after = float(self.before[others].mean()), means[f"{PROBABILITY}@relearned-0"]
-        row["half"] = steps_to((before + after) / 2, curves(means))
+        before = float(self.before[others].mean())
+        row["half"] = steps_to((before + means[f"{PROBABILITY}@relearned-0"]) / 2, curves(means))
         return row | {"90 %": float(row["relearned"] >= RECOVERED * before)}
 
 
 def measure(options: argparse.Namespace, rows: list[Row]) -> None:
     """Add the rows of the seeds that are not complete, and write them as they come."""
     with tempfile.TemporaryDirectory() as folder:
-        retain, unseen = hold_out(ASSETS / "retain.jsonl", 40, Path(folder))
-        paths = (ASSETS / "model", ASSETS / "base", ASSETS / "forget.jsonl", retain, unseen)
+        files = hold_out(ASSETS / "retain.jsonl", 40, Path(folder))
+        paths = (ASSETS / "model", ASSETS / "base", ASSETS / "forget.jsonl", *files)
         task = Task(*paths, ("--method", options.method, "--epochs", "8"), 0)
         cells = 1 + len(options.shorter) + 3 * len(options.kappas)
         for seed in range(options.first_seed, options.first_seed + options.seeds):
-            old = [row for row in rows if (row["method"], row["seed"]) == (options.method, seed)]
-            known = [(row["kappa"], row["noise"]) for row in old]
+            mine = (row for row in rows if (row["method"], row["seed"]) == (options.method, seed))
+            known = [(row["kappa"], row["noise"]) for row in mine]
             if len(known) == cells:
                 continue
             bench, target = Bench(task, seed), 0.0
@@ -167,7 +167,7 @@ def measure(options: argparse.Namespace, rows: list[Row]) -> None:
                     row |= {} if scale is None else bench.measure(update, scale)
                     rows.append(row)
                     known.append((kappa, noise))
-                    say(str(row))
+                    say(f"{row}")
                     write(options.out, rows)
                 if len(known) == cells:
                     break
@@ -189,9 +189,9 @@ def main() -> None:
     options = parser.parse_args()
     rows = read(path) if (path := options.source or options.out).exists() else []
     if options.out:
+        say(describe(machine()))
         torch.set_num_threads(1)
         quiet_transformers()
-        say(describe(machine()))
         measure(options, rows)
     print(tables(rows))
 

@@ -307,7 +307,8 @@ class Trial:
             assert {record.state for record in lineage.handoffs.values()} == {"issued"}, told
             assert {record.state for record in lineage.models.values()} == {"committed"}, told
         if not self.case.random:
-            assert self.names == names(self.place), told
+            differ = set(self.names) ^ set(names(self.place))
+            assert not differ, f"{sorted(differ)}: {told}"
         assert [name for name in names(self.place) if is_stray(name)] == [], told
 
 

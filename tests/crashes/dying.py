@@ -195,15 +195,15 @@ def _arm(moment: Moment, calls: list[str]) -> None:
             hit = len(calls) == moment.number or (passed and not moment.once)
             if not hit:
                 return real(*arguments, **more)
+            if moment.act is not None:
+                moment.act()
+                return real(*arguments, **more)
             if moment.what == "kill-before":
                 os.kill(os.getpid(), signal.SIGKILL)
             if moment.what == "kill-after":
                 with contextlib.suppress(OSError):
                     real(*arguments, **more)
                 os.kill(os.getpid(), signal.SIGKILL)
-            if moment.act is not None:
-                moment.act()
-                return real(*arguments, **more)
             number = getattr(errno, moment.what)
             raise OSError(number, os.strerror(number))
 

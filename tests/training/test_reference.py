@@ -215,13 +215,14 @@ def test_missing_rows_are_a_programming_error(model: Any) -> None:
 
 
 def test_layers(model: Any) -> None:
-    """−1 is 7/16 of the depth; a layer that does not exist or is last is refused early."""
+    """−1 is 7/16 of the depth; a layer that does not exist is refused early."""
     assert [resolve_layer(-1, depth) for depth in (2, 4, 16, 30, 32)] == [0, 1, 7, 13, 14]
-    for layer in (3, 4, -3):
+    for layer in (4, 5, -3):
         with pytest.raises(UsageError, match=f"--set layer={layer}: the model has 4 layers"):
             prepare(model, {f"hidden:{layer}"}, TrainingSets(FORGET, RETAIN), SETTINGS)
-    with pytest.raises(UsageError, match="has 1 layers"):
-        resolve_layer(-1, 1)
+    assert resolve_layer(-1, 1) == 0
+    with pytest.raises(UsageError, match="has 1 layer"):
+        resolve_layer(1, 1)
 
 
 def test_what_lies_above_the_layer_is_frozen(model: Any) -> None:

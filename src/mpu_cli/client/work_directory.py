@@ -170,6 +170,10 @@ class WorkDirectory:
             with suppress(OSError, ValueError):
                 if json.loads(note.read_bytes()) == _number(target):
                     self.discard([note.parent.name])
+        for place in [*self.path.iterdir()] if self.path.is_dir() else ():
+            with suppress(OSError):
+                place.rmdir()  # nothing is kept in it: its note was the last file
+        self.discard([])
 
     def described(self, names: Sequence[str]) -> str:
         """Describe in words what is kept of these copies; empty if nothing is."""
@@ -197,7 +201,8 @@ class WorkDirectory:
     def discard(self, names: Sequence[str]) -> None:
         """Remove what is kept of these copies, and the directory if it is empty then."""
         for name in names:
-            remove_kept(self.path / name)
+            # The note that the work is done goes last: by it the next run goes on removing.
+            remove_kept(self.path / name, last=_RESULT)
         with suppress(OSError):
             self.path.rmdir()
         if self._keeping.directory is not None:

@@ -223,14 +223,20 @@ def verified(
     return marker
 
 
-def remove_kept(path: Path) -> None:
-    """Remove a directory that holds kept work, every marker first.
+def remove_kept(path: Path, last: str = "") -> None:
+    """Remove a directory that holds kept work, every marker first and the file `last` last.
 
     A kill in between then leaves nothing that counts as complete and has lost files.
     """
     for marker in [*path.rglob(MARKER)]:
         with suppress(OSError):
             marker.unlink()
+    for entry in [*path.iterdir()] if last and path.is_dir() else ():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name != last:
+            with suppress(OSError):
+                entry.unlink()
     shutil.rmtree(path, ignore_errors=True)
 
 

@@ -55,7 +55,7 @@ testkit: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/pytest tests/fuzz -q $(PARALLEL)
 
-# All counts of docs/trust.md: about an hour on two cores.
+# All counts of docs/trust.md: about two hours on two cores.
 trust: testkit fuzz crashes
 
 # The sdist and the wheel in dist/, and the demo from the wheel in an environment that has nothing else.

@@ -20,7 +20,6 @@ line a method, an L and a seed; an interrupted run goes on. What the cut hides: 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import random
 import tempfile
@@ -33,7 +32,7 @@ from measuring import describe, machine
 from one_round import say, table
 from slopes import ASSETS
 from task import hold_out
-from withholding import estimate
+from withholding_tables import Row, estimate, read, write
 
 from mpu_cli.client import methods
 from mpu_cli.data.templates import TokenizedRow
@@ -51,7 +50,6 @@ from mpu_cli.training.settings import TrainingSettings
 from mpu_cli.training.trainer import train
 from mpu_cli.training.training_sets import TrainingSets
 
-Row = dict[str, Any]
 Update = dict[str, torch.Tensor]
 WHOLE = -1
 """L of a method that trains the whole model."""
@@ -207,10 +205,7 @@ def measure(options: argparse.Namespace, rows: list[Row]) -> None:
                 row = dict(zip(KEYS, (*cell, seed), strict=True))
                 rows.append(row | bench.best(*cell, target))
                 say(str(rows[-1]))
-                with options.out.open("w", encoding="utf-8", newline="") as file:
-                    writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-                    writer.writeheader()
-                    writer.writerows(rows)
+                write(options.out, rows, FIELDS)
 
 
 def tables(rows: list[Row]) -> str:
@@ -225,16 +220,6 @@ def tables(rows: list[Row]) -> str:
         where = "" if layer == WHOLE else f", L = {layer}"
         lines.append([f"{name}{where}", str(len(mine)), *map(estimate, cells)])
     return table(lines)
-
-
-def read(path: Path) -> list[Row]:
-    """The rows of a file."""
-    texts = ("method", "strength")
-    with path.open(encoding="utf-8", newline="") as file:
-        return [
-            {k: v if k in texts else float(v) for k, v in row.items() if v}
-            for row in csv.DictReader(file)
-        ]
 
 
 def main() -> None:

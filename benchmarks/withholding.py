@@ -23,7 +23,6 @@ What such a copy unlearns: withheld_unlearning.py.
 from __future__ import annotations
 
 import argparse
-import csv
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,9 +31,9 @@ from typing import Any
 
 import torch
 from measuring import describe, machine
-from one_round import say, table
-from paper_intervals import Estimate
+from one_round import say
 from slopes import ASSETS
+from withholding_tables import KEYS, NOTHING, Row, read, tables, write
 
 from mpu_cli.data.batches import collate
 from mpu_cli.data.templates import TokenizedRow
@@ -44,13 +43,6 @@ from mpu_cli.modeling.hidden import decoder_layers, labelled_hidden
 from mpu_cli.modeling.load import load_model
 from mpu_cli.modeling.logprobs import labelled_predictions, token_mean_nll
 from mpu_cli.modeling.tokenizer import load_tokenizer, quiet_transformers
-
-Row = dict[str, Any]
-NOTHING = -1
-"""L of a client that got no layer."""
-KEYS = ("seed", "layer", "rows")
-FIELDS = (*KEYS, "unsent", "rate", "kl", "probability", "kl_base", "base", "theta", "probe")
-FIELDS_ALL = (*FIELDS, "probe_base")
 
 
 def sent(model: Any, layer: int) -> set[int]:
@@ -212,38 +204,6 @@ class Bench:
         return row | {"probe_base": probe(self.base, layer, taught, new)}
 
 
-def estimate(values: list[float]) -> str:
-    """A mean over seeds, with its interval."""
-    if not values:
-        return "–"
-    found = Estimate.of(values)
-    low, high = found.interval()
-    return f"{found.mean:.3f}" + (f" [{low:.2f}, {high:.2f}]" if found.seeds > 1 else "")
-
-
-def tables(rows: list[Row]) -> str:
-    """Means over the seeds by layer and rows."""
-    head = ["L", "rows", "never sent", "KL(θ‖·), nats", "regained, KL", "answer probability"]
-    lines = [[*head, "regained, probability", "probe on θ's", "on the base's"]]
-    for layer, taught in sorted({(int(row["layer"]), int(row["rows"])) for row in rows}):
-        mine = [row for row in rows if (row["layer"], row["rows"]) == (layer, taught)]
-        share = [1 - row["kl"] / row["kl_base"] for row in mine]
-        gained = [(row["probability"] - row["base"]) / (row["theta"] - row["base"]) for row in mine]
-        given = {field: [row[field] for row in mine if field in row] for field in FIELDS_ALL}
-        cells = [given["unsent"], given["kl"], share, given["probability"], gained]
-        cells += [given["probe"], given["probe_base"]]
-        name = "none" if layer == NOTHING else str(layer)
-        lines.append([name, str(taught), *map(estimate, cells)])
-    ends = (f"{name} {estimate([row[name] for row in rows])}" for name in ("theta", "base"))
-    return f"{table(lines)}\nanswer probability: {', '.join(ends)}"
-
-
-def read(path: Path) -> list[Row]:
-    """The rows of a file; an empty cell is left out."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-
-
 def main() -> None:
     """Measure, unless --from is given, and print."""
     parser = argparse.ArgumentParser(
@@ -278,10 +238,7 @@ def main() -> None:
             for row in bench.measure(seed, known):
                 rows.append(row)
                 say(str({k: round(v, 4) for k, v in row.items()}))
-                with options.out.open("w", encoding="utf-8", newline="") as file:
-                    writer = csv.DictWriter(file, FIELDS_ALL, lineterminator="\n")
-                    writer.writeheader()
-                    writer.writerows(rows)
+                write(options.out, rows)
     print(tables(rows))
 
 

@@ -24,6 +24,7 @@ CONTENTS = {
         "docs/training",
         "docs/lora",
         "docs/masks",
+        "docs/cut-handoff",
         "docs/evaluation",
         "docs/audit",
         "docs/experiments",

@@ -60,6 +60,7 @@ def test_divergence_and_probability() -> None:
 
 
 def test_questions_are_the_same_each_time(tmp_path) -> None:
+    """Nothing is drawn from the clock, and no question occurs twice."""
     texts = [unanswerable(tmp_path / str(number), 5).read_text() for number in range(2)]
     rows = [json.loads(line) for line in texts[0].splitlines()]
     assert texts[0] == texts[1]
@@ -72,7 +73,15 @@ def test_tables(tmp_path) -> None:
     rows = [fixed | {"layer": 1.0, "rows": 0.0, "kl": 0.5, "probability": 0.6, "unsent": 0.25}]
     write(tmp_path / "rows.csv", rows)
     assert read(tmp_path / "rows.csv") == rows
-    assert tables(rows).splitlines()[1].split()[:7] == "1 0 0.250 0.500 0.750 0.600 0.500".split()
+    assert tables(rows).splitlines()[1].split()[:7] == [
+        "1",
+        "0",
+        "0.250",
+        "0.500",
+        "0.750",
+        "0.600",
+        "0.500",
+    ]
     measured = dict.fromkeys(("retain", "4-bit", "relearned", "leak@1", "leak@8"), 0.5)
     one = {"layer": -1.0, "seed": 0.0, "forget": 0.1} | measured
     two = one | {"method": "RMU", "layer": 1.0, "forget": 0.3}

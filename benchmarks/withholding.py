@@ -174,7 +174,7 @@ class Bench:
         said, base = says(self.theta, texts), says(self.base, texts)
         fixed: Row = {"kl_base": divergence(said, base), "base": probability(base)}
         fixed["theta"] = probability(said)
-        for layer in [NOTHING, *self.options.layers]:
+        for layer in ([NOTHING] if self.options.control else []) + self.options.layers:
             for taught in dict.fromkeys(
                 min(times * self.size, len(mine)) for times in (0, *self.options.times)
             ):
@@ -216,6 +216,9 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=20, help="rows of one subject")
     parser.add_argument("--held-out", type=int, default=4, help="subjects of others")
     parser.add_argument("--measured-rows", type=int, default=80, help="of these, at most")
+    parser.add_argument(
+        "--control", action=argparse.BooleanOptionalAction, default=True, help="none"
+    )
     parser.add_argument("--probe-rows", type=int, default=280, help="taught to a probe; 0: none")
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--times", type=int, nargs="*", default=[1, 10], help="forget set's size")

@@ -1,7 +1,7 @@
 """What do RMU and LUNAR unlearn on the lower layers? `python benchmarks/withheld_unlearning.py`.
 
 `--out FILE` measures, `--from FILE` only prints. RMU and LUNAR are trained with layer = L, which
-gives the update of a cut handoff without noise (tests/client/test_cut_handoff.py: equal within
+gives the update of a cut handoff without noise (tests/client/test_methods_on_cuts.py: equal within
 1e-6); NPO and GradDiff on the whole model. All take the same number of steps, with Adafactor. Each
 has a ladder of strengths (LADDERS); every update is scaled by 0 to 2, as `mpu aggregate
 --server-lr` does, until the answer probability of retained rows that are not trained on is the

@@ -19,6 +19,7 @@ def cut(own_round, mpu, tmp_path):
     r, place = own_round, tmp_path / "cut"
     done = mpu(*perturb(r, place, "--kappa", "0", "-m", "1", "--upto", "0"))
     assert done.code == 0, done.err
+    assert "--upto hides weights, not what the model knows" in done.err
     return place
 
 

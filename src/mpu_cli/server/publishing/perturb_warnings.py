@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mpu_cli.documentation import page
 from mpu_cli.server.publishing.advice import advice, equal_alphas, sent_layers
 from mpu_cli.server.publishing.plan import ROUNDING_SHARE, Plan, rounding_share
 from mpu_cli.server.transforms.choice import is_rotation
@@ -23,6 +24,13 @@ def plan_warnings(plan: Plan) -> list[str]:
     settings, copies, groups = plan.settings, plan.copies, plan.statistics.groups
     by_weights = plan.offset.relative_to == "weights"
     lines = []
+    if plan.cut is not None:
+        lines.append(
+            "--upto hides weights, not what the model knows: in most cuts that were measured, the"
+            " base's layers in place of those that are not sent already gave back .64 to .98 of"
+            " what sets the model apart from its base, and training them gave back more"
+            f" ({page('threat-model')})"
+        )
     if by_weights and settings.kappa > _KAPPA_WITHOUT_BASE:
         lines.append(
             f"noise of {settings.kappa:g} of the weights ruins a real model (on SmolLM2-135M 0.1"

@@ -10,8 +10,7 @@ PLANS: Mapping[str, str] = {
     "paper": "as the paper does it: AdamW, harmonic denoising, rotation",
     "ours": "as we would: Adafactor, extrapolation (one copy: plain noise), signed permutation",
     "side": "one change at a time: reparameterization and offset",
-    "denoising": "harmonic denoising and extrapolation, larger noise, AdamW and Adafactor"
-    " (Muon is in the plan and was not run)",
+    "denoising": "harmonic denoising and extrapolation, larger noise; AdamW, Adafactor and Muon",
     "smollm2": "SmolLM2-135M-Instruct on TOFU rows, κ = c",
 }
 Tables = Mapping[str, Table]

@@ -26,7 +26,7 @@ def test_the_commands_of_the_threat_model_measure_what_it_says(mpu, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     text = PAGE.read_text(encoding="utf-8")
     for line in text.splitlines():
-        if line.startswith(("head ", "tail ")):
+        if line.startswith(("head ", "tail ")) and "smol/" not in line:  # needs TOFU's rows
             subprocess.run(line, shell=True, check=True)
     assert Path("keep.jsonl").stat().st_size > Path("decoys.jsonl").stat().st_size
     measured = set()

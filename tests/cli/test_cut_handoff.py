@@ -77,7 +77,7 @@ def test_only_methods_that_read_states(own_round, cut, mpu, tmp_path):
     done = mpu("unlearn", cut, "--method", "NPO", *rows(r), "--out", out)
     assert done.code == 2 and "choose --method LUNAR or RMU" in done.err
     done = mpu("unlearn", cut, "--method", "RMU", "--set", "layer=1", *rows(r), "--out", out)
-    assert done.code == 2 and "give --set layer=0" in done.err and "--upto 1" in done.err
+    assert done.code == 2 and "give --set layer=0" in done.err and "layers up to 1" in done.err
     done = mpu("unlearn", cut, *RUN, *rows(r), "--stop-forget-below", "0.1", "--out", out)
     assert done.code == 2 and "no threshold can end the training" in done.err
     assert not out.exists()

@@ -13,7 +13,7 @@ from mpu_cli.checkpoint.locate import Located, locate
 from mpu_cli.cli.archives import unpacked
 from mpu_cli.cli.eval_options import EvalOptions
 from mpu_cli.cli.output import Output
-from mpu_cli.errors import UsageError
+from mpu_cli.errors import BadBundleError, UsageError
 
 
 @contextmanager
@@ -64,7 +64,10 @@ def _refuse_cut(handoff: Path, shown: str) -> None:
     """
     if not is_bundle(handoff):
         return
-    manifest = decode(manifest_bytes(handoff), handoff / MANIFEST)
+    try:
+        manifest = decode(manifest_bytes(handoff), handoff / MANIFEST)
+    except BadBundleError:  # an altered handoff is not named in the record, either
+        return
     if isinstance(manifest, HandoffManifest) and manifest.cut is not None:
         raise UsageError(
             f"{shown}: holds {manifest.cut.layers} of the model's {manifest.cut.of} layers, so it"

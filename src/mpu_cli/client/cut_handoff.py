@@ -32,7 +32,7 @@ def parameters_for(
     if layer >= cut.layers:
         raise UsageError(
             f"{method.name} reads the states after layer {layer}, and {sent}",
-            f"give --set layer={cut.layers - 1} or less, or ask for a handoff made with --upto"
+            f"give --set layer={cut.layers - 1} or less, or ask for a handoff of the layers up to"
             f" {layer}",
         )
     return {**parameters, "layer": layer}

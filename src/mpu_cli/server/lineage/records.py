@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mpu_cli.architectures.cut import ModelCut
 from mpu_cli.architectures.layout import ModelLayout
 from mpu_cli.bundle.schema import COPY_NAME, HEX_128, HEX_256, FieldReader
 from mpu_cli.errors import GateError
 from mpu_cli.server.denoising import LARGEST, SMALLEST
 from mpu_cli.server.secrets.secret import FORMAT
 from mpu_cli.server.transforms import names as transform_names
+
+if TYPE_CHECKING:
+    from mpu_cli.architectures.cut import ModelCut  # it needs numpy, and who reads records does not
 
 DENOISINGS = ("harmonic", "extrapolation")
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")

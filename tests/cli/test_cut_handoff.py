@@ -71,6 +71,27 @@ def test_what_the_owner_is_told(own_round, cut, mpu):
     assert "1 of 2 layers" in mpu("inspect", own_round.secret).out
 
 
+@pytest.mark.parametrize("scope", ["layers", "all"])
+def test_the_share_that_is_not_sent(own_round, mpu, tmp_path, scope):
+    """It says of what it is a share: embeddings, sent exactly, count only if they get noise."""
+    r, place = own_round, tmp_path / "cut"
+    options = ["--kappa", "0", "-m", "1", "--upto", "0", "--scope", scope]
+    command = [*perturb(r, place, *options)]
+    command[command.index("--secret")] = "--new-lineage"
+    command[command.index(r.secret)] = tmp_path / "other"
+    done = mpu(*command)
+    assert done.code == 0, done.err
+    theta, base = (load_file(path / "model.safetensors") for path in (r.model, r.base))
+    squares = {n: float((theta[n].double() - base[n].double()).square().sum()) for n in theta}
+    counted = [n for n in squares if ".layers." in n or scope == "all"]
+    unsent = [
+        n for n in counted if ".layers.1." in n or n in ("model.norm.weight", "lm_head.weight")
+    ]
+    share = sum(squares[n] for n in unsent) / sum(squares[n] for n in counted)
+    unit = "the layers' ‖θ − base‖²" if scope == "layers" else "‖θ − base‖²"
+    assert f"{share:.1%} of {unit} is not sent" in done.out
+
+
 def test_only_methods_that_read_states(own_round, cut, mpu, tmp_path):
     """Others are refused before anything is loaded, and so is a layer that was not sent."""
     r, out = own_round, tmp_path / "u"

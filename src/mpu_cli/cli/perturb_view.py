@@ -133,8 +133,10 @@ def cut_words(record: HandoffRecord) -> str:
     from mpu_cli.server.publishing.advice import sent_layers
 
     unit = "‖θ − base‖²" if record.relative_to == "task-vector" else "‖θ‖²"
+    # Embeddings without noise are sent exactly and are not in the share.
+    unit = f"the layers' {unit}" if record.scope == "layers" else unit
     held = sent_layers(record.layers, record.all_layers).partition(" ")[2]
-    return f"{held}; {record.withheld:.1%} of {unit} is in the others, which are not sent"
+    return f"{held}; {record.withheld:.1%} of {unit} is not sent"
 
 
 def handed_out(result: PerturbResult, handoff: Path) -> list[Path]:

@@ -114,7 +114,10 @@ class HandoffRecord:
 
     @property
     def withheld(self) -> float:
-        """The share of ‖θ − base‖² (without a base: of ‖θ‖²) in layers that were not sent."""
+        """The share of ‖θ − base‖² (without a base: of ‖θ‖²) in layers that were not sent.
+
+        Under `scope` layers it is a share of what all layers have, embeddings left out.
+        """
         if not self.layers:
             return 0.0
         return sum(share for name, share in self.prior_shares.items() if name not in self.sigma)

@@ -3,8 +3,9 @@
 A client that got θ's embeddings and its layers 0 to L (`mpu perturb --upto L`) has the base too. It
 *stitches*: θ's layers up to L, the base's above. Then it *tunes* the layers above L on rows of its
 own, which θ knows and which are not in the forget set: AdamW, a few rates; the rate and the epoch
-are those with the lowest loss on a fifth of these rows. L = none is a client that got nothing and
-tunes all layers of the base on the same rows.
+are those with the lowest loss on a fifth of these rows. Two controls: L = none is a client that got
+nothing and tunes the whole base on the same rows; L = embeddings got the embeddings, which leave
+exactly in a handoff of the whole model too, and no layer.
 
 Measured on rows of subjects that the client has no row of: mean KL(θ‖model) per answer token, and
 the answer probability. *Regained* is the share of θ's gap over the base that is gone, of KL or of
@@ -33,7 +34,7 @@ import torch
 from measuring import describe, machine
 from one_round import say
 from slopes import ASSETS
-from withholding_tables import KEYS, NOTHING, Row, read, tables, write
+from withholding_tables import EMBEDDINGS, KEYS, NOTHING, Row, read, tables, write
 
 from mpu_cli.data.batches import collate
 from mpu_cli.data.templates import TokenizedRow
@@ -47,7 +48,7 @@ from mpu_cli.modeling.tokenizer import load_tokenizer, quiet_transformers
 
 def sent(model: Any, layer: int) -> set[int]:
     """The ids of the parameters that a handoff up to this layer holds."""
-    parts = [model.get_input_embeddings(), *decoder_layers(model)[: layer + 1]]
+    parts = [model.get_input_embeddings(), *decoder_layers(model)[: max(layer + 1, 0)]]
     return set() if layer == NOTHING else {id(p) for part in parts for p in part.parameters()}
 
 
@@ -174,7 +175,7 @@ class Bench:
         said, base = says(self.theta, texts), says(self.base, texts)
         fixed: Row = {"kl_base": divergence(said, base), "base": probability(base)}
         fixed["theta"] = probability(said)
-        for layer in ([NOTHING] if self.options.control else []) + self.options.layers:
+        for layer in ([NOTHING, EMBEDDINGS] if self.options.control else []) + self.options.layers:
             for taught in dict.fromkeys(
                 min(times * self.size, len(mine)) for times in (0, *self.options.times)
             ):
@@ -193,7 +194,7 @@ class Bench:
         """What does not depend on tuning."""
         row: Row = {"unsent": unsent_share(self.theta, self.base, layer)}
         own = own[: self.options.probe_rows]
-        if layer == NOTHING or not own or not self.known.questions[0].perturbed_answers:
+        if layer < 0 or not own or not self.known.questions[0].perturbed_answers:
             return row
         kinds = (("paraphrased answer", True), ("perturbed answers", False))
         taught, new = (
@@ -217,7 +218,10 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=4, help="subjects of others")
     parser.add_argument("--measured-rows", type=int, default=80, help="of these, at most")
     parser.add_argument(
-        "--control", action=argparse.BooleanOptionalAction, default=True, help="none"
+        "--control",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="L = none, embeddings",
     )
     parser.add_argument("--probe-rows", type=int, default=280, help="taught to a probe; 0: none")
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 1, 2])

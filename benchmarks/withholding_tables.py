@@ -12,7 +12,10 @@ from paper_intervals import Estimate
 
 Row = dict[str, Any]
 NOTHING = -1
-"""L of a client that got no layer."""
+"""L of a client that got nothing."""
+EMBEDDINGS = -2
+"""L of a client that got the embeddings and no layer."""
+NAMES = {NOTHING: "none", EMBEDDINGS: "embeddings"}
 KEYS = ("seed", "layer", "rows")
 FIELDS = (
     *KEYS,
@@ -43,14 +46,15 @@ def tables(rows: list[Row]) -> str:
     """Means over the seeds by layer and rows."""
     head = ["L", "rows", "never sent", "KL(θ‖·), nats", "regained, KL", "answer probability"]
     lines = [[*head, "regained, probability", "probe on θ's", "on the base's"]]
-    for layer, taught in sorted({(int(row["layer"]), int(row["rows"])) for row in rows}):
+    places = {(int(row["layer"]), int(row["rows"])) for row in rows}
+    for layer, taught in sorted(places, key=lambda at: (at[0] >= 0, abs(at[0]), at[1])):
         mine = [row for row in rows if (row["layer"], row["rows"]) == (layer, taught)]
         share = [1 - row["kl"] / row["kl_base"] for row in mine]
         gained = [(row["probability"] - row["base"]) / (row["theta"] - row["base"]) for row in mine]
         given = {field: [row[field] for row in mine if field in row] for field in FIELDS}
         cells = [given["unsent"], given["kl"], share, given["probability"], gained]
         cells += [given["probe"], given["probe_base"]]
-        name = "none" if layer == NOTHING else str(layer)
+        name = NAMES.get(layer, str(layer))
         lines.append([name, str(taught), *map(estimate, cells)])
     ends = (f"{name} {estimate([row[name] for row in rows])}" for name in ("theta", "base"))
     return f"{table(lines)}\nanswer probability: {', '.join(ends)}"

@@ -12,7 +12,7 @@ import torch
 from withheld_unlearning import tables as unlearning_tables
 from withheld_unlearning import unanswerable
 from withholding import divergence, probability, stitch, unsent_share
-from withholding_tables import NOTHING, read, tables, write
+from withholding_tables import EMBEDDINGS, NOTHING, read, tables, write
 
 from tiny_models import make_model
 
@@ -25,7 +25,7 @@ def models():
     return [make_model(seed=seed, num_hidden_layers=LAYERS) for seed in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("layer", [NOTHING, 0, 1])
+@pytest.mark.parametrize("layer", [NOTHING, EMBEDDINGS, 0, 1])
 def test_a_stitched_model(models, layer) -> None:
     """θ up to the layer, the base above; what was not sent is what is tuned."""
     theta, base, model = models
